@@ -1,0 +1,34 @@
+# Every target sets up what it needs by itself: a virtual environment in .venv, in this tree.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test test-all check clean
+
+help:           ## this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+$(STAMP): setup.cfg pyproject.toml
+	@echo "xenvol: making a virtual environment in $(VENV) and installing xenvol with its development tools"
+	@$(PYTHON) -m venv $(VENV) || { echo "xenvol: python3-venv is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## attach a volume of each type on a simulated pool, and show that nothing is left
+	@$(BIN)/xenvol demo
+
+test: $(STAMP)  ## the tests, without the slow sweeps (some minutes)
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-all: $(STAMP)  ## every test: the slow sweeps and all recordings as well
+	$(BIN)/python -m pytest -n 2
+
+check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config setup.cfg
+
+clean:          ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

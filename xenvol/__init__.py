@@ -1,0 +1,1 @@
+"""Attach block storage to virtual machines on XenAPI hypervisors."""
