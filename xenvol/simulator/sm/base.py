@@ -1,0 +1,251 @@
+"""What xapi asks of a storage driver (SM), and the few things that a driver may do to xapi's database.
+
+A real driver is a script that xapi runs for one command and that calls xapi back over its own session. Here it is
+an object made for one command: `Driver(request)`, then one method. It keeps nothing: what outlasts a command lives
+in the storage `World` (targets, LUNs, files), in the world's per-host state (iSCSI sessions, mounts), or in xapi's
+database, which a driver reaches through `XapiPort` only. It refuses with `SMFailure`; xapi's side turns that into
+SR_BACKEND_FAILURE_<n> (facts/xapi.md 2.1).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from xenvol.simulator.sm.errorcodes import reason
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xenvol.simulator.sm.world import World
+
+
+class SMFailure(Exception):
+    """A driver's refusal: a fault number of XE_SR_ERRORCODES, ``opterr`` and what it printed (XML or "")."""
+
+    def __init__(self, number: int, opterr: str | None = None, output: str = "") -> None:
+        super().__init__(number, opterr, output)
+        self.number = number
+        self.opterr = opterr
+        self.output = output
+
+    @property
+    def reason(self) -> str:
+        """The description of the code, with ``[opterr=...]`` where the driver said more."""
+        return reason(self.number, self.opterr)
+
+
+NOT_IMPLEMENTED = 38
+"""The fault of a command that a driver does not have; the caller translates it (facts/xapi.md 2.1)."""
+
+
+class StorageError(Exception):
+    """A failure between xapi and the driver: INTERNAL_ERROR ["Storage_error ([S(<name>);S(<what>)])"]."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(name, what)
+        self.name = name
+        self.what = what
+
+
+@dataclass(frozen=True, slots=True)
+class VDIInfo:
+    """A disk as a driver describes it; what is None is left as the database has it (or as its default)."""
+
+    uuid: str
+    location: str
+    virtual_size: int
+    physical_utilisation: int
+    managed: bool = True
+    read_only: bool = False
+    sharable: bool | None = None
+    name_label: str | None = None
+    name_description: str | None = None
+    type: str | None = None
+    is_a_snapshot: bool | None = None
+    snapshot_of: str | None = None
+    """A uuid."""
+    sm_config: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SRStat:
+    """Bytes."""
+
+    physical_size: int
+    physical_utilisation: int
+    virtual_allocation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """The host that runs the driver."""
+
+    ref: str
+    uuid: str
+    name: str
+    """Key of the world's per-host state."""
+    iscsi_iqn: str
+    other_config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SRInfo:
+    """The SR that a command is about. For a probe, uuid is a fresh one and there is no row."""
+
+    uuid: str
+    type: str
+    content_type: str
+    shared: bool
+    sm_config: Mapping[str, str]
+    name_label: str = ""
+
+
+class XapiPort(Protocol):
+    """What a driver may ask of xapi and change in it. Rows are named by uuid; dicts are copies."""
+
+    def vdis(self) -> list[dict[str, Any]]:
+        """The records of the VDIs in the request's SR, as get_record has them, with ``ref`` added."""
+
+    def vdi(self, uuid: str) -> dict[str, Any] | None:
+        """A VDI of any SR of the pool."""
+
+    def introduce(self, info: VDIInfo) -> None:
+        """VDI.db_introduce: a new row; raises `DuplicateVDI` where any SR of the pool has that uuid."""
+
+    def update(self, info: VDIInfo) -> None:
+        """Write what is not None of ``info`` into the row of that uuid."""
+
+    def forget(self, uuid: str) -> None:
+        """VDI.db_forget: the row goes, plugged or not; its VBDs dangle."""
+
+    def set_sr(self, **fields: Any) -> None:
+        """Set fields of the SR: physical_size, physical_utilisation, virtual_allocation, sm_config..."""
+
+    def sr_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None: ...
+
+    def pbd_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None: ...
+
+    def other_srs(self, sr_type: str) -> list[dict[str, Any]]:
+        """The records of all SRs of a type but this one."""
+
+    def secret(self, uuid: str) -> str | None:
+        """The value of a secret."""
+
+    def message(self, name: str, priority: int, body: str) -> None:
+        """message.create about the SR."""
+
+    def sleep(self, seconds: float) -> None:
+        """Take real time, if the simulator is told to take as long as real storage."""
+
+
+class DuplicateVDI(Exception):
+    """The uuid is in the database already, in whichever SR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that a driver is told for one command."""
+
+    world: World
+    host: HostInfo
+    sr: SRInfo
+    device_config: Mapping[str, str]
+    """``*password_secret`` keys as stored; resolve them with ``xapi.secret``."""
+    is_srmaster: bool
+    xapi: XapiPort
+
+
+@dataclass(frozen=True, slots=True)
+class VDISpec:
+    """What a new VDI shall be."""
+
+    virtual_size: int
+    type: str = "user"
+    name_label: str = ""
+    name_description: str = ""
+    read_only: bool = False
+    sharable: bool = False
+    sm_config: Mapping[str, str] = field(default_factory=dict)
+
+
+class Driver(abc.ABC):
+    """One storage driver, for one command. Sizes are bytes; a method not overridden is not implemented (38)."""
+
+    type: ClassVar[str]
+    """The SR type; capabilities, labels and configuration come from ``data/sm-drivers.json`` by this name."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.world = request.world
+        self.host = request.host
+        self.sr = request.sr
+        self.config = request.device_config
+        self.xapi = request.xapi
+
+    @abc.abstractmethod
+    def attach(self) -> None:
+        """PBD.plug on one host. On the SRmaster the driver scans as well (facts/sm-truth.md finding 1)."""
+
+    @abc.abstractmethod
+    def detach(self) -> None:
+        """PBD.unplug on one host."""
+
+    def probe(self) -> str:
+        """The XML of SR.probe."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def create(self, size: int) -> None:
+        """SR.create: format. May refuse; sets SR.sm_config through the port."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def delete(self) -> None:
+        """SR.destroy: erase; the SR is attached when it is asked."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def scan(self) -> list[VDIInfo]:
+        """Introduce, update and forget rows through the port, as SM does, and return all that there is.
+
+        xapi then compares once more by location (facts/xapi.md, SR.scan); sizes of the SR are set by the driver.
+        """
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def update(self) -> None:
+        """SR.update: refresh the SR's sizes."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_create(self, spec: VDISpec) -> VDIInfo:
+        """Makes the data *and* introduces the row; the caller sets what belongs to xapi (other_config, tags...)."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_delete(self, uuid: str) -> None:
+        """Erases the data; the caller deletes the row."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
+        """The disk that location or sm_config names; its uuid may be another one than was asked for."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_resize(self, uuid: str, size: int) -> VDIInfo:
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_snapshot(self, uuid: str) -> VDIInfo:
+        """The new, read-only disk; row introduced."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_clone(self, uuid: str) -> VDIInfo:
+        """The new, writable disk; row introduced."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_attach(self, uuid: str, read_write: bool) -> None:
+        """A disk is about to be used on the host. Refuses with 46 when it is not there."""
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_detach(self, uuid: str) -> None:
+        raise SMFailure(NOT_IMPLEMENTED)
+
+    def vdi_file(self, uuid: str) -> Path:
+        """The (sparse) file that holds the disk's bytes as the guest sees them, ``virtual_size`` long."""
+        raise SMFailure(46, f"VDI {uuid} not found")
