@@ -11,6 +11,7 @@ import time
 
 from xenvol.simulator import datamodel
 from xenvol.simulator.database import Database
+from xenvol.simulator.guests import Guest
 from xenvol.simulator.sm.world import World
 
 
@@ -20,6 +21,8 @@ class Xapi:
         self.db = Database(self.model)
         self.world = world or World()
         """The storage behind the pool: targets, exports, devices (`xenvol.simulator.sm.world`)."""
+        self.guests: dict[str, Guest] = {}
+        """The operating systems in the VMs, by VM reference (`xenvol.simulator.guests.guest_of`)."""
         self.lock = threading.Condition(threading.RLock())
         self.db.on_change = self.lock.notify_all
         self.storage_delays = False
