@@ -1,0 +1,104 @@
+"""Where a fault may step in between the wire and the pool, and where a call is written down.
+
+The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate` that it
+gets; it tells a `Journal` what arrived and what was answered. Both are optional and neither knows the wire.
+Their methods may be called from several threads at once, and without the pool's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xenvol.simulator.failure import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A call as it came off the wire, before it was checked in any way."""
+
+    number: int
+    """Counts the calls of one service from 1; unique."""
+    protocol: str
+    """``xmlrpc``, ``jsonrpc`` or ``jsonrpc2``."""
+    method: str
+    """As sent: ``Async.VDI.create``."""
+    params: tuple[Any, ...]
+    """As sent, the session first where there is one; may hold secrets."""
+    host: str
+    """Reference of the host that was asked."""
+
+    @property
+    def session(self) -> str | None:
+        """What stands where calls other than log-ins have their session."""
+        return self.params[0] if self.params and isinstance(self.params[0], str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call came to. ``error`` is an ErrorDescription; without one, ``result`` counts."""
+
+    result: Any = None
+    """Plain values: str, int, float, bool, list, dict, None; dates as strings."""
+    error: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a call; the default is that it is served. What is set happens in the order of the fields."""
+
+    delay: float = 0.0
+    """Seconds before anything is done."""
+    hang: threading.Event | None = None
+    """Nothing is done until it is set; if the server closes or the host dies first, nothing is ever done."""
+    lose_request: bool = False
+    """Close the connection, with nothing done."""
+    expire_session: bool = False
+    """Destroy the session that the call names, then go on: it gets SESSION_INVALID."""
+    refuse: Failure | None = None
+    """Answer with this, with nothing done."""
+    late: float = 0.0
+    """Seconds between doing it and answering."""
+    hang_answer: threading.Event | None = None
+    """It is done; no answer until this is set."""
+    lose_answer: bool = False
+    """It is done; close the connection without an answer."""
+    host_dies: bool = False
+    """Before the answer would be sent, the host stops listening and closes all its connections.
+
+    With ``lose_request`` the call is not done, otherwise it is. `Server.come_back` revives the host.
+    """
+
+
+SERVED = Fate()
+
+
+class Interceptor(Protocol):
+    def fate(self, call: Incoming) -> Fate:
+        """Decide about one call; called exactly once for each. Return `SERVED` to leave it alone."""
+
+
+class Journal(Protocol):
+    def arrived(self, call: Incoming) -> None:
+        """A call was parsed; nothing has been done about it."""
+
+    def answered(self, call: Incoming, answer: Answer | None) -> None:
+        """The call is over: what was, or would have been, answered; None where nothing was done at all.
+
+        Called before the answer is written to the connection, so that whoever has an answer finds it here.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A plain HTTP answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+Control = Callable[[str, str, bytes], Reply]
+"""(verb, path with query, body) -> reply: what serves the paths under /simulator/."""
