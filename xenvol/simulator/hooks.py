@@ -1,7 +1,7 @@
 """Where a fault may step in between the wire and the pool, and where a call is written down.
 
-The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate` that it
-gets; it tells a `Journal` what arrived and what was answered. Both are optional and neither knows the wire.
+The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate` that
+it gets; it tells a `Journal` what arrived and what was answered. Both are optional and neither knows the wire.
 Their methods may be called from several threads at once, and without the pool's lock.
 """
 
@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of a call; the default is that it is served. What is set happens in the order of the fields."""
+    """What becomes of a call: what is set happens in the order of the fields; the default is to serve it."""
 
     delay: float = 0.0
     """Seconds before anything is done."""
