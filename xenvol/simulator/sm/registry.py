@@ -1,0 +1,111 @@
+"""Which storage drivers there are: the class that answers for an SR type, and the SM record that describes it.
+
+A type may be known here and still be absent from a pool: which SM records a pool has is the pool's own business,
+and xapi asks the pool (SR_UNKNOWN_DRIVER) before anybody asks here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from typing import Any
+
+from xenvol.simulator.sm.base import Driver
+
+CLASSES: tuple[type[Driver], ...] = ()
+"""Every driver that the simulator has."""
+
+_KNOWN_FEATURES = frozenset(
+    """
+    SR_CREATE SR_DELETE SR_ATTACH SR_DETACH SR_SCAN SR_PROBE SR_UPDATE SR_SUPPORTS_LOCAL_CACHING SR_METADATA
+    SR_TRIM SR_MULTIPATH SR_CACHING SR_STATS VDI_CREATE VDI_DELETE VDI_ATTACH VDI_DETACH VDI_MIRROR VDI_MIRROR_IN
+    VDI_RESIZE VDI_RESIZE_ONLINE VDI_CLONE VDI_SNAPSHOT VDI_ACTIVATE VDI_ACTIVATE_READONLY VDI_DEACTIVATE
+    VDI_UPDATE VDI_INTRODUCE VDI_GENERATE_CONFIG VDI_ATTACH_OFFLINE VDI_RESET_ON_BOOT VDI_CONFIG_CBT VDI_COMPOSE
+    LARGE_VDI THIN_PROVISIONING VDI_READ_CACHING VDI_REVERT
+    """.split()
+)
+"""What xapi keeps of a driver's capabilities (smint.ml); of the rest (ATOMIC_PAUSE) it takes no notice."""
+
+_FILE_STEMS = {
+    "file": "File",
+    "ext": "EXT",
+    "lvm": "LVM",
+    "lvhd": "LVHD",
+    "lvmoiscsi": "LVMoISCSI",
+    "lvhdoiscsi": "LVHDoISCSI",
+    "lvmohba": "LVMoHBA",
+    "lvhdohba": "LVHDoHBA",
+    "lvmofcoe": "LVMoFCoE",
+    "lvhdofcoe": "LVHDoFCoE",
+    "iscsi": "ISCSI",
+    "rawiscsi": "RawISCSI",
+    "udev": "udev",
+    "dummy": "Dummy",
+    "flaky": "Flaky",
+    "cephfs": "CephFS",
+    "glusterfs": "GlusterFS",
+    "moosefs": "MooseFS",
+    "largeblock": "LargeBlock",
+    "linstor": "Linstor",
+    "netapp": "NetApp",
+    "equal": "EQUAL",
+}
+"""How the driver's file is spelt, where it is not in capitals; xapi makes the type from it, not the other way."""
+
+
+def driver(sr_type: str) -> type[Driver] | None:
+    """The class for an SR type in lower case, an alias (``lvhd``) included; None where there is no driver."""
+    return _by_type().get(sr_type) or _by_type().get(_canonical(sr_type))
+
+
+def known_types() -> list[str]:
+    """Every type that has a description, aliases included, in the order of the data file."""
+    return [name for main, entry in _table().items() for name in (main, *entry["aliases"])]
+
+
+def sm_record(sr_type: str) -> dict[str, Any]:
+    """The fields of the SM object of a type as xapi fills them in from the driver's answer (trace sm/20a#5).
+
+    KeyError for a type without description. ``uuid`` and ``other_config`` are the pool's.
+    """
+    entry = _table()[_canonical(sr_type)]
+    features = _features(entry["capabilities"])
+    return {
+        "name_label": entry["driver_name"],
+        "name_description": entry["driver_description"],
+        "type": sr_type,
+        "vendor": entry["vendor"],
+        "copyright": entry["copyright"],
+        "version": entry["driver_version"],
+        "required_api_version": entry["required_api_version"],
+        "configuration": dict(entry["driver_configuration"]),
+        "capabilities": list(features),
+        "features": features,
+        "driver_filename": f"/opt/xensource/sm/{_FILE_STEMS.get(sr_type, sr_type.upper())}SR",
+        "required_cluster_stack": [],
+    }
+
+
+def _features(capabilities: list[str]) -> dict[str, int]:
+    """``VDI_RESET_ON_BOOT/2`` is version 2 of that feature; without a number it is version 1."""
+    split = (capability.partition("/") for capability in sorted(capabilities))
+    return {name: int(version or 1) for name, _, version in split if name in _KNOWN_FEATURES}
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    data = (importlib.resources.files("xenvol.simulator") / "data" / "sm-drivers.json").read_text()
+    types: dict[str, dict[str, Any]] = json.loads(data)["types"]
+    return types
+
+
+@functools.cache
+def _canonical(sr_type: str) -> str:
+    """The type that an alias stands for, or the type itself."""
+    return next((main for main, entry in _table().items() if sr_type in entry["aliases"]), sr_type)
+
+
+@functools.cache
+def _by_type() -> dict[str, type[Driver]]:
+    return {cls.type: cls for cls in CLASSES}
