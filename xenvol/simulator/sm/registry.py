@@ -1,7 +1,7 @@
-"""Which storage drivers there are: the class that answers for an SR type, and the SM record that describes it.
+"""Which storage drivers there are: the class that answers for an SR type, and its SM record.
 
-A type may be known here and still be absent from a pool: which SM records a pool has is the pool's own business,
-and xapi asks the pool (SR_UNKNOWN_DRIVER) before anybody asks here.
+A type may be known here and still be absent from a pool: which SM records a pool has is its own business, and
+xapi asks the pool (SR_UNKNOWN_DRIVER) before anybody asks here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,8 @@ from xenvol.simulator.sm.base import Driver
 CLASSES: tuple[type[Driver], ...] = ()
 """Every driver that the simulator has."""
 
-_KNOWN_FEATURES = frozenset(
-    """
-    SR_CREATE SR_DELETE SR_ATTACH SR_DETACH SR_SCAN SR_PROBE SR_UPDATE SR_SUPPORTS_LOCAL_CACHING SR_METADATA
-    SR_TRIM SR_MULTIPATH SR_CACHING SR_STATS VDI_CREATE VDI_DELETE VDI_ATTACH VDI_DETACH VDI_MIRROR VDI_MIRROR_IN
-    VDI_RESIZE VDI_RESIZE_ONLINE VDI_CLONE VDI_SNAPSHOT VDI_ACTIVATE VDI_ACTIVATE_READONLY VDI_DEACTIVATE
-    VDI_UPDATE VDI_INTRODUCE VDI_GENERATE_CONFIG VDI_ATTACH_OFFLINE VDI_RESET_ON_BOOT VDI_CONFIG_CBT VDI_COMPOSE
-    LARGE_VDI THIN_PROVISIONING VDI_READ_CACHING VDI_REVERT
-    """.split()
-)
-"""What xapi keeps of a driver's capabilities (smint.ml); of the rest (ATOMIC_PAUSE) it takes no notice."""
+_UNKNOWN_TO_XAPI = frozenset({"ATOMIC_PAUSE"})
+"""Capabilities of drivers that are no features of xapi's (smint.ml), so that no SM record shows them."""
 
 _FILE_STEMS = {
     "file": "File",
@@ -51,7 +43,7 @@ _FILE_STEMS = {
     "netapp": "NetApp",
     "equal": "EQUAL",
 }
-"""How the driver's file is spelt, where it is not in capitals; xapi makes the type from it, not the other way."""
+"""How the driver's file is spelt, where it is not in capitals (xapi makes the type from it)."""
 
 
 def driver(sr_type: str) -> type[Driver] | None:
@@ -90,7 +82,7 @@ def sm_record(sr_type: str) -> dict[str, Any]:
 def _features(capabilities: list[str]) -> dict[str, int]:
     """``VDI_RESET_ON_BOOT/2`` is version 2 of that feature; without a number it is version 1."""
     split = (capability.partition("/") for capability in sorted(capabilities))
-    return {name: int(version or 1) for name, _, version in split if name in _KNOWN_FEATURES}
+    return {name: int(version or 1) for name, _, version in split if name not in _UNKNOWN_TO_XAPI}
 
 
 @functools.cache
