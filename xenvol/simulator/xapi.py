@@ -27,6 +27,8 @@ class Xapi:
         self.db.on_change = self.lock.notify_all
         self.storage_delays = False
         """Whether storage drivers take the time that real ones were seen to take."""
+        self.queueing = 0
+        """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
 
     def sleep(self, seconds: float) -> None:
         """Sleep with the lock released; called with the lock held."""

@@ -1,0 +1,145 @@
+"""Who may work on an object at the same time: one mark per operation, and whoever conflicts waits for it.
+
+xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation does not
+go with one that is under way does not fail: inside the server it waits until the other is done and looks again
+(facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each class's own affair: it
+registers a `Discipline`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from xenvol.simulator.failure import Failure
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+    from xenvol.simulator.xapi import Xapi
+
+T = TypeVar("T")
+
+Mark = tuple[str, str, str]
+"""(class, reference, operation): ``("SR", sr, "scan")``."""
+
+IN_PROGRESS = "OTHER_OPERATION_IN_PROGRESS"
+
+STANDARD_PATIENCE = 7200.0  # seconds that most calls wait (helpers.ml, Policy.standard)
+SHORT_PATIENCE = (
+    120.0  # seconds that calls wait which should fail soon, VM.start for one (Policy.fail_quickly)
+)
+NO_PATIENCE = 0.0  # Policy.fail_immediately, but for its one short wait
+QUEUE_LIMIT = 100  # calls that may wait at once (helpers.ml, max_number_of_queueing_threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Discipline:
+    """How the operations on one class exclude each other."""
+
+    check: Callable[[Xapi, str, str], None]
+    """(pool, reference, operation): raises what forbids it; OTHER_OPERATION_IN_PROGRESS means "wait"."""
+    update: Callable[[Xapi, str], None]
+    """(pool, reference): stores allowed_operations."""
+
+
+DISCIPLINES: dict[str, Discipline] = {}
+
+
+def in_progress(cls: str, ref: str, operation: str, task: str) -> Failure:
+    """The refusal that makes a caller wait; the client sees it only when patience runs out."""
+    return Failure(IN_PROGRESS, cls, ref, operation, task)
+
+
+def update_allowed_operations(xapi: Xapi, cls: str, ref: str) -> None:
+    """Store what the object allows now; what cannot be told, because a reference dangles, stays as it was."""
+    if xapi.db.exists(cls, ref):
+        with contextlib.suppress(Failure):
+            DISCIPLINES[cls].update(xapi, ref)
+
+
+def mark(call: Call, cls: str, ref: str, operation: str) -> None:
+    """Raises what forbids the operation, and marks the object otherwise."""
+    DISCIPLINES[cls].check(call.xapi, ref, operation)
+    call.db.map_add(cls, ref, "current_operations", call.task, operation)
+    DISCIPLINES[cls].update(call.xapi, ref)
+
+
+def unmark(call: Call, cls: str, ref: str) -> None:
+    """Idempotent, also when the object is gone."""
+    if call.db.exists(cls, ref):
+        call.db.map_remove(cls, ref, "current_operations", call.task)
+        update_allowed_operations(call.xapi, cls, ref)
+
+
+def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PATIENCE) -> T:
+    """Repeat an attempt for as long as another operation is in its way.
+
+    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the pool
+    is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
+    TOO_MANY_PENDING_TASKS when a hundred calls wait already.
+    """
+    _make_cancellable(call)
+    deadline = time.monotonic() + patience
+    while True:
+        _raise_if_cancelled(call)
+        try:
+            return attempt()
+        except Failure as failure:
+            left = deadline - time.monotonic()
+            if failure.code != IN_PROGRESS or left <= 0:
+                raise
+        with _queueing(call.xapi):
+            call.xapi.lock.wait(left)
+
+
+@contextlib.contextmanager
+def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> Iterator[None]:
+    """Do the body with these objects marked, in this order; all of them or none.
+
+        with operation(call, ("SR", sr, "vdi_resize"), ("VDI", vdi, "resize")): ...
+
+    Waits where another operation is in the way. Raises what the disciplines of the classes refuse with.
+    """
+
+    def mark_all() -> None:
+        done: list[Mark] = []
+        try:
+            for cls, ref, op in marks:
+                mark(call, cls, ref, op)
+                done.append((cls, ref, op))
+        except Failure:
+            for cls, ref, _ in done:
+                unmark(call, cls, ref)
+            raise
+
+    retry(call, mark_all, patience=patience)
+    try:
+        yield
+    finally:
+        for cls, ref, _ in marks:
+            unmark(call, cls, ref)
+
+
+def _make_cancellable(call: Call) -> None:
+    """A call that may have to wait can be cancelled (helpers.ml, retry; trace 12#7: its task says so)."""
+    if call.db.exists("task", call.task):
+        call.db.set("task", call.task, allowed_operations=["cancel"])
+
+
+def _raise_if_cancelled(call: Call) -> None:
+    if call.db.exists("task", call.task) and call.db.get("task", call.task, "status") == "cancelling":
+        raise Failure("TASK_CANCELLED", call.task)
+
+
+@contextlib.contextmanager
+def _queueing(xapi: Xapi) -> Iterator[None]:
+    if xapi.queueing > QUEUE_LIMIT:
+        raise Failure("TOO_MANY_PENDING_TASKS")
+    xapi.queueing += 1
+    try:
+        yield
+    finally:
+        xapi.queueing -= 1
