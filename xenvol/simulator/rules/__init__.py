@@ -1,1 +1,1 @@
-"""What each XenAPI message does: one module for a class or a part of one; importing a module registers its rules."""
+"""What each XenAPI message does: a module for a class or a part of one; importing it registers its rules."""

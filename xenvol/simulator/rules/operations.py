@@ -1,9 +1,9 @@
 """Who may work on an object at the same time: one mark per operation, and whoever conflicts waits for it.
 
-xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation does not
-go with one that is under way does not fail: inside the server it waits until the other is done and looks again
-(facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each class's own affair: it
-registers a `Discipline`.
+xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation does
+not go with one that is under way does not fail: inside the server it waits until the other is done and looks
+again (facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each class's own
+affair: it registers a `Discipline`.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def unmark(call: Call, cls: str, ref: str) -> None:
 def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PATIENCE) -> T:
     """Repeat an attempt for as long as another operation is in its way.
 
-    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the pool
-    is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
+    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the
+    pool is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
     TOO_MANY_PENDING_TASKS when a hundred calls wait already.
     """
     _make_cancellable(call)
