@@ -128,8 +128,11 @@ class XapiPort(Protocol):
 
     def pbd_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None: ...
 
-    def other_srs(self, sr_type: str) -> list[dict[str, Any]]:
-        """The records of all SRs of a type but this one."""
+    def pbd_device_config(self, add: Mapping[str, str]) -> None:
+        """Write keys into the PBD's device_config (multihomelist, multiSession)."""
+
+    def other_srs(self, sr_type: str | None = None) -> list[dict[str, Any]]:
+        """The records of all SRs of a type, or of every type, but this one."""
 
     def secret(self, uuid: str) -> str | None:
         """The value of a secret."""
@@ -142,7 +145,15 @@ class XapiPort(Protocol):
 
 
 class DuplicateVDI(Exception):
-    """The uuid is in the database already, in whichever SR."""
+    """The uuid is in the database already, in whichever SR; prints as a driver quotes it (trace sm/20e#17)."""
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.uuid = uuid
+
+    def __str__(self) -> str:
+        violation = f'Db_exn.Uniqueness_constraint_violation("VDI", "uuid", "{self.uuid}")'
+        return str(["INTERNAL_ERROR", violation])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +198,24 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def attach(self) -> None:
-        """PBD.plug on one host. On the SRmaster the driver scans as well (facts/sm-truth.md finding 1)."""
+        """PBD.plug on one host. On the SRmaster `after_master_attach` follows, even when this has failed."""
 
     @abc.abstractmethod
     def detach(self) -> None:
         """PBD.unplug on one host."""
+
+    def after_master_attach(self) -> None:
+        """What SM does after every attach on the SRmaster, also a failed one: it scans.
+
+        A scan that fails becomes a message and no more (facts/sm-truth.md findings 1 and 12); a driver that shall
+        not scan here, as ISO libraries, overrides this with nothing. The caller has set ``dirty``.
+        """
+        try:
+            self.scan()
+        except Exception as error:  # as SM does: whatever it is, the SR stays attached
+            what = error.reason if isinstance(error, SMFailure) else error
+            body = f"Failed to scan SR {self.sr.uuid} after attaching, error {what}"
+            self.xapi.message("POST_ATTACH_SCAN_FAILED", 2, body)
 
     def probe(self) -> str:
         """The XML of SR.probe."""
@@ -225,7 +249,10 @@ class Driver(abc.ABC):
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
-        """The disk that location or sm_config names; its uuid may be another one than was asked for."""
+        """The disk that location or sm_config names; its uuid may be another one than was asked for.
+
+        The row is introduced, or updated where there was one already in this SR.
+        """
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_resize(self, uuid: str, size: int) -> VDIInfo:
