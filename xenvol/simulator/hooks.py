@@ -1,8 +1,8 @@
 """Where a fault may step in between the wire and the pool, and where a call is written down.
 
-The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate` that
-it gets; it tells a `Journal` what arrived and what was answered. Both are optional and neither knows the wire.
-Their methods may be called from several threads at once, and without the pool's lock.
+The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate`
+that it gets; it tells a `Journal` what arrived and what was answered. Both are optional, and neither knows
+HTTP. Their methods may be called from several threads at once, and without the pool's lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Incoming:
     method: str
     """As sent: ``Async.VDI.create``."""
     params: tuple[Any, ...]
-    """As sent, the session first where there is one; may hold secrets."""
+    """Wire values as sent, the session first where there is one; may hold secrets."""
     host: str
     """Reference of the host that was asked."""
 
@@ -41,7 +41,7 @@ class Answer:
     """What a call came to. ``error`` is an ErrorDescription; without one, ``result`` counts."""
 
     result: Any = None
-    """Plain values: str, int, float, bool, list, dict, None; dates as strings."""
+    """A wire value; `xenvol.simulator.values.plain` makes it one that JSON can hold."""
     error: tuple[str, ...] | None = None
 
 
