@@ -212,8 +212,9 @@ class Driver(abc.ABC):
         """
         try:
             self.scan()
-        except Exception as error:  # as SM does: whatever it is, the SR stays attached
-            what = error.reason if isinstance(error, SMFailure) else error
+        except SMFailure as failure:
+            cause = failure.__cause__  # SM names what xapi refused, before it makes a fault of it
+            what = str(cause) if isinstance(cause, DuplicateVDI) else failure.reason
             body = f"Failed to scan SR {self.sr.uuid} after attaching, error {what}"
             self.xapi.message("POST_ATTACH_SCAN_FAILED", 2, body)
 

@@ -1,12 +1,11 @@
-"""What SM itself does for every driver: rows follow disks, and a plug on the SRmaster ends in a scan.
+"""What SM itself does for every driver: the rows of an SR follow the disks that the storage shows.
 
 A driver reads its storage, sets the SR's sizes and hands the disks that it found to `synchronise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from xenvol.simulator.sm.base import Driver, DuplicateVDI, SMFailure, VDIInfo, XapiPort
@@ -35,35 +34,11 @@ def synchronise(xapi: XapiPort, disks: Sequence[VDIInfo]) -> None:
 
 
 def scan_for(command: int, driver: Driver, disks: Sequence[VDIInfo]) -> None:
-    """`synchronise` in a command whose own fault number (40 for a scan, 202 for most) wraps what went wrong."""
+    """`synchronise` in a command whose own fault number (40 for a scan, 202 for most) wraps a failure."""
     try:
         synchronise(driver.xapi, disks)
     except DuplicateVDI as error:
         raise SMFailure(command, str(error)) from error
-
-
-@contextmanager
-def scanned_afterwards(driver: Driver) -> Iterator[None]:
-    """Around what `Driver.attach` does: on the SRmaster the SR is marked dirty before, and scanned after.
-
-    The scan happens even when the attach failed; that it fails is no error but a message (trace sm/20e#15).
-    xapi takes the mark away at the next SR.scan. What a driver checks before it touches the storage (the keys of
-    device_config) comes before this.
-    """
-    if not driver.request.is_srmaster:
-        yield
-        return
-    driver.xapi.sr_other_config({"dirty": ""})
-    try:
-        yield
-    finally:
-        try:
-            driver.scan()
-        except SMFailure as failure:
-            cause = failure.__cause__
-            text = str(cause) if isinstance(cause, DuplicateVDI) else failure.reason
-            body = f"Failed to scan SR {driver.sr.uuid} after attaching, error {text}"
-            driver.xapi.message("POST_ATTACH_SCAN_FAILED", 2, body)
 
 
 def _is_in_sync(disk: VDIInfo, row: dict[str, Any]) -> bool:
