@@ -23,18 +23,24 @@ if TYPE_CHECKING:
 
 
 class SMFailure(Exception):
-    """A driver's refusal: a fault number of XE_SR_ERRORCODES, ``opterr`` and what it printed (XML or "")."""
+    """A driver's refusal: a fault number of XE_SR_ERRORCODES, ``opterr`` and what it printed (XML or "").
 
-    def __init__(self, number: int, opterr: str | None = None, output: str = "") -> None:
-        super().__init__(number, opterr, output)
+    ``text`` stands for the whole reason where a driver does not use the table's (trace sm/22#14).
+    """
+
+    def __init__(
+        self, number: int, opterr: str | None = None, output: str = "", *, text: str | None = None
+    ) -> None:
+        super().__init__(number, opterr, output, text)
         self.number = number
         self.opterr = opterr
         self.output = output
+        self.text = text
 
     @property
     def reason(self) -> str:
         """The description of the code, with ``[opterr=...]`` where the driver said more."""
-        return reason(self.number, self.opterr)
+        return reason(self.number, self.opterr) if self.text is None else self.text
 
 
 NOT_IMPLEMENTED = 38
@@ -101,6 +107,7 @@ class SRInfo:
     shared: bool
     sm_config: Mapping[str, str]
     name_label: str = ""
+    virtual_allocation: int = 0
 
 
 class XapiPort(Protocol):
@@ -134,6 +141,9 @@ class XapiPort(Protocol):
     def other_srs(self, sr_type: str | None = None) -> list[dict[str, Any]]:
         """The records of all SRs of a type, or of every type, but this one."""
 
+    def host_pbds(self) -> list[dict[str, Any]]:
+        """The records of the PBDs that the request's host has for other SRs."""
+
     def secret(self, uuid: str) -> str | None:
         """The value of a secret."""
 
@@ -144,16 +154,23 @@ class XapiPort(Protocol):
         """Take real time, if the simulator is told to take as long as real storage."""
 
 
-class DuplicateVDI(Exception):
-    """The uuid is in the database already, in whichever SR; prints as a driver quotes it (trace sm/20e#17)."""
+class XapiRefusal(Exception):
+    """xapi said no to a driver; prints as a driver quotes it (traces sm/20e#17, sm/21#67)."""
 
-    def __init__(self, uuid: str) -> None:
-        super().__init__(uuid)
-        self.uuid = uuid
+    def __init__(self, *description: str) -> None:
+        super().__init__(*description)
+        self.description = list(description)
 
     def __str__(self) -> str:
-        violation = f'Db_exn.Uniqueness_constraint_violation("VDI", "uuid", "{self.uuid}")'
-        return str(["INTERNAL_ERROR", violation])
+        return str(self.description)
+
+
+class DuplicateVDI(XapiRefusal):
+    """The uuid is in the database already, in whichever SR."""
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__("INTERNAL_ERROR", f'Db_exn.Uniqueness_constraint_violation("VDI", "uuid", "{uuid}")')
+        self.uuid = uuid
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +231,7 @@ class Driver(abc.ABC):
             self.scan()
         except SMFailure as failure:
             cause = failure.__cause__  # SM names what xapi refused, before it makes a fault of it
-            what = str(cause) if isinstance(cause, DuplicateVDI) else failure.reason
+            what = str(cause) if isinstance(cause, XapiRefusal) else failure.reason
             body = f"Failed to scan SR {self.sr.uuid} after attaching, error {what}"
             self.xapi.message("POST_ATTACH_SCAN_FAILED", 2, body)
 

@@ -5,25 +5,29 @@ A driver reads its storage, sets the SR's sizes and hands the disks that it foun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from xenvol.simulator.sm.base import Driver, DuplicateVDI, SMFailure, VDIInfo, XapiPort
+from xenvol.simulator.sm.base import Driver, SMFailure, VDIInfo, XapiPort, XapiRefusal
 
 SR_SCAN = 40
 GENERAL = 202
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def synchronise(xapi: XapiPort, disks: Sequence[VDIInfo]) -> None:
     """Introduce new disks, forget vanished ones (plugged or not, trace sm/20c#26), update changed ones.
 
-    Location is the key. The first uuid that another SR has ends it with `DuplicateVDI`: what came before is
-    introduced, the rest is not, and nothing is forgotten or updated (facts/sm-truth.md finding 12).
+    Location is the key. The first uuid that another SR has, or that is none, ends it with `XapiRefusal`: what came
+    before is introduced, the rest is not, and nothing is forgotten or updated (facts/sm-truth.md finding 12).
     """
     rows = {row["location"]: row for row in xapi.vdis()}
     found = {disk.location for disk in disks}
     for disk in disks:
         if disk.location not in rows:
+            if not is_uuid(disk.uuid):
+                raise XapiRefusal("UUID_INVALID", "VDI", disk.uuid)
             xapi.introduce(disk)
     for location, row in rows.items():
         if location not in found:
@@ -37,7 +41,7 @@ def scan_for(command: int, driver: Driver, disks: Sequence[VDIInfo]) -> None:
     """`synchronise` in a command whose own fault number (40 for a scan, 202 for most) wraps a failure."""
     try:
         synchronise(driver.xapi, disks)
-    except DuplicateVDI as error:
+    except XapiRefusal as error:
         raise SMFailure(command, str(error)) from error
 
 
@@ -49,3 +53,7 @@ def _is_in_sync(disk: VDIInfo, row: dict[str, Any]) -> bool:
         "sm_config": disk.sm_config,
     }
     return all(value is None or value == row[field] for field, value in given.items())
+
+
+def is_uuid(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
