@@ -1,8 +1,8 @@
-"""What a simulated guest does of its own accord; everything that xapi knows about a VM is in the database instead.
+"""What a simulated guest does of its own accord; what xapi knows about a VM is in the database instead.
 
-A test arranges it with ``xapi.guest(vm).refuses_unplug = True``; the rules of VBD and VM ask it. A guest with no
-entry behaves well. Whether a guest has PV drivers is no matter of this module: the VM's record says it
-(``platform:sim-pv`` of an HVM guest; ../docs/simulator.md).
+A test arranges it with ``xapi.guest(vm).refuses_unplug = True``; the rules of VBD and VM ask it. A guest
+with no entry behaves well. Whether a guest has PV drivers is no matter of this module: the VM's record says
+it (``platform:sim-pv`` of an HVM guest; docs/simulator.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,152 @@
+"""A pool as it is after installation: its hosts, their control domains, the SM types, and not one SR.
+
+What a simulated machine is like stands in ``data/machine.json`` (the machine of the recordings); what a pool
+adds to that is a `PoolSpec`. Everything here writes rows, since in a real pool they are there before anybody
+can call; whatever a client could have made is made by `xenvol.simulator.pool`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from xenvol.simulator.sm import registry
+from xenvol.simulator.xapi import Xapi
+
+RECORDED_SM_TYPES = (
+    "smb",
+    "iso",
+    "lvm",
+    "nfs",
+    "udev",
+    "flaky",
+    "dummy",
+    "lvmoiscsi",
+    "lvhd",
+    "ext",
+    "file",
+    "iscsi",
+)
+"""The drivers that the recorded server had."""
+
+_CPUS = 16
+"""Of each machine, as ``cpu_info`` in machine.json says."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """One machine."""
+
+    name: str
+    address: str = ""
+    iscsi_iqn: str = ""
+    multipathing: bool = False
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """The machines, the first of them the master, and the storage drivers that are installed on all."""
+
+    hosts: tuple[HostSpec, ...]
+    name: str = ""
+    sm_types: tuple[str, ...] = RECORDED_SM_TYPES
+
+
+def build(xapi: Xapi, spec: PoolSpec) -> None:
+    """Fill an empty database."""
+    db = xapi.db
+    machine = _machine()
+    telemetry = db.create("secret", value=str(uuid.uuid4()))
+    pool = db.create(
+        "pool",
+        **_pool_values(xapi.model.version),
+        name_label=spec.name,
+        telemetry_uuid=telemetry,
+    )
+    db.create("network", **machine["network"])
+    db.create("user", short_name="root", fullname="root")
+    for sr_type in spec.sm_types:
+        db.create("SM", **registry.sm_record(sr_type))
+    for host in spec.hosts:
+        add_host(xapi, host)
+    db.set("pool", pool, master=db.refs("host")[0])
+
+
+def add_host(xapi: Xapi, spec: HostSpec) -> str:
+    """A machine that is up, with its control domain; it has no PBD, as after a join to a pool without SRs."""
+    db = xapi.db
+    machine = _machine()
+    host = f"OpaqueRef:{uuid.uuid4()}"
+    dom0 = db.create(
+        "VM",
+        **machine["dom0"],
+        name_label=f"Control domain on host: {spec.name}",
+        resident_on=host,
+        affinity=host,
+        metrics=db.create("VM_metrics", VCPUs_number=2, state=["running"]),
+    )
+    for number in range(2):
+        db.create("console", protocol="rfb" if number else "vt100", VM=dom0, port=-1)
+    other_config = {**machine["host"]["other_config"]}
+    if spec.iscsi_iqn:
+        other_config["iscsi_iqn"] = spec.iscsi_iqn
+    if spec.multipathing:
+        other_config |= {"multipathing": "true", "multipathhandle": "dmp"}
+    db.create(
+        "host",
+        ref=host,
+        **{
+            **machine["host"],
+            "name_label": spec.name,
+            "hostname": spec.name,
+            "address": spec.address,
+            "iscsi_iqn": spec.iscsi_iqn,
+            "multipathing": spec.multipathing,
+            "enabled": spec.enabled,
+            "other_config": other_config,
+            "license_params": machine["licence"],
+            "control_domain": dom0,
+            "metrics": db.create("host_metrics", **machine["host_metrics"]),
+        },
+    )
+    cpu = machine["host"]["cpu_info"]
+    for number in range(_CPUS):
+        db.create(
+            "host_cpu",
+            host=host,
+            number=number,
+            vendor=cpu["vendor"],
+            speed=2994,
+            modelname=cpu["modelname"],
+            family=int(cpu["family"]),
+            model=int(cpu["model"]),
+            stepping=cpu["stepping"],
+            flags=cpu["flags"],
+            features=cpu["features_hvm"],
+        )
+    return host
+
+
+def _pool_values(version: str) -> dict[str, Any]:
+    machine = _machine()
+    values = {**machine["pool"], "restrictions": machine["licence"]}
+    for since, more in machine["pool_since"].items():
+        if _release(since) <= _release(version):
+            values |= {name: [*values[name], *items] for name, items in more.items()}
+    return values
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    text = (importlib.resources.files("xenvol.simulator") / "data" / "machine.json").read_text()
+    table: dict[str, Any] = json.loads(text)
+    return table

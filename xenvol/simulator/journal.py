@@ -1,0 +1,220 @@
+"""Every call that reached the pool, in the order of arrival, with what became of it, and no secret in it.
+
+Log-ins and log-outs are counted apart (`Journal.logins`): a cost in calls is about the work, and a client
+that logs in once more should show up as that and not as work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, overload
+
+from xenvol.simulator.hooks import Answer, Incoming
+
+MASK = "********"
+_SECRET_ARGUMENTS = {
+    "session.login_with_password": (1,),
+    "session.slave_local_login_with_password": (1,),
+    "session.slave_login": (1,),
+    "session.change_password": (1, 2),
+    "secret.set_value": (2,),
+    "secret.introduce": (2,),
+    "pool.join": (3,),
+    "pool.join_force": (3,),
+}
+"""Positions of arguments that are secrets as they stand, as sent: the session, where there is one, is 0."""
+
+_SESSION_METHODS = frozenset(
+    {
+        "session.login_with_password",
+        "session.logout",
+        "session.local_logout",
+        "session.slave_login",
+        "session.slave_local_login",
+        "session.slave_local_login_with_password",
+    }
+)
+
+
+def is_login(method: str) -> bool:
+    """Whether the journal keeps such calls apart: they open or close a session."""
+    return method in _SESSION_METHODS
+
+
+def plain_name(method: str) -> str:
+    """``VDI.create`` for ``Async.VDI.create`` as well."""
+    return method.removeprefix("Async.")
+
+
+@dataclass
+class Entry:
+    """One call. ``outcome`` is ``pending``, ``success``, an error code, or ``nothing``: not done at all."""
+
+    n: int
+    protocol: str
+    method: str
+    params: tuple[Any, ...]
+    """Without the session; secrets are masked."""
+    session: str | None
+    host: str
+    """Reference of the host that was asked."""
+    outcome: str = "pending"
+    error: tuple[str, ...] | None = None
+    """The ErrorDescription of a refusal."""
+    seconds: float | None = None
+    """Between its arrival and its end."""
+    fault: str = ""
+    """The order that it ran into, if any (`xenvol.simulator.faults`)."""
+    _arrived: float = field(default=0.0, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        end = "" if not self.fault else f" [{self.fault}]"
+        return f"{self.n} {self.method}({', '.join(map(repr, self.params))}) → {self.outcome}{end}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        values = asdict(self)
+        del values["_arrived"]
+        return values
+
+
+class Calls(Sequence[Entry]):
+    """Some calls in their order."""
+
+    def __init__(self, entries: Callable[[], list[Entry]]) -> None:
+        self._entries = entries
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return self._entries()[index]
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} calls>"
+
+    def methods(self) -> list[str]:
+        """The names alone, as sent."""
+        return [entry.method for entry in self]
+
+
+class Journal(Calls):
+    """All calls but log-ins and log-outs; those are in `logins`. Safe to read while calls arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: self._select(logins=False))
+        self.logins = Calls(lambda: self._select(logins=True))
+        """The calls that open or close a session."""
+        self.listener: Callable[[Entry], None] = lambda entry: None
+        """Told of every call when it is over."""
+        self._lock = threading.Lock()
+        self._all: list[Entry] = []
+        self._open: dict[int, Entry] = {}
+        self._faults: dict[int, str] = {}
+
+    def mark(self) -> int:
+        """The place of the next call, for `since`."""
+        with self._lock:
+            return len(self._all)
+
+    def since(self, mark: int) -> Calls:
+        """What arrived after the mark, log-ins apart; it grows on."""
+        return Calls(lambda: self._select(mark, logins=False))
+
+    @contextmanager
+    def recording(self) -> Iterator[Calls]:
+        """The calls that arrive during the block."""
+        start = self.mark()
+        end: list[int] = []
+        try:
+            yield Calls(lambda: self._select(start, *end, logins=False))
+        finally:
+            end.append(self.mark())
+
+    def clear(self) -> None:
+        """Forget all calls; those under way are not recorded when they end."""
+        with self._lock:
+            self._all.clear()
+            self._open.clear()
+            self._faults.clear()
+
+    # ---- what the server and the faults tell
+
+    def arrived(self, call: Incoming) -> None:
+        entry = _entry(call)
+        with self._lock:
+            entry.fault = self._faults.pop(call.number, "")
+            self._all.append(entry)
+            self._open[call.number] = entry
+
+    def answered(self, call: Incoming, answer: Answer | None) -> None:
+        with self._lock:
+            entry = self._open.pop(call.number, None)
+            if entry is None:
+                return
+            entry.seconds = time.monotonic() - entry._arrived
+            if answer is None:
+                entry.outcome = "nothing"
+            elif answer.error is None:
+                entry.outcome = "success"
+            else:
+                entry.outcome, entry.error = answer.error[0], answer.error
+        self.listener(entry)
+
+    def met_fault(self, number: int, text: str) -> None:
+        """The call of that number runs into an ordered fault."""
+        with self._lock:
+            if (entry := self._open.get(number)) is not None:
+                entry.fault = text
+            else:
+                self._faults[number] = text
+
+    def _select(self, start: int = 0, end: int | None = None, *, logins: bool) -> list[Entry]:
+        with self._lock:
+            return [e for e in self._all[start:end] if is_login(e.method) == logins]
+
+
+def _entry(call: Incoming) -> Entry:
+    method = plain_name(call.method)
+    params = list(call.params)
+    for index in _SECRET_ARGUMENTS.get(method, ()):
+        if index < len(params):
+            params[index] = MASK
+    params = [masked(value, of_secret=method == "secret.create") for value in params]
+    session = None
+    if "login" not in method and params and isinstance(params[0], str):
+        session, *params = params
+    return Entry(
+        call.number,
+        call.protocol,
+        call.method,
+        tuple(params),
+        session,
+        call.host,
+        _arrived=time.monotonic(),
+    )
+
+
+def masked(value: Any, *, of_secret: bool = False) -> Any:
+    """A copy without the passwords that maps hold (``chappassword``…; ``password_secret`` is only a uuid)."""
+    if isinstance(value, dict):
+        return {
+            key: MASK
+            if str(key).endswith("password") or (of_secret and key == "value")
+            else masked(item, of_secret=of_secret)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [masked(item, of_secret=of_secret) for item in value]
+    return value
