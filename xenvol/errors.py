@@ -1,0 +1,375 @@
+"""Every exception of xenvol, sorted by whose fault it is; facts are attributes, and no text shows a secret.
+
+* `RequestError`: the caller asked for what cannot be; asking again does not help.
+* `VMError`: the virtual machine cannot take or give the disk as it is now.
+* `DriverError`: the package that a driver comes from must change.
+* `StorageError`: the storage does not have what the connection_info promised.
+* `HypervisorError`: xapi, or a host, said no. `XapiError` is its "no" verbatim: it did not happen.
+* `XapiUnreachable`: no answer. It may have happened; look before doing it again.
+
+A message names the culprit and the remedy. Pickling and copying keep the facts and the notes.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from xenvol.remedies import Remedy, find_remedy
+from xenvol.secret import masked
+
+_SHOWN = 8  # of a list, a message names so many and says "and n more"; the attribute has all
+_PARAM_LENGTH = 300  # of one parameter, likewise: the XML of a probe can be pages long
+
+
+class XenVolError(Exception):
+    """The base of them all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception would call the constructor with the message, which is not what our constructors take.
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+def _restore(kind: type[XenVolError], args: tuple[object, ...], facts: Mapping[str, object]) -> XenVolError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+# --- the request -------------------------------------------------------------------------------------------
+
+
+class RequestError(XenVolError):
+    """What was asked for cannot be; the request must change."""
+
+
+class InvalidConnectionInfo(RequestError):
+    """A key of the connection_info is missing or wrong; `problem` shows no value that could be a secret."""
+
+    def __init__(
+        self, key: str, driver: str | None, *, accepted: str, problem: str = "is not accepted"
+    ) -> None:
+        who = "connection_info" if driver is None else f"connection_info for driver {driver!r}"
+        super().__init__(f"{who}: key {key!r} {problem}; accepted: {accepted}")
+        self.key = key
+        self.driver = driver
+        self.accepted = accepted
+
+
+class InvalidMountpoint(RequestError):
+    def __init__(self, mountpoint: object, *, problem: str = "is not a disk's name") -> None:
+        super().__init__(
+            f"mountpoint {mountpoint!r} {problem}; "
+            "accepted: /dev/xvdb, xvdb, vdb, sdb, hdb, a number from 0 to 254, or auto"
+        )
+        self.mountpoint = mountpoint
+
+
+class MountpointInUse(RequestError):
+    """Somebody is there already, and a disk is never silently moved; `free` has the names that are left."""
+
+    def __init__(self, mountpoint: object, *, free: Iterable[str]) -> None:
+        self.mountpoint = mountpoint
+        self.free = list(free)
+        super().__init__(
+            f"mountpoint {mountpoint!r} is in use on this VM; "
+            f"free: {_listed(self.free) or 'none'}, or ask for auto"
+        )
+
+
+class NoFreeMountpoint(RequestError):
+    def __init__(self, *, taken: int) -> None:
+        super().__init__(
+            f"the VM has no position left for another disk ({taken} of 255 are taken; position 3, "
+            "the CD drive's, is given only when asked for by name): detach a disk first"
+        )
+        self.taken = taken
+
+
+class UnknownVM(RequestError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no VM has the reference, uuid or name {name!r}")
+        self.name = name
+
+
+class AmbiguousVM(RequestError):
+    """Several VMs have this name; `candidates` are (uuid, name, power state)."""
+
+    def __init__(self, name: str, *, candidates: Iterable[tuple[str, str, str]]) -> None:
+        self.name = name
+        self.candidates = list(candidates)
+        listed = _listed([f"{uuid} ({power_state})" for uuid, _, power_state in self.candidates])
+        super().__init__(f"{len(self.candidates)} VMs have the name {name!r}: {listed}; give a uuid")
+
+
+class AttachmentFenced(RequestError):
+    """A detach named an attachment that is no longer the one in place; nothing was touched."""
+
+    def __init__(self, attachment_id: str, *, current: str | None) -> None:
+        super().__init__(
+            f"attachment {attachment_id!r} is over, and the volume has since been attached anew as "
+            f"{current!r}; nothing was detached: to take off the new one, name it"
+        )
+        self.attachment_id = attachment_id
+        self.current = current
+
+
+# --- the virtual machine -----------------------------------------------------------------------------------
+
+
+class VMError(XenVolError):
+    """The virtual machine cannot do it as it is now."""
+
+
+class NotHotpluggable(VMError):
+    """The VM is running and takes no disk; shut down, it would."""
+
+    def __init__(self, vm: str, *, reason: str) -> None:
+        super().__init__(
+            f"VM {vm} takes no disk while it runs: {reason}; "
+            "install the Xen guest drivers in it, or attach with hotplug=False and restart it"
+        )
+        self.vm = vm
+        self.reason = reason
+
+
+class ReadOnlyNotSupported(VMError):
+    def __init__(self, vm: str) -> None:
+        super().__init__(
+            f"VM {vm} is an HVM guest, and xapi gives those no read-only disk "
+            "(DISK_VBD_MUST_BE_READWRITE_FOR_HVM): attach with access_mode rw, or use a PV guest"
+        )
+        self.vm = vm
+
+
+class VMBusy(VMError):
+    """The VM is being migrated, shut down, suspended…; later it may work."""
+
+    def __init__(self, vm: str, *, operation: str) -> None:
+        super().__init__(f"VM {vm} is busy with {operation}: try again when that is over")
+        self.vm = vm
+        self.operation = operation
+
+
+# --- the package of a driver -------------------------------------------------------------------------------
+
+
+class DriverError(XenVolError):
+    """The package that a driver comes from, or the choice of packages, must change."""
+
+
+class UnknownDriver(DriverError):
+    """No installed package offers this name, or not the package that the configuration demands."""
+
+    def __init__(self, name: str, *, installed: Collection[str], package: str | None = None) -> None:
+        self.name = name
+        self.installed = list(installed)
+        self.package = package
+        which = "" if package is None else f" of package {package!r}"
+        super().__init__(
+            f"no driver{which} for driver_volume_type {name!r} is installed; installed: "
+            f"{_listed(self.installed, shown=50) or 'none'}; install a package that has an entry point "
+            f"{name!r} in the group xenvol.drivers"
+        )
+
+
+class AmbiguousDriver(DriverError):
+    """Several packages claim one name, and nothing says which is meant."""
+
+    def __init__(self, name: str, *, packages: Iterable[str]) -> None:
+        self.name = name
+        self.packages = list(packages)
+        super().__init__(
+            f"{len(self.packages)} packages claim the driver {name!r}: {_listed(self.packages)}; "
+            f"uninstall all but one, or set {preference_variable(name)}=<package>"
+        )
+
+
+class InvalidDriver(DriverError):
+    """A class breaks the contract of a driver; `problem` names the method and says what to change."""
+
+    def __init__(self, name: str, *, package: str, problem: str) -> None:
+        super().__init__(f"driver {name!r} of package {package} breaks the contract: {problem}")
+        self.name = name
+        self.package = package
+        self.problem = problem
+
+
+class DriverLoadFailed(DriverError):
+    """The package's own code failed when it was imported; the cause is chained."""
+
+    def __init__(self, name: str, *, package: str, cause: BaseException) -> None:
+        self.name = name
+        self.package = package
+        self.reason = f"{type(cause).__name__}: {cause}"
+        super().__init__(
+            f"driver {name!r} of package {package} cannot be imported ({self.reason}): repair or uninstall it"
+        )
+
+
+class ForbiddenCall(DriverError):
+    """A driver tried to make or erase data; attaching must not be able to."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"a driver may not call {call}: connecting a volume makes and erases no data; "
+            "use introduce and forget"
+        )
+        self.call = call
+
+
+class ExtendNotSupported(DriverError):
+    def __init__(self, driver: str) -> None:
+        super().__init__(
+            f"driver {driver!r} cannot see that a volume grew: detach the volume and attach it again"
+        )
+        self.driver = driver
+
+
+# --- the storage -------------------------------------------------------------------------------------------
+
+
+class StorageError(XenVolError):
+    """The storage does not have what the connection_info promised."""
+
+
+class VolumeNotFound(StorageError):
+    """The storage answers, but has no such volume; `found` says what is there instead."""
+
+    def __init__(self, what: str, *, found: Iterable[str] = ()) -> None:
+        self.what = what
+        self.found = list(found)
+        super().__init__(
+            f"{what} is not there; found: {_listed(self.found) or 'nothing'}; "
+            "check that the volume is exported, and to this host"
+        )
+
+
+class WrongVolume(StorageError):
+    """The disk that was found is not the one that the connection_info describes; nothing was plugged."""
+
+    def __init__(self, expected: str, *, found: str) -> None:
+        super().__init__(
+            f"the disk found is not the volume asked for: expected {expected}, found {found}; "
+            "nothing was plugged: check the mapping on the storage, and that the connection_info is fresh"
+        )
+        self.expected = expected
+        self.found = found
+
+
+class VolumeInUse(StorageError):
+    """Others have the volume attached and do not share it; `users` names them."""
+
+    def __init__(self, vdi: str, *, users: Iterable[str]) -> None:
+        self.vdi = vdi
+        self.users = list(users)
+        super().__init__(
+            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first, "
+            "or attach it everywhere with multiattach"
+        )
+
+
+# --- the hypervisor ----------------------------------------------------------------------------------------
+
+
+class HypervisorError(XenVolError):
+    """xapi, or one of its hosts, does not do it."""
+
+
+class UnsupportedSRType(HypervisorError):
+    """The host has no storage driver of this type; found out before anything was made."""
+
+    def __init__(self, sr_type: str, *, host: str, offered: Iterable[str]) -> None:
+        self.sr_type = sr_type
+        self.host = host
+        self.offered = sorted(offered)
+        super().__init__(
+            f"host {host} offers no SRs of type {sr_type!r}; it offers: "
+            f"{_listed(self.offered, shown=50) or 'none'}; install the storage driver on every host"
+        )
+
+
+class HostNotReady(HypervisorError):
+    """A host lacks something that only its operator can give it (an initiator IQN, being up…)."""
+
+    def __init__(self, host: str, *, problem: str) -> None:
+        super().__init__(f"host {host} is not ready: {problem}")
+        self.host = host
+        self.problem = problem
+
+
+class XapiError(HypervisorError):
+    """xapi's "no", verbatim: what was called did not happen.
+
+    `code` and `params` are xapi's ErrorDescription, and are what decisions are made on; `call` is the message
+    that was sent, as in "SR.introduce". Anything that looks like a password in a parameter is masked.
+    """
+
+    def __init__(self, code: str, params: Iterable[object], call: str) -> None:
+        self.code = code
+        self.params: tuple[str, ...] = tuple(masked(str(param)) for param in params)
+        self.call = call
+        hint = "" if self.hint is None else f"; {self.hint}"
+        super().__init__(f"{call} was refused: {code}{_shown_params(code, self.params)}{hint}")
+
+    @property
+    def remedy(self) -> Remedy | None:
+        return find_remedy(self.code)
+
+    @property
+    def hint(self) -> str | None:
+        """What a human can do about it, where that is known."""
+        return None if self.remedy is None else self.remedy.text
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same call may succeed a little later without anybody doing anything else."""
+        return self.remedy is not None and self.remedy.kind == "retry"
+
+
+# --- nobody knows ------------------------------------------------------------------------------------------
+
+
+class XapiUnreachable(XenVolError):
+    """No answer. The call may have happened or not: look the object up before doing it again.
+
+    `cause` is what the transport said; it stays behind when the error is pickled, since not every one
+    survives that, and `reason`, its text, travels.
+    """
+
+    def __init__(self, call: str, cause: BaseException) -> None:
+        self.call = call
+        self.cause: BaseException | None = cause
+        self.reason = masked(f"{type(cause).__name__}: {cause}")
+        super().__init__(
+            f"{call} got no answer ({self.reason}): it may have happened or not; "
+            "the same request again finds out, and completes it"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__ | {"cause": None})
+
+
+# --- saying it ---------------------------------------------------------------------------------------------
+
+_NAMES_A_SESSION = frozenset({"SESSION_INVALID", "SESSION_NOT_REGISTERED"})
+
+
+def preference_variable(name: str) -> str:
+    """The environment variable that chooses between packages, XENVOL_DRIVER_FIBRE_CHANNEL for one."""
+    return "XENVOL_DRIVER_" + re.sub(r"[^A-Z0-9]+", "_", name.upper())
+
+
+def _shown_params(code: str, params: tuple[str, ...]) -> str:
+    if not params:
+        return ""
+    if code in _NAMES_A_SESSION or (code == "HANDLE_INVALID" and params[0] == "session"):
+        return " [a session]"  # whoever has its reference is logged in
+    cut = [p if len(p) <= _PARAM_LENGTH else f"{p[:_PARAM_LENGTH]}…" for p in params]
+    return f" [{', '.join(cut)}]"
+
+
+def _listed(items: Collection[str], *, shown: int = _SHOWN) -> str:
+    more = len(items) - shown
+    text = ", ".join(list(items)[:shown])
+    return f"{text} and {more} more" if more > 0 else text

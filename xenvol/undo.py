@@ -1,0 +1,75 @@
+"""What was done, and how to take it back; the step is recorded on the line after the do, never before it.
+
+Unwinding goes newest first, each step in its own ``try``, through all of them. A step that succeeded has left
+the record and is never run again; a step that failed stays on it, so that a later unwind tries it once more:
+a refusal means that it did not happen, and after a silence nobody knows. An inverse must therefore accept
+that what it takes back is already gone.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+class _Step(NamedTuple):
+    description: str
+    inverse: Callable[[], object]
+
+
+class Undo:
+    """One attempt's ledger. Not shared between threads: one attempt is one thread's."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+
+    def did(self, description: str, inverse: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Record what was done ("introduced SR …", words without secrets) and the call that takes it back."""
+        self._steps.append(_Step(description, lambda: inverse(*args, **kwargs)))
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """What unwinding would take back, oldest first."""
+        return tuple(step.description for step in self._steps)
+
+    def forget(self) -> None:
+        """Drop the record: what was done shall stay."""
+        self._steps.clear()
+
+    def unwind(self, error: BaseException | None = None) -> list[str]:
+        """Take everything back, newest first, and say what could not be.
+
+        Each failure is logged, noted on `error`, the reason for unwinding, and returned as text; it never
+        takes the error's place. An interrupt (KeyboardInterrupt, SystemExit) costs the step that it hits and
+        no other; with an `error` to carry it, it becomes a note like any failure, without one it is raised
+        when all steps have run.
+        """
+        failed: list[_Step] = []
+        residue: list[str] = []
+        interrupt: BaseException | None = None
+        while self._steps:
+            step = self._steps[-1]
+            try:
+                step.inverse()
+            except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
+                residue.append(f"not undone: {step.description} ({type(failure).__name__}: {failure})")
+                failed.append(step)
+                if not isinstance(failure, Exception) and interrupt is None:
+                    interrupt = failure
+            self._steps.pop()
+        self._steps.extend(reversed(failed))
+        for text in residue:
+            logger.error("%s", text)
+            if error is not None:
+                error.add_note(text)
+        if interrupt is not None and error is None:
+            raise interrupt
+        return residue
+
+    def __repr__(self) -> str:
+        if not self._steps:
+            return "<Undo: nothing to take back>"
+        return f"<Undo: {len(self._steps)} to take back, newest: {self._steps[-1].description}>"
