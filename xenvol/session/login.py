@@ -1,0 +1,64 @@
+"""From an address and a password to a session that is logged in, or an error that says why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from xenvol.secret import Secret
+from xenvol.session.pool import PoolClient, default_originator
+from xenvol.session.session import CallRecord, Session
+from xenvol.session.transport import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
+
+
+def connect(
+    url: str | Iterable[str],
+    user: str,
+    password: str | Secret,
+    *,
+    ca_file: str | os.PathLike[str] | None = None,
+    fingerprint: str | Iterable[str] | None = None,
+    insecure: bool = False,
+    timeout: float = ANSWER_TIMEOUT,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    originator: str | None = None,
+    failover: bool = True,
+    on_call: Callable[[CallRecord], None] | None = None,
+) -> Session:
+    """Log in to a pool, at any of its hosts; leave the `with` block, or `close`, to log out.
+
+    `url` is `https://host[:port]` (the scheme may be left out), `unix:///socket`, or `http://` on the
+    loopback; several are tried in turn. The host proves itself by a certificate that the system's authorities
+    signed, or those in `ca_file`; or by one with the SHA-256 `fingerprint` (a pool's hosts have one each:
+    give all of them); `insecure` takes anybody, also over `http://`, and warns (InsecureConnection).
+
+    `timeout` bounds, in seconds, the wait for an answer, and then for each part of it. A call that runs into
+    it has no answer, and goes on at the host. `originator` names us where xapi rations sessions;
+    "xenvol/<host name>" unless said otherwise. With `failover`, two calls after the log-in learn the pool's
+    uuid and its hosts, so that the session survives the death of the master; without, it ends with it.
+
+    Raises ValueError for an address or a trust that cannot be, XapiError (SESSION_AUTHENTICATION_FAILED…) and
+    XapiUnreachable.
+    """
+    trust = Trust.of(None if ca_file is None else os.fspath(ca_file), fingerprint, insecure)
+    endpoints = [Endpoint.parse(each, trust) for each in ([url] if isinstance(url, str) else url)]
+    if not endpoints:
+        raise ValueError("no address of a xapi was given")
+    for endpoint in endpoints:
+        endpoint.warn_if_insecure(stacklevel=2)
+    client = PoolClient(
+        endpoints,
+        user,
+        password if isinstance(password, Secret) else Secret(password),
+        originator=default_originator() if originator is None else originator,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        failover=failover,
+    )
+    session = Session(client, on_call=on_call, retry_for=timeout)
+    try:
+        session.log_in()
+    except BaseException:
+        session.close()
+        raise
+    return session

@@ -1,0 +1,309 @@
+"""Every XenAPI call goes through `Session.call`: checked, sent, retried if it may be, translated, reported.
+
+A refusal and a silence are different errors. `XapiError` is xapi's "no": it did not happen. `XapiUnreachable`
+is no answer: it may have happened, so only calls that change nothing are sent again, and calls that were
+never sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from socket import gaierror
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from xml.parsers.expat import ExpatError
+
+import tenacity
+import XenAPI
+
+from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable, XenVolError
+from xenvol.secret import MASK
+from xenvol.session.pool import LOGIN, LOGOUT, SILENCE, PoolClient
+from xenvol.session.transport import ANSWER_TIMEOUT, Endpoint, NotConnected, UntrustedHost
+from xenvol.session.wire import Call, FilterValue, expression, mask, to_wire
+
+ATTEMPTS: Final = (
+    6  # with waits of at most 0.2, 0.4, … 3.2 seconds, half of that on average: some 3 seconds in all
+)
+FIRST_WAIT: Final = 0.2  # seconds
+BUSY: Final = frozenset({"TOO_MANY_PENDING_TASKS", "HOST_STILL_BOOTING"})
+"""Refusals that pass by themselves, raised before anything is done (helpers.ml, xapi_host_helpers.ml)."""
+
+FORBIDDEN_TO_DRIVERS: Final = frozenset(
+    {
+        # what makes, formats, overwrites or erases data; introduce and forget are about records, resize only
+        # grows
+        *("SR.create", "SR.make", "SR.destroy"),
+        *("VDI.create", "VDI.destroy", "VDI.data_destroy", "VDI.copy", "VDI.clone", "VDI.snapshot"),
+        *("VDI.pool_migrate", "VDI.db_forget", "VDI.db_introduce"),
+        # what belongs to the facade, or to whoever logged in
+        *("VM.*", "VBD.*", "session.*"),
+    }
+)
+"""Connecting a volume must not be able to format or erase, nor touch a VM. `VM.*` spares what only reads."""
+
+log = logging.getLogger("xenvol.session")
+
+
+class CallRecord(NamedTuple):
+    """One call, as it went: `outcome` is "ok", xapi's error code, or "unreachable"."""
+
+    call: str
+    seconds: float
+    outcome: str
+
+
+class Session:
+    """A logged-in session: ours (`xenvol.connect`) or anything with `.xenapi`, such as a `XenAPI.Session`.
+
+    It is itself such an object: `session.xenapi.SR.scan(ref)` and `session.call("SR.scan", ref)` are the same.
+    Ints are sent as decimal strings, since XML-RPC has no room for sizes; xapi takes both.
+
+    The constructor makes no call. `on_call` is given a `CallRecord` after each call and must not raise. From
+    several threads at once: yes; a wrapped `XenAPI.Session` serves one of them at a time, since it is one
+    connection. It also has no time limit, and sends a call again when a kept connection breaks; ours does
+    neither.
+    """
+
+    def __init__(
+        self,
+        wrapped: Any,
+        *,
+        on_call: Callable[[CallRecord], None] | None = None,
+        retry_for: float = ANSWER_TIMEOUT,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_call = on_call
+        self._retry_for = retry_for
+        self._sleep = sleep
+        self._clock = clock
+        self._driver: str | None = None
+        self._forbidden: frozenset[str] = frozenset()
+        self._wrapped: Any
+        self._send: Callable[[str, Sequence[Any]], Any]
+        if isinstance(wrapped, Session):  # one layer, so that a call is retried and reported once
+            self._on_call = on_call or wrapped._on_call
+            self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
+            self._wrapped, self._send = wrapped._wrapped, wrapped._send
+        else:
+            self._wrapped = wrapped
+            self._send = wrapped.request if isinstance(wrapped, PoolClient) else _sender(wrapped)
+
+    @property
+    def xenapi(self) -> Any:
+        """Calls spelled as attributes, as with the official client."""
+        return _Spelling(self.call, "")
+
+    @property
+    def handle(self) -> str:
+        """The session's reference. Whoever has it is logged in: hand it to the wire and to nothing else."""
+        return str(self._wrapped.handle)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the pool's master is; None when the session was logged in by somebody else."""
+        return self._wrapped.endpoint if isinstance(self._wrapped, PoolClient) else None
+
+    def call(self, call: str, *params: Any) -> Any:
+        """Send `Class.method` with these parameters (the session itself is not one of them), and give its
+        value.
+
+        Raises XapiError, XapiUnreachable, ForbiddenCall, and ValueError for what is no call's name.
+        """
+        name = Call.parse(call)
+        if name.is_among(self._forbidden):
+            raise ForbiddenCall(call, driver=self._driver)
+        if name.plain == LOGOUT and isinstance(self._wrapped, PoolClient):
+            return self.close()
+        wire = [to_wire(param) for param in params]
+        return self._perform(name, params, lambda: self._send(call, wire), _may_repeat(name))
+
+    def find(
+        self,
+        cls: str,
+        where: Mapping[str, FilterValue | Collection[FilterValue]],
+        *,
+        either: Mapping[str, FilterValue | Collection[FilterValue]] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """The records, by reference, of the objects for which all of `where` and any of `either` is so. One
+        call.
+
+        A collection of values means any of them: `find("VBD", {"VM": vm_ref, "VDI": [a, b]})`. What can be asked is
+        said at `xenvol.session.wire.expression`.
+        """
+        found: dict[str, dict[str, Any]] = self.call(
+            f"{cls}.get_all_records_where", expression(where, either)
+        )
+        return found
+
+    def restricted(
+        self, forbidden: Collection[str] = FORBIDDEN_TO_DRIVERS, *, driver: str | None = None
+    ) -> Session:
+        """A view that refuses these calls, also as `Async.`, by ForbiddenCall with the driver's name."""
+        view = copy(self)
+        view._forbidden = self._forbidden | frozenset(forbidden)
+        view._driver = driver if driver is not None else self._driver
+        return view
+
+    def log_in(self) -> None:
+        """Log in; for sessions of `connect`, which has done it."""
+        if not isinstance(self._wrapped, PoolClient):
+            raise RequestError("this session belongs to whoever logged in: log in there")
+        # an address where nobody listens is a mistake to report at once, so only a busy xapi is asked again
+        self._perform(Call.parse(LOGIN), (), self._wrapped.log_in, _is_busy)
+
+    def close(self) -> None:
+        """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence."""
+        if Call.parse(LOGOUT).is_among(self._forbidden):
+            raise ForbiddenCall(LOGOUT, driver=self._driver)
+        if isinstance(self._wrapped, PoolClient) and not self._wrapped.is_closed:
+            self._perform(Call.parse(LOGOUT), (), self._wrapped.log_out, _is_busy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        what = self._wrapped if isinstance(self._wrapped, PoolClient) else type(self._wrapped).__name__
+        return (
+            f"<Session over {what}{'' if not self._forbidden else f', restricted for driver {self._driver}'}>"
+        )
+
+    def _perform(
+        self,
+        name: Call,
+        params: Sequence[Any],
+        send: Callable[[], Any],
+        may_repeat: Callable[[BaseException], bool],
+    ) -> Any:
+        started = self._clock()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(may_repeat),
+            wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT),
+            stop=lambda state: state.attempt_number >= ATTEMPTS or self._clock() - started >= self._retry_for,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return retrying(self._once, name, params, send)
+
+    def _once(self, name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
+        started, outcome = self._clock(), "interrupted"
+        try:
+            value = _translated(name, params, send)
+            outcome = "ok"
+            return value
+        except XapiError as error:
+            outcome = error.code
+            raise
+        except XapiUnreachable:
+            outcome = "unreachable"
+            raise
+        finally:
+            record = CallRecord(str(name), self._clock() - started, outcome)
+            if log.isEnabledFor(logging.DEBUG):
+                shown, _ = mask(name, params)
+                log.debug("%s%s: %s, %.3f s", name, tuple(shown), outcome, record.seconds)
+            if self._on_call is not None:
+                self._on_call(record)
+
+
+def _sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
+    """Calls through somebody else's `.xenapi`, one at a time where that is a bare connection."""
+
+    def send(call: str, params: Sequence[Any]) -> Any:
+        target = wrapped.xenapi
+        for part in call.split("."):
+            target = getattr(target, part)
+        return target(*params)
+
+    if not isinstance(wrapped, xmlrpc.client.ServerProxy):
+        return send
+    lock = threading.Lock()
+
+    def send_alone(call: str, params: Sequence[Any]) -> Any:
+        with lock:
+            return send(call, params)
+
+    return send_alone
+
+
+def _translated(name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
+    """Its value, or one of our errors. The one place where foreign exceptions become ours."""
+    error: XenVolError
+    cause: BaseException
+    try:
+        return send()
+    except XenAPI.Failure as failure:
+        error, cause = _refusal(name, params, failure)
+    except xmlrpc.client.Fault as fault:
+        cause = fault
+        if (
+            fault.faultCode == 401
+        ):  # the official client's word for SESSION_INVALID when it never logged in itself
+            error = XapiError("SESSION_INVALID", [], str(name))
+        else:
+            error = XapiUnreachable(str(name), fault)
+    except (*SILENCE, ExpatError, xmlrpc.client.ResponseError) as silence:
+        error, cause = XapiUnreachable(str(name), silence), silence
+    raise error from cause  # out here, where what was caught is no longer its context: it may quote a secret
+
+
+def _refusal(name: Call, params: Sequence[Any], failure: XenAPI.Failure) -> tuple[XapiError, BaseException]:
+    """xapi's no, verbatim but for the call's own secrets: some errors quote a value (INVALID_VALUE…)."""
+    _, secrets = mask(name, params)
+    details = [str(detail) for detail in failure.details] or ["INTERNAL_ERROR"]
+    clean = [_without(secrets, detail) for detail in details]
+    cause = failure if clean == details else XenAPI.Failure(clean)
+    return XapiError(clean[0], clean[1:], str(name)), cause
+
+
+def _without(secrets: Collection[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def _may_repeat(name: Call) -> Callable[[BaseException], bool]:
+    return lambda error: (
+        _is_busy(error)
+        or (
+            isinstance(error, XapiUnreachable)
+            and not isinstance(error.cause, UntrustedHost)
+            and (name.is_read or isinstance(error.cause, NotConnected | ConnectionRefusedError | gaierror))
+        )
+    )
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, XapiError) and error.code in BUSY
+
+
+class _Spelling:
+    """`session.xenapi.SR.scan` on its way to becoming "SR.scan"."""
+
+    __slots__ = ("_call", "_name")
+
+    def __init__(self, call: Callable[..., Any], name: str) -> None:
+        self._call = call
+        self._name = name
+
+    def __getattr__(self, part: str) -> _Spelling:
+        if part.startswith("_"):
+            raise AttributeError(part)  # copy, pickle and inspect ask for such names; xapi has none
+        return _Spelling(self._call, f"{self._name}.{part}" if self._name else part)
+
+    def __call__(self, *params: Any) -> Any:
+        return self._call(self._name, *params)
+
+    def __repr__(self) -> str:
+        return f"<XenAPI call {self._name}>"
