@@ -210,12 +210,14 @@ class DriverLoadFailed(DriverError):
 class ForbiddenCall(DriverError):
     """A driver tried to make or erase data; attaching must not be able to."""
 
-    def __init__(self, call: str) -> None:
+    def __init__(self, call: str, *, driver: str | None = None) -> None:
+        who = "a driver" if driver is None else f"driver {driver!r}"
         super().__init__(
-            f"a driver may not call {call}: connecting a volume makes and erases no data; "
+            f"{who} may not call {call}: connecting a volume makes and erases no data, and touches no VM; "
             "use introduce and forget"
         )
         self.call = call
+        self.driver = driver
 
 
 class ExtendNotSupported(DriverError):
