@@ -1,0 +1,40 @@
+"""What differs between releases of xapi, by the first release that has it; a rule asks `since`, never a version.
+
+The releases are the tags of xapi that first contain each change; both recorded releases, 24.16.0 and 25.33.1,
+lie on different sides of all of them (facts/truth.md, last section; traces 04 of both).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xenvol.simulator.xapi import Xapi
+
+Release = tuple[int, int, int]
+
+CHECKED_DEVICE_NUMBERS: Release = (24, 22, 0)
+"""Device names are parsed strictly and numbers have a range; every letter names a disk, not only a..p."""
+
+COPIED_VBDS_ALLOW: Release = (24, 40, 0)
+"""The copy of a VBD gets its allowed_operations at once (VM.clone, VM.snapshot)."""
+
+SYSPREP: Release = (25, 24, 0)
+"""VM.sysprep is among the operations of a VM."""
+
+IN_PROGRESS_NAMES_TASK: Release = (25, 27, 0)
+"""OTHER_OPERATION_IN_PROGRESS says which task it is."""
+
+SIXTEEN_VIFS: Release = (25, 29, 0)
+"""A VM may have 16 network interfaces; before, 7."""
+
+
+def since(xapi: Xapi, release: Release) -> bool:
+    """Whether the pool's xapi is that release or a newer one."""
+    return _parse(xapi.model.version) >= release
+
+
+@functools.cache
+def _parse(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("-")[0].split("."))
