@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class BlockDevice:
-    """A LUN or a local disk. Its file is made when it is first asked for, so that a thousand LUNs cost nothing."""
+    """A LUN or a local disk. Its file is made when first asked for: a thousand LUNs cost nothing."""
 
     def __init__(self, file: Path, size: int, *, serial: str = "") -> None:
         self._file = file
@@ -15,7 +15,7 @@ class BlockDevice:
         """Bytes."""
         self.serial = serial
         self.content: object | None = None
-        """What a storage driver or a test made of the disk (a volume group, a file system); None: it is blank."""
+        """What a driver or a test made of the disk (a volume group, a file system); None: it is blank."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._file.stem}: {self.size} bytes, {self.content or 'blank'}>"

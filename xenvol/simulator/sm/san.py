@@ -1,14 +1,224 @@
-"""Block storage over a network: portals, targets, LUNs, and the hosts' sessions to them."""
+"""Block storage over a network, as the arrays see it: portals, targets, LUNs, and who may use them.
+
+Nothing here knows a host: what a host has logged in to, and what it saw there, is in
+`xenvol.simulator.sm.initiator`. A test changes the arrays while hosts use them; a host notices when it looks.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from xenvol.simulator.sm.blockdevice import BlockDevice
+from xenvol.simulator.sm.worldfile import WorldError
+
+ISCSI_PORT = 3260
+
+PortalState = Literal["answers", "refuses", "silent"]
+"""Connections are taken; are refused at once; are not answered at all (a host gives up after 5 seconds)."""
+
+Credentials = tuple[str, str]
+"""CHAP user and password."""
+
+
+class Lun(BlockDevice):
+    """A volume of an array. Its SCSI id is what it is; its number is only where a target shows it."""
+
+    def __init__(
+        self, file: Path, size: int, *, scsi_id: str, vendor: str = "LIO-ORG", serial: str | None = None
+    ) -> None:
+        super().__init__(file, size, serial=scsi_id[1:] if serial is None else serial)
+        self.scsi_id = scsi_id
+        self.vendor = vendor
+
+
+@dataclass
+class Target:
+    """An iSCSI target (an IQN) or the port of a Fibre Channel array (a WWPN)."""
+
+    name: str
+    luns: dict[int, Lun] = field(default_factory=dict)
+    chap: Credentials | None = None
+    """What an initiator must give to log in."""
+    mutual_chap: Credentials | None = None
+    """What the target gives to an initiator that asks it to prove itself."""
+    initiators: set[str] | None = None
+    """The IQNs or WWPNs that may log in; None: whoever comes."""
+
+    def admits(self, initiator: str) -> bool:
+        return self.initiators is None or initiator in self.initiators
+
+
+@dataclass
+class Portal:
+    address: str
+    port: int = ISCSI_PORT
+    targets: list[str] = field(default_factory=list)
+    """IQNs, in the order in which discovery gives them."""
+    state: PortalState = "answers"
+    discovery_chap: Credentials | None = None
+
+    @property
+    def key(self) -> str:
+        return portal_key(self.address, self.port)
+
+
+def portal_key(address: str, port: int) -> str:
+    """``10.0.0.1:3260``, ``[fd00::1]:3260``."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def parse_portal(text: str) -> tuple[str, int]:
+    """An address in its one spelling and a port; without a port, 3260."""
+    host, bracket, rest = text.removeprefix("[").partition("]") if text.startswith("[") else (text, "", "")
+    if not bracket and text.count(":") == 1:
+        host, _, rest = text.partition(":")
+    try:
+        return str(ipaddress.ip_address(host)), int(rest.removeprefix(":") or ISCSI_PORT)
+    except ValueError:
+        raise WorldError(f'{text!r} is no portal; write "10.0.0.1:3260" or "[fd00::1]:3260"') from None
 
 
 class San:
+    """All arrays together, with the names by which hosts may look their addresses up."""
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.portals: dict[str, Portal] = {}
+        self.targets: dict[str, Target] = {}
+        """By IQN."""
+        self.fc_targets: dict[str, Target] = {}
+        """By WWPN."""
+        self.volumes: dict[str, Lun] = {}
+        """By SCSI id: one volume may be shown under several numbers and by several targets."""
+        self.names: dict[str, str] = {"localhost": "127.0.0.1"}
 
+    def __repr__(self) -> str:
+        targets = len(self.targets) + len(self.fc_targets)
+        return f"<San: {len(self.portals)} portals, {targets} targets, {len(self.volumes)} volumes>"
 
-class HostSessions:
-    pass
+    # ---- arranging and changing
+
+    def add_portal(
+        self,
+        portal: str,
+        *targets: str,
+        state: PortalState = "answers",
+        discovery_chap: Credentials | None = None,
+    ) -> Portal:
+        """A portal that offers those targets (IQNs; unknown ones are made, without LUNs)."""
+        address, port = parse_portal(portal)
+        added = Portal(address, port, list(targets), state, discovery_chap)
+        self.portals[added.key] = added
+        for iqn in targets:
+            self.targets.setdefault(iqn, Target(iqn))
+        return added
+
+    def add_target(
+        self,
+        iqn: str,
+        portal: str = "",
+        *,
+        chap: Credentials | None = None,
+        mutual_chap: Credentials | None = None,
+        initiators: set[str] | None = None,
+    ) -> Target:
+        """A target, offered at a portal (which is made where there is none)."""
+        target = self.targets.setdefault(iqn, Target(iqn))
+        target.chap, target.mutual_chap, target.initiators = chap, mutual_chap, initiators
+        if portal:
+            found = self.portals.get(portal_key(*parse_portal(portal))) or self.add_portal(portal)
+            if iqn not in found.targets:
+                found.targets.append(iqn)
+        return target
+
+    def add_lun(
+        self,
+        target: str,
+        number: int,
+        size: int,
+        *,
+        scsi_id: str = "",
+        vendor: str = "LIO-ORG",
+        serial: str | None = None,
+    ) -> Lun:
+        """Show a volume as that LUN of a target (an IQN, or a WWPN of `fc_targets`).
+
+        A SCSI id that the San knows is that volume, brought to that size; without one an id is made up, the
+        same for this target and number every time.
+        """
+        scsi_id = scsi_id or "36001405" + hashlib.sha256(f"{target} {number}".encode()).hexdigest()[:25]
+        volume = self.volumes.get(scsi_id)
+        if volume is None:
+            file = self.directory / (scsi_id.replace("/", "_") + ".img")
+            volume = self.volumes[scsi_id] = Lun(file, size, scsi_id=scsi_id, vendor=vendor, serial=serial)
+        elif volume.size != size:
+            volume.resize(size)
+        self.target(target).luns[number] = volume
+        return volume
+
+    def remove_lun(self, target: str, number: int) -> Lun:
+        """Hide a LUN; its volume keeps its bytes, and can be shown again by its SCSI id."""
+        return self.target(target).luns.pop(number)
+
+    def replace_lun(self, target: str, number: int, size: int, *, scsi_id: str) -> Lun:
+        """Another volume under the same number."""
+        self.remove_lun(target, number)
+        return self.add_lun(target, number, size, scsi_id=scsi_id)
+
+    def resize_lun(self, target: str, number: int, size: int) -> Lun:
+        """Hosts go on seeing the old size until they log in anew (facts/sm-truth.md finding 7)."""
+        volume = self.target(target).luns[number]
+        volume.resize(size)
+        return volume
+
+    def remove_target(self, target: str) -> None:
+        self.targets.pop(target, None)
+        self.fc_targets.pop(target, None)
+        for portal in self.portals.values():
+            portal.targets = [iqn for iqn in portal.targets if iqn != target]
+
+    def unreachable(self, portal: str, state: PortalState = "silent") -> None:
+        """Sessions through the portal stay, and every disk behind it fails, until it ``answers`` again."""
+        self.portals[portal_key(*parse_portal(portal))].state = state
+
+    def reachable(self, portal: str) -> None:
+        self.portals[portal_key(*parse_portal(portal))].state = "answers"
+
+    # ---- what the network and the arrays answer
+
+    def target(self, name: str) -> Target:
+        """An iSCSI or a Fibre Channel target."""
+        try:
+            return self.targets.get(name) or self.fc_targets[name]
+        except KeyError:
+            known = ", ".join([*self.targets, *self.fc_targets]) or "none"
+            raise WorldError(f"no target {name}; there are: {known}") from None
+
+    def resolve(self, name: str) -> str | None:
+        """The address of a host name, an address in its one spelling; None where there is no such name."""
+        try:
+            return str(ipaddress.ip_address(name))
+        except ValueError:
+            return self.names.get(name)
+
+    def knock(self, address: str, port: int) -> PortalState:
+        """What a connection attempt meets: an address without portals is silent, its other ports refuse."""
+        portal = self.portals.get(portal_key(address, port))
+        if portal is not None:
+            return portal.state
+        return "refuses" if any(other.address == address for other in self.portals.values()) else "silent"
+
+    def portals_of(self, iqn: str) -> list[Portal]:
+        return [portal for portal in self.portals.values() if iqn in portal.targets]
+
+    def shows(self, iqn: str, portal: str, number: int, volume: Lun) -> bool:
+        """Whether that volume can be read through that portal under that number, right now."""
+        through = self.portals.get(portal)
+        target = self.targets.get(iqn)
+        if through is None or target is None or through.state != "answers" or iqn not in through.targets:
+            return False
+        return target.luns.get(number) is volume

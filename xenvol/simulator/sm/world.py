@@ -1,7 +1,7 @@
-"""The storage that stands behind a pool: what the arrays, servers and hosts hold, and nothing that xapi knows.
+"""The storage behind a pool: what arrays, servers and hosts hold, and nothing that xapi knows.
 
-A test or a world file arranges it and changes it under the pool's feet (add a LUN, drop an export, fill a disk);
-storage drivers read it, and write data into it. All bytes lie in sparse files below `World.directory`.
+A test or a world file arranges it and changes it under the pool's feet (add a LUN, drop an export, fill a
+disk); storage drivers read it, and write data into it. All bytes lie in sparse files below `World.directory`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from xenvol.simulator.sm.san import HostSessions, San
+from xenvol.simulator.sm import sanfile, worldfile
+from xenvol.simulator.sm.initiator import HBA, Initiator
+from xenvol.simulator.sm.san import San
 from xenvol.simulator.sm.shares import HostMounts, Shares
 
 
@@ -19,7 +22,10 @@ from xenvol.simulator.sm.shares import HostMounts, Shares
 class HostStorage:
     """What one host has logged in to and mounted."""
 
-    sessions: HostSessions = field(default_factory=HostSessions)
+    initiator: Initiator = field(default_factory=Initiator)
+    """iSCSI in software: sessions, and the disks behind them."""
+    hbas: list[HBA] = field(default_factory=list)
+    """Adapters with LUNs of their own."""
     mounts: HostMounts = field(default_factory=HostMounts)
 
 
@@ -35,9 +41,57 @@ class World:
         """NFS, gluster, CephFS and SMB exports, local directories and devices, ISO libraries."""
         self.hosts: dict[str, HostStorage] = {}
 
+    def __repr__(self) -> str:
+        return f"<World in {self.directory}: {self.san!r}, {self.shares!r}>"
+
+    @classmethod
+    def from_dict(cls, values: Any, directory: Path | None = None, *, where: str = "storage") -> World:
+        """A world from plain values; `WorldError` names the key that is wrong.
+
+        ``san``: `xenvol.simulator.sm.sanfile` has its keys;
+        ``hosts``: host name to a map with ``hbas``, a list of maps with ``wwpn``, ``wwnn`` and ``type``
+        (``FC``, ``iSCSI``, ``SAS``).
+        """
+        given = worldfile.section(values, where, "san", "hosts")
+        world = cls(directory)
+        try:
+            sanfile.load(world.san, given.get("san", {}), f"{where}.san")
+            for name, entry in worldfile.section(given.get("hosts", {}), f"{where}.hosts").items():
+                _load_host(world.host(name), entry, f"{where}.hosts.{name}")
+        except BaseException:
+            world.close()
+            raise
+        return world
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `from_dict` would take to make this again."""
+        hbas = {name: host.hbas for name, host in self.hosts.items() if host.hbas}
+        return {
+            "san": sanfile.as_dict(self.san),
+            "hosts": {name: {"hbas": [_hba_as_dict(hba) for hba in found]} for name, found in hbas.items()},
+        }
+
     def host(self, name: str) -> HostStorage:
         return self.hosts.setdefault(name, HostStorage())
 
     def close(self) -> None:
         if self._owned:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _load_host(host: HostStorage, entry: Any, where: str) -> None:
+    hbas = worldfile.section(entry, where, "hbas").get("hbas", [])
+    if not isinstance(hbas, list):
+        raise worldfile.WorldError(f"{where}.hbas: expected a list of maps, not {hbas!r}")
+    for index, hba in enumerate(hbas):
+        place = f"{where}.hbas[{index}]"
+        given = worldfile.section(hba, place, "wwpn", "wwnn", "type")
+        if "wwpn" not in given:
+            raise worldfile.WorldError(f"{place}.wwpn: missing")
+        texts = {key: worldfile.text(value, f"{place}.{key}") for key, value in given.items()}
+        host.hbas.append(HBA(texts["wwpn"], texts.get("wwnn", ""), texts.get("type", "FC")))
+
+
+def _hba_as_dict(hba: HBA) -> dict[str, str]:
+    values = {"wwpn": hba.wwpn, "type": hba.kind}
+    return {**values, "wwnn": hba.wwnn} if hba.wwnn else values

@@ -1,4 +1,4 @@
-"""Reading a storage world from plain values: each mistake is an error that names the key and the accepted form."""
+"""Reading a storage world from plain values: a mistake is an error that names key and accepted form."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def size_in_bytes(value: Any, where: str) -> int:
 
 def text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
+        raise WorldError(f"{where}: expected a text, not {value!r}")
+    return value
+
+
+def words(value: Any, where: str) -> str:
+    """A text that may be empty."""
+    if not isinstance(value, str):
         raise WorldError(f"{where}: expected a text, not {value!r}")
     return value
 

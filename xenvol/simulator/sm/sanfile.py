@@ -1,0 +1,115 @@
+"""The San in a world file: plain values in, plain values out.
+
+Keys of the section, all optional:
+
+``portals``
+    Portal (``"10.0.0.1:3260"``, ``"[fd00::1]:3260"``) to a list of IQNs, or to a map with ``targets`` (that
+    list), ``state`` (``answers``, ``refuses``, ``silent``) and ``discovery_chap`` (``[user, password]``).
+``targets``
+    IQN to a map with ``luns``, ``chap`` and ``mutual_chap`` (each ``[user, password]``), and ``initiators``
+    (a list of IQNs; without it, whoever comes).
+``fc_targets``
+    WWPN of an array's port to a map with ``luns`` and ``initiators`` (a list of WWPNs of hosts).
+``luns``, in a target
+    Number to a map with ``size`` (bytes, or ``"10 GiB"``), ``scsi_id`` (made up where it is not given; the
+    same one twice is one volume shown twice), ``vendor``, ``serial``.
+``names``
+    Host name to address: what ``target`` in a device_config may say besides addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from xenvol.simulator.sm import worldfile
+from xenvol.simulator.sm.san import Portal, PortalState, San, Target
+from xenvol.simulator.sm.worldfile import WorldError
+
+
+def load(san: San, values: Any, where: str = "san") -> None:
+    """Add what the section describes; `WorldError` names the key that is wrong."""
+    given = worldfile.section(values, where, "portals", "targets", "fc_targets", "names")
+    for iqn, entry in worldfile.section(given.get("targets", {}), f"{where}.targets").items():
+        _load_target(san, san.targets, iqn, entry, f"{where}.targets.{iqn}")
+    for wwpn, entry in worldfile.section(given.get("fc_targets", {}), f"{where}.fc_targets").items():
+        _load_target(san, san.fc_targets, wwpn, entry, f"{where}.fc_targets.{wwpn}")
+    for key, entry in worldfile.section(given.get("portals", {}), f"{where}.portals").items():
+        _load_portal(san, key, entry, f"{where}.portals.{key}")
+    for name, address in worldfile.section(given.get("names", {}), f"{where}.names").items():
+        san.names[name] = worldfile.text(address, f"{where}.names.{name}")
+
+
+def as_dict(san: San) -> dict[str, Any]:
+    """What `load` would take to make this again; of what is on the disks it says nothing."""
+    return {
+        "portals": {portal.key: _portal_as_dict(portal) for portal in san.portals.values()},
+        "targets": {name: _target_as_dict(target) for name, target in san.targets.items()},
+        "fc_targets": {name: _target_as_dict(target) for name, target in san.fc_targets.items()},
+        "names": dict(san.names),
+    }
+
+
+def _load_target(san: San, into: dict[str, Target], name: str, entry: Any, where: str) -> None:
+    keys = ("luns", "initiators") if into is san.fc_targets else ("luns", "chap", "mutual_chap", "initiators")
+    given = worldfile.section(entry, where, *keys)
+    target = into.setdefault(name, Target(name))
+    if "chap" in given:
+        target.chap = worldfile.credentials(given["chap"], f"{where}.chap")
+    if "mutual_chap" in given:
+        target.mutual_chap = worldfile.credentials(given["mutual_chap"], f"{where}.mutual_chap")
+    if "initiators" in given:
+        target.initiators = set(worldfile.texts(given["initiators"], f"{where}.initiators"))
+    for number, lun in worldfile.section(given.get("luns", {}), f"{where}.luns").items():
+        _load_lun(san, name, number, lun, f"{where}.luns.{number}")
+
+
+def _load_lun(san: San, target: str, number: Any, entry: Any, where: str) -> None:
+    given = worldfile.section(entry, where, "size", "scsi_id", "vendor", "serial")
+    if not str(number).isdigit():
+        raise WorldError(f"{where}: {number!r} is no LUN number")
+    if "size" not in given:
+        raise WorldError(f"{where}.size: missing")
+    size = worldfile.size_in_bytes(given["size"], f"{where}.size")
+    other = {key: worldfile.words(value, f"{where}.{key}") for key, value in given.items() if key != "size"}
+    san.add_lun(target, int(number), size, **other)
+
+
+def _load_portal(san: San, key: str, entry: Any, where: str) -> None:
+    if not isinstance(entry, Mapping):
+        entry = {"targets": entry}
+    given = worldfile.section(entry, where, "targets", "state", "discovery_chap")
+    portal = san.add_portal(key, *worldfile.texts(given.get("targets", []), f"{where}.targets"))
+    state = given.get("state", "answers")
+    if state not in get_args(PortalState):
+        raise WorldError(f"{where}.state: {state!r}; known are {', '.join(get_args(PortalState))}")
+    portal.state = state
+    if "discovery_chap" in given:
+        portal.discovery_chap = worldfile.credentials(given["discovery_chap"], f"{where}.discovery_chap")
+
+
+def _portal_as_dict(portal: Portal) -> dict[str, Any]:
+    values: dict[str, Any] = {"targets": list(portal.targets), "state": portal.state}
+    if portal.discovery_chap is not None:
+        values["discovery_chap"] = list(portal.discovery_chap)
+    return values
+
+
+def _target_as_dict(target: Target) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "luns": {
+            str(number): {
+                "size": lun.size,
+                "scsi_id": lun.scsi_id,
+                "vendor": lun.vendor,
+                "serial": lun.serial,
+            }
+            for number, lun in target.luns.items()
+        }
+    }
+    for key, pair in (("chap", target.chap), ("mutual_chap", target.mutual_chap)):
+        if pair is not None:
+            values[key] = list(pair)
+    if target.initiators is not None:
+        values["initiators"] = sorted(target.initiators)
+    return values
