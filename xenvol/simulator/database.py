@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from xenvol.simulator.datamodel import DataModel
 from xenvol.simulator.failure import NULL, Failure
 
 Row = dict[str, Any]
+
+_INDEXED = frozenset({"name_label", "location"})
+"""Fields, besides the uuid, by whose value objects are found without a search."""
 
 #: What a field without a default starts as, by the last word of its type.
 _EMPTY: dict[str, Callable[[], Any]] = {
@@ -32,6 +35,10 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "option": lambda: None,
     "secretstring": str,
 }
+
+
+_DELETIONS_MOST = 512
+_DELETIONS_KEPT = 257
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,13 @@ class Database:
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in model.classes}
         self._class_of: dict[str, str] = {}
         self._by_uuid: dict[tuple[str, str], str] = {}
-        self._by_name: dict[tuple[str, str], dict[str, None]] = {}
+        self._by_value: dict[tuple[str, str, str], dict[str, None]] = {}
         self._children: dict[tuple[str, str], dict[str, None]] = {}
         self._parent_sets = {(c, f): (pc, pf) for c, f, pc, pf in model.relations}
         self._child_sets = {(pc, pf): (c, f) for c, f, pc, pf in model.relations}
-        self._changes: OrderedDict[str, Change] = OrderedDict()
-        self.on_change: Callable[[], None] = lambda: None
+        self._changes: dict[str, OrderedDict[str, Change]] = {name: OrderedDict() for name in model.classes}
+        self._deleted: dict[str, deque[str]] = {name: deque() for name in model.classes}
+        self.on_change: Callable[[str, str], None] = lambda cls, ref: None
 
     # ---- reading
 
@@ -98,8 +106,17 @@ class Database:
         """The set side of a relation: ``children(sr, "VDIs")``."""
         return list(self._children.get((ref, field), ()))
 
+    def pointing_at(self, cls: str, field: str, target: str) -> list[str] | None:
+        """The objects of a class whose field holds that reference; None where that would take a search."""
+        parent = self._parent_sets.get((cls, field))
+        return None if parent is None else self.children(target, parent[1])
+
     def refs(self, cls: str) -> list[str]:
         return list(self._rows[cls])
+
+    def first(self, cls: str) -> str | None:
+        """The oldest object of a class: the pool."""
+        return next(iter(self._rows[cls]), None)
 
     def count(self, cls: str) -> int:
         return len(self._rows[cls])
@@ -108,11 +125,15 @@ class Database:
         return self._by_uuid.get((cls, object_uuid.lower()))
 
     def by_name(self, cls: str, name_label: str) -> list[str]:
-        return list(self._by_name.get((cls, name_label), ()))
+        return list(self._by_value.get((cls, "name_label", name_label), ()))
+
+    def by_location(self, location: str) -> list[str]:
+        """The VDIs of any SR that lie there."""
+        return list(self._by_value.get(("VDI", "location", location), ()))
 
     # ---- writing
 
-    def create(self, cls: str, *, ref: str | None = None, **values: Any) -> str:
+    def create(self, cls: str, /, *, ref: str | None = None, **values: Any) -> str:
         """A new object; what is not given starts as its default, uuid and reference as random ones."""
         ref = ref or f"OpaqueRef:{uuid.uuid4()}"
         row: Row = {}
@@ -131,8 +152,8 @@ class Database:
         self._class_of[ref] = cls
         if "uuid" in row:
             self._by_uuid[cls, row["uuid"].lower()] = ref
-        if "name_label" in row:
-            self._by_name.setdefault((cls, row["name_label"]), {})[ref] = None
+        for field_name in _INDEXED & row.keys():
+            self._index(cls, field_name, ref, None, row[field_name])
         self._touch(cls, ref, is_new=True)
         for field_name in row:
             self._link(cls, ref, field_name, None, row[field_name])
@@ -145,12 +166,8 @@ class Database:
             before = row[name]
             if before == value and type(before) is type(value):
                 continue
-            if name == "name_label":
-                names = self._by_name[cls, before]
-                del names[ref]
-                if not names:
-                    del self._by_name[cls, before]
-                self._by_name.setdefault((cls, value), {})[ref] = None
+            if name in _INDEXED:
+                self._index(cls, name, ref, before, value)
             elif name == "uuid":
                 del self._by_uuid[cls, before.lower()]
                 self._by_uuid[cls, value.lower()] = ref
@@ -166,11 +183,8 @@ class Database:
         del self._rows[cls][ref], self._class_of[ref]
         if "uuid" in row:
             del self._by_uuid[cls, row["uuid"].lower()]
-        if "name_label" in row:
-            names = self._by_name[cls, row["name_label"]]
-            del names[ref]
-            if not names:
-                del self._by_name[cls, row["name_label"]]
+        for field_name in _INDEXED & row.keys():
+            self._index(cls, field_name, ref, row[field_name], None)
         self._touch(cls, ref, deleted=True)
 
     def map_add(self, cls: str, ref: str, field: str, key: str, value: Any) -> None:
@@ -186,12 +200,16 @@ class Database:
         """Say that something about the object changed that is in no stored field (event.inject)."""
         self._touch(cls, ref)
 
-    def changes_since(self, stamp: int) -> Iterator[Change]:
-        """The latest change of every object that changed after that stamp, newest first."""
-        for change in reversed(self._changes.values()):
+    def changes_since(self, cls: str, stamp: int) -> Iterator[Change]:
+        """The latest change of every object of a class that changed after that stamp, newest first."""
+        for change in reversed(self._changes[cls].values()):
             if change.stamp <= stamp:
                 return
             yield change
+
+    def last_change(self, cls: str, ref: str) -> Change | None:
+        """Of one object; deletions are remembered for a while only."""
+        return self._changes[cls].get(ref)
 
     # ---- inside
 
@@ -202,11 +220,32 @@ class Database:
 
     def _touch(self, cls: str, ref: str, *, is_new: bool = False, deleted: bool = False) -> None:
         self.stamp += 1
-        before = self._changes.get(ref)
+        changes = self._changes[cls]
+        before = changes.get(ref)
         created = self.stamp if is_new or before is None else before.created
-        self._changes[ref] = Change(self.stamp, cls, ref, created, deleted)
-        self._changes.move_to_end(ref)
-        self.on_change()
+        changes[ref] = Change(self.stamp, cls, ref, created, deleted)
+        changes.move_to_end(ref)
+        if deleted:
+            self._forget_old_deletions(cls, ref)
+        self.on_change(cls, ref)
+
+    def _forget_old_deletions(self, cls: str, ref: str) -> None:
+        """xapi remembers the last few hundred deletions of a table (db_cache_types.ml, Table.remove)."""
+        deleted = self._deleted[cls]
+        deleted.append(ref)
+        if len(deleted) >= _DELETIONS_MOST:
+            while len(deleted) > _DELETIONS_KEPT:
+                self._changes[cls].pop(deleted.popleft(), None)
+
+    def _index(self, cls: str, field: str, ref: str, before: str | None, after: str | None) -> None:
+        """Move one object from one value of an indexed field to another; None: it has none."""
+        if before is not None:
+            same = self._by_value[cls, field, before]
+            del same[ref]
+            if not same:
+                del self._by_value[cls, field, before]
+        if after is not None:
+            self._by_value.setdefault((cls, field, after), {})[ref] = None
 
     def _link(self, cls: str, ref: str, field: str, before: Any, after: Any) -> None:
         """Keep the other side of a relation, and mark the parents as changed."""

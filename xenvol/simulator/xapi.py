@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from xenvol.simulator import datamodel
 from xenvol.simulator.database import Database
+from xenvol.simulator.domains import Domain
+from xenvol.simulator.failure import NULL
 from xenvol.simulator.guests import Guest
+from xenvol.simulator.notify import EVERYTHING, Bell
 from xenvol.simulator.sm.world import World
 
 
@@ -23,15 +27,59 @@ class Xapi:
         """The storage behind the pool: targets, exports, devices (`xenvol.simulator.sm.world`)."""
         self.guests: dict[str, Guest] = {}
         """The operating systems in the VMs, by VM reference (`xenvol.simulator.guests.guest_of`)."""
-        self.lock = threading.Condition(threading.RLock())
-        self.db.on_change = self.lock.notify_all
+        self.domains: dict[str, Domain] = {}
+        """The domains that run, by VM reference (`xenvol.simulator.rules.hypervisor`)."""
+        self.domains_use_storage = True
+        """Whether a VM's disks are attached through storage drivers; the recorded host's were not."""
+        mutex = threading.RLock()
+        self.lock = threading.Condition(mutex)
+        """Notified after every change, for rules that wait until an operation is over."""
+        self.bell = Bell(mutex)
+        """For those who wait for a change of something in particular: `event.from`."""
+        self._asleep = threading.Condition(mutex)
+        self.is_closed = False
+        self.db.on_change = self._changed
         self.storage_delays = False
         """Whether storage drivers take the time that real ones were seen to take."""
         self.queueing = 0
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
+        self.held: set[tuple[str, ...]] = set()
+        """What the hosts' storage layers are busy with (`xenvol.simulator.rules.backend.holding`)."""
+
+        self.clock: Callable[[], float] = time.time
+        """What the pool's hosts think that it is, in seconds since 1970; a test may move it."""
+        self.users = {"root": "secret"}
+        """Who may log in."""
+        self.login_penalty = 0.0
+        """Seconds that a failed log-in takes; about 2 for a real PAM."""
+        self.local_sessions: dict[str, str] = {}
+        """Sessions of session.slave_local_login_with_password, and the host that knows them."""
+
+    @property
+    def master(self) -> str:
+        """The host that answers for the pool."""
+        db = self.db
+        pool = db.first("pool")
+        return db.row("pool", pool)["master"] if pool else (db.first("host") or NULL)
+
+    def now(self) -> str:
+        """The time as xapi stores it: ``20261121T02:35:29Z``."""
+        return time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(self.clock()))
 
     def sleep(self, seconds: float) -> None:
         """Sleep with the lock released; called with the lock held."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.lock.wait(left)
+        while not self.is_closed and (left := end - time.monotonic()) > 0:
+            self._asleep.wait(left)
+
+    def close(self) -> None:
+        """Nobody sleeps or waits any longer; calls under way end as they can."""
+        with self.lock:
+            self.is_closed = True
+            self._asleep.notify_all()
+            self.lock.notify_all()
+            self.bell.ring_all()
+
+    def _changed(self, cls: str, ref: str) -> None:
+        self.lock.notify_all()
+        self.bell.ring(EVERYTHING, cls.lower(), ref)

@@ -1,9 +1,9 @@
 """Who may work on an object at the same time: one mark per operation, and whoever conflicts waits for it.
 
-xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation does
-not go with one that is under way does not fail: inside the server it waits until the other is done and looks
-again (facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each class's own
-affair: it registers a `Discipline`.
+xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation
+does not go with one that is under way does not fail: inside the server it waits until the other is done and
+looks again (facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each
+class's own affair: it registers a `Discipline`.
 """
 
 from __future__ import annotations

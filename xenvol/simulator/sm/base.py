@@ -153,6 +153,9 @@ class XapiPort(Protocol):
     def sleep(self, seconds: float) -> None:
         """Take real time, if the simulator is told to take as long as real storage."""
 
+    def delay(self, seconds: float) -> None:
+        """Take so much real time in any case; other calls run meanwhile."""
+
 
 class XapiRefusal(Exception):
     """xapi said no to a driver; prints as a driver quotes it (traces sm/20e#17, sm/21#67)."""
@@ -255,8 +258,7 @@ class Driver(abc.ABC):
         raise SMFailure(NOT_IMPLEMENTED)
 
     def update(self) -> None:
-        """SR.update: refresh the SR's sizes."""
-        raise SMFailure(NOT_IMPLEMENTED)
+        """SR.update: refresh the SR's sizes. A driver that keeps none has nothing to do (sm/SR.py, update)."""
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
         """Makes the data *and* introduces the row; the caller sets what belongs to xapi (other_config, tags...)."""

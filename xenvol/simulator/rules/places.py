@@ -1,0 +1,88 @@
+"""Which host runs a storage call, and through which of the SR's PBDs.
+
+The rules are those of facts/xapi.md 2.3: any plugged PBD will do for an SR that has one, but a PBD of the
+pool master's is needed as soon as there are several; the SRmaster, which alone may change an SR's content, is
+the pool master for a shared SR and the one host with a PBD for another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import Failure
+
+if TYPE_CHECKING:
+    from xenvol.simulator.database import Database
+    from xenvol.simulator.xapi import Xapi
+
+
+def is_live(db: Database, host: str) -> bool:
+    """Whether the host is known to be up; one that does not exist is not."""
+    if not db.exists("host", host):
+        return False
+    metrics = db.row("host", host)["metrics"]
+    return db.exists("host_metrics", metrics) and bool(db.row("host_metrics", metrics)["live"])
+
+
+def assert_live(xapi: Xapi, host: str) -> None:
+    """Calls are sent to live hosts only; the master itself is always live (message_forwarding.ml, check_live)."""
+    if host != xapi.master and not is_live(xapi.db, host):
+        raise Failure("HOST_OFFLINE", host)
+
+
+def plugged_pbds(db: Database, sr: str) -> list[str]:
+    return [pbd for pbd in db.children(sr, "PBDs") if db.row("PBD", pbd)["currently_attached"]]
+
+
+def host_for_sr(xapi: Xapi, sr: str, *, or_unplugged: bool = False) -> str:
+    """The host that does something with an SR (message_forwarding.ml, forward_sr_op).
+
+    Raises HANDLE_INVALID, SR_HAS_NO_PBDS [sr] or HOST_OFFLINE. ``or_unplugged``: SR.destroy needs no plugged
+    PBD.
+    """
+    db = xapi.db
+    db.row("SR", sr)
+    hosts = [db.row("PBD", pbd)["host"] for pbd in candidate_pbds(xapi, sr, or_unplugged=or_unplugged)]
+    if not hosts:
+        raise Failure("SR_HAS_NO_PBDS", sr)
+    assert_live(xapi, hosts[0])
+    return hosts[0]
+
+
+def candidate_pbds(xapi: Xapi, sr: str, *, or_unplugged: bool) -> list[str]:
+    """The PBDs that a call on the SR may use, the first one first; none where the master's is missing."""
+    db = xapi.db
+    every = db.children(sr, "PBDs")
+    pbds = every if or_unplugged else plugged_pbds(db, sr)
+    if len(every) < 2:
+        return pbds
+    of_master = [pbd for pbd in pbds if db.row("PBD", pbd)["host"] == xapi.master]
+    return of_master + [pbd for pbd in pbds if pbd not in of_master] if of_master else []
+
+
+def srmaster(xapi: Xapi, sr: str) -> str:
+    """The one host whose driver may change what is in the SR (helpers.ml, get_srmaster)."""
+    db = xapi.db
+    if db.row("SR", sr)["shared"]:
+        return xapi.master
+    pbds = db.children(sr, "PBDs")
+    if not pbds:
+        raise Failure("SR_HAS_NO_PBDS")
+    if len(pbds) > 1:
+        raise Failure("SR_HAS_MULTIPLE_PBDS", *(db.row("PBD", pbd)["uuid"] for pbd in pbds))
+    host: str = db.row("PBD", pbds[0])["host"]
+    return host
+
+
+def pbd_of(db: Database, sr: str, host: str) -> str:
+    """The host's PBD for the SR, plugged or not (sm.ml, get_my_pbd_for_sr)."""
+    for pbd in db.children(sr, "PBDs"):
+        if db.row("PBD", pbd)["host"] == host:
+            return pbd
+    raise Failure("SR_HAS_NO_PBDS", sr)
+
+
+def assert_plugged(db: Database, sr: str, host: str) -> None:
+    """Raises SR_HAS_NO_PBDS [sr] where the host does not have the SR plugged."""
+    if not db.row("PBD", pbd_of(db, sr, host))["currently_attached"]:
+        raise Failure("SR_HAS_NO_PBDS", sr)
