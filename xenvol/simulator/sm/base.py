@@ -1,10 +1,10 @@
 """What xapi asks of a storage driver (SM), and the few things that a driver may do to xapi's database.
 
-A real driver is a script that xapi runs for one command and that calls xapi back over its own session. Here it is
-an object made for one command: `Driver(request)`, then one method. It keeps nothing: what outlasts a command lives
-in the storage `World` (targets, LUNs, files), in the world's per-host state (iSCSI sessions, mounts), or in xapi's
-database, which a driver reaches through `XapiPort` only. It refuses with `SMFailure`; xapi's side turns that into
-SR_BACKEND_FAILURE_<n> (facts/xapi.md 2.1).
+A real driver is a script that xapi runs for one command and that calls xapi back over its own session. Here
+it is an object made for one command: `Driver(request)`, then one method. It keeps nothing: what outlasts a
+command lives in the storage `World` (targets, LUNs, files), in the world's per-host state (iSCSI sessions,
+mounts), or in xapi's database, which a driver reaches through `XapiPort` only. It refuses with `SMFailure`;
+xapi's side turns that into SR_BACKEND_FAILURE_<n> (facts/xapi.md 2.1).
 """
 
 from __future__ import annotations
@@ -216,6 +216,13 @@ class Driver(abc.ABC):
         self.config = request.device_config
         self.xapi = request.xapi
 
+    def load(self) -> None:
+        """Runs before every command and looks at nothing but the device_config and the host: 90, 94-97, 101, 102...
+
+        When it refuses, the command was never tried: the SR is not marked ``dirty`` and no scan follows a
+        failed attach (trace 02#155: 97 leaves no mark; 02#161: 108, from the attach itself, does).
+        """
+
     @abc.abstractmethod
     def attach(self) -> None:
         """PBD.plug on one host. On the SRmaster `after_master_attach` follows, even when this has failed."""
@@ -227,8 +234,8 @@ class Driver(abc.ABC):
     def after_master_attach(self) -> None:
         """What SM does after every attach on the SRmaster, also a failed one: it scans.
 
-        A scan that fails becomes a message and no more (facts/sm-truth.md findings 1 and 12); a driver that shall
-        not scan here, as ISO libraries, overrides this with nothing. The caller has set ``dirty``.
+        A scan that fails becomes a message and no more (facts/sm-truth.md findings 1 and 12); a driver that
+        shall not scan here, as ISO libraries, overrides this with nothing. The caller has set ``dirty``.
         """
         try:
             self.scan()
@@ -253,7 +260,8 @@ class Driver(abc.ABC):
     def scan(self) -> list[VDIInfo]:
         """Introduce, update and forget rows through the port, as SM does, and return all that there is.
 
-        xapi then compares once more by location (facts/xapi.md, SR.scan); sizes of the SR are set by the driver.
+        xapi then compares once more by location (facts/xapi.md, SR.scan); sizes of the SR are set by the
+        driver.
         """
         raise SMFailure(NOT_IMPLEMENTED)
 
