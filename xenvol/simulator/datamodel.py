@@ -81,6 +81,13 @@ class DataModel:
     relations: tuple[tuple[str, str, str, str], ...]
     """(child class, its field, parent class, its set): ``("VDI", "SR", "SR", "VDIs")``."""
 
+    wire_names: dict[str, Message]
+    """Every spelling of every message: ``VM.start`` and ``VM_start``."""
+
+    def event_classes(self, name: str) -> tuple[str, ...]:
+        """The classes with events that go by a name in lower case; all of them for an empty name."""
+        return _event_classes(self.version).get(name, ())
+
     def message(self, full_name: str) -> Message | None:
         cls, _, name = full_name.partition(".")
         known = self.classes.get(cls)
@@ -116,7 +123,19 @@ def load(version: str) -> DataModel:
         classes.setdefault(name, Class(name, {}, {}, False, {}, is_bare=True))
     relations = tuple(tuple(row) for row in table["relations"])
     enums = {name: tuple(values) for name, values in table["enums"].items()}
-    return DataModel(version, classes, enums, relations)
+    wire_names = {
+        spelling: message
+        for cls in classes.values()
+        for message in cls.messages.values()
+        for spelling in (f"{cls.name}_{message.name}", message.full_name)
+    }
+    return DataModel(version, classes, enums, relations, wire_names)
+
+
+@functools.cache
+def _event_classes(version: str) -> dict[str, tuple[str, ...]]:
+    names = [cls.name for cls in load(version).classes.values() if cls.has_events]
+    return {"": tuple(names)} | {name.lower(): (name,) for name in names}
 
 
 def _class(name: str, entry: dict[str, Any], release: tuple[int, ...]) -> Class:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xenvol.simulator.failure import NULL
+
 if TYPE_CHECKING:
     from xenvol.simulator.database import Database
     from xenvol.simulator.xapi import Xapi
@@ -49,6 +51,8 @@ class Call:
     session: str
     task: str
     """Key of current_operations. An Async call's task has a record; a synchronous call's has none."""
+    host: str = NULL
+    """The host that was asked; the pool's master but for the few calls that a member answers itself."""
 
     @property
     def db(self) -> Database:

@@ -37,6 +37,8 @@ class Xapi:
         self.bell = Bell(mutex)
         """For those who wait for a change of something in particular: `event.from`."""
         self._asleep = threading.Condition(mutex)
+        self.observers: list[Callable[[str, str], None]] = []
+        """Told (class, reference) of every change, with the lock held."""
         self.is_closed = False
         self.db.on_change = self._changed
         self.storage_delays = False
@@ -81,5 +83,7 @@ class Xapi:
             self.bell.ring_all()
 
     def _changed(self, cls: str, ref: str) -> None:
+        for observer in self.observers:
+            observer(cls, ref)
         self.lock.notify_all()
         self.bell.ring(EVERYTHING, cls.lower(), ref)

@@ -1,0 +1,150 @@
+"""From a parsed call to its answer: the checks that every call passes, in xapi's order, and then its rule.
+
+xapi's dispatcher is generated from the data model (gen_server.ml), and so is this one: the name, the number of
+parameters, their types, the session, in that order; a message that was removed says so only after all that. A
+call that comes this far runs whole under the pool's lock, which only a rule that waits gives up.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import pkgutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xenvol.simulator import eventqueue, events, generic, sessions, tasks
+from xenvol.simulator.datamodel import DataModel, Message
+from xenvol.simulator.failure import Failure, internal_error
+from xenvol.simulator.rulebook import RULES, Call
+from xenvol.simulator.values import Marshalled, Wire, decode, encode, failure, parse_type, show
+from xenvol.simulator.xapi import Xapi
+
+log = logging.getLogger(__name__)
+
+#: Modules outside the rules package that register rules.
+_PROTOCOL_RULES = (sessions, tasks, events, eventqueue)
+
+
+@functools.cache
+def load_rules() -> None:
+    """Import every module of the rules package, so that it registers."""
+    package = importlib.import_module("xenvol.simulator.rules")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call that passed every check."""
+
+    message: Message
+    call: Call
+    arguments: list[Any]
+
+
+def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire:
+    """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
+    prefix = next((p for p in ("Async.", "InternalAsync.") if method.startswith(p)), "")
+    name = method.removeprefix(prefix)
+    with xapi.lock:
+        message = xapi.model.wire_names.get(name)
+        if message is None:
+            return _not_a_message(xapi, host, name, params)
+        prepared = prepare(xapi, host, name, message, params)
+        if prefix:
+            if not message.is_async:
+                raise Failure("Fault", f"No async mode for this operation (rpc: {name})")
+            return tasks.start(prepared.call, f"Async.{message.full_name}", lambda call: run(prepared, call))
+        return run(prepared, prepared.call)
+
+
+def prepare(xapi: Xapi, host: str, name: str, message: Message, params: Sequence[Wire]) -> Prepared:
+    """Count, convert and check; ``name`` is the message as the caller spells it."""
+    with_session = message.takes_session
+    given = len(params) - with_session
+    optional = len(message.params) - message.required
+    if given < message.required or (given > message.required and not optional):
+        raise Failure("MESSAGE_PARAMETER_COUNT_MISMATCH", name, str(message.required), str(given))
+    rest = list(params)
+    session = _session(rest.pop(0)) if with_session else ""
+    is_removed = message.state == "Removed"
+    arguments = [] if is_removed else _arguments(xapi.model, message, rest)
+    if with_session:
+        sessions.check(xapi, session, host, message.full_name, intra_pool_only=message.intra_pool_only)
+    if is_removed:
+        raise Failure("MESSAGE_REMOVED")
+    call = Call(xapi, message.full_name, session, f"OpaqueRef:{uuid.uuid4()}", host)
+    return Prepared(message, call, arguments)
+
+
+def run(prepared: Prepared, call: Call) -> Wire:
+    """Do it, and marshal the result."""
+    message, model = prepared.message, call.xapi.model
+    act = RULES.get(message.full_name) or generic.handler(model.classes[message.cls], message)
+    if act is None:
+        raise Failure("NOT_IMPLEMENTED", message.full_name)
+    try:
+        result = act(call, *prepared.arguments)
+        return (
+            result.wire
+            if isinstance(result, Marshalled)
+            else encode(model, parse_type(message.result), result)
+        )
+    except Failure:
+        raise
+    except Exception as error:  # xapi answers INTERNAL_ERROR to whatever it did not foresee
+        log.exception("%s failed", message.full_name)
+        raise internal_error(repr(error)) from error
+
+
+# ---- inside
+
+
+def _session(wire: Wire) -> str:
+    if not isinstance(wire, str):
+        raise failure(f"Expected string, got '{show(wire)}'")
+    return wire
+
+
+def _arguments(model: DataModel, message: Message, given: list[Wire]) -> list[Any]:
+    if (
+        message.name == "create"
+        and len(message.params) == 1
+        and message.params[0].type == f"{message.cls} record"
+    ):
+        return [_constructor_record(model, message.cls, given[0])]
+    return [
+        decode(model, parse_type(param.type), given[position]) if position < len(given) else param.default
+        for position, param in enumerate(message.params)
+    ]
+
+
+def _constructor_record(model: DataModel, cls: str, wire: Wire) -> dict[str, Any]:
+    """The fields that a constructor reads, defaults filled in; whatever else is in the record is ignored."""
+    if not isinstance(wire, dict):
+        raise failure("bad __structure")
+    record = {}
+    for name, field in model.classes[cls].constructor.items():
+        if name in wire:
+            record[name] = decode(model, parse_type(field.type), wire[name])
+        elif field.has_default:
+            record[name] = field.default
+        else:
+            raise internal_error(f'Server_helpers.Dispatcher_FieldNotFound("{name}")')
+    return record
+
+
+def _not_a_message(xapi: Xapi, host: str, name: str, params: Sequence[Wire]) -> Wire:
+    if name == "system.listMethods":
+        return [message.full_name for cls in xapi.model.classes.values() for message in cls.messages.values()]
+    if name.startswith("system.isAlive:"):
+        if not params:
+            raise failure("hd")
+        return params[0]
+    if params:  # it might be an extension of the host's, so the session is looked at first
+        sessions.check(xapi, _session(params[0]), host, "Host.call_extension")
+    raise Failure("MESSAGE_METHOD_UNKNOWN", name)

@@ -1,0 +1,114 @@
+"""The old way to hear of changes: register for classes once, then ask again and again for what is next (trace 08).
+
+Unlike event.from, every single change is an event, with the record as it was then. A session has one queue; it
+begins with the session's first event.register and ends with the session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from typing import Any
+
+from xenvol.simulator.events import Subscription, snapshot
+from xenvol.simulator.failure import Failure
+from xenvol.simulator.rulebook import Call, rule
+from xenvol.simulator.values import Marshalled, Wire
+from xenvol.simulator.xapi import Xapi
+
+_PATIENCE = 86400.0  # seconds; event.next waits without end
+
+
+class Queues:
+    """All sessions' queues of one pool, fed by its database."""
+
+    def __init__(self, xapi: Xapi) -> None:
+        self._xapi = xapi
+        self._count = 0
+        """Of all events that anybody was registered for; the id of the next one."""
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        self.waiting: dict[str, list[Wire]] = {}
+
+    def changed(self, cls: str, ref: str) -> None:
+        name = cls.lower()
+        wanted = [
+            session
+            for session, subscriptions in self.subscriptions.items()
+            if any(subscription.matches(name, ref) for subscription in subscriptions)
+        ]
+        if wanted and self._xapi.model.classes[cls].has_events:
+            event = self._event(cls, ref)
+            for session in wanted:
+                self.waiting[session].append(event)
+
+    def _event(self, cls: str, ref: str) -> Wire:
+        db = self._xapi.db
+        change = db.last_change(cls, ref)
+        operation = "mod"
+        if change is not None and (change.deleted or change.created == change.stamp):
+            operation = "del" if change.deleted else "add"
+        event: dict[str, Any] = {
+            "id": str(self._count),
+            "timestamp": f"{int(self._xapi.clock())}.",
+            "class": cls.lower(),
+            "operation": operation,
+            "ref": ref,
+        }
+        if operation != "del":
+            event["snapshot"] = snapshot(db, cls, ref)
+        self._count += 1
+        return event
+
+
+_QUEUES: weakref.WeakKeyDictionary[Xapi, Queues] = weakref.WeakKeyDictionary()
+
+
+def _queues(xapi: Xapi) -> Queues:
+    """Made when somebody registers for the first time; until then changes cost nothing here."""
+    if xapi not in _QUEUES:
+        queues = _QUEUES[xapi] = Queues(xapi)
+        xapi.observers.append(queues.changed)
+    return _QUEUES[xapi]
+
+
+@rule("event.register")
+def event_register(call: Call, classes: list[str]) -> None:
+    queues = _queues(call.xapi)
+    queues.waiting.setdefault(call.session, [])
+    queues.subscriptions.setdefault(call.session, []).extend(map(Subscription.parse, classes))
+
+
+@rule("event.unregister")
+def event_unregister(call: Call, classes: list[str]) -> None:
+    """The queue stays, so that event.next then blocks (trace 08#60)."""
+    unwanted = [Subscription.parse(text) for text in classes]
+    queues = _queues(call.xapi)
+    queues.waiting.setdefault(call.session, [])
+    subscriptions = queues.subscriptions.setdefault(call.session, [])
+    subscriptions[:] = [subscription for subscription in subscriptions if subscription not in unwanted]
+
+
+@rule("event.next")
+def event_next(call: Call) -> Marshalled:
+    """Wait, without end, for an event that the session registered for."""
+    queues = _queues(call.xapi)
+    if call.session not in queues.waiting:
+        raise Failure("SESSION_NOT_REGISTERED", track_id(call.session))
+    while not (events := queues.waiting[call.session]) and not call.xapi.is_closed:
+        topics = {subscription.topic for subscription in queues.subscriptions[call.session]}
+        call.xapi.bell.wait({*topics, call.session}, _PATIENCE)
+        if not call.db.exists("session", call.session):
+            del queues.waiting[call.session], queues.subscriptions[call.session]
+            raise Failure("SESSION_INVALID", call.session)
+    queues.waiting[call.session] = []
+    return Marshalled(events)
+
+
+@rule("event.get_current_id")
+def event_get_current_id(call: Call) -> int:
+    return 0
+
+
+def track_id(session: str) -> str:
+    """How xapi names a session where it must not be readable."""
+    return f"trackid={hashlib.md5(session.encode(), usedforsecurity=False).hexdigest()}"

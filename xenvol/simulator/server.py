@@ -1,0 +1,260 @@
+"""HTTP/1.1 as a host's xapi speaks it: which path is which protocol, and which answers are pages of HTML.
+
+One `Server` is one host's listener. Several may stand before one `Service`, each with the identity of another host
+of the pool. A thread serves a connection, from its first request to its last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from xenvol.simulator import jsonrpc, xmlrpc
+from xenvol.simulator.failure import Garbage
+from xenvol.simulator.hooks import Answer, Reply
+from xenvol.simulator.service import Dropped, Service
+from xenvol.simulator.xapi import Xapi
+
+log = logging.getLogger(__name__)
+
+LARGEST_BODY = 300 * 1024
+"""Bytes (facts/xapi.md 4.1)."""
+_BACKLOG = 128
+_LONGEST_LINE = 65536
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    413: "Request Entity Too Large",
+    500: "Internal Error",
+    501: "Method not implemented",
+}
+_PAGES = {
+    400: "<h1>HTTP 400 bad request</h1>The HTTP request was malformed. Please correct and retry.",
+    403: "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden.",
+    404: "<h1>HTTP 404 not found</h1>",
+    413: "<h1>HTTP 413 request entity too large</h1>",
+    500: "<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. "
+    "If the problem persists, please contact your support representative.<h1> Additional information </h1>",
+    501: "<h1>HTTP 501 Method Not Implemented</h1>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    verb: str
+    path: str
+    """With the query."""
+    headers: dict[str, str]
+    """By name in lower case."""
+    body: bytes
+    is_last: bool
+    """The client wants the connection closed afterwards."""
+
+
+class _Closing(Exception):
+    """Answer, if at all, and close the connection."""
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+class Server:
+    """Listens from `start` to `close`; ``host`` and ``port`` may be 127.0.0.2 and 0 to be given one."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        identity: Callable[[Xapi], str] = lambda xapi: xapi.master,
+    ) -> None:
+        self.service = service
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.identity = identity
+        """Which host of a pool this is; asked for every call, as a reset makes new hosts."""
+        self._listener: socket.socket | None = None
+        self._connections: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        self._gone = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.url} {'up' if self.is_up else 'down'}>"
+
+    @property
+    def url(self) -> str:
+        address = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{address}:{self.port}"
+
+    @property
+    def is_up(self) -> bool:
+        return self._listener is not None
+
+    def start(self) -> None:
+        """Listen; OSError when the port is taken. The same port again after `go_down`."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
+        self.port = listener.getsockname()[1]
+        self._gone = threading.Event()
+        self._listener = listener
+        threading.Thread(
+            target=self._accept, args=(listener, self._gone), name=f"accept {self.url}", daemon=True
+        ).start()
+
+    def go_down(self) -> None:
+        """The host dies: connections are refused, and the open ones end without an answer. Idempotent."""
+        with self._guard:
+            listener, self._listener = self._listener, None
+            connections, self._connections = self._connections, set()
+            self._gone.set()
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def come_back(self) -> None:
+        """Listen again after `go_down`; idempotent."""
+        if self._listener is None:
+            self.start()
+
+    close = go_down
+
+    # ---- connections
+
+    def _accept(self, listener: socket.socket, gone: threading.Event) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection, gone), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, gone: threading.Event) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls is not None:
+                connection = stack.enter_context(self.tls.wrap_socket(connection, server_side=True))
+            with self._guard:
+                if gone.is_set():
+                    return
+                self._connections.add(connection)
+            stack.callback(self._forget, connection)
+            stream = stack.enter_context(connection.makefile("rb"))
+            while (request := _read(stream, connection)) is not None:
+                try:
+                    reply = self._answer(request, gone)
+                except Dropped as dropped:
+                    if dropped.host_dies:
+                        self.go_down()
+                    return
+                is_last = request.is_last or reply.status != 200
+                connection.sendall(_head(reply, request, is_last=is_last) + reply.body)
+                if is_last:
+                    return
+
+    def _forget(self, connection: socket.socket) -> None:
+        with self._guard:
+            self._connections.discard(connection)
+
+    # ---- requests
+
+    def _answer(self, request: Request, gone: threading.Event) -> Reply:
+        path = request.path.partition("?")[0]
+        if path.startswith("/simulator/") and self.service.control is not None:
+            return self.service.control(request.verb, request.path, request.body)
+        if request.verb == "OPTIONS":
+            return Reply(200, "text/plain", b"")
+        if request.verb in ("GET", "PUT"):
+            return page(403)
+        if request.verb != "POST":
+            return page(501)
+        if len(request.body) > LARGEST_BODY:
+            return page(413)
+        try:
+            if path.startswith("/jsonrpc"):
+                return self._jsonrpc(request.body, gone)
+            return self._xmlrpc(request.body, gone)
+        except Garbage as garbage:
+            return page(500, str(garbage))
+
+    def _xmlrpc(self, body: bytes, gone: threading.Event) -> Reply:
+        method, params = xmlrpc.parse_call(body)
+        answer = self._call("xmlrpc", method, params, gone)
+        if answer.error is not None:
+            return Reply(200, "text/xml", xmlrpc.failure(list(answer.error)))
+        write = xmlrpc.bare if method == "system.listMethods" else xmlrpc.success
+        return Reply(200, "text/xml", write(answer.result))
+
+    def _jsonrpc(self, body: bytes, gone: threading.Event) -> Reply:
+        call = jsonrpc.parse_call(body)
+        protocol = "jsonrpc2" if call.version == 2 else "jsonrpc"
+        answer = self._call(protocol, call.method, call.params, gone)
+        if answer.error is not None:
+            return Reply(200, "application/json", jsonrpc.failure(call, list(answer.error)))
+        return Reply(200, "application/json", jsonrpc.success(call, answer.result))
+
+    def _call(self, protocol: str, method: str, params: list[object], gone: threading.Event) -> Answer:
+        return self.service.call(protocol, method, params, self.identity(self.service.xapi), gone)
+
+
+def page(status: int, more: str = "") -> Reply:
+    """One of the pages of HTML that take the place of an answer."""
+    text = f"<html><body>{_PAGES[status]}{html.escape(more, quote=True)}</body></html>"
+    return Reply(status, "text/html", text.encode())
+
+
+# ---- the text of HTTP
+
+
+def _read(stream: BinaryIO, connection: socket.socket) -> Request | None:
+    """The next request; None when the client is done or sends no HTTP."""
+    words = stream.readline(_LONGEST_LINE).decode("latin-1").split()
+    if len(words) != 3:
+        return None
+    verb, path, version = words
+    headers = {}
+    while (line := stream.readline(_LONGEST_LINE).decode("latin-1").strip()) != "":
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    if headers.get("expect", "").lower() == "100-continue":
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    length = headers.get("content-length", "0")
+    body = stream.read(int(length)) if length.isdecimal() else b""
+    wish = headers.get("connection", "").lower()
+    is_last = wish == "close" or (version == "HTTP/1.0" and wish != "keep-alive")
+    return Request(verb, path, headers, body, is_last)
+
+
+def _head(reply: Reply, request: Request, *, is_last: bool) -> bytes:
+    lines = [
+        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Other')}",
+        f"content-length: {len(reply.body)}",
+        f"connection: {'close' if is_last else 'keep-alive'}",
+        "cache-control: no-cache, no-store",
+        f"content-type: {reply.content_type}",
+    ]
+    if reply.status == 200:
+        lines.append("Access-Control-Allow-Origin: *")
+        wanted = request.headers.get("access-control-request-headers")
+        lines.append(f"Access-Control-Allow-Headers: {f'{wanted}, ' if wanted else ''}X-Requested-With")
+        if request.verb == "OPTIONS":
+            lines.append("Access-Control-Allow-Methods: PUT")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

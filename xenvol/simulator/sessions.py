@@ -1,0 +1,109 @@
+"""Who may call: log-in, log-out, and what every call is checked for before it runs.
+
+On a pool member other than the master only local sessions work; everything else is told where the master is
+(facts/xapi.md 4.4, session_check.ml).
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from xenvol.simulator.failure import NULL, Failure, internal_error
+from xenvol.simulator.rulebook import Call, rule
+from xenvol.simulator.xapi import Xapi
+
+
+def check(xapi: Xapi, session: str, host: str, method: str, *, intra_pool_only: bool = False) -> None:
+    """Let the call pass, or raise SESSION_INVALID, HOST_IS_SLAVE or INTERNAL_ERROR."""
+    if xapi.local_sessions.get(session) == host:
+        return
+    if not xapi.db.exists("session", session):
+        raise Failure("SESSION_INVALID", session)
+    if not xapi.db.row("session", session)["pool"]:
+        if intra_pool_only:
+            raise internal_error(f'Internal API "{method}" call attempted with non-pool (external) session')
+        if host != xapi.master:
+            raise host_is_slave(xapi)
+    _touch(xapi, session)
+
+
+def host_is_slave(xapi: Xapi) -> Failure:
+    return Failure("HOST_IS_SLAVE", xapi.db.row("host", xapi.master)["address"])
+
+
+def _touch(xapi: Xapi, session: str) -> None:
+    """Note that the session is in use."""
+    xapi.db.set("session", session, last_active=xapi.now())
+
+
+def authenticate(xapi: Xapi, user: str, password: str) -> None:
+    """PAM's part; the failure takes its time."""
+    if user not in xapi.users:
+        reason = "User not known to the underlying authentication module"
+    elif xapi.users[user] != password:
+        reason = "Authentication failure"
+    else:
+        return
+    xapi.sleep(xapi.login_penalty)
+    raise Failure("SESSION_AUTHENTICATION_FAILED", user, reason)
+
+
+@rule("session.login_with_password")
+def login_with_password(call: Call, user: str, password: str, version: str, originator: str) -> str:
+    if call.host != call.xapi.master:
+        raise host_is_slave(call.xapi)
+    authenticate(call.xapi, user, password)
+    now = call.xapi.now()
+    return call.db.create(
+        "session",
+        this_host=call.host,
+        this_user=NULL,
+        last_active=now,
+        validation_time=now,
+        is_local_superuser=True,
+        auth_user_name=user,
+        originator=originator,
+    )
+
+
+@rule("session.slave_local_login_with_password")
+def slave_local_login_with_password(call: Call, user: str, password: str) -> str:
+    """Works on every host, master or not."""
+    authenticate(call.xapi, user, password)
+    session = f"OpaqueRef:{uuid.uuid4()}"
+    call.xapi.local_sessions[session] = call.host
+    return session
+
+
+@rule("session.slave_login")
+def slave_login(call: Call, host: str, secret: str) -> str:
+    """Another host's log-in; nobody knows this pool's secret."""
+    raise Failure("SESSION_AUTHENTICATION_FAILED", host, "Pool credentials invalid")
+
+
+@rule("session.slave_local_login")
+def slave_local_login(call: Call, secret: str) -> str:
+    raise Failure("SESSION_AUTHENTICATION_FAILED", "localhost", "Pool credentials invalid")
+
+
+@rule("session.logout")
+def logout(call: Call) -> None:
+    destroy(call.xapi, call.session)
+
+
+@rule("session.local_logout")
+def local_logout(call: Call) -> None:
+    call.xapi.local_sessions.pop(call.session, None)
+
+
+def destroy(xapi: Xapi, session: str) -> None:
+    """The session is gone; who waits for events under it hears SESSION_INVALID. Idempotent."""
+    if xapi.db.exists("session", session):
+        xapi.db.delete("session", session)
+    xapi.local_sessions.pop(session, None)
+
+
+@rule("session.get_all_subject_identifiers")
+def get_all_subject_identifiers(call: Call) -> list[str]:
+    """Of the external users that are logged in; there are none."""
+    return []
