@@ -1,0 +1,230 @@
+"""Files as a server, a disk or a control domain holds them, on file systems that can be full or read-only.
+
+A file knows how long it is and what it costs; its bytes, where somebody cares for them, lie in a sparse file of
+our own (`File.data`). A VHD is a model, not the format: what its tables say is `File.vhd`, and `data` holds what a
+guest would read of the whole disk. A base copy has no data, since nobody can attach it. Nothing coalesces VHDs.
+Failures are the `OSError`s of the system calls, with their numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from xenvol.simulator.sm.vhd import Vhd, data_blocks, length, round_up
+
+
+class File:
+    """``length`` is what ``ls`` shows. Without ``is_sparse`` all of it takes space."""
+
+    def __init__(
+        self, length: int = 0, *, vhd: Vhd | None = None, data: Path | None = None, is_sparse: bool = False
+    ) -> None:
+        self._length = length
+        self.vhd = vhd
+        self.data = data
+        self.is_sparse = is_sparse
+        self.charged = 0
+        """Bytes of the file system that it holds; kept by the file system."""
+
+    @property
+    def length(self) -> int:
+        return length(self.vhd, data_blocks(self.data)) if self.vhd else self._length
+
+    @property
+    def virtual_size(self) -> int:
+        return self.vhd.virtual_size if self.vhd else self._length
+
+    def footprint(self, block: int) -> int:
+        if not self.is_sparse:
+            return round_up(self.length, block)
+        return self.data.stat().st_blocks * 512 if self.data and self.data.exists() else 0
+
+    def truncate(self, size: int) -> None:
+        self._length = size
+
+    def bytes_in(self, new_file: Callable[[int], Path]) -> Path:
+        """The sparse file with the guest's bytes, ``virtual_size`` long; made when it is first asked for."""
+        if self.data is None:
+            self.data = new_file(self.virtual_size)
+        elif self.data.stat().st_size != self.virtual_size:
+            os.truncate(self.data, self.virtual_size)
+        return self.data
+
+
+class Directory:
+    """Changes its file system's account with every file that comes or goes."""
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        self.filesystem = filesystem
+        self._entries: dict[str, File | Directory] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order of their coming."""
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, path: str) -> File | Directory | None:
+        node: File | Directory | None = self
+        for name in _names(path):
+            node = node._entries.get(name) if isinstance(node, Directory) else None
+        return node
+
+    def file(self, name: str) -> File | None:
+        node = self._entries.get(name)
+        return node if isinstance(node, File) else None
+
+    def directory(self, path: str) -> Directory | None:
+        node = self.find(path)
+        return node if isinstance(node, Directory) else None
+
+    def make_directory(self, path: str) -> Directory:
+        """With all above it; one that is there is taken."""
+        node = self
+        for name in _names(path):
+            child = node._entries.get(name)
+            if child is None:
+                self.filesystem.take(self.filesystem.block)
+                child = node._entries[name] = Directory(self.filesystem)
+            if isinstance(child, File):
+                raise OSError(errno.ENOTDIR, "Not a directory", path)
+            node = child
+        return node
+
+    def add(self, name: str, file: File) -> File:
+        """ENOSPC when it does not fit, EROFS on a read-only file system."""
+        self.filesystem.charge(file)
+        if (before := self.file(name)) is not None:
+            self.filesystem.release(before)
+        self._entries[name] = file
+        return file
+
+    def add_file(self, name: str, size: int = 0) -> File:
+        """A file of somebody's, full of bytes."""
+        return self.add(name, File(size))
+
+    def add_raw(self, vdi_uuid: str, size: int) -> File:
+        """A raw disk, sparse."""
+        return self.add(f"{vdi_uuid}.raw", File(size, is_sparse=True))
+
+    def add_vhd(self, vdi_uuid: str, virtual_size: int, parent: str | None = None) -> File:
+        return self.add(f"{vdi_uuid}.vhd", File(vhd=Vhd(virtual_size, parent)))
+
+    def rename(self, before: str, after: str) -> None:
+        self._entries[after] = self._entries.pop(before)
+
+    def remove(self, name: str) -> None:
+        """ENOTEMPTY for a directory with something in it, ENOENT for a name that is not there."""
+        node = self._entries.get(name)
+        if node is None:
+            raise OSError(errno.ENOENT, "No such file or directory", name)
+        if isinstance(node, File):
+            self.filesystem.release(node)
+            if node.data is not None:
+                node.data.unlink(missing_ok=True)
+        elif len(node):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", name)
+        else:
+            self.filesystem.give_back(self.filesystem.block)
+        del self._entries[name]
+
+
+class FileSystem:
+    """Sizes as statvfs gives them. ``used`` is what others have stored there."""
+
+    def __init__(self, size: int, *, used: int = 0, block: int = 4096, is_read_only: bool = False) -> None:
+        self.size = size
+        self.used = used
+        self.block = block
+        self.is_read_only = is_read_only
+        self._held = 0
+        self.root = Directory(self)
+
+    def __repr__(self) -> str:
+        return f"<FileSystem: {self.utilisation} of {self.size} bytes used>"
+
+    @property
+    def utilisation(self) -> int:
+        return self.used + self._held
+
+    @property
+    def free(self) -> int:
+        return max(0, self.size - self.utilisation)
+
+    def fill(self, leaving: int = 0) -> None:
+        """Somebody else takes all the space but so much."""
+        self.used = self.size - self._held - leaving
+
+    def charge(self, file: File) -> None:
+        """Book what the file takes now."""
+        footprint = file.footprint(self.block)
+        self.take(footprint - file.charged)
+        file.charged = footprint
+
+    def recount(self, file: File) -> None:
+        """Book what a guest has written since; the bytes are there, whether they fit or not."""
+        footprint = file.footprint(self.block)
+        self._held += footprint - file.charged
+        file.charged = footprint
+
+    def release(self, file: File) -> None:
+        self.give_back(file.charged)
+        file.charged = 0
+
+    def take(self, size: int) -> None:
+        if self.is_read_only:
+            raise OSError(errno.EROFS, "Read-only file system")
+        if size > self.free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        if self.is_read_only:
+            raise OSError(errno.EROFS, "Read-only file system")
+        self._held -= size
+
+
+def ext4_on(volume: int) -> tuple[int, int]:
+    """Size and first use of an ext4 with mkfs' defaults: of 1012 MiB, 1025114112 and 24576 (trace sm/24#57).
+
+    The rest goes into inode tables, bitmaps, the journal, and copies of the superblock with room to grow.
+    """
+    block = 4096
+    blocks = volume // block
+    groups = -(-blocks // 32768)
+    inodes_per_group = round_up(-(-volume // 16384 // groups), 16)
+    inode_tables = groups * (inodes_per_group * 256 // block + 2)
+    journal = next((size for limit, size in _JOURNALS if blocks < limit), 262144)
+    descriptors = -(-groups * 64 // block)
+    reserved = min(-(-(blocks * 1024 // 32768) * 64 // block), 1024) - descriptors
+    copies = sum(_has_superblock(group) for group in range(groups))
+    overhead = inode_tables + journal + copies * (1 + descriptors + reserved)
+    return (blocks - overhead) * block, 6 * block
+
+
+_JOURNALS = (
+    (32768, 1024),
+    (262144, 4096),
+    (524288, 8192),
+    (4194304, 16384),
+    (8388608, 32768),
+    (16777216, 65536),
+    (33554432, 131072),
+)
+"""Blocks of the journal, by blocks of the file system."""
+
+
+def _has_superblock(group: int) -> bool:
+    """Group 0 and 1, and the powers of 3, 5 and 7."""
+    return group < 2 or any(group in {base**power for power in range(1, 20)} for base in (3, 5, 7))
+
+
+def _names(path: str) -> list[str]:
+    return [part for part in PurePosixPath(path).parts if part != "/"]

@@ -1,0 +1,113 @@
+"""LVM as the disks have it: a group of disks cut into logical volumes, found by name on whichever disk shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xenvol.simulator.sm.blockdevice import BlockDevice
+from xenvol.simulator.sm.filesystem import FileSystem
+from xenvol.simulator.sm.vhd import EXTENT, MIB, Vhd, data_blocks, length_on_lvm
+from xenvol.simulator.sm.xmlout import Tree, pretty
+
+MANAGEMENT = "MGT"
+"""The volume in which an SR keeps its own notes: names and kinds of its disks."""
+_METADATA = 11 * MIB
+"""What LVM takes of each disk: SM asks for 10 MiB, and data starts on the next one (trace sm/24#8)."""
+
+
+@dataclass(eq=False)
+class LogicalVolume:
+    size: int
+    vhd: Vhd | None = None
+    data: Path | None = None
+    """The guest's bytes; as in `File`."""
+    filesystem: FileSystem | None = None
+
+    @property
+    def virtual_size(self) -> int:
+        return self.vhd.virtual_size if self.vhd else self.size
+
+    @property
+    def length(self) -> int:
+        """Bytes of it that a VHD needs."""
+        return length_on_lvm(self.vhd, data_blocks(self.data)) if self.vhd else self.size
+
+    def bytes_in(self, new_file: Callable[[int], Path]) -> Path:
+        if self.data is None:
+            self.data = new_file(self.virtual_size)
+        elif self.data.stat().st_size != self.virtual_size:
+            os.truncate(self.data, self.virtual_size)
+        return self.data
+
+
+class VolumeGroup:
+    def __init__(self, name: str, disks: Iterable[BlockDevice]) -> None:
+        """Overwrites what was on the disks."""
+        self.name = name
+        self.disks = list(disks)
+        self.volumes: dict[str, LogicalVolume] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+        """What the management volume says of each disk, by uuid."""
+        self.labels = ("", "")
+        """What it says of the SR: name and description."""
+        self.size = 0
+        self.grow()
+        for disk in self.disks:
+            disk.content = self
+
+    def __repr__(self) -> str:
+        return f"<VolumeGroup {self.name}: {self.used} of {self.size} bytes in {len(self.volumes)} volumes>"
+
+    @property
+    def used(self) -> int:
+        return sum(volume.size for volume in self.volumes.values())
+
+    @property
+    def free(self) -> int:
+        return self.size - self.used
+
+    def grow(self) -> None:
+        """Take what the disks have become."""
+        self.size = sum(max(0, disk.size - _METADATA) // EXTENT * EXTENT for disk in self.disks)
+
+    def add(self, name: str, size: int, vhd: Vhd | None = None) -> LogicalVolume:
+        self.volumes[name] = volume = LogicalVolume(size, vhd)
+        return volume
+
+    def remove(self, name: str) -> None:
+        volume = self.volumes.pop(name)
+        if volume.data is not None:
+            volume.data.unlink(missing_ok=True)
+
+    def wipe(self) -> None:
+        """vgremove and pvremove: the disks are blank."""
+        for name in list(self.volumes):
+            self.remove(name)
+        for disk in self.disks:
+            disk.content = None
+
+
+def group_on(disk: BlockDevice | None, name: str) -> VolumeGroup | None:
+    content = disk.content if disk is not None else None
+    return content if isinstance(content, VolumeGroup) and content.name == name else None
+
+
+def probe_result(devices: Mapping[str, BlockDevice | None], prefix: str, *, with_names: bool = False) -> str:
+    """The SRs on these devices; one that is missing or blank has none (traces sm/23#7-10, sm/24#12)."""
+    found: dict[str, tuple[VolumeGroup, list[str]]] = {}
+    for path, disk in devices.items():
+        content = disk.content if disk is not None else None
+        if isinstance(content, VolumeGroup) and content.name.startswith(prefix):
+            found.setdefault(content.name.removeprefix(prefix), (content, []))[1].append(path)
+    return pretty("SRlist", [_sr(sr_uuid, *entry, with_names) for sr_uuid, entry in found.items()])
+
+
+def _sr(sr_uuid: str, group: VolumeGroup, paths: list[str], with_names: bool) -> Tree:
+    elements: list[Tree] = [("UUID", sr_uuid), ("Devlist", ",".join(paths)), ("size", str(group.size))]
+    if with_names:
+        elements += [("name_label", group.labels[0]), ("name_description", group.labels[1])]
+    return "SR", elements
