@@ -12,8 +12,10 @@ import json
 from typing import Any
 
 from xenvol.simulator.sm.base import Driver
+from xenvol.simulator.sm.hba import Hba
+from xenvol.simulator.sm.iscsi import ISCSI
 
-CLASSES: tuple[type[Driver], ...] = ()
+CLASSES: tuple[type[Driver], ...] = (Hba, ISCSI)
 """Every driver that the simulator has."""
 
 _UNKNOWN_TO_XAPI = frozenset({"ATOMIC_PAUSE"})

@@ -1,0 +1,210 @@
+"""How SM logs in to an iSCSI target and out of it, and which disks it then has.
+
+Shared by the LUN-per-VDI driver and by LVM over iSCSI, as BaseISCSI is in SM. The refusals and their order are
+those of traces sm/20a and sm/20d ("iSCSI errors" in facts/sm-truth.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from xenvol.simulator.sm import iscsiconfig, xmlout
+from xenvol.simulator.sm.base import Request, SMFailure
+from xenvol.simulator.sm.initiator import Disk, LoginRefused, OtherInitiatorName, Session
+from xenvol.simulator.sm.san import ISCSI_PORT
+
+DEVICE_MISSING = 67
+LOGIN = 68
+INITIATOR = 70
+DISCOVERY = 83
+NO_TARGET_IQN = 96
+WRONG_SCSI_ID = 107
+UNREACHABLE = 141
+
+CONNECT_SECONDS = 5.0
+"""How long a connection attempt waits for a silent address."""
+SETTLE_SECONDS = 5.0
+"""How long SM waits for disks after a login."""
+DEVICE_SECONDS = 15.0
+"""How long SM waits for one disk to appear."""
+
+
+class TargetLogin:
+    """One target (an IQN behind a portal) for one SR on one host."""
+
+    def __init__(
+        self, request: Request, sr_uuid: str, *, address: str = "", iqn: str = "", listed_as: str = ""
+    ) -> None:
+        """Checks device_config, as SM does before every command; ``address`` and ``iqn`` override its own.
+
+        Without targetIQN the portal is asked, and what it offers is in the refusal (96); ``listed_as`` is the
+        address of the last entry there, which stands for all targets.
+        """
+        self.request = request
+        self.listed_as = listed_as
+        self.san = request.world.san
+        self.initiator = request.world.host(request.host.name).initiator
+        self.xapi = request.xapi
+        self.sr_uuid = sr_uuid
+        self.target = iscsiconfig.read(request, address, iqn)
+        if not self.target.iqn:
+            raise SMFailure(NO_TARGET_IQN, output=self._offered())
+
+    # ---- sessions
+
+    @property
+    def is_attached(self) -> bool:
+        return self.initiator.session(self.target.iqn, self.target.address) is not None
+
+    def attach(self) -> None:
+        """Log in unless there is a session, and count this SR among its users."""
+        if not self.is_attached or self._lacks_paths():
+            self._connect()
+        self.initiator.take(self.target.iqn, self.sr_uuid)
+        sessions = len(self.initiator.sessions_to(self.target.iqn))
+        self.xapi.pbd_other_config({"iscsi_sessions": str(sessions)})
+        if self.target.scsi_id is not None and self._by_scsi_id(self.target.scsi_id) is None:
+            self.xapi.sleep(DEVICE_SECONDS)
+            raise SMFailure(WRONG_SCSI_ID)  # the session and its reference stay (trace sm/20e#68)
+
+    def detach(self, *, forget: bool) -> None:
+        """Log out if no other SR uses the target; ``forget``: and delete the node records."""
+        if self.initiator.release(self.target.iqn, self.sr_uuid):
+            return
+        if self.initiator.sessions_to(self.target.iqn):
+            self.initiator.logout(self.target.iqn)
+            if forget:
+                self.initiator.forget(self.target.iqn)
+
+    def _lacks_paths(self) -> bool:
+        """A multihomed SR that has fewer sessions than portals tries the others again."""
+        portals = [p for p in self.request.device_config.get("multihomelist", "").split(",") if p]
+        return len(self.initiator.sessions_to(self.target.iqn)) < len(portals)
+
+    def _connect(self) -> None:
+        self._reach_portal()
+        self._start_initiator()
+        if not self.is_attached or self._lacks_paths():
+            self._log_in()
+            self.xapi.sleep(SETTLE_SECONDS)
+
+    def _reach_portal(self) -> None:
+        """141, unless the portal (or one that SM noted earlier) takes connections."""
+        noted = self.request.device_config.get("multihomelist", "")
+        portals = [_split(portal) for portal in noted.split(",") if portal]
+        for address, port in portals or [(self.target.address, self.target.port)]:
+            if self._is_reachable(address, port):
+                self.target = replace(self.target, address=address, port=port)
+                return
+        raise SMFailure(UNREACHABLE)
+
+    def _is_reachable(self, address: str, port: int) -> bool:
+        answer = self.san.knock(address, port)
+        if answer == "silent":
+            self.xapi.sleep(CONNECT_SECONDS)
+        return answer == "answers"
+
+    def _start_initiator(self) -> None:
+        try:
+            self.initiator.start(self.target.initiator)
+        except OtherInitiatorName:
+            text = "Daemon already running with target(s) attached using different IQN"
+            raise SMFailure(INITIATOR, text) from None
+
+    def _log_in(self) -> None:
+        known = [portal for portal, iqn in self.initiator.records if iqn == self.target.iqn]
+        if self.target.portal not in known:
+            known = [portal for portal, iqn in self._discover() if iqn == self.target.iqn]
+        if not known:
+            raise SMFailure(DISCOVERY, "check target settings", self._offered())
+        for portal in known:
+            address, port = _split(portal)
+            if not self.target.is_multihomed and address != self.target.address:
+                continue
+            if not self._is_reachable(address, port):
+                continue
+            try:
+                self.initiator.login(
+                    self.san, portal, self.target.iqn, self.target.chap, self.target.incoming
+                )
+            except LoginRefused:
+                raise SMFailure(LOGIN) from None
+        if not self.initiator.sessions_to(self.target.iqn):
+            raise SMFailure(DEVICE_MISSING, "during login")
+        if self.target.is_multihomed:
+            self._note_portals(known)
+
+    def _note_portals(self, portals: Iterable[str]) -> None:
+        """SM keeps the portals of a multihomed target in the PBD, its own first."""
+        noted = [p for p in self.request.device_config.get("multihomelist", "").split(",") if p]
+        mine = ["{}:{}".format(*_split(portal)) for portal in (self.target.portal, *portals)]
+        both = list(dict.fromkeys([*noted, *mine]))
+        if both != noted:
+            self.xapi.pbd_device_config({"multihomelist": ",".join(both)})
+
+    # ---- discovery
+
+    def _discover(self) -> list[tuple[str, str]]:
+        """Portal and IQN of all that the portal offers; a portal that offers none fails like a login (68)."""
+        target = self.target
+        try:
+            found = self.initiator.discover(self.san, target.address, target.port, target.chap)
+        except LoginRefused:
+            raise SMFailure(LOGIN) from None
+        return [(portal.key, iqn) for portal, iqn in found]
+
+    def _offered(self) -> str:
+        """The list of targets that 83 and 96 carry (trace sm/20a#19)."""
+        if not self._is_reachable(self.target.address, self.target.port):
+            raise SMFailure(UNREACHABLE)
+        self._start_initiator()
+        every = (f"{self.listed_as or self.target.address}:{self.target.port}", "*")
+        targets = []
+        for index, (portal, iqn) in enumerate([*self._discover(), every]):
+            address, _, port = portal.rpartition(":")
+            entry: list[xmlout.Tree] = [("Index", str(index)), ("IPAddress", address)]
+            if int(port) != ISCSI_PORT:
+                entry.append(("Port", port))
+            targets.append(("TGT", [*entry, ("TargetIQN", iqn)]))
+        return xmlout.printed("iscsi-target-iqns", targets)
+
+    # ---- disks
+
+    @property
+    def session(self) -> Session | None:
+        """The session that shows the disks: through the portal of device_config, or another path."""
+        sessions = self.initiator.sessions_to(self.target.iqn)
+        own = [session for session in sessions if session.portal == self.target.portal]
+        return next(iter([*own, *sessions]), None)
+
+    def disks(self) -> list[Disk]:
+        """The target's disks as the host knows them, by number."""
+        session = self.session
+        return sorted(session.disks.values(), key=lambda disk: disk.number) if session else []
+
+    def reads(self, disk: Disk) -> bool:
+        return any(session.reads(self.san, disk) for session in self.initiator.sessions_to(self.target.iqn))
+
+    def rescan(self) -> None:
+        for session in self.initiator.sessions_to(self.target.iqn):
+            session.rescan(self.san)
+
+    def add_disk(self, number: int) -> Disk | None:
+        """Look at one LUN number on every path."""
+        for path in self.initiator.sessions_to(self.target.iqn):
+            path.add(self.san, number)
+        session = self.session
+        return session.disks.get(number) if session else None
+
+    def disk_with(self, scsi_id: str) -> Disk | None:
+        return next((disk for disk in self.disks() if disk.scsi_id == scsi_id), None)
+
+    def _by_scsi_id(self, scsi_id: str) -> Disk | None:
+        """A disk of any session of the host: SM looks under /dev/disk."""
+        return next((disk for disk in self.initiator.disks() if disk.scsi_id == scsi_id), None)
+
+
+def _split(portal: str) -> tuple[str, int]:
+    address, _, port = portal.rpartition(":")
+    return address.removeprefix("[").removesuffix("]"), int(port)

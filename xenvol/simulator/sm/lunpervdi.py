@@ -1,0 +1,167 @@
+"""A driver that makes nothing: every LUN that the host sees is a VDI, found and never formatted.
+
+The VDI's uuid is made from the LUN's SCSI id, so it is the same in every pool, and unique in one: a LUN can be in
+one SR of a pool only (facts/sm-truth.md findings 2 and 12).
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import uuid as uuids
+from collections.abc import Sequence
+from pathlib import Path
+
+from xenvol.simulator.sm.base import Driver, SMFailure, VDIInfo, VDISpec
+from xenvol.simulator.sm.initiator import Disk
+from xenvol.simulator.sm.scanning import GENERAL, SR_SCAN, scan_for
+
+NO_SPACE = 44
+VDI_UNAVAILABLE = 46
+SR_UNAVAILABLE = 47
+
+SCAN_SECONDS = 4.8
+"""What a scan took, whatever it found."""
+
+DEAD_DISK = "Command  failed (exec failed): Operation not permitted"
+"""What the tools say when a disk does not answer (trace sm/20c#66)."""
+
+
+def vdi_uuid(scsi_id: str) -> str:
+    """md5 of the SCSI id, without a line break (trace sm/20a#51)."""
+    return str(uuids.UUID(hashlib.md5(scsi_id.encode(), usedforsecurity=False).hexdigest()))
+
+
+class LUNPerVDI(Driver):
+    """What `iscsi` and `hba` have in common; they say where the LUNs are."""
+
+    rows_are_managed: bool
+    """Whether a LUN is usable as soon as it is found; if not, VDI.create adopts it first."""
+
+    @property
+    @abc.abstractmethod
+    def is_attached(self) -> bool:
+        """Whether there is anything that LUNs could come from."""
+
+    @abc.abstractmethod
+    def disks(self) -> Sequence[Disk]:
+        """The LUNs as the host knows them."""
+
+    @abc.abstractmethod
+    def reads(self, disk: Disk) -> bool:
+        """Whether the disk answers."""
+
+    def refresh(self) -> None:
+        """Make the host look again."""
+
+    # ---- the SR
+
+    def scan(self) -> list[VDIInfo]:
+        if not self.is_attached:
+            raise SMFailure(SR_UNAVAILABLE)
+        self.refresh()
+        self.xapi.sleep(SCAN_SECONDS)
+        found = self.found(SR_SCAN)
+        self.set_sizes(found)
+        infos = self.infos(found)
+        scan_for(SR_SCAN, self, infos)
+        return infos
+
+    def update(self) -> None:
+        """Does nothing, a grown LUN included (trace sm/20b#17)."""
+
+    def set_sizes(self, disks: Sequence[Disk]) -> None:
+        """SM counts what is managed on top of the sum of all LUNs (facts/sm-truth.md finding 3)."""
+        size = sum(disk.size for disk in disks)
+        used = size + sum(info.virtual_size for info in self.infos(disks) if info.managed)
+        self.xapi.set_sr(physical_size=size, physical_utilisation=used, virtual_allocation=used)
+
+    def found(self, fault: int) -> list[Disk]:
+        """The disks, each of them asked what it is: one that is dead makes the whole command fail."""
+        disks = list(self.disks())
+        if not all(self.reads(disk) for disk in disks):
+            raise SMFailure(fault, DEAD_DISK)
+        return disks
+
+    def infos(self, disks: Sequence[Disk]) -> list[VDIInfo]:
+        """One VDI for each SCSI id; of two numbers with one id the later one counts (trace sm/20e#59)."""
+        infos = {disk.scsi_id: self.info(disk) for disk in disks}
+        return list(infos.values())
+
+    def info(self, disk: Disk) -> VDIInfo:
+        uuid = vdi_uuid(disk.scsi_id)
+        row = self.xapi.vdi(uuid)
+        sm_config = {"LUNid": str(disk.number), "SCSIid": disk.scsi_id, "backend-kind": "vbd"}
+        return VDIInfo(
+            uuid=uuid,
+            location=uuid,
+            virtual_size=disk.size,
+            physical_utilisation=0,
+            managed=self.rows_are_managed or bool(row and row["managed"]),
+            sm_config={**(row["sm_config"] if row else {}), **sm_config},
+        )
+
+    # ---- VDIs
+
+    def vdi_create(self, spec: VDISpec) -> VDIInfo:
+        """Adopt the smallest unmanaged LUN that is large enough; there is none where all are managed."""
+        self._must_be_attached()
+        present = {info.uuid: info for info in self.infos(self.found(VDI_UNAVAILABLE))}
+        free = [
+            row
+            for row in self.xapi.vdis()
+            if not row["managed"] and row["virtual_size"] >= spec.virtual_size and row["uuid"] in present
+        ]
+        if not free:
+            raise SMFailure(NO_SPACE)
+        chosen = present[min(free, key=lambda row: int(row["virtual_size"]))["uuid"]]
+        adopted = VDIInfo(
+            chosen.uuid, chosen.location, chosen.virtual_size, 0, managed=True, sm_config=chosen.sm_config
+        )
+        self.xapi.update(adopted)
+        return adopted
+
+    def vdi_delete(self, uuid: str) -> None:
+        """The LUN keeps its data; the next scan brings its row back (facts/sm-truth.md finding 10)."""
+        self._must_be_attached()
+
+    def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
+        """The LUN that sm_config:LUNid names, known to the host or not (facts/sm-truth.md finding 9)."""
+        self._must_be_attached()
+        disk = self.disk_numbered(spec.sm_config.get("LUNid"))
+        wanted = vdi_uuid(disk.scsi_id)
+        sm_config = {**spec.sm_config, "SCSIid": disk.scsi_id, "backend-kind": "vbd"}
+        info = VDIInfo(wanted, wanted, disk.size, 0, managed=True, sm_config=sm_config)
+        if self.xapi.vdi(wanted) is None:
+            self.xapi.introduce(info)
+        else:
+            self.xapi.update(info)  # whichever SR it is in; xapi then misses it in this one (trace sm/20e#21)
+        return info
+
+    def disk_numbered(self, number: str | None) -> Disk:
+        """For VDI.introduce; 46 where a driver cannot look at one LUN."""
+        raise SMFailure(VDI_UNAVAILABLE)
+
+    def vdi_attach(self, uuid: str, read_write: bool) -> None:
+        """46 where this host does not see the LUN, or sees any dead one (trace sm/20c#66)."""
+        self._must_be_attached()
+        if all(vdi_uuid(disk.scsi_id) != uuid for disk in self.found(VDI_UNAVAILABLE)):
+            raise SMFailure(VDI_UNAVAILABLE)
+
+    def vdi_detach(self, uuid: str) -> None:
+        self._must_be_attached()
+
+    def vdi_file(self, uuid: str) -> Path:
+        for disk in self.disks():
+            if vdi_uuid(disk.scsi_id) == uuid:
+                return disk.volume.path
+        raise SMFailure(VDI_UNAVAILABLE)
+
+    def _must_be_attached(self) -> None:
+        if not self.is_attached:
+            raise SMFailure(SR_UNAVAILABLE)
+
+    def introduce_all(self) -> None:
+        """SR.create brings the LUNs in as well; 202 where another SR has one of them (trace sm/20d#184)."""
+        if infos := self.infos(self.found(GENERAL)):
+            scan_for(GENERAL, self, infos)
