@@ -91,12 +91,17 @@ class PoolClient:
         self._lock = threading.RLock()
         self._mine = threading.local()
         self._transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+        self._transports_lock = threading.Lock()  # the other one may be held while a host is being waited for
 
     @property
     def endpoint(self) -> Endpoint:
         """Where the master is, as far as is known."""
         login = self._login
         return self._others[0] if login is None else login.endpoint
+
+    @property
+    def credentials(self) -> tuple[str, Secret]:
+        return self._user, self._password
 
     @property
     def handle(self) -> str:
@@ -151,11 +156,10 @@ class PoolClient:
             login, self._login, self.is_closed = self._login, None, True
             if login is not None:
                 self._end(login)
-            for transport in list(self._transports):
+            for transport in self._all_transports():
                 transport.close()
 
-    # --- one call on the wire
-    # ------------------------------------------------------------------------------------
+    # --- one call on the wire ---
 
     def _send(
         self, endpoint: Endpoint, call: str, params: tuple[Any, ...], *, timeout: float | None = None
@@ -178,12 +182,16 @@ class PoolClient:
         # the address here is for show: the transport knows where it goes
         client = XenAPI.Session("http://localhost/RPC2", transport=transport)
         weakref.finalize(client, transport.close)  # when its thread ends
-        self._transports.add(transport)
+        with self._transports_lock:
+            self._transports.add(transport)
         self._mine.client = client, transport
         return client, transport
 
-    # --- who is the master, and is the session good?
-    # ---------------------------------------------------------------
+    def _all_transports(self) -> list[Transport]:
+        with self._transports_lock:
+            return list(self._transports)
+
+    # --- who is the master, and is the session good? ---
 
     def _logged_in(self) -> _Login:
         login = self._login
@@ -292,7 +300,7 @@ class PoolClient:
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "not logged in" if self._login is None else "logged in"
-        threads = sum(transport.is_connected for transport in list(self._transports))
+        threads = sum(transport.is_connected for transport in self._all_transports())
         return f"<PoolClient of {self.endpoint} as {self._user}, {state}, {threads} connected>"
 
 

@@ -61,7 +61,7 @@ class CallRecord(NamedTuple):
 class Session:
     """A logged-in session: ours (`xenvol.connect`) or anything with `.xenapi`, such as a `XenAPI.Session`.
 
-    It is itself such an object: `session.xenapi.SR.scan(ref)` and `session.call("SR.scan", ref)` are the same.
+    It is such an object itself: `session.xenapi.SR.scan(ref)` is the same as `session.call("SR.scan", ref)`.
     Ints are sent as decimal strings, since XML-RPC has no room for sizes; xapi takes both.
 
     The constructor makes no call. `on_call` is given a `CallRecord` after each call and must not raise. From
@@ -131,11 +131,10 @@ class Session:
         *,
         either: Mapping[str, FilterValue | Collection[FilterValue]] | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """The records, by reference, of the objects for which all of `where` and any of `either` is so. One
-        call.
+        """In one call, the records by reference of the objects that fit all of `where` and any of `either`.
 
-        A collection of values means any of them: `find("VBD", {"VM": vm_ref, "VDI": [a, b]})`. What can be asked is
-        said at `xenvol.session.wire.expression`.
+        A collection of values means any of them: `find("VBD", {"VM": vm_ref, "VDI": [a, b]})`. What can be
+        asked is said at `xenvol.session.wire.expression`.
         """
         found: dict[str, dict[str, Any]] = self.call(
             f"{cls}.get_all_records_where", expression(where, either)
@@ -156,7 +155,7 @@ class Session:
         if not isinstance(self._wrapped, PoolClient):
             raise RequestError("this session belongs to whoever logged in: log in there")
         # an address where nobody listens is a mistake to report at once, so only a busy xapi is asked again
-        self._perform(Call.parse(LOGIN), (), self._wrapped.log_in, _is_busy)
+        self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, _is_busy)
 
     def close(self) -> None:
         """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence."""
@@ -175,9 +174,8 @@ class Session:
 
     def __repr__(self) -> str:
         what = self._wrapped if isinstance(self._wrapped, PoolClient) else type(self._wrapped).__name__
-        return (
-            f"<Session over {what}{'' if not self._forbidden else f', restricted for driver {self._driver}'}>"
-        )
+        limits = f", restricted for driver {self._driver!r}" if self._forbidden else ""
+        return f"<Session over {what}{limits}>"
 
     def _perform(
         self,

@@ -162,8 +162,7 @@ class Endpoint:
         warnings.warn(risk, InsecureConnection, stacklevel=stacklevel + 1)
 
     def at(self, address: str) -> Endpoint:
-        """The same service at `address`, as xapi spells it: a bare IPv4 or IPv6 address or a name; with a
-        port or not.
+        """The same service at `address`, as xapi spells it: a bare IP address, or a name; a port may follow.
 
         Raises NotConnected when going there would send the password in the clear.
         """
@@ -194,10 +193,15 @@ def _split_address(address: str) -> tuple[str, int | None]:
     try:
         return str(ipaddress.ip_address(address)), None
     except ValueError:
+        pass  # not bare
+    try:
         parts = urllib.parse.urlsplit(f"//{address}")
-        if not parts.hostname:
-            raise NotConnected(f"{address!r} is no address of a host") from None
-        return parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise NotConnected(f"{address!r} is no address of a host")
+    return host, port
 
 
 class _Connection(http.client.HTTPConnection):

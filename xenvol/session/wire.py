@@ -1,8 +1,7 @@
 """How xapi wants a call written, and what of it may be seen: pure functions of the call and its parameters.
 
 A call is spelled `Class.method`, `Async.` before it for the kind that answers with a task. That is the only
-spelling accepted here: xapi also understands `Class_method`, by which a call could slip past whoever forbids
-it.
+spelling accepted here: xapi also understands `Class_method`, by which one could slip past a ban.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ _SECRET_CALLS: Final = frozenset(
         "host.enable_external_auth",
     }
 )
-_LONG_ENOUGH: Final = (
-    4  # a shorter secret is no secret, and masking it would blot out half of an error's text
-)
+_LONG_ENOUGH: Final = 4  # characters; to take shorter ones out of an error's text would blot out half of it
 
 
 class Call(NamedTuple):
@@ -57,6 +54,9 @@ class Call(NamedTuple):
                 f"{call!r} is no call of XenAPI: it is spelled Class.method, or Async.Class.method"
             )
         return cls(match[1] or "", match[2], match[3])
+
+    def __str__(self) -> str:
+        return f"{self.mode}.{self.plain}" if self.mode else self.plain
 
     @property
     def plain(self) -> str:

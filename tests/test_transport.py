@@ -1,0 +1,427 @@
+"""Tests of xenvol.session.transport, over the loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_xapi import TLS, Hang, HangUp, Raw, TinyXapi
+
+from xenvol.session.transport import (
+    IDLE_LIMIT,
+    Endpoint,
+    InsecureConnection,
+    NotConnected,
+    Transport,
+    Trust,
+    UnreadableAnswer,
+    UntrustedHost,
+)
+
+HOST_CERTIFICATE = ssl.PEM_cert_to_DER_cert(
+    (TLS / "host.pem").read_text().partition("-----END PRIVATE KEY-----\n")[2]
+)
+FINGERPRINT = hashlib.sha256(HOST_CERTIFICATE).hexdigest()
+
+
+@pytest.fixture
+def host() -> Iterator[TinyXapi]:
+    with TinyXapi(
+        sessions={"s"}, answers={"host.get_all": ["h"], "SR.scan": "", "VM.get_all": []}
+    ).running() as host:
+        yield host
+
+
+@pytest.fixture
+def secure_host() -> Iterator[TinyXapi]:
+    with TinyXapi(tls=True, sessions={"s"}, answers={"host.get_all": ["h"]}).running() as host:
+        yield host
+
+
+def ask(transport: Transport, call: str = "host.get_all") -> Any:
+    body = xmlrpc.client.dumps(("s",), call).encode()
+    (answer,) = transport.request("ignored", "/RPC2", body)
+    return answer["Value"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestSendingOnce:
+    def test_an_answer_comes_back_and_the_connection_is_kept(self, host: TinyXapi) -> None:
+        """Two requests in a row share one connection."""
+        transport = Transport(Endpoint.parse(host.url))
+        assert ask(transport) == ["h"]
+        assert ask(transport) == ["h"]
+        assert host.connections == 1
+        transport.close()
+
+    def test_a_request_whose_answer_is_lost_is_sent_once(self, host: TinyXapi) -> None:
+        """The standard library's transport would send it a second time: this is why ours exists."""
+
+        def hang_up(*_: Any) -> None:
+            raise HangUp
+
+        host.answers["SR.scan"] = hang_up
+        transport = Transport(Endpoint.parse(host.url))
+        ask(transport)  # on a kept connection, too
+        with pytest.raises(ConnectionError):
+            ask(transport, "SR.scan")
+        assert host.calls("SR.scan") == 1
+
+        with pytest.raises((ConnectionError, xmlrpc.client.Error)):
+            xmlrpc.client.ServerProxy(host.url, transport=(plain := xmlrpc.client.Transport())).SR.scan("s")
+        plain.close()
+        assert host.calls("SR.scan") == 3, (
+            "the standard library no longer sends twice: Transport may be simpler"
+        )
+
+    def test_a_connection_closed_while_idle_is_replaced_before_anything_is_sent(self, host: TinyXapi) -> None:
+        """So a write after a pause neither fails nor is sent twice."""
+        transport = Transport(Endpoint.parse(host.url))
+        ask(transport)
+        host.hang_up()
+        assert ask(transport, "SR.scan") == ""
+        assert host.calls("SR.scan") == 1
+        assert host.connections == 2
+        transport.close()
+
+    def test_a_closed_idle_tls_connection_is_replaced_as_well(self, secure_host: TinyXapi) -> None:
+        """The end of a TLS connection is as readable as that of a plain one."""
+        transport = Transport(Endpoint.parse(secure_host.url, Trust.of(str(TLS / "ca.pem"), None, False)))
+        ask(transport)
+        assert ask(transport) == ["h"]
+        assert secure_host.connections == 1
+        secure_host.hang_up()
+        assert ask(transport) == ["h"]
+        assert secure_host.connections == 2
+        transport.close()
+
+    def test_a_connection_that_was_idle_for_long_is_not_trusted(self, host: TinyXapi) -> None:
+        """A firewall may have forgotten it, and then nobody says so."""
+        clock = Clock()
+        transport = Transport(Endpoint.parse(host.url), clock=clock)
+        ask(transport)
+        clock.now += IDLE_LIMIT - 1
+        ask(transport)
+        assert host.connections == 1
+        clock.now += IDLE_LIMIT + 1
+        ask(transport)
+        assert host.connections == 2
+        transport.close()
+
+    def test_nothing_is_sent_where_nobody_listens(self) -> None:
+        """NotConnected says that nothing can have happened."""
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            transport = Transport(Endpoint.parse(f"http://127.0.0.1:{unused.getsockname()[1]}"))
+            with pytest.raises(NotConnected, match=r"cannot connect to http://127\.0\.0\.1:"):
+                ask(transport)
+
+    def test_a_name_that_nobody_can_spell_is_not_connected(self) -> None:
+        """IDNA's complaints are no crash."""
+        with pytest.raises(NotConnected):
+            ask(Transport(Endpoint("http", "a..b", 80)))
+
+    def test_half_an_answer_does_not_become_the_next_one(self, host: TinyXapi) -> None:
+        """A wait that was broken off, by whatever, costs the connection."""
+
+        class Interrupt(BaseException):
+            pass
+
+        transport = Transport(Endpoint.parse(host.url))
+        ask(transport)
+
+        def interrupt(_: Any) -> None:
+            raise Interrupt
+
+        transport.parse_response = interrupt  # type: ignore[method-assign]  # because an interrupt comes from anywhere
+        with pytest.raises(Interrupt):
+            ask(transport)
+        del transport.parse_response  # type: ignore[misc]  # because it was set on the object, two lines above
+        assert ask(transport, "VM.get_all") == []
+        transport.close()
+
+
+class TestWaiting:
+    def test_a_host_that_never_answers_is_not_waited_for_without_end(self, host: TinyXapi) -> None:
+        """The wait ends after the timeout, with one request sent."""
+
+        def hang(*_: Any) -> None:
+            raise Hang
+
+        host.answers["SR.scan"] = hang
+        transport = Transport(Endpoint.parse(host.url), timeout=0.1)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ask(transport, "SR.scan")
+        assert time.monotonic() - started < 5
+        assert host.calls("SR.scan") == 1
+
+    def test_a_host_that_accepts_and_then_says_nothing_fails_the_tls_handshake_in_time(self) -> None:
+        """The connect timeout covers the handshake."""
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+            with pytest.raises(NotConnected):
+                ask(Transport(Endpoint.parse(url), connect_timeout=0.1))
+
+    def test_the_timeout_can_change_between_requests_on_one_connection(self, host: TinyXapi) -> None:
+        """Logging in waits less than plugging does."""
+        host.answers["SR.scan"] = lambda *_: time.sleep(0.3) or ""
+        transport = Transport(Endpoint.parse(host.url), timeout=10)
+        ask(transport)
+        transport.timeout = 0.05
+        with pytest.raises(TimeoutError):
+            ask(transport, "SR.scan")
+        transport.timeout = 10
+        assert ask(transport, "SR.scan") == ""
+        transport.close()
+
+
+class TestGarbage:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html><body>500</body></html>",
+            b"<?xml version='1.0'?><methodResponse><params><param><value><int>canary-in-answer</int>"
+            b"</value></param></params></methodResponse>",
+            b"<methodResponse><params><param><value><boolean>canary-in-answer</boolean></value></param></params></methodResponse>",
+            b"<methodResponse><params><param><value><struct>",
+            b"\xff\xfe\x00",
+            b"<methodResponse></value></methodResponse>",
+        ],
+    )
+    def test_what_is_no_answer_is_unreadable_and_not_quoted(self, host: TinyXapi, body: bytes) -> None:
+        """Whatever the parser trips over, one error says so, without the answer's words."""
+
+        def garbage(*_: Any) -> None:
+            raise Raw(body)
+
+        host.answers["SR.scan"] = garbage
+        transport = Transport(Endpoint.parse(host.url))
+        with pytest.raises(UnreadableAnswer) as caught:
+            ask(transport, "SR.scan")
+        assert "canary" not in str(caught.value)
+        assert ask(transport) == ["h"]
+        transport.close()
+
+    def test_an_http_error_costs_the_connection_and_nothing_else(self, host: TinyXapi) -> None:
+        """xapi answers malformed requests with HTTP 500 and a page (facts/truth.md, envelope)."""
+
+        def page(*_: Any) -> None:
+            raise Raw(b"<html/>", status=500)
+
+        host.answers["SR.scan"] = page
+        transport = Transport(Endpoint.parse(host.url))
+        with pytest.raises(xmlrpc.client.ProtocolError):
+            ask(transport, "SR.scan")
+        assert ask(transport) == ["h"]
+        transport.close()
+
+
+class TestTrust:
+    def test_a_certificate_that_the_given_authority_signed_is_accepted(self, secure_host: TinyXapi) -> None:
+        """With ca_file, the host is verified."""
+        transport = Transport(Endpoint.parse(secure_host.url, Trust.of(str(TLS / "ca.pem"), None, False)))
+        assert ask(transport) == ["h"]
+        transport.close()
+
+    @pytest.mark.parametrize("trust", [Trust(), Trust.of(str(TLS / "other-ca.pem"), None, False)])
+    def test_a_certificate_that_nobody_known_signed_is_refused_before_anything_is_sent(
+        self, secure_host: TinyXapi, trust: Trust
+    ) -> None:
+        """Verification is the default, and the error says what to do."""
+        with pytest.raises(UntrustedHost, match=r"ca_file.*fingerprint"):
+            ask(Transport(Endpoint.parse(secure_host.url, trust)))
+        assert secure_host.received == []
+
+    def test_a_certificate_for_another_name_is_refused(self, secure_host: TinyXapi) -> None:
+        """The authority alone does not make it the right host."""
+        elsewhere = f"https://127.0.0.3:{secure_host.port}"
+        with TinyXapi(address="127.0.0.3", port=secure_host.port, tls=True).running() as other:
+            with pytest.raises(UntrustedHost, match=r"127\.0\.0\.3"):
+                ask(Transport(Endpoint.parse(elsewhere, Trust.of(str(TLS / "ca.pem"), None, False))))
+            assert other.received == []
+
+    @pytest.mark.parametrize(
+        "spelling",
+        [
+            FINGERPRINT,
+            FINGERPRINT.upper(),
+            "sha256:" + FINGERPRINT,
+            "SHA256 Fingerprint=" + ":".join(FINGERPRINT[i : i + 2] for i in range(0, 64, 2)).upper(),
+            ["00" * 32, FINGERPRINT],
+        ],
+    )
+    def test_the_pinned_certificate_is_accepted_in_every_usual_spelling(
+        self, secure_host: TinyXapi, spelling: str | list[str]
+    ) -> None:
+        """openssl's, with colons or without; one of several is enough, since each host of a pool has its own."""
+        transport = Transport(Endpoint.parse(secure_host.url, Trust.of(None, spelling, False)))
+        assert ask(transport) == ["h"]
+        transport.close()
+
+    def test_another_certificate_than_the_pinned_one_is_refused_before_anything_is_sent(
+        self, secure_host: TinyXapi
+    ) -> None:
+        """The error shows the fingerprint that was seen."""
+        trust = Trust.of(None, "00" * 32, False)
+        with pytest.raises(UntrustedHost, match=FINGERPRINT):
+            ask(Transport(Endpoint.parse(secure_host.url, trust)))
+        assert secure_host.received == []
+
+    def test_insecure_takes_any_certificate_and_warns(self, secure_host: TinyXapi) -> None:
+        """Explicitly, and never quietly."""
+        endpoint = Endpoint.parse(secure_host.url, Trust.of(None, None, True))
+        with pytest.warns(InsecureConnection, match="not checked"):
+            endpoint.warn_if_insecure(stacklevel=1)
+        transport = Transport(endpoint)
+        assert ask(transport) == ["h"]
+        transport.close()
+
+    def test_nothing_warns_where_nothing_is_insecure(self) -> None:
+        """Warnings are errors in this test run, so that saying nothing is passing."""
+        for url in ("https://xapi.example", "http://localhost", "unix:///run/xapi"):
+            Endpoint.parse(url).warn_if_insecure(stacklevel=1)
+
+    def test_two_kinds_of_trust_at_once_are_refused(self) -> None:
+        """Which one counts would be a guess."""
+        with pytest.raises(ValueError, match="exclude each other"):
+            Trust.of("ca.pem", None, True)
+        with pytest.raises(ValueError, match="exclude each other"):
+            Trust.of("ca.pem", "00" * 32, False)
+
+    @pytest.mark.parametrize("text", ["", "abc", "00" * 20, "zz" * 32])
+    def test_what_is_no_sha256_fingerprint_is_refused(self, text: str) -> None:
+        """A SHA-1 fingerprint, above all."""
+        with pytest.raises(ValueError, match="SHA-256"):
+            Trust.of(None, text, False)
+
+    def test_a_ca_file_that_cannot_be_read_is_refused_at_once(self, tmp_path: Path) -> None:
+        """Not at the first call."""
+        with pytest.raises(ValueError, match=r"missing\.pem"):
+            Trust.of(str(tmp_path / "missing.pem"), None, False)
+        (tmp_path / "empty.pem").write_text("no certificate")
+        with pytest.raises(ValueError, match=r"empty\.pem"):
+            Trust.of(str(tmp_path / "empty.pem"), None, False)
+
+
+class TestEndpoint:
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("https://xapi.example", "https://xapi.example"),
+            ("xapi.example", "https://xapi.example"),
+            ("xapi.example:8443", "https://xapi.example:8443"),
+            ("https://xapi.example:443/", "https://xapi.example"),
+            ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+            ("https://[2001:db8::1]:444/RPC2", "https://[2001:db8::1]:444"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("http://127.0.0.1", "http://127.0.0.1"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+            ("unix:///var/lib/xcp/xapi", "unix:///var/lib/xcp/xapi"),
+        ],
+    )
+    def test_an_address_is_read_and_shown(self, url: str, shown: str) -> None:
+        """https unless said otherwise; usual ports left out."""
+        assert str(Endpoint.parse(url)) == shown
+        assert Endpoint.parse(str(Endpoint.parse(url))) == Endpoint.parse(url)
+
+    @pytest.mark.parametrize("url", ["http://xapi.example", "http://10.0.0.1:80", "http://localhost.example"])
+    def test_a_password_in_the_clear_needs_saying_so(self, url: str) -> None:
+        """http:// elsewhere than on the loopback is refused, and with insecure=True it warns."""
+        with pytest.raises(ValueError, match="insecure=True"):
+            Endpoint.parse(url)
+        with pytest.warns(InsecureConnection, match="in the clear"):
+            Endpoint.parse(url, Trust.of(None, None, True)).warn_if_insecure(stacklevel=1)
+
+    @pytest.mark.parametrize(
+        "url", ["", "ftp://xapi.example", "https://", "https://h/path", "https://h?q=1", "https://h#f"]
+    )
+    def test_what_is_no_address_of_a_xapi_is_refused(self, url: str) -> None:
+        """With the forms that are."""
+        with pytest.raises(ValueError, match="address"):
+            Endpoint.parse(url)
+
+    def test_a_password_in_a_url_is_refused_and_not_repeated(self) -> None:
+        """URLs end up in logs."""
+        with pytest.raises(ValueError, match="pass them as arguments") as caught:
+            Endpoint.parse("https://root:canary@xapi.example")
+        assert "canary" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [
+            ("10.0.0.2", "https://10.0.0.2:8443"),
+            ("2001:db8::2", "https://[2001:db8::2]:8443"),
+            ("host2.example", "https://host2.example:8443"),
+            ("10.0.0.2:444", "https://10.0.0.2:444"),
+            ("[2001:db8::2]:444", "https://[2001:db8::2]:444"),
+        ],
+    )
+    def test_the_master_is_reached_as_the_host_was_that_named_it(self, address: str, shown: str) -> None:
+        """xapi names a bare address: scheme, port and trust stay what they were."""
+        trust = Trust.of(None, "00" * 32, False)
+        moved = Endpoint.parse("https://10.0.0.1:8443", trust).at(address)
+        assert str(moved) == shown
+        assert moved.trust == trust
+
+    def test_a_plain_endpoint_does_not_take_the_password_off_the_machine(self) -> None:
+        """A host on the loopback that names a master elsewhere is not followed there over http."""
+        with pytest.raises(NotConnected, match="in the clear"):
+            Endpoint.parse("http://127.0.0.1:8080").at("10.0.0.2")
+        assert str(Endpoint.parse("http://127.0.0.1:8080").at("127.0.0.2")) == "http://127.0.0.2:8080"
+        assert str(Endpoint.parse("unix:///run/xapi").at("10.0.0.2")) == "https://10.0.0.2"
+
+    def test_an_address_that_is_none_is_not_connected(self) -> None:
+        """What a broken host says is no reason to crash."""
+        for address in ("", "[", "10.0.0.1:port"):
+            with pytest.raises(NotConnected):
+                Endpoint.parse("https://10.0.0.1").at(address)
+
+    def test_a_unix_socket_serves(self, tmp_path: Path) -> None:
+        """As in dom0."""
+        path = tmp_path / "xapi"
+        answer = xmlrpc.client.dumps(({"Status": "Success", "Value": "v"},), methodresponse=True).encode()
+
+        def serve(listener: socket.socket) -> None:
+            connection, _ = listener.accept()
+            with connection:
+                request = b""
+                while b"</methodCall>" not in request:
+                    request += connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            thread = threading.Thread(target=serve, args=[listener])
+            thread.start()
+            transport = Transport(Endpoint.parse(f"unix://{path}"))
+            assert ask(transport) == "v"
+            transport.close()
+            thread.join()
+
+
+def test_a_repr_tells_the_state(host: TinyXapi) -> None:
+    """Connected or not, and where to."""
+    transport = Transport(Endpoint.parse(host.url))
+    assert repr(transport) == f"<Transport to {host.url}, not connected>"
+    ask(transport)
+    assert repr(transport) == f"<Transport to {host.url}, connected>"
+    transport.close()
+    assert repr(transport) == f"<Transport to {host.url}, not connected>"
