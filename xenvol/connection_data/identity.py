@@ -1,0 +1,72 @@
+"""How a disk is proved to be the volume that was asked for, before it is plugged into anything.
+
+A SCSI id is a proof by itself. A size is one only where there is none: it may lag behind a volume that
+grew, and an array may round it up within the GiB (facts/sm-truth.md, LUN-per-VDI 2 and 7).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from xenvol.connection_data.keys import CommonKeys
+from xenvol.errors import WrongVolume
+
+GIB = 1024**3
+_PREFIXES = ("scsi-", "wwn-", "naa.", "eui.", "t10.", "0x")
+_TYPE_DIGITS = "01238"  # what udev's scsi_id puts before an identifier to tell its type; 3 is NAA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a connection_info can prove about its disk; nothing, sometimes."""
+
+    scsi_ids: tuple[str, ...] = ()
+    vdi_uuid: str | None = None
+    size_bytes: int | None = None
+    size_gib: int | None = None
+
+    @classmethod
+    def of(
+        cls, keys: CommonKeys, *, scsi_ids: Iterable[str | None] = (), vdi_uuid: str | None = None
+    ) -> "Identity":
+        """The proofs among the keys; spellings of one SCSI id count once."""
+        given = dict.fromkeys(_bare(scsi_id) for scsi_id in scsi_ids if scsi_id)
+        return cls(
+            scsi_ids=tuple(given),
+            vdi_uuid=None if vdi_uuid is None else vdi_uuid.lower(),
+            size_bytes=keys.size_bytes,
+            size_gib=keys.volume_size if keys.size is None else keys.size,
+        )
+
+    def check(
+        self, *, vdi_uuid: str | None = None, scsi_id: str | None = None, size: int | None = None
+    ) -> None:
+        """Compare with what xapi says of a VDI (its sm_config SCSIid, its virtual_size in bytes).
+
+        What is None on either side proves nothing. Raises WrongVolume.
+        """
+        if self.vdi_uuid is not None and vdi_uuid is not None and vdi_uuid.lower() != self.vdi_uuid:
+            raise WrongVolume(f"VDI {self.vdi_uuid}", found=f"VDI {vdi_uuid}")
+        if self.scsi_ids and scsi_id:
+            for expected in self.scsi_ids:
+                if not _is_same(expected, _bare(scsi_id)):
+                    raise WrongVolume(f"SCSI id {expected}", found=f"SCSI id {scsi_id}")
+            return
+        if size is None:
+            return
+        if self.size_bytes is not None and size != self.size_bytes:
+            raise WrongVolume(f"{self.size_bytes} bytes", found=f"{size} bytes")
+        if self.size_bytes is None and self.size_gib is not None and size // GIB != self.size_gib:
+            raise WrongVolume(f"{self.size_gib} GiB", found=f"{size} bytes, which is {size / GIB:.2f} GiB")
+
+
+def _bare(scsi_id: str) -> str:
+    text = scsi_id.strip().lower()
+    for prefix in _PREFIXES:
+        text = text.removeprefix(prefix)
+    return text
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Equal, but for the type digit that udev's spelling has and an array's has not."""
+    shorter, longer = sorted((one, other), key=len)
+    return one == other or (longer[0] in _TYPE_DIGITS and longer[1:] == shorter)

@@ -1,0 +1,109 @@
+"""Keys are read by a table: a `msgspec.Struct` whose fields say, in words, which form each key takes.
+
+Unknown keys are tolerated, null is as good as absent, numbers may be strings. Whatever is wrong becomes an
+`InvalidConnectionInfo` with the words of the field.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from xenvol.connection_info import ENVELOPE_KEYS
+from xenvol.errors import InvalidConnectionInfo
+from xenvol.secret import Secret
+
+logger = logging.getLogger(__name__)
+
+Uuid = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$", max_length=36)
+]  # the length, because $ lets a newline pass
+Positive = Annotated[int, Meta(ge=1)]
+Keys = TypeVar("Keys", bound=msgspec.Struct)
+
+_PATH = re.compile(r" - at `\$\.(?P<key>\w+)[^`]*`$")
+
+
+class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """What every protocol of ours may be sent."""
+
+    volume_id: Annotated[str | int | None, Meta(description="the service's id of the volume")] = None
+    name_label: Annotated[str | None, Meta(description="the name of an SR that is introduced")] = None
+    name_description: Annotated[str | None, Meta(description="the description of that SR")] = None
+    size: Annotated[
+        Positive | None, Meta(description="the volume's size in GiB, a whole number; proves a disk")
+    ] = None
+    volume_size: Annotated[Positive | None, Meta(description="the same as size")] = None
+    size_bytes: Annotated[
+        Positive | None, Meta(description="the volume's exact size in bytes; proves a disk")
+    ] = None
+
+
+def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: str) -> Keys:
+    """Read the keys that the table knows; the others are ignored, with a log line.
+
+    Raises InvalidConnectionInfo.
+    """
+    known = {
+        key: connection_data[key]
+        for key in table.__struct_fields__
+        if key in connection_data and connection_data[key] is not None
+    }
+    for key, value in known.items():
+        if value == "null":  # msgspec would take the text for the absence of a number, and lose a LUN
+            raise refusal(key, table, driver=driver, problem="is the text null")
+    try:
+        keys = msgspec.convert(known, table, strict=False, dec_hook=_to_secret)
+    except msgspec.ValidationError as error:
+        at = _PATH.search(str(error))
+        if at is None:  # not about a key, and all else is ours
+            raise
+        problem = f"is wrong ({str(error).removesuffix(at[0]).replace('`', '')})"
+        raise refusal(at["key"], table, driver=driver, problem=problem) from error
+    log_ignored(set(connection_data) - set(known), driver=driver)
+    return keys
+
+
+def log_ignored(keys: set[str], *, driver: str) -> None:
+    """Say which keys nobody reads; their values stay out of the log."""
+    if ignored := sorted(map(str, keys - ENVELOPE_KEYS)):
+        logger.info("connection_info for driver %r: ignored: %s", driver, ", ".join(ignored))
+
+
+def refusal(key: str, table: type, *, driver: str, problem: str = "is missing") -> InvalidConnectionInfo:
+    """The error for a key, with the table's words for what it takes; `problem` shows no value of a secret."""
+    return InvalidConnectionInfo(key, driver, accepted=accepted_keys(table)[key], problem=problem)
+
+
+def accepted_keys(table: type) -> dict[str, str]:
+    """Every key of a table with the form that it takes, for help texts; any class with annotations will do."""
+    return {
+        key: next((meta.description for meta in _metas(hint) if meta.description), "")
+        for key, hint in get_type_hints(table, include_extras=True).items()
+    }
+
+
+def json_schema(table: type) -> dict[str, Any]:
+    """The table as JSON Schema; secrets are strings of format password."""
+    return msgspec.json.schema(table, schema_hook=_schema_of_secret)
+
+
+def _metas(hint: object) -> list[Meta]:
+    return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+
+
+def _to_secret(kind: type, value: object) -> object:
+    if kind is not Secret:
+        raise TypeError(f"no way to read a {kind.__name__}")
+    if isinstance(value, bool) or not isinstance(value, str | int | Secret):
+        raise ValueError("Expected a string")
+    return value if isinstance(value, Secret) else Secret(str(value))
+
+
+def _schema_of_secret(kind: type) -> dict[str, Any]:
+    if kind is not Secret:
+        raise TypeError(f"no schema for {kind.__name__}")
+    return {"type": "string", "format": "password", "writeOnly": True}

@@ -1,0 +1,150 @@
+"""What an NFS volume's ``data`` may hold: cinder's export and file name, or the SR and VDI by uuid.
+
+SM mounts ``server:serverpath/<sr uuid>``; with sm_config nosubdir=true it mounts ``server:serverpath``
+itself, and then any uuid will do for the SR (facts/sm-truth.md, file and nfs). So a file right in the export
+needs no sr_uuid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from xenvol.connection_data.identity import Identity
+from xenvol.connection_data.keys import read, refusal
+from xenvol.connection_data.portal import parse_host
+from xenvol.connection_data.share import (
+    Format,
+    Location,
+    ShareKeys,
+    disk_file,
+    parse_export,
+    parse_options,
+    parse_path,
+)
+
+DRIVER = "nfs"
+_VERSIONS = (
+    "3",
+    "4",
+    "4.0",
+    "4.1",
+    "4.2",
+)  # SM takes 3 and what begins with 4, and crashes (1200) on all others
+
+
+class NFSConnectionData(ShareKeys, frozen=True, kw_only=True):
+    """Keys of driver_volume_type nfs."""
+
+    server: Annotated[str | None, Meta(description="the NFS server, a name or an address; or use export")] = (
+        None
+    )
+    serverpath: Annotated[str | None, Meta(description="the exported directory, with server")] = None
+    nfsversion: Annotated[
+        str | int | float | None,
+        Meta(description=f"one of {', '.join(_VERSIONS)}; vers= in options does as well"),
+    ] = None
+    nosubdir: Annotated[
+        bool | None,
+        Meta(description="true: the files lie in serverpath itself, not in its directory sr_uuid"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NFSVolume:
+    """A file in an NFS directory."""
+
+    server: str
+    """A name or an address, IPv6 without brackets: SM puts them on."""
+    serverpath: str
+    vdi_uuid: str
+    sr_uuid: str | None
+    """None only with `nosubdir`: the SR may then have any uuid."""
+    nosubdir: bool
+    format: Format | None = None
+    nfsversion: str | None = None
+    options: tuple[str, ...] = ()
+    identity: Identity = field(default_factory=Identity)
+    volume_id: str | None = None
+    name_label: str | None = None
+    name_description: str | None = None
+
+    @classmethod
+    def parse(cls, connection_data: Mapping[str, object]) -> "NFSVolume":
+        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        keys = read(NFSConnectionData, connection_data, driver=DRIVER)
+        location = _location(keys)
+        disk = disk_file(keys, driver=DRIVER)
+        nosubdir = disk.sr_uuid is None if keys.nosubdir is None else keys.nosubdir
+        if disk.sr_uuid is None and not nosubdir:
+            raise refusal(
+                "sr_uuid", NFSConnectionData, driver=DRIVER, problem="is missing, and nosubdir is false"
+            )
+        nfsversion, options = _version(keys)
+        return cls(
+            server=location.host,
+            serverpath=location.path,
+            vdi_uuid=disk.vdi_uuid,
+            sr_uuid=disk.sr_uuid,
+            nosubdir=nosubdir,
+            format=disk.format,
+            nfsversion=nfsversion,
+            options=options,
+            identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),
+            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            name_label=keys.name_label,
+            name_description=keys.name_description,
+        )
+
+    @property
+    def device_config(self) -> dict[str, str]:
+        """For PBD.create."""
+        config = {"server": self.server, "serverpath": self.serverpath}
+        if self.nfsversion is not None:
+            config["nfsversion"] = self.nfsversion
+        if self.options:
+            config["options"] = ",".join(self.options)
+        return config
+
+    @property
+    def sm_config(self) -> dict[str, str]:
+        """For SR.introduce."""
+        return {"nosubdir": "true"} if self.nosubdir else {}
+
+
+def _location(keys: NFSConnectionData) -> Location:
+    """From export, or server and serverpath; from both when they agree."""
+    key = "export"
+    try:
+        export = None if keys.export is None else parse_export(keys.export)
+        key = "server"
+        server = None if keys.server is None else parse_host(keys.server)
+        key = "serverpath"
+        path = None if keys.serverpath is None else parse_path(keys.serverpath)
+    except ValueError as error:
+        raise refusal(key, NFSConnectionData, driver=DRIVER, problem=str(error)) from error
+    if export is None:
+        if server is None or path is None:
+            lacking = "serverpath" if path is None and server is not None else "server" if path else "export"
+            raise refusal(lacking, NFSConnectionData, driver=DRIVER)
+        return Location(server, path)
+    for key, one, other in (("server", server, export.host), ("serverpath", path, export.path)):
+        if one is not None and one != other:
+            raise refusal(key, NFSConnectionData, driver=DRIVER, problem=f"is {one}, and export says {other}")
+    return export
+
+
+def _version(keys: NFSConnectionData) -> tuple[str | None, tuple[str, ...]]:
+    """The NFS version, which SM wants apart from the other options, and those."""
+    said = None if keys.nfsversion is None else str(keys.nfsversion)
+    others = []
+    for option in parse_options(keys.options):
+        name, _, value = option.partition("=")
+        if name in ("vers", "nfsvers"):
+            said = value if said is None else said
+        else:
+            others.append(option)
+    if said is not None and said not in _VERSIONS:
+        raise refusal("nfsversion", NFSConnectionData, driver=DRIVER, problem=f"is {said!r}")
+    return said, tuple(others)

@@ -1,0 +1,116 @@
+"""A file on somebody's share: the export ``server:/path`` and the file's name, as an SR and a VDI of it.
+
+An SR of files is a directory, and its VDIs are the files named ``<uuid>.vhd``, ``.raw`` or ``.qcow2`` in it
+(facts/xapi.md 5.2, facts/sm-truth.md on file and nfs: other names are ignored, and a ``*.raw`` or ``*.vhd``
+whose name is no uuid breaks every scan). So a name can be attached when it has a uuid, and only then.
+"""
+
+import re
+from typing import Annotated, Literal, NamedTuple
+
+from msgspec import Meta
+
+from xenvol.connection_data.keys import CommonKeys, Uuid, refusal
+from xenvol.connection_data.portal import bracketed, parse_host
+
+Format = Literal["raw", "vhd", "qcow2"]
+_FORMATS: dict[str, Format] = {"raw": "raw", "vhd": "vhd", "vpc": "vhd", "qcow2": "qcow2"}
+
+_EXPORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]]+?):(?P<path>/.*)")
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_NAME = re.compile(rf"(?:(?P<sr>{_UUID})/)?(?P<vdi>{_UUID})(?:\.(?P<format>vhd|raw|qcow2))?", re.IGNORECASE)
+
+
+class ShareKeys(CommonKeys, frozen=True, kw_only=True):
+    """What a driver of files on a share may be sent."""
+
+    export: Annotated[str | None, Meta(description="server:/path, an IPv6 address in brackets")] = None
+    name: Annotated[
+        str | None,
+        Meta(
+            description="the file: <uuid>.vhd, .raw or .qcow2, or the uuid alone, which becomes the VDI's;"
+            " with <sr uuid>/ before it when it lies in that directory of the export"
+        ),
+    ] = None
+    format: Annotated[
+        Literal["raw", "vhd", "vpc", "qcow2"] | None, Meta(description="raw, vhd (or vpc) or qcow2")
+    ] = None
+    options: Annotated[str | None, Meta(description="mount options, with or without -o before them")] = None
+    sr_uuid: Annotated[Uuid | None, Meta(description="the SR's uuid, the name of its directory")] = None
+    vdi_uuid: Annotated[Uuid | None, Meta(description="the VDI's uuid, the name of its file")] = None
+
+
+class Location(NamedTuple):
+    """Where a share is; the host without brackets, the path without a slash at its end."""
+
+    host: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.path}"
+
+
+class DiskFile(NamedTuple):
+    vdi_uuid: str
+    sr_uuid: str | None
+    """The directory that it lies in; None: nobody said."""
+    format: Format | None
+    """None: nobody said; the SR's driver finds out."""
+
+
+def parse_export(text: str) -> Location:
+    """Read ``10.0.0.1:/vol``, ``[fd00::1]:/vol``, ``fd00::1:/vol``, ``nas:/a/b/``; ValueError says what is wrong."""
+    match = _EXPORT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"is {text!r}, which is no export")
+    return Location(parse_host(match["host"]), parse_path(match["path"]))
+
+
+def parse_path(text: str) -> str:
+    """One spelling for a path, so that one directory never gets two SRs; ValueError says what is wrong."""
+    if not text.startswith("/") or "/../" in f"{text}/":
+        raise ValueError(f"is {text!r}, which is no absolute path")
+    return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
+
+
+def parse_options(text: str | None) -> tuple[str, ...]:
+    """The single mount options of ``-o vers=4.1,soft``."""
+    words = re.sub(r"(?:^|\s)-o\s*", " ", text or "")
+    return tuple(option for option in re.split(r"[,\s]+", words) if option)
+
+
+def disk_file(keys: ShareKeys, *, driver: str) -> DiskFile:
+    """Which VDI the keys mean; what they say twice must agree. Raises InvalidConnectionInfo."""
+    table = type(keys)
+    named = None if keys.name is None else _NAME.fullmatch(keys.name)
+    if named is None and keys.vdi_uuid is None:
+        if keys.name is None:
+            raise refusal("name", table, driver=driver)
+        problem = (
+            f"is {keys.name!r}, which no SR can hold: the storage manager knows a disk only by a file name that is"
+            " its uuid, and stops scanning at a *.vhd or *.raw with another; rename the file, or give sr_uuid and"
+            " vdi_uuid"
+        )
+        raise refusal("name", table, driver=driver, problem=problem)
+
+    of_name = (
+        None
+        if named is None
+        else DiskFile(
+            named["vdi"].lower(),
+            None if named["sr"] is None else named["sr"].lower(),
+            None if named["format"] is None else _FORMATS[named["format"].lower()],
+        )
+    )
+    said = DiskFile(
+        "" if keys.vdi_uuid is None else keys.vdi_uuid.lower(),
+        None if keys.sr_uuid is None else keys.sr_uuid.lower(),
+        None if keys.format is None else _FORMATS[keys.format],
+    )
+    if of_name is None:
+        return said
+    for key in ("vdi_uuid", "sr_uuid", "format"):
+        one, other = getattr(said, key), getattr(of_name, key)
+        if one and other and one != other:
+            raise refusal(key, table, driver=driver, problem=f"is {one}, and name says {other}")
+    return DiskFile(of_name.vdi_uuid, of_name.sr_uuid or said.sr_uuid, of_name.format or said.format)

@@ -1,0 +1,69 @@
+"""Foreign data made read-only, all the way down, with its secrets wrapped; nothing else about it changes."""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, final
+
+from xenvol.secret import Secret, has_secret, is_secret_key
+
+V = TypeVar("V", covariant=True)
+
+
+@final
+class FrozenMap(Mapping[str, V]):
+    """A mapping that nobody can change; equal to any mapping with the same items, copied by being itself."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __copy__(self) -> "FrozenMap[V]":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "FrozenMap[V]":
+        return self
+
+    def __repr__(self) -> str:
+        return f"FrozenMap({self._items!r})"
+
+
+def freeze(value: object, *, is_secret: bool = False) -> object:
+    """A copy that shares nothing mutable with the original: maps frozen, lists as tuples, secrets as
+    `Secret`.
+
+    A value is a secret when its key says so, at any depth, or when it is a text that carries one within.
+    """
+    if isinstance(value, Mapping):
+        return FrozenMap(
+            {key: freeze(item, is_secret=is_secret or is_secret_key(str(key))) for key, item in value.items()}
+        )
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item, is_secret=is_secret) for item in value)
+    if isinstance(value, set | frozenset):
+        return frozenset(freeze(item, is_secret=is_secret) for item in value)
+    if isinstance(value, bytes | bytearray):
+        return freeze(value.decode(errors="replace"), is_secret=True) if is_secret else bytes(value)
+    if isinstance(value, str):
+        return Secret(value) if is_secret or has_secret(value) else value
+    if is_secret and isinstance(value, int | float) and not isinstance(value, bool):
+        return Secret(str(value))  # a password of digits that was not quoted
+    return value
+
+
+def freeze_map(items: Mapping[str, object]) -> FrozenMap[object]:
+    """Freeze a mapping; the type says that it stays one."""
+    frozen = freeze(items)
+    assert isinstance(frozen, FrozenMap)
+    return frozen
