@@ -55,12 +55,15 @@ class PoolSpec:
     hosts: tuple[HostSpec, ...]
     name: str = ""
     sm_types: tuple[str, ...] = RECORDED_SM_TYPES
+    domains_use_storage: bool = True
+    """Whether a VM's disks are attached through storage drivers; the recorded server's were not."""
 
 
 def build(xapi: Xapi, spec: PoolSpec) -> None:
     """Fill an empty database."""
     db = xapi.db
     machine = _machine()
+    xapi.domains_use_storage = spec.domains_use_storage
     telemetry = db.create("secret", value=str(uuid.uuid4()))
     pool = db.create(
         "pool",

@@ -102,7 +102,7 @@ class Calls(Sequence[Entry]):
         return iter(self._entries())
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {len(self)} calls>"
+        return f"<{type(self).__name__}: {len(self)} calls>"
 
     def methods(self) -> list[str]:
         """The names alone, as sent."""

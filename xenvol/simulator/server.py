@@ -136,6 +136,14 @@ class Server:
 
     close = go_down
 
+    def drop_connections(self) -> None:
+        """Close every connection, also those that are between two calls; new ones are welcome."""
+        with self._guard:
+            connections, self._connections = self._connections, set()
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     # ---- connections
 
     def _accept(self, listener: socket.socket, gone: threading.Event) -> None:
@@ -178,7 +186,7 @@ class Server:
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
         path = request.path.partition("?")[0]
-        if path.startswith("/simulator/") and self.service.control is not None:
+        if f"{path}/".startswith("/simulator/") and self.service.control is not None:
             return self.service.control(request.verb, request.path, request.body)
         if request.verb == "OPTIONS":
             return Reply(200, "text/plain", b"")

@@ -1,7 +1,7 @@
 """What a pool and its hosts' storage were at one moment, and in words what became of it since.
 
 A snapshot holds every stored field of every object, and what each host has logged in to and mounted.
-Comparing leaves out what changes by itself (`VOLATILE`): a pool that was put back as it was compares as equal.
+Comparing leaves out what changes by itself (`VOLATILE`): a pool put back as it was compares as equal.
 """
 
 from __future__ import annotations

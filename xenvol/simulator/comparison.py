@@ -1,0 +1,319 @@
+"""Whether an answer is the recorded one: the same code, the same structure, the same values, but for what a
+recording cannot prescribe.
+
+Which parts those are is said by a `Shape`, made from the method's name; the table of fields is
+``data/replay-volatile.json``. Lists are sets with multiplicity. Where a recorded name has no value yet, the
+candidate that differs least gives it its value.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xenvol.simulator.symbols import Symbols
+
+ABSENT = "(absent)"
+_DATE = re.compile(r"\d{8}T\d\d:\d\d:\d\dZ")
+_CLOCK_SINCE = 2025
+"""Dates of this year and later were read off a clock; earlier ones were given by a caller."""
+_EXCEPTION = re.compile(r"Failure\(|Stdlib\.|Db_exn\.|Invalid_argument\(|Not_found")
+"""The print of an OCaml exception."""
+_SM_OWN_KEYS = re.compile(r"read-caching-(enabled-on|reason)-")
+"""Keys that the storage manager writes into maps in its own time."""
+_FREE_TEXTS = {"SESSION_AUTHENTICATION_FAILED": {2}}
+"""Places in an error, the code being 0, that hold somebody else's words: PAM's."""
+_REFERENCE_SETS = {"VDI_IN_USE", "NETWORK_CONTAINS_VIF"}
+"""Errors whose parameters come in no order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    path: str
+    expected: Any
+    got: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {brief(self.expected)}, got {brief(self.got)}"
+
+
+def brief(value: Any, limit: int = 300) -> str:
+    """A value as JSON, cut off where it gets long."""
+    if isinstance(value, str) and value is ABSENT:
+        return ABSENT
+    text: str = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one value is to be compared; the default is: exactly, all the way down."""
+
+    volatile: frozenset[str] = frozenset()
+    """Keys that must be there, with any value."""
+    members: Mapping[str, Shape] = field(default_factory=dict)
+    """Shapes of single keys."""
+    items: Shape | None = None
+    """The shape of every item of a list, or value of a map."""
+    is_record: bool = False
+    """A newer server's record may have more fields, if the comparison allows it."""
+    is_error: bool = False
+    """An ErrorDescription."""
+    is_event: bool = False
+    """An event; its class says what its snapshot is."""
+    is_free: bool = False
+    """Anything will do."""
+
+
+EXACT = Shape()
+_ERROR = Shape(is_error=True)
+_FREE = Shape(is_free=True)
+_EVENT = Shape(is_event=True, volatile=frozenset({"id", "timestamp"}))
+_EVENTS = Shape(items=_EVENT)
+_EVENT_BATCH = Shape(volatile=frozenset({"valid_ref_counts"}), members={"events": _EVENTS})
+
+
+def shape_of(method: str) -> Shape:
+    """How the result of a method is to be compared."""
+    cls, _, message = method.partition(".")
+    if message == "get_record":
+        return _record(cls)
+    if message in ("get_all_records", "get_all_records_where"):
+        return Shape(items=_record(cls))
+    if method == "event.from":
+        return _EVENT_BATCH
+    if method == "event.next":
+        return _EVENTS
+    if message.startswith("get_"):
+        name = message.removeprefix("get_")
+        if name in _volatile(cls):
+            return _FREE
+        if (cls, name) == ("task", "error_info"):
+            return _ERROR
+    return EXACT
+
+
+@functools.cache
+def _record(cls: str) -> Shape:
+    members = {"error_info": _ERROR} if cls == "task" else {}
+    return Shape(volatile=_volatile(cls), members=members, is_record=True)
+
+
+@functools.cache
+def _volatile(cls: str) -> frozenset[str]:
+    return frozenset(_table().get(cls, ())) | frozenset(_table()["*"])
+
+
+@functools.cache
+def _table() -> dict[str, list[str]]:
+    text = (importlib.resources.files("xenvol.simulator") / "data" / "replay-volatile.json").read_text()
+    table: dict[str, list[str]] = json.loads(text)["fields"]
+    return table
+
+
+def class_name(lower: str) -> str:
+    """``VM`` for the ``vm`` of an event."""
+    for name in _table():
+        if name.lower() == lower.lower():
+            return name
+    return lower
+
+
+class Comparison:
+    """Compares what one recording says with what came, and learns its names on the way."""
+
+    def __init__(self, symbols: Symbols, *, extra_fields_ok: bool = False, ordered: bool = False) -> None:
+        self.symbols = symbols
+        self.extra_fields_ok = extra_fields_ok
+        self.ordered = ordered
+        """Lists have an order, this once."""
+
+    def value(self, expected: Any, actual: Any, path: str, shape: Shape = EXACT) -> list[Difference]:
+        """All differences; symbols learn what fits."""
+        if shape.is_free:
+            self._learn(expected, actual, path)
+            return []
+        if shape.is_error:
+            return self.error(expected, actual, path)
+        if isinstance(expected, dict) and "$dateTime" in expected:
+            if not isinstance(actual, dict) or "$dateTime" not in actual:
+                return [Difference(path, expected, actual)]
+            return _date(expected["$dateTime"], actual["$dateTime"], path)
+        if _kind(expected) is not _kind(actual):
+            return [Difference(path, expected, actual)]
+        if isinstance(expected, str):
+            if _DATE.fullmatch(expected):
+                return _date(expected, actual, path)
+            return [] if self.symbols.match(expected, actual) else [Difference(path, expected, actual)]
+        if isinstance(expected, dict):
+            return self._map(expected, actual, path, shape)
+        if isinstance(expected, list):
+            if self.ordered:
+                return self._sequence(expected, actual, path, shape.items or EXACT)
+            return self._set(expected, actual, path, shape.items or EXACT)
+        both_nan = expected != expected and actual != actual
+        return [] if expected == actual or both_nan else [Difference(path, expected, actual)]
+
+    def error(self, expected: Any, actual: Any, path: str) -> list[Difference]:
+        """ErrorDescriptions: lists, or the error objects of JSON-RPC 2."""
+        if isinstance(expected, dict) and isinstance(actual, dict):
+            found = self.value(expected.get("code"), actual.get("code"), f"{path}.code")
+            return found + self.error(_description(expected), _description(actual), path)
+        if not (expected and actual and isinstance(expected, list) and isinstance(actual, list)):
+            return self.value(expected, actual, path)
+        code = expected[0]
+        if code != actual[0]:
+            return [Difference(f"{path}[0]", expected, actual)]
+        if code == "INTERNAL_ERROR":  # only prints of exceptions follow
+            return []
+        if len(expected) != len(actual):
+            return [Difference(path, expected, actual)]
+        if code in _REFERENCE_SETS:
+            return self._set(expected, actual, path, EXACT)
+        free = _FREE_TEXTS.get(code, set())
+        return [
+            difference
+            for index, (old, new) in enumerate(zip(expected, actual, strict=True))
+            if index not in free and not (isinstance(old, str) and _EXCEPTION.search(old))
+            for difference in self.value(old, new, f"{path}[{index}]")
+        ]
+
+    # ---- inside
+
+    def _learn(self, expected: Any, actual: Any, path: str) -> list[Difference]:
+        """Compare, and keep what was learnt only if nothing differs."""
+        mark = self.symbols.mark()
+        found = self.value(expected, actual, path)
+        if found:
+            self.symbols.back_to(mark)
+        return found
+
+    def _sequence(self, expected: list[Any], actual: list[Any], path: str, items: Shape) -> list[Difference]:
+        if len(expected) != len(actual):
+            return [Difference(path, expected, actual)]
+        return [
+            difference
+            for index, (old, new) in enumerate(zip(expected, actual, strict=True))
+            for difference in self.value(old, new, f"{path}[{index}]", items)
+        ]
+
+    def _set(self, expected: list[Any], actual: list[Any], path: str, items: Shape) -> list[Difference]:
+        """What is certain first, then the rest, each with the candidate that fits best."""
+        rest = dict(enumerate(actual))
+        uncertain = []
+        for item in expected:
+            if self.symbols.unbound(item) or not self._take_equal(item, rest, path, items):
+                uncertain.append(item)
+        found = []
+        for item in uncertain:
+            chosen, differences = self._best(
+                (index, functools.partial(self.value, item, candidate, f"{path}[]", items))
+                for index, candidate in rest.items()
+            )
+            if chosen is None or (differences and not isinstance(item, (dict, list))):
+                found.append(Difference(f"{path}[]", item, ABSENT))
+            else:
+                del rest[chosen]
+                found += differences
+        return found + [Difference(f"{path}[]", ABSENT, item) for item in rest.values()]
+
+    def _take_equal(self, item: Any, rest: dict[int, Any], path: str, items: Shape) -> bool:
+        for index, candidate in rest.items():
+            mark = self.symbols.mark()
+            if not self.value(item, candidate, path, items):
+                del rest[index]
+                return True
+            self.symbols.back_to(mark)
+        return False
+
+    def _map(
+        self, expected: dict[str, Any], actual: dict[str, Any], path: str, shape: Shape
+    ) -> list[Difference]:
+        rest = {key: value for key, value in actual.items() if not _SM_OWN_KEYS.match(key)}
+        found: list[Difference] = []
+        unknown = []
+        for key, value in expected.items():
+            if _SM_OWN_KEYS.match(key):
+                continue
+            if self.symbols.unbound(key):
+                unknown.append(key)
+            elif (real := self.symbols.resolve(key)) in rest:
+                found += self.value(
+                    value, rest.pop(real), f"{path}.{key}", self._member(shape, key, expected)
+                )
+            else:
+                found.append(Difference(f"{path}.{key}", value, ABSENT))
+        for key in unknown:
+            found += self._unknown_key(key, expected[key], rest, path, shape.items or EXACT)
+        if not (shape.is_record and self.extra_fields_ok):
+            found += [Difference(f"{path}.{key}", ABSENT, value) for key, value in rest.items()]
+        return found
+
+    def _member(self, shape: Shape, key: str, expected: dict[str, Any]) -> Shape:
+        if key in shape.volatile:
+            return _FREE
+        if shape.is_event and key == "snapshot":
+            return _record(class_name(str(expected.get("class"))))
+        return shape.members.get(key) or shape.items or EXACT
+
+    def _unknown_key(
+        self, key: str, value: Any, rest: dict[str, Any], path: str, items: Shape
+    ) -> list[Difference]:
+        """Find the key that a name stands for by what is under it; take it out of ``rest``."""
+        if self.symbols.unbound(key):
+            candidates = [candidate for candidate in rest if not self.symbols.owns(candidate)]
+        else:  # a value compared since has told
+            candidates = [self.symbols.resolve(key)]
+
+        def attempt(candidate: str) -> list[Difference]:
+            if not self.symbols.match(key, candidate):
+                return [Difference(f"{path}.{key}", value, ABSENT)]
+            return self.value(value, rest[candidate], f"{path}.{key}", items)
+
+        chosen, differences = self._best(
+            (candidate, functools.partial(attempt, candidate))
+            for candidate in candidates
+            if candidate in rest
+        )
+        if chosen is None:
+            return [Difference(f"{path}.{key}", value, ABSENT)]
+        del rest[chosen]
+        return differences
+
+    def _best(
+        self, candidates: Iterable[tuple[Any, Callable[[], list[Difference]]]]
+    ) -> tuple[Any, list[Difference]]:
+        """The candidate with the fewest differences, the first of equals; its names are learnt. None: no one."""
+        mark = self.symbols.mark()
+        best: tuple[Any, Callable[[], list[Difference]]] | None = None
+        fewest = 0
+        for candidate, compare in candidates:
+            found = compare()
+            if not found:
+                return candidate, []
+            self.symbols.back_to(mark)
+            if best is None or len(found) < fewest:
+                best, fewest = (candidate, compare), len(found)
+        return (best[0], best[1]()) if best else (None, [])
+
+
+def _description(error: Mapping[str, Any]) -> list[Any]:
+    return [error.get("message"), *(error.get("data") or [])]
+
+
+def _date(expected: str, actual: str, path: str) -> list[Difference]:
+    by_clock = expected[:4].isdigit() and int(expected[:4]) >= _CLOCK_SINCE
+    same = expected == actual or (by_clock and _DATE.fullmatch(actual) is not None)
+    return [] if same else [Difference(path, expected, actual)]
+
+
+def _kind(value: Any) -> type:
+    """The type on the wire, with one kind of number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float
+    return type(value)

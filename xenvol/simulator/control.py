@@ -1,0 +1,151 @@
+"""Arranging and examining a simulator over HTTP, under /simulator, so that a test in any language can use it.
+
+JSON in, JSON out; no session is needed. What it does is what the Python methods of the same names do.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from xenvol.simulator.faults import KINDS, Faults
+from xenvol.simulator.hooks import Reply
+from xenvol.simulator.journal import Journal
+from xenvol.simulator.snapshot import Snapshot
+
+
+class Controlled(Protocol):
+    """The simulator, as far as it is controlled from here."""
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def faults(self) -> Faults: ...
+
+    def reset(self) -> None: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+    def about(self) -> dict[str, Any]: ...
+
+
+class BadRequest(ValueError):
+    """What was sent is not what is accepted; the text says what is."""
+
+
+class Control:
+    """Serves one simulator."""
+
+    def __init__(self, simulator: Controlled) -> None:
+        self._simulator = simulator
+        self._routes: dict[tuple[str, str], tuple[Callable[[str, Any], Any], str]] = {
+            ("GET", ""): (self._help, "this page"),
+            ("POST", "/reset"): (self._reset, "restore the initial state"),
+            ("GET", "/journal"): (
+                self._journal,
+                'all calls; ?since=MARK for those after the "mark" of an earlier answer',
+            ),
+            ("DELETE", "/journal"): (self._clear_journal, "forget all calls"),
+            ("GET", "/faults"): (self._faults, "the orders that may still strike"),
+            ("POST", "/faults"): (
+                self._order,
+                'order one: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_BACKEND_FAILURE_47", "", '
+                '"why", ""], "nth": 1, "every": false}; faults: ' + ", ".join(KINDS),
+            ),
+            ("DELETE", "/faults"): (self._clear_faults, "forget all orders; ?id=N for one"),
+            ("GET", "/snapshot"): (self._snapshot, "the whole state"),
+            ("POST", "/compare"): (
+                self._compare,
+                'what changed since a snapshot: {"before": SNAPSHOT, "after": SNAPSHOT or absent for now, '
+                '"ignore": ["VM.user_version"]}',
+            ),
+        }
+
+    def __call__(self, verb: str, path: str, body: bytes) -> Reply:
+        """(verb, path with query, body) → reply; the server calls this without the pool's lock."""
+        route, _, query = path.partition("?")
+        route = route.removeprefix("/simulator").rstrip("/")
+        if (verb, route) not in self._routes:
+            verbs = [known for known, where in self._routes if where == route]
+            status = 405 if verbs else 404
+            return _reply(status, {"error": f"{verb} {path}: unknown", "help": self._page()})
+        act, _ = self._routes[verb, route]
+        try:
+            data = json.loads(body) if body.strip() else {}
+            return _reply(200, act(query, data))
+        except json.JSONDecodeError as error:
+            return _reply(400, {"error": f"the body is no JSON: {error}"})
+        except (ValueError, KeyError) as error:
+            return _reply(400, {"error": str(error.args[0])})
+
+    def _page(self) -> dict[str, str]:
+        return {f"{verb} /simulator{route}": text for (verb, route), (_, text) in self._routes.items()}
+
+    def _help(self, query: str, data: Any) -> Any:
+        return {**self._simulator.about(), "help": self._page()}
+
+    def _reset(self, query: str, data: Any) -> Any:
+        self._simulator.reset()
+        return {}
+
+    def _journal(self, query: str, data: Any) -> Any:
+        journal = self._simulator.journal
+        since = _number(query, "since") or 0
+        mark = journal.mark()
+        return {
+            "calls": [entry.as_json() for entry in journal.since(since)],
+            "logins": len(journal.logins),
+            "mark": mark,
+        }
+
+    def _clear_journal(self, query: str, data: Any) -> Any:
+        self._simulator.journal.clear()
+        return {}
+
+    def _faults(self, query: str, data: Any) -> Any:
+        return {"faults": [order.as_json() for order in self._simulator.faults.orders]}
+
+    def _order(self, query: str, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise BadRequest("a fault is a map, as in GET /simulator")
+        order = self._simulator.faults.order(data)
+        return order.as_json() if order is not None else {}
+
+    def _clear_faults(self, query: str, data: Any) -> Any:
+        number = _number(query, "id")
+        if number is None:
+            self._simulator.faults.clear()
+        elif not self._simulator.faults.cancel(number):
+            raise BadRequest(f"id: no order {number} is open")
+        return {}
+
+    def _snapshot(self, query: str, data: Any) -> Any:
+        return self._simulator.snapshot().as_json()
+
+    def _compare(self, query: str, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "before" not in data:
+            raise BadRequest("before: missing; expected what GET /simulator/snapshot gave")
+        before = Snapshot.from_json(data["before"])
+        after = Snapshot.from_json(data["after"]) if "after" in data else self._simulator.snapshot()
+        ignore = data.get("ignore", [])
+        if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
+            raise BadRequest('ignore: expected a list of patterns, as in ["VM.user_version"]')
+        return {"differences": before.difference(after, ignore)}
+
+
+def _number(query: str, key: str) -> int | None:
+    values = urllib.parse.parse_qs(query).get(key)
+    if not values:
+        return None
+    try:
+        return int(values[0])
+    except ValueError:
+        raise BadRequest(f"{key}: {values[0]!r} is no number") from None
+
+
+def _reply(status: int, data: Any) -> Reply:
+    body = json.dumps(data, ensure_ascii=False).encode() + b"\n"
+    return Reply(status, "application/json", body)

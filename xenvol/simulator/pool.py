@@ -1,0 +1,368 @@
+"""Putting objects into a pool without a client: each is made by the rules that a client's call would meet.
+
+So what `PoolBuilder` makes is what `SR.create`, `VM.start` and the others would have made. For many at once
+it makes the first by the rules and the others as its likeness, which costs some microseconds each.
+"""
+
+from __future__ import annotations
+
+import abc
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xenvol.simulator import bootstrap
+from xenvol.simulator.bootstrap import HostSpec
+from xenvol.simulator.database import Row
+from xenvol.simulator.dispatch import load_rules
+from xenvol.simulator.failure import NULL
+from xenvol.simulator.guests import Guest, guest_of
+from xenvol.simulator.rulebook import RULES, Call
+from xenvol.simulator.rules.operations import update_allowed_operations
+from xenvol.simulator.xapi import Xapi
+
+GIB = 1 << 30
+_MEMORY = 256 << 20
+"""Bytes of a VM; enough for every rule."""
+
+
+class PoolBuilder(abc.ABC):
+    """Objects are named by reference, hosts by name, address or uuid as well."""
+
+    @property
+    @abc.abstractmethod
+    def xapi(self) -> Xapi:
+        """The pool's state."""
+
+    # ---- hosts
+
+    def add_host(
+        self, name: str | None = None, *, address: str = "", iscsi_iqn: str = "", enabled: bool = True
+    ) -> str:
+        """A further member. It gets a PBD for every shared SR of the pool, unplugged."""
+        with self.xapi.lock:
+            db = self.xapi.db
+            name = name or f"host{db.count('host') + 1}"
+            host = bootstrap.add_host(
+                self.xapi, HostSpec(name, address=address, iscsi_iqn=iscsi_iqn, enabled=enabled)
+            )
+            for sr in db.refs("SR"):
+                pbds = db.children(sr, "PBDs")
+                if db.row("SR", sr)["shared"] and pbds:
+                    config = db.get("PBD", pbds[0], "device_config")
+                    self._do("PBD.create", {"host": host, "SR": sr, "device_config": config})
+            return host
+
+    def find_host(self, host: str) -> str:
+        """The reference of the host that a reference, uuid, name or address means; KeyError for none."""
+        db = self.xapi.db
+        if db.exists("host", host):
+            return host
+        for ref in db.refs("host"):
+            row = db.row("host", ref)
+            if host in (row["uuid"], row["name_label"], row["address"]):
+                return ref
+        names = ", ".join(db.row("host", ref)["name_label"] for ref in db.refs("host"))
+        raise KeyError(f"no host {host!r}; there are {names}")
+
+    def move_master(self, host: str) -> None:
+        """Another host is the master; sessions survive, since they are in the pool's database."""
+        with self.xapi.lock:
+            found = self.find_host(host)
+            self.xapi.db.set("pool", self.xapi.db.refs("pool")[0], master=found)
+
+    # ---- storage
+
+    def add_sr(
+        self,
+        name: str = "sr",
+        *,
+        type: str = "dummy",
+        device_config: Mapping[str, str] | None = None,
+        sr_uuid: str = "",
+        content_type: str = "user",
+        shared: bool = True,
+        create: bool = False,
+        sm_config: Mapping[str, str] | None = None,
+        hosts: Iterable[str] | None = None,
+        plugged: bool = True,
+    ) -> str:
+        """Introduce an SR, give it a PBD per host (None: every one) and plug those.
+
+        ``create=True`` formats it instead (SR.create): everywhere if shared, else on the first host.
+        Raises `Failure` as the calls would.
+        """
+        with self.xapi.lock:
+            config = dict(device_config or {})
+            chosen = [
+                self.find_host(host) for host in (self.xapi.db.refs("host") if hosts is None else hosts)
+            ]
+            if create:
+                created: str = self._do(
+                    "SR.create",
+                    chosen[0],
+                    config,
+                    0,
+                    name,
+                    "",
+                    type,
+                    content_type,
+                    shared,
+                    dict(sm_config or {}),
+                )
+                return created
+            sr: str = self._do(
+                "SR.introduce", sr_uuid, name, "", type, content_type, shared, dict(sm_config or {})
+            )
+            for host in chosen:
+                pbd = self._do("PBD.create", {"host": host, "SR": sr, "device_config": config})
+                if plugged:
+                    self._do("PBD.plug", pbd)
+            return sr
+
+    def add_vdi(
+        self,
+        sr: str,
+        name: str = "vdi",
+        *,
+        size: int = GIB,
+        type: str = "user",
+        sharable: bool = False,
+        read_only: bool = False,
+        sm_config: Mapping[str, str] | None = None,
+    ) -> str:
+        """VDI.create in a plugged SR."""
+        with self.xapi.lock:
+            vdi: str = self._do(
+                "VDI.create",
+                {
+                    "SR": sr,
+                    "name_label": name,
+                    "name_description": "",
+                    "virtual_size": size,
+                    "type": type,
+                    "sharable": sharable,
+                    "read_only": read_only,
+                    "other_config": {},
+                    "xenstore_data": {},
+                    "sm_config": dict(sm_config or {}),
+                    "tags": [],
+                },
+            )
+            return vdi
+
+    # ---- virtual machines
+
+    def add_vm(
+        self,
+        name: str = "vm",
+        *,
+        kind: str = "pv",
+        power_state: str = "Running",
+        pv_drivers: bool = True,
+        resident_on: str | None = None,
+        disks: Sequence[str] = (),
+    ) -> str:
+        """A VM with these VDIs in its first slots; it starts on that host, or where xapi puts it.
+
+        ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers.
+        """
+        with self.xapi.lock:
+            vm: str = self._do("VM.create", self._vm_record(name, kind, pv_drivers))
+            for disk in disks:
+                self.add_vbd(vm, disk, plugged=False)
+            if power_state in ("Running", "Paused", "Suspended"):
+                paused = power_state == "Paused"
+                if resident_on is None:
+                    self._do("VM.start", vm, paused, False)
+                else:
+                    self._do("VM.start_on", vm, self.find_host(resident_on), paused, False)
+            if power_state == "Suspended":
+                self._do("VM.suspend", vm)
+            return vm
+
+    def add_vbd(
+        self,
+        vm: str,
+        vdi: str | None,
+        *,
+        userdevice: str = "autodetect",
+        mode: str = "RW",
+        type: str = "Disk",
+        plugged: bool | None = None,
+    ) -> str:
+        """VBD.create, and VBD.plug if told so (None: if the VM is running); without a VDI it is empty."""
+        with self.xapi.lock:
+            vbd: str = self._do(
+                "VBD.create",
+                {
+                    "VM": vm,
+                    "VDI": vdi or NULL,
+                    "device": "",
+                    "userdevice": userdevice,
+                    "bootable": False,
+                    "mode": mode,
+                    "type": type,
+                    "unpluggable": True,
+                    "empty": vdi is None,
+                    "other_config": {},
+                    "qos_algorithm_type": "",
+                    "qos_algorithm_params": {},
+                    "currently_attached": False,
+                },
+            )
+            running = self.xapi.db.row("VM", vm)["power_state"] == "Running"
+            if plugged or (plugged is None and running):
+                self._do("VBD.plug", vbd)
+            return vbd
+
+    def guest(self, vm: str) -> Guest:
+        """What that VM's operating system is like; change it to arrange a misbehaviour."""
+        with self.xapi.lock:
+            self.xapi.db.row("VM", vm)
+            return guest_of(self.xapi.guests, vm)
+
+    # ---- many at once
+
+    def add_srs(self, count: int, name: str = "sr", **like: Any) -> list[str]:
+        """So many SRs with their PBDs, called ``sr-1``, ``sr-2``...; ``like`` is what `add_sr` takes."""
+        with self.xapi.lock:
+            if not count:
+                return []
+            first = self.add_sr(f"{name}-1", **like)
+            pbds = [self.xapi.db.row("PBD", pbd) for pbd in self.xapi.db.children(first, "PBDs")]
+            srs = [first]
+            for number in range(2, count + 1):
+                srs.append(self._likeness("SR", first, name_label=f"{name}-{number}"))
+                for pbd in pbds:
+                    self._copy("PBD", pbd, SR=srs[-1])
+            return srs
+
+    def add_vdis(self, sr: str, count: int, name: str = "vdi", **like: Any) -> list[str]:
+        """So many disks of an SR whose disks are in the database only (type dummy); as `add_vdi`."""
+        with self.xapi.lock:
+            if self.xapi.db.row("SR", sr)["type"] not in ("dummy", "flaky"):
+                raise ValueError("add_vdis makes rows without data; use add_vdi for an SR that holds data")
+            if not count:
+                return []
+            vdis = [self.add_vdi(sr, f"{name}-1", **like)]
+            for number in range(2, count + 1):
+                vdi_uuid = str(uuid.uuid4())
+                label = f"{name}-{number}"
+                vdis.append(
+                    self._likeness("VDI", vdis[0], uuid=vdi_uuid, location=vdi_uuid, name_label=label)
+                )
+            return vdis
+
+    def add_vms(self, count: int, name: str = "vm", **like: Any) -> list[str]:
+        """So many halted VMs without disks; as `add_vm`."""
+        with self.xapi.lock:
+            if not count:
+                return []
+            vms = [self.add_vm(f"{name}-1", **{**like, "power_state": "Halted"})]
+            row = self.xapi.db.row("VM", vms[0])
+            metrics = self.xapi.db.row("VM_metrics", row["metrics"])
+            for number in range(2, count + 1):
+                vms.append(
+                    self._likeness(
+                        "VM",
+                        vms[0],
+                        name_label=f"{name}-{number}",
+                        metrics=self._copy("VM_metrics", metrics),
+                        other_config={**row["other_config"], "mac_seed": str(uuid.uuid4())},
+                    )
+                )
+            return vms
+
+    def add_vbds(self, vm: str, vdis: Sequence[str], **like: Any) -> list[str]:
+        """A VBD per VDI in the slots from 0 (of a VM that has none yet); as `add_vbd`."""
+        with self.xapi.lock:
+            if not vdis:
+                return []
+            db = self.xapi.db
+            vbds = [self.add_vbd(vm, vdis[0], **{**like, "userdevice": "0"})]
+            row = db.row("VBD", vbds[0])
+            device = row["device"]
+            has_metrics = db.exists("VBD_metrics", row["metrics"])
+            metrics = db.row("VBD_metrics", row["metrics"]) if has_metrics else {}
+            for number, vdi in enumerate(vdis[1:], 1):
+                vbds.append(
+                    self._likeness(
+                        "VBD",
+                        vbds[0],
+                        VDI=vdi,
+                        userdevice=str(number),
+                        device=device and f"xvd{_letters(number)}",
+                        metrics=self._copy("VBD_metrics", metrics) if has_metrics else NULL,
+                    )
+                )
+                update_allowed_operations(self.xapi, "VDI", vdi)
+            return vbds
+
+    # ---- inside
+
+    def _do(self, method: str, *arguments: Any) -> Any:
+        """Run a rule, as a call that passed all checks would."""
+        load_rules()
+        call = Call(self.xapi, method, NULL, f"OpaqueRef:{uuid.uuid4()}", self.xapi.master)
+        return RULES[method](call, *arguments)
+
+    def _likeness(self, cls: str, ref: str, **changes: Any) -> str:
+        return self._copy(cls, self.xapi.db.row(cls, ref), **changes)
+
+    def _copy(self, cls: str, row: Row, **changes: Any) -> str:
+        return self.xapi.db.create(cls, **{**row, "uuid": "", **changes})
+
+    def _vm_record(self, name: str, kind: str, pv_drivers: bool) -> dict[str, Any]:
+        """What a client would send to VM.create, its optional fields filled in."""
+        fields = self.xapi.model.classes["VM"].constructor.values()
+        record = {field.name: field.default for field in fields if field.has_default}
+        is_hvm = kind == "hvm"
+        return record | {
+            "name_label": name,
+            "name_description": "",
+            "user_version": 1,
+            "is_a_template": False,
+            "affinity": NULL,
+            **dict.fromkeys(
+                ("memory_static_max", "memory_dynamic_max", "memory_dynamic_min", "memory_static_min"),
+                _MEMORY,
+            ),
+            "VCPUs_params": {},
+            "VCPUs_max": 1,
+            "VCPUs_at_startup": 1,
+            "actions_after_shutdown": "destroy",
+            "actions_after_reboot": "restart",
+            "actions_after_crash": "restart",
+            **dict.fromkeys(
+                ("PV_kernel", "PV_ramdisk", "PV_args", "PV_bootloader_args", "PV_legacy_args", "PCI_bus"), ""
+            ),
+            "PV_bootloader": "" if is_hvm else "pygrub",
+            "HVM_boot_policy": "BIOS order" if is_hvm else "",
+            "HVM_boot_params": {"order": "cd"} if is_hvm else {},
+            "platform": {"sim-pv": "true"} if is_hvm and pv_drivers else {},
+            "other_config": {},
+            "recommendations": "",
+            "domain_type": kind,
+        }
+
+
+class Pool(PoolBuilder):
+    """A builder of one pool that stays the same."""
+
+    def __init__(self, xapi: Xapi) -> None:
+        self._xapi = xapi
+
+    @property
+    def xapi(self) -> Xapi:
+        return self._xapi
+
+
+def _letters(number: int) -> str:
+    """``a`` for 0, ``z`` for 25, ``aa`` for 26."""
+    letters = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters

@@ -1,0 +1,316 @@
+"""A whole pool on the loopback, from start to stop: the one object that tests, the plugin and the shell hold.
+
+    with Simulator() as xapi:
+        session = XenAPI.Session(xapi.url)
+        session.login_with_password(xapi.user, xapi.password)
+
+Every host listens on an address of its own, 127.0.0.1 for the first, all on one port, since HOST_IS_SLAVE names
+the master by its address alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.resources
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from xenvol.simulator import bootstrap, worlds
+from xenvol.simulator.control import Control
+from xenvol.simulator.database import Database
+from xenvol.simulator.faults import Faults
+from xenvol.simulator.journal import Journal
+from xenvol.simulator.pool import Pool, PoolBuilder
+from xenvol.simulator.server import Server
+from xenvol.simulator.service import Service
+from xenvol.simulator.sm.world import World
+from xenvol.simulator.sm.worldfile import WorldError
+from xenvol.simulator.snapshot import Snapshot, take
+from xenvol.simulator.worlds import WorldSpec
+from xenvol.simulator.xapi import Xapi
+
+_DATA = importlib.resources.files("xenvol.simulator") / "data"
+_PORT_ATTEMPTS = 20
+"""How often a port that is free on the first address may be taken on another."""
+
+
+class Simulator(PoolBuilder):
+    """Started by a ``with`` block or `start`; everything but the ports is built again by `reset`.
+
+    ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or what such a file holds; without one,
+    the pool has ``hosts`` hosts and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` lets
+    storage take the time that real storage was seen to take.
+    """
+
+    user = "root"
+    password = "secret"
+
+    def __init__(
+        self,
+        version: str = "24.16.0",
+        *,
+        world: str | Path | Mapping[str, Any] | None = None,
+        hosts: int = 1,
+        port: int = 0,
+        tls: bool = False,
+        storage_delays: bool = False,
+    ) -> None:
+        self.version = version.removeprefix("v")
+        self.port = port
+        self.tls = tls
+        self._storage_delays = storage_delays
+        self._spec = worlds.default(hosts) if world is None else worlds.load(world)
+        self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
+        self.journal = Journal()
+        """All calls (`xenvol.simulator.journal`)."""
+        self.faults = Faults(self, met=self.journal.met_fault)
+        """Orders of what shall go wrong (`xenvol.simulator.faults`)."""
+        self._service = Service(
+            self._build(), interceptor=self.faults, journal=self.journal, control=Control(self)
+        )
+        self._hosts = self.xapi.db.refs("host")
+        self._servers: list[Server] = []
+        self._order_faults()
+
+    def __repr__(self) -> str:
+        return f"<Simulator of xapi {self.version}, {self.url if self._servers else 'not started'}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- where it is
+
+    @property
+    def url(self) -> str:
+        """The master's."""
+        return self.urls[self._hosts.index(self.xapi.master)]
+
+    @property
+    def urls(self) -> list[str]:
+        """One per host, in the order in which the hosts came."""
+        if not self._servers:
+            raise RuntimeError("the simulator is not started: use it in a with block, or call start()")
+        return [server.url for server in self._servers]
+
+    @property
+    def ca_file(self) -> str:
+        """The certificate that a client must trust where `tls` is set; its key is public, as it is no secret."""
+        return str(_DATA / "loopback-cert.pem")
+
+    @property
+    def xapi(self) -> Xapi:
+        return self._service.xapi
+
+    @property
+    def db(self) -> Database:
+        """The pool's objects; hold ``xapi.lock`` to change them while clients call."""
+        return self.xapi.db
+
+    @property
+    def storage(self) -> World:
+        """The storage behind the pool, to arrange and to change under its feet."""
+        return self.xapi.world
+
+    def about(self) -> dict[str, Any]:
+        """How to log in."""
+        return {
+            "version": self.version,
+            "url": self.url,
+            "urls": self.urls,
+            "user": self.user,
+            "password": self.password,
+        }
+
+    # ---- life
+
+    def start(self) -> None:
+        """Listen, one address per host; OSError when the port is taken."""
+        attempts = 1 if self.port else _PORT_ATTEMPTS
+        for left in reversed(range(attempts)):
+            try:
+                self._listen()
+                return
+            except OSError as error:
+                self._stop_listening()
+                if error.errno != errno.EADDRINUSE or not left:
+                    raise
+                self.port = 0
+
+    def close(self) -> None:
+        """Stop listening, end what waits, and remove the storage. Idempotent."""
+        self._stop_listening()
+        self.faults.clear()
+        _discard(self.xapi)
+
+    def reset(self) -> None:
+        """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
+        self.faults.clear()
+        old = self.xapi
+        self._service.xapi = self._build()
+        self._hosts = self.xapi.db.refs("host")
+        for server in self._servers[len(self._hosts) :]:
+            server.close()
+        del self._servers[len(self._hosts) :]
+        del self._addresses[len(self._hosts) :]
+        for server in self._servers:
+            server.come_back()
+        self.journal.clear()
+        self._order_faults()
+        _discard(old)
+
+    def snapshot(self) -> Snapshot:
+        """The whole state now, to be compared with a later one."""
+        return take(self.xapi)
+
+    # ---- hosts
+
+    def add_host(
+        self, name: str | None = None, *, address: str = "", iscsi_iqn: str = "", enabled: bool = True
+    ) -> str:
+        """A further member, which listens at once if the others do."""
+        address = _address(address, len(self._hosts))
+        host = super().add_host(name, address=address, iscsi_iqn=iscsi_iqn, enabled=enabled)
+        self._hosts.append(host)
+        self._addresses.append(address)
+        if self._servers:
+            self._servers.append(self._server(len(self._hosts) - 1))
+            self._servers[-1].start()
+        return host
+
+    def die(self, host: str | None) -> None:
+        """The host's listener closes, and every connection to it; None is every host."""
+        for server in self._servers_of(host):
+            server.go_down()
+
+    def come_back(self, host: str | None) -> None:
+        """Undo `die`."""
+        for server in self._servers_of(host):
+            server.come_back()
+
+    def drop_connections(self, host: str | None) -> None:
+        """Close the connections, and go on listening."""
+        for server in self._servers_of(host):
+            server.drop_connections()
+
+    # ---- inside
+
+    def _build(self) -> Xapi:
+        spec = self._spec
+        world = World.from_dict(spec.storage)
+        try:
+            xapi = Xapi(version=self.version, world=world)
+            xapi.users = {self.user: self.password}
+            with xapi.lock:
+                bootstrap.build(xapi, spec.pool)
+                self._place(xapi)
+                _furnish(Pool(xapi), spec)
+        except BaseException:
+            world.close()
+            raise
+        xapi.storage_delays = self._storage_delays
+        return xapi
+
+    def _order_faults(self) -> None:
+        for index, fault in enumerate(self._spec.faults):
+            try:
+                self.faults.order(fault)
+            except (ValueError, KeyError) as error:
+                raise WorldError(f"faults[{index}].{error.args[0]}") from error
+
+    def _place(self, xapi: Xapi) -> None:
+        """Tell members where they are; a pool of one may do without."""
+        hosts = xapi.db.refs("host")
+        for host, address in zip(hosts, self._addresses, strict=False):
+            if len(hosts) > 1:
+                xapi.db.set("host", host, address=address)
+
+    def _listen(self) -> None:
+        for index in range(len(self._hosts)):
+            server = self._server(index)
+            server.start()
+            self.port = server.port
+            self._servers.append(server)
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _server(self, index: int) -> Server:
+        return Server(
+            self._service,
+            host=self._addresses[index],
+            port=self.port,
+            tls=_tls() if self.tls else None,
+            identity=lambda xapi: self._hosts[index],
+        )
+
+    def _servers_of(self, host: str | None) -> list[Server]:
+        if host is None:
+            return list(self._servers)
+        return [self._servers[self._hosts.index(self.find_host(host))]]
+
+
+def _address(wanted: str, index: int) -> str:
+    if not wanted:
+        return f"127.0.0.{index + 1}"
+    if not wanted.startswith("127."):
+        raise WorldError(
+            f"hosts[{index}].address: {wanted!r} is not on the loopback, 127.0.0.1 to 127.255.255.254, "
+            "and a simulator listens nowhere else"
+        )
+    return wanted
+
+
+def _furnish(pool: Pool, spec: WorldSpec) -> None:
+    """Make what a world file lists besides hosts."""
+    vdis: dict[str, str] = {}
+    for sr in spec.srs:
+        ref = pool.add_sr(
+            sr.name,
+            type=sr.type,
+            device_config=sr.device_config,
+            sr_uuid=sr.uuid,
+            content_type=sr.content_type,
+            shared=sr.shared,
+            create=sr.create,
+            hosts=sr.hosts,
+            plugged=sr.plugged,
+        )
+        if sr.is_default:
+            pool.xapi.db.set("pool", pool.xapi.db.refs("pool")[0], default_SR=ref)
+        for vdi in sr.vdis:
+            vdis[vdi.name] = pool.add_vdi(
+                ref, vdi.name, size=vdi.size, sharable=vdi.sharable, read_only=vdi.read_only
+            )
+    for vm in spec.vms:
+        vm_ref = pool.add_vm(
+            vm.name,
+            kind=vm.kind,
+            power_state=vm.power_state,
+            pv_drivers=vm.pv_drivers,
+            resident_on=vm.resident_on,
+            disks=[vdis[name] for name in vm.disks],
+        )
+        if vm.refuses_unplug:
+            pool.guest(vm_ref).refuses_unplug = True
+
+
+def _discard(xapi: Xapi) -> None:
+    xapi.close()
+    xapi.world.close()
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(_DATA / "loopback-cert.pem"), str(_DATA / "loopback-key.pem"))
+    return context
