@@ -1,0 +1,158 @@
+"""Plays a recording of real storage drivers against a simulator, with the storage changed as its notes say.
+
+A recording holds calls, and between them lines that only tell what was done to the storage or what the control
+domain then showed. A `Script` says what each of those lines means here; a line without a meaning is an error, so
+that no change of the storage is passed over. Every call is sent over the wire and its answer compared, but for
+those that a script excepts, each with its reason.
+
+    SCRIPT = Script("20a-iscsi-attach", storage={4: arrange, 40: looked_up})
+
+    def test_the_recording_is_answered_as_it_was_recorded() -> None:
+        assert play(SCRIPT) == []
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+import xmlrpc.client
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xenvol.simulator import Simulator
+from xenvol.simulator.comparison import Comparison, brief, shape_of
+from xenvol.simulator.sm.world import HostStorage, World
+from xenvol.simulator.symbols import Symbols, Unbound
+
+RECORDINGS = Path(__file__).parents[2] / "data" / "recordings" / "sm"
+HOST = "xapihost"
+"""The one host of the recorded pool."""
+
+_DERIVED_UUID = re.compile(r"\$md5:([0-9a-f]+)")
+_NAME = re.compile(r"\$([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a step of a script may change."""
+
+    simulator: Simulator
+    world: World
+    seen: Mapping[str, Any]
+    """What the line shows."""
+
+    @property
+    def host(self) -> HostStorage:
+        return self.world.host(HOST)
+
+
+Step = Callable[[Storage], None]
+
+
+def looked_up(storage: Storage) -> None:
+    """The line shows something of the control domain that the simulator does not have (commands, log files)."""
+
+
+@dataclass(frozen=True)
+class Script:
+    file: str
+    """Name of the recording, without ``.jsonl``."""
+    storage: Mapping[int, Step] = field(default_factory=dict)
+    """By number: what a line that is no call did, or what happened unsaid before a call."""
+    start: Step = looked_up
+    """The storage before the first line."""
+    unjudged: Mapping[int, str] = field(default_factory=dict)
+    """Calls that are made and not compared, and why."""
+    unmade: Mapping[int, str] = field(default_factory=dict)
+    """Calls that are not made, and why."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Names of the recording that stand for one object: ``{"ref10": "dom0"}``."""
+    world: Mapping[str, Any] | str = "recorded"
+    """The pool."""
+
+
+def play(script: Script) -> list[str]:
+    """Play it against a simulator of its own; every difference as a line of text."""
+    with Simulator(world=script.world) as simulator:
+        player = _Player(script, simulator)
+        return [difference for line in _lines(script) for difference in player.play(line)]
+
+
+class _Player:
+    def __init__(self, script: Script, simulator: Simulator) -> None:
+        self.script = script
+        self.simulator = simulator
+        self.symbols = Symbols()
+        self.wire = xmlrpc.client.ServerProxy(simulator.url, allow_none=True)
+        host = simulator.db.refs("host")[0]
+        assert self.symbols.match("$host", host)
+        self._happen(script.start, {})
+
+    def play(self, line: Mapping[str, Any]) -> Iterator[str]:
+        number, method = line["n"], line["method"]
+        if method == "-":
+            if number not in self.script.storage:
+                yield f"#{number}: the script does not say what this means: {line['note']}"
+                return
+            self._happen(self.script.storage[number], line.get("seen", {}))
+            return
+        if number in self.script.storage:
+            self._happen(self.script.storage[number], {})
+        if number in self.script.unmade:
+            return
+        where = f"{self.script.file}#{number} {method} ({line.get('note', '')})"
+        differences = list(self._call(line))
+        if number not in self.script.unjudged:
+            yield from (f"{where}: {difference}" for difference in differences)
+        elif not differences:
+            yield f"{where}: answered as recorded, so it needs no exception"
+
+    def _happen(self, step: Step, seen: Mapping[str, Any]) -> None:
+        with self.simulator.xapi.lock:
+            step(Storage(self.simulator, self.simulator.storage, seen))
+
+    def _call(self, line: Mapping[str, Any]) -> Iterator[str]:
+        try:
+            params = self.symbols.resolve(line["params"])
+        except Unbound as unbound:
+            yield f"no value for {unbound}"
+            return
+        answer: Any = getattr(self.wire, line["method"])(*params)
+        succeeded = answer["Status"] == "Success"
+        got = _plain(answer["Value"] if succeeded else answer["ErrorDescription"])
+        if ("result" in line) != succeeded:
+            expected = line["result"] if "result" in line else line["error"]
+            yield f"expected {brief(expected)}, got {brief(got)}"
+            return
+        comparison = Comparison(self.symbols)
+        if succeeded:
+            found = comparison.value(line["result"], got, "result", shape_of(line["method"]))
+        else:
+            found = comparison.error(line["error"], got, "error")
+        yield from map(str, found)
+
+
+def _lines(script: Script) -> Iterator[dict[str, Any]]:
+    for text in (RECORDINGS / f"{script.file}.jsonl").read_text(encoding="utf-8").splitlines():
+        text = _DERIVED_UUID.sub(lambda found: derived_uuid(found[1]), text)
+        text = _NAME.sub(lambda found: f"${script.same.get(found[1], found[1])}", text)
+        yield json.loads(text)
+
+
+def derived_uuid(scsi_id: str) -> str:
+    """The uuid of a VDI that is a LUN."""
+    return str(uuid.UUID(hashlib.md5(scsi_id.encode()).hexdigest()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, xmlrpc.client.DateTime):
+        return {"$dateTime": value.value}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

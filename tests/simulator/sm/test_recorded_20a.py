@@ -1,0 +1,21 @@
+"""What SR.probe, PBD.plug and a second introduce of an iSCSI target were answered."""
+
+from recorded_san import arrange, sessions_are_as_seen
+from recorded_world import Script, looked_up, play
+
+SCRIPT = Script(
+    "20a-iscsi-attach",
+    storage={
+        4: arrange,
+        36: sessions_are_as_seen,
+        40: sessions_are_as_seen,
+        45: looked_up,  # commands
+        51: looked_up,  # device nodes, and how the uuid is derived: every $md5 of the file is checked
+        71: looked_up,  # commands
+        94: sessions_are_as_seen,
+    },
+)
+
+
+def test_recording_20a_is_answered_as_recorded() -> None:
+    assert play(SCRIPT) == []
