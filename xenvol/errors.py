@@ -151,6 +151,26 @@ class VMBusy(VMError):
         self.operation = operation
 
 
+class WrongPowerState(VMError):
+    def __init__(self, vm: str, power_state: str, *, needed: str, remedy: str) -> None:
+        super().__init__(f"VM {vm} is {power_state}, and must be {needed}: {remedy}")
+        self.vm = vm
+        self.power_state = power_state
+        self.needed = needed
+
+
+class DiskNotReleased(VMError):
+    """The guest keeps the disk; it is still attached, and nothing was changed."""
+
+    def __init__(self, vm: str, *, device: str) -> None:
+        super().__init__(
+            f"VM {vm} does not let go of {device}: unmount it in the guest, then detach again "
+            "(or shut the VM down: then nobody is asked)"
+        )
+        self.vm = vm
+        self.device = device
+
+
 # --- the package of a driver -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,42 @@
+"""Gluster: a directory on a gluster volume is an SR of type ``glusterfs``, which XCP-ng has and XenServer has not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xenvol import storage
+from xenvol.connection_data.gluster import GlusterConnectionData, GlusterVolume
+from xenvol.drivers.base import VolumeDriver
+from xenvol.refs import VDIRef
+from xenvol.storage import SRSpec
+from xenvol.view import View
+
+SR_TYPE = "glusterfs"
+
+
+class GlusterDriver(VolumeDriver):
+    connection_data_schema = GlusterConnectionData
+
+    def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
+        volume = GlusterVolume.parse(connection_data)
+        view = View.of(self.session)
+        vdi_ref, vdi = storage.connect_disk(view, self.undo, _spec(volume), volume.vdi_uuid, self.hosts)
+        volume.identity.check(vdi_uuid=vdi["uuid"], size=int(vdi["virtual_size"]))
+        return vdi_ref
+
+    def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
+        volume = GlusterVolume.parse(connection_data)
+        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
+
+    def extend_volume(self, connection_data: Mapping[str, object]) -> int:
+        return storage.size_after_scan(View.of(self.session), GlusterVolume.parse(connection_data).vdi_uuid)
+
+
+def _spec(volume: GlusterVolume) -> SRSpec:
+    return SRSpec(
+        uuid=volume.sr_uuid,
+        type=SR_TYPE,
+        name_label=volume.name_label or f"xenvol {volume.server}",
+        device_config=volume.device_config,
+        content_type="user",
+    )

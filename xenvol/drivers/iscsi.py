@@ -1,0 +1,138 @@
+"""iSCSI: every LUN of a target is a VDI of one SR of type ``iscsi``, and the pool holds a target only once.
+
+A target is the pool's by its IQN: the uuid of our SR is derived from that, so that all who attach mean the same
+SR. An SR of somebody else's that holds the target already is used, and never forgotten, since a second SR on a
+target stays empty and unscannable (facts/sm-truth.md finding 12). Plugging the SR brings in all LUNs; one that was
+mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN that has
+vanished from under a plugged disk (finding 8).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from xenvol import storage
+from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
+from xenvol.drivers.base import VolumeDriver
+from xenvol.errors import HostNotReady, VolumeNotFound, XapiError
+from xenvol.refs import SRRef, VDIRef
+from xenvol.secret import Secret
+from xenvol.storage import SRSpec
+from xenvol.view import View
+
+SR_TYPE = "iscsi"
+_NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
+
+_NO_PORTAL = frozenset({"SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
+"""Nobody there under this name or address: another portal of the target may answer."""
+_NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
+_CHAP_KEYS = ("chappassword", "incoming_chappassword")
+
+
+class ISCSIDriver(VolumeDriver):
+    connection_data_schema = ISCSIConnectionData
+
+    def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
+        volume = ISCSIVolume.parse(connection_data)
+        view = View.of(self.session)
+        storage.require_sr_type(view, SR_TYPE)
+        target, sr_ref, is_fresh = self._connect_target(view, volume)
+        sharable = connection_data.get("multiattach") is True
+        vdi_ref, vdi = storage.find_lun(
+            view, self.undo, sr_ref, target.lun, is_fresh=is_fresh, sharable=sharable
+        )
+        volume.identity.check(
+            vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"), size=int(vdi["virtual_size"])
+        )
+        return vdi_ref
+
+    def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
+        volume = ISCSIVolume.parse(connection_data)
+        view = View.of(self.session)
+        for target, sr_ref in self._holding(view, volume):
+            if not storage.release_sr(view, sr_ref):
+                storage.forget_lun(view, sr_ref, target.lun)
+        if volume.chap is not None:
+            storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
+
+    def extend_volume(self, connection_data: Mapping[str, object]) -> int:
+        """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
+        no disk of the target may be plugged: raises VolumeInUse, which names those that are."""
+        volume = ISCSIVolume.parse(connection_data)
+        view = View.of(self.session)
+        for target, sr_ref in self._holding(view, volume):
+            storage.log_in_again(view, self.undo, sr_ref)
+            _, vdi = storage.find_lun(view, self.undo, sr_ref, target.lun, is_fresh=True, sharable=False)
+            return int(vdi["virtual_size"])
+        raise VolumeNotFound(f"the target {volume.targets[0].iqn}")
+
+    # ---- the target's SR
+
+    def _connect_target(self, view: View, volume: ISCSIVolume) -> tuple[ISCSITarget, SRRef, bool]:
+        """The SR that holds the target, plugged, and whether it is new.
+
+        A new one is plugged by the first portal that answers, where the volume has several.
+        """
+        for target, sr_ref in self._holding(view, volume):
+            storage.connect_sr(view, self.undo, _spec(volume, target), self.hosts, found=sr_ref)
+            return target, sr_ref, False
+        for last, target in zip(range(len(volume.targets) - 1, -1, -1), volume.targets, strict=True):
+            try:
+                spec = _spec(volume, target)
+                return target, storage.connect_sr(view, self.undo, spec, self.hosts, found=None), True
+            except XapiError as error:
+                if error.code == _NO_INITIATOR_NAME:
+                    raise HostNotReady(
+                        view.master, problem="it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
+                    ) from error
+                if error.code not in _NO_PORTAL or not last:
+                    raise
+                self.undo.unwind()
+        raise AssertionError("a volume without targets was parsed")
+
+    def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
+        """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most."""
+        srs = view.find("SR", {"type": SR_TYPE})
+        iqn_of = {
+            ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]
+        }
+        pbd_refs = [pbd for ref, sr in srs.items() if ref not in iqn_of for pbd in sr["PBDs"]]
+        if pbd_refs:  # somebody else's: only their PBDs tell the target
+            view.read({"PBD": pbd_refs})
+            known = [pbd for ref in pbd_refs if (pbd := view.known("PBD", ref)) is not None]
+            iqn_of |= {pbd["SR"]: pbd["device_config"].get("targetIQN", "") for pbd in known}
+        return [
+            (target, SRRef(ref))
+            for target in volume.targets
+            for ref, iqn in iqn_of.items()
+            if iqn == target.iqn and (storage.is_ours(srs[ref]) or srs[ref]["VDIs"] or srs[ref]["PBDs"])
+        ]
+
+
+def sr_uuid_of(target: ISCSITarget) -> str:
+    """The uuid of our SR for a target: the same for whoever attaches, whichever portal is given."""
+    return str(uuid.uuid5(_NAMESPACE, f"iscsi:{target.iqn}"))
+
+
+def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:
+    device_config: dict[str, str | Secret] = {
+        "target": target.host,
+        "port": str(target.port),
+        "targetIQN": target.iqn,
+    }
+    if volume.chap is not None:
+        device_config |= {"chapuser": volume.chap.username, "chappassword": volume.chap.password}
+    if volume.incoming_chap is not None:
+        device_config |= {
+            "incoming_chapuser": volume.incoming_chap.username,
+            "incoming_chappassword": volume.incoming_chap.password,
+        }
+    return SRSpec(
+        uuid=sr_uuid_of(target),
+        type=SR_TYPE,
+        name_label=volume.name_label or f"xenvol {target.iqn}",
+        device_config=device_config,
+        # what SR.create writes there, so that others see the target is taken (facts/sm-truth.md finding 13)
+        sm_config={"target": target.host, "targetIQN": target.iqn},
+    )

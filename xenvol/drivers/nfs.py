@@ -1,0 +1,54 @@
+"""NFS: a directory of an export is an SR of type ``nfs``, and a file in it that is named by a uuid is a VDI.
+
+SM mounts ``serverpath/<sr uuid>``, so the uuid of such an SR is given. A file right in the export belongs to an SR
+with ``nosubdir``, which may have any uuid: ours is derived from server and path (facts/sm-truth.md, file and nfs).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from xenvol import storage
+from xenvol.connection_data.nfs import NFSConnectionData, NFSVolume
+from xenvol.drivers.base import VolumeDriver
+from xenvol.refs import VDIRef
+from xenvol.storage import SRSpec
+from xenvol.view import View
+
+SR_TYPE = "nfs"
+_NAMESPACE = uuid.UUID("0d5fd0b6-4d0a-5f35-a6b8-2c8f30f6d1a4")
+
+
+class NFSDriver(VolumeDriver):
+    connection_data_schema = NFSConnectionData
+
+    def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
+        volume = NFSVolume.parse(connection_data)
+        view = View.of(self.session)
+        vdi_ref, vdi = storage.connect_disk(view, self.undo, _spec(volume), volume.vdi_uuid, self.hosts)
+        volume.identity.check(vdi_uuid=vdi["uuid"], size=int(vdi["virtual_size"]))
+        return vdi_ref
+
+    def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
+        volume = NFSVolume.parse(connection_data)
+        storage.disconnect_disk(View.of(self.session), sr_uuid_of(volume), volume.vdi_uuid)
+
+    def extend_volume(self, connection_data: Mapping[str, object]) -> int:
+        return storage.size_after_scan(View.of(self.session), NFSVolume.parse(connection_data).vdi_uuid)
+
+
+def sr_uuid_of(volume: NFSVolume) -> str:
+    """The directory's name where it has one; else the same uuid for whoever attaches a file of this export."""
+    return volume.sr_uuid or str(uuid.uuid5(_NAMESPACE, f"nfs:{volume.server}:{volume.serverpath}"))
+
+
+def _spec(volume: NFSVolume) -> SRSpec:
+    return SRSpec(
+        uuid=sr_uuid_of(volume),
+        type=SR_TYPE,
+        name_label=volume.name_label or f"xenvol {volume.server}:{volume.serverpath}",
+        device_config=volume.device_config,
+        content_type="user",
+        sm_config=volume.sm_config,
+    )

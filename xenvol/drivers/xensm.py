@@ -1,0 +1,115 @@
+"""xensm: a VDI of any SR that XenAPI can reach, told by uuid; the SR is introduced from the data where it is not known.
+
+What nova-volume's XenSM and cinder's XenAPINFS sent (facts/peers.md a.8, e.2), and what our Storage Manager sends.
+The SR was there before us more often than not; then it is used, and never forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xenvol import storage
+from xenvol.connection_data.keys import refusal
+from xenvol.connection_data.xensm import DRIVER, XenSMConnectionData, XenSMVolume
+from xenvol.drivers.base import VolumeDriver
+from xenvol.errors import VolumeNotFound
+from xenvol.refs import SRRef, VDIRef
+from xenvol.storage import SRSpec
+from xenvol.view import Record, View
+
+LUN_PER_VDI = frozenset({"iscsi", "hba"})
+"""SR types that show LUNs, which have numbers and grow by themselves."""
+
+
+class XenSMDriver(VolumeDriver):
+    connection_data_schema = XenSMConnectionData
+
+    def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
+        volume = XenSMVolume.parse(connection_data)
+        view = View.of(self.session)
+        spec = _spec(volume, _known_type(view, volume))
+        if volume.vdi_uuid is not None and volume.target_lun is None and spec.type not in LUN_PER_VDI:
+            vdi_ref, vdi = storage.connect_disk(view, self.undo, spec, volume.vdi_uuid, self.hosts)
+        else:
+            vdi_ref, vdi = self._connect_lun(
+                view, volume, spec, sharable=connection_data.get("multiattach") is True
+            )
+        volume.identity.check(
+            vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"), size=int(vdi["virtual_size"])
+        )
+        return vdi_ref
+
+    def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
+        volume = XenSMVolume.parse(connection_data)
+        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
+
+    def extend_volume(self, connection_data: Mapping[str, object]) -> int:
+        """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""
+        volume = XenSMVolume.parse(connection_data)
+        view = View.of(self.session)
+        sr_ref = storage.find_sr(view, volume.sr_uuid)
+        if sr_ref is None:
+            raise VolumeNotFound(f"SR {volume.sr_uuid}")
+        if view.record("SR", sr_ref)["type"] in LUN_PER_VDI:
+            storage.log_in_again(view, self.undo, sr_ref)
+        else:
+            view.call("SR.scan", sr_ref)
+        _, vdi = self._the_vdi(view, volume, sr_ref)
+        return int(vdi["virtual_size"])
+
+    def _connect_lun(
+        self, view: View, volume: XenSMVolume, spec: SRSpec, *, sharable: bool
+    ) -> tuple[VDIRef, Record]:
+        """A disk that is told by its number, or that only its SR can show."""
+        storage.require_sr_type(view, spec.type)
+        there = storage.find_sr(view, volume.sr_uuid)
+        sr_ref = storage.connect_sr(view, self.undo, spec, self.hosts, found=there)
+        if volume.target_lun is None:
+            return self._the_vdi(view, volume, sr_ref)
+        return storage.find_lun(
+            view, self.undo, sr_ref, volume.target_lun, is_fresh=there is None, sharable=sharable
+        )
+
+    def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
+        """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
+        vdis = storage.vdis_of(view, sr_ref)
+        chosen = {
+            ref: vdi
+            for ref, vdi in vdis.items()
+            if (volume.vdi_uuid is None or vdi["uuid"] == volume.vdi_uuid)
+            and (volume.target_lun is None or vdi["sm_config"].get("LUNid") == str(volume.target_lun))
+        }
+        if len(chosen) != 1:
+            what = volume.vdi_uuid or (
+                "the only VDI" if volume.target_lun is None else f"LUN {volume.target_lun}"
+            )
+            raise VolumeNotFound(f"{what} of SR {volume.sr_uuid}", found=map(storage.describe, vdis.values()))
+        ((vdi_ref, vdi),) = chosen.items()
+        return vdi_ref, vdi
+
+
+def _known_type(view: View, volume: XenSMVolume) -> str:
+    """The SR's type: what the data says, else what the SR that is there has."""
+    if volume.sr_type is not None:
+        return volume.sr_type
+    sr_ref = storage.find_sr(view, volume.sr_uuid)
+    if sr_ref is None:
+        raise refusal(
+            "sr_type",
+            XenSMConnectionData,
+            driver=DRIVER,
+            problem=f"is missing, and SR {volume.sr_uuid} is not known to the pool",
+        )
+    return str(view.record("SR", sr_ref)["type"])
+
+
+def _spec(volume: XenSMVolume, sr_type: str) -> SRSpec:
+    return SRSpec(
+        uuid=volume.sr_uuid,
+        type=sr_type,
+        name_label=volume.name_label or f"xenvol {sr_type} {volume.sr_uuid}",
+        name_description=volume.name_description or SRSpec.name_description,
+        device_config=volume.device_config,
+        content_type=volume.content_type or ("" if sr_type in LUN_PER_VDI else "user"),
+        sm_config=volume.sm_config,
+    )

@@ -1,0 +1,33 @@
+"""The verbs on SR, PBD, VDI and secret that drivers are written with; each records its inverse as it succeeds.
+
+They are public: a driver in a package of its own uses them as the built-in ones do. None of them can format or
+erase; an SR is introduced and forgotten, a PBD created, plugged, unplugged and destroyed. A verb whose answer is
+lost looks whether it happened before it gives up, so that what it did is on the record.
+"""
+
+from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan
+from xenvol.storage.lun import find_lun, forget_lun, log_in_again
+from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, is_ours, release_sr, require_sr_type
+from xenvol.storage.vdi import describe, find_vdi, forget_vdi, vdis_of
+
+__all__ = [
+    "SRSpec",
+    "connect_disk",
+    "connect_sr",
+    "copies_of_passwords",
+    "describe",
+    "disconnect_disk",
+    "find_lun",
+    "find_sr",
+    "find_vdi",
+    "forget_leftovers",
+    "forget_lun",
+    "forget_vdi",
+    "is_ours",
+    "log_in_again",
+    "release_sr",
+    "require_sr_type",
+    "size_after_scan",
+    "vdis_of",
+]

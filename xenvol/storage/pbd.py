@@ -1,0 +1,109 @@
+"""One host's link to an SR: made, plugged, and taken back.
+
+The pool's master comes first and goes last: xapi runs every operation on a shared SR there, and only a plug on the
+master makes the driver list its disks (facts/xapi.md, PBD.plug).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.refs import HostRef, PBDRef, SRRef
+from xenvol.undo import Undo
+from xenvol.view import Record, View, is_gone
+
+log = logging.getLogger(__name__)
+
+MARK = "xenvol"
+"""Key of other_config of a PBD, in somebody else's SR, that we created or plugged (`CREATED`, `PLUGGED`)."""
+CREATED = "created"
+PLUGGED = "plugged"
+
+
+def find_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
+    """The SR's PBDs, by host."""
+    found = view.find("PBD", {"SR": sr_ref})
+    return {HostRef(pbd["host"]): (PBDRef(ref), pbd) for ref, pbd in found.items()}
+
+
+def master_first(view: View, hosts: Iterable[HostRef]) -> list[HostRef]:
+    return sorted(hosts, key=lambda host: host != view.master)
+
+
+def create_pbd(
+    view: View, undo: Undo, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]
+) -> PBDRef:
+    """Create it; one that another attempt made meanwhile is used, and is not ours to take back."""
+    try:
+        pbd_ref = PBDRef(
+            view.call(
+                "PBD.create",
+                {"SR": sr_ref, "host": host_ref, "device_config": device_config, "other_config": {}},
+            )
+        )
+    except XapiError as error:
+        if error.code == "PBD_EXISTS":
+            return PBDRef(error.params[2])
+        raise
+    except XapiUnreachable:
+        found = find_pbds(view, sr_ref).get(host_ref)
+        if found is None:
+            raise
+        pbd_ref = found[0]
+    undo.did(f"created PBD {pbd_ref}", destroy_pbd, view, pbd_ref)
+    return pbd_ref
+
+
+def plug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
+    """Plug it; idempotent in xapi. Takes ten seconds and more for iSCSI."""
+    try:
+        view.call("PBD.plug", pbd_ref)
+    except XapiUnreachable:
+        if not view.call("PBD.get_currently_attached", pbd_ref):
+            # the request may still be on its way: the inverse waits in xapi until the SR is at rest
+            undo.did(f"plugged PBD {pbd_ref}", unplug_unless_used, view, pbd_ref)
+            raise
+    undo.did(f"plugged PBD {pbd_ref}", unplug_unless_used, view, pbd_ref)
+
+
+def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
+    """Say in somebody else's SR that this PBD is our doing, so that the last one out finds it."""
+    try:
+        view.call("PBD.add_to_other_config", pbd_ref, MARK, what)
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
+        return
+    undo.did(f"marked PBD {pbd_ref}", _unmark, view, pbd_ref)
+
+
+def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
+    """Unplug it, and say whether it is unplugged: not where a VM of that host uses a disk of the SR."""
+    try:
+        view.call("PBD.unplug", pbd_ref)
+    except XapiError as error:
+        if error.code == "VDI_IN_USE":
+            log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
+            return False
+        if not is_gone(error, "PBD"):
+            raise
+    return True
+
+
+def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
+    """Drop the record; one that is still plugged, since others use it, stays."""
+    try:
+        view.call("PBD.destroy", pbd_ref)
+    except XapiError as error:
+        if error.code != "OPERATION_NOT_ALLOWED" and not is_gone(error, "PBD"):
+            raise
+
+
+def _unmark(view: View, pbd_ref: PBDRef) -> None:
+    try:
+        view.call("PBD.remove_from_other_config", pbd_ref, MARK)
+    except XapiError as error:
+        if not is_gone(error, "PBD"):
+            raise

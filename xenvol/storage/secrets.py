@@ -1,0 +1,81 @@
+"""A password reaches a storage driver as a xapi secret that we make and remove; nowhere else is it ever written.
+
+`PBD.create` copies the secret that a ``*password_secret`` key names, and that copy goes with the PBD. A password
+given to it in the clear leaves a second secret behind that nothing removes (facts/sm-truth.md, CHAP secrets).
+
+`secret.introduce` takes a uuid, as `secret.create` does not. Ours is derived from what the password is for, so
+that whoever comes after a crash finds what was left, and a lost answer can be looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.refs import SecretRef
+from xenvol.secret import Secret
+from xenvol.undo import Undo
+from xenvol.view import View, is_gone
+
+_NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
+
+
+@contextlib.contextmanager
+def copies_of_passwords(
+    view: View, undo: Undo, sr_uuid: str, device_config: Mapping[str, str | Secret]
+) -> Iterator[dict[str, str]]:
+    """A device_config for `PBD.create`: every Secret is replaced by the uuid of a xapi secret, removed on leaving."""
+    plain = {key: value for key, value in device_config.items() if not isinstance(value, Secret)}
+    made: list[SecretRef] = []
+    for key, value in device_config.items():
+        if isinstance(value, Secret):
+            secret_uuid = _uuid_of(sr_uuid, key)
+            secret_ref = _introduce(view, secret_uuid, value)
+            undo.did(f"made a secret for {key}", _destroy, view, secret_ref)
+            made.append(secret_ref)
+            plain[f"{key}_secret"] = secret_uuid
+    yield plain
+    for secret_ref in made:
+        _destroy(view, secret_ref)
+
+
+def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str]) -> None:
+    """Remove the secrets that an attempt which died between two calls has left for one of these SRs; one call."""
+    uuids = [_uuid_of(sr_uuid, key) for sr_uuid in sr_uuids for key in keys]
+    for secret_ref in view.find("secret", {"uuid": uuids}):
+        _destroy(view, SecretRef(secret_ref))
+
+
+def _introduce(view: View, secret_uuid: str, value: Secret) -> SecretRef:
+    try:
+        return SecretRef(view.call("secret.introduce", secret_uuid, value, {"xenvol": ""}))
+    except (XapiError, XapiUnreachable):
+        # it is there if our answer was lost, or from an attempt that died: then its value may be an old one
+        secret_ref = _find(view, secret_uuid)
+        if secret_ref is None:
+            raise
+    view.call("secret.set_value", secret_ref, value)
+    return secret_ref
+
+
+def _find(view: View, secret_uuid: str) -> SecretRef | None:
+    try:
+        return SecretRef(view.call("secret.get_by_uuid", secret_uuid))
+    except XapiError as error:
+        if is_gone(error, "secret"):
+            return None
+        raise
+
+
+def _uuid_of(sr_uuid: str, key: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, f"{sr_uuid}/{key}"))
+
+
+def _destroy(view: View, secret_ref: SecretRef) -> None:
+    try:
+        view.call("secret.destroy", secret_ref)
+    except XapiError as error:
+        if not is_gone(error, "secret"):
+            raise

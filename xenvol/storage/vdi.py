@@ -1,0 +1,33 @@
+"""A disk of an SR: found, described, dropped as a record."""
+
+from __future__ import annotations
+
+from xenvol.errors import XapiError
+from xenvol.refs import SRRef, VDIRef
+from xenvol.view import Record, View, is_gone
+
+
+def vdis_of(view: View, sr_ref: SRRef) -> dict[VDIRef, Record]:
+    """All disks of an SR, in one call."""
+    return {VDIRef(ref): vdi for ref, vdi in view.find("VDI", {"SR": sr_ref}).items()}
+
+
+def find_vdi(view: View, vdi_uuid: str) -> tuple[VDIRef, Record] | None:
+    """A disk by its uuid, in whichever SR."""
+    return next(((VDIRef(ref), vdi) for ref, vdi in view.find("VDI", {"uuid": vdi_uuid}).items()), None)
+
+
+def forget_vdi(view: View, vdi_ref: VDIRef) -> None:
+    """Drop the record of a disk that nobody has a VBD on; its data stays. Idempotent."""
+    try:
+        view.call("VDI.forget", vdi_ref)
+    except XapiError as error:
+        if not is_gone(error, "VDI"):
+            raise
+
+
+def describe(vdi_rec: Record) -> str:
+    """A disk in words, for messages: what it is known by, and its size."""
+    sm_config = vdi_rec["sm_config"]
+    known_by = [f"{key} {sm_config[key]}" for key in ("LUNid", "SCSIid") if key in sm_config]
+    return ", ".join([*known_by, f"VDI {vdi_rec['uuid']}", f"{vdi_rec['virtual_size']} bytes"])

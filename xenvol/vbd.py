@@ -1,0 +1,131 @@
+"""A disk in a VM's slot: created, plugged, unplugged, destroyed; each records its inverse as it succeeds.
+
+A VBD that xenvol made says so in its other_config, set by the call that creates it: which volume it is, by which
+driver it came, and which attachment it is. An answer that was lost is looked up by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
+from xenvol.mountpoint import name_of
+from xenvol.refs import VBDRef, VDIRef
+from xenvol.undo import Undo
+from xenvol.view import Record, View, is_gone
+from xenvol.vm import VM
+
+VOLUME = "xenvol:volume"
+"""Key of other_config: the volume's id."""
+ATTACHMENT = "xenvol:attachment"
+"""Key of other_config: the attachment's id."""
+DRIVER = "xenvol:driver"
+"""Key of other_config: the driver_volume_type."""
+
+_REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"})
+
+
+def volumes_of(vbds: Mapping[str, Record]) -> dict[VBDRef, Record]:
+    """Those that are xenvol's."""
+    return {VBDRef(ref): vbd for ref, vbd in vbds.items() if VOLUME in vbd["other_config"]}
+
+
+def taken_by(vbds: Mapping[str, Record]) -> set[str]:
+    """The positions that are taken, in whatever spelling xapi has them."""
+    return {vbd[field] for vbd in vbds.values() for field in ("userdevice", "device")}
+
+
+def create_vbd(
+    view: View,
+    undo: Undo,
+    vm: VM,
+    vdi_ref: VDIRef,
+    *,
+    userdevice: str,
+    mode: str,
+    other_config: Mapping[str, str],
+) -> VBDRef:
+    """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster."""
+    spec = {
+        "VM": vm.ref,
+        "VDI": vdi_ref,
+        "userdevice": userdevice,
+        "bootable": False,
+        "mode": mode,
+        "type": "Disk",
+        "unpluggable": True,
+        "empty": False,
+        "other_config": dict(other_config),
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+    }
+    try:
+        vbd_ref = VBDRef(view.call("VBD.create", spec))
+    except XapiError as error:
+        if error.code == "DEVICE_ALREADY_EXISTS":
+            free = view.call("VM.get_allowed_VBD_devices", vm.ref)
+            raise MountpointInUse(name_of(userdevice), free=[name_of(number) for number in free]) from error
+        raise
+    except XapiUnreachable:
+        there = view.find("VBD", {"VM": vm.ref, "userdevice": userdevice})
+        ours = [ref for ref, vbd in there.items() if vbd["other_config"] == other_config]
+        if not ours:
+            raise
+        vbd_ref = VBDRef(ours[0])
+    undo.did(f"created VBD {vbd_ref}", discard_vbd, view, vbd_ref)
+    return vbd_ref
+
+
+def plug_vbd(view: View, vbd_ref: VBDRef) -> None:
+    """Make it live in the running VM. Idempotent; what undoes `create_vbd` unplugs as well."""
+    try:
+        view.call("VBD.plug", vbd_ref)
+    except XapiError as error:
+        if error.code != "DEVICE_ALREADY_ATTACHED":
+            raise
+    except XapiUnreachable:
+        if not view.call("VBD.get_currently_attached", vbd_ref):
+            raise
+
+
+def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) -> None:
+    """Ask the guest to let go. Idempotent. Raises DiskNotReleased when it does not."""
+    try:
+        view.call("VBD.unplug", vbd_ref)
+    except XapiError as error:
+        if error.code in _REFUSED_BY_GUEST:
+            raise DiskNotReleased(str(vm), device=device) from error
+        if is_gone(error, "VDI"):
+            error.add_note(
+                f"the record of the disk behind {device} is gone (its LUN vanished from the storage and the SR was "
+                "scanned); xapi drops this VBD by itself within half a minute: then detach again"
+            )
+        if error.code != "DEVICE_ALREADY_DETACHED" and not is_gone(error, "VBD"):
+            raise
+    except XapiUnreachable:
+        if view.call("VBD.get_currently_attached", vbd_ref):
+            raise
+    undo.did(f"unplugged VBD {vbd_ref}", plug_vbd, view, vbd_ref)
+
+
+def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
+    """Empty the slot. Idempotent; the disk stays."""
+    try:
+        view.call("VBD.destroy", vbd_ref)
+    except XapiError as error:
+        if not is_gone(error, "VBD"):
+            raise
+    except XapiUnreachable:
+        if view.find("VBD", {"uuid": view.record("VBD", vbd_ref)["uuid"]}):
+            raise
+
+
+def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
+    """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529)."""
+    try:
+        if view.call("VBD.get_currently_attached", vbd_ref):
+            view.call("VBD.unplug", vbd_ref)
+        view.call("VBD.destroy", vbd_ref)
+    except XapiError as error:
+        if not is_gone(error, "VBD"):
+            raise

@@ -1,0 +1,135 @@
+"""One operation's view of the pool: what it has read it remembers, so that nothing is asked twice.
+
+A `View` is made for one attach, detach or the like and thrown away with it, so what it remembers cannot grow old
+for long; what must be fresh is read again with `read`. It is also the session that a driver is handed, then
+refusing every call that makes or erases data, or touches a VM.
+
+Several objects of several classes are read in one call, with `event.from` and an empty token: xapi answers with
+the present record of everything that the filter names (facts/xapi.md 4.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self
+
+from xenvol.errors import XapiError
+from xenvol.refs import NULL_REF, HostRef
+from xenvol.session import Session
+from xenvol.session.wire import FilterValue
+
+Record = dict[str, Any]
+
+
+class View:
+    """Not thread-safe: one operation is one thread's."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._records: dict[tuple[str, str], Record] = {}
+        self._whole: set[str] = set()  # classes of which every object is remembered
+
+    @classmethod
+    def of(cls, session: Any) -> View:
+        """The view that a session is, or a new one over any object with ``.xenapi``."""
+        if isinstance(session, View):
+            return session
+        return cls(session if isinstance(session, Session) else Session(session))
+
+    def restricted(self, driver: str) -> Self:
+        """The same view, sharing what is remembered, for a driver: it may not make or erase data, nor touch a VM."""
+        driver_view = type(self)(self._session.restricted(driver=driver))
+        driver_view._records, driver_view._whole = self._records, self._whole
+        return driver_view
+
+    @property
+    def xenapi(self) -> Any:
+        return self._session.xenapi
+
+    def call(self, name: str, *params: Any) -> Any:
+        """Make a call. Raises XapiError for a no, XapiUnreachable for silence."""
+        return self._session.call(name, *params)
+
+    # ---- reading
+
+    def find(
+        self,
+        cls: str,
+        where: Mapping[str, FilterValue | Collection[FilterValue]],
+        *,
+        either: Mapping[str, FilterValue | Collection[FilterValue]] | None = None,
+    ) -> dict[str, Record]:
+        """The objects whose fields have these values, by reference; one call, always made."""
+        found: dict[str, Record] = self._session.find(cls, where, either=either)
+        for ref, record in found.items():
+            self.remember(cls, ref, record)
+        return found
+
+    def record(self, cls: str, ref: str) -> Record:
+        """The record of one object, from memory if it has been read. Raises XapiError HANDLE_INVALID."""
+        if (cls, ref) not in self._records:
+            self.remember(cls, ref, self.call(f"{cls}.get_record", ref))
+        return self._records[cls, ref]
+
+    def read(self, refs: Mapping[str, Iterable[str]], *, whole: Iterable[str] = ()) -> None:
+        """Read these objects, and all objects of the classes in `whole`, in one call; what is gone is forgotten.
+
+        `refs` maps a class to references; NULL ones are left out. `record` and `all` then cost nothing.
+        """
+        wanted = {(cls, ref) for cls, some in refs.items() for ref in some if ref != NULL_REF}
+        whole = set(whole)
+        names = {cls.lower(): cls for cls in (*refs, *whole)}
+        for key in wanted:
+            self._records.pop(key, None)
+        filters = sorted(whole) + sorted(f"{cls}/{ref}" for cls, ref in wanted if cls not in whole)
+        if filters:
+            for event in self.call("event.from", filters, "", 0.0)["events"]:
+                if "snapshot" in event and event["class"] in names:
+                    self.remember(names[event["class"]], event["ref"], event["snapshot"])
+        self._whole |= whole
+
+    def all(self, cls: str) -> dict[str, Record]:
+        """Every object of a small class (pool, SM, host)."""
+        if cls not in self._whole:
+            for ref, record in self.call(f"{cls}.get_all_records").items():
+                self.remember(cls, ref, record)
+            self._whole.add(cls)
+        return {ref: record for (known, ref), record in self._records.items() if known == cls}
+
+    def known(self, cls: str, ref: str) -> Record | None:
+        """The record if it is remembered: after `read`, None means that the object is gone."""
+        return self._records.get((cls, ref))
+
+    def remember(self, cls: str, ref: str, record: Record) -> None:
+        self._records[cls, ref] = record
+
+    # ---- the few facts that every operation needs
+
+    @property
+    def pool(self) -> Record:
+        (record,) = self.all("pool").values()
+        return record
+
+    @property
+    def master(self) -> HostRef:
+        return HostRef(self.pool["master"])
+
+    @property
+    def hosts(self) -> list[HostRef]:
+        """The pool's hosts that VMs can start on."""
+        return [HostRef(ref) for ref, record in self.all("host").items() if record["enabled"]]
+
+    @property
+    def sr_types(self) -> set[str]:
+        """The SR types that the pool's hosts have a storage driver for."""
+        return {record["type"] for record in self.all("SM").values()}
+
+    def __repr__(self) -> str:
+        return f"<View of {self._session!r}: {len(self._records)} objects read>"
+
+
+def is_gone(error: XapiError, *classes: str) -> bool:
+    """Whether xapi says that an object of one of these classes (of any, when none is named) is not there."""
+    if error.code == "UUID_INVALID" or error.code == "HANDLE_INVALID":
+        return not classes or error.params[0] in classes
+    return False
