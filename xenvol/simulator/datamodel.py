@@ -1,6 +1,7 @@
 """The classes of XenAPI as a table: fields, types, defaults, messages; nothing here is decided in code.
 
-The table ships as ``data/datamodel.json``. A `DataModel` is that table as one release of xapi has it.
+The table ships as ``data/datamodel.json``; it lists the messages that do not follow from the fields. A `DataModel`
+is that table as one release of xapi has it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +26,10 @@ class Field:
     has_default: bool
     default: Value
     internal_only: bool
-
-    @property
-    def db_name(self) -> str:
-        """The spelling in the database and in queries: ``name_label`` is ``name__label`` there."""
-        return db_spelling(self.name)
+    db_name: str
+    """The spelling in the database and in queries: ``name_label`` is ``name__label`` there."""
+    state: str
+    since: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +95,6 @@ class DataModel:
         return known.messages.get(name) if known else None
 
 
-def db_spelling(field: str) -> str:
-    for prefix in _DB_NAMESPACES:
-        if field.startswith(prefix + "_"):
-            return f"{prefix}__{field[len(prefix) + 1 :]}"
-    return field
-
-
-_DB_NAMESPACES = ("name", "HVM", "PV", "VCPUs", "memory", "actions", "qos", "API_version")
-"""Fields that xapi keeps in a namespace (facts/truth.md: `HVM__boot_params`)."""
-
-
 def _release(since: str) -> tuple[int, ...]:
     """Code names are all older than the numbered releases that we serve."""
     head = since.split("-")[0]
@@ -113,14 +103,17 @@ def _release(since: str) -> tuple[int, ...]:
 
 @functools.cache
 def load(version: str) -> DataModel:
-    """The model as that release of xapi has it: fields and messages that are newer are left out."""
+    """The model as that release of xapi has it: classes, fields and messages that are newer are left out."""
     table = json.loads(
-        (importlib.resources.files("xenvol.simulator") / "data" / "datamodel.json").read_text()
+        (importlib.resources.files("xenvol.simulator") / "data" / "datamodel.json").read_text("utf-8")
     )
     release = _release(version)
-    classes = {name: _class(name, entry, release) for name, entry in table["classes"].items()}
-    for name in table["all_class_names"]:
-        classes.setdefault(name, Class(name, {}, {}, False, {}, is_bare=True))
+    with_get_all = set(table["classes_with_get_all"])
+    classes = {
+        name: _class(name, entry, release, has_get_all=name in with_get_all)
+        for name, entry in table["classes"].items()
+        if _release(entry["since"]) <= release
+    }
     relations = tuple(tuple(row) for row in table["relations"])
     enums = {name: tuple(values) for name, values in table["enums"].items()}
     wire_names = {
@@ -138,30 +131,107 @@ def _event_classes(version: str) -> dict[str, tuple[str, ...]]:
     return {"": tuple(names)} | {name.lower(): (name,) for name in names}
 
 
-def _class(name: str, entry: dict[str, Any], release: tuple[int, ...]) -> Class:
-    fields = {f["name"]: _field(f) for f in entry["fields"] if _release(f["since"]) <= release}
-    messages = {m["name"]: _message(name, m) for m in entry["messages"] if _release(m["since"]) <= release}
-    keys = [*entry.get("constructor_required_fields", ()), *entry.get("constructor_optional_fields", ())]
-    constructor = {key: fields[key] for key in keys if key in fields}
-    return Class(name, fields, messages, entry["gen_events"], constructor, is_bare=False)
+def _class(name: str, entry: dict[str, Any], release: tuple[int, ...], *, has_get_all: bool) -> Class:
+    namespaces = entry.get("namespaces", ())
+    fields = {f["name"]: _field(f, namespaces) for f in entry["fields"] if _release(f["since"]) <= release}
+    messages = [_message(name, m, release) for m in entry["messages"] if _release(m["since"]) <= release]
+    if entry["derive"]:
+        state = entry.get("state", "Published")
+        messages += _field_messages(name, fields.values())
+        messages += _lookups(name, state, has_name="name" in namespaces)
+        if has_get_all:
+            messages += _listings(name, state, has_where=release >= _GET_ALL_WHERE)
+    constructor = {key: fields[key] for key in entry.get("constructor", ()) if key in fields}
+    by_name = {message.name: message for message in messages}
+    return Class(name, fields, by_name, entry["events"], constructor, is_bare=entry.get("bare", False))
 
 
-def _field(f: dict[str, Any]) -> Field:
+def _field(f: dict[str, Any], namespaces: Iterable[str]) -> Field:
+    name = f["name"]
+    space = next((space for space in namespaces if name.startswith(f"{space}_")), None)
     return Field(
-        f["name"], f["type"], f["qualifier"], "default" in f, f.get("default"), f.get("internal_only", False)
+        name,
+        f["type"],
+        f["qualifier"],
+        "default" in f,
+        f.get("default"),
+        f.get("internal_only", False),
+        name if space is None else f"{space}__{name[len(space) + 1 :]}",
+        f.get("state", "Published"),
+        f["since"],
     )
 
 
-def _message(cls: str, m: dict[str, Any]) -> Message:
-    params = [Param(p["name"], p["type"], p.get("required", True), p.get("default")) for p in m["params"]]
-    takes_session = bool(params) and params[0].name == "session_id" and not m.get("no_session", False)
+def _message(cls: str, m: dict[str, Any], release: tuple[int, ...]) -> Message:
+    params = tuple(
+        Param(p[0], p[1], required=len(p) == 2, default=p[2] if len(p) > 2 else None) for p in m["params"]
+    )
+    state = m.get("state", "Published")
+    for since, then in m.get("history", ()):
+        if _release(since) <= release:
+            state = then
     return Message(
         cls,
         m["name"],
-        tuple(params[1:] if takes_session else params),
-        takes_session,
+        params,
+        m.get("session", True),
         m["result"],
-        m["async"],
-        m.get("state", "Published"),
+        m.get("async", False),
+        state,
         m.get("intra_pool_only", False),
     )
+
+
+# ---- messages that follow from the fields (datamodel_utils.ml, add_implicit_messages)
+
+_GET_ALL_WHERE = (24, 20, 0)
+"""The release that brought get_all_where."""
+
+
+def _derived(cls: str, state: str, name: str, result: str, *params: tuple[str, str]) -> Message:
+    given = tuple(Param(param, kind, required=True, default=None) for param, kind in params)
+    return Message(cls, name, given, True, result, False, state, False)
+
+
+def _field_messages(cls: str, fields: Iterable[Field]) -> list[Message]:
+    found = []
+    this = ("self", f"{cls} ref")
+    for field in fields:
+        if field.internal_only:
+            continue
+        name, kind = field.name, field.type
+        found.append(_derived(cls, field.state, f"get_{name}", kind, this))
+        if field.qualifier != "RW":
+            continue
+        found.append(_derived(cls, field.state, f"set_{name}", "void", this, ("value", kind)))
+        if kind.endswith(" map"):
+            key, value = kind.removeprefix("(").removesuffix(") map").split(" -> ", 1)
+            add = _derived(cls, field.state, f"add_to_{name}", "void", this, ("key", key), ("value", value))
+            found += [add, _derived(cls, field.state, f"remove_from_{name}", "void", this, ("key", key))]
+        elif kind.endswith(" set"):
+            item = ("value", kind.removesuffix(" set"))
+            found.append(_derived(cls, field.state, f"add_{name}", "void", this, item))
+            found.append(_derived(cls, field.state, f"remove_{name}", "void", this, item))
+    return found
+
+
+def _lookups(cls: str, state: str, *, has_name: bool) -> list[Message]:
+    found = [
+        _derived(cls, state, "get_record", f"{cls} record", ("self", f"{cls} ref")),
+        _derived(cls, state, "get_by_uuid", f"{cls} ref", ("uuid", "string")),
+    ]
+    if has_name:
+        found.append(_derived(cls, state, "get_by_name_label", f"{cls} ref set", ("label", "string")))
+    return found
+
+
+def _listings(cls: str, state: str, *, has_where: bool) -> list[Message]:
+    records = f"({cls} ref -> {cls} record) map"
+    found = [
+        _derived(cls, state, "get_all", f"{cls} ref set"),
+        _derived(cls, state, "get_all_records_where", records, ("expr", "string")),
+        _derived(cls, state, "get_all_records", records),
+    ]
+    if has_where:
+        found.append(_derived(cls, state, "get_all_where", f"{cls} ref set", ("expr", "string")))
+    return found
