@@ -1,0 +1,40 @@
+"""The refusals of PBD.plug, the secrets that CHAP passwords leave, and SR.create."""
+
+from recorded_san import VOLUME_A, arrange, sessions_are_as_seen
+from recorded_world import Script, Storage, looked_up, play
+
+
+def discovery_needs_chap(storage: Storage) -> None:
+    storage.world.san.portals["127.0.0.1:3260"].discovery_chap = ("duser", "dpass12")
+
+
+def discovery_is_free(storage: Storage) -> None:
+    storage.world.san.portals["127.0.0.1:3260"].discovery_chap = None
+
+
+def target_knows_others_only(storage: Storage) -> None:
+    storage.world.san.targets[VOLUME_A].initiators = {"iqn.2024-01.test:another"}
+
+
+def target_knows_everybody(storage: Storage) -> None:
+    storage.world.san.targets[VOLUME_A].initiators = None
+
+
+SCRIPT = Script(
+    "20d-iscsi-failures-chap",
+    start=arrange,
+    storage={
+        125: looked_up,  # node records
+        126: looked_up,  # a log file
+        150: discovery_needs_chap,
+        165: discovery_is_free,
+        166: target_knows_others_only,
+        171: target_knows_everybody,
+        183: sessions_are_as_seen,
+        196: sessions_are_as_seen,
+    },
+)
+
+
+def test_recording_20d_is_answered_as_recorded() -> None:
+    assert play(SCRIPT) == []
