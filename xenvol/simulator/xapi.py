@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from xenvol.simulator import datamodel
@@ -47,6 +48,10 @@ class Xapi:
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
         self.held: set[tuple[str, ...]] = set()
         """What the hosts' storage layers are busy with (`xenvol.simulator.rules.backend.holding`)."""
+        self.attached_srs: set[tuple[str, str]] = set()
+        """(host, SR uuid): what the hosts' storage layers attached (`xenvol.simulator.rules.attachment`)."""
+        self.datapaths: Counter[tuple[str, str]] = Counter()
+        """(host, VDI): how many users a disk has there (`xenvol.simulator.rules.datapath`)."""
 
         self.clock: Callable[[], float] = time.time
         """What the pool's hosts think that it is, in seconds since 1970; a test may move it."""

@@ -117,7 +117,9 @@ def run(
         xapi=Port(call, sr, host),
     )
     with translated(sr, vdi, fault):
-        return command(cls(request))
+        driver = cls(request)
+        driver.load()
+        return command(driver)
 
 
 def probe(
@@ -136,7 +138,9 @@ def probe(
         xapi=Port(call, None, host),
     )
     with translated("", "", GENERAL_FAULT):
-        return cls(request).probe()
+        driver = cls(request)
+        driver.load()
+        return driver.probe()
 
 
 def host_info(call: Call, host: str) -> HostInfo:
@@ -187,7 +191,7 @@ def holding(call: Call, *key: str) -> Iterator[None]:
     beside what the marks on the objects forbid: two PBD.plug of one PBD may run at once (trace 12#10).
     """
     xapi = call.xapi
-    while key in xapi.held:
+    while key in xapi.held and not xapi.is_closed:
         xapi.lock.wait()
     xapi.held.add(key)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def unmark(call: Call, cls: str, ref: str) -> None:
 def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PATIENCE) -> T:
     """Repeat an attempt for as long as another operation is in its way.
 
-    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the
+    The attempt runs under the pool's lock and must change nothing when it raises. Every change of the
     pool is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
     TOO_MANY_PENDING_TASKS when a hundred calls wait already.
     """
@@ -89,7 +90,7 @@ def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PA
             return attempt()
         except Failure as failure:
             left = deadline - time.monotonic()
-            if failure.code != IN_PROGRESS or left <= 0:
+            if failure.code != IN_PROGRESS or left <= 0 or call.xapi.is_closed:
                 raise
         with _queueing(call.xapi):
             call.xapi.lock.wait(left)
@@ -105,15 +106,10 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
     """
 
     def mark_all() -> None:
-        done: list[Mark] = []
-        try:
-            for cls, ref, op in marks:
-                mark(call, cls, ref, op)
-                done.append((cls, ref, op))
-        except Failure:
-            for cls, ref, _ in done:
-                unmark(call, cls, ref)
-            raise
+        for cls, ref, op in marks:
+            DISCIPLINES[cls].check(call.xapi, ref, op)
+        for mark_ in marks:
+            mark(call, *mark_)
 
     retry(call, mark_all, patience=patience)
     try:
@@ -130,8 +126,8 @@ def _make_cancellable(call: Call) -> None:
 
 
 def _raise_if_cancelled(call: Call) -> None:
-    if call.db.exists("task", call.task) and call.db.get("task", call.task, "status") == "cancelling":
-        raise Failure("TASK_CANCELLED", call.task)
+    if tasks.is_cancelled(call.xapi, call.task):
+        raise Failure(tasks.CANCELLED, call.task)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,17 @@ Release = tuple[int, int, int]
 CHECKED_DEVICE_NUMBERS: Release = (24, 22, 0)
 """Device names are parsed strictly and numbers have a range; every letter names a disk, not only a..p."""
 
+SCANS_UNTIL_STABLE: Release = (24, 40, 0)
+"""SR.scan begins again when rows of the SR came or went meanwhile; setting an SR's name asks no driver."""
+
 COPIED_VBDS_ALLOW: Release = (24, 40, 0)
 """The copy of a VBD gets its allowed_operations at once (VM.clone, VM.snapshot)."""
+
+HA_GUARDS_REDO_LOGS: Release = (25, 23, 0)
+"""While HA is being switched, redo logs cannot be destroyed; before, that held for metadata instead."""
+
+BLOCKING_IS_SEEN_AT_ONCE: Release = (24, 29, 0)
+"""A change of VM.blocked_operations is seen in allowed_operations at once, not with the next operation."""
 
 SYSPREP: Release = (25, 24, 0)
 """VM.sysprep is among the operations of a VM."""
@@ -28,6 +37,10 @@ IN_PROGRESS_NAMES_TASK: Release = (25, 27, 0)
 
 SIXTEEN_VIFS: Release = (25, 29, 0)
 """A VM may have 16 network interfaces; before, 7."""
+
+
+HA_NAMES_THE_SR: Release = (25, 31, 0)
+"""PBD.unplug that HA forbids says which SR it is."""
 
 
 def since(xapi: Xapi, release: Release) -> bool:

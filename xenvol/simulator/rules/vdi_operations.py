@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import places, releases
 from xenvol.simulator.rules.operations import DISCIPLINES, Discipline, in_progress
 from xenvol.simulator.rules.sr_operations import features
 
@@ -64,6 +64,7 @@ _NOT_FOR_CBT_METADATA = frozenset(
 )
 _NOT_WITH_CBT = frozenset(("mirror", "set_on_boot"))
 _HA_TYPES = frozenset(("ha_statefile", "redo_log"))
+_ONCE_GUARDED = frozenset(("ha_statefile", "metadata"))
 
 
 def refusal(xapi: Xapi, vdi: str, operation: str) -> Failure | None:
@@ -84,7 +85,7 @@ def refusal(xapi: Xapi, vdi: str, operation: str) -> Failure | None:
         return Failure("VDI_INCOMPATIBLE_TYPE", vdi, TYPE_NAMES["cbt_metadata"])
     if row["cbt_enabled"] and operation in _NOT_WITH_CBT:
         return Failure("VDI_CBT_ENABLED", vdi)
-    return _by_nature(db, vdi, row, sr, operation)
+    return _by_nature(xapi, vdi, row, sr, operation)
 
 
 def check(xapi: Xapi, vdi: str, operation: str) -> None:
@@ -133,9 +134,9 @@ def _all_of_snapshots(db: Database, vbds: list[Row]) -> bool:
     return all(db.exists("VM", vbd["VM"]) and db.row("VM", vbd["VM"])["is_a_snapshot"] for vbd in vbds)
 
 
-def _by_nature(db: Database, vdi: str, row: Row, sr: Row, operation: str) -> Failure | None:
+def _by_nature(xapi: Xapi, vdi: str, row: Row, sr: Row, operation: str) -> Failure | None:
     is_of_ha = row["type"] in _HA_TYPES
-    pool = db.row("pool", db.first("pool") or "")
+    pool = xapi.db.row("pool", xapi.db.first("pool") or "")
     is_kept_by_ha = is_of_ha and pool["ha_enabled"]
     match operation:
         case "forget":
@@ -143,13 +144,13 @@ def _by_nature(db: Database, vdi: str, row: Row, sr: Row, operation: str) -> Fai
                 return Failure("HA_IS_ENABLED")
             return Failure("VDI_HAS_RRDS", vdi) if row["type"] == "rrd" else None
         case "destroy":
-            return _destruction(vdi, row, sr, pool)
+            return _destruction(xapi, vdi, row, sr, pool)
         case "data_destroy":
             if not row["is_a_snapshot"]:
                 return Failure("OPERATION_NOT_ALLOWED", f"VDI is not a snapshot: {vdi}")
             if not row["cbt_enabled"]:
                 return Failure("VDI_NO_CBT_METADATA", vdi)
-            return _destruction(vdi, row, sr, pool)
+            return _destruction(xapi, vdi, row, sr, pool)
         case "resize" | "resize_online":
             return Failure("HA_IS_ENABLED") if is_kept_by_ha else None
         case "snapshot" if row["sharable"]:
@@ -174,16 +175,17 @@ def _by_nature(db: Database, vdi: str, row: Row, sr: Row, operation: str) -> Fai
     return None
 
 
-def _destruction(vdi: str, row: Row, sr: Row, pool: Row) -> Failure | None:
+def _destruction(xapi: Xapi, vdi: str, row: Row, sr: Row, pool: Row) -> Failure | None:
     if sr["type"] == "udev":
         return Failure("VDI_IS_A_PHYSICAL_DEVICE", vdi)
     if sr["is_tools_sr"]:
         return Failure("SR_OPERATION_NOT_SUPPORTED", row["SR"])
     if row["type"] == "rrd":
         return Failure("VDI_HAS_RRDS", vdi)
-    if row["type"] in _HA_TYPES:
-        if pool["ha_enabled"]:
-            return Failure("HA_IS_ENABLED")
+    if row["type"] in _HA_TYPES and pool["ha_enabled"]:
+        return Failure("HA_IS_ENABLED")
+    guarded = _HA_TYPES if releases.since(xapi, releases.HA_GUARDS_REDO_LOGS) else _ONCE_GUARDED
+    if row["type"] in guarded:
         for operation in ("ha_enable", "ha_disable"):
             if operation in pool["current_operations"].values():
                 return Failure(f"{operation.upper()}_IN_PROGRESS")

@@ -1,0 +1,22 @@
+"""What only a storage driver may call: its session says, in other_config, which SR it works for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import Failure
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+_SM_SESSION = "_sm_session"
+
+
+def assert_storage_session(call: Call, sr: str) -> None:
+    """Raises PERMISSION_DENIED [""] for everybody else (sm.ml, assert_session_has_internal_sr_access)."""
+    db = call.db
+    other_config = (
+        db.row("session", call.session)["other_config"] if db.exists("session", call.session) else {}
+    )
+    if other_config.get(_SM_SESSION) != sr:
+        raise Failure("PERMISSION_DENIED", "")

@@ -1,0 +1,45 @@
+"""Attaching an SR to a host and detaching it, below PBD.plug: what the storage layer and the driver do.
+
+The storage layer of a host remembers what it attached, whatever happens to the rows in the database, and attaches
+nothing twice (storage_smapiv1_wrapper.ml).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.rules import backend, places
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+    from xenvol.simulator.sm.base import Driver
+
+
+def attach(call: Call, sr: str, host: str) -> None:
+    """Idempotent. On the SRmaster the SR is marked for a scan, and scanned."""
+    uuid = call.db.row("SR", sr)["uuid"]
+    with backend.holding(call, "SR", host, uuid):
+        if (host, uuid) in call.xapi.attached_srs:
+            return
+        is_srmaster = places.srmaster(call.xapi, sr) == host
+
+        def command(driver: Driver) -> None:
+            if not is_srmaster:
+                driver.attach()
+                return
+            call.db.map_add("SR", sr, "other_config", "dirty", "")
+            try:
+                driver.attach()
+            finally:
+                driver.after_master_attach()
+
+        with backend.holding(call, "attach or detach", host):
+            backend.run(call, sr, host, command)
+        call.xapi.attached_srs.add((host, uuid))
+
+
+def detach(call: Call, sr: str, host: str) -> None:
+    uuid = call.db.row("SR", sr)["uuid"]
+    with backend.holding(call, "SR", host, uuid), backend.holding(call, "attach or detach", host):
+        backend.run(call, sr, host, lambda driver: driver.detach())
+        call.xapi.attached_srs.discard((host, uuid))

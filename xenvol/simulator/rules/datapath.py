@@ -1,0 +1,78 @@
+"""A disk on its way from the storage to a domain of a host: attach, detach, and where its bytes are.
+
+A disk that two domains of one host use is attached once (storage_smapiv1_wrapper.ml counts datapaths). Attaching
+writes what xapi writes beside the driver: whether reads are cached, and whether the content is still the same.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.rules import backend, places
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xenvol.simulator.rulebook import Call
+
+
+def attach(call: Call, host: str, vdi: str, *, read_write: bool) -> None:
+    """Make the disk usable on the host.
+
+    Raises HANDLE_INVALID [VDI, ref], SR_HAS_NO_PBDS [sr] where the host does not have the SR plugged, or what the
+    driver refuses with (SR_BACKEND_FAILURE_46 where the disk is not there).
+    """
+    db = call.db
+    row = db.row("VDI", vdi)
+    places.assert_plugged(db, row["SR"], host)
+    backend.run(
+        call,
+        row["SR"],
+        host,
+        lambda driver: driver.vdi_attach(row["uuid"], read_write),
+        fault=backend.ATTACH_FAULT,
+        vdi=vdi,
+    )
+    call.xapi.datapaths[host, vdi] += 1
+    host_uuid = db.row("host", host)["uuid"]
+    db.map_add("VDI", vdi, "sm_config", f"read-caching-enabled-on-{host_uuid}", "false")
+    db.map_add("VDI", vdi, "sm_config", f"read-caching-reason-{host_uuid}", "SR_NOT_SUPPORTED")
+    if read_write:
+        db.map_remove("VDI", vdi, "other_config", "content_id")
+
+
+def detach(call: Call, host: str, vdi: str) -> None:
+    """The reverse, for the last user on that host; HANDLE_INVALID where the VDI's row is gone meanwhile."""
+    db = call.db
+    row = db.row("VDI", vdi)
+    if call.xapi.datapaths[host, vdi] > 1:
+        call.xapi.datapaths[host, vdi] -= 1
+        return
+    backend.run(
+        call,
+        row["SR"],
+        host,
+        lambda driver: driver.vdi_detach(row["uuid"]),
+        fault=backend.ATTACH_FAULT,
+        vdi=vdi,
+    )
+    del call.xapi.datapaths[host, vdi]
+    if "content_id" not in row["other_config"]:
+        db.map_add("VDI", vdi, "other_config", "content_id", str(uuid.uuid4()))
+    host_uuid = db.row("host", host)["uuid"]
+    for key in (f"read-caching-enabled-on-{host_uuid}", f"read-caching-reason-{host_uuid}"):
+        db.map_remove("VDI", vdi, "sm_config", key)
+
+
+def content(call: Call, host: str, vdi: str) -> Path:
+    """The file with the disk's bytes, as a domain of that host sees them."""
+    row = call.db.row("VDI", vdi)
+    return backend.run(
+        call,
+        row["SR"],
+        host,
+        lambda driver: driver.vdi_file(row["uuid"]),
+        fault=backend.ATTACH_FAULT,
+        vdi=vdi,
+    )

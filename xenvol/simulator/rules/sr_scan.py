@@ -1,0 +1,120 @@
+"""Looking at an SR's storage: scan, update, probe, and the names that pass through the driver (xapi_sr.ml)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from xenvol.simulator.failure import Failure, internal_error
+from xenvol.simulator.rulebook import rule
+from xenvol.simulator.rules import backend, places, releases, secret, vdi_rows
+from xenvol.simulator.rules.nested import invoke
+from xenvol.simulator.rules.operations import operation
+from xenvol.simulator.rules.sr_operations import features
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+    from xenvol.simulator.sm.base import Driver
+
+_SCANS_AT_MOST = 10  # then xapi gives up (xapi_sr.ml, scan_rec)
+
+
+@rule("SR.scan")
+def scan(call: Call, sr: str) -> None:
+    with operation(call, ("SR", sr, "scan")):
+        host = places.host_for_sr(call.xapi, sr)
+        with backend.holding(call, "SR", host, call.db.row("SR", sr)["uuid"]):
+            _scan_until_stable(call, sr, host)
+        db = call.db
+        vdi_rows.refresh_all(db, sr)
+        allocated = sum(db.row("VDI", vdi)["virtual_size"] for vdi in db.children(sr, "VDIs"))
+        db.set("SR", sr, virtual_allocation=allocated, clustered=False)
+        db.map_remove("SR", sr, "other_config", "dirty")
+
+
+def _scan_until_stable(call: Call, sr: str, host: str) -> None:
+    """Newer xapi scans again when the scan itself, or anybody else, made or removed a row."""
+
+    def command(driver: Driver) -> None:
+        driver.scan()
+        driver.update()
+
+    for _ in range(_SCANS_AT_MOST):
+        before = set(call.db.children(sr, "VDIs"))
+        try:
+            backend.run(call, sr, host, command, fault=backend.SCAN_FAULT, on_srmaster=True)
+        except backend.Unimplemented:
+            raise Failure("SR_OPERATION_NOT_SUPPORTED", sr) from None
+        is_stable = before == set(call.db.children(sr, "VDIs"))
+        if is_stable or not releases.since(call.xapi, releases.SCANS_UNTIL_STABLE):
+            return
+    raise internal_error("SR.scan retry limit exceeded")
+
+
+@rule("SR.update")
+def update(call: Call, sr: str) -> None:
+    """Locks nothing (CA-27630) and needs no feature (trace 02#81)."""
+    refresh(call, sr, places.host_for_sr(call.xapi, sr))
+
+
+def refresh(call: Call, sr: str, host: str) -> None:
+    """Have the driver on that host write the SR's sizes."""
+    with backend.holding(call, "SR", host, call.db.row("SR", sr)["uuid"]):
+        backend.run(call, sr, host, lambda driver: driver.update())
+
+
+@rule("SR.set_name_label")
+def set_name_label(call: Call, sr: str, value: str) -> None:
+    _set_name(call, sr, name_label=value)
+
+
+@rule("SR.set_name_description")
+def set_name_description(call: Call, sr: str, value: str) -> None:
+    _set_name(call, sr, name_description=value)
+
+
+def _set_name(call: Call, sr: str, **name: str) -> None:
+    """Goes to a host that has the SR plugged, although it is but a row."""
+    host = places.host_for_sr(call.xapi, sr)
+    call.db.set("SR", sr, **name)
+    if not releases.since(call.xapi, releases.SCANS_UNTIL_STABLE):
+        refresh(call, sr, host)
+
+
+@rule("SR.probe")
+def probe(
+    call: Call, host: str, device_config: dict[str, str], sr_type: str, sm_config: dict[str, str]
+) -> str:
+    """The driver's XML. The passwords of the device_config stay behind as secrets (facts/sm-truth.md)."""
+    config = secret.move_passwords(call, device_config)
+    places.assert_live(call.xapi, host)
+    sr_type = sr_type.lower()
+    if not backend.has_driver(call, sr_type):
+        raise Failure("SR_UNKNOWN_DRIVER", sr_type)
+    if "SR_PROBE" not in features(call.db, sr_type):
+        what = "Server_error(SR_BACKEND_FAILURE, [ Operation 'sr_probe' not supported by this SR type; ;  ])"
+        raise backend.storage_error("Internal_error", what)
+    with backend.holding(call, "attach or detach", host):
+        return backend.probe(call, host, sr_type, config, sm_config)
+
+
+@rule("SR.probe_ext")
+def probe_ext(
+    call: Call, host: str, device_config: dict[str, str], sr_type: str, sm_config: dict[str, str]
+) -> NoReturn:
+    """Drivers of the old interface answer with XML, which does not fit in here."""
+    probe(call, host, device_config, sr_type, sm_config)
+    raise Failure("SR_OPERATION_NOT_SUPPORTED")
+
+
+def scan_marked(call: Call) -> None:
+    """What xapi does every 30 seconds: scan the SRs that are plugged on the master and dirty, or on ``auto-scan``."""
+    db = call.db
+    for sr in db.refs("SR"):
+        if not db.exists("SR", sr):
+            continue  # it went while another was scanned
+        marks = db.row("SR", sr)["other_config"]
+        if ("dirty" in marks or marks.get("auto-scan") == "true") and places.plugged_pbds(db, sr):
+            try:
+                invoke(call, "SR.scan", sr)
+            except Failure:
+                continue  # as xapi: the log is the only one to know
