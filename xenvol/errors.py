@@ -102,6 +102,16 @@ class AmbiguousVM(RequestError):
         super().__init__(f"{len(self.candidates)} VMs have the name {name!r}: {listed}; give a uuid")
 
 
+class UnknownHost(RequestError):
+    """No host, or several, of this name; `candidates` are the uuids of the several."""
+
+    def __init__(self, name: str, *, candidates: Iterable[str] = ()) -> None:
+        self.name = name
+        self.candidates = list(candidates)
+        found = f"hosts {_listed(self.candidates)} have" if self.candidates else "no host has"
+        super().__init__(f"{found} the reference, uuid or name {name!r}; give a uuid")
+
+
 class AttachmentFenced(RequestError):
     """A detach named an attachment that is no longer the one in place; nothing was touched."""
 
@@ -289,6 +299,17 @@ class VolumeInUse(StorageError):
             f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first, "
             "or attach it everywhere with multiattach"
         )
+
+
+class UnmanagedVDI(StorageError):
+    """The storage driver shows the disk and does not give it to VMs: type ``hba`` before somebody adopts a LUN."""
+
+    def __init__(self, vdi: str) -> None:
+        super().__init__(
+            f"VDI {vdi} is not managed, so xapi gives it to no VM; with SRs of type hba a LUN must be adopted by "
+            "its administrator first, since VDI.create there takes any LUN that is large enough"
+        )
+        self.vdi = vdi
 
 
 # --- the hypervisor ----------------------------------------------------------------------------------------

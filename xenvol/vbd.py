@@ -6,7 +6,7 @@ driver it came, and which attachment it is. An answer that was lost is looked up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.mountpoint import name_of
@@ -30,9 +30,9 @@ def volumes_of(vbds: Mapping[str, Record]) -> dict[VBDRef, Record]:
     return {VBDRef(ref): vbd for ref, vbd in vbds.items() if VOLUME in vbd["other_config"]}
 
 
-def taken_by(vbds: Mapping[str, Record]) -> set[str]:
+def taken_by(vbds: Iterable[Record]) -> set[str]:
     """The positions that are taken, in whatever spelling xapi has them."""
-    return {vbd[field] for vbd in vbds.values() for field in ("userdevice", "device")}
+    return {vbd[field] for vbd in vbds for field in ("userdevice", "device")}
 
 
 def create_vbd(
@@ -43,6 +43,7 @@ def create_vbd(
     *,
     userdevice: str,
     mode: str,
+    ionice: Mapping[str, str],
     other_config: Mapping[str, str],
 ) -> VBDRef:
     """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster."""
@@ -56,8 +57,8 @@ def create_vbd(
         "unpluggable": True,
         "empty": False,
         "other_config": dict(other_config),
-        "qos_algorithm_type": "",
-        "qos_algorithm_params": {},
+        "qos_algorithm_type": "ionice" if ionice else "",
+        "qos_algorithm_params": dict(ionice),
     }
     try:
         vbd_ref = VBDRef(view.call("VBD.create", spec))

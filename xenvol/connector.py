@@ -1,0 +1,59 @@
+"""What a block-storage service must know of a host to export a volume to it: the model is os-brick's connector."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from xenvol.errors import XapiError
+from xenvol.migration import find_host
+from xenvol.refs import HostRef
+from xenvol.view import View
+
+_WWN = re.compile(
+    r"<(?P<what>wwpn|wwnn|port_name|node_name|port|node)>\s*(?:0x)?(?P<wwn>[0-9a-fA-F]{16})\s*</"
+)
+_NODE_NAMES = frozenset({"wwnn", "node_name", "node"})
+
+
+def get_connector(view: View, host: str | None) -> dict[str, Any]:
+    """`initiator` (IQN; absent when the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
+    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost."""
+    host_ref = view.master if host is None else find_host(view, host)
+    record = view.record("host", host_ref)
+    other_config = record["other_config"]
+    wwpns, wwnns = _fibre_channel_names(view, host_ref)
+    connector: dict[str, Any] = {
+        "host": record["hostname"] or record["name_label"],
+        "ip": record["address"],
+        "multipath": record.get("multipathing", other_config.get("multipathing") == "true"),
+        "uuid": record["uuid"],
+        "pool_uuid": view.pool["uuid"],
+        "platform": record["software_version"].get("machine", "x86_64"),
+        "os_type": "linux",
+        "wwpns": wwpns,
+        "wwnns": wwnns,
+    }
+    initiator = record.get("iscsi_iqn") or other_config.get("iscsi_iqn")
+    if initiator:
+        connector["initiator"] = initiator
+    return connector
+
+
+def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list[str]]:
+    """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
+
+    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3).
+    """
+    if "lvmohba" not in view.sr_types:
+        return [], []
+    try:
+        listing = str(view.call("SR.probe", host_ref, {}, "lvmohba", {}))
+    except XapiError as error:
+        if error.code != "SR_BACKEND_FAILURE_107":
+            raise
+        listing = error.params[-1]
+    names: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for match in _WWN.finditer(listing):
+        names[match["what"] in _NODE_NAMES][match["wwn"].lower()] = None
+    return list(names[False]), list(names[True])
