@@ -145,6 +145,12 @@ class TargetLogin:
 
     # ---- discovery
 
+    def discover(self) -> list[tuple[str, int, str]]:
+        """Address, port and IQN of all that the portal offers and that can be reached."""
+        self._start_initiator()
+        found = [(*_split(portal), iqn) for portal, iqn in self._discover()]
+        return [entry for entry in found if self._is_reachable(entry[0], entry[1])]
+
     def _discover(self) -> list[tuple[str, str]]:
         """Portal and IQN of all that the portal offers; a portal that offers none fails like a login (68)."""
         target = self.target

@@ -12,10 +12,36 @@ import json
 from typing import Any
 
 from xenvol.simulator.sm.base import Driver
+from xenvol.simulator.sm.cephfs import CephFSSR
+from xenvol.simulator.sm.ext import EXTSR
+from xenvol.simulator.sm.file import FileSR
+from xenvol.simulator.sm.glusterfs import GlusterFSSR
 from xenvol.simulator.sm.hba import Hba
 from xenvol.simulator.sm.iscsi import ISCSI
+from xenvol.simulator.sm.iso import ISOSR
+from xenvol.simulator.sm.lvm import LVMSR
+from xenvol.simulator.sm.lvmohba import LVMoFCoE, LVMoHBA
+from xenvol.simulator.sm.lvmoiscsi import LVMoISCSI
+from xenvol.simulator.sm.nfs import NFSSR
+from xenvol.simulator.sm.smb import SMBSR
+from xenvol.simulator.sm.udev import UdevSR
 
-CLASSES: tuple[type[Driver], ...] = (Hba, ISCSI)
+CLASSES: tuple[type[Driver], ...] = (
+    CephFSSR,
+    EXTSR,
+    FileSR,
+    GlusterFSSR,
+    Hba,
+    ISCSI,
+    ISOSR,
+    LVMSR,
+    LVMoFCoE,
+    LVMoHBA,
+    LVMoISCSI,
+    NFSSR,
+    SMBSR,
+    UdevSR,
+)
 """Every driver that the simulator has."""
 
 _UNKNOWN_TO_XAPI = frozenset({"ATOMIC_PAUSE"})
