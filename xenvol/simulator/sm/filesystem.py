@@ -117,8 +117,14 @@ class Directory:
     def add_vhd(self, vdi_uuid: str, virtual_size: int, parent: str | None = None) -> File:
         return self.add(f"{vdi_uuid}.vhd", File(vhd=Vhd(virtual_size, parent)))
 
-    def rename(self, before: str, after: str) -> None:
-        self._entries[after] = self._entries.pop(before)
+    def take_out(self, name: str) -> File:
+        """The file leaves the directory with its data."""
+        file = self.file(name)
+        if file is None:
+            raise OSError(errno.ENOENT, "No such file or directory", name)
+        self.filesystem.release(file)
+        del self._entries[name]
+        return file
 
     def remove(self, name: str) -> None:
         """ENOTEMPTY for a directory with something in it, ENOENT for a name that is not there."""
@@ -167,6 +173,11 @@ class FileSystem:
         footprint = file.footprint(self.block)
         self.take(footprint - file.charged)
         file.charged = footprint
+
+    def check_space(self, *files: File) -> None:
+        """ENOSPC unless all these would fit."""
+        if sum(file.footprint(self.block) for file in files) > self.free:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def recount(self, file: File) -> None:
         """Book what a guest has written since; the bytes are there, whether they fit or not."""

@@ -26,8 +26,6 @@ def synchronise(xapi: XapiPort, disks: Sequence[VDIInfo]) -> None:
     found = {disk.location for disk in disks}
     for disk in disks:
         if disk.location not in rows:
-            if not is_uuid(disk.uuid):
-                raise XapiRefusal("UUID_INVALID", "VDI", disk.uuid)
             xapi.introduce(disk)
     for location, row in rows.items():
         if location not in found:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xenvol.simulator.sm.base import SMFailure
+from xenvol.simulator.sm.sparse import data_ranges
 
 MIB = 1 << 20
 BLOCK = 2 * MIB
@@ -32,6 +32,8 @@ class Vhd:
     hidden: bool = False
     inherited: int = 0
     """Blocks of the guest's data that a parent held when this one was cut from it."""
+    own: int | None = None
+    """Blocks that a base copy holds, whose data nobody keeps."""
 
 
 def validated(size: int) -> int:
@@ -44,13 +46,13 @@ def validated(size: int) -> int:
 def length(vhd: Vhd, data_blocks: int = 0) -> int:
     """Bytes of the file: two footers, header, block table, its bitmap, three parent locators (trace sm/21#57)."""
     locators = 3 * _SECTOR if vhd.parent else 0
-    own = max(0, data_blocks - vhd.inherited)
+    own = max(0, data_blocks - vhd.inherited) if vhd.own is None else vhd.own
     return _tables(vhd.virtual_size) + locators + own * _BLOCK_ON_DISK
 
 
 def length_on_lvm(vhd: Vhd, data_blocks: int = 0) -> int:
     """Bytes that the VHD needs of its logical volume."""
-    return length(Vhd(_LARGEST, vhd.parent, inherited=vhd.inherited), data_blocks)
+    return length(replace(vhd, virtual_size=_LARGEST), data_blocks)
 
 
 def thick_volume(virtual_size: int) -> int:
@@ -72,20 +74,13 @@ def data_blocks(data: Path | None) -> int:
     """How many of a sparse file's VHD blocks hold data."""
     if data is None or not data.exists():
         return 0
-    blocks = 0
+    count = counted = 0
     with data.open("rb") as file:
-        position, end = 0, data.stat().st_size
-        while position < end:
-            try:
-                start = os.lseek(file.fileno(), position, os.SEEK_DATA)
-            except OSError:  # ENXIO: no data behind this position
-                break
-            stop = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            first = max(start // BLOCK, -(-position // BLOCK))
-            after = -(-stop // BLOCK)
-            blocks += max(0, after - first)
-            position = after * BLOCK
-    return blocks
+        for start, end in data_ranges(file, data.stat().st_size):
+            after = -(-end // BLOCK)
+            count += after - max(start // BLOCK, counted)
+            counted = after
+    return count
 
 
 def _tables(virtual_size: int) -> int:

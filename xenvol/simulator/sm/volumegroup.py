@@ -15,6 +15,7 @@ from xenvol.simulator.sm.xmlout import Tree, pretty
 
 MANAGEMENT = "MGT"
 """The volume in which an SR keeps its own notes: names and kinds of its disks."""
+_VHD, _RAW = "VHD-", "LV-"
 _METADATA = 11 * MIB
 """What LVM takes of each disk: SM asks for 10 MiB, and data starts on the next one (trace sm/24#8)."""
 
@@ -26,6 +27,11 @@ class LogicalVolume:
     data: Path | None = None
     """The guest's bytes; as in `File`."""
     filesystem: FileSystem | None = None
+
+    @property
+    def kind(self) -> str:
+        """What VDI.sm_config says as ``vdi_type``."""
+        return "aio" if self.vhd is None else "vhd"
 
     @property
     def virtual_size(self) -> int:
@@ -52,8 +58,8 @@ class VolumeGroup:
         self.volumes: dict[str, LogicalVolume] = {}
         self.records: dict[str, dict[str, Any]] = {}
         """What the management volume says of each disk, by uuid."""
-        self.labels = ("", "")
-        """What it says of the SR: name and description."""
+        self.label = ""
+        """The SR's name, as it has it."""
         self.size = 0
         self.grow()
         for disk in self.disks:
@@ -74,21 +80,53 @@ class VolumeGroup:
         """Take what the disks have become."""
         self.size = sum(max(0, disk.size - _METADATA) // EXTENT * EXTENT for disk in self.disks)
 
-    def add(self, name: str, size: int, vhd: Vhd | None = None) -> LogicalVolume:
-        self.volumes[name] = volume = LogicalVolume(size, vhd)
+    def add(self, name: str, volume: LogicalVolume) -> LogicalVolume:
+        self.volumes[name] = volume
         return volume
-
-    def remove(self, name: str) -> None:
-        volume = self.volumes.pop(name)
-        if volume.data is not None:
-            volume.data.unlink(missing_ok=True)
 
     def wipe(self) -> None:
         """vgremove and pvremove: the disks are blank."""
-        for name in list(self.volumes):
-            self.remove(name)
+        for volume in self.volumes.values():
+            if volume.data is not None:
+                volume.data.unlink(missing_ok=True)
         for disk in self.disks:
             disk.content = None
+
+    # ---- volumes that are disks: VHD-<uuid>, LV-<uuid> for raw ones
+
+    def disk(self, vdi_uuid: str) -> LogicalVolume | None:
+        return self.volumes.get(_VHD + vdi_uuid) or self.volumes.get(_RAW + vdi_uuid)
+
+    def add_disk(self, vdi_uuid: str, volume: LogicalVolume) -> None:
+        self.volumes[(_VHD if volume.vhd else _RAW) + vdi_uuid] = volume
+
+    def remove_disk(self, vdi_uuid: str) -> None:
+        volume = self.volumes.pop(_VHD + vdi_uuid, None) or self.volumes.pop(_RAW + vdi_uuid)
+        self.records.pop(vdi_uuid, None)
+        if volume.data is not None:
+            volume.data.unlink(missing_ok=True)
+
+    def disks_in_use(self) -> dict[str, LogicalVolume]:
+        """By uuid; hidden VHDs without a child are waste."""
+        disks = {
+            name.removeprefix(prefix): volume
+            for name, volume in self.volumes.items()
+            for prefix in (_VHD, _RAW)
+            if name.startswith(prefix)
+        }
+        parents = {volume.vhd.parent for volume in disks.values() if volume.vhd}
+        return {
+            vdi_uuid: volume
+            for vdi_uuid, volume in disks.items()
+            if not (volume.vhd and volume.vhd.hidden and vdi_uuid not in parents)
+        }
+
+    def depth(self, vhd: Vhd) -> int:
+        """How many VHDs a read may have to pass."""
+        depth = 1
+        while vhd.parent and (parent := self.disk(vhd.parent)) and parent.vhd:
+            vhd, depth = parent.vhd, depth + 1
+        return depth
 
 
 def group_on(disk: BlockDevice | None, name: str) -> VolumeGroup | None:
@@ -109,5 +147,5 @@ def probe_result(devices: Mapping[str, BlockDevice | None], prefix: str, *, with
 def _sr(sr_uuid: str, group: VolumeGroup, paths: list[str], with_names: bool) -> Tree:
     elements: list[Tree] = [("UUID", sr_uuid), ("Devlist", ",".join(paths)), ("size", str(group.size))]
     if with_names:
-        elements += [("name_label", group.labels[0]), ("name_description", group.labels[1])]
+        elements += [("name_label", group.label), ("name_description", "")]
     return "SR", elements

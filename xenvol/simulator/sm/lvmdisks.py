@@ -1,0 +1,271 @@
+"""Disks as logical volumes of an SR's group: create, resize, cut, delete; and what is noted of each beside them.
+
+The management volume keeps the disks' names, so that an SR that was forgotten comes back with them. SM is told of
+each change of a name at once; here it looks at the rows when it scans, attaches and detaches (`note_names`).
+"""
+
+from __future__ import annotations
+
+import abc
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xenvol.simulator.sm.base import NOT_IMPLEMENTED, Driver, SMFailure, VDIInfo, VDISpec
+from xenvol.simulator.sm.blockdevice import BlockDevice
+from xenvol.simulator.sm.scanning import is_uuid
+from xenvol.simulator.sm.sparse import sparse_copy
+from xenvol.simulator.sm.vhd import (
+    EXTENT,
+    MAX_CHAIN,
+    Vhd,
+    data_blocks,
+    round_up,
+    thick_volume,
+    thin_volume,
+    validated,
+)
+from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup, group_on
+
+GROUP_PREFIX = "VG_XenStorage-"
+_NOT_MASTER = 58
+_JOURNALS = 2 * EXTENT
+"""A snapshot notes two steps in volumes of their own."""
+
+
+class VolumeDisks(Driver):
+    @abc.abstractmethod
+    def visible_disks(self) -> Iterable[BlockDevice]:
+        """Every disk on which this host may find the SR's group."""
+
+    def vdi_create(self, spec: VDISpec) -> VDIInfo:
+        """Unlike a file driver it keeps all of the caller's sm_config (trace sm/24#15)."""
+        self.check_master()
+        group = self.group()
+        kind = spec.sm_config.get("type", "raw" if self._is_legacy(group) else "vhd")
+        if kind not in ("vhd", "raw"):
+            raise SMFailure(78, "bad type")
+        if kind == "vhd" and self._is_legacy(group):
+            raise SMFailure(78, "Cannot create VHD type disk in legacy mode")
+        size, vdi_uuid = validated(spec.virtual_size), str(uuid.uuid4())
+        if kind == "raw":
+            volume = LogicalVolume(round_up(size, EXTENT))
+        else:
+            volume = LogicalVolume(thin_volume() if self.is_thin else thick_volume(size), Vhd(size))
+        _check_space(group, volume.size)
+        group.add_disk(vdi_uuid, volume)
+        info = VDIInfo(
+            vdi_uuid,
+            vdi_uuid,
+            volume.virtual_size,
+            volume.size,
+            read_only=spec.read_only,
+            sharable=spec.sharable,
+            name_label=spec.name_label,
+            name_description=spec.name_description,
+            type=spec.type,
+            sm_config={**spec.sm_config, "vdi_type": volume.kind},
+        )
+        self.xapi.introduce(info)
+        self._note(group, info)
+        self.set_sizes(group, self.sr.virtual_allocation + info.virtual_size)
+        return info
+
+    def vdi_delete(self, uuid: str) -> None:
+        group = self.group()
+        if (volume := group.disk(uuid)) is None:
+            return
+        group.remove_disk(uuid)
+        self.set_sizes(group, self.sr.virtual_allocation - volume.virtual_size)
+
+    def vdi_resize(self, uuid: str, size: int) -> VDIInfo:
+        self.check_master()
+        group, volume = self._get(uuid)
+        if volume.vhd is not None and volume.vhd.hidden:
+            raise SMFailure(46, "hidden VDI")
+        before = volume.virtual_size
+        if size < before:
+            raise SMFailure(79, "shrinking not allowed")
+        size = validated(size)
+        if volume.vhd is None:
+            new_volume_size = round_up(size, EXTENT)
+        else:
+            new_volume_size = volume.size if self.is_thin else max(volume.size, thick_volume(size))
+        _check_space(group, new_volume_size - volume.size)
+        volume.size = new_volume_size
+        if volume.vhd is not None:
+            volume.vhd.virtual_size = size
+        info = self.info(uuid, volume)
+        self.xapi.update(info)
+        self.set_sizes(group, self.sr.virtual_allocation + info.virtual_size - before)
+        return info
+
+    def vdi_snapshot(self, uuid: str) -> VDIInfo:
+        return self._cut(uuid, is_clone=False)
+
+    def vdi_clone(self, uuid: str) -> VDIInfo:
+        return self._cut(uuid, is_clone=True)
+
+    def vdi_attach(self, uuid: str, read_write: bool) -> None:
+        """A thin disk is blown up to its full size while somebody writes to it."""
+        group, volume = self._get(uuid)
+        if volume.vhd is None or not read_write:
+            return
+        full = thick_volume(volume.vhd.virtual_size)
+        if full - volume.size > group.free:
+            raise SMFailure(180)
+        volume.size = max(full, volume.size)
+
+    def vdi_detach(self, uuid: str) -> None:
+        """Thin disks, and snapshots of thick SRs, shrink to what they hold."""
+        _group, volume = self._get(uuid)
+        row = self.xapi.vdi(uuid)
+        if volume.vhd is not None and (self.is_thin or (row and row["is_a_snapshot"])):
+            volume.size = min(volume.size, round_up(volume.length, EXTENT))
+
+    def vdi_file(self, uuid: str) -> Path:
+        _group, volume = self._get(uuid)
+        return volume.bytes_in(self.world.shares.new_file)
+
+    # ---- for the SR's commands
+
+    @property
+    def group_name(self) -> str:
+        return GROUP_PREFIX + self.sr.uuid
+
+    def find_group(self) -> VolumeGroup | None:
+        groups = (group_on(disk, self.group_name) for disk in self.visible_disks())
+        return next((group for group in groups if group is not None), None)
+
+    def group(self) -> VolumeGroup:
+        if not is_uuid(self.sr.uuid) or (group := self.find_group()) is None:
+            raise SMFailure(47, f"no such volume group: {self.group_name}")
+        return group
+
+    def check_master(self) -> None:
+        if not self.request.is_srmaster:
+            raise SMFailure(_NOT_MASTER)
+
+    @property
+    def is_thin(self) -> bool:
+        """The SR's sm_config over the PBD's device_config."""
+        provision = self.sr.sm_config.get("allocation") or self.config.get("allocation")
+        return provision == "thin"
+
+    def set_sizes(self, group: VolumeGroup, virtual_allocation: int) -> None:
+        self.xapi.set_sr(
+            physical_size=group.size,
+            physical_utilisation=group.used,
+            virtual_allocation=virtual_allocation,
+        )
+
+    def note_names(self, group: VolumeGroup) -> None:
+        for row in self.xapi.vdis():
+            if row["uuid"] in group.records:
+                group.records[row["uuid"]] |= _names(row)
+
+    def info(self, vdi_uuid: str, volume: LogicalVolume, *, is_parent: bool = False) -> VDIInfo:
+        """As a scan sees it: of the row's sm_config only what the volume decides is touched."""
+        row = self.xapi.vdi(vdi_uuid) if is_uuid(vdi_uuid) else None
+        sm_config = {**(row["sm_config"] if row else {}), "vdi_type": volume.kind}
+        sm_config.pop("vhd-parent", None)
+        if volume.vhd is not None and volume.vhd.parent:
+            sm_config["vhd-parent"] = volume.vhd.parent
+        return VDIInfo(
+            vdi_uuid,
+            vdi_uuid,
+            volume.virtual_size,
+            volume.size,
+            managed=not (volume.vhd and volume.vhd.hidden),
+            read_only=is_parent,
+            sm_config=sm_config,
+        )
+
+    # ---- inside
+
+    def _get(self, vdi_uuid: str) -> tuple[VolumeGroup, LogicalVolume]:
+        group = self.group()
+        if (volume := group.disk(vdi_uuid)) is None:
+            raise SMFailure(46, "LV not found")
+        return group, volume
+
+    def _is_legacy(self, group: VolumeGroup) -> bool:
+        """An SR from before VHDs: raw volumes, and no management volume."""
+        return MANAGEMENT not in group.volumes and self.sr.sm_config.get("use_vhd") != "true"
+
+    def _note(self, group: VolumeGroup, info: VDIInfo, **more: Any) -> None:
+        if MANAGEMENT in group.volumes:
+            group.records[info.uuid] = {
+                "name_label": info.name_label or "",
+                "name_description": info.name_description or "",
+                "type": info.type or "user",
+                "read_only": info.read_only,
+                "managed": info.managed,
+                "is_a_snapshot": False,
+                "snapshot_of": None,
+                **more,
+            }
+
+    def _cut(self, vdi_uuid: str, *, is_clone: bool) -> VDIInfo:
+        """The disk becomes a hidden base copy with two children; raw disks cannot (trace sm/23#122)."""
+        self.check_master()
+        group, source = self._get(vdi_uuid)
+        if source.vhd is None:
+            raise SMFailure(NOT_IMPLEMENTED)
+        if source.vhd.hidden:
+            raise SMFailure(82, "hidden VDI")
+        if group.depth(source.vhd) >= MAX_CHAIN:
+            raise SMFailure(109)
+        row = self.xapi.vdi(vdi_uuid)
+        assert row is not None, "xapi asks for disks that it has"
+        full, thin = thick_volume(source.vhd.virtual_size), thin_volume()
+        source_size = thin if self.is_thin or row["is_a_snapshot"] else full
+        copy_size = full if is_clone and not self.is_thin else thin
+        base_size = round_up(source.length, EXTENT)
+        _check_space(group, source_size + copy_size + _JOURNALS - (source.size - base_size))
+        base_uuid, copy_uuid = str(uuid.uuid4()), str(uuid.uuid4())
+        size, blocks, inherited = source.vhd.virtual_size, data_blocks(source.data), source.vhd.inherited
+        base = LogicalVolume(base_size, Vhd(size, source.vhd.parent, hidden=True, own=blocks - inherited))
+        copy = LogicalVolume(copy_size, Vhd(size, base_uuid, inherited=blocks))
+        group.add_disk(base_uuid, base)
+        group.add_disk(copy_uuid, copy)
+        source.size, source.vhd.parent, source.vhd.inherited = source_size, base_uuid, blocks
+        if source.data is not None:
+            copy.data = sparse_copy(source.data, self.world.shares.new_file(size))
+        self.set_sizes(group, self.sr.virtual_allocation + size)
+
+        own = {"type", "vdi_type", "vhd-parent"}
+        kept = {key: value for key, value in row["sm_config"].items() if key not in own}
+        leaf_config = {**kept, "vdi_type": "vhd", "vhd-parent": base_uuid}
+        leaf = VDIInfo(copy_uuid, copy_uuid, size, copy.size, sm_config=leaf_config)
+        self.xapi.introduce(leaf)
+        self._note(
+            group, leaf, **_names(row), is_a_snapshot=not is_clone, snapshot_of=None if is_clone else vdi_uuid
+        )
+        hidden = VDIInfo(
+            base_uuid,
+            base_uuid,
+            size,
+            base.size,
+            managed=False,
+            read_only=True,
+            name_label="base copy",
+            sm_config=row["sm_config"],
+        )
+        self.xapi.introduce(hidden)
+        self._note(group, hidden)
+        read_only = row["read_only"]
+        self.xapi.update(
+            VDIInfo(vdi_uuid, vdi_uuid, size, source.size, read_only=read_only, sm_config=leaf_config)
+        )
+        return leaf
+
+
+def _names(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("name_label", "name_description", "type")}
+
+
+def _check_space(group: VolumeGroup, needed: int) -> None:
+    if needed > group.free:
+        raise SMFailure(44)

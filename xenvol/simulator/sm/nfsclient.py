@@ -1,0 +1,96 @@
+"""A host as an NFS client: is a server there, which versions has it, and what comes of a mount (sm/nfs.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xenvol.simulator.sm.base import Driver, SMFailure
+from xenvol.simulator.sm.xmlout import Tree, printed
+
+TARGET_FAULT = 108
+_DNS_FAULT = 140
+_CRASH = 1200
+_SILENCE = 5.0
+"""Seconds after which a silent port counts as closed."""
+_MOUNT_RETRY = 1.0
+"""Seconds between the two attempts to mount (trace sm/22#8)."""
+_OPTIONS = """
+    _netdev ac acdirmax acdirmin acl acregmax acregmin actimeo async atime bg clientaddr cto defaults
+    dev diratime exec fg fsc hard intr local_lock lock lookupcache max_connect migration minorversion
+    mounthost mountport mountproto mountvers namlen nconnect nfsvers noac noacl noatime nocto nodev
+    nodiratime noexec nofsc nointr nolock nomigration nordirplus noresvport nosharecache nosuid port
+    proto rdirplus rdma relatime resvport retrans retry ro rsize rw sec sharecache soft softerr
+    softreval suid sync tcp timeo udp vers wsize
+"""
+"""What nfs(5) and mount(8) know."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountRefused(Exception):
+    """What SM makes of any trouble with mount.nfs: return code 110, whatever that said (trace sm/22#8-16)."""
+
+    server: str
+
+    def __str__(self) -> str:
+        return f"mount failed on server `{self.server}` with return code 110"
+
+
+class NoVersions(Exception):
+    """The server says of no version that it has it."""
+
+
+def check_listening(driver: Driver, server: str) -> None:
+    """140 when the name does not resolve, 108 when port 2049 does not answer."""
+    shares = driver.world.shares
+    if not shares.resolves(server):
+        raise SMFailure(_DNS_FAULT)
+    found = shares.nfs_server(server)
+    if found is None or not found.is_listening:
+        if found is not None:
+            driver.xapi.sleep(_SILENCE)
+        raise SMFailure(TARGET_FAULT)
+
+
+def validated_version(version: str | None) -> str:
+    """A wrong one crashes the driver (trace sm/22#14)."""
+    if version and version != "3" and not version.startswith("4"):
+        raise SMFailure(_CRASH, text="Invalid nfsversion.")
+    return version or "3"
+
+
+def supported_versions(driver: Driver, server: str) -> list[str]:
+    """As rpcinfo says; version 4, which need not register there, is tried out."""
+    found = driver.world.shares.nfs_server(server)
+    versions = sorted(set(found.versions) & {"3", "4"}) if found is not None and found.has_rpcbind else []
+    if "4" not in versions and found is not None and "4" in found.versions and found.exports:
+        versions.append("4")
+    if not versions:
+        raise NoVersions(f"Failed to read supported NFS version from server {server}")
+    return versions
+
+
+def exports_xml(driver: Driver, server: str) -> str:
+    """What showmount lists, as a driver prints it; nothing when the server does not answer (trace sm/22#6)."""
+    found = driver.world.shares.nfs_server(server)
+    if found is None or not found.is_listening:
+        return ""
+    exports: list[Tree] = [
+        ("Export", [("Target", server), ("Path", path), ("Accesslist", ",".join(export.access))])
+        for path, export in found.exports.items()
+    ]
+    return printed("nfs-exports", exports)
+
+
+def mount(driver: Driver, server: str, path: str, point: str, *, version: str, options: str = "") -> None:
+    """Mount an export, or a directory below one; `MountRefused` for whatever is wrong."""
+    mounts = driver.world.host(driver.host.name).mounts
+    names = [option.partition("=")[0] for option in options.split(",") if option]
+    found = driver.world.shares.nfs_server(server)
+    client = [driver.host.name, *mounts.addresses]
+    target = found.find(path, client) if found is not None and found.is_listening else None
+    has_version = found is not None and version[:1] in found.versions
+    if target is None or not has_version or not set(_OPTIONS.split()).issuperset(names):
+        driver.xapi.sleep(_MOUNT_RETRY)
+        raise MountRefused(server)
+    export, directory = target
+    mounts.mount(point, directory, is_read_only=export.is_read_only or "ro" in names)
