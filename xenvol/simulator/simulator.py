@@ -133,7 +133,9 @@ class Simulator(PoolBuilder):
     # ---- life
 
     def start(self) -> None:
-        """Listen, one address per host; OSError when the port is taken."""
+        """Listen, one address per host; OSError when the port is taken. Idempotent."""
+        if self._servers:
+            return
         attempts = 1 if self.port else _PORT_ATTEMPTS
         for left in reversed(range(attempts)):
             try:
