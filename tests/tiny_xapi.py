@@ -77,7 +77,7 @@ class TinyXapi:
             if params[1] != self.password:
                 raise Refuse("SESSION_AUTHENTICATION_FAILED", params[0], "Authentication failure")
             self._logins += 1
-            ref = f"OpaqueRef:session-{self.port}-{self._logins}"
+            ref = f"OpaqueRef:session-{self.address}-{self._logins}"
             self.sessions.add(ref)
             return ref
         made_up = self.answers.get(call)
@@ -134,6 +134,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, and the second would wait 40 ms
     server: _Server
 
     def setup(self) -> None:

@@ -100,6 +100,10 @@ class PoolClient:
         return self._others[0] if login is None else login.endpoint
 
     @property
+    def is_logged_in(self) -> bool:
+        return self._login is not None
+
+    @property
     def credentials(self) -> tuple[str, Secret]:
         return self._user, self._password
 
@@ -151,13 +155,15 @@ class PoolClient:
                         raise
 
     def log_out(self) -> None:
-        """End the session and close every thread's connection. Idempotent; does not mind silence."""
+        """End the session, and close every thread's connection whether that worked or not. Idempotent."""
         with self._lock:
             login, self._login, self.is_closed = self._login, None, True
-            if login is not None:
-                self._end(login)
-            for transport in self._all_transports():
-                transport.close()
+            try:
+                if login is not None:
+                    self._end(login)
+            finally:
+                for transport in self._all_transports():
+                    transport.close()
 
     # --- one call on the wire ---
 
@@ -232,7 +238,7 @@ class PoolClient:
             if self._login is login:
                 renewed = self._log_in(login.endpoint)
                 if not self._is_ours(renewed, was=login.endpoint):
-                    self._end(renewed)
+                    self._leave(renewed)
                     raise failure
                 self._login = renewed
             return self._logged_in()
@@ -244,11 +250,12 @@ class PoolClient:
                 return self._logged_in()
             if self._pool_uuid is None:
                 raise cause
+            avoid = {login.endpoint}
             for endpoint in self._others:
-                if endpoint == login.endpoint:
+                if endpoint in avoid:
                     continue
                 try:
-                    found = self._log_in(endpoint, avoid=[login.endpoint])
+                    found = self._log_in(endpoint, avoid=avoid)
                     if self._is_ours(found, was=login.endpoint):
                         log.warning(
                             "%s does not answer; the pool's master is now %s", login.endpoint, found.endpoint
@@ -256,7 +263,8 @@ class PoolClient:
                         self._login = found
                         self._learn(found)
                         return found
-                    self._end(found)
+                    avoid.add(found.endpoint)
+                    self._leave(found)
                 except SILENCE as error:
                     cause.add_note(f"{endpoint}: {error}")
                 except XenAPI.Failure as failure:
@@ -293,10 +301,13 @@ class PoolClient:
                     others.append(login.endpoint.at(host["address"]))
         self._others = tuple(others) or (login.endpoint,)
 
-    def _end(self, login: _Login) -> None:
-        """Log out, as far as anybody listens."""
+    def _leave(self, login: _Login) -> None:
+        """Log out where we should not have logged in, as far as anybody listens."""
         with contextlib.suppress(*SILENCE, XenAPI.Failure):
-            self._send(login.endpoint, LOGOUT, (login.session_ref,), timeout=LOGOUT_TIMEOUT)
+            self._end(login)
+
+    def _end(self, login: _Login) -> None:
+        self._send(login.endpoint, LOGOUT, (login.session_ref,), timeout=LOGOUT_TIMEOUT)
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "not logged in" if self._login is None else "logged in"
