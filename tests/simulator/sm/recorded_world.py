@@ -33,6 +33,7 @@ HOST = "xapihost"
 """The one host of the recorded pool."""
 
 _DERIVED_UUID = re.compile(r"\$md5:([0-9a-f]+)")
+_TOKEN = re.compile(r"\b0*([0-9]+),0{20}\b")
 _NAME = re.compile(r"\$([A-Za-z_]\w*)")
 
 
@@ -42,6 +43,7 @@ class Storage:
 
     simulator: Simulator
     world: World
+    symbols: Symbols
     seen: Mapping[str, Any]
     """What the line shows."""
 
@@ -51,6 +53,15 @@ class Storage:
 
 
 Step = Callable[[Storage], None]
+
+
+def token_is_taken(name: str) -> Step:
+    """The client asked for events here and kept the token, which is an argument of a later call."""
+
+    def step(storage: Storage) -> None:
+        assert storage.symbols.match(f"${name}", f"{storage.simulator.db.stamp:020},{0:020}")
+
+    return step
 
 
 def looked_up(storage: Storage) -> None:
@@ -90,7 +101,7 @@ class _Player:
         self.wire = xmlrpc.client.ServerProxy(simulator.url, allow_none=True)
         host = simulator.db.refs("host")[0]
         assert self.symbols.match("$host", host)
-        self._happen(script.start, {})
+        self._step(script.start, {})
 
     def play(self, line: Mapping[str, Any]) -> Iterator[str]:
         number, method = line["n"], line["method"]
@@ -98,10 +109,10 @@ class _Player:
             if number not in self.script.storage:
                 yield f"#{number}: the script does not say what this means: {line['note']}"
                 return
-            self._happen(self.script.storage[number], line.get("seen", {}))
+            yield from self._happen(number, line.get("seen", {}))
             return
         if number in self.script.storage:
-            self._happen(self.script.storage[number], {})
+            yield from self._happen(number, {})
         if number in self.script.unmade:
             return
         where = f"{self.script.file}#{number} {method} ({line.get('note', '')})"
@@ -111,9 +122,15 @@ class _Player:
         elif not differences:
             yield f"{where}: answered as recorded, so it needs no exception"
 
-    def _happen(self, step: Step, seen: Mapping[str, Any]) -> None:
+    def _happen(self, number: int, seen: Mapping[str, Any]) -> Iterator[str]:
+        try:
+            self._step(self.script.storage[number], seen)
+        except AssertionError as error:
+            yield f"{self.script.file}#{number}: the storage is not as it was: {error}"
+
+    def _step(self, step: Step, seen: Mapping[str, Any]) -> None:
         with self.simulator.xapi.lock:
-            step(Storage(self.simulator, self.simulator.storage, seen))
+            step(Storage(self.simulator, self.simulator.storage, self.symbols, seen))
 
     def _call(self, line: Mapping[str, Any]) -> Iterator[str]:
         try:
@@ -139,6 +156,7 @@ class _Player:
 def _lines(script: Script) -> Iterator[dict[str, Any]]:
     for text in (RECORDINGS / f"{script.file}.jsonl").read_text(encoding="utf-8").splitlines():
         text = _DERIVED_UUID.sub(lambda found: derived_uuid(found[1]), text)
+        text = _TOKEN.sub(lambda found: f"$token{found[1]}", text)
         text = _NAME.sub(lambda found: f"${script.same.get(found[1], found[1])}", text)
         yield json.loads(text)
 

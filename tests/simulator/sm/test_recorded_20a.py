@@ -1,7 +1,7 @@
 """What SR.probe, PBD.plug and a second introduce of an iSCSI target were answered."""
 
 from recorded_san import arrange, sessions_are_as_seen
-from recorded_world import Script, looked_up, play
+from recorded_world import Script, looked_up, play, token_is_taken
 
 SCRIPT = Script(
     "20a-iscsi-attach",
@@ -9,6 +9,7 @@ SCRIPT = Script(
         4: arrange,
         36: sessions_are_as_seen,
         40: sessions_are_as_seen,
+        44: token_is_taken("token463"),
         45: looked_up,  # commands
         51: looked_up,  # device nodes, and how the uuid is derived: every $md5 of the file is checked
         71: looked_up,  # commands

@@ -37,6 +37,7 @@ SCRIPT = Script(
         92: target_knows_everybody,
         100: sessions_are_as_seen,
     },
+    unjudged={15: "which of the LUNs that SR 1 has is named is chance: the driver takes them out of a set"},
 )
 
 
