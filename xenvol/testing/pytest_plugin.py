@@ -1,0 +1,75 @@
+"""Fixtures for tests of drivers: a xapi on the wire, a session on it, and VolumeOps on that.
+
+    def test_it(xapi, volume_ops): ...
+
+    @pytest.mark.xapi(hosts=3, version="25.33.1")
+    def test_it_in_a_pool(xapi): ...
+
+pytest loads this module wherever xenvol is installed, so it imports nothing until a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xenvol.session import Session
+    from xenvol.simulator import Simulator
+    from xenvol.volumeops import VolumeOps
+
+_MARKER = (
+    "xapi(version=..., world=..., hosts=..., tls=..., storage_delays=...): the pool of the fixture `xapi`"
+)
+_SHOWN_CALLS = 50
+"""Calls that the report of a failed test shows; the last ones matter."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+
+
+@pytest.fixture
+def xapi(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    """A fresh xapi simulator: one host, every SR type, nothing else; the marker `xapi` asks for another one."""
+    from xenvol.simulator import Simulator
+
+    marker = request.node.get_closest_marker("xapi")
+    if marker is not None and marker.args:
+        raise pytest.UsageError(f"the marker xapi takes keywords only, as in {_MARKER}")
+    with Simulator(**(marker.kwargs if marker is not None else {})) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def xapi_session(xapi: Simulator) -> Iterator[Session]:
+    """Logged in to `xapi` as its root."""
+    import xenvol
+
+    ca_file = xapi.ca_file if xapi.tls else None
+    with xenvol.connect(xapi.url, xapi.user, xapi.password, ca_file=ca_file) as session:
+        yield session
+
+
+@pytest.fixture
+def volume_ops(xapi_session: Session) -> VolumeOps:
+    """Attaches and detaches through `xapi_session`."""
+    from xenvol.volumeops import VolumeOps
+
+    return VolumeOps(xapi_session)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show a failed test what xapi was asked."""
+    report = yield
+    simulator: Any = getattr(item, "funcargs", {}).get("xapi")
+    if report.failed and call.when == "call" and hasattr(simulator, "journal"):
+        entries = list(simulator.journal)
+        head = [f"… {len(entries) - _SHOWN_CALLS} earlier calls"] if len(entries) > _SHOWN_CALLS else []
+        report.sections.append(("xapi calls", "\n".join([*head, *map(str, entries[-_SHOWN_CALLS:])])))
+    return report
