@@ -1,36 +1,35 @@
 """A name becomes a checked driver class; only the driver that is asked for is imported.
 
-Drivers are entry points of the group ``xenvol.drivers``, ours like a stranger's. What is installed is read with
-`importlib.metadata`, which knows the packages; the one that is chosen is loaded by stevedore. A package that cannot
-be imported, or that breaks the contract, is in nobody else's way.
+Drivers are entry points of the group ``xenvol.drivers``, ours like a stranger's. A package that cannot be imported,
+or whose class breaks the contract, is in nobody else's way.
 """
 
-import importlib.metadata
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
-
-from stevedore.driver import DriverManager
+from typing import TYPE_CHECKING, cast
 
 from xenvol.contract import find_problem
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import (
     AmbiguousDriver,
+    DriverError,
     DriverLoadFailed,
     InvalidDriver,
     UnknownDriver,
-    XenVolError,
     preference_variable,
 )
 
-GROUP = "xenvol.drivers"
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledDriver:
-    """One entry point, loaded or not: what ``xenvol drivers`` shows."""
+    """One entry point, loaded: what ``xenvol drivers`` shows."""
 
     name: str
     package: str
@@ -58,36 +57,34 @@ def get_driver_class(
 
 def installed_drivers() -> list[InstalledDriver]:
     """Load every driver, and say of each whether it can be used; raises nothing for a broken one."""
-    return [_described(entry_point) for entry_point in _entry_points()]
+    from xenvol.entry_points import all_entry_points  # late, for its cost: see there
+
+    return [_described(entry_point) for entry_point in all_entry_points()]
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    """All of the group, in an order that does not depend on the file system."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return sorted(found, key=lambda entry_point: (entry_point.name.lower(), _package(entry_point)))
+def _chosen(name: str, *, prefer: Mapping[str, str], environ: Mapping[str, str]) -> EntryPoint:
+    from xenvol.entry_points import all_entry_points, package_of  # late, for its cost: see there
 
-
-def _chosen(
-    name: str, *, prefer: Mapping[str, str], environ: Mapping[str, str]
-) -> importlib.metadata.EntryPoint:
-    entry_points = _entry_points()
-    installed = list(dict.fromkeys(entry_point.name.lower() for entry_point in entry_points))
+    entry_points = all_entry_points()
     claims = [entry_point for entry_point in entry_points if entry_point.name.lower() == name]
     preferences = {key.lower(): package for key, package in prefer.items()}
     preferred = preferences.get(name) or environ.get(preference_variable(name)) or None
     if preferred is not None:
-        claims = [claim for claim in claims if _normalised(_package(claim)) == _normalised(preferred)]
+        claims = [claim for claim in claims if _normalised(package_of(claim)) == _normalised(preferred)]
     if not claims:
+        installed = list(dict.fromkeys(entry_point.name.lower() for entry_point in entry_points))
         raise UnknownDriver(name, installed=installed, package=preferred)
     if len(claims) > 1:
-        raise AmbiguousDriver(name, packages=[f"{_package(claim)} ({claim.value})" for claim in claims])
+        raise AmbiguousDriver(name, packages=[f"{package_of(claim)} ({claim.value})" for claim in claims])
     return claims[0]
 
 
-def _load(entry_point: importlib.metadata.EntryPoint) -> type[VolumeDriver]:
-    package = _package(entry_point)
+def _load(entry_point: EntryPoint) -> type[VolumeDriver]:
+    from xenvol.entry_points import load, package_of  # late, for its cost: see there
+
+    package = package_of(entry_point)
     try:
-        loaded: object = _ChosenDriver(entry_point).driver
+        loaded = load(entry_point)
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or exit
         raise DriverLoadFailed(entry_point.name, package=package, cause=error) from error
     problem = find_problem(loaded)
@@ -96,42 +93,24 @@ def _load(entry_point: importlib.metadata.EntryPoint) -> type[VolumeDriver]:
     return cast(type[VolumeDriver], loaded)
 
 
-class _ChosenDriver(DriverManager[VolumeDriver]):
-    """stevedore's loader, given the very entry point.
+def _described(entry_point: EntryPoint) -> InstalledDriver:
+    from xenvol.entry_points import package_of, version_of  # late, for its cost: see there
 
-    Left to look for itself it would read a cache on disk that knows no packages and rounds times to two minutes,
-    and with two claims to a name import both.
-    """
-
-    def __init__(self, entry_point: importlib.metadata.EntryPoint) -> None:
-        self._entry_point = entry_point
-        super().__init__(GROUP, entry_point.name, on_missing_entrypoints_callback=None)
-
-    def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        return [self._entry_point]
-
-
-def _described(entry_point: importlib.metadata.EntryPoint) -> InstalledDriver:
-    driver_class, problem, schema = None, None, None
+    driver_class, problem = None, None
     try:
         driver_class = _load(entry_point)
-    except XenVolError as error:
+    except DriverError as error:
         problem = str(error)
-    else:
-        schema = getattr(driver_class, "connection_data_schema", None)
+    schema = getattr(driver_class, "connection_data_schema", None)
     return InstalledDriver(
         name=entry_point.name.lower(),
-        package=_package(entry_point),
-        version="" if entry_point.dist is None else entry_point.dist.version,
+        package=package_of(entry_point),
+        version=version_of(entry_point),
         entry_point=entry_point.value,
         driver_class=driver_class,
         problem=problem,
         schema=schema if isinstance(schema, type) else None,
     )
-
-
-def _package(entry_point: importlib.metadata.EntryPoint) -> str:
-    return "unknown" if entry_point.dist is None else entry_point.dist.name
 
 
 def _normalised(package: str) -> str:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from xenvol.connection_info import ENVELOPE_KEYS
 from xenvol.errors import InvalidConnectionInfo
+from xenvol.frozen import freeze_map
 from xenvol.secret import Secret
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,8 @@ def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: st
 
     Raises InvalidConnectionInfo.
     """
-    known = {
-        key: connection_data[key]
-        for key in table.__struct_fields__
-        if key in connection_data and connection_data[key] is not None
-    }
+    data = freeze_map(connection_data)  # so that no message below can show a secret
+    known = {key: data[key] for key in table.__struct_fields__ if data.get(key) is not None}
     for key, value in known.items():
         if value == "null":  # msgspec would take the text for the absence of a number, and lose a LUN
             raise refusal(key, table, driver=driver, problem="is the text null")
@@ -63,7 +61,7 @@ def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: st
             raise
         problem = f"is wrong ({str(error).removesuffix(at[0]).replace('`', '')})"
         raise refusal(at["key"], table, driver=driver, problem=problem) from error
-    log_ignored(set(connection_data) - set(known), driver=driver)
+    log_ignored(set(data) - set(known), driver=driver)
     return keys
 
 

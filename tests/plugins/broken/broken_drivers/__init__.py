@@ -1,0 +1,1 @@
+"""A package none of whose drivers can be imported."""
