@@ -16,6 +16,8 @@ class Guest:
 
     refuses_unplug: bool = False
     """It keeps its disks: VBD.unplug of a running VM fails, and the disk stays plugged."""
+    stays_in_flight: bool = False
+    """A live migration of the VM does not end while this is set, and its current_operations say so."""
 
 
 def guest_of(guests: dict[str, Guest], vm: str) -> Guest:

@@ -43,6 +43,10 @@ HA_NAMES_THE_SR: Release = (25, 31, 0)
 """PBD.unplug that HA forbids says which SR it is."""
 
 
+RESIZES_ONLINE: Release = (26, 16, 1)
+"""VDI.resize_online is there again."""
+
+
 def since(xapi: Xapi, release: Release) -> bool:
     """Whether the pool's xapi is that release or a newer one."""
     return _parse(xapi.model.version) >= release

@@ -114,9 +114,8 @@ def _hvm(xapi: Xapi, table: Refusals, vm: str, row: dict[str, Any]) -> None:
     hotplug = metrics["can_use_hotplug_vbd"] if metrics else "unspecified"
     if hotplug == "no":
         table.forbid(_PLUGGING, "OPERATION_NOT_ALLOWED", "VM states it does not support VBD hotplug.")
-    elif hotplug == "unspecified" and not (metrics and metrics["PV_drivers_detected"]):
-        if not vm_facts.has_pv_drivers(metrics):
-            table.forbid(_PLUGGING, "VM_MISSING_PV_DRIVERS", vm)
+    elif hotplug == "unspecified" and not vm_facts.has_pv_drivers(metrics):
+        table.forbid(_PLUGGING, "VM_MISSING_PV_DRIVERS", vm)
     if row["type"] == "CD":
         text = "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected"
         table.forbid(_PLUGGING, "OPERATION_NOT_ALLOWED", text)

@@ -62,9 +62,7 @@ def is_dom0(db: Database, vm: str) -> bool:
     row = db.row("VM", vm)
     home = row["resident_on"]
     return bool(
-        row["is_control_domain"]
-        and db.exists("host", home)
-        and db.row("host", home)["control_domain"] == vm
+        row["is_control_domain"] and db.exists("host", home) and db.row("host", home)["control_domain"] == vm
     )
 
 
@@ -75,9 +73,11 @@ def guest_metrics(db: Database, vm: str) -> dict[str, Any] | None:
 
 
 def has_pv_drivers(metrics: dict[str, Any] | None) -> bool:
-    """Whether the guest named a version of its drivers (xapi_pv_driver_version.ml)."""
+    """Whether they were seen, or the guest named their version (xapi_pv_driver_version.ml)."""
     if metrics is None:
         return False
+    if metrics["PV_drivers_detected"]:
+        return True
     version = metrics["PV_drivers_version"]
     return all(version.get(part, "").isdigit() for part in ("major", "minor"))
 
@@ -106,3 +106,9 @@ def suspend_vdi(db: Database, vm: str) -> str | None:
     """The disk that holds a suspended VM's memory."""
     row = db.row("VM", vm)
     return row["suspend_VDI"] if row["power_state"] == "Suspended" and row["suspend_VDI"] != NULL else None
+
+
+def ocaml_float(value: float) -> str:
+    """How OCaml prints a float: ``0.1``, ``2.``, ``nan``."""
+    text = f"{value:.12g}"
+    return f"{text}." if text.lstrip("-").isdigit() else text

@@ -164,9 +164,9 @@ def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]
         yield Failure("VM_LACKS_FEATURE", vm)
     if op == "snapshot_with_quiesce":
         yield Failure("VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED", vm)
-    if op in _READING_DISKS or op == "pool_migrate":
-        if _disks_are_reset(xapi, vm, also_cached=op == "pool_migrate"):
-            yield Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
+    reads_disks = op in _READING_DISKS or op == "pool_migrate"
+    if reads_disks and _disks_are_reset(xapi, vm, also_cached=op == "pool_migrate"):
+        yield Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
     if op == "query_services" and not vm_facts.is_true(row["other_config"].get("is_system_domain", "")):
         yield Failure("NOT_SYSTEM_DOMAIN", vm)
 

@@ -1,0 +1,109 @@
+"""What a pool tidies up by itself, every 30 seconds: rows whose other end is gone (db_gc_util.ml).
+
+`collect` does it now, for a test; `Collector` does it on a clock. A VBD whose VDI has vanished goes, unless it is
+a drive: then it is emptied (facts/xapi.md 2.4, end; facts/sm-truth.md finding 8).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import NULL
+
+if TYPE_CHECKING:
+    from xenvol.simulator.database import Database
+    from xenvol.simulator.xapi import Xapi
+
+INTERVAL = 30.0  # seconds; db_gc runs every 30 s on the master
+
+
+def collect(xapi: Xapi) -> list[str]:
+    """Tidy up once; returns the references of the rows that went or were emptied. Takes the pool's lock."""
+    with xapi.lock:
+        db = xapi.db
+        done = _vdis(db)
+        done += _connectors(db, "PBD", ("host", "SR"))
+        done += _vbds(db)
+        done += _connectors(db, "VIF", ("VM", "network"), metrics="VIF_metrics")
+        done += _connectors(db, "crashdump", ("VM", "VDI"))
+        done += _connectors(db, "console", ("VM",))
+        return done
+
+
+class Collector:
+    """Collects every so many seconds until it is stopped. Idempotent both ways; a context manager."""
+
+    def __init__(self, xapi: Xapi, interval: float = INTERVAL) -> None:
+        self._xapi = xapi
+        self._interval = interval
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._thread is None else "running"
+        return f"<Collector {state}, every {self._interval:g} s>"
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._stopped.clear()
+            self._thread = threading.Thread(target=self._run, name="database collector", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Collector:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            collect(self._xapi)
+
+
+_CLASS_OF_FIELD = {"host": "host", "SR": "SR", "VM": "VM", "VDI": "VDI", "network": "network"}
+
+
+def _vdis(db: Database) -> list[str]:
+    gone = [vdi for vdi in db.refs("VDI") if not db.exists("SR", db.row("VDI", vdi)["SR"])]
+    for vdi in gone:
+        db.delete("VDI", vdi)
+    return gone
+
+
+def _connectors(db: Database, cls: str, fields: tuple[str, ...], metrics: str = "") -> list[str]:
+    """Rows that connect two objects, of which one is gone."""
+    gone = []
+    for ref in db.refs(cls):
+        row = db.row(cls, ref)
+        if all(db.exists(_CLASS_OF_FIELD[field], row[field]) for field in fields):
+            continue
+        if metrics and db.exists(metrics, row["metrics"]):
+            db.delete(metrics, row["metrics"])
+        db.delete(cls, ref)
+        gone.append(ref)
+    return gone
+
+
+def _vbds(db: Database) -> list[str]:
+    done = []
+    for vbd in db.refs("VBD"):
+        row = db.row("VBD", vbd)
+        has_vm = db.exists("VM", row["VM"])
+        if has_vm and (row["empty"] or db.exists("VDI", row["VDI"])):
+            continue
+        done.append(vbd)
+        if has_vm and row["type"] == "CD":
+            db.set("VBD", vbd, VDI=NULL, empty=True)
+            continue
+        if db.exists("VBD_metrics", row["metrics"]):
+            db.delete("VBD_metrics", row["metrics"])
+        db.delete("VBD", vbd)
+    return done

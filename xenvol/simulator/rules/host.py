@@ -1,0 +1,191 @@
+"""Hosts: what a storage client changes about one, and whether it takes VMs (xapi_host.ml; trace 11#22-45)."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import NULL, Failure
+from xenvol.simulator.rulebook import rule
+from xenvol.simulator.rules import places, vm_placement
+from xenvol.simulator.rules.nested import invoke
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+_IQN = "iscsi_iqn"
+_MULTIPATHING = "multipathing"
+_MULTIPATH_HANDLE = "multipathhandle"
+
+
+@rule("host.set_iscsi_iqn")
+def host_set_iscsi_iqn(call: Call, host: str, value: str) -> None:
+    """Any name will do but none at all. SM reads it in other_config, where it is written too."""
+    if value == "":
+        raise Failure("INVALID_VALUE", "value", "")
+    call.db.set("host", host, iscsi_iqn=value)
+    call.db.map_add("host", host, "other_config", _IQN, value)
+
+
+@rule("host.set_multipathing")
+def host_set_multipathing(call: Call, host: str, value: bool) -> None:
+    call.db.set("host", host, multipathing=value)
+    call.db.map_add("host", host, "other_config", _MULTIPATHING, str(value).lower())
+    call.db.map_add("host", host, "other_config", _MULTIPATH_HANDLE, "dmp")
+
+
+@rule("host.set_other_config")
+def host_set_other_config(call: Call, host: str, value: dict[str, str]) -> None:
+    call.db.set("host", host, other_config=value)
+    _mirror(call, host)
+
+
+@rule("host.add_to_other_config")
+def host_add_to_other_config(call: Call, host: str, key: str, value: str) -> None:
+    if key in call.db.row("host", host)["other_config"]:
+        raise Failure("MAP_DUPLICATE_KEY", "host", "other_config", host, key)
+    call.db.map_add("host", host, "other_config", key, value)
+    _mirror(call, host)
+
+
+@rule("host.remove_from_other_config")
+def host_remove_from_other_config(call: Call, host: str, key: str) -> None:
+    call.db.map_remove("host", host, "other_config", key)
+    _mirror(call, host)
+
+
+def _mirror(call: Call, host: str) -> None:
+    """The fields follow other_config, for clients that still write there (xapi_host_helpers.ml).
+
+    A key that was removed does not take the field's value away.
+    """
+    row = call.db.row("host", host)
+    if iqn := row["other_config"].get(_IQN, ""):
+        call.db.set("host", host, iscsi_iqn=iqn)
+    if (multipathing := row["other_config"].get(_MULTIPATHING)) is not None:
+        call.db.set("host", host, multipathing=multipathing == "true")
+
+
+@rule("host.enable")
+def host_enable(call: Call, host: str) -> None:
+    call.db.set("host", host, enabled=True)
+
+
+@rule("host.disable")
+def host_disable(call: Call, host: str, _auto_enable: bool = True) -> None:
+    """It takes no more VMs; those that run go on."""
+    call.db.set("host", host, enabled=False)
+
+
+@rule("host.evacuate")
+def host_evacuate(call: Call, host: str, _network: str = NULL, _batch: int = 0) -> None:
+    """Every VM goes to a host that can take it; the first that cannot go stops it with the reason."""
+    db = call.db
+    db.row("host", host)
+    for vm in _guests(call, host):
+        others = vm_placement.possible_hosts(call.xapi, functools.partial(_assert_goes, call, vm, host))
+        if not others:
+            raise Failure("NO_HOSTS_AVAILABLE")
+        invoke(call, "VM.pool_migrate", vm, others[0], {"live": "true"})
+
+
+@rule("host.assert_can_evacuate")
+def host_assert_can_evacuate(call: Call, host: str) -> None:
+    if blocked := host_get_vms_which_prevent_evacuation(call, host):
+        reasons = [f"{reason[0]},{vm}" for vm, reason in blocked.items()]
+        raise Failure("CANNOT_EVACUATE_HOST", "|".join(reasons))
+
+
+@rule("host.get_vms_which_prevent_evacuation")
+def host_get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
+    """VM -> the error that keeps it: the last host's that was asked, or that there is no other host."""
+    blocked: dict[str, list[str]] = {}
+    call.db.row("host", host)
+    for vm in _guests(call, host):
+        reason = ["NO_HOSTS_AVAILABLE"]
+        for other in call.db.refs("host"):
+            try:
+                _assert_goes(call, vm, host, other)
+                break
+            except Failure as failure:
+                reason = failure.description if other != host else reason
+        else:
+            blocked[vm] = reason
+    return blocked
+
+
+def _guests(call: Call, host: str) -> list[str]:
+    vms = call.db.children(host, "resident_VMs")
+    return [vm for vm in vms if not call.db.row("VM", vm)["is_control_domain"]]
+
+
+def _assert_goes(call: Call, vm: str, host: str, other: str) -> None:
+    if other == host:
+        raise Failure("NO_HOSTS_AVAILABLE")
+    vm_placement.assert_can_boot_here(call.xapi, vm, other)
+
+
+@rule("host.destroy")
+def host_destroy(call: Call, host: str) -> None:
+    """Forget a host that is dead; its PBDs are left to the collector."""
+    db = call.db
+    row = db.row("host", host)
+    if host == call.xapi.master or places.is_live(db, host):
+        raise Failure("HOST_IS_LIVE", host)
+    for vm in _guests(call, host):
+        raise Failure("HOST_HAS_RESIDENT_VMS", host, vm)
+    db.delete("VM", row["control_domain"])
+    db.delete("host_metrics", row["metrics"])
+    db.delete("host", host)
+
+
+@rule("host.get_servertime")
+def host_get_servertime(call: Call, host: str) -> str:
+    call.db.row("host", host)
+    return call.xapi.now()
+
+
+@rule("host.get_server_localtime")
+def host_get_server_localtime(call: Call, host: str) -> str:
+    """Without a zone, unlike other dates."""
+    call.db.row("host", host)
+    return time.strftime("%Y%m%dT%H:%M:%S", time.localtime(call.xapi.clock()))
+
+
+@rule("host.get_server_certificate")
+def host_get_server_certificate(call: Call, host: str) -> str:
+    """The recorded host had none (trace 07#104)."""
+    call.db.row("host", host)
+    raise Failure("CERTIFICATE_LIBRARY_CORRUPT")
+
+
+@rule("host.is_in_emergency_mode")
+def host_is_in_emergency_mode(_call: Call) -> bool:
+    return False
+
+
+@rule("host.has_extension")
+def host_has_extension(call: Call, host: str, _name: str) -> bool:
+    call.db.row("host", host)
+    return False
+
+
+@rule("host.call_plugin")
+def host_call_plugin(call: Call, host: str, plugin: str, _fn: str, _args: dict[str, str]) -> str:
+    call.db.row("host", host)
+    raise Failure("XENAPI_MISSING_PLUGIN", plugin)
+
+
+@rule("host.list_methods")
+def host_list_methods(call: Call) -> list[str]:
+    classes = call.xapi.model.classes.values()
+    return [message.full_name for cls in classes for message in cls.messages.values()]
+
+
+@rule("host.create_new_blob")
+def host_create_new_blob(call: Call, host: str, name: str, mime_type: str, public: bool) -> str:
+    call.db.row("host", host)
+    blob: str = invoke(call, "blob.create", mime_type, public)
+    call.db.map_add("host", host, "blobs", name, blob)
+    return blob

@@ -1,0 +1,162 @@
+"""What may be done to a VBD: plug, unplug, insert, eject, and the changes of its record (xapi_vbd.ml).
+
+Facts/xapi.md 2.4; traces 04, 05. An operation marks the VBD, runs on the host where the VM is, and refreshes
+allowed_operations of VBD and VDI only where it succeeded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import NULL, Failure, internal_error
+from xenvol.simulator.rulebook import rule
+from xenvol.simulator.rules import datapath, hypervisor, vbd_operations, vm_facts
+from xenvol.simulator.rules.operations import operation
+from xenvol.simulator.rules.vbd_create import assert_stays_agile
+from xenvol.simulator.rules.vbd_operations import is_plugged, update_vbd_and_vdi
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+_WITHOUT_NBD = ("dummy", "flaky", "iscsi", "rawiscsi", "hba", "udev")
+"""SR types whose disks a control domain cannot use: their drivers give no address that xapi can connect to
+(facts/sm-truth.md, "VBD on LUN-per-VDI"; trace 04#349)."""
+
+
+@rule("VBD.plug")
+def vbd_plug(call: Call, vbd: str) -> None:
+    with operation(call, ("VBD", vbd, "plug")):
+        db = call.db
+        row = db.row("VBD", vbd)
+        if db.row("VM", row["VM"])["is_control_domain"]:
+            _plug_into_control_domain(call, vbd)
+        else:
+            if vm_facts.has_qemu(db, row["VM"]) and row["type"] != "CD" and row["mode"] == "RO":
+                raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", vbd)
+            hypervisor.plug(call, vbd)
+    update_vbd_and_vdi(call.xapi, vbd)
+
+
+@rule("VBD.unplug")
+def vbd_unplug(call: Call, vbd: str) -> None:
+    with operation(call, ("VBD", vbd, "unplug")):
+        _unplug(call, vbd, force=False)
+    update_vbd_and_vdi(call.xapi, vbd)
+
+
+@rule("VBD.unplug_force", "VBD.unplug_force_no_safety_check")
+def vbd_unplug_force(call: Call, vbd: str) -> None:
+    with operation(call, ("VBD", vbd, "unplug_force")):
+        _unplug(call, vbd, force=True)
+    update_vbd_and_vdi(call.xapi, vbd)
+
+
+@rule("VBD.insert")
+def vbd_insert(call: Call, vbd: str, vdi: str) -> None:
+    db = call.db
+    with operation(call, ("VBD", vbd, "insert")):
+        vm = db.row("VBD", vbd)["VM"]
+        _assert_not_suspended(call, vm)
+        if not db.row("VDI", vdi)["managed"]:
+            raise Failure("VDI_NOT_MANAGED", vdi)
+        assert_stays_agile(call, vm, vdi)
+        if vm_facts.power_state(db, vm) == "Halted":
+            db.set("VBD", vbd, VDI=vdi, empty=False)
+        else:
+            hypervisor.insert(call, vbd, vdi)
+    update_vbd_and_vdi(call.xapi, vbd)
+
+
+@rule("VBD.eject")
+def vbd_eject(call: Call, vbd: str) -> None:
+    db = call.db
+    with operation(call, ("VBD", vbd, "eject")):
+        vm = db.row("VBD", vbd)["VM"]
+        _assert_not_suspended(call, vm)
+        if vm_facts.power_state(db, vm) == "Halted":
+            db.set("VBD", vbd, VDI=NULL, empty=True)
+        else:
+            hypervisor.eject(call, vbd)
+    update_vbd_and_vdi(call.xapi, vbd)
+
+
+@rule("VBD.pause")
+def vbd_pause(call: Call, vbd: str) -> str:
+    _refuse_pausing(call, vbd, "pause")
+    return ""
+
+
+@rule("VBD.unpause")
+def vbd_unpause(call: Call, vbd: str, _token: str) -> None:
+    _refuse_pausing(call, vbd, "unpause")
+
+
+@rule("VBD.assert_attachable")
+def vbd_assert_attachable(call: Call, vbd: str) -> None:
+    vbd_operations.check(call.xapi, vbd, "attach")
+
+
+@rule("VBD.set_mode")
+def vbd_set_mode(call: Call, vbd: str, mode: str) -> None:
+    vm = call.db.row("VBD", vbd)["VM"]
+    state = vm_facts.power_state(call.db, vm)
+    if state != "Halted":
+        raise Failure("VM_BAD_POWER_STATE", vm, "halted", state.lower())
+    call.db.set("VBD", vbd, mode=mode)
+
+
+@rule("VBD.destroy")
+def vbd_destroy(call: Call, vbd: str) -> None:
+    db = call.db
+    row = db.row("VBD", vbd)
+    if is_plugged(row):
+        vm_uuid = db.row("VM", row["VM"])["uuid"]
+        text = f"VBD '{row['uuid']}' still attached to '{vm_uuid}'"
+        raise Failure("OPERATION_NOT_ALLOWED", text)
+    delete_vbd(call, vbd)
+
+
+def delete_vbd(call: Call, vbd: str) -> None:
+    """The row and its metrics go, whatever the VBD is doing."""
+    db = call.db
+    metrics = db.row("VBD", vbd)["metrics"]
+    if db.exists("VBD_metrics", metrics):
+        db.delete("VBD_metrics", metrics)
+    db.delete("VBD", vbd)
+
+
+def _unplug(call: Call, vbd: str, *, force: bool) -> None:
+    db = call.db
+    row = db.row("VBD", vbd)
+    if db.row("VM", row["VM"])["is_control_domain"]:
+        if not row["empty"]:
+            datapath.detach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"])
+        db.set("VBD", vbd, currently_attached=False)
+    else:
+        hypervisor.unplug(call, vbd, force=force)
+
+
+def _plug_into_control_domain(call: Call, vbd: str) -> None:
+    """The disk becomes a block device of the control domain itself; no hypervisor takes part."""
+    db = call.db
+    row = db.row("VBD", vbd)
+    disk = db.row("VDI", row["VDI"])
+    sr = db.row("SR", disk["SR"])
+    datapath.attach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"], read_write=row["mode"] == "RW")
+    if sr["type"] in _WITHOUT_NBD:
+        datapath.detach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"])
+        raise internal_error('Failure("Could not parse NBD URI returned from the storage backend: ")')
+    device = f"sm/backend/{sr['uuid']}/{disk['uuid']}"
+    db.set("VBD", vbd, device=device, currently_attached=True)
+
+
+def _refuse_pausing(call: Call, vbd: str, name: str) -> None:
+    """Nobody can do this any more: SR_OPERATION_NOT_SUPPORTED [sr] at best (xapi_vbd.ml, pause)."""
+    with operation(call, ("VBD", vbd, name)):
+        vdi = call.db.row("VBD", vbd)["VDI"]
+        raise Failure("SR_OPERATION_NOT_SUPPORTED", call.db.row("VDI", vdi)["SR"])
+
+
+def _assert_not_suspended(call: Call, vm: str) -> None:
+    if vm_facts.power_state(call.db, vm) == "Suspended":
+        raise Failure("VM_BAD_POWER_STATE", vm, "halted, running", "suspended")

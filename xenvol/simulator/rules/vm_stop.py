@@ -1,0 +1,76 @@
+"""How a VM comes to be halted, whatever it was doing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.failure import NULL, Failure
+from xenvol.simulator.rulebook import RULES, rule
+from xenvol.simulator.rules import hypervisor, places, vm_facts, vm_placement, vm_state
+from xenvol.simulator.rules.nested import invoke
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+CANCELLED_BY_REBOOT = ("clean_shutdown", "clean_reboot", "pool_migrate", "call_plugin", "suspend")
+CANCELLED_BY_SHUTDOWN = (*CANCELLED_BY_REBOOT, "hard_reboot")
+_PATIENCE = 30.0  # seconds that a cancelled operation may take to end; more than any here needs
+
+
+def shut_down(call: Call, vm: str) -> None:
+    """The domain goes away, and whatever the storage says to that."""
+    call.db.set("VM", vm, ha_always_run=False)
+    hypervisor.stop(call, vm)
+    vm_state.domain_ended(call, vm)
+    delay = call.db.row("VM", vm)["shutdown_delay"]
+    if delay:
+        call.sleep(delay)
+
+
+def forget_memory(call: Call, vm: str) -> None:
+    """A suspended VM is halted by destroying its suspend image, on a host that sees the VM's SRs."""
+    db = call.db
+    db.set("VM", vm, ha_always_run=False)
+    srs = [db.row("VDI", vdi)["SR"] for vdi in vm_facts.vdis(db, vm)]
+    vm_placement.choose_seeing(call.xapi, srs)
+    image = db.row("VM", vm)["suspend_VDI"]
+    if image != NULL:
+        with contextlib.suppress(Failure):
+            invoke(call, "VDI.destroy", image)
+    db.set("VM", vm, suspend_VDI=NULL)
+    vm_state.domain_ended(call, vm)
+
+
+def cancel(call: Call, vm: str, operations: Iterable[str]) -> None:
+    """Cancel what stands in the way of a hard shutdown, where it has a task, and wait for it to end."""
+    db = call.db
+    current = db.row("VM", vm)["current_operations"]
+    tasks = [task for task, op in current.items() if op in operations and db.exists("task", task)]
+    for task in tasks:
+        with contextlib.suppress(Failure):
+            RULES["task.cancel"](call, task)
+    waited = 0.0
+    while waited < _PATIENCE and any(task in db.row("VM", vm)["current_operations"] for task in tasks):
+        call.sleep(0.05)
+        waited += 0.05
+
+
+@rule("VM.power_state_reset")
+def vm_power_state_reset(call: Call, vm: str) -> None:
+    """For a VM whose host is lost; of one that runs, xapi says that it does."""
+    db = call.db
+    row = db.row("VM", vm)
+    if row["is_control_domain"]:
+        raise Failure("CANNOT_RESET_CONTROL_DOMAIN", vm)
+    if vm_facts.is_live(db, vm):
+        home = row["resident_on"]
+        if home == call.xapi.master:
+            if vm in call.xapi.domains:
+                raise Failure("DOMAIN_EXISTS", vm)
+        elif places.is_live(db, home):
+            raise Failure("HOST_IS_LIVE", home)
+    call.xapi.domains.pop(vm, None)
+    db.set("VM", vm, current_operations={})
+    vm_state.domain_ended(call, vm)
