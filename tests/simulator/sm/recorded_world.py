@@ -25,6 +25,7 @@ from typing import Any
 
 from xenvol.simulator import Simulator
 from xenvol.simulator.comparison import Comparison, brief, shape_of
+from xenvol.simulator.rules import gc
 from xenvol.simulator.sm.world import HostStorage, World
 from xenvol.simulator.symbols import Symbols, Unbound
 
@@ -62,6 +63,11 @@ def token_is_taken(name: str) -> Step:
         assert storage.symbols.match(f"${name}", f"{storage.simulator.db.stamp:020},{0:020}")
 
     return step
+
+
+def collector_ran(storage: Storage) -> None:
+    """xapi tidied its database up meanwhile, as it does every 30 seconds."""
+    gc.collect(storage.simulator.xapi)
 
 
 def looked_up(storage: Storage) -> None:
@@ -138,7 +144,12 @@ class _Player:
         except Unbound as unbound:
             yield f"no value for {unbound}"
             return
-        answer: Any = getattr(self.wire, line["method"])(*params)
+        try:
+            answer: Any = getattr(self.wire, line["method"])(*params)
+        except xmlrpc.client.ProtocolError as error:
+            if error.errcode != line.get("http_status"):
+                yield f"HTTP {error.errcode}"
+            return
         succeeded = answer["Status"] == "Success"
         got = _plain(answer["Value"] if succeeded else answer["ErrorDescription"])
         if ("result" in line) != succeeded:

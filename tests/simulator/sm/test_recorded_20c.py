@@ -1,7 +1,7 @@
 """Disks of a VM and of the control domain on LUNs, also on LUNs that vanish."""
 
 from recorded_san import GIB, arrange, lun, no_lun, sessions_are_as_seen
-from recorded_world import Script, looked_up, play
+from recorded_world import Script, collector_ran, looked_up, play
 
 SCRIPT = Script(
     "20c-iscsi-vbd",
@@ -9,10 +9,12 @@ SCRIPT = Script(
     storage={
         24: no_lun(1),
         32: lun(1, 2 * GIB),  # said only by the note of #33
+        36: collector_ran,  # #35 took 15 s, and #38 succeeded
         51: looked_up,  # commands and device nodes
         57: looked_up,  # device nodes
         64: no_lun(0),
         69: looked_up,  # device nodes: the one of LUN 0 was still there
+        74: collector_ran,  # #52 failed for a dangling VBD, #74 did not
         76: sessions_are_as_seen,
     },
     same={"ref10": "dom0"},

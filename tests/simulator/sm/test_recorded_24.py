@@ -1,0 +1,14 @@
+"""What LVM and ext on a local disk make of sizes, and ext of resizing, cutting and coming back."""
+
+from recorded_world import Script, Storage, looked_up, play
+from test_recorded_23 import arrange, wiped
+
+SCRIPT = Script(
+    "24-lvm-ext",
+    start=arrange,
+    storage={5: looked_up, 11: looked_up, 27: looked_up, 54: wiped, 60: looked_up, 76: looked_up},
+)
+
+
+def test_recording_24_is_answered_as_recorded() -> None:
+    assert play(SCRIPT) == []
