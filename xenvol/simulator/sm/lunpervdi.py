@@ -135,7 +135,9 @@ class LUNPerVDI(Driver):
         if self.xapi.vdi(wanted) is None:
             self.xapi.introduce(info)
         else:
-            self.xapi.update(info)  # whichever SR it is in; xapi then misses it in this one (trace sm/20e#21)
+            self.xapi.update(info)
+        if all(row["uuid"] != wanted for row in self.xapi.vdis()):
+            raise SMFailure(GENERAL)  # another SR has it: xapi looks for it in this one (trace sm/20e#21)
         return info
 
     def disk_numbered(self, number: str | None) -> Disk:
