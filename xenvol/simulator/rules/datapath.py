@@ -9,12 +9,17 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from xenvol.simulator.failure import internal_error
 from xenvol.simulator.rules import backend, places
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xenvol.simulator.rulebook import Call
+
+
+WITHOUT_NBD = frozenset(("dummy", "flaky", "iscsi", "rawiscsi", "hba", "udev"))
+"""SR types whose disks cannot be plugged into dom0: their drivers answer with no NBD address."""
 
 
 def attach(call: Call, host: str, vdi: str, *, read_write: bool) -> None:
@@ -63,6 +68,13 @@ def detach(call: Call, host: str, vdi: str) -> None:
     host_uuid = db.row("host", host)["uuid"]
     for key in (f"read-caching-enabled-on-{host_uuid}", f"read-caching-reason-{host_uuid}"):
         db.map_remove("VDI", vdi, "sm_config", key)
+
+
+def assert_nbd(call: Call, vdi: str) -> None:
+    """dom0 reads a disk over NBD only, and some drivers give no address for that (facts/sm-truth.md, VBD on...)."""
+    sr_type = call.db.row("SR", call.db.row("VDI", vdi)["SR"])["type"]
+    if sr_type in WITHOUT_NBD:
+        raise internal_error('Failure("Could not parse NBD URI returned from the storage backend: ")')
 
 
 def content(call: Call, host: str, vdi: str) -> Path:

@@ -72,7 +72,7 @@ def create(
         host = master
     else:
         places.assert_live(call.xapi, host)
-    sr = introduce(call, "", name_label, name_description, sr_type, content_type, shared, sm_config)
+    sr = str(introduce(call, "", name_label, name_description, sr_type, content_type, shared, sm_config))
     hosts = [master, *(other for other in db.refs("host") if other != master)] if shared else [host]
     pbds = [pbd.add(call, sr, each, config) for each in hosts]
     try:

@@ -60,7 +60,17 @@ _LIVE = frozenset(
 """Possible while the VDI is plugged."""
 _LIVE_BESIDE_READERS = _LIVE | {"copy"}
 _NOT_FOR_CBT_METADATA = frozenset(
-    "clone copy disable_cbt enable_cbt mirror resize resize_online snapshot set_on_boot".split()
+    (
+        "clone",
+        "copy",
+        "disable_cbt",
+        "enable_cbt",
+        "mirror",
+        "resize",
+        "resize_online",
+        "snapshot",
+        "set_on_boot",
+    )
 )
 _NOT_WITH_CBT = frozenset(("mirror", "set_on_boot"))
 _HA_TYPES = frozenset(("ha_statefile", "redo_log"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from xenvol.simulator.sm.base import Driver
 from xenvol.simulator.sm.cephfs import CephFSSR
+from xenvol.simulator.sm.dummy import Dummy, Flaky
 from xenvol.simulator.sm.ext import EXTSR
 from xenvol.simulator.sm.file import FileSR
 from xenvol.simulator.sm.glusterfs import GlusterFSSR
@@ -28,8 +29,10 @@ from xenvol.simulator.sm.udev import UdevSR
 
 CLASSES: tuple[type[Driver], ...] = (
     CephFSSR,
+    Dummy,
     EXTSR,
     FileSR,
+    Flaky,
     GlusterFSSR,
     Hba,
     ISCSI,
