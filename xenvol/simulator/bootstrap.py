@@ -91,7 +91,7 @@ def add_host(xapi: Xapi, spec: HostSpec) -> str:
         name_label=f"Control domain on host: {spec.name}",
         resident_on=host,
         affinity=host,
-        metrics=db.create("VM_metrics", VCPUs_number=2, state=["running"]),
+        metrics=db.create("VM_metrics", VCPUs_number=2, state=["running"], current_domain_type="pv"),
     )
     for number in range(2):
         db.create("console", protocol="rfb" if number else "vt100", VM=dom0, port=-1)
