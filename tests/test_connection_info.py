@@ -8,14 +8,19 @@ import logging
 import pickle
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenvol.connection_data.iscsi import ISCSIVolume
-from xenvol.connection_info import ConnectionInfo, parse
+from xenvol.connection_data.gluster import GlusterConnectionData
+from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSIVolume
+from xenvol.connection_data.keys import accepted_keys
+from xenvol.connection_data.nfs import NFSConnectionData
+from xenvol.connection_data.xensm import XenSMConnectionData
+from xenvol.connection_info import ENVELOPE_KEYS, ConnectionInfo, parse
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import FrozenMap, freeze
 from xenvol.secret import SECRET_KEY_ENDINGS, Secret
@@ -323,3 +328,12 @@ def test_what_holds_a_secret_is_not_pickled() -> None:
     with pytest.raises(TypeError, match="reveal"):
         pickle.dumps(parse(NESTED))
     assert pickle.loads(pickle.dumps(parse(FLAT))) == parse(FLAT)
+
+
+@pytest.mark.parametrize(
+    "table", [ISCSIConnectionData, NFSConnectionData, GlusterConnectionData, XenSMConnectionData]
+)
+def test_every_key_is_written_down(table: type) -> None:
+    """docs/connection_info.md says of each whether it is honoured, ignored or refused."""
+    page = (Path(__file__).parent.parent / "docs" / "connection_info.md").read_text()
+    assert [key for key in {*accepted_keys(table), *ENVELOPE_KEYS} if f"`{key}`" not in page] == []

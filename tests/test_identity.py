@@ -32,12 +32,19 @@ def test_a_scsi_id_is_the_same_in_any_spelling(number: str, digit: str, prefix: 
 @given(HEX, HEX)
 def test_another_scsi_id_is_another_disk(one: str, other: str) -> None:
     """Unless they differ by the type digit only."""
-    if one == other or one[1:] == other or other[1:] == one:
+    if one == other or "3" in (one[0], other[0]):
         return
     with pytest.raises(WrongVolume) as caught:
         identity(one).check(scsi_id=other)
     assert caught.value.expected == f"SCSI id {one}"
     assert caught.value.found == f"SCSI id {other}"
+
+
+def test_only_a_type_digit_may_come_before_a_scsi_id() -> None:
+    """Another character is another id."""
+    identity("6001").check(scsi_id="36001")
+    with pytest.raises(WrongVolume):
+        identity("6001").check(scsi_id="a6001")
 
 
 def test_every_scsi_id_told_must_fit() -> None:

@@ -88,6 +88,7 @@ def test_a_lun_that_one_key_leaves_open_is_filled_by_the_other() -> None:
         ("SAM2", 255, 255),
         ("SAM2", 256, 16640),
         ("SAM3-flat", 1, 16385),
+        ("SAM3-flat", 0, 16384),
     ],
 )
 def test_a_lun_is_numbered_as_the_host_sees_it(mode: str | None, lun: int, seen: int) -> None:

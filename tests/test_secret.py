@@ -26,7 +26,8 @@ def secret() -> Secret:
 def test_a_secret_is_revealed_only_by_reveal(secret: Secret) -> None:
     """Every way of turning a value into text gives the mask."""
     assert secret.reveal() == CANARY
-    texts = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", "%s %r" % (secret, secret)]  # noqa: UP031  # the old way is what logging uses
+    texts = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", f"{secret:>12}"]
+    texts.append("%s %r" % (secret, secret))  # noqa: UP031  # the way of logging
     texts += [repr({"password": secret}), pprint.pformat([secret]), "{0}".format(secret)]  # noqa: UP030, UP032  # another road
     assert not [text for text in texts if CANARY in text]
 
