@@ -144,7 +144,7 @@ def _plug_into_control_domain(call: Call, vbd: str) -> None:
     sr = db.row("SR", disk["SR"])
     datapath.attach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"], read_write=row["mode"] == "RW")
     if sr["type"] in _WITHOUT_NBD:
-        datapath.detach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"])
+        # the disk stays attached: the control domain still had its link afterwards (trace sm/20c#51)
         raise internal_error('Failure("Could not parse NBD URI returned from the storage backend: ")')
     device = f"sm/backend/{sr['uuid']}/{disk['uuid']}"
     db.set("VBD", vbd, device=device, currently_attached=True)
