@@ -93,6 +93,17 @@ def unmounted(sr_name: str) -> Step:
     return step
 
 
+def others_store(path: str, size: int) -> Step:
+    """The machine's disk held other things than the recorded SR, which came and went."""
+
+    def step(storage: Storage) -> None:
+        directory = storage.host.mounts.directory(path)
+        assert directory is not None, f"{path} is there"
+        directory.filesystem.used += size
+
+    return step
+
+
 def _kind(name: str) -> str:
     """Disks have names of their own in every run."""
     return name.rpartition(".")[2] if name.endswith((".vhd", ".raw")) else name

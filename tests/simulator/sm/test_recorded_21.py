@@ -6,6 +6,7 @@ from recorded_files import (
     foreign_files,
     no_disk,
     no_file,
+    others_store,
     unmounted,
     vhd_with_a_foreign_name,
 )
@@ -21,8 +22,10 @@ SCRIPT = Script(
     start=arrange,
     storage={
         14: looked_up,  # the bare directories
+        34: others_store("/srv/file1", 16384),
         37: files_are_as_seen("store"),
         57: files_are_as_seen("store"),
+        58: others_store("/srv/file1", -3809280),
         65: files_are_as_seen("store"),
         66: foreign_files("store"),
         69: no_file("store", "not-a-uuid.raw"),
@@ -32,10 +35,13 @@ SCRIPT = Script(
         81: no_disk("store", "odd"),
         87: no_disk("store", "small"),
         95: looked_up,  # mount points
+        100: others_store("/srv/file1", 5660672),
         111: unmounted("again"),
         132: files_are_as_seen("again"),
         135: looked_up,  # the same files
     },
+    unjudged={68: "which disks a failed scan had introduced depends on the order of a Python set"},
+    same={"uuid1": "sr.uuid"},
 )
 
 

@@ -21,6 +21,11 @@ def arrange(storage: Storage) -> None:
     storage.world.shares.add_nfs("127.0.0.2").has_rpcbind = False
 
 
+def one_block_is_lost(storage: Storage) -> None:
+    """To the tree of extents of one of the disks that fill the file system."""
+    storage.world.shares.nfs[0].exports["/export/small"].filesystem.used += 1024
+
+
 SCRIPT = Script(
     "22-nfs",
     start=arrange,
@@ -42,8 +47,11 @@ SCRIPT = Script(
         148: files_are_as_seen("again"),
         151: looked_up,  # the same files
         155: looked_up,  # where the disks of a nosubdir SR lie
+        172: one_block_is_lost,
         175: looked_up,  # df
     },
+    unjudged={84: "which disks a failed scan had introduced depends on the order of a Python set"},
+    same={"uuid1": "sr.uuid"},
 )
 
 

@@ -7,7 +7,8 @@ from recorded_san import arrange as arrange_san
 from recorded_world import Script, Storage, looked_up, play
 
 GIB = 1 << 30
-WORLD: Mapping[str, Any] = {}
+TYPES = "smb iso lvm nfs udev lvmoiscsi ext file iscsi hba lvmohba"
+WORLD: Mapping[str, Any] = {"pool": {"sm_types": TYPES.split()}, "hosts": [{"name": "xapihost"}]}
 
 
 def arrange(storage: Storage) -> None:
@@ -30,6 +31,8 @@ SCRIPT = Script(
     "23-block-probe",
     start=arrange,
     storage={5: looked_up, 94: looked_up, 110: looked_up, 135: wiped, 141: looked_up},
+    same={"uuid1": "lvm.uuid", "uuid3": "ext.uuid"},
+    world=WORLD,
 )
 
 

@@ -7,6 +7,7 @@ SCRIPT = Script(
     "24-lvm-ext",
     start=arrange,
     storage={5: looked_up, 11: looked_up, 27: looked_up, 54: wiped, 60: looked_up, 76: looked_up},
+    same={"uuid1": "lvm.uuid", "uuid3": "ext.uuid"},
 )
 
 

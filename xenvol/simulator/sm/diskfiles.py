@@ -162,6 +162,8 @@ class DiskFiles(MountedDirectory):
         if _depth(directory, source.vhd) >= MAX_CHAIN:
             raise SMFailure(109)
         size, length, blocks = source.virtual_size, source.length, data_blocks(source.data)
+        if source.vhd.parent and blocks <= source.vhd.inherited:
+            return self._cut_from_parent(source)
         base_uuid, copy_uuid = str(uuid.uuid4()), str(uuid.uuid4())
         base = File(vhd=Vhd(size, source.vhd.parent, hidden=True, own=blocks - source.vhd.inherited))
         copy = File(vhd=Vhd(size, base_uuid, inherited=blocks))
@@ -175,11 +177,7 @@ class DiskFiles(MountedDirectory):
         source.vhd.parent, source.vhd.inherited = base_uuid, blocks
         directory.add(name, source)
         directory.add(f"{copy_uuid}.vhd", copy)
-        if source.data is not None:
-            copy.data = sparse_copy(source.data, self.world.shares.new_file(size))
-        _log(directory)
-        leaf = VDIInfo(copy_uuid, copy_uuid, size, copy.length, sm_config={"vhd-parent": base_uuid})
-        self.xapi.introduce(leaf)
+        leaf = self._introduce_leaf(copy_uuid, copy, source)
         self._introduce_base(base_uuid, base)
         if (row := self.xapi.vdi(vdi_uuid)) is not None:
             sm_config = {**row["sm_config"], "vhd-parent": base_uuid}
@@ -188,6 +186,30 @@ class DiskFiles(MountedDirectory):
                 VDIInfo(vdi_uuid, vdi_uuid, size, length, read_only=read_only, sm_config=sm_config)
             )
         self.set_sizes(self.sr.virtual_allocation + size)
+        return leaf
+
+    def _cut_from_parent(self, source: File) -> VDIInfo:
+        """A disk without data of its own needs no base copy: its parent gets one more child (trace sm/21#55)."""
+        assert source.vhd is not None, "only VHDs have parents"
+        copy_uuid = str(uuid.uuid4())
+        copy = File(vhd=Vhd(source.virtual_size, source.vhd.parent, inherited=source.vhd.inherited))
+        try:
+            self.check_writable()
+            self.directory.add(f"{copy_uuid}.vhd", copy)
+        except OSError as error:
+            raise SMFailure(81, f"VDI clone failed error {error.errno}") from error
+        leaf = self._introduce_leaf(copy_uuid, copy, source)
+        self.set_sizes(self.sr.virtual_allocation + source.virtual_size)
+        return leaf
+
+    def _introduce_leaf(self, copy_uuid: str, copy: File, source: File) -> VDIInfo:
+        assert copy.vhd is not None and copy.vhd.parent is not None, "a copy is a VHD with a parent"
+        if source.data is not None:
+            copy.data = sparse_copy(source.data, self.world.shares.new_file(copy.virtual_size))
+        _log(self.directory)
+        sm_config = {"vhd-parent": copy.vhd.parent}
+        leaf = VDIInfo(copy_uuid, copy_uuid, copy.virtual_size, copy.length, sm_config=sm_config)
+        self.xapi.introduce(leaf)
         return leaf
 
     def _introduce_base(self, base_uuid: str, base: File) -> None:
