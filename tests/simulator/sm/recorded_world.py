@@ -96,7 +96,8 @@ def play(script: Script) -> list[str]:
     """Play it against a simulator of its own; every difference as a line of text."""
     with Simulator(world=script.world) as simulator:
         player = _Player(script, simulator)
-        return [difference for line in _lines(script) for difference in player.play(line)]
+        with player.wire:
+            return [difference for line in _lines(script) for difference in player.play(line)]
 
 
 class _Player:

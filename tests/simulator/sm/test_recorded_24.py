@@ -1,6 +1,6 @@
 """What LVM and ext on a local disk make of sizes, and ext of resizing, cutting and coming back."""
 
-from recorded_world import Script, Storage, looked_up, play
+from recorded_world import Script, looked_up, play
 from test_recorded_23 import arrange, wiped
 
 SCRIPT = Script(

@@ -203,7 +203,8 @@ class DiskFiles(MountedDirectory):
         return leaf
 
     def _introduce_leaf(self, copy_uuid: str, copy: File, source: File) -> VDIInfo:
-        assert copy.vhd is not None and copy.vhd.parent is not None, "a copy is a VHD with a parent"
+        assert copy.vhd is not None, "only VHDs are copied"
+        assert copy.vhd.parent is not None, "a copy has a parent"
         if source.data is not None:
             copy.data = sparse_copy(source.data, self.world.shares.new_file(copy.virtual_size))
         _log(self.directory)
