@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import uuid
 
+from xenvol.simulator.database import Database
 from xenvol.simulator.failure import NULL, Failure, internal_error
 from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.xapi import Xapi
+
+IDLE_SECONDS = 86400.0  # after which a session is gone (xapi_globs.ml)
+REFRESH_SECONDS = 600.0  # that last_active may lag behind
+MOST_OF_A_KIND = 500  # sessions of one originator, of one user
+MOST_ANONYMOUS = 400  # sessions without an originator
 
 
 def check(xapi: Xapi, session: str, host: str, method: str, *, intra_pool_only: bool = False) -> None:
@@ -32,8 +38,41 @@ def host_is_slave(xapi: Xapi) -> Failure:
 
 
 def _touch(xapi: Xapi, session: str) -> None:
-    """Note that the session is in use."""
-    xapi.db.set("session", session, last_active=xapi.now())
+    """Note that the session is in use; not at every call, since every note is a change of the database."""
+    last_active = xapi.db.row("session", session)["last_active"]
+    if last_active < xapi.now(-IDLE_SECONDS):
+        destroy(xapi, session)
+        raise Failure("SESSION_INVALID", session)
+    if last_active < xapi.now(-REFRESH_SECONDS):
+        xapi.db.set("session", session, last_active=xapi.now())
+
+
+def collect(xapi: Xapi) -> list[str]:
+    """What the garbage collector does to sessions; returns those that went (db_gc_util.ml, timeout_sessions).
+
+    Of each crowd (same originator, same user, all without an originator) the ones idle for longest go.
+    """
+    db = xapi.db
+    rows = {session: db.row("session", session) for session in db.refs("session")}
+    oldest = xapi.now(-IDLE_SECONDS)
+    gone = {session: None for session, row in rows.items() if row["last_active"] < oldest}
+    crowds: dict[tuple[str, str], list[str]] = {}
+    for session, row in rows.items():
+        if session in gone or _is_busy(db, session):
+            continue
+        for kind in ("originator", "auth_user_name"):
+            crowds.setdefault((kind, row[kind]), []).append(session)
+    for (kind, name), crowd in crowds.items():
+        limit = MOST_ANONYMOUS if (kind, name) == ("originator", "") else MOST_OF_A_KIND
+        crowd.sort(key=lambda session: rows[session]["last_active"], reverse=True)
+        gone |= dict.fromkeys(crowd[limit:])
+    for session in gone:
+        destroy(xapi, session)
+    return list(gone)
+
+
+def _is_busy(db: Database, session: str) -> bool:
+    return any(db.row("task", task)["status"] == "pending" for task in db.get("session", session, "tasks"))
 
 
 def authenticate(xapi: Xapi, user: str, password: str) -> None:

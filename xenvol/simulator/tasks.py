@@ -18,6 +18,10 @@ from xenvol.simulator.values import Wire
 from xenvol.simulator.xapi import Xapi
 
 CANCELLED = "TASK_CANCELLED"
+COMPLETED = ("success", "failure", "cancelled")
+COMPLETED_SECONDS = 3900.0  # that the record of a task which is over stays (xapi_globs.ml)
+PENDING_SECONDS = 86400.0  # that a task may be pending
+MOST_TASKS = 200
 
 
 def create(call: Call, label: str, description: str = "") -> str:
@@ -58,20 +62,32 @@ def _run(call: Call, work: Callable[[Call], Wire]) -> None:
 
 
 def _finish(xapi: Xapi, task: str, **outcome: Any) -> None:
-    if not xapi.db.exists("task", task):
-        return
-    is_unwanted = "destroy" in xapi.db.row("task", task)["current_operations"].values()
-    xapi.db.set(
-        "task",
-        task,
-        progress=1.0,
-        finished=xapi.now(),
-        current_operations={},
-        allowed_operations=[],
-        **outcome,
+    """Unless somebody has set the task's status or destroyed it; its current_operations stay as they are."""
+    if xapi.db.exists("task", task) and xapi.db.row("task", task)["status"] == "pending":
+        xapi.db.set("task", task, progress=1.0, finished=xapi.now(), allowed_operations=[], **outcome)
+
+
+def collect(xapi: Xapi) -> list[str]:
+    """What the garbage collector does to tasks; returns those that went (db_gc_util.ml, timeout_tasks)."""
+    db = xapi.db
+    rows = {task: db.row("task", task) for task in db.refs("task")}
+    over = sorted(
+        (task for task, row in rows.items() if row["status"] in COMPLETED), key=lambda t: rows[t]["finished"]
     )
-    if is_unwanted:
-        xapi.db.delete("task", task)
+    gone = [task for task in over if "destroy" in rows[task]["current_operations"].values()]
+    gone += [task for task in over if rows[task]["finished"] < xapi.now(-COMPLETED_SECONDS)]
+    gone += [
+        task
+        for task, row in rows.items()
+        if row["status"] not in COMPLETED and row["created"] < xapi.now(-PENDING_SECONDS)
+    ]
+    crowd = len(rows) - len(set(gone)) - MOST_TASKS
+    if crowd > 0:
+        gone += [task for task in over if task not in set(gone)][:crowd]
+    gone = list(dict.fromkeys(gone))
+    for task in gone:
+        db.delete("task", task)
+    return gone
 
 
 def is_cancelled(xapi: Xapi, task: str) -> bool:
@@ -88,19 +104,17 @@ def task_create(call: Call, label: str, description: str) -> str:
 
 @rule("task.destroy")
 def task_destroy(call: Call, task: str) -> None:
-    """A pending task goes when it is over."""
-    row = call.db.row("task", task)
-    if row["status"] in ("pending", "cancelling"):
-        call.db.map_add("task", task, "current_operations", call.task, "destroy")
-    else:
+    """A task that is not over is marked, and goes with the first garbage collection after its end."""
+    if call.db.row("task", task)["status"] in COMPLETED:
         call.db.delete("task", task)
+    else:
+        call.db.map_add("task", task, "current_operations", "task", "destroy")
 
 
 @rule("task.cancel")
 def task_cancel(call: Call, task: str) -> None:
     """Ask for it; whether anything comes of it is up to what the task does (trace 07#147..156)."""
-    if call.db.row("task", task)["status"] == "pending":
-        call.db.map_add("task", task, "current_operations", call.task, "cancel")
+    call.db.set("task", task, current_operations={call.task: "cancel"})
 
 
 @rule("task.set_status")

@@ -69,9 +69,9 @@ class Xapi:
         pool = db.first("pool")
         return db.row("pool", pool)["master"] if pool else (db.first("host") or NULL)
 
-    def now(self) -> str:
-        """The time as xapi stores it: ``20261121T02:35:29Z``."""
-        return time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(self.clock()))
+    def now(self, later: float = 0.0) -> str:
+        """The time, or so many seconds later, as xapi stores it: ``20261121T02:35:29Z``; these sort by time."""
+        return time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(self.clock() + later))
 
     def sleep(self, seconds: float) -> None:
         """Sleep with the lock released; called with the lock held."""
