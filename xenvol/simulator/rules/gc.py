@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from xenvol.simulator import sessions, tasks
 from xenvol.simulator.failure import NULL
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def collect(xapi: Xapi) -> list[str]:
         done += _connectors(db, "VIF", ("VM", "network"), metrics="VIF_metrics")
         done += _connectors(db, "crashdump", ("VM", "VDI"))
         done += _connectors(db, "console", ("VM",))
-        return done
+        return done + tasks.collect(xapi) + sessions.collect(xapi)
 
 
 class Collector:
