@@ -7,12 +7,11 @@ Comparing leaves out what changes by itself (`VOLATILE`): a pool put back as it 
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator.storage_state import storage_state
 from xenvol.simulator.xapi import Xapi
 
 VOLATILE = {
@@ -99,40 +98,7 @@ def take(xapi: Xapi) -> Snapshot:
             for cls in db.model.classes
             if db.count(cls) and cls not in VOLATILE
         }
-        storage = {
-            "hosts": {name: plain(host) for name, host in sorted(xapi.world.hosts.items())},
-            "files": dict(_files(xapi.world.directory)),
-        }
-        return Snapshot(objects, storage)
-
-
-def plain(value: Any) -> Any:
-    """A dataclass, or a structure of such, as maps, lists and strings; private fields are left out."""
-    if is_dataclass(value):
-        shown = [f.name for f in fields(value) if not f.name.startswith("_")]
-        return {name: plain(getattr(value, name)) for name in shown}
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain(item) for item in value), key=str)
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)
-
-
-def _key(key: Any) -> str:
-    return "/".join(map(_key, key)) if isinstance(key, tuple) else str(plain(key))
-
-
-def _files(directory: Path) -> Iterator[tuple[str, int]]:
-    """Every file below, with its size; links are taken as they are."""
-    for folder, folders, names in os.walk(directory):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            yield str(path.relative_to(directory)), path.lstat().st_size
+        return Snapshot(objects, storage_state(xapi.world))
 
 
 class _Names:
@@ -186,7 +152,9 @@ def _field_changes(
                 continue
         elif old == new:
             continue
-        if not _matches(f"{cls}.{field}", ignored):
+        if f"{cls}.{field}" == "secret.value":
+            yield f"{names.of(cls, ref)}: value: changed"
+        elif not _matches(f"{cls}.{field}", ignored):
             yield f"{names.of(cls, ref)}: {field}: {_change(old, new, names)}"
 
 

@@ -37,6 +37,13 @@ class HostMounts:
     def __repr__(self) -> str:
         return f"<HostMounts: {', '.join(sorted(self._mounts)) or 'nothing mounted'}>"
 
+    def view(self) -> dict[str, str]:
+        """What is mounted, and which links there are, as text: for snapshots."""
+        mounted = {
+            point: "read-only" if mount.is_read_only else "mounted" for point, mount in self._mounts.items()
+        }
+        return mounted | {path: f"link to {target}" for path, target in self._links.items()}
+
     # ---- for tests and world files
 
     def make_directory(self, path: str, *, size: int | None = None, used: int = 0) -> Directory:
