@@ -80,7 +80,7 @@ class ISCSIDriver(VolumeDriver):
         for last, target in zip(range(len(volume.targets) - 1, -1, -1), volume.targets, strict=True):
             try:
                 spec = _spec(volume, target)
-                return target, storage.connect_sr(view, self.undo, spec, self.hosts, found=None), True
+                return target, *storage.connect_sr(view, self.undo, spec, self.hosts)
             except XapiError as error:
                 if error.code == _NO_INITIATOR_NAME:
                     raise HostNotReady(

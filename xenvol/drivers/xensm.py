@@ -62,12 +62,11 @@ class XenSMDriver(VolumeDriver):
     ) -> tuple[VDIRef, Record]:
         """A disk that is told by its number, or that only its SR can show."""
         storage.require_sr_type(view, spec.type)
-        there = storage.find_sr(view, volume.sr_uuid)
-        sr_ref = storage.connect_sr(view, self.undo, spec, self.hosts, found=there)
+        sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
             return self._the_vdi(view, volume, sr_ref)
         return storage.find_lun(
-            view, self.undo, sr_ref, volume.target_lun, is_fresh=there is None, sharable=sharable
+            view, self.undo, sr_ref, volume.target_lun, is_fresh=is_new, sharable=sharable
         )
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:

@@ -26,10 +26,9 @@ def connect_disk(
         vdi_ref, vdi = found
         connect_sr(view, undo, spec, hosts, found=SRRef(vdi["SR"]))
         return vdi_ref, vdi
-    there = find_sr(view, spec.uuid)
-    sr_ref = connect_sr(view, undo, spec, hosts, found=there)
+    sr_ref, is_new = connect_sr(view, undo, spec, hosts)
     found = find_vdi(view, vdi_uuid)
-    if found is None and there is not None:
+    if found is None and not is_new:
         view.call("SR.scan", sr_ref)
         found = find_vdi(view, vdi_uuid)
     if found is None:

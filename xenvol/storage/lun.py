@@ -13,7 +13,7 @@ from typing import Any
 
 from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError
 from xenvol.refs import SRRef, VDIRef
-from xenvol.storage.pbd import find_pbds, master_first, plug_pbd
+from xenvol.storage.pbd import find_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.sr import is_ours
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
@@ -67,11 +67,14 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     vbd_refs = [vbd_ref for vdi in vdis_of(view, sr_ref).values() for vbd_ref in vdi["VBDs"]]
     _refuse_if_plugged(view, vbd_refs)
     pbds = find_pbds(view, sr_ref)
-    plugged = [pbds[host][0] for host in master_first(view, pbds) if pbds[host][1]["currently_attached"]]
+    on_hosts = master_first(view, pbds)
+    plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
+    # one that died half way has left some unplugged, which in an SR of ours are to be plugged
+    is_all = not plugged or is_ours(view.record("SR", sr_ref))
+    wanted = [pbds[host][0] for host in on_hosts] if is_all else plugged
     for pbd_ref in reversed(plugged):
-        view.call("PBD.unplug", pbd_ref)
-        undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
-    for pbd_ref in plugged:
+        unplug_pbd(view, undo, pbd_ref)
+    for pbd_ref in wanted:
         plug_pbd(view, Undo(), pbd_ref)  # this *is* the way back, and has none of its own
     undo.forget()
 

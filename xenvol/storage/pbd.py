@@ -68,6 +68,16 @@ def plug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
     undo.did(f"plugged PBD {pbd_ref}", unplug_unless_used, view, pbd_ref)
 
 
+def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
+    """Unplug it, to plug it again. Raises XapiError VDI_IN_USE where a VM of its host uses a disk of the SR."""
+    try:
+        view.call("PBD.unplug", pbd_ref)
+    except XapiUnreachable:
+        if view.call("PBD.get_currently_attached", pbd_ref):
+            raise
+    undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
+
+
 def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
     """Say in somebody else's SR that this PBD is our doing, so that the last one out finds it."""
     try:

@@ -62,9 +62,9 @@ def find_sr(view: View, sr_uuid: str) -> SRRef | None:
 
 
 def connect_sr(
-    view: View, undo: Undo, spec: SRSpec, hosts: Iterable[HostRef] | None, *, found: SRRef | None
-) -> SRRef:
-    """The SR, plugged on these hosts (None: on all); `found` is the one that is there already, if any.
+    view: View, undo: Undo, spec: SRSpec, hosts: Iterable[HostRef] | None, *, found: SRRef | None = None
+) -> tuple[SRRef, bool]:
+    """The SR, plugged on these hosts (None: on all), and whether it is new; `found` is one known to be there.
 
     Idempotent. For a shared SR the pool's master is added to the hosts. A PBD that is missing takes its
     device_config from one that is there, so that all hosts see the same; else from the spec.
@@ -88,7 +88,7 @@ def connect_sr(
             if is_foreign:
                 mark_pbd(view, undo, pbd_ref, CREATED if host in missing else PLUGGED)
             plug_pbd(view, undo, pbd_ref)
-    return sr_ref
+    return sr_ref, is_new
 
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:

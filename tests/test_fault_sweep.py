@@ -1,0 +1,175 @@
+"""Every call of every operation fails in turn: refused, its answer lost, its request lost, and the host dying at it.
+
+One run reads the journal; then each call is made to fail in a pool of its own. After a refusal the pool is as it was.
+After a silence nobody knows: the same call again completes, and a detach leaves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import xenvol
+from tests.scenarios import GIB, SCENARIOS, Scenario, changes, touch_hosts
+from xenvol.errors import XapiError, XapiUnreachable, XenVolError
+from xenvol.session import Session
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+REFUSAL = ("SR_BACKEND_FAILURE_1200", "", "ordered by the sweep", "")
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    prepare: Callable[[VolumeOps, Scenario, Simulator], None]
+    run: Callable[[VolumeOps, Scenario], object]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _nothing(ops: VolumeOps, scenario: Scenario, xapi: Simulator) -> None: ...
+
+
+def _attached(ops: VolumeOps, scenario: Scenario, xapi: Simulator) -> None:
+    ops.attach_volume(scenario.connection_info, "web", "/dev/xvdb")
+
+
+def _connected_and_grown(ops: VolumeOps, scenario: Scenario, xapi: Simulator) -> None:
+    ops.connect_volume(scenario.connection_info)
+    scenario.grow(xapi)
+
+
+ATTACH = Operation(
+    "attach", _nothing, lambda ops, s: ops.attach_volume(s.connection_info, "web", "/dev/xvdb")
+)
+DETACH = Operation(
+    "detach", _attached, lambda ops, s: ops.detach_volume(s.connection_info, "web", "/dev/xvdb")
+)
+EXTEND = Operation("extend", _connected_and_grown, lambda ops, s: ops.extend_volume(s.connection_info))
+CONNECT = Operation("connect", _nothing, lambda ops, s: ops.connect_volume(s.connection_info))
+OPERATIONS = [ATTACH, DETACH, EXTEND, CONNECT]
+
+
+_SIZE = re.compile(
+    r": (virtual_size|virtual_allocation|physical_size|physical_utilisation): |other_config: \[dirty\]"
+)
+"""Once the storage has been looked at, its new size is the truth, and the SR no longer due for a scan."""
+
+
+class Trial:
+    """A pool with one running VM, before and after an operation that fails at its n-th call."""
+
+    def __init__(self, xapi: Simulator, scenario: Scenario, operation: Operation) -> None:
+        self.xapi, self.scenario, self.operation = xapi, scenario, operation
+        xapi.reset()
+        scenario.arrange(xapi)
+        touch_hosts(xapi)
+        xapi.add_vm("web", resident_on=xapi.db.refs("host")[-1])
+        self.pristine = xapi.snapshot()
+        self.ops = self.log_in()
+        operation.prepare(self.ops, scenario, xapi)
+        self.before = xapi.snapshot()
+
+    def log_in(self) -> VolumeOps:
+        session = xenvol.connect(self.xapi.url, self.xapi.user, self.xapi.password)
+        return VolumeOps(Session(session, sleep=lambda seconds: None))
+
+    def run(self) -> XenVolError | None:
+        try:
+            self.operation.run(self.ops, self.scenario)
+        except XenVolError as error:
+            return error
+        return None
+
+    def difference(self, since: str) -> list[str]:
+        then = self.pristine if since == "pristine" else self.before
+        found = changes(then, self.xapi.snapshot())
+        return [line for line in found if not (self.operation is EXTEND and _SIZE.search(line))]
+
+    def finish(self) -> None:
+        """The same call again, then a detach: nothing may be left."""
+        self.xapi.faults.clear()
+        result = self.operation.run(self.ops, self.scenario)
+        if self.operation is EXTEND:
+            assert result == 2 * GIB
+        self.ops.detach_volume(self.scenario.connection_info, "web")
+        if self.operation is not EXTEND:  # the storage itself was changed there
+            assert self.difference("pristine") == []
+        assert not [
+            sr for sr in self.xapi.db.refs("SR") if "xenvol" in self.xapi.db.get("SR", sr, "sm_config")
+        ]
+        assert not self.xapi.db.refs("VBD")
+        assert self.xapi.db.count("secret") == self.pristine_secrets
+
+    @property
+    def pristine_secrets(self) -> int:
+        return len(self.pristine.objects.get("secret", {}))
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-host", "two-hosts"])
+def pool(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    with Simulator(hosts=request.param) as xapi:
+        yield xapi
+
+
+def calls_of(pool: Simulator, scenario: Scenario, operation: Operation) -> list[str]:
+    trial = Trial(pool, scenario, operation)
+    with pool.journal.recording() as calls:
+        assert trial.run() is None
+    return calls.methods()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+class TestSweep:
+    def test_a_refused_call_leaves_the_pool_as_it_was(
+        self, pool: Simulator, scenario: Scenario, operation: Operation
+    ) -> None:
+        """... or, where a detach had already emptied the slot, further on: then the same call again completes."""
+        methods = calls_of(pool, scenario, operation)
+        assert len(methods) >= 3
+        for n, method in enumerate(methods, 1):
+            trial = Trial(pool, scenario, operation)
+            pool.faults.refuse("*", *REFUSAL, nth=n)
+            error = trial.run()
+            where = f"call {n}, {method}"
+            assert isinstance(error, XapiError), where
+            assert error.code == REFUSAL[0], where
+            assert error.call == method, where
+            assert not getattr(error, "__notes__", []), where
+            goes_forward = operation is DETACH and not pool.db.refs("VBD")
+            if not goes_forward:
+                assert trial.difference("before") == [], where
+            trial.finish()
+
+    @pytest.mark.parametrize("fault", ["lose_answer", "lose_request"])
+    def test_a_lost_call_is_completed_by_the_same_call_again(
+        self, pool: Simulator, scenario: Scenario, operation: Operation, fault: str
+    ) -> None:
+        for n, method in enumerate(calls_of(pool, scenario, operation), 1):
+            trial = Trial(pool, scenario, operation)
+            getattr(pool.faults, fault)("*", nth=n)
+            error = trial.run()
+            assert error is None or isinstance(error, XapiUnreachable), f"call {n}, {method}: {error}"
+            if error is not None and operation is not DETACH and fault == "lose_request":
+                assert trial.difference("before") == [], f"call {n}, {method}"
+            trial.finish()
+
+    def test_an_operation_whose_host_died_under_it_is_completed_by_the_next_process(
+        self, pool: Simulator, scenario: Scenario, operation: Operation
+    ) -> None:
+        """Neither the operation nor its rollback gets another call through; a new log-in finds what is there."""
+        for n in range(1, len(calls_of(pool, scenario, operation)) + 1):
+            trial = Trial(pool, scenario, operation)
+            pool.faults.lose_answer("*", nth=n)
+            for later in range(n + 1, n + 40):
+                pool.faults.lose_request("*", nth=later)
+            trial.run()
+            pool.faults.clear()
+            trial.ops = trial.log_in()
+            trial.finish()
