@@ -51,11 +51,11 @@ def _get_by_name_label(cls: str) -> Handler:
 
 
 def _get_all(cls: str) -> Handler:
-    return lambda call: call.db.refs(cls)
+    return lambda call: call.db.refs(cls)[::-1]  # newest first, as xapi's sets of references are (trace 03#127)
 
 
 def _get_all_records(cls: str) -> Handler:
-    return lambda call: {ref: call.db.record(cls, ref) for ref in call.db.refs(cls)}
+    return lambda call: {ref: call.db.record(cls, ref) for ref in call.db.refs(cls)[::-1]}
 
 
 def _get_all_records_where(cls: str) -> Handler:

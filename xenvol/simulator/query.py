@@ -132,14 +132,14 @@ class _Parser:
 
 
 def select(db: Database, cls: str, text: str) -> list[str]:
-    """The references for which the expression is true."""
+    """The references for which the expression is true, newest first."""
     expression = parse(text)
     columns = _columns(db.model.classes[cls])
     chosen = None
     if all(name in columns for name in _names(expression)):
         chosen = _candidates(db, cls, columns, expression)
     refs = db.refs(cls) if chosen is None else [ref for ref in chosen if db.exists(cls, ref)]
-    return [ref for ref in refs if matches(expression, _reader(db, cls, columns, ref))]
+    return [ref for ref in reversed(refs) if matches(expression, _reader(db, cls, columns, ref))]
 
 
 def matches(expression: Expression, read: Callable[[str], str]) -> bool:

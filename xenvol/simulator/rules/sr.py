@@ -106,7 +106,10 @@ def _plug_all(call: Call, pbds: list[str]) -> None:
             pbd.plug(under_task, pbd_ref)
             return ""
 
-        return tasks.start(dataclasses.replace(call, method="PBD.plug"), "Async.PBD.plug", work)
+        task = tasks.start(dataclasses.replace(call, method="PBD.plug"), "Async.PBD.plug", work)
+        if call.db.exists("task", call.task):
+            call.db.set("task", task, subtask_of=call.task)
+        return task
 
     started = [plug(each) for each in pbds]
     while any(_is_pending(call, task) for task in started) and not call.xapi.is_closed:

@@ -49,8 +49,12 @@ def create(call: Call, record: dict[str, Any]) -> str:
             assert_legal_names(spec.name_label, spec.name_description)
             return driver.vdi_create(spec).uuid
 
+        stamp = db.stamp
         uuid = backend.run(call, sr, host, command, fault=backend.CREATE_FAULT, on_srmaster=True)
         vdi = by_uuid(call, uuid)
+        change = db.last_change("VDI", vdi)
+        if change is not None and change.created > stamp:  # and it is no LUN that was known before
+            db.set("VDI", vdi, metadata_of_pool="")  # xapi hands the driver no reference at all (trace 03#8)
         vdi_rows.refresh(db, vdi)
         own = {name: record[name] for name in ("other_config", "sharable", "tags", "xenstore_data")}
         db.set("VDI", vdi, **own)
