@@ -24,8 +24,8 @@ UNREACHABLE = 141
 
 CONNECT_SECONDS = 5.0
 """How long a connection attempt waits for a silent address."""
-SETTLE_SECONDS = 5.0
-"""How long SM waits for disks after a login."""
+SETTLE_SECONDS = 5.5
+"""What a login took: SM waits 5 seconds for disks."""
 DEVICE_SECONDS = 15.0
 """How long SM waits for one disk to appear."""
 
