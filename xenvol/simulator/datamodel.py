@@ -85,6 +85,11 @@ class DataModel:
     wire_names: dict[str, Message]
     """Every spelling of every message: ``VM.start`` and ``VM_start``."""
 
+    @property
+    def release(self) -> tuple[int, ...]:
+        """``(24, 16, 0)``"""
+        return _release(self.version)
+
     def event_classes(self, name: str) -> tuple[str, ...]:
         """The classes with events that go by a name in lower case; all of them for an empty name."""
         return _event_classes(self.version).get(name, ())

@@ -52,16 +52,28 @@ Expression = Constant | Equal | Not | Chain
 # ---- reading
 
 
-def parse(text: str) -> Expression:
-    """INVALID_VALUE [expression, OCaml's complaint] where it is none."""
+def parse(text: str, release: tuple[int, ...] = (24, 16, 0)) -> Expression:
+    """INVALID_VALUE [expression, OCaml's complaint] where it is none; the parsers complain in their own words."""
     try:
         return _Parser(text).whole()
-    except _Complaint as complaint:
-        raise Failure("INVALID_VALUE", text, str(complaint)) from complaint
+    except _NoToken as complaint:
+        raise Failure("INVALID_VALUE", text, 'Failure("lexing: empty token")') from complaint
+    except _NotExpected as complaint:
+        words = _YACC if release < _MENHIR_SINCE else _MENHIR
+        raise Failure("INVALID_VALUE", text, words) from complaint
 
 
-class _Complaint(Exception):
-    pass
+_YACC = "Stdlib.Parsing.Parse_error"
+_MENHIR = "Xapi_database.Db_filter_parse.MenhirBasics.Error"
+_MENHIR_SINCE = (24, 17, 0)
+
+
+class _NoToken(Exception):
+    """The next characters are no token."""
+
+
+class _NotExpected(Exception):
+    """The next token does not fit."""
 
 
 _TOKEN = re.compile(r'[ \t\n]*(?:(=|true|false|\(|\)|field|and|or|not)|"([^"]*)"|($))')
@@ -78,21 +90,21 @@ class _Parser:
     def _advance(self) -> None:
         found = _TOKEN.match(self._text, self._end)
         if found is None or (found[3] is not None and found.end() != len(self._text)):
-            raise _Complaint('Failure("lexing: empty token")')
+            raise _NoToken
         self._end = found.end()
         self._word, self._literal = found[1], found[2]
 
     def _take(self, *words: str) -> str:
         word = self._word
         if word not in words:
-            raise _Complaint("Stdlib.Parsing.Parse_error")
+            raise _NotExpected
         self._advance()
         return str(word)
 
     def whole(self) -> Expression:
         expression = self._expression()
         if self._word is not None or self._literal is not None:
-            raise _Complaint("Stdlib.Parsing.Parse_error")
+            raise _NotExpected
         return expression
 
     def _expression(self) -> Expression:
@@ -122,7 +134,7 @@ class _Parser:
         if is_field:
             self._advance()
         if self._literal is None:
-            raise _Complaint("Stdlib.Parsing.Parse_error")
+            raise _NotExpected
         literal: str = self._literal
         self._advance()
         return FieldName(literal) if is_field else literal
@@ -133,7 +145,7 @@ class _Parser:
 
 def select(db: Database, cls: str, text: str) -> list[str]:
     """The references for which the expression is true, newest first."""
-    expression = parse(text)
+    expression = parse(text, db.model.release)
     columns = _columns(db.model.classes[cls])
     chosen = None
     if all(name in columns for name in _names(expression)):

@@ -185,12 +185,12 @@ class Server:
     # ---- requests
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
-        path = request.path.partition("?")[0]
+        path = _path(request.path, self.service.xapi.model.release)
         if f"{path}/".startswith("/simulator/") and self.service.control is not None:
             return self.service.control(request.verb, request.path, request.body)
-        if request.verb == "OPTIONS":
+        if request.verb == "OPTIONS" and path.startswith("/"):
             return Reply(200, "text/plain", b"")
-        if request.verb in ("GET", "PUT"):
+        if request.verb in ("GET", "PUT") or not path.startswith("/"):
             return page(403)
         if request.verb != "POST":
             return page(501)
@@ -221,6 +221,19 @@ class Server:
 
     def _call(self, protocol: str, method: str, params: list[object], gone: threading.Event) -> Answer:
         return self.service.call(protocol, method, params, self.identity(self.service.xapi), gone)
+
+
+_URI_SINCE = (24, 20, 0)
+"""The release that reads the path of a request as a URI: what follows ``//`` is a host (trace 10#16)."""
+
+
+def _path(target: str, release: tuple[int, ...]) -> str:
+    """The path alone."""
+    path = target.partition("?")[0]
+    if release >= _URI_SINCE and path.startswith("//"):
+        _, slash, rest = path[2:].partition("/")
+        return slash + rest
+    return path
 
 
 def page(status: int, more: str = "") -> Reply:
