@@ -165,7 +165,8 @@ class PoolBuilder(abc.ABC):
     ) -> str:
         """A VM with these VDIs in its first slots; it starts on that host, or where xapi puts it.
 
-        ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers.
+        ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers. A suspended one keeps its
+        memory in the pool's suspend_image_SR, or else in the SR of its first disk.
         """
         with self.xapi.lock:
             vm: str = self._do("VM.create", self._vm_record(name, kind, pv_drivers))
@@ -178,6 +179,9 @@ class PoolBuilder(abc.ABC):
                 else:
                     self._do("VM.start_on", vm, self.find_host(resident_on), paused, False)
             if power_state == "Suspended":
+                db = self.xapi.db
+                if disks and db.row("pool", db.refs("pool")[0])["suspend_image_SR"] == NULL:
+                    db.set("VM", vm, suspend_SR=db.row("VDI", disks[0])["SR"])
                 self._do("VM.suspend", vm)
             return vm
 
