@@ -21,6 +21,7 @@ from tiny_xapi import Hang, HangUp, Raw, Refuse, TinyXapi
 from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable
 from xenvol.secret import Secret
 from xenvol.session import CallRecord, Session, connect
+from xenvol.session.endpoint import UntrustedHost
 from xenvol.session.session import ATTEMPTS, FORBIDDEN_TO_DRIVERS
 
 CANARY = "tweety-4711-canary"
@@ -380,6 +381,14 @@ class TestForeignSessions:
         mock.xenapi.SR.forget.side_effect = [ConnectionRefusedError(111, "refused"), ""]
         assert Session(mock, sleep=lambda _: None).call("SR.forget", "OpaqueRef:sr") == ""
 
+    def test_a_host_that_did_not_prove_itself_is_not_asked_again(self, mocker: MockerFixture) -> None:
+        """Its certificate will not get better by waiting."""
+        mock = mocker.Mock()
+        mock.xenapi.SR.get_all.side_effect = UntrustedHost("wrong certificate")
+        with pytest.raises(XapiUnreachable, match="wrong certificate"):
+            Session(mock).call("SR.get_all")
+        assert mock.xenapi.SR.get_all.call_count == 1
+
     def test_a_bug_is_neither_a_refusal_nor_silence(self, mocker: MockerFixture) -> None:
         """A TypeError in a mock leaves as it is."""
         mock = mocker.Mock()
@@ -531,7 +540,7 @@ class TestSecrets:
         """The official client keeps it, in last_login_params; not a client of ours."""
         with connect(host.url, "root", CANARY + "-login", failover=False) as session:
             client = session._wrapped
-            official, _ = client._mine.client
+            official, _ = client._clients._mine.client
             for thing in (session, client, official):
                 assert CANARY not in repr(vars(thing))
 

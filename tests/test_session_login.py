@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
-import ssl
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_xapi import TLS, HangUp, Refuse, TinyXapi
+from tiny_xapi import FINGERPRINT, TLS, HangUp, Refuse, TinyXapi
 
 import xenvol
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.secret import Secret
 from xenvol.session import CallRecord, InsecureConnection, connect
-
-FINGERPRINT = hashlib.sha256(
-    ssl.PEM_cert_to_DER_cert((TLS / "host.pem").read_text().partition("-----END PRIVATE KEY-----\n")[2])
-).hexdigest()
 
 
 @pytest.fixture
@@ -113,12 +107,19 @@ def test_a_busy_xapi_is_asked_again(host: TinyXapi) -> None:
         assert session.call("SR.get_all")
 
 
-def test_a_log_in_that_fails_half_way_leaves_no_connection(host: TinyXapi) -> None:
+def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: TinyXapi) -> None:
     """Whatever ends it."""
 
     def hang_up(*_: str) -> str:
         raise HangUp
 
+    def interrupt(record: CallRecord) -> None:
+        if record.call == "session.login_with_password":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        connect(host.url, "root", "secret", on_call=interrupt)
+    assert host.calls("session.login_with_password") == host.calls("session.logout") == 1
     host.answers["session.login_with_password"] = hang_up
     with pytest.raises(XapiUnreachable):
         connect(host.url, "root", "secret")

@@ -185,6 +185,16 @@ class TestMasters:
         with connect(pool[MASTER].url, "root", "secret") as session:
             assert session.call("SR.get_all") == ["OpaqueRef:sr"]
 
+    def test_hosts_without_an_address_that_serves_are_left_out(self, pool: TinyPool) -> None:
+        """A pool of one may have none; over http nothing goes off the machine. Connecting works all the same."""
+        pool[MASTER].answers["host.get_all_records"] = {
+            "OpaqueRef:1": {"address": ""},
+            "OpaqueRef:2": {"address": "192.0.2.1"},
+            "OpaqueRef:3": {"address": MEMBER},
+        }
+        with connect(pool[MASTER].url, "root", "secret") as session:
+            assert [str(endpoint) for endpoint in session._wrapped._others] == [pool[MEMBER].url]
+
 
 class TestExpiry:
     def test_an_ended_session_is_renewed_and_the_call_repeated(self, pool: TinyPool) -> None:

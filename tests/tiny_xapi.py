@@ -6,6 +6,7 @@ It knows no rule of xapi beyond log-in and log-out. What depends on rules is tes
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.server
 import socket
 import ssl
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 TLS = Path(__file__).parent / "data" / "tls"
+FINGERPRINT = hashlib.sha256(
+    ssl.PEM_cert_to_DER_cert((TLS / "host.pem").read_text().partition("-----END PRIVATE KEY-----\n")[2])
+).hexdigest()
 POOL_UUID = "11111111-0000-4000-8000-000000000001"
 
 

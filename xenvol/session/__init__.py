@@ -5,15 +5,18 @@
 | module | its law |
 | --- | --- |
 | `session` | every call is checked, sent, retried if it may be, translated and reported in one place |
-| `pool` | logged in once for all threads; the master followed, the session renewed |
-| `transport` | a request is sent once, to a host that proved who it is, and no wait is without end |
+| `outcome` | what came of a call: a value, a no or a silence; and whether it may be sent again |
 | `login` | from an address and a password to a session that is logged in |
+| `pool` | logged in once for all threads; the master followed, the session renewed |
+| `clients` | a connection belongs to one thread |
+| `transport` | a request is sent once, and its answer is not waited for without end |
+| `endpoint` | where a xapi listens, and how it proves to be the one that is meant |
 | `wire` | how xapi wants a call written, and what of it may be seen |
 """
 
+from xenvol.session.endpoint import Endpoint, InsecureConnection, Trust
 from xenvol.session.login import connect
 from xenvol.session.session import FORBIDDEN_TO_DRIVERS, CallRecord, Session
-from xenvol.session.transport import Endpoint, InsecureConnection, Trust
 
 __all__ = [
     "FORBIDDEN_TO_DRIVERS",

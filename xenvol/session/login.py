@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable
 
 from xenvol.secret import Secret
+from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
 from xenvol.session.pool import PoolClient, default_originator
 from xenvol.session.session import CallRecord, Session
-from xenvol.session.transport import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
 
 
 def connect(

@@ -13,12 +13,9 @@ since a host can leave a pool and keep its address and its password.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import socket
 import threading
-import weakref
-import xmlrpc.client
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,26 +24,15 @@ import XenAPI
 
 from xenvol.errors import RequestError
 from xenvol.secret import Secret
-from xenvol.session.transport import (
-    ANSWER_TIMEOUT,
-    CONNECT_TIMEOUT,
-    Endpoint,
-    NotConnected,
-    Transport,
-    UnreadableAnswer,
-)
+from xenvol.session.clients import SILENCE, ThreadClients
+from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, NotConnected
 
 LOGIN: Final = "session.login_with_password"
 LOGOUT: Final = "session.logout"
 API_VERSION: Final = "1.0"  # xapi ignores it (trace 01-session#8)
-MOVES: Final = (
-    3  # redirections followed in one go; a pool has one master, more than two is a dispute among hosts
-)
+MOVES: Final = 3  # followed in one go; a pool has one master, so more than two is a dispute among hosts
 LOGIN_TIMEOUT: Final = 60.0  # seconds; xapi delays a refusal by 5, a directory service may be asked
 LOGOUT_TIMEOUT: Final = 10.0  # seconds; an unused session ends by itself, nobody should wait to leave
-
-SILENCE: Final = (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError)
-"""What a call raises when no answer came that anybody can read."""
 
 log = logging.getLogger("xenvol.session")
 
@@ -81,17 +67,13 @@ class PoolClient:
         self._user = user
         self._password = password
         self._originator = originator
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
         self._failover = failover
         self._others = tuple(endpoints)  # where the pool may be found; after log-in, all its hosts
         self._pool_uuid: str | None = None
         self._login: _Login | None = None
         self.is_closed = False
         self._lock = threading.RLock()
-        self._mine = threading.local()
-        self._transports: weakref.WeakSet[Transport] = weakref.WeakSet()
-        self._transports_lock = threading.Lock()  # the other one may be held while a host is being waited for
+        self._clients = ThreadClients(timeout=timeout, connect_timeout=connect_timeout)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -131,13 +113,10 @@ class PoolClient:
     def request(self, call: str, params: Sequence[Any]) -> Any:
         """Send a call that takes the session first, and come back with its value."""
         login = self._logged_in()
-        moves, is_renewed = (
-            0,
-            False,
-        )  # a move or a fail-over each; hosts that never agree must not keep us for ever
+        moves, is_renewed = 0, False  # bounded, so that hosts that never agree do not keep us for ever
         while True:
             try:
-                return self._send(login.endpoint, call, (login.session_ref, *params))
+                return self._clients.send(login.endpoint, call, (login.session_ref, *params))
             except NotConnected as error:
                 if moves == MOVES:
                     raise
@@ -162,42 +141,7 @@ class PoolClient:
                 if login is not None:
                     self._end(login)
             finally:
-                for transport in self._all_transports():
-                    transport.close()
-
-    # --- one call on the wire ---
-
-    def _send(
-        self, endpoint: Endpoint, call: str, params: tuple[Any, ...], *, timeout: float | None = None
-    ) -> Any:
-        client, transport = self._my_client(endpoint)
-        transport.timeout = self._timeout if timeout is None else min(timeout, self._timeout)
-        return _value_of(getattr(client, call)(*params))
-
-    def _my_client(self, endpoint: Endpoint) -> tuple[XenAPI.Session, Transport]:
-        """This thread's client: the official one, of which the marshalling is used and not the log-in.
-
-        (Logged in by itself it would keep the password in the clear, and renew a session up to three times.)
-        """
-        mine: tuple[XenAPI.Session, Transport] | None = getattr(self._mine, "client", None)
-        if mine is not None:
-            if mine[1].endpoint == endpoint:
-                return mine
-            mine[1].close()
-        transport = Transport(endpoint, timeout=self._timeout, connect_timeout=self._connect_timeout)
-        # the address here is for show: the transport knows where it goes
-        client = XenAPI.Session("http://localhost/RPC2", transport=transport)
-        weakref.finalize(client, transport.close)  # when its thread ends
-        with self._transports_lock:
-            self._transports.add(transport)
-        self._mine.client = client, transport
-        return client, transport
-
-    def _all_transports(self) -> list[Transport]:
-        with self._transports_lock:
-            return list(self._transports)
-
-    # --- who is the master, and is the session good? ---
+                self._clients.close()
 
     def _logged_in(self) -> _Login:
         login = self._login
@@ -210,7 +154,7 @@ class PoolClient:
         for _ in range(MOVES + 1):
             params = (self._user, self._password.reveal(), API_VERSION, self._originator)
             try:
-                session_ref = self._send(endpoint, LOGIN, params, timeout=LOGIN_TIMEOUT)
+                session_ref = self._clients.send(endpoint, LOGIN, params, timeout=LOGIN_TIMEOUT)
             except XenAPI.Failure as failure:
                 match failure.details:
                     case ["HOST_IS_SLAVE", str(master)] if master:
@@ -275,7 +219,7 @@ class PoolClient:
         """Whether this log-in is in the pool that the session began in."""
         if self._pool_uuid is None:
             return login.endpoint == was  # nothing else to know it by
-        (pool,) = self._send(login.endpoint, "pool.get_all_records", (login.session_ref,)).values()
+        (pool,) = self._clients.send(login.endpoint, "pool.get_all_records", (login.session_ref,)).values()
         is_ours = bool(pool["uuid"] == self._pool_uuid)
         if not is_ours:
             log.warning(
@@ -286,8 +230,10 @@ class PoolClient:
     def _learn(self, login: _Login) -> None:
         """Remember the pool and its hosts. Who may not ask, or gets no answer, goes without failing over."""
         try:
-            (pool,) = self._send(login.endpoint, "pool.get_all_records", (login.session_ref,)).values()
-            hosts = self._send(login.endpoint, "host.get_all_records", (login.session_ref,)).values()
+            (pool,) = self._clients.send(
+                login.endpoint, "pool.get_all_records", (login.session_ref,)
+            ).values()
+            hosts = self._clients.send(login.endpoint, "host.get_all_records", (login.session_ref,)).values()
         except (XenAPI.Failure, *SILENCE) as error:
             log.info(
                 "the pool's hosts are not known, so the end of its master will be the session's: %s", error
@@ -296,9 +242,8 @@ class PoolClient:
         self._pool_uuid = pool["uuid"]
         others = []
         for host in hosts:
-            if host["address"]:  # a host that has no management network yet has none
-                with contextlib.suppress(NotConnected):  # an address to which the password may not go
-                    others.append(login.endpoint.at(host["address"]))
+            with contextlib.suppress(NotConnected):  # no address yet, or one to which the password may not go
+                others.append(login.endpoint.at(host["address"]))
         self._others = tuple(others) or (login.endpoint,)
 
     def _leave(self, login: _Login) -> None:
@@ -307,19 +252,10 @@ class PoolClient:
             self._end(login)
 
     def _end(self, login: _Login) -> None:
-        self._send(login.endpoint, LOGOUT, (login.session_ref,), timeout=LOGOUT_TIMEOUT)
+        self._clients.send(login.endpoint, LOGOUT, (login.session_ref,), timeout=LOGOUT_TIMEOUT)
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "not logged in" if self._login is None else "logged in"
-        threads = sum(transport.is_connected for transport in self._all_transports())
-        return f"<PoolClient of {self.endpoint} as {self._user}, {state}, {threads} connected>"
-
-
-def _value_of(answer: Any) -> Any:
-    match answer:
-        case {"Status": "Success", "Value": value}:
-            return value
-        case {"Status": "Failure", "ErrorDescription": [str(), *_] as details}:
-            raise XenAPI.Failure(details)
-        case _:
-            raise UnreadableAnswer("not an answer of xapi: it has no Status, or no Value")
+        return (
+            f"<PoolClient of {self.endpoint} as {self._user}, {state}, {self._clients.connected} connected>"
+        )

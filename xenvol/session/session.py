@@ -13,31 +13,23 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from socket import gaierror
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
-from xml.parsers.expat import ExpatError
 
 import tenacity
-import XenAPI
 
-from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable, XenVolError
-from xenvol.secret import MASK
-from xenvol.session.pool import LOGIN, LOGOUT, SILENCE, PoolClient
-from xenvol.session.transport import ANSWER_TIMEOUT, Endpoint, NotConnected, UntrustedHost
+from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable
+from xenvol.session.endpoint import ANSWER_TIMEOUT, Endpoint
+from xenvol.session.outcome import is_busy, may_repeat, translated
+from xenvol.session.pool import LOGIN, LOGOUT, PoolClient
 from xenvol.session.wire import Call, FilterValue, expression, mask, to_wire
 
-ATTEMPTS: Final = (
-    6  # with waits of at most 0.2, 0.4, … 3.2 seconds, half of that on average: some 3 seconds in all
-)
+ATTEMPTS: Final = 6  # with waits of at most 0.2, 0.4, … 3.2 seconds, half of that on average
 FIRST_WAIT: Final = 0.2  # seconds
-BUSY: Final = frozenset({"TOO_MANY_PENDING_TASKS", "HOST_STILL_BOOTING"})
-"""Refusals that pass by themselves, raised before anything is done (helpers.ml, xapi_host_helpers.ml)."""
 
 FORBIDDEN_TO_DRIVERS: Final = frozenset(
     {
-        # what makes, formats, overwrites or erases data; introduce and forget are about records, resize only
-        # grows
+        # what makes, formats, overwrites or erases data; introduce and forget are about records, and disks only grow
         *("SR.create", "SR.make", "SR.destroy"),
         *("VDI.create", "VDI.destroy", "VDI.data_destroy", "VDI.copy", "VDI.clone", "VDI.snapshot"),
         *("VDI.pool_migrate", "VDI.db_forget", "VDI.db_introduce"),
@@ -122,7 +114,7 @@ class Session:
         if name.plain == LOGOUT and isinstance(self._wrapped, PoolClient):
             return self.close()
         wire = [to_wire(param) for param in params]
-        return self._perform(name, params, lambda: self._send(call, wire), _may_repeat(name))
+        return self._perform(name, params, lambda: self._send(call, wire), may_repeat(name))
 
     def find(
         self,
@@ -155,7 +147,7 @@ class Session:
         if not isinstance(self._wrapped, PoolClient):
             raise RequestError("this session belongs to whoever logged in: log in there")
         # an address where nobody listens is a mistake to report at once, so only a busy xapi is asked again
-        self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, _is_busy)
+        self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, is_busy)
 
     def close(self) -> None:
         """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence."""
@@ -189,11 +181,11 @@ class Session:
         name: Call,
         params: Sequence[Any],
         send: Callable[[], Any],
-        may_repeat: Callable[[BaseException], bool],
+        repeat: Callable[[BaseException], bool],
     ) -> Any:
         started = self._clock()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(may_repeat),
+            retry=tenacity.retry_if_exception(repeat),
             wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT),
             stop=lambda state: state.attempt_number >= ATTEMPTS or self._clock() - started >= self._retry_for,
             sleep=self._sleep,
@@ -204,7 +196,7 @@ class Session:
     def _once(self, name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
         started, outcome = self._clock(), "interrupted"
         try:
-            value = _translated(name, params, send)
+            value = translated(name, params, send)
             outcome = "ok"
             return value
         except XapiError as error:
@@ -240,55 +232,6 @@ def _sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
             return send(call, params)
 
     return send_alone
-
-
-def _translated(name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
-    """Its value, or one of our errors. The one place where foreign exceptions become ours."""
-    error: XenVolError
-    cause: BaseException
-    try:
-        return send()
-    except XenAPI.Failure as failure:
-        error, cause = _refusal(name, params, failure)
-    except xmlrpc.client.Fault as fault:
-        cause = fault
-        if fault.faultCode == 401:  # the official client's SESSION_INVALID, when it did not log in itself
-            error = XapiError("SESSION_INVALID", [], str(name))
-        else:
-            error = XapiUnreachable(str(name), fault)
-    except (*SILENCE, ExpatError, xmlrpc.client.ResponseError) as silence:
-        error, cause = XapiUnreachable(str(name), silence), silence
-    raise error from cause  # out here, where what was caught is no longer its context: it may quote a secret
-
-
-def _refusal(name: Call, params: Sequence[Any], failure: XenAPI.Failure) -> tuple[XapiError, BaseException]:
-    """xapi's no, verbatim but for the call's own secrets: some errors quote a value (INVALID_VALUE…)."""
-    _, secrets = mask(name, params)
-    details = [str(detail) for detail in failure.details] or ["INTERNAL_ERROR"]
-    clean = [_without(secrets, detail) for detail in details]
-    cause = failure if clean == details else XenAPI.Failure(clean)
-    return XapiError(clean[0], clean[1:], str(name)), cause
-
-
-def _without(secrets: Collection[str], text: str) -> str:
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return text
-
-
-def _may_repeat(name: Call) -> Callable[[BaseException], bool]:
-    return lambda error: (
-        _is_busy(error)
-        or (
-            isinstance(error, XapiUnreachable)
-            and not isinstance(error.cause, UntrustedHost)
-            and (name.is_read or isinstance(error.cause, NotConnected | ConnectionRefusedError | gaierror))
-        )
-    )
-
-
-def _is_busy(error: BaseException) -> bool:
-    return isinstance(error, XapiError) and error.code in BUSY
 
 
 class _Spelling:

@@ -19,7 +19,7 @@ FilterValue = str | int | bool
 _MODES: Final = ("Async", "InternalAsync")
 _CALL = re.compile(rf"(?:({'|'.join(_MODES)})\.)?([A-Za-z]\w*)\.([A-Za-z]\w*)", re.ASCII)
 _FIELD = re.compile(r"[A-Za-z]\w*", re.ASCII)
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 # Nothing changes when these are sent twice: getters, checks that only succeed or fail, and event.from, whose
 # whole state is in its token (facts/xapi.md 4.6; event.next consumes what it answers).
