@@ -5,30 +5,38 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xenvol.simulator.sm.base import SMFailure
+from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.filebase import FileDriver
 from xenvol.simulator.sm.filesystem import FileSystem, ext4_on
 from xenvol.simulator.sm.localdisks import LocalDisks
 from xenvol.simulator.sm.mounteddirectory import UNEXPECTED
 from xenvol.simulator.sm.volumegroup import LogicalVolume, VolumeGroup, group_on, probe_result
 
+PREFIX = "XSLocalEXT-"
+
+
+def make_file_system(sr_uuid: str, disks: list[BlockDevice]) -> FileSystem:
+    """One volume on all of the disks, over whatever they held."""
+    group = VolumeGroup(PREFIX + sr_uuid, disks)
+    capacity, used = ext4_on(group.size)
+    filesystem = FileSystem(capacity, used=used)
+    group.add(sr_uuid, LogicalVolume(group.size, filesystem=filesystem))
+    return filesystem
+
 
 class EXTSR(LocalDisks, FileDriver):
     type: ClassVar[str] = "ext"
-    prefix = "XSLocalEXT-"
 
     @property
     def group_name(self) -> str:
-        return self.prefix + self.sr.uuid
+        return PREFIX + self.sr.uuid
 
     def probe(self) -> str:
-        return probe_result(self.named_devices(), self.prefix)
+        return probe_result(self.named_devices(), PREFIX)
 
     def create(self, size: int) -> None:
         self.check_unused()
-        group = VolumeGroup(self.group_name, self.existing_devices())
-        volume = group.add(self.sr.uuid, LogicalVolume(group.free))
-        capacity, used = ext4_on(volume.size)
-        volume.filesystem = FileSystem(capacity, used=used)
+        make_file_system(self.sr.uuid, self.existing_devices())
         self.xapi.set_sr(sm_config={**self.sr.sm_config, "devserial": self.serials()})
 
     def attach(self) -> None:

@@ -59,6 +59,11 @@ class HostMounts:
         target = self._resolve(f"{MOUNT_BASE}/{sr_uuid}") + "/"
         self.unmount(max((point for point in self._mounts if target.startswith(point + "/")), key=len))
 
+    def own_file_systems(self) -> dict[str, Directory]:
+        """By path, what is mounted elsewhere than drivers mount."""
+        mounted = self._mounts.items()
+        return {path: mount.directory for path, mount in mounted if not path.startswith(MOUNT_BASE + "/")}
+
     # ---- for drivers
 
     def find(self, path: str) -> Directory | File | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xenvol.simulator.sm import sanfile, worldfile
+from xenvol.simulator.sm import mountsfile, sanfile, sharesfile, worldfile
 from xenvol.simulator.sm.initiator import HBA, Initiator
 from xenvol.simulator.sm.san import San
 from xenvol.simulator.sm.shares import HostMounts, Shares
@@ -49,15 +49,17 @@ class World:
         """A world from plain values; `WorldError` names the key that is wrong.
 
         ``san``: `xenvol.simulator.sm.sanfile` has its keys;
+        ``shares``: `xenvol.simulator.sm.sharesfile` has its keys;
         ``hosts``: host name to a map with ``hbas``, a list of maps with ``wwpn``, ``wwnn`` and ``type``
-        (``FC``, ``iSCSI``, ``SAS``).
+        (``FC``, ``iSCSI``, ``SAS``), and the keys of `xenvol.simulator.sm.mountsfile`.
         """
-        given = worldfile.section(values, where, "san", "hosts")
+        given = worldfile.section(values, where, "san", "shares", "hosts")
         world = cls(directory)
         try:
             sanfile.load(world.san, given.get("san", {}), f"{where}.san")
+            sharesfile.load(world.shares, given.get("shares", {}), f"{where}.shares")
             for name, entry in worldfile.section(given.get("hosts", {}), f"{where}.hosts").items():
-                _load_host(world.host(name), entry, f"{where}.hosts.{name}")
+                _load_host(world, world.host(name), entry, f"{where}.hosts.{name}")
         except BaseException:
             world.close()
             raise
@@ -65,10 +67,11 @@ class World:
 
     def as_dict(self) -> dict[str, Any]:
         """What `from_dict` would take to make this again."""
-        hbas = {name: host.hbas for name, host in self.hosts.items() if host.hbas}
+        hosts = {name: _host_as_dict(host) for name, host in self.hosts.items()}
         return {
             "san": sanfile.as_dict(self.san),
-            "hosts": {name: {"hbas": [_hba_as_dict(hba) for hba in found]} for name, found in hbas.items()},
+            "shares": sharesfile.as_dict(self.shares),
+            "hosts": {name: entry for name, entry in hosts.items() if entry},
         }
 
     def host(self, name: str) -> HostStorage:
@@ -79,8 +82,10 @@ class World:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _load_host(host: HostStorage, entry: Any, where: str) -> None:
-    hbas = worldfile.section(entry, where, "hbas").get("hbas", [])
+def _load_host(world: World, host: HostStorage, entry: Any, where: str) -> None:
+    values = worldfile.section(entry, where, "hbas", *mountsfile.KEYS)
+    mountsfile.load(host.mounts, world.shares, values, where)
+    hbas = values.get("hbas", [])
     if not isinstance(hbas, list):
         raise worldfile.WorldError(f"{where}.hbas: expected a list of maps, not {hbas!r}")
     for index, hba in enumerate(hbas):
@@ -90,6 +95,11 @@ def _load_host(host: HostStorage, entry: Any, where: str) -> None:
             raise worldfile.WorldError(f"{place}.wwpn: missing")
         texts = {key: worldfile.text(value, f"{place}.{key}") for key, value in given.items()}
         host.hbas.append(HBA(texts["wwpn"], texts.get("wwnn", ""), texts.get("type", "FC")))
+
+
+def _host_as_dict(host: HostStorage) -> dict[str, Any]:
+    hbas = {"hbas": [_hba_as_dict(hba) for hba in host.hbas]} if host.hbas else {}
+    return {**hbas, **mountsfile.as_dict(host.mounts)}
 
 
 def _hba_as_dict(hba: HBA) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -56,3 +56,25 @@ def credentials(value: Any, where: str) -> tuple[str, str]:
     if len(pair) != 2:
         raise WorldError(f'{where}: expected ["user", "password"]')
     return pair[0], pair[1]
+
+
+def flag(given: Mapping[str, Any], key: str, where: str, *, default: bool = False) -> bool:
+    value = given.get(key, default)
+    if not isinstance(value, bool):
+        raise WorldError(f"{where}.{key}: expected true or false, not {value!r}")
+    return value
+
+
+def required(given: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in given:
+        raise WorldError(f"{where}.{key}: missing")
+    return given[key]
+
+
+def maps(given: Mapping[str, Any], key: str, where: str) -> Iterator[tuple[Any, str]]:
+    """The entries of a list, each with its place."""
+    entries = given.get(key, [])
+    if not isinstance(entries, list):
+        raise WorldError(f"{where}.{key}: expected a list of maps, not {entries!r}")
+    for index, entry in enumerate(entries):
+        yield entry, f"{where}.{key}[{index}]"

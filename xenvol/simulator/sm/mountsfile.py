@@ -1,0 +1,124 @@
+"""A host's own files and disks in a world file: plain values in, plain values out.
+
+Keys of a host, all optional:
+
+``directories``
+    Path to a file system (`xenvol.simulator.sm.treefile`); without ``size`` the directory is on the host's own.
+``devices``
+    Path to a map with ``size``, ``serial``, and ``content`` unless it is blank: a map with ``sr`` (a uuid) and
+    ``type``, which is ``ext`` (then with ``files``) or ``lvm`` (then with ``disks``, uuid to a map with ``size``
+    and ``raw``).
+``addresses``, ``lacks``
+    Lists, as in `HostMounts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xenvol.simulator.sm import treefile
+from xenvol.simulator.sm.blockdevice import BlockDevice
+from xenvol.simulator.sm.ext import PREFIX as EXT_PREFIX
+from xenvol.simulator.sm.ext import make_file_system
+from xenvol.simulator.sm.filesystem import FileSystem
+from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX
+from xenvol.simulator.sm.mounts import MOUNT_BASE, HostMounts
+from xenvol.simulator.sm.shares import Shares
+from xenvol.simulator.sm.vhd import EXTENT, Vhd, round_up, thick_volume
+from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup
+from xenvol.simulator.sm.worldfile import WorldError, flag, required, section, size_in_bytes, text, texts
+
+KEYS = ("directories", "devices", "addresses", "lacks")
+
+
+def load(mounts: HostMounts, shares: Shares, given: Mapping[str, Any], where: str) -> None:
+    """Add what a host's map says, of which other keys have been taken care of."""
+    for path, entry in section(given.get("directories", {}), f"{where}.directories").items():
+        place = f"{where}.directories.{path}"
+        values = section(entry, place, *treefile.KEYS)
+        if "size" in values:
+            mounts.mount(path, treefile.load(values, place).root)
+        else:
+            treefile.load_files(mounts.make_directory(path), values.get("files", {}), f"{place}.files")
+    for path, entry in section(given.get("devices", {}), f"{where}.devices").items():
+        mounts.devices[path] = _device(shares, entry, f"{where}.devices.{path}")
+    mounts.addresses += texts(given.get("addresses", []), f"{where}.addresses")
+    mounts.lacks |= set(texts(given.get("lacks", []), f"{where}.lacks"))
+
+
+def as_dict(mounts: HostMounts) -> dict[str, Any]:
+    """What `load` would take; what drivers have mounted is none of it."""
+    directories = {
+        path: treefile.as_dict(directory.filesystem) for path, directory in mounts.own_file_systems().items()
+    }
+    local = treefile.files_as_dict(mounts.local.root)
+    elsewhere = (MOUNT_BASE, *directories)
+    files = {path: entry for path, entry in local.items() if not f"/{path}".startswith(elsewhere)}
+    if files:
+        directories["/"] = {"files": files}
+    devices = {path: _device_as_dict(device) for path, device in mounts.devices.items()}
+    values = {
+        "directories": directories,
+        "devices": devices,
+        "addresses": mounts.addresses,
+        "lacks": sorted(mounts.lacks),
+    }
+    return {key: found for key, found in values.items() if found}
+
+
+def _device(shares: Shares, values: Any, where: str) -> BlockDevice:
+    given = section(values, where, "size", "serial", "content")
+    size = size_in_bytes(required(given, "size", where), f"{where}.size")
+    device = shares.new_device(size, serial=text(given["serial"], where) if "serial" in given else "")
+    if "content" in given:
+        _fill(device, given["content"], f"{where}.content")
+    return device
+
+
+def _fill(device: BlockDevice, values: Any, where: str) -> None:
+    given = section(values, where, "type", "sr", "disks", "files")
+    kind, sr_uuid = required(given, "type", where), text(required(given, "sr", where), f"{where}.sr")
+    if kind == "ext":
+        filesystem = make_file_system(sr_uuid, [device])
+        treefile.load_files(filesystem.root, given.get("files", {}), f"{where}.files")
+    elif kind == "lvm":
+        group = VolumeGroup(GROUP_PREFIX + sr_uuid, [device])
+        group.add(MANAGEMENT, LogicalVolume(EXTENT))
+        for vdi_uuid, entry in section(given.get("disks", {}), f"{where}.disks").items():
+            group.add_disk(vdi_uuid, _volume(entry, f"{where}.disks.{vdi_uuid}"))
+        if group.free < 0:
+            raise WorldError(f"{where}.disks: they need {-group.free} bytes more than the device has")
+    else:
+        raise WorldError(f"{where}.type: {kind!r} is neither ext nor lvm")
+
+
+def _volume(values: Any, where: str) -> LogicalVolume:
+    given = section(values, where, "size", "raw")
+    size = size_in_bytes(required(given, "size", where), f"{where}.size")
+    if flag(given, "raw", where):
+        return LogicalVolume(round_up(size, EXTENT))
+    return LogicalVolume(thick_volume(size), Vhd(size))
+
+
+def _device_as_dict(device: BlockDevice) -> dict[str, Any]:
+    values: dict[str, Any] = {"size": device.size}
+    if device.serial:
+        values["serial"] = device.serial
+    if isinstance(device.content, VolumeGroup):
+        values["content"] = _group_as_dict(device.content)
+    return values
+
+
+def _group_as_dict(group: VolumeGroup) -> dict[str, Any]:
+    """Base copies and their children come back as disks of their own."""
+    if group.name.startswith(EXT_PREFIX):
+        sr_uuid = group.name.removeprefix(EXT_PREFIX)
+        filesystem = group.volumes[sr_uuid].filesystem or FileSystem(0)
+        return {"type": "ext", "sr": sr_uuid, "files": treefile.files_as_dict(filesystem.root)}
+    disks = {
+        vdi_uuid: {"size": volume.virtual_size, **({} if volume.vhd else {"raw": True})}
+        for vdi_uuid, volume in group.disks_in_use().items()
+        if not (volume.vhd and volume.vhd.hidden)
+    }
+    return {"type": "lvm", "sr": group.name.removeprefix(GROUP_PREFIX), "disks": disks}
