@@ -1,8 +1,6 @@
-"""The hypervisor of a host: domains start and stop, disks go in and out, and xapi hears of it.
+"""The hypervisor of a host: domains start, stop, sleep and move, and storage drivers attach their disks.
 
-xapi tells its hypervisor daemon what to do and believes only what that reports afterwards (xapi_xenops.ml). The
-daemon knows a disk by its device name in the guest, so a report is matched to a VBD by userdevice: where that is
-spelt in a way of its own ("hda", "05"), or was changed meanwhile, the report finds no VBD, or another.
+xapi tells its hypervisor's daemon what to do, and believes only what that reports afterwards (`slots.report`).
 """
 
 from __future__ import annotations
@@ -12,37 +10,11 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.domains import Domain
 from xenvol.simulator.failure import NULL, Failure, internal_error
-from xenvol.simulator.guests import guest_of
-from xenvol.simulator.rules import datapath, device_numbers, releases, vm_facts
-from xenvol.simulator.rules.operations import update_allowed_operations
-from xenvol.simulator.rules.vbd_operations import update_vbd_and_vdi
+from xenvol.simulator.rules import datapath, steps, vm_facts
+from xenvol.simulator.rules.slots import device_of, devices_of, domain_of, report
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
-    from xenvol.simulator.xapi import Xapi
-
-
-def domain_of(xapi: Xapi, vm: str) -> Domain:
-    """The VM's domain; one for a VM that was made running is made from its VBDs."""
-    if vm not in xapi.domains:
-        row = xapi.db.row("VM", vm)
-        domain = Domain(row["resident_on"])
-        for vbd in xapi.db.children(vm, "VBDs"):
-            if xapi.db.row("VBD", vbd)["currently_attached"]:
-                domain.disks[device_of(xapi, vbd)] = xapi.db.row("VBD", vbd)["VDI"]
-        xapi.domains[vm] = domain
-    return xapi.domains[vm]
-
-
-def device_of(xapi: Xapi, vbd: str) -> str:
-    """What the daemon calls a VBD's slot: ``xvdb`` for userdevice "1". No name for rubbish: INTERNAL_ERROR."""
-    row = xapi.db.row("VBD", vbd)
-    hvm = vm_facts.will_have_qemu(xapi.db, row["VM"])
-    checked = releases.since(xapi, releases.CHECKED_DEVICE_NUMBERS)
-    device = device_numbers.parse(row["userdevice"], hvm=hvm, checked=checked)
-    if device is None:
-        raise internal_error(f'Failure("Failed to parse device name: {row["userdevice"]}")')
-    return device_numbers.linux_name(device)
 
 
 def start(call: Call, vm: str, host: str) -> None:
@@ -65,12 +37,29 @@ def start(call: Call, vm: str, host: str) -> None:
     try:
         writable_first = sorted(slots, key=lambda vbd: bool(db.row("VBD", vbd)["mode"] == "RO"))
         for vbd in writable_first:
-            _insert(call, domain, device_of(xapi, vbd), vbd, db.row("VBD", vbd)["VDI"])
+            put_in(call, domain, device_of(xapi, vbd), vbd, db.row("VBD", vbd)["VDI"])
     except Failure:
         stop(call, vm)
         raise
+    steps.note(call, steps.start(call, devices_of(xapi, vm)))
     for device in list(domain.disks):
         report(xapi, vm, device)
+
+
+def pause(call: Call) -> None:
+    """The domain stands still, or goes on; nothing of it changes."""
+    steps.note(call, steps.SINGLE)
+
+
+def power_off(call: Call, vm: str, *, clean: bool) -> None:
+    """The domain ends, asked nicely or not."""
+    steps.note(call, steps.power_off(call, devices_of(call.xapi, vm), clean=clean))
+    stop(call, vm)
+
+
+def reboot(call: Call, vm: str, *, clean: bool) -> None:
+    """The domain ends and begins again with the disks that it has."""
+    steps.note(call, steps.reboot(call, devices_of(call.xapi, vm), clean=clean))
 
 
 def stop(call: Call, vm: str) -> None:
@@ -82,12 +71,12 @@ def stop(call: Call, vm: str) -> None:
     if domain is not None:
         for device in list(domain.disks):
             with contextlib.suppress(Failure):
-                _remove(call, domain, device)
+                take_out(call, domain, device)
 
 
 def suspend(call: Call, vm: str) -> None:
     """Like `stop`: what was in which slot is in the database, and comes back with `resume`."""
-    domain_of(call.xapi, vm)
+    steps.note(call, steps.suspend(call, devices_of(call.xapi, vm)))
     stop(call, vm)
 
 
@@ -99,10 +88,11 @@ def resume(call: Call, vm: str, host: str) -> None:
     try:
         for vbd in db.children(vm, "VBDs"):
             if db.row("VBD", vbd)["currently_attached"]:
-                _insert(call, domain, device_of(call.xapi, vbd), vbd, db.row("VBD", vbd)["VDI"])
+                put_in(call, domain, device_of(call.xapi, vbd), vbd, db.row("VBD", vbd)["VDI"])
     except Failure:
         stop(call, vm)
         raise
+    steps.note(call, steps.resume(call, devices_of(call.xapi, vm)))
 
 
 def move(call: Call, vm: str, host: str) -> None:
@@ -111,139 +101,38 @@ def move(call: Call, vm: str, host: str) -> None:
     here = domain_of(call.xapi, vm)
     try:
         for device, vdi in here.disks.items():
-            _attach(call, there, device, vdi, writable=here.storage.get(device, (vdi, True))[1])
+            attach(call, there, device, vdi, writable=here.storage.get(device, (vdi, True))[1])
             there.disks[device] = vdi
     except Failure:
         for device in list(there.disks):
-            _remove(call, there, device)
+            take_out(call, there, device)
         raise
     call.xapi.domains[vm] = there
     for device in list(here.disks):
         with contextlib.suppress(Failure):
-            _remove(call, here, device)
+            take_out(call, here, device)
 
 
-def plug(call: Call, vbd: str) -> None:
-    """Put a disk, or an empty drive, into a running domain. Raises what the storage driver refuses with."""
-    xapi, db = call.xapi, call.db
-    vm = db.row("VBD", vbd)["VM"]
-    db.set("VBD", vbd, currently_attached=True)  # before it is true, so that no update loses it
-    device = device_of(xapi, vbd)
-    domain = domain_of(xapi, vm)
-    try:
-        _insert(call, domain, device, vbd, db.row("VBD", vbd)["VDI"])
-    finally:
-        report(xapi, vm, device)
-    if not db.row("VBD", vbd)["currently_attached"]:
-        raise internal_error(f"vbd_plug: Unable to plug VBD {vbd}")
-
-
-def unplug(call: Call, vbd: str, *, force: bool) -> None:
-    """Take a disk out of a running domain: DEVICE_DETACH_REJECTED where the guest keeps it, unless forced."""
-    xapi, db = call.xapi, call.db
-    vm = db.row("VBD", vbd)["VM"]
-    device = device_of(xapi, vbd)
-    domain = domain_of(xapi, vm)
-    if device not in domain.disks:
-        db.set("VBD", vbd, currently_attached=False)
-        return
-    if not force and guest_of(xapi.guests, vm).refuses_unplug:
-        raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "")
-    try:
-        _remove(call, domain, device)
-    finally:
-        report(xapi, vm, device)
-    if db.row("VBD", vbd)["currently_attached"]:
-        raise internal_error(f"vbd_unplug: Unable to unplug VBD {vbd}")
-
-
-def insert(call: Call, vbd: str, vdi: str) -> None:
-    """Put a medium into a drive of a running VM; a drive that came after the start of an HVM VM is not there."""
-    db = call.db
-    vm = db.row("VBD", vbd)["VM"]
-    if not vm_facts.has_qemu(db, vm):
-        db.set("VBD", vbd, VDI=vdi, empty=False)
-        plug(call, vbd)
-        return
-    device, domain = _drive(call, vbd)
-    _attach(call, domain, device, vdi, writable=False)
-    domain.disks[device] = vdi
-    report(call.xapi, vm, device)
-
-
-def eject(call: Call, vbd: str) -> None:
-    """Take the medium out of a drive of a running VM; from a PV VM the drive goes with it."""
-    db = call.db
-    vm = db.row("VBD", vbd)["VM"]
-    if not vm_facts.has_qemu(db, vm):
-        unplug(call, vbd, force=False)
-        db.set("VBD", vbd, VDI=NULL, empty=True)
-        return
-    device, domain = _drive(call, vbd)
-    _detach(call, domain, device)
-    domain.disks[device] = NULL
-    report(call.xapi, vm, device)
-
-
-def report(xapi: Xapi, vm: str, device: str) -> None:
-    """What xapi writes down when the daemon says that something about a slot changed (update_vbd)."""
-    db = xapi.db
-    if (vbd := _slot(xapi, vm, device)) is None:
-        return
-    disks = domain_of(xapi, vm).disks
-    db.set("VBD", vbd, device=device, currently_attached=device in disks)
-    vdi = disks.get(device)
-    if vdi is not None and db.exists("VDI", vdi):
-        db.set("VBD", vbd, VDI=vdi, empty=False)
-        update_allowed_operations(xapi, "VDI", vdi)
-    elif vdi == NULL and db.row("VBD", vbd)["type"] == "CD":
-        db.set("VBD", vbd, VDI=NULL, empty=True)
-    update_vbd_and_vdi(xapi, vbd)
-
-
-def _slot(xapi: Xapi, vm: str, device: str) -> str | None:
-    """The VBD whose userdevice is spelt like the device, or is its decimal number."""
-    parsed = device_numbers.parse(device, hvm=False, checked=True)
-    names = {device}
-    if parsed is not None and parsed.bus in ("xen", "ide"):
-        names.add(str(parsed.disk))
-    for vbd in xapi.db.children(vm, "VBDs"):
-        if xapi.db.row("VBD", vbd)["userdevice"] in names:
-            return vbd
-    return None
-
-
-def _drive(call: Call, vbd: str) -> tuple[str, Domain]:
-    """The slot of a drive in a running HVM domain; INTERNAL_ERROR where the domain does not have it."""
-    vm = call.db.row("VBD", vbd)["VM"]
-    device = device_of(call.xapi, vbd)
-    domain = domain_of(call.xapi, vm)
-    if device not in domain.disks:
-        name = f"{call.db.row('VM', vm)['uuid']}/vbd.{device}"
-        raise internal_error(f"Object with type VM and id {name} does not exist in xenopsd")
-    return device, domain
-
-
-def _insert(call: Call, domain: Domain, device: str, vbd: str, vdi: str) -> None:
+def put_in(call: Call, domain: Domain, device: str, vbd: str, vdi: str) -> None:
     if device in domain.disks:
         raise internal_error(f"Object with type vbd and id {device} already exists in xenopsd")
-    _attach(call, domain, device, vdi, writable=call.db.row("VBD", vbd)["mode"] == "RW")
+    attach(call, domain, device, vdi, writable=call.db.row("VBD", vbd)["mode"] == "RW")
     domain.disks[device] = vdi
 
 
-def _remove(call: Call, domain: Domain, device: str) -> None:
+def take_out(call: Call, domain: Domain, device: str) -> None:
     domain.disks.pop(device, None)
-    _detach(call, domain, device)
+    detach(call, domain, device)
 
 
-def _attach(call: Call, domain: Domain, device: str, vdi: str, *, writable: bool) -> None:
+def attach(call: Call, domain: Domain, device: str, vdi: str, *, writable: bool) -> None:
     """Have the storage driver attach a disk on the domain's host, where disks need that at all."""
     if vdi != NULL and call.xapi.domains_use_storage:
         datapath.attach(call, domain.host, vdi, read_write=writable)
         domain.storage[device] = (vdi, writable)
 
 
-def _detach(call: Call, domain: Domain, device: str) -> None:
+def detach(call: Call, domain: Domain, device: str) -> None:
     attached = domain.storage.pop(device, None)
     if attached is not None:
         datapath.detach(call, domain.host, attached[0])

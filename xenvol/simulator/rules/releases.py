@@ -29,6 +29,9 @@ HA_GUARDS_REDO_LOGS: Release = (25, 23, 0)
 BLOCKING_IS_SEEN_AT_ONCE: Release = (24, 29, 0)
 """A change of VM.blocked_operations is seen in allowed_operations at once, not with the next operation."""
 
+DEVICES_SIDE_BY_SIDE: Release = (24, 37, 0)
+"""The hypervisor's daemon plugs a VM's devices side by side."""
+
 SYSPREP: Release = (25, 24, 0)
 """VM.sysprep is among the operations of a VM."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import datapath, hypervisor, vbd_operations, vm_facts
+from xenvol.simulator.rules import datapath, hotplug, vbd_operations, vm_facts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.vbd_create import assert_stays_agile
 from xenvol.simulator.rules.vbd_operations import is_plugged, update_vbd_and_vdi
@@ -33,7 +33,7 @@ def vbd_plug(call: Call, vbd: str) -> None:
         else:
             if vm_facts.has_qemu(db, row["VM"]) and row["type"] != "CD" and row["mode"] == "RO":
                 raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", vbd)
-            hypervisor.plug(call, vbd)
+            hotplug.plug(call, vbd)
     update_vbd_and_vdi(call.xapi, vbd)
 
 
@@ -63,7 +63,7 @@ def vbd_insert(call: Call, vbd: str, vdi: str) -> None:
         if vm_facts.power_state(db, vm) == "Halted":
             db.set("VBD", vbd, VDI=vdi, empty=False)
         else:
-            hypervisor.insert(call, vbd, vdi)
+            hotplug.insert(call, vbd, vdi)
     update_vbd_and_vdi(call.xapi, vbd)
 
 
@@ -76,7 +76,7 @@ def vbd_eject(call: Call, vbd: str) -> None:
         if vm_facts.power_state(db, vm) == "Halted":
             db.set("VBD", vbd, VDI=NULL, empty=True)
         else:
-            hypervisor.eject(call, vbd)
+            hotplug.eject(call, vbd)
     update_vbd_and_vdi(call.xapi, vbd)
 
 
@@ -133,7 +133,7 @@ def _unplug(call: Call, vbd: str, *, force: bool) -> None:
             datapath.detach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"])
         db.set("VBD", vbd, currently_attached=False)
     else:
-        hypervisor.unplug(call, vbd, force=force)
+        hotplug.unplug(call, vbd, force=force)
 
 
 def _plug_into_control_domain(call: Call, vbd: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import device_numbers, vif_operations, vm_facts
+from xenvol.simulator.rules import device_numbers, steps, vif_operations, vm_facts
 from xenvol.simulator.rules.operations import operation
 
 if TYPE_CHECKING:
@@ -77,12 +77,14 @@ def delete_vif(call: Call, vif: str) -> None:
 @rule("VIF.plug")
 def vif_plug(call: Call, vif: str) -> None:
     with operation(call, ("VIF", vif, "plug")):
+        steps.note(call, steps.HOTPLUG)
         call.db.set("VIF", vif, currently_attached=True)
 
 
 @rule("VIF.unplug", "VIF.unplug_force")
 def vif_unplug(call: Call, vif: str) -> None:
     with operation(call, ("VIF", vif, "unplug")):
+        steps.note(call, steps.HOTPLUG)
         call.db.set("VIF", vif, currently_attached=False)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import message, releases, vbd_operations, vif, vm_placement, vm_power, vm_state
+from xenvol.simulator.rules import message, releases, vbd_operations, vif, vm_placement, vm_state, vm_suspend
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
 
@@ -95,14 +95,14 @@ def vm_checkpoint(call: Call, vm: str, new_name: str) -> str:
         row = db.row("VM", vm)
         running, host = row["power_state"] == "Running", row["resident_on"]
         if running:
-            vm_power.suspend(call, vm)
+            vm_suspend.suspend(call, vm)
         else:
             vm_placement.choose_with_srs(call.xapi, vm)
         try:
             snapshot = duplicate(call, vm, new_name, "checkpoint", snapshot_disk)
         finally:
             if running:
-                vm_power.resume(call, vm, host, paused=False)
+                vm_suspend.resume(call, vm, host, paused=False)
     _tell(call, vm, "VM_CHECKPOINTED", "checkpointed", new_name)
     return snapshot
 

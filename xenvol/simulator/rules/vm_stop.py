@@ -19,10 +19,10 @@ CANCELLED_BY_SHUTDOWN = (*CANCELLED_BY_REBOOT, "hard_reboot")
 _PATIENCE = 30.0  # seconds that a cancelled operation may take to end; more than any here needs
 
 
-def shut_down(call: Call, vm: str) -> None:
+def shut_down(call: Call, vm: str, *, clean: bool) -> None:
     """The domain goes away, and whatever the storage says to that."""
     call.db.set("VM", vm, ha_always_run=False)
-    hypervisor.stop(call, vm)
+    hypervisor.power_off(call, vm, clean=clean)
     vm_state.domain_ended(call, vm)
     delay = call.db.row("VM", vm)["shutdown_delay"]
     if delay:

@@ -1,0 +1,91 @@
+"""Disks and media go into a running domain and come out of it (xapi_xenops.ml, vbd_plug to vbd_eject)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.domains import Domain
+from xenvol.simulator.failure import NULL, Failure, internal_error
+from xenvol.simulator.guests import guest_of
+from xenvol.simulator.rules import hypervisor, steps, vm_facts
+from xenvol.simulator.rules.slots import device_of, domain_of, report
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+
+def plug(call: Call, vbd: str) -> None:
+    """Put a disk, or an empty drive, into a running domain. Raises what the storage driver refuses with."""
+    xapi, db = call.xapi, call.db
+    vm = db.row("VBD", vbd)["VM"]
+    db.set("VBD", vbd, currently_attached=True)  # before it is true, so that no update loses it
+    device = device_of(xapi, vbd)
+    domain = domain_of(xapi, vm)
+    steps.note(call, steps.HOTPLUG)
+    try:
+        hypervisor.put_in(call, domain, device, vbd, db.row("VBD", vbd)["VDI"])
+    finally:
+        report(xapi, vm, device)
+    if not db.row("VBD", vbd)["currently_attached"]:
+        raise internal_error(f"vbd_plug: Unable to plug VBD {vbd}")
+
+
+def unplug(call: Call, vbd: str, *, force: bool) -> None:
+    """Take a disk out of a running domain: DEVICE_DETACH_REJECTED where the guest keeps it, unless forced."""
+    xapi, db = call.xapi, call.db
+    vm = db.row("VBD", vbd)["VM"]
+    device = device_of(xapi, vbd)
+    domain = domain_of(xapi, vm)
+    if device not in domain.disks:
+        db.set("VBD", vbd, currently_attached=False)
+        return
+    steps.note(call, steps.HOTPLUG)
+    if not force and guest_of(xapi.guests, vm).refuses_unplug:
+        raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "")
+    try:
+        hypervisor.take_out(call, domain, device)
+    finally:
+        report(xapi, vm, device)
+    if db.row("VBD", vbd)["currently_attached"]:
+        raise internal_error(f"vbd_unplug: Unable to unplug VBD {vbd}")
+
+
+def insert(call: Call, vbd: str, vdi: str) -> None:
+    """Put a medium into a drive of a running VM; a drive that came after the start of an HVM VM is not there."""
+    db = call.db
+    vm = db.row("VBD", vbd)["VM"]
+    if not vm_facts.has_qemu(db, vm):
+        db.set("VBD", vbd, VDI=vdi, empty=False)
+        plug(call, vbd)
+        return
+    device, domain = _drive(call, vbd)
+    steps.note(call, steps.SINGLE)
+    hypervisor.attach(call, domain, device, vdi, writable=False)
+    domain.disks[device] = vdi
+    report(call.xapi, vm, device)
+
+
+def eject(call: Call, vbd: str) -> None:
+    """Take the medium out of a drive of a running VM; from a PV VM the drive goes with it."""
+    db = call.db
+    vm = db.row("VBD", vbd)["VM"]
+    if not vm_facts.has_qemu(db, vm):
+        unplug(call, vbd, force=False)
+        db.set("VBD", vbd, VDI=NULL, empty=True)
+        return
+    device, domain = _drive(call, vbd)
+    steps.note(call, steps.SINGLE)
+    hypervisor.detach(call, domain, device)
+    domain.disks[device] = NULL
+    report(call.xapi, vm, device)
+
+
+def _drive(call: Call, vbd: str) -> tuple[str, Domain]:
+    """The slot of a drive in a running HVM domain; INTERNAL_ERROR where the domain does not have it."""
+    vm = call.db.row("VBD", vbd)["VM"]
+    device = device_of(call.xapi, vbd)
+    domain = domain_of(call.xapi, vm)
+    if device not in domain.disks:
+        name = f"{call.db.row('VM', vm)['uuid']}/vbd.{device}"
+        raise internal_error(f"Object with type VM and id {name} does not exist in xenopsd")
+    return device, domain

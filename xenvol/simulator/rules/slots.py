@@ -1,0 +1,84 @@
+"""Which VBD is which slot of a domain, and what xapi writes down when a slot changes.
+
+The hypervisor's daemon knows a disk by its device name in the guest, so what it reports is matched to a VBD by
+userdevice: where that is spelt in a way of its own ("hda", "05"), or was changed meanwhile, the report finds no
+VBD, or another (xapi_xenops.ml, update_vbd).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.domains import Domain
+from xenvol.simulator.failure import NULL, internal_error
+from xenvol.simulator.rules import device_numbers, releases, vm_facts
+from xenvol.simulator.rules.operations import update_allowed_operations
+from xenvol.simulator.rules.steps import Devices
+from xenvol.simulator.rules.vbd_operations import update_vbd_and_vdi
+
+if TYPE_CHECKING:
+    from xenvol.simulator.xapi import Xapi
+
+
+def domain_of(xapi: Xapi, vm: str) -> Domain:
+    """The VM's domain; one for a VM that was made running is made from its VBDs."""
+    if vm not in xapi.domains:
+        row = xapi.db.row("VM", vm)
+        domain = Domain(row["resident_on"])
+        for vbd in xapi.db.children(vm, "VBDs"):
+            if xapi.db.row("VBD", vbd)["currently_attached"]:
+                domain.disks[device_of(xapi, vbd)] = xapi.db.row("VBD", vbd)["VDI"]
+        xapi.domains[vm] = domain
+    return xapi.domains[vm]
+
+
+def device_of(xapi: Xapi, vbd: str) -> str:
+    """What the daemon calls a VBD's slot: ``xvdb`` for userdevice "1". No name for rubbish: INTERNAL_ERROR."""
+    row = xapi.db.row("VBD", vbd)
+    hvm = vm_facts.will_have_qemu(xapi.db, row["VM"])
+    checked = releases.since(xapi, releases.CHECKED_DEVICE_NUMBERS)
+    device = device_numbers.parse(row["userdevice"], hvm=hvm, checked=checked)
+    if device is None:
+        raise internal_error(f'Failure("Failed to parse device name: {row["userdevice"]}")')
+    return device_numbers.linux_name(device)
+
+
+def devices_of(xapi: Xapi, vm: str) -> Devices:
+    """What the VM's domain has, as far as it matters for the work with it."""
+    db = xapi.db
+    writable: list[bool] = []
+    read_only: list[bool] = []
+    for device, vdi in domain_of(xapi, vm).disks.items():
+        vbd = _slot(xapi, vm, device)
+        writes = vbd is None or db.row("VBD", vbd)["mode"] == "RW"
+        (writable if writes else read_only).append(vdi != NULL)
+    vifs = [vif for vif in db.children(vm, "VIFs") if db.row("VIF", vif)["currently_attached"]]
+    return Devices(tuple(writable), tuple(read_only), len(vifs))
+
+
+def report(xapi: Xapi, vm: str, device: str) -> None:
+    """What xapi writes down when the daemon says that something about a slot changed (update_vbd)."""
+    db = xapi.db
+    if (vbd := _slot(xapi, vm, device)) is None:
+        return
+    disks = domain_of(xapi, vm).disks
+    db.set("VBD", vbd, device=device, currently_attached=device in disks)
+    vdi = disks.get(device)
+    if vdi is not None and db.exists("VDI", vdi):
+        db.set("VBD", vbd, VDI=vdi, empty=False)
+        update_allowed_operations(xapi, "VDI", vdi)
+    elif vdi == NULL and db.row("VBD", vbd)["type"] == "CD":
+        db.set("VBD", vbd, VDI=NULL, empty=True)
+    update_vbd_and_vdi(xapi, vbd)
+
+
+def _slot(xapi: Xapi, vm: str, device: str) -> str | None:
+    """The VBD whose userdevice is spelt like the device, or is its decimal number."""
+    parsed = device_numbers.parse(device, hvm=False, checked=True)
+    names = {device}
+    if parsed is not None and parsed.bus in ("xen", "ide"):
+        names.add(str(parsed.disk))
+    for vbd in xapi.db.children(vm, "VBDs"):
+        if xapi.db.row("VBD", vbd)["userdevice"] in names:
+            return vbd
+    return None

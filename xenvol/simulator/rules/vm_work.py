@@ -1,0 +1,49 @@
+"""What the operations on a VM begin and end with: marks on its devices, refreshed rights, a message."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from xenvol.simulator.rules import message, vm_state
+from xenvol.simulator.rules.operations import SHORT_PATIENCE, operation
+
+if TYPE_CHECKING:
+    from xenvol.simulator.rulebook import Call
+
+
+@contextlib.contextmanager
+def disks_marked(call: Call, vm: str) -> Iterator[None]:
+    """Nobody else may use the disks meanwhile; VDI_IN_USE and the like where somebody does.
+
+    Each disk is marked before the next is looked at, so a VM with one disk in two slots is in its own way
+    (trace 04#355).
+    """
+    marks = [("VBD", vbd, "attach") for vbd in call.db.children(vm, "VBDs")]
+    with operation(call, *marks, patience=SHORT_PATIENCE):
+        yield
+
+
+@contextlib.contextmanager
+def vifs_marked(call: Call, vm: str) -> Iterator[None]:
+    marks = [("VIF", vif, "attach") for vif in call.db.children(vm, "VIFs")]
+    with operation(call, *marks):
+        yield
+
+
+def started(call: Call, vm: str, host: str, name: str, verb: str) -> None:
+    refresh_devices(call, vm)
+    row = call.db.row("host", host)
+    tell(call, vm, name, f"{verb} on host: {row['name_label']} (uuid: {row['uuid']})")
+
+
+def refresh_devices(call: Call, vm: str) -> None:
+    vm_state.refresh_disks(call.xapi, vm)
+    vm_state.refresh_vifs(call.xapi, vm)
+
+
+def tell(call: Call, vm: str, name: str, what: str) -> None:
+    """Leave a message about what happened to the VM."""
+    row = call.db.row("VM", vm)
+    message.write(call, name, "VM", vm, f"VM '{row['name_label']}' (uuid: {row['uuid']}) {what}")
