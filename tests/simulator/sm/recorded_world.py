@@ -65,6 +65,18 @@ def token_is_taken(name: str) -> Step:
     return step
 
 
+def pool_secret_is(name: str) -> Step:
+    """The value of the secret that every pool has; a listing alone does not tell it from another one."""
+
+    def step(storage: Storage) -> None:
+        db = storage.simulator.db
+        (pool,) = db.refs("pool")
+        secret = db.row("pool", pool)["telemetry_uuid"]
+        assert storage.symbols.match(f"${name}", db.row("secret", secret)["value"])
+
+    return step
+
+
 def collector_ran(storage: Storage) -> None:
     """xapi tidied its database up meanwhile, as it does every 30 seconds."""
     gc.collect(storage.simulator.xapi)

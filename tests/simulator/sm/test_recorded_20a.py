@@ -1,12 +1,12 @@
 """What SR.probe, PBD.plug and a second introduce of an iSCSI target were answered."""
 
-from recorded_san import arrange, sessions_are_as_seen
-from recorded_world import Script, looked_up, play, token_is_taken
+from recorded_san import arrange, sessions_are_as_seen, together
+from recorded_world import Script, looked_up, play, pool_secret_is, token_is_taken
 
 SCRIPT = Script(
     "20a-iscsi-attach",
     storage={
-        4: arrange,
+        4: together(arrange, pool_secret_is("uuid3")),
         36: sessions_are_as_seen,
         40: sessions_are_as_seen,
         44: token_is_taken("token463"),

@@ -14,7 +14,6 @@ SCRIPT = Script(
         57: looked_up,  # device nodes
         64: no_lun(0),
         69: looked_up,  # device nodes: the one of LUN 0 was still there
-        74: collector_ran,  # #52 failed for a dangling VBD, #74 did not
         76: sessions_are_as_seen,
     },
     same={"ref10": "dom0"},

@@ -1,7 +1,7 @@
 """The refusals of PBD.plug, the secrets that CHAP passwords leave, and SR.create."""
 
-from recorded_san import VOLUME_A, arrange, sessions_are_as_seen
-from recorded_world import Script, Storage, looked_up, play
+from recorded_san import VOLUME_A, arrange, sessions_are_as_seen, together
+from recorded_world import Script, Storage, looked_up, play, pool_secret_is
 
 
 def discovery_needs_chap(storage: Storage) -> None:
@@ -22,7 +22,7 @@ def target_knows_everybody(storage: Storage) -> None:
 
 SCRIPT = Script(
     "20d-iscsi-failures-chap",
-    start=arrange,
+    start=together(arrange, pool_secret_is("uuid5")),
     storage={
         125: looked_up,  # node records
         126: looked_up,  # a log file
