@@ -29,7 +29,8 @@ class Lab:
         self.simulator = simulator
         self.session = session
         self.x = session.xenapi
-        self.host: str = self.x.host.get_all()[0]
+        (pool,) = self.x.pool.get_all()
+        self.host: str = self.x.pool.get_master(pool)
         self.san.add_portal(f"{ADDRESS}:3260", TARGET)
         self.san.add_portal(f"{OTHER_ADDRESS}:3260", OTHER)
         for number, (scsi_id, size) in LUNS.items():
