@@ -151,6 +151,11 @@ class PoolBuilder(abc.ABC):
             )
             return vdi
 
+    def scan(self, sr: str) -> None:
+        """SR.scan."""
+        with self.xapi.lock:
+            self._do("SR.scan", sr)
+
     # ---- virtual machines
 
     def add_vm(

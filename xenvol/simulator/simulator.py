@@ -10,10 +10,11 @@ the master by its address alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.resources
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ from typing import Any, Self
 from xenvol.simulator import bootstrap, worlds
 from xenvol.simulator.control import Control
 from xenvol.simulator.database import Database
+from xenvol.simulator.failure import Failure
 from xenvol.simulator.faults import Faults
 from xenvol.simulator.journal import Journal
 from xenvol.simulator.pool import Pool, PoolBuilder
@@ -29,7 +31,7 @@ from xenvol.simulator.service import Service
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.snapshot import Snapshot, take
-from xenvol.simulator.worlds import WorldSpec
+from xenvol.simulator.worlds import SRSpec, VMSpec, WorldSpec
 from xenvol.simulator.xapi import Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
@@ -274,37 +276,58 @@ def _address(wanted: str, index: int) -> str:
 
 
 def _furnish(pool: Pool, spec: WorldSpec) -> None:
-    """Make what a world file lists besides hosts."""
+    """Make what a world file lists besides hosts; what xapi refuses is a WorldError that names it."""
     vdis: dict[str, str] = {}
-    for sr in spec.srs:
-        ref = pool.add_sr(
-            sr.name,
-            type=sr.type,
-            device_config=sr.device_config,
-            sr_uuid=sr.uuid,
-            content_type=sr.content_type,
-            shared=sr.shared,
-            create=sr.create,
-            hosts=sr.hosts,
-            plugged=sr.plugged,
-        )
-        if sr.is_default:
-            pool.xapi.db.set("pool", pool.xapi.db.refs("pool")[0], default_SR=ref)
-        for vdi in sr.vdis:
-            vdis[vdi.name] = pool.add_vdi(
-                ref, vdi.name, size=vdi.size, sharable=vdi.sharable, read_only=vdi.read_only
-            )
-    for vm in spec.vms:
-        vm_ref = pool.add_vm(
-            vm.name,
-            kind=vm.kind,
-            power_state=vm.power_state,
-            pv_drivers=vm.pv_drivers,
-            resident_on=vm.resident_on,
-            disks=[vdis[name] for name in vm.disks],
-        )
-        if vm.refuses_unplug:
-            pool.guest(vm_ref).refuses_unplug = True
+    for index, sr in enumerate(spec.srs):
+        with _naming(f"srs[{index}] ({sr.name})"):
+            vdis |= _add_sr(pool, sr)
+    for index, vm in enumerate(spec.vms):
+        with _naming(f"vms[{index}] ({vm.name})"):
+            _add_vm(pool, vm, vdis)
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Failure as failure:
+        raise WorldError(f"{where}: {' '.join(failure.description)}") from failure
+
+
+def _add_sr(pool: Pool, sr: SRSpec) -> dict[str, str]:
+    """Its disks, by name."""
+    ref = pool.add_sr(
+        sr.name,
+        type=sr.type,
+        device_config=sr.device_config,
+        sr_uuid=sr.uuid,
+        content_type=sr.content_type,
+        shared=sr.shared,
+        create=sr.create,
+        hosts=sr.hosts,
+        plugged=sr.plugged,
+    )
+    if sr.plugged and sr.content_type == "iso":  # a plug shows no images, only a scan does
+        pool.scan(ref)
+    if sr.is_default:
+        pool.xapi.db.set("pool", pool.xapi.db.refs("pool")[0], default_SR=ref)
+    return {
+        vdi.name: pool.add_vdi(ref, vdi.name, size=vdi.size, sharable=vdi.sharable, read_only=vdi.read_only)
+        for vdi in sr.vdis
+    }
+
+
+def _add_vm(pool: Pool, vm: VMSpec, vdis: Mapping[str, str]) -> None:
+    ref = pool.add_vm(
+        vm.name,
+        kind=vm.kind,
+        power_state=vm.power_state,
+        pv_drivers=vm.pv_drivers,
+        resident_on=vm.resident_on,
+        disks=[vdis[name] for name in vm.disks],
+    )
+    if vm.refuses_unplug:
+        pool.guest(ref).refuses_unplug = True
 
 
 def _discard(xapi: Xapi) -> None:

@@ -215,6 +215,9 @@ def _check_names(spec: WorldSpec) -> None:
     for name in hosts:
         if hosts.count(name) > 1:
             raise WorldError(f"hosts: two are called {name!r}; each needs a name of its own")
+    for host in section(spec.storage.get("hosts", {}), "storage.hosts"):
+        if host not in hosts:
+            raise WorldError(f"storage.hosts.{host}: no such host; there are {', '.join(hosts)}")
     for index, sr in enumerate(spec.srs):
         for host in sr.hosts or ():
             if host not in hosts:
