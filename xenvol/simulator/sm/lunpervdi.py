@@ -134,8 +134,8 @@ class LUNPerVDI(Driver):
         info = VDIInfo(wanted, wanted, disk.size, 0, managed=True, sm_config=sm_config)
         if self.xapi.vdi(wanted) is None:
             self.xapi.introduce(info)
-        else:
-            self.xapi.update(info)
+            return info
+        self.xapi.update(info)
         if all(row["uuid"] != wanted for row in self.xapi.vdis()):
             raise SMFailure(GENERAL)  # another SR has it: xapi looks for it in this one (trace sm/20e#21)
         return info
