@@ -21,7 +21,8 @@ def attach(call: Call, sr: str, host: str) -> None:
     with backend.holding(call, "SR", host, uuid):
         if (host, uuid) in call.xapi.attached_srs:
             return
-        is_srmaster = places.srmaster(call.xapi, sr) == host
+        with backend.inside_storage_layer():
+            is_srmaster = places.srmaster(call.xapi, sr) == host
 
         def command(driver: Driver) -> None:
             if not is_srmaster:

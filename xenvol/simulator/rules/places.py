@@ -46,7 +46,7 @@ def host_for_sr(xapi: Xapi, sr: str, *, or_unplugged: bool = False) -> str:
     if not hosts:
         raise Failure("SR_HAS_NO_PBDS", sr)
     assert_live(xapi, hosts[0])
-    return hosts[0]
+    return str(hosts[0])
 
 
 def candidate_pbds(xapi: Xapi, sr: str, *, or_unplugged: bool) -> list[str]:

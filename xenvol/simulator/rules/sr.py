@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from xenvol.simulator import tasks
-from xenvol.simulator.failure import Failure
+from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
 from xenvol.simulator.rules import attachment, backend, pbd, places, secret
 from xenvol.simulator.rules.operations import operation
@@ -14,6 +14,8 @@ from xenvol.simulator.rules.sr_operations import update as update_allowed_operat
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
+
+_UUID_PREFIX = 8  # letters (xapi_sr.ml, unload_metrics_from_memory)
 
 
 @rule("SR.introduce")
@@ -132,6 +134,7 @@ def forget(call: Call, sr: str) -> None:
     """The rows of the SR, its PBDs and its VDIs go, the data stays; VBDs dangle until the garbage collection."""
     with operation(call, ("SR", sr, "forget")):
         _assert_unplugged(call, sr)
+        _unload_metrics(call, sr)
         _drop_rows(call, sr)
 
 
@@ -148,6 +151,7 @@ def destroy(call: Call, sr: str) -> None:
                 raise Failure("SR_IS_CACHE_SR", host)
         _erase(call, sr, places.host_for_sr(call.xapi, sr, or_unplugged=True))
         secret.drop(call, db.row("SR", sr)["sm_config"])
+        _unload_metrics(call, sr)
         _drop_rows(call, sr)
 
 
@@ -175,6 +179,16 @@ def _erase(call: Call, sr: str, host: str) -> None:
 def _assert_unplugged(call: Call, sr: str) -> None:
     if places.plugged_pbds(call.db, sr):
         raise Failure("SR_HAS_PBD", sr)
+
+
+def _unload_metrics(call: Call, sr: str) -> None:
+    """Hosts know an SR's metrics by the first eight letters of its uuid, and stumble over a shorter one."""
+    hosts = (
+        call.db.row("PBD", each)["host"] for each in places.candidate_pbds(call.xapi, sr, or_unplugged=True)
+    )
+    is_asked = any(host == call.xapi.master or places.is_live(call.db, host) for host in hosts)
+    if is_asked and len(call.db.row("SR", sr)["uuid"]) < _UUID_PREFIX:
+        raise internal_error('Invalid_argument("String.sub / Bytes.sub")')
 
 
 def _drop_rows(call: Call, sr: str) -> None:

@@ -86,7 +86,7 @@ def _has_feature(db: Database, sr: Row, feature: str) -> bool:
 
 def _counts(vdi: Row) -> bool:
     """Whether a VDI keeps its SR from being destroyed."""
-    return vdi["managed"] and vdi["type"] != "rrd"
+    return bool(vdi["managed"] and vdi["type"] != "rrd")
 
 
 def _conflict(sr: str, current: dict[str, str], operation: str) -> Failure | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
 from xenvol.simulator.rules import backend, places, releases, secret, vdi_rows
-from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.sr_operations import features
 
@@ -91,8 +90,8 @@ def probe(
     if not backend.has_driver(call, sr_type):
         raise Failure("SR_UNKNOWN_DRIVER", sr_type)
     if "SR_PROBE" not in features(call.db, sr_type):
-        what = "Server_error(SR_BACKEND_FAILURE, [ Operation 'sr_probe' not supported by this SR type; ;  ])"
-        raise backend.storage_error("Internal_error", what)
+        with backend.inside_storage_layer():
+            raise Failure("SR_BACKEND_FAILURE", "Operation 'sr_probe' not supported by this SR type", "", "")
     with backend.holding(call, "attach or detach", host):
         return backend.probe(call, host, sr_type, config, sm_config)
 
@@ -104,17 +103,3 @@ def probe_ext(
     """Drivers of the old interface answer with XML, which does not fit in here."""
     probe(call, host, device_config, sr_type, sm_config)
     raise Failure("SR_OPERATION_NOT_SUPPORTED")
-
-
-def scan_marked(call: Call) -> None:
-    """What xapi does every 30 seconds: scan the SRs that are plugged on the master and dirty, or on ``auto-scan``."""
-    db = call.db
-    for sr in db.refs("SR"):
-        if not db.exists("SR", sr):
-            continue  # it went while another was scanned
-        marks = db.row("SR", sr)["other_config"]
-        if ("dirty" in marks or marks.get("auto-scan") == "true") and places.plugged_pbds(db, sr):
-            try:
-                invoke(call, "SR.scan", sr)
-            except Failure:
-                continue  # as xapi: the log is the only one to know

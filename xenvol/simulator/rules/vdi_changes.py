@@ -82,10 +82,10 @@ def _tell_driver(call: Call, vdi: str, host: str) -> None:
     """Drivers have their copy of the names; one that cannot take them is said not to have the disk."""
     row = call.db.row("VDI", vdi)
     places.assert_plugged(call.db, row["SR"], host)
-
     try:
+        places.srmaster(call.xapi, row["SR"])
         assert_legal_names(row["name_label"], row["name_description"])
-    except SMFailure:
+    except (SMFailure, Failure):
         raise backend.storage_error("Vdi_does_not_exist", row["location"]) from None
     vdi_rows.refresh(call.db, vdi)
 

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from xenvol.simulator.database import Database
 
 
-def refresh(db: Database, vdi: str, nameless: str = NULL) -> None:
-    """``nameless`` is the VDI that lies at the empty location: what "no source" finds where there is one."""
+def refresh(db: Database, vdi: str, nameless: str | None = None) -> None:
+    """``nameless`` is the VDI that lies at the empty location: what "no source" finds where there is one.
+
+    Unless the whole SR is looked at, that can only be the VDI itself: VDI.introduce with an empty location makes
+    a snapshot of itself (xapi_sr.ml, find_vdi).
+    """
     row = db.row("VDI", vdi)
+    if nameless is None:
+        nameless = NULL if row["location"] else vdi
     source = row["snapshot_of"] if db.exists("VDI", row["snapshot_of"]) else nameless
     is_tools_iso = row["sm_config"].get("xs-tools") == "true"
     db.set("VDI", vdi, snapshot_of=source, is_tools_iso=is_tools_iso)
