@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import message, releases, vbd_operations, vif, vm_placement, vm_state, vm_suspend
+from xenvol.simulator.rules import (
+    message,
+    releases,
+    vbd_operations,
+    vif,
+    vm_facts,
+    vm_placement,
+    vm_state,
+    vm_suspend,
+)
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
 
@@ -116,7 +125,7 @@ def duplicate(
     suspended = (how == "checkpoint" and state in ("Running", "Suspended")) or (
         how in ("clone", "copy") and state == "Suspended"
     )
-    slots = [vbd for vbd in db.children(vm, "VBDs") if db.row("VBD", vbd)["VDI"] not in ignore]
+    slots = [vbd for vbd in vm_facts.slots(db, vm) if db.row("VBD", vbd)["VDI"] not in ignore]
     disks = copy_disks(call, slots, copy_disk)
     copied: str | None = None
     try:

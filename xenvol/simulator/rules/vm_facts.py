@@ -96,10 +96,15 @@ def has_booted_pv(db: Database, vm: str) -> bool:
     )
 
 
+def slots(db: Database, vm: str) -> list[str]:
+    """The VM's VBDs in the order in which xapi goes through them: the newest first (trace 04#271)."""
+    return db.children(vm, "VBDs")[::-1]
+
+
 def vdis(db: Database, vm: str) -> list[str]:
     """The VDIs that a VM needs: of its slots that are not empty, dangling ones included."""
-    slots = [db.row("VBD", vbd) for vbd in db.children(vm, "VBDs")]
-    return [slot["VDI"] for slot in slots if not slot["empty"]]
+    rows = [db.row("VBD", vbd) for vbd in slots(db, vm)]
+    return [row["VDI"] for row in rows if not row["empty"]]
 
 
 def suspend_vdi(db: Database, vm: str) -> str | None:

@@ -145,7 +145,9 @@ def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]
     row = db.row("VM", vm)
     if op in row["blocked_operations"]:
         yield Failure("OPERATION_BLOCKED", vm, row["blocked_operations"][op])
-    states = _allowed_states(row, op)
+    pool = db.row("pool", db.refs("pool")[0])
+    clones_suspended = pool["other_config"].get("allow_clone_suspended_vm") == "true"
+    states = _allowed_states(row, op, clones_suspended=clones_suspended)
     if row["power_state"] not in states:
         expected = ", ".join(state.lower() for state in states)
         yield Failure("VM_BAD_POWER_STATE", vm, expected, row["power_state"].lower())
@@ -171,9 +173,10 @@ def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]
         yield Failure("NOT_SYSTEM_DOMAIN", vm)
 
 
-def _allowed_states(row: dict[str, Any], op: str) -> tuple[str, ...]:
+def _allowed_states(row: dict[str, Any], op: str, *, clones_suspended: bool) -> tuple[str, ...]:
+    """``clones_suspended``: the pool lets suspended VMs be copied although they are no snapshots."""
     states = _STATES.get(op, _UNLISTED_STATES.get(op, ()))
-    if op in ("clone", "copy") and row["is_a_snapshot"]:
+    if op in ("clone", "copy") and (row["is_a_snapshot"] or clones_suspended):
         return (*states, "Suspended")
     if op in _OF_RUNNING_CONTROL_DOMAINS and row["is_control_domain"]:
         return (*states, "Running")

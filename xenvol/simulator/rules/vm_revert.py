@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import message, vif, vm_clone, vm_placement, vm_state
+from xenvol.simulator.rules import message, vif, vm_clone, vm_facts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
 
@@ -78,7 +78,7 @@ def _revert(call: Call, snapshot: str, vm: str) -> None:
 
 def _replace_devices(call: Call, snapshot: str, vm: str) -> None:
     db = call.db
-    slots = {vbd: db.row("VBD", vbd) for vbd in db.children(snapshot, "VBDs")}
+    slots = {vbd: db.row("VBD", vbd) for vbd in vm_facts.slots(db, snapshot)}
     disks = [vbd for vbd, row in slots.items() if row["type"] == "Disk"]
     drives = [vbd for vbd, row in slots.items() if row["type"] != "Disk"]
     originals = [db.row("VDI", slots[vbd]["VDI"])["snapshot_of"] for vbd in disks]

@@ -50,7 +50,7 @@ def refresh(xapi: Xapi, vm: str) -> None:
 
 def refresh_disks(xapi: Xapi, vm: str) -> None:
     """What a power operation ends with; raises for a VBD whose VDI has vanished (sm-truth finding 8)."""
-    for vbd in xapi.db.children(vm, "VBDs"):
+    for vbd in vm_facts.slots(xapi.db, vm):
         DISCIPLINES["VBD"].update(xapi, vbd)
         update_allowed_operations(xapi, "VDI", xapi.db.row("VBD", vbd)["VDI"])
 

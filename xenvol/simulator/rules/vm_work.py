@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.rules import message, vm_state
+from xenvol.simulator.rules import message, vm_facts, vm_state
 from xenvol.simulator.rules.operations import SHORT_PATIENCE, operation
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def disks_marked(call: Call, vm: str) -> Iterator[None]:
     Each disk is marked before the next is looked at, so a VM with one disk in two slots is in its own way
     (trace 04#355).
     """
-    marks = [("VBD", vbd, "attach") for vbd in call.db.children(vm, "VBDs")]
+    marks = [("VBD", vbd, "attach") for vbd in vm_facts.slots(call.db, vm)]
     with operation(call, *marks, patience=SHORT_PATIENCE):
         yield
 
