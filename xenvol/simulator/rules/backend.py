@@ -158,8 +158,8 @@ def inside_storage_layer() -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        params = "; ".join((*failure.params, " "))
-        raise storage_error("Internal_error", f"Server_error({failure.code}, [ {params}])") from failure
+        params = "; ".join(failure.params)
+        raise storage_error("Internal_error", f"Server_error({failure.code}, [ {params} ])") from failure
 
 
 @contextlib.contextmanager
