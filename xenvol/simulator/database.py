@@ -89,10 +89,10 @@ class Database:
         return ref in self._rows[cls]
 
     def get(self, cls: str, ref: str, field: str) -> Any:
-        """One field's value; a copy where it is a list or a map."""
+        """One field's value; a copy where it is a list or a map. The set side of a relation is newest first."""
         if (cls, field) in self._child_sets:
             self.row(cls, ref)
-            return list(self._children.get((ref, field), ()))
+            return self.children(ref, field)[::-1]
         value = self.row(cls, ref)[field]
         return copy.copy(value) if isinstance(value, (list, dict)) else value
 
@@ -103,7 +103,7 @@ class Database:
         return {field.name: self.get(cls, ref, field.name) for field in fields if not field.internal_only}
 
     def children(self, ref: str, field: str) -> list[str]:
-        """The set side of a relation: ``children(sr, "VDIs")``."""
+        """The set side of a relation, in the order in which it grew: ``children(sr, "VDIs")``."""
         return list(self._children.get((ref, field), ()))
 
     def pointing_at(self, cls: str, field: str, target: str) -> list[str] | None:
@@ -174,6 +174,8 @@ class Database:
             row[name] = copy.deepcopy(value) if isinstance(value, (list, dict)) else value
             self._touch(cls, ref)
             self._link(cls, ref, name, before, value)
+            if (cls, name) in self._parent_sets:
+                self._move_up(cls, ref)
 
     def delete(self, cls: str, ref: str) -> None:
         """The object is gone; whoever points at it keeps a dangling reference, as in xapi."""
@@ -263,6 +265,15 @@ class Database:
             self._children.setdefault((target, parent_field), {})[ref] = None
             if self.exists(parent_cls, target):
                 self._touch(parent_cls, target)
+
+    def _move_up(self, cls: str, ref: str) -> None:
+        """A change of one relation makes the object the newest in its other ones too (trace 04#271)."""
+        for (child, field), (_, parent_field) in self._parent_sets.items():
+            if child == cls:
+                for target in _targets(self._rows[cls][ref].get(field)):  # an old release lacks some fields
+                    members = self._children[target, parent_field]
+                    del members[ref]
+                    members[ref] = None
 
 
 def _targets(value: Any) -> list[str]:
