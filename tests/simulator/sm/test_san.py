@@ -236,6 +236,7 @@ class TestWorldFiles:
             "fc_targets": {
                 "50:06:01": {"luns": {"4": {"size": MIB, "scsi_id": "3b", "vendor": "V", "serial": ""}}}
             },
+            "arrays": {"10.0.1.1": {"type": "netapp", "login": ["admin", "p"], "pools": {"aggr0": MIB}}},
             "names": {"localhost": "127.0.0.1", "array": "10.0.0.1"},
         },
         "hosts": {"host1": {"hbas": [{"wwpn": "21:00:aa", "wwnn": "20:00:aa", "type": "FC"}]}},
@@ -266,6 +267,8 @@ class TestWorldFiles:
             ({"portals": {PORTAL: {"state": "sleepy"}}}, f"san.portals.{PORTAL}.state"),
             ({"portals": {PORTAL: IQN}}, f"san.portals.{PORTAL}.targets"),
             ({"fc_targets": {"50:06": {"chap": ["u", "p"]}}}, "san.fc_targets.50:06.chap"),
+            ({"arrays": {"10.0.1.1": {"type": "emc", "login": ["u", "p"]}}}, "san.arrays.10.0.1.1.type"),
+            ({"arrays": {"10.0.1.1": {"type": "equal"}}}, "san.arrays.10.0.1.1.login"),
             ([], "san"),
         ],
     )
