@@ -36,7 +36,7 @@ class TestDifference:
         uuid = xapi.db.row("VDI", vdi)["uuid"]
         sr_uuid = xapi.db.row("SR", sr)["uuid"]
         lines = before.difference(xapi.snapshot())
-        assert lines == [f'VDI "disk" ({uuid}) is new (SR SR "store" ({sr_uuid}))']
+        assert lines == [f'VDI "disk" ({uuid}) is new: SR "store" ({sr_uuid})']
 
     def test_a_gone_object_is_named(self, xapi: Simulator) -> None:
         sr = xapi.add_sr("store", plugged=False)
@@ -90,6 +90,17 @@ class TestDifference:
         client.call("Async.secret.destroy", "OpaqueRef:none")
         time.sleep(0.05)
         assert before.difference(xapi.snapshot()) == []
+
+    def test_a_key_that_xapi_writes_by_itself_is_left_out(self, xapi: Simulator, client: PlainClient) -> None:
+        vm, vdi = xapi.add_vm("vm"), xapi.add_vdi(xapi.add_sr("sr"))
+        before = xapi.snapshot()
+        vbd = xapi.add_vbd(vm, vdi)
+        client.call("VBD.unplug", vbd)
+        client.call("VBD.destroy", vbd)
+        assert before.difference(xapi.snapshot()) == []
+        client.call("VDI.add_to_other_config", vdi, "mine", "1")
+        (line,) = before.difference(xapi.snapshot())
+        assert line.endswith('other_config: [mine] absent → "1"')
 
     def test_each_exception_has_its_reason(self) -> None:
         assert all(reason for reason in VOLATILE.values())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator.failure import NULL
 from xenvol.simulator.storage_state import storage_state
 from xenvol.simulator.xapi import Xapi
 
@@ -25,8 +26,10 @@ VOLATILE = {
     "VBD_metrics.last_updated": "a clock",
     "host.software_version": "holds the date of start",
     "pool.telemetry_next_collection": "a clock",
+    "VDI.other_config.content_id": "xapi writes a new one whenever a disk is let go",
+    "VDI.sm_config.read-caching-*": "the storage manager writes it in its own time",
 }
-"""What a comparison leaves out: classes and ``class.field`` patterns, and why."""
+"""What a comparison leaves out, and why: patterns of ``class``, ``class.field`` and ``class.field.key``."""
 
 Key = tuple[str, str]
 """Class and reference."""
@@ -133,8 +136,8 @@ _LINKS = ("SR", "VDI", "VM", "host")
 
 
 def _links(row: Mapping[str, Any], names: _Names) -> str:
-    links = [f"{field} {names.value(row[field])}" for field in _LINKS if row.get(field)]
-    return f" ({', '.join(links)})" if links else ""
+    links = [names.value(row[field]) for field in _LINKS if row.get(field) not in (None, NULL)]
+    return f": {', '.join(links)}" if links else ""
 
 
 def _field_changes(
@@ -152,10 +155,20 @@ def _field_changes(
                 continue
         elif old == new:
             continue
-        if f"{cls}.{field}" == "secret.value":
+        if _matches(f"{cls}.{field}", ignored):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            old, new = (_without(f"{cls}.{field}", value, ignored) for value in (old, new))
+            if old == new:
+                continue
+        if (cls, field) == ("secret", "value"):
             yield f"{names.of(cls, ref)}: value: changed"
-        elif not _matches(f"{cls}.{field}", ignored):
+        else:
             yield f"{names.of(cls, ref)}: {field}: {_change(old, new, names)}"
+
+
+def _without(where: str, value: dict[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if not _matches(f"{where}.{key}", ignored)}
 
 
 def _change(old: Any, new: Any, names: _Names) -> str:

@@ -10,6 +10,7 @@ pytest loads this module wherever xenvol is installed, so it imports nothing unt
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _MARKER = (
 )
 _SHOWN_CALLS = 50
 """Calls that the report of a failed test shows; the last ones matter."""
+_LONGEST_LINE = 300
+"""Characters of one of them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,5 +74,6 @@ def pytest_runtest_makereport(
     if report.failed and call.when == "call" and hasattr(simulator, "journal"):
         entries = list(simulator.journal)
         head = [f"… {len(entries) - _SHOWN_CALLS} earlier calls"] if len(entries) > _SHOWN_CALLS else []
-        report.sections.append(("xapi calls", "\n".join([*head, *map(str, entries[-_SHOWN_CALLS:])])))
+        lines = [textwrap.shorten(str(entry), _LONGEST_LINE) for entry in entries[-_SHOWN_CALLS:]]
+        report.sections.append(("xapi calls", "\n".join([*head, *lines])))
     return report
