@@ -77,6 +77,17 @@ def pool_secret_is(name: str) -> Step:
     return step
 
 
+def vdis_are(**scsi_ids: str) -> Step:
+    """Which VDI each name means; a list of references alone does not tell."""
+
+    def step(storage: Storage) -> None:
+        for name, scsi_id in scsi_ids.items():
+            ref = storage.simulator.db.by_uuid("VDI", derived_uuid(scsi_id))
+            assert storage.symbols.match(f"${name}", ref or "")
+
+    return step
+
+
 def collector_ran(storage: Storage) -> None:
     """xapi tidied its database up meanwhile, as it does every 30 seconds."""
     gc.collect(storage.simulator.xapi)

@@ -278,6 +278,14 @@ class TestSeveralPortals:
         assert both.x.PBD.get_other_config(pbd)["iscsi_sessions"] == "1"
         assert sorted(both.vdis(sr)) == sorted(LUNS)
 
+    def test_a_portal_noted_earlier_serves_when_the_first_is_silent(self, both: Lab) -> None:
+        sr, pbd = both.plug({"target": ADDRESS, "targetIQN": TARGET, "multihomed": "true"})
+        both.x.PBD.unplug(pbd)
+        both.san.unreachable(f"{ADDRESS}:3260")
+        both.x.PBD.plug(pbd)
+        assert [session.portal for session in both.initiator.sessions] == [f"{OTHER_ADDRESS}:3260"]
+        both.x.SR.scan(sr)
+
     def test_the_disks_go_on_through_the_other_portal(self, both: Lab) -> None:
         sr, _ = both.plug({"target": ADDRESS, "targetIQN": TARGET, "multihomed": "true"})
         both.san.unreachable(f"{ADDRESS}:3260")

@@ -1,7 +1,7 @@
 """The refusals of PBD.plug, the secrets that CHAP passwords leave, and SR.create."""
 
-from recorded_san import VOLUME_A, arrange, sessions_are_as_seen, together
-from recorded_world import Script, Storage, looked_up, play, pool_secret_is
+from recorded_san import VOLUME_A, arrange, scsi_id, sessions_are_as_seen, together
+from recorded_world import Script, Storage, looked_up, play, pool_secret_is, vdis_are
 
 
 def discovery_needs_chap(storage: Storage) -> None:
@@ -31,6 +31,7 @@ SCRIPT = Script(
         166: target_knows_others_only,
         171: target_knows_everybody,
         183: sessions_are_as_seen,
+        188: vdis_are(ref13=scsi_id("a", 0), ref14=scsi_id("a", 1), ref15=scsi_id("a", 5)),
         196: sessions_are_as_seen,
     },
 )
