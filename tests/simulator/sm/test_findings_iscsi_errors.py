@@ -284,7 +284,8 @@ class TestSeveralPortals:
         both.san.unreachable(f"{ADDRESS}:3260")
         both.x.PBD.plug(pbd)
         assert [session.portal for session in both.initiator.sessions] == [f"{OTHER_ADDRESS}:3260"]
-        both.x.SR.scan(sr)
+        assert sorted(both.vdis(sr)) == sorted(LUNS)
+        assert both.x.message.get_all() == []
 
     def test_the_disks_go_on_through_the_other_portal(self, both: Lab) -> None:
         sr, _ = both.plug({"target": ADDRESS, "targetIQN": TARGET, "multihomed": "true"})
