@@ -25,7 +25,7 @@ class FileLab:
     def __init__(self, simulator: Simulator, session: Any) -> None:
         self.simulator = simulator
         self.x = session.xenapi
-        self.host: str = self.x.host.get_all()[0]
+        self.host: str = self.x.pool.get_master(self.x.pool.get_all()[0])
 
     # ---- the storage
 

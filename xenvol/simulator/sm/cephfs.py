@@ -28,9 +28,9 @@ class CephFSSR(LinkedShareDriver):
         return f"{MOUNT_BASE}/CephFS/{self.sr.uuid}"
 
     def find_share(self) -> tuple[Directory, bool]:
-        shares = self.world.shares
-        monitors = [name for name in self.config["server"].split(",") if shares.resolves(name)]
+        monitors = [name for name in self.config["server"].split(",") if self.world.resolves(name)]
         port = self.config.get("serverport", "6789")
+        shares = self.world.shares
         found = shares.ceph_cluster(monitors, int(port)) if port.isdecimal() else None
         if found is None or (found.clients and self._client not in found.clients):
             raise ShareRefused("mount failed with return code 110")

@@ -153,7 +153,7 @@ class ISOSR(MountedDirectory):
             server = location.partition(":")[0] if ":" in location else ""
         if not server:
             raise SMFailure(225)
-        if not self.world.shares.resolves(server):
+        if not self.world.resolves(server):
             raise SMFailure(140)
 
     def _mount_nfs(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xenvol.simulator.sm.base import Driver, SMFailure
+from xenvol.simulator.sm.servers import NfsServer
 from xenvol.simulator.sm.xmlout import Tree, printed
 
 TARGET_FAULT = 108
@@ -32,7 +33,8 @@ class MountRefused(Exception):
     server: str
 
     def __str__(self) -> str:
-        return f"mount failed on server `{self.server}` with return code 110"
+        server = f"[{self.server}]" if ":" in self.server else self.server
+        return f"mount failed on server `{server}` with return code 110"
 
 
 class NoVersions(Exception):
@@ -41,10 +43,9 @@ class NoVersions(Exception):
 
 def check_listening(driver: Driver, server: str) -> None:
     """140 when the name does not resolve, 108 when port 2049 does not answer."""
-    shares = driver.world.shares
-    if not shares.resolves(server):
+    if not driver.world.resolves(server):
         raise SMFailure(_DNS_FAULT)
-    found = shares.nfs_server(server)
+    found = _find(driver, server)
     if found is None or not found.is_listening:
         if found is not None:
             driver.xapi.sleep(_SILENCE)
@@ -60,7 +61,7 @@ def validated_version(version: str | None) -> str:
 
 def supported_versions(driver: Driver, server: str) -> list[str]:
     """As rpcinfo says; version 4, which need not register there, is tried out."""
-    found = driver.world.shares.nfs_server(server)
+    found = _find(driver, server)
     versions = sorted(set(found.versions) & {"3", "4"}) if found is not None and found.has_rpcbind else []
     if "4" not in versions and found is not None and "4" in found.versions and found.exports:
         versions.append("4")
@@ -69,9 +70,15 @@ def supported_versions(driver: Driver, server: str) -> list[str]:
     return versions
 
 
+def _find(driver: Driver, server: str) -> NfsServer | None:
+    """By a name of its own, or one that the network has for its address."""
+    world = driver.world
+    return world.shares.nfs_server(server) or world.shares.nfs_server(world.san.resolve(server) or "")
+
+
 def exports_xml(driver: Driver, server: str) -> str:
     """What showmount lists, as a driver prints it; nothing when the server does not answer (trace sm/22#6)."""
-    found = driver.world.shares.nfs_server(server)
+    found = _find(driver, server)
     if found is None or not found.is_listening:
         return ""
     exports: list[Tree] = [
@@ -85,7 +92,7 @@ def mount(driver: Driver, server: str, path: str, point: str, *, version: str, o
     """Mount an export, or a directory below one; `MountRefused` for whatever is wrong."""
     mounts = driver.world.host(driver.host.name).mounts
     names = [option.partition("=")[0] for option in options.split(",") if option]
-    found = driver.world.shares.nfs_server(server)
+    found = _find(driver, server)
     client = [driver.host.name, *mounts.addresses]
     target = found.find(path, client) if found is not None and found.is_listening else None
     has_version = found is not None and version[:1] in found.versions

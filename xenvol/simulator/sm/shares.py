@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,13 +53,9 @@ class Shares:
 
     # ---- finding
 
-    def resolves(self, name: str) -> bool:
-        """Whether DNS knows the name: it is an address, or a server of ours has it."""
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in self._names()
-        return True
+    def has_name(self, name: str) -> bool:
+        """Whether one of the servers is called so."""
+        return name in self._names()
 
     def nfs_server(self, name: str) -> NfsServer | None:
         return next((server for server in self.nfs if name in server.addresses), None)

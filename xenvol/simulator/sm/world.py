@@ -74,6 +74,10 @@ class World:
             "hosts": {name: entry for name, entry in hosts.items() if entry},
         }
 
+    def resolves(self, name: str) -> bool:
+        """Whether DNS knows the name: it is an address, the network has it, or a file server is called so."""
+        return self.san.resolve(name) is not None or self.shares.has_name(name)
+
     def host(self, name: str) -> HostStorage:
         return self.hosts.setdefault(name, HostStorage())
 
