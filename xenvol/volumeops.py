@@ -77,7 +77,7 @@ class VolumeOps:
             try:
                 return self._attach(info, driver_class, vm, mountpoint, hotplug=hotplug)
             except XapiError as error:
-                if not attempts_left or not is_gone(error, "SR", "PBD", "VDI", "VBD", "secret"):
+                if not attempts_left or not _was_overtaken(error):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -272,6 +272,11 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     if not info.multiattach:
         return info
     return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
+
+
+def _was_overtaken(error: XapiError) -> bool:
+    """Whether somebody released, meanwhile, what we were about to use: then it is found, or made, anew."""
+    return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
 
 
 # ---- one disk of one VM

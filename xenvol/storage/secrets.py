@@ -3,13 +3,15 @@
 `PBD.create` copies the secret that a ``*password_secret`` key names, and that copy goes with the PBD. A password
 given to it in the clear leaves a second secret behind that nothing removes (facts/sm-truth.md, CHAP secrets).
 
-`secret.introduce` takes a uuid, as `secret.create` does not. Ours is derived from what the password is for, so
-that whoever comes after a crash finds what was left, and a lost answer can be looked up.
+`secret.introduce` takes a uuid, as `secret.create` does not. Ours is derived from what the password is for and a
+slot, of which each attempt takes a free one; so whoever comes after a crash finds what was left, and a lost answer
+can be looked up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -19,6 +21,7 @@ from xenvol.secret import Secret
 from xenvol.undo import Undo
 from xenvol.view import View, is_gone
 
+SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
 _NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
 
 
@@ -31,8 +34,7 @@ def copies_of_passwords(
     made: list[SecretRef] = []
     for key, value in device_config.items():
         if isinstance(value, Secret):
-            secret_uuid = _uuid_of(sr_uuid, key)
-            secret_ref = _introduce(view, secret_uuid, value)
+            secret_uuid, secret_ref = _introduce(view, _uuids_of(sr_uuid, key), value)
             undo.did(f"made a secret for {key}", _destroy, view, secret_ref)
             made.append(secret_ref)
             plain[f"{key}_secret"] = secret_uuid
@@ -43,21 +45,29 @@ def copies_of_passwords(
 
 def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str]) -> None:
     """Remove the secrets that an attempt which died between two calls has left for one of these SRs; one call."""
-    uuids = [_uuid_of(sr_uuid, key) for sr_uuid in sr_uuids for key in keys]
+    uuids = [each for sr_uuid in sr_uuids for key in keys for each in _uuids_of(sr_uuid, key)]
     for secret_ref in view.find("secret", {"uuid": uuids}):
         _destroy(view, SecretRef(secret_ref))
 
 
-def _introduce(view: View, secret_uuid: str, value: Secret) -> SecretRef:
-    try:
-        return SecretRef(view.call("secret.introduce", secret_uuid, value, {"xenvol": ""}))
-    except (XapiError, XapiUnreachable):
-        # it is there if our answer was lost, or from an attempt that died: then its value may be an old one
-        secret_ref = _find(view, secret_uuid)
-        if secret_ref is None:
-            raise
-    view.call("secret.set_value", secret_ref, value)
-    return secret_ref
+def _introduce(view: View, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
+    """Take a free slot. Raises XapiError when there is none, or when xapi makes no secrets."""
+    random.shuffle(uuids)
+    for secret_uuid in uuids:
+        try:
+            return secret_uuid, SecretRef(view.call("secret.introduce", secret_uuid, value, {}))
+        except XapiError as error:
+            refusal = error
+            # xapi has no code of its own for a uuid that is taken; its owner may have removed it by now
+            if error.code != "INTERNAL_ERROR" and _find(view, secret_uuid) is None:
+                raise
+        except XapiUnreachable:
+            secret_ref = _find(view, secret_uuid)
+            if secret_ref is None:
+                raise
+            view.call("secret.set_value", secret_ref, value)  # in case that it is another attempt's
+            return secret_uuid, secret_ref
+    raise refusal
 
 
 def _find(view: View, secret_uuid: str) -> SecretRef | None:
@@ -69,8 +79,8 @@ def _find(view: View, secret_uuid: str) -> SecretRef | None:
         raise
 
 
-def _uuid_of(sr_uuid: str, key: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, f"{sr_uuid}/{key}"))
+def _uuids_of(sr_uuid: str, key: str) -> list[str]:
+    return [str(uuid.uuid5(_NAMESPACE, f"{sr_uuid}/{key}/{slot}")) for slot in range(SLOTS)]
 
 
 def _destroy(view: View, secret_ref: SecretRef) -> None:

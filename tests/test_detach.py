@@ -1,0 +1,233 @@
+"""Detaching: what is gone stays quiet, what others use stays, and a late one does no harm."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
+from xenvol.errors import AttachmentFenced, DiskNotReleased, InvalidMountpoint, VMBusy, WrongPowerState
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+
+@pytest.fixture
+def target(xapi: Simulator) -> Simulator:
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    return xapi
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+@pytest.mark.parametrize("power_state", ["Running", "Halted"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_what_was_attached_is_gone_without_a_trace(scenario: Scenario, power_state: str, hosts: int) -> None:
+    import xenvol
+
+    with Simulator(hosts=hosts) as xapi:
+        scenario.arrange(xapi)
+        touch_hosts(xapi)
+        xapi.add_vm("web", power_state=power_state)
+        before = xapi.snapshot()
+        with xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
+            ops = VolumeOps(session)
+            ops.attach_volume(scenario.connection_info, "web", "xvdb")
+            assert changes(before, xapi.snapshot())
+            ops.detach_volume(scenario.connection_info, "web", "xvdb")
+        assert changes(before, xapi.snapshot()) == []
+
+
+class TestWhatIsGone:
+    def test_is_detached_again_in_silence(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        target.add_vm("web")
+        before = target.snapshot()
+        volume_ops.detach_volume(iscsi(0), "web", "xvdb")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+
+    def test_may_be_the_vm_itself(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        before = target.snapshot()
+        vm = target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops._session.call("VM.destroy", vm)
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+
+    def test_may_be_the_vbd_alone_and_the_rest_is_released(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        before = target.snapshot()
+        attachment = volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops._session.call("VBD.unplug", attachment.vbd_ref)
+        volume_ops._session.call("VBD.destroy", attachment.vbd_ref)
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+
+
+class TestTheRightOne:
+    def test_is_not_touched_by_a_detach_that_names_an_older_attachment(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        old = volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web", attachment_id=old.attachment_id)
+        new = volume_ops.attach_volume(iscsi(0), "web")
+        before = target.snapshot()
+        with pytest.raises(AttachmentFenced) as caught:
+            volume_ops.detach_volume(iscsi(0), "web", attachment_id=old.attachment_id)
+        assert caught.value.current == new.attachment_id
+        assert changes(before, target.snapshot()) == []
+        volume_ops.detach_volume(iscsi(0), "web", attachment_id=new.attachment_id)
+        assert not target.db.refs("VBD")
+
+    def test_has_the_attachment_id_that_the_service_gave(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        info = {**iscsi(0), "attachment_id": "cinder-1"}
+        assert volume_ops.attach_volume(info, "web").attachment_id == "cinder-1"
+        with pytest.raises(AttachmentFenced):
+            volume_ops.detach_volume({**info, "attachment_id": "cinder-0"}, "web")
+        volume_ops.detach_volume(info, "web")
+
+    def test_is_at_another_position_than_the_one_named(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web", "xvdc")
+        before = target.snapshot()
+        with pytest.raises(InvalidMountpoint, match="xvdc"):
+            volume_ops.detach_volume(iscsi(0), "web", "xvdb")
+        assert changes(before, target.snapshot()) == []
+
+    def test_is_the_volume_and_not_whoever_sits_at_its_position(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        vm = target.add_vm("web")
+        vbd = target.add_vbd(vm, target.add_vdi(target.add_sr()), userdevice="1")
+        volume_ops.detach_volume(iscsi(0), "web", "xvdb")
+        assert target.db.get("VBD", vbd, "currently_attached")
+
+    def test_is_known_without_a_volume_id(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        target.add_vm("web")
+        before = target.snapshot()
+        infos = [iscsi(0), iscsi(1)]
+        for info in infos:
+            del info["data"]["volume_id"]
+            volume_ops.attach_volume(info, "web")
+        volume_ops.detach_volume(infos[1], "web")
+        (left,) = volume_ops.list_volumes("web")
+        assert target.db.get("VDI", left.vdi_ref, "sm_config")["LUNid"] == "0"
+        volume_ops.detach_volume(infos[0], "web")
+        assert changes(before, target.snapshot()) == []
+
+
+class TestTheVM:
+    def test_that_keeps_the_disk_keeps_all_of_it(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        vm = target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.guest(vm).refuses_unplug = True
+        before = target.snapshot()
+        with pytest.raises(DiskNotReleased, match="xvda"):
+            volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+        target.guest(vm).refuses_unplug = False
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert not target.db.refs("VBD")
+
+    def test_that_is_paused_keeps_the_disk(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        vm = target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops._session.call("VM.pause", vm)
+        before = target.snapshot()
+        with pytest.raises(WrongPowerState, match="Paused"):
+            volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+
+    def test_that_migrates_keeps_the_disk(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        vm = target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web")
+        with target.xapi.lock:
+            target.db.map_add("VM", vm, "current_operations", "OpaqueRef:task", "pool_migrate")
+        with pytest.raises(VMBusy):
+            volume_ops.detach_volume(iscsi(0), "web")
+
+    def test_that_was_shut_down_gives_it_back_without_being_asked(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        vm = target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops._session.call("VM.hard_shutdown", vm)
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert not target.db.refs("SR")
+
+
+class TestDetachAll:
+    def test_takes_out_every_volume_of_ours_and_no_disk_of_others(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        vm = target.add_vm("web")
+        theirs = target.add_vbd(vm, target.add_vdi(target.add_sr("theirs")))
+        before = target.snapshot()
+        for lun in range(3):
+            volume_ops.attach_volume(iscsi(lun), "web")
+        assert [gone.volume_id for gone in volume_ops.detach_all("web")] == [
+            "volume-0",
+            "volume-1",
+            "volume-2",
+        ]
+        assert changes(before, target.snapshot()) == []
+        assert target.db.refs("VBD") == [theirs]
+        assert volume_ops.detach_all("web") == []
+
+
+class TestCleanup:
+    def test_releases_what_shows_the_disks_and_raises_nothing(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        before = target.snapshot()
+        volume = volume_ops.connect_volume(iscsi(0))
+        volume_ops.safe_cleanup_from_vdis(["OpaqueRef:nothing", volume.vdi_ref])
+        assert changes(before, target.snapshot()) == []
+
+    def test_spares_what_is_in_use_and_what_was_there_before(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        used = volume_ops.attach_volume(iscsi(0), "web")
+        theirs = target.add_vdi(target.add_sr("theirs"))
+        before = target.snapshot()
+        volume_ops.safe_cleanup_from_vdis([used.vdi_ref, theirs])
+        assert changes(before, target.snapshot()) == []
+
+
+class TestBadVolumes:
+    def test_are_those_whose_storage_does_not_answer(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web", "xvdb")
+        assert volume_ops.find_bad_volumes("web") == []
+        host = target.db.get("host", target.db.refs("host")[0], "name_label")
+        target.storage.host(host).initiator.logout(IQN)
+        (bad,) = volume_ops.find_bad_volumes("web")
+        assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
+        assert "SR.scan" in bad.reason
+
+    def test_are_those_whose_disk_is_gone(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        target.add_vm("web", power_state="Halted")
+        attachment = volume_ops.attach_volume(iscsi(0), "web", "xvdb")
+        with target.xapi.lock:
+            target.db.delete("VDI", attachment.vdi_ref)
+        (bad,) = volume_ops.find_bad_volumes("web")
+        assert "gone" in bad.reason
+
+    def test_are_never_looked_for_with_a_scan_while_a_disk_of_the_sr_is_plugged(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.remove_lun(IQN, 0)
+        with target.journal.recording() as calls:
+            assert volume_ops.find_bad_volumes("web") == []
+        assert "SR.scan" not in calls.methods()

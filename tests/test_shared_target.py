@@ -1,0 +1,224 @@
+"""Several volumes, VMs, hosts and owners on one iSCSI target, which a pool can hold only once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import CHAP, GIB, IQN, arrange_target, changes, iscsi, scsi_id, touch_hosts
+from xenvol.errors import VolumeInUse, WrongVolume, XapiError
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
+
+
+@pytest.fixture
+def target(xapi: Simulator) -> Simulator:
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    xapi.add_vm("web")
+    xapi.add_vm("db")
+    return xapi
+
+
+class TestSeveralLuns:
+    def test_share_one_sr_which_the_last_one_out_forgets(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        before = target.snapshot()
+        first, second = volume_ops.attach_volume(iscsi(0), "web"), volume_ops.attach_volume(iscsi(1), "db")
+        assert first.sr_ref == second.sr_ref
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert target.db.get("VBD", second.vbd_ref, "currently_attached")
+        volume_ops.detach_volume(iscsi(1), "db")
+        assert changes(before, target.snapshot()) == []
+
+    def test_that_were_mapped_later_come_without_a_scan(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        before = target.snapshot()
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        with target.journal.recording() as calls:
+            attachment = volume_ops.attach_volume(iscsi(9), "db")
+        assert "SR.scan" not in calls.methods()
+        assert "PBD.plug" not in calls.methods()
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(9)
+        volume_ops.detach_volume(iscsi(9), "db")
+        volume_ops.detach_volume(iscsi(0), "web")
+        target.storage.san.remove_lun(IQN, 9)
+        assert [line for line in changes(before, target.snapshot()) if "storage.luns" not in line] == []
+
+    def test_whose_number_is_given_to_another_volume_are_not_mixed_up(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """A detach drops the LUN's record, so the next volume of that number is looked up on the storage."""
+        volume_ops.attach_volume(iscsi(0), "web")
+        old = volume_ops.attach_volume(iscsi(1), "db")
+        volume_ops.detach_volume(iscsi(1), "db")
+        target.storage.san.replace_lun(IQN, 1, 2 * GIB, scsi_id=scsi_id(77))
+        new = volume_ops.attach_volume(iscsi(1, wwn=scsi_id(77)[1:]), "db")
+        assert new.vdi_uuid != old.vdi_uuid
+
+    def test_that_vanish_under_a_plugged_disk_cause_no_scan(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The storage driver then gives out no other LUN either, which the error says; a scan would lose the disk."""
+        attached = volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.remove_lun(IQN, 0)
+        before = target.snapshot()
+        with target.journal.recording() as calls, pytest.raises(XapiError) as caught:
+            volume_ops.attach_volume(iscsi(1), "db")
+        assert caught.value.code == "SR_BACKEND_FAILURE_46"
+        assert "SR.scan" not in calls.methods()
+        assert changes(before, target.snapshot()) == []
+        assert target.db.exists("VDI", attached.vdi_ref)
+
+    def test_of_which_one_is_attached_fail_without_harm_to_it(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """What the ancestors did: the failed second attach forgot the SR of the first."""
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = target.snapshot()
+        with pytest.raises(WrongVolume):
+            volume_ops.attach_volume(iscsi(1, size=77), "db")
+        assert changes(before, target.snapshot()) == []
+
+    def test_grown_are_seen_when_no_disk_of_the_target_is_plugged(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.resize_lun(IQN, 0, 3 * GIB)
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match="web"):
+            volume_ops.extend_volume(iscsi(0))
+        assert changes(before, target.snapshot()) == []
+        vm = target.db.by_name("VM", "web")[0]
+        volume_ops._session.call("VM.hard_shutdown", vm)
+        assert volume_ops.extend_volume(iscsi(0)) == 3 * GIB
+        assert volume_ops.list_volumes("web")[0].vdi_uuid
+
+
+class TestSomebodyElsesSR:
+    """A second SR on a target stays empty and breaks the scans of both (facts/sm-truth.md finding 12)."""
+
+    def test_is_used_and_left_as_it_was(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        before = target.snapshot()
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        assert attachment.sr_ref == sr
+        assert target.db.refs("SR") == [sr]
+        volume_ops.detach_volume(iscsi(1), "web")
+        assert changes(before, target.snapshot()) == []
+        volume_ops._session.call("SR.scan", sr)
+
+    def test_that_is_not_plugged_is_plugged_and_unplugged_again(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        (pbd,) = target.db.children(sr, "PBDs")
+        volume_ops._session.call("PBD.unplug", pbd)
+        before = target.snapshot()
+        assert volume_ops.attach_volume(iscsi(1), "web").sr_ref == sr
+        volume_ops.detach_volume(iscsi(1), "web")
+        found = [line for line in changes(before, target.snapshot()) if "[dirty]" not in line]
+        assert [line for line in found if "storage_driver_domain" not in line] == []
+
+    @pytest.mark.parametrize("driver", ["nfs", "xensm"])
+    def test_of_files_is_used_and_left_as_it_was(
+        self, xapi: Simulator, volume_ops: VolumeOps, driver: str
+    ) -> None:
+        from tests.scenarios import SCENARIOS, SR_UUID, arrange_nfs
+
+        arrange_nfs(xapi)
+        xapi.add_vm("web")
+        xapi.add_sr(
+            "theirs",
+            type="nfs",
+            sr_uuid=SR_UUID,
+            device_config={"server": "10.0.0.2", "serverpath": "/export/vols"},
+        )
+        before = xapi.snapshot()
+        scenario = next(s for s in SCENARIOS if s.name.startswith(driver))
+        attachment = volume_ops.attach_volume(scenario.connection_info, "web")
+        assert attachment.sr_uuid == SR_UUID
+        volume_ops.detach_volume(scenario.connection_info, "web")
+        assert changes(before, xapi.snapshot()) == []
+
+
+class TestTheWholePool:
+    @pytest.mark.xapi(hosts=3)
+    def test_sees_the_volume_of_a_halted_vm(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        before = target.snapshot()
+        target.add_vm("halted", power_state="Halted")
+        attachment = volume_ops.attach_volume(iscsi(0), "halted")
+        pbds = target.db.children(attachment.sr_ref, "PBDs")
+        assert [target.db.get("PBD", pbd, "currently_attached") for pbd in pbds] == [True] * 3
+        volume_ops.detach_volume(iscsi(0), "halted")
+        volume_ops._session.call("VM.destroy", attachment.vm_ref)
+        assert changes(before, target.snapshot()) == []
+
+    @pytest.mark.xapi(hosts=3)
+    def test_has_the_sr_plugged_on_the_vms_host_and_on_the_master_and_nowhere_else(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        hosts = target.db.refs("host")
+        target.add_vm("far", resident_on=hosts[2])
+        attachment = volume_ops.attach_volume(iscsi(0), "far")
+        plugged = {target.db.get("PBD", pbd, "host") for pbd in target.db.children(attachment.sr_ref, "PBDs")}
+        assert plugged == {hosts[0], hosts[2]}
+
+    @pytest.mark.xapi(hosts=2)
+    def test_gets_the_sr_of_one_host_for_a_vm_on_another(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """An SR that is known, without a PBD on this host, is no SR for this VM."""
+        before = target.snapshot()
+        hosts = target.db.refs("host")
+        target.add_vm("here", resident_on=hosts[0])
+        target.add_vm("there", resident_on=hosts[1])
+        volume_ops.attach_volume(iscsi(0), "here")
+        assert volume_ops.attach_volume(iscsi(1), "there").is_plugged
+        volume_ops.detach_volume(iscsi(0), "here")
+        volume_ops.detach_volume(iscsi(1), "there")
+        assert not [line for line in changes(before, target.snapshot()) if "SR" in line or "PBD" in line]
+
+
+class TestMigration:
+    @pytest.mark.xapi(hosts=3)
+    def test_needs_the_volumes_on_the_other_host_first(self, xapi: Simulator, volume_ops: VolumeOps) -> None:
+        arrange_target(xapi, chap=CHAP)
+        touch_hosts(xapi)
+        hosts = xapi.db.refs("host")
+        vm = xapi.add_vm("web", resident_on=hosts[0])
+        chap = {"auth_method": "CHAP", "auth_username": CHAP[0], "auth_password": CHAP[1]}
+        before = xapi.snapshot()
+        attachment = volume_ops.attach_volume(iscsi(0, **chap), "web")
+        volume_ops.attach_volume(iscsi(1, **chap), "web")
+        attached = xapi.snapshot()
+        assert volume_ops.prepare_migration("web", hosts[1]) == [attachment.sr_uuid]
+        assert volume_ops.prepare_migration("web", hosts[1]) == [attachment.sr_uuid]
+        volume_ops.undo_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(attached, xapi.snapshot()) == []
+
+        volume_ops.prepare_migration("web", xapi.db.get("host", hosts[1], "name_label"))
+        volume_ops._session.call("VM.pool_migrate", vm, hosts[1], {"live": "true"})
+        assert xapi.db.get("VM", vm, "resident_on") == hosts[1]
+        volume_ops.undo_migration("web", hosts[1])  # late: the VM lives there now
+        assert all(xapi.db.get("VBD", vbd, "currently_attached") for vbd in xapi.db.refs("VBD"))
+        for lun in (0, 1):
+            volume_ops.detach_volume(iscsi(lun, **chap), "web")
+        assert not [line for line in changes(before, xapi.snapshot()) if not line.startswith("VM ")]
+
+
+def test_the_connector_tells_a_service_whom_to_export_to(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    host = xapi.db.record("host", xapi.db.refs("host")[0])
+    connector = volume_ops.get_connector(host["name_label"])
+    assert connector["initiator"] == host["iscsi_iqn"] != ""
+    assert (connector["uuid"], connector["host"], connector["ip"]) == (
+        host["uuid"],
+        host["hostname"],
+        host["address"],
+    )
+    assert connector == volume_ops.get_connector()
