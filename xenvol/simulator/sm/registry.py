@@ -20,6 +20,7 @@ from xenvol.simulator.sm.glusterfs import GlusterFSSR
 from xenvol.simulator.sm.hba import Hba
 from xenvol.simulator.sm.iscsi import ISCSI
 from xenvol.simulator.sm.iso import ISOSR
+from xenvol.simulator.sm.lunondemand import EqualLogic, NetApp
 from xenvol.simulator.sm.lvm import LVMSR
 from xenvol.simulator.sm.lvmohba import LVMoFCoE, LVMoHBA
 from xenvol.simulator.sm.lvmoiscsi import LVMoISCSI
@@ -30,6 +31,7 @@ from xenvol.simulator.sm.udev import UdevSR
 CLASSES: tuple[type[Driver], ...] = (
     CephFSSR,
     Dummy,
+    EqualLogic,
     EXTSR,
     FileSR,
     Flaky,
@@ -37,10 +39,11 @@ CLASSES: tuple[type[Driver], ...] = (
     Hba,
     ISCSI,
     ISOSR,
-    LVMSR,
     LVMoFCoE,
     LVMoHBA,
     LVMoISCSI,
+    LVMSR,
+    NetApp,
     NFSSR,
     SMBSR,
     UdevSR,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from xenvol.simulator.sm.arrays import Array, ArrayKind
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.worldfile import WorldError
 
@@ -94,6 +95,8 @@ class San:
         """By WWPN."""
         self.volumes: dict[str, Lun] = {}
         """By SCSI id: one volume may be shown under several numbers and by several targets."""
+        self.arrays: dict[str, Array] = {}
+        """Arrays that make LUNs on demand, by management address."""
         self.names: dict[str, str] = {"localhost": "127.0.0.1"}
 
     def __repr__(self) -> str:
@@ -174,6 +177,13 @@ class San:
         volume = self.target(target).luns[number]
         volume.resize(size)
         return volume
+
+    def add_array(
+        self, address: str, kind: ArrayKind, username: str, password: str, pools: dict[str, int]
+    ) -> Array:
+        """An array that the drivers of that type manage; ``pools`` is name to bytes."""
+        added = self.arrays[address] = Array(kind, username, password, pools, self.directory)
+        return added
 
     def remove_target(self, target: str) -> None:
         self.targets.pop(target, None)

@@ -13,6 +13,9 @@ Keys of the section, all optional:
 ``luns``, in a target
     Number to a map with ``size`` (bytes, or ``"10 GiB"``), ``scsi_id`` (made up where it is not given; the
     same one twice is one volume shown twice), ``vendor``, ``serial``.
+``arrays``
+    Management address of an array that makes LUNs on demand to a map with ``type`` (``netapp``, ``equal``),
+    ``login`` (``[user, password]``) and ``pools`` (name of an aggregate or storage pool to its size).
 ``names``
     Host name to address: what ``target`` in a device_config may say besides addresses.
 """
@@ -23,19 +26,22 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from xenvol.simulator.sm import worldfile
+from xenvol.simulator.sm.arrays import Array, ArrayKind
 from xenvol.simulator.sm.san import Portal, PortalState, San, Target
 from xenvol.simulator.sm.worldfile import WorldError
 
 
 def load(san: San, values: Any, where: str = "san") -> None:
     """Add what the section describes; `WorldError` names the key that is wrong."""
-    given = worldfile.section(values, where, "portals", "targets", "fc_targets", "names")
+    given = worldfile.section(values, where, "portals", "targets", "fc_targets", "arrays", "names")
     for iqn, entry in worldfile.section(given.get("targets", {}), f"{where}.targets").items():
         _load_target(san, san.targets, iqn, entry, f"{where}.targets.{iqn}")
     for wwpn, entry in worldfile.section(given.get("fc_targets", {}), f"{where}.fc_targets").items():
         _load_target(san, san.fc_targets, wwpn, entry, f"{where}.fc_targets.{wwpn}")
     for key, entry in worldfile.section(given.get("portals", {}), f"{where}.portals").items():
         _load_portal(san, key, entry, f"{where}.portals.{key}")
+    for address, entry in worldfile.section(given.get("arrays", {}), f"{where}.arrays").items():
+        _load_array(san, address, entry, f"{where}.arrays.{address}")
     for name, address in worldfile.section(given.get("names", {}), f"{where}.names").items():
         san.names[name] = worldfile.text(address, f"{where}.names.{name}")
 
@@ -46,6 +52,7 @@ def as_dict(san: San) -> dict[str, Any]:
         "portals": {portal.key: _portal_as_dict(portal) for portal in san.portals.values()},
         "targets": {name: _target_as_dict(target) for name, target in san.targets.items()},
         "fc_targets": {name: _target_as_dict(target) for name, target in san.fc_targets.items()},
+        "arrays": {address: _array_as_dict(array) for address, array in san.arrays.items()},
         "names": dict(san.names),
     }
 
@@ -86,6 +93,23 @@ def _load_portal(san: San, key: str, entry: Any, where: str) -> None:
     portal.state = state
     if "discovery_chap" in given:
         portal.discovery_chap = worldfile.credentials(given["discovery_chap"], f"{where}.discovery_chap")
+
+
+def _load_array(san: San, address: str, entry: Any, where: str) -> None:
+    given = worldfile.section(entry, where, "type", "login", "pools")
+    kind = worldfile.required(given, "type", where)
+    if kind not in get_args(ArrayKind):
+        raise WorldError(f"{where}.type: {kind!r}; known are {', '.join(get_args(ArrayKind))}")
+    user, password = worldfile.credentials(worldfile.required(given, "login", where), f"{where}.login")
+    pools = {
+        name: worldfile.size_in_bytes(size, f"{where}.pools.{name}")
+        for name, size in worldfile.section(given.get("pools", {}), f"{where}.pools").items()
+    }
+    san.add_array(address, kind, user, password, pools)
+
+
+def _array_as_dict(array: Array) -> dict[str, Any]:
+    return {"type": array.kind, "login": [array.username, array.password], "pools": dict(array.pools)}
 
 
 def _portal_as_dict(portal: Portal) -> dict[str, Any]:
