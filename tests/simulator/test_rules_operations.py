@@ -1,0 +1,242 @@
+"""Operations that do not go together wait for each other inside the server; what is under way can be seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import XenAPI
+from storage_pool import GIB, NULL, StoragePool, refusal, storage_pool
+from xapi_client import log_in
+
+from xenvol.simulator.failure import Failure
+from xenvol.simulator.rulebook import Call
+from xenvol.simulator.rules.operations import IN_PROGRESS, QUEUE_LIMIT, operation, retry
+
+NAP = "0.4"  # seconds that the slow driver takes; long enough to look at it meanwhile
+
+
+@pytest.fixture
+def pool() -> Iterator[StoragePool]:
+    with storage_pool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def slow(pool: StoragePool) -> str:
+    """An SR whose driver takes its time for everything but attaching."""
+    operations = ("scan", "detach", "vdi_create", "vdi_delete", "vdi_snapshot", "vdi_resize")
+    sr = pool.introduced("flaky")
+    pbd = pool.pbd(sr, **{f"sleep_{operation}": NAP for operation in operations if operation != "scan"})
+    pool.x.PBD.plug(pbd)
+    with pool.simulator.xapi.lock:
+        config = {f"sleep_{operation}": NAP for operation in operations}
+        pool.db.set("PBD", pbd, device_config=config)
+    return sr
+
+
+def started(pool: StoragePool, cls: str, ref: str) -> None:
+    """Wait until somebody works on the object."""
+    until(lambda: bool(pool.db.row(cls, ref)["current_operations"]))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def result(pool: StoragePool, task: str) -> tuple[str, list[str]]:
+    until(lambda: pool.x.task.get_status(task) != "pending")
+    return pool.x.task.get_status(task), pool.x.task.get_error_info(task)
+
+
+def call_of(pool: StoragePool, task: str = "OpaqueRef:task") -> Call:
+    return Call(pool.simulator.xapi, "SR.scan", NULL, task, pool.master)
+
+
+class TestSeen:
+    def test_an_operation_under_way_stands_on_its_object(self, pool: StoragePool, slow: str) -> None:
+        task = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        assert pool.x.SR.get_current_operations(slow) == {task: "scan"}
+        assert pool.x.SR.get_allowed_operations(slow) == []
+        assert pool.x.task.get_allowed_operations(task) == ["cancel"]
+        assert result(pool, task) == ("success", [])
+        assert pool.x.SR.get_current_operations(slow) == {}
+        assert "scan" in pool.x.SR.get_allowed_operations(slow)
+
+    def test_plugging_leaves_room_for_plugging_only(self, pool: StoragePool) -> None:
+        sr = pool.introduced("flaky")
+        pbd = pool.pbd(sr, sleep_attach=NAP)
+        first = pool.x.Async.PBD.plug(pbd)
+        started(pool, "SR", sr)
+        assert pool.x.SR.get_allowed_operations(sr) == ["plug"]
+        pool.x.PBD.plug(pbd)
+        assert result(pool, first) == ("success", [])
+
+    def test_a_disk_and_its_sr_are_marked_together(self, pool: StoragePool, slow: str) -> None:
+        vdi = pool.vdi(slow)
+        task = pool.x.Async.VDI.snapshot(vdi, {})
+        started(pool, "VDI", vdi)
+        assert pool.x.VDI.get_current_operations(vdi) == {task: "snapshot"}
+        assert pool.x.SR.get_current_operations(slow) == {task: "vdi_snapshot"}
+        assert pool.x.VDI.get_allowed_operations(vdi) == []
+        assert result(pool, task) == ("success", [])
+
+    def test_a_call_that_fails_leaves_no_mark(self, pool: StoragePool) -> None:
+        sr = pool.sr("flaky", fail_scan="SRScan", fail_vdi_resize="VDISize")
+        vdi = pool.vdi(sr)
+        refusal(pool.x.SR.scan, sr)
+        refusal(pool.x.VDI.resize, vdi, "5")
+        assert pool.x.SR.get_current_operations(sr) == pool.x.VDI.get_current_operations(vdi) == {}
+
+
+class TestWaiting:
+    def test_scans_follow_each_other(self, pool: StoragePool, slow: str) -> None:
+        start = time.monotonic()
+        first = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        pool.x.SR.scan(slow)
+        assert time.monotonic() - start > 2 * float(NAP)
+        assert result(pool, first) == ("success", [])
+
+    def test_other_srs_do_not_wait(self, pool: StoragePool, slow: str) -> None:
+        other = pool.sr()
+        task = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        pool.x.SR.scan(other)
+        assert pool.x.task.get_status(task) == "pending"
+        result(pool, task)
+
+    def test_what_is_refused_anyway_does_not_wait(self, pool: StoragePool, slow: str) -> None:
+        task = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        assert refusal(pool.x.SR.forget, slow) == ["SR_HAS_PBD", slow]
+        assert pool.x.task.get_status(task) == "pending"
+        result(pool, task)
+
+    def test_a_disk_is_destroyed_after_its_snapshot_is_made(self, pool: StoragePool, slow: str) -> None:
+        vdi = pool.vdi(slow)
+        task = pool.x.Async.VDI.snapshot(vdi, {})
+        started(pool, "VDI", vdi)
+        pool.x.VDI.destroy(vdi)
+        assert result(pool, task) == ("success", [])
+        assert len(pool.x.SR.get_VDIs(slow)) == 1
+
+    def test_whoever_waited_for_an_object_that_went_is_told_so(self, pool: StoragePool, slow: str) -> None:
+        vdi = pool.vdi(slow)
+        task = pool.x.Async.VDI.destroy(vdi)
+        started(pool, "VDI", vdi)
+        assert refusal(pool.x.VDI.destroy, vdi) == ["HANDLE_INVALID", "VDI", vdi]
+        assert result(pool, task) == ("success", [])
+
+    def test_unplugging_waits_for_whoever_works_on_a_disk(self, pool: StoragePool, slow: str) -> None:
+        vdi = pool.vdi(slow)
+        with pool.simulator.xapi.lock:
+            pool.db.set("VDI", vdi, current_operations={"OpaqueRef:task": "copy"})
+        task = pool.x.Async.PBD.unplug(pool.the_pbd(slow))
+        time.sleep(0.1)
+        assert pool.x.SR.get_current_operations(slow) == {}
+        with pool.simulator.xapi.lock:
+            pool.db.set("VDI", vdi, current_operations={})
+        assert result(pool, task) == ("success", [])
+
+    def test_a_disk_that_is_plugged_at_the_moment_is_waited_for(self, pool: StoragePool) -> None:
+        vdi = pool.vdi(pool.sr())
+        vbd = pool.vbd(vdi)
+        with pool.simulator.xapi.lock:
+            pool.db.set("VBD", vbd, current_operations={"OpaqueRef:task": "plug"})
+        task = pool.x.Async.VDI.resize(vdi, str(2 * GIB))
+        time.sleep(0.1)
+        assert pool.x.task.get_status(task) == "pending"
+        with pool.simulator.xapi.lock:
+            pool.db.set("VBD", vbd, current_operations={}, currently_attached=True)
+        assert result(pool, task) == ("failure", ["VDI_IN_USE", vdi, "resize"])
+
+    def test_sixty_four_clients_on_one_sr_all_get_their_disk(self, pool: StoragePool) -> None:
+        sr = pool.sr("flaky", sleep_vdi_create="0.005")
+        failures: list[Exception] = []
+
+        def work() -> None:
+            try:
+                with log_in(pool.simulator) as x:
+                    StoragePool(pool.simulator, x).vdi(sr)
+            except (XenAPI.Failure, OSError) as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(pool.x.SR.get_VDIs(sr)) == 64
+        assert pool.x.SR.get_current_operations(sr) == {}
+
+
+class TestGivingUp:
+    def test_a_waiting_call_can_be_cancelled(self, pool: StoragePool, slow: str) -> None:
+        first = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        second = pool.x.Async.SR.scan(slow)
+        pool.x.task.cancel(second)
+        assert result(pool, second) == ("cancelled", ["TASK_CANCELLED", second])
+        assert result(pool, first) == ("success", [])
+
+    def test_a_hundred_wait_and_no_more(self, pool: StoragePool, slow: str) -> None:
+        task = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        pool.simulator.xapi.queueing += QUEUE_LIMIT + 1
+        assert refusal(pool.x.SR.scan, slow) == ["TOO_MANY_PENDING_TASKS"]
+        pool.simulator.xapi.queueing -= QUEUE_LIMIT + 1
+        result(pool, task)
+
+    def test_patience_has_an_end(self, pool: StoragePool) -> None:
+        sr = pool.sr()
+        call = call_of(pool)
+        with pool.simulator.xapi.lock:
+            pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+            with pytest.raises(Failure) as raised, operation(call, ("SR", sr, "scan"), patience=0.05):
+                pass
+        assert raised.value.description == [IN_PROGRESS, "SR", sr, "scan", "OpaqueRef:other"]
+
+    def test_nothing_is_marked_when_one_of_the_objects_is_busy(self, pool: StoragePool) -> None:
+        sr = pool.sr()
+        vdi = pool.vdi(sr)
+        marks = ("SR", sr, "vdi_resize"), ("VDI", vdi, "resize")
+        with pool.simulator.xapi.lock:
+            pool.db.set("VDI", vdi, current_operations={"OpaqueRef:other": "clone"})
+            with pytest.raises(Failure), operation(call_of(pool), *marks, patience=0):
+                pass
+            assert pool.db.row("SR", sr)["current_operations"] == {}
+
+    def test_an_attempt_is_repeated_when_the_pool_changes(self, pool: StoragePool) -> None:
+        attempts: list[float] = []
+
+        def attempt() -> str:
+            attempts.append(time.monotonic())
+            if len(attempts) < 3:
+                raise Failure(IN_PROGRESS, "SR", NULL, "scan", NULL)
+            return "done"
+
+        ticking = threading.Timer(0.05, lambda: pool.introduced())
+        again = threading.Timer(0.1, lambda: pool.introduced())
+        for timer in (ticking, again):
+            timer.start()
+        with pool.simulator.xapi.lock:
+            assert retry(call_of(pool), attempt) == "done"
+        for timer in (ticking, again):
+            timer.join()
+
+    def test_closing_the_simulator_ends_the_waiting(self) -> None:
+        with storage_pool() as pool:
+            sr = pool.sr()
+            with pool.simulator.xapi.lock:
+                pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+            pool.x.Async.SR.scan(sr)
+            start = time.monotonic()
+        assert time.monotonic() - start < 2
