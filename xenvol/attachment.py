@@ -31,12 +31,16 @@ class Attachment:
     """Names this attachment and no later one: give it to `detach_volume`, and a late detach does no harm."""
     volume_id: str
     """What the service calls the volume, or a digest of its connection_info where that gives no id."""
+    driver: str
+    """The driver_volume_type that it came by."""
     vm_ref: VMRef
     vm_uuid: str
     vbd_ref: VBDRef
     vbd_uuid: str
     vdi_ref: VDIRef
     vdi_uuid: str
+    virtual_size: int
+    """Bytes."""
     sr_ref: SRRef
     sr_uuid: str
     userdevice: str

@@ -12,7 +12,7 @@ from xenvol.connection_info import ConnectionInfo
 from xenvol.errors import UnmanagedVDI, VolumeInUse, XapiError, XenVolError
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
-from xenvol.vbd import ATTACHMENT, VOLUME, volumes_of
+from xenvol.vbd import ATTACHMENT, DRIVER, VOLUME, volumes_of
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
 
@@ -44,12 +44,14 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
     return Attachment(
         attachment_id=vbd["other_config"][ATTACHMENT],
         volume_id=vbd["other_config"][VOLUME],
+        driver=vbd["other_config"][DRIVER],
         vm_ref=vm.ref,
         vm_uuid=vm.uuid,
         vbd_ref=vbd_ref,
         vbd_uuid=vbd["uuid"],
         vdi_ref=VDIRef(vbd["VDI"]),
         vdi_uuid=vdi["uuid"],
+        virtual_size=int(vdi["virtual_size"]),
         sr_ref=SRRef(vdi["SR"]),
         sr_uuid=view.record("SR", vdi["SR"])["uuid"],
         userdevice=vbd["userdevice"],

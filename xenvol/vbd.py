@@ -69,7 +69,7 @@ def create_vbd(
         raise
     except XapiUnreachable:
         there = view.find("VBD", {"VM": vm.ref, "userdevice": userdevice})
-        ours = [ref for ref, vbd in there.items() if vbd["other_config"] == other_config]
+        ours = [ref for ref, vbd in there.items() if other_config.items() <= vbd["other_config"].items()]
         if not ours:
             raise
         vbd_ref = VBDRef(ours[0])
