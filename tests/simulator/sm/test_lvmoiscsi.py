@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from lab import ADDRESS, GIB, LUNS, OTHER, OTHER_ADDRESS, TARGET, Lab, lab, refusal
 
+from xenvol.simulator.sm import sanfile
+
 SCSI_ID = LUNS[5][0]
 CONFIG = {"target": ADDRESS, "targetIQN": TARGET, "SCSIid": SCSI_ID}
 BLANK = '<?xml version="1.0" ?>\n<SRlist/>\n'
@@ -128,6 +130,16 @@ class TestCreated:
         refused = refusal(lambda: create(san, {**CONFIG, "SCSIid": "3600ff"}))
         assert refused[0] == "SR_BACKEND_FAILURE_107"
         assert san.x.SR.get_all() == []
+
+
+def test_an_sr_of_a_world_file_is_there_to_be_introduced(san: Lab) -> None:
+    uuid, disk = "11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000001"
+    content = {"type": "lvm", "sr": uuid, "disks": {disk: {"size": "100 MiB"}}}
+    lun = {"size": "10 GiB", "scsi_id": "3600e1", "content": content}
+    sanfile.load(san.san, {"targets": {TARGET: {"luns": {"9": lun}}}})
+    sr, _ = san.plug({**CONFIG, "SCSIid": "3600e1"}, type="lvmoiscsi", sr_uuid=uuid)
+    (vdi,) = san.x.SR.get_VDIs(sr)
+    assert (san.x.VDI.get_uuid(vdi), san.x.VDI.get_virtual_size(vdi)) == (disk, str(100 << 20))
 
 
 class TestSeveralTargets:

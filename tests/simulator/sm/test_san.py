@@ -13,6 +13,8 @@ from xenvol.simulator.sm.worldfile import WorldError
 MIB = 1 << 20
 IQN = "iqn.2024-01.test:disks"
 HOST = "iqn.2024-01.test:host"
+SR = "11111111-0000-4000-8000-000000000001"
+VDI = "22222222-0000-4000-8000-000000000001"
 PORTAL = "10.0.0.1:3260"
 
 
@@ -227,7 +229,16 @@ class TestWorldFiles:
             },
             "targets": {
                 IQN: {
-                    "luns": {"0": {"size": MIB, "scsi_id": "3aaa", "vendor": "ACME", "serial": "S1"}},
+                    "luns": {
+                        "0": {"size": MIB, "scsi_id": "3aaa", "vendor": "ACME", "serial": "S1"},
+                        "1": {
+                            "size": 1 << 30,
+                            "scsi_id": "3bbb",
+                            "vendor": "V",
+                            "serial": "S2",
+                            "content": {"type": "lvm", "sr": SR, "disks": {VDI: {"size": 8 * MIB}}},
+                        },
+                    },
                     "chap": ["u", "p"],
                     "mutual_chap": ["t", "q"],
                     "initiators": [HOST],

@@ -5,9 +5,7 @@ Keys of a host, all optional:
 ``directories``
     Path to a file system (`xenvol.simulator.sm.treefile`); without ``size`` the directory is on the host's own.
 ``devices``
-    Path to a map with ``size``, ``serial``, and ``content`` unless it is blank: a map with ``sr`` (a uuid) and
-    ``type``, which is ``ext`` (then with ``files``) or ``lvm`` (then with ``disks``, uuid to a map with ``size``
-    and ``raw``).
+    Path to a map with ``size``, ``serial``, and ``content`` unless it is blank (`xenvol.simulator.sm.contentfile`).
 ``addresses``, ``lacks``
     Lists, as in `HostMounts`.
 """
@@ -17,17 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xenvol.simulator.sm import treefile
+from xenvol.simulator.sm import contentfile, treefile
 from xenvol.simulator.sm.blockdevice import BlockDevice
-from xenvol.simulator.sm.ext import PREFIX as EXT_PREFIX
-from xenvol.simulator.sm.ext import make_file_system
-from xenvol.simulator.sm.filesystem import FileSystem
-from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX
 from xenvol.simulator.sm.mounts import MOUNT_BASE, HostMounts
 from xenvol.simulator.sm.shares import Shares
-from xenvol.simulator.sm.vhd import EXTENT, Vhd, round_up, thick_volume
-from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup
-from xenvol.simulator.sm.worldfile import WorldError, flag, required, section, size_in_bytes, text, texts
+from xenvol.simulator.sm.volumegroup import VolumeGroup
+from xenvol.simulator.sm.worldfile import required, section, size_in_bytes, text, texts
 
 KEYS = ("directories", "devices", "addresses", "lacks")
 
@@ -72,33 +65,8 @@ def _device(shares: Shares, values: Any, where: str) -> BlockDevice:
     size = size_in_bytes(required(given, "size", where), f"{where}.size")
     device = shares.new_device(size, serial=text(given["serial"], where) if "serial" in given else "")
     if "content" in given:
-        _fill(device, given["content"], f"{where}.content")
+        contentfile.fill(device, given["content"], f"{where}.content")
     return device
-
-
-def _fill(device: BlockDevice, values: Any, where: str) -> None:
-    given = section(values, where, "type", "sr", "disks", "files")
-    kind, sr_uuid = required(given, "type", where), text(required(given, "sr", where), f"{where}.sr")
-    if kind == "ext":
-        filesystem = make_file_system(sr_uuid, [device])
-        treefile.load_files(filesystem.root, given.get("files", {}), f"{where}.files")
-    elif kind == "lvm":
-        group = VolumeGroup(GROUP_PREFIX + sr_uuid, [device])
-        group.add(MANAGEMENT, LogicalVolume(EXTENT))
-        for vdi_uuid, entry in section(given.get("disks", {}), f"{where}.disks").items():
-            group.add_disk(vdi_uuid, _volume(entry, f"{where}.disks.{vdi_uuid}"))
-        if group.free < 0:
-            raise WorldError(f"{where}.disks: they need {-group.free} bytes more than the device has")
-    else:
-        raise WorldError(f"{where}.type: {kind!r} is neither ext nor lvm")
-
-
-def _volume(values: Any, where: str) -> LogicalVolume:
-    given = section(values, where, "size", "raw")
-    size = size_in_bytes(required(given, "size", where), f"{where}.size")
-    if flag(given, "raw", where):
-        return LogicalVolume(round_up(size, EXTENT))
-    return LogicalVolume(thick_volume(size), Vhd(size))
 
 
 def _device_as_dict(device: BlockDevice) -> dict[str, Any]:
@@ -106,19 +74,5 @@ def _device_as_dict(device: BlockDevice) -> dict[str, Any]:
     if device.serial:
         values["serial"] = device.serial
     if isinstance(device.content, VolumeGroup):
-        values["content"] = _group_as_dict(device.content)
+        values["content"] = contentfile.as_dict(device.content)
     return values
-
-
-def _group_as_dict(group: VolumeGroup) -> dict[str, Any]:
-    """Base copies and their children come back as disks of their own."""
-    if group.name.startswith(EXT_PREFIX):
-        sr_uuid = group.name.removeprefix(EXT_PREFIX)
-        filesystem = group.volumes[sr_uuid].filesystem or FileSystem(0)
-        return {"type": "ext", "sr": sr_uuid, "files": treefile.files_as_dict(filesystem.root)}
-    disks = {
-        vdi_uuid: {"size": volume.virtual_size, **({} if volume.vhd else {"raw": True})}
-        for vdi_uuid, volume in group.disks_in_use().items()
-        if not (volume.vhd and volume.vhd.hidden)
-    }
-    return {"type": "lvm", "sr": group.name.removeprefix(GROUP_PREFIX), "disks": disks}

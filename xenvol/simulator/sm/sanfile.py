@@ -12,7 +12,8 @@ Keys of the section, all optional:
     WWPN of an array's port to a map with ``luns`` and ``initiators`` (a list of WWPNs of hosts).
 ``luns``, in a target
     Number to a map with ``size`` (bytes, or ``"10 GiB"``), ``scsi_id`` (made up where it is not given; the
-    same one twice is one volume shown twice), ``vendor``, ``serial``.
+    same one twice is one volume shown twice), ``vendor``, ``serial``, and ``content`` unless it is blank
+    (`xenvol.simulator.sm.contentfile`).
 ``arrays``
     Management address of an array that makes LUNs on demand to a map with ``type`` (``netapp``, ``equal``),
     ``login`` (``[user, password]``) and ``pools`` (name of an aggregate or storage pool to its size).
@@ -25,10 +26,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from xenvol.simulator.sm import worldfile
+from xenvol.simulator.sm import contentfile, worldfile
 from xenvol.simulator.sm.arrays import Array, ArrayKind
-from xenvol.simulator.sm.san import Portal, PortalState, San, Target
+from xenvol.simulator.sm.san import Lun, Portal, PortalState, San, Target
+from xenvol.simulator.sm.volumegroup import VolumeGroup
 from xenvol.simulator.sm.worldfile import WorldError
+
+_LUN_TEXTS = ("scsi_id", "vendor", "serial")
 
 
 def load(san: San, values: Any, where: str = "san") -> None:
@@ -47,7 +51,7 @@ def load(san: San, values: Any, where: str = "san") -> None:
 
 
 def as_dict(san: San) -> dict[str, Any]:
-    """What `load` would take to make this again; of what is on the disks it says nothing."""
+    """What `load` would take to make this again, but for the bytes."""
     return {
         "portals": {portal.key: _portal_as_dict(portal) for portal in san.portals.values()},
         "targets": {name: _target_as_dict(target) for name, target in san.targets.items()},
@@ -72,14 +76,14 @@ def _load_target(san: San, into: dict[str, Target], name: str, entry: Any, where
 
 
 def _load_lun(san: San, target: str, number: Any, entry: Any, where: str) -> None:
-    given = worldfile.section(entry, where, "size", "scsi_id", "vendor", "serial")
+    given = worldfile.section(entry, where, "size", "content", *_LUN_TEXTS)
     if not str(number).isdigit():
         raise WorldError(f"{where}: {number!r} is no LUN number")
-    if "size" not in given:
-        raise WorldError(f"{where}.size: missing")
-    size = worldfile.size_in_bytes(given["size"], f"{where}.size")
-    other = {key: worldfile.words(value, f"{where}.{key}") for key, value in given.items() if key != "size"}
-    san.add_lun(target, int(number), size, **other)
+    size = worldfile.size_in_bytes(worldfile.required(given, "size", where), f"{where}.size")
+    other = {key: worldfile.words(given[key], f"{where}.{key}") for key in _LUN_TEXTS if key in given}
+    lun = san.add_lun(target, int(number), size, **other)
+    if "content" in given:
+        contentfile.fill(lun, given["content"], f"{where}.content")
 
 
 def _load_portal(san: San, key: str, entry: Any, where: str) -> None:
@@ -120,20 +124,17 @@ def _portal_as_dict(portal: Portal) -> dict[str, Any]:
 
 
 def _target_as_dict(target: Target) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "luns": {
-            str(number): {
-                "size": lun.size,
-                "scsi_id": lun.scsi_id,
-                "vendor": lun.vendor,
-                "serial": lun.serial,
-            }
-            for number, lun in target.luns.items()
-        }
-    }
+    values: dict[str, Any] = {"luns": {str(number): _lun_as_dict(lun) for number, lun in target.luns.items()}}
     for key, pair in (("chap", target.chap), ("mutual_chap", target.mutual_chap)):
         if pair is not None:
             values[key] = list(pair)
     if target.initiators is not None:
         values["initiators"] = sorted(target.initiators)
+    return values
+
+
+def _lun_as_dict(lun: Lun) -> dict[str, Any]:
+    values: dict[str, Any] = {"size": lun.size, **{key: getattr(lun, key) for key in _LUN_TEXTS}}
+    if isinstance(lun.content, VolumeGroup):
+        values["content"] = contentfile.as_dict(lun.content)
     return values
