@@ -126,12 +126,13 @@ def test_an_incomplete_device_config_is_refused_by_a_plug_and_leaves_no_mark(
         ),
     ],
 )
-def test_a_plug_that_meets_the_storage_is_refused_as_the_real_one_was(
+def test_a_plug_that_meets_the_storage_is_refused_as_the_real_one_was_and_leaves_its_mark(
     iscsi: Lab, config: dict[str, str], expected: list[str]
 ) -> None:
-    _, pbd = iscsi.introduce(config)
+    sr, pbd = iscsi.introduce(config)
     assert refusal(iscsi.x.PBD.plug, pbd) == expected
     assert iscsi.x.PBD.get_currently_attached(pbd) is False
+    assert iscsi.x.SR.get_other_config(sr) == {"dirty": ""}
 
 
 def test_a_host_without_initiator_name_is_refused(iscsi: Lab) -> None:
