@@ -224,42 +224,60 @@ class VolumeDisks(Driver):
         copy_size = full if is_clone and not self.is_thin else thin
         base_size = round_up(source.length, EXTENT)
         _check_space(group, source_size + copy_size + _JOURNALS - (source.size - base_size))
-        base_uuid, copy_uuid = str(uuid.uuid4()), str(uuid.uuid4())
-        size, blocks, inherited = source.vhd.virtual_size, data_blocks(source.data), source.vhd.inherited
-        base = LogicalVolume(base_size, Vhd(size, source.vhd.parent, hidden=True, own=blocks - inherited))
-        copy = LogicalVolume(copy_size, Vhd(size, base_uuid, inherited=blocks))
-        group.add_disk(base_uuid, base)
+        base_uuid = self._make_base(group, source.vhd, base_size, data_blocks(source.data), row)
+        source.size = source_size
+        copy_uuid, vhd = (
+            str(uuid.uuid4()),
+            Vhd(source.vhd.virtual_size, base_uuid, inherited=source.vhd.inherited),
+        )
+        copy = LogicalVolume(copy_size, vhd)
         group.add_disk(copy_uuid, copy)
-        source.size, source.vhd.parent, source.vhd.inherited = source_size, base_uuid, blocks
         if source.data is not None:
-            copy.data = sparse_copy(source.data, self.world.shares.new_file(size))
-        self.set_sizes(group, self.sr.virtual_allocation + size)
+            copy.data = sparse_copy(source.data, self.world.shares.new_file(vhd.virtual_size))
+        self.set_sizes(group, self.sr.virtual_allocation + vhd.virtual_size)
 
         own = {"type", "vdi_type", "vhd-parent"}
         kept = {key: value for key, value in row["sm_config"].items() if key not in own}
-        leaf_config = {**kept, "vdi_type": "vhd", "vhd-parent": base_uuid}
-        leaf = VDIInfo(copy_uuid, copy_uuid, size, copy.size, sm_config=leaf_config)
+        sm_config = {**kept, "vdi_type": "vhd", "vhd-parent": base_uuid}
+        leaf = VDIInfo(copy_uuid, copy_uuid, vhd.virtual_size, copy.size, sm_config=sm_config)
         self.xapi.introduce(leaf)
-        self._note(
-            group, leaf, **_names(row), is_a_snapshot=not is_clone, snapshot_of=None if is_clone else vdi_uuid
+        snapshot_of = None if is_clone else vdi_uuid
+        self._note(group, leaf, **_names(row), is_a_snapshot=not is_clone, snapshot_of=snapshot_of)
+        self.xapi.update(
+            VDIInfo(
+                vdi_uuid,
+                vdi_uuid,
+                vhd.virtual_size,
+                source.size,
+                read_only=row["read_only"],
+                sm_config=sm_config,
+            )
         )
-        hidden = VDIInfo(
+        return leaf
+
+    def _make_base(
+        self, group: VolumeGroup, source: Vhd, volume_size: int, blocks: int, row: Mapping[str, Any]
+    ) -> str:
+        """The uuid of the parent of what was one disk; a disk without data of its own has it already."""
+        if source.parent and blocks <= source.inherited:
+            return source.parent
+        base_uuid, size = str(uuid.uuid4()), source.virtual_size
+        vhd = Vhd(size, source.parent, hidden=True, own=blocks - source.inherited)
+        group.add_disk(base_uuid, LogicalVolume(volume_size, vhd))
+        source.parent, source.inherited = base_uuid, blocks
+        base = VDIInfo(
             base_uuid,
             base_uuid,
             size,
-            base.size,
+            volume_size,
             managed=False,
             read_only=True,
             name_label="base copy",
             sm_config=row["sm_config"],
         )
-        self.xapi.introduce(hidden)
-        self._note(group, hidden)
-        read_only = row["read_only"]
-        self.xapi.update(
-            VDIInfo(vdi_uuid, vdi_uuid, size, source.size, read_only=read_only, sm_config=leaf_config)
-        )
-        return leaf
+        self.xapi.introduce(base)
+        self._note(group, base)
+        return base_uuid
 
 
 def _names(row: Mapping[str, Any]) -> dict[str, Any]:

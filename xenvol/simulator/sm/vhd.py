@@ -31,7 +31,8 @@ class Vhd:
     """The uuid of the VHD that it was cut from."""
     hidden: bool = False
     inherited: int = 0
-    """Blocks of the guest's data that a parent held when this one was cut from it."""
+    """Blocks of the guest's data that a parent held when this one was cut from it. To write over one of them makes
+    a copy in a real VHD; here it is not seen."""
     own: int | None = None
     """Blocks that a base copy holds, whose data nobody keeps."""
 
