@@ -15,7 +15,7 @@ from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules.operations import IN_PROGRESS, QUEUE_LIMIT, operation, retry
 
-NAP = "0.4"  # seconds that the slow driver takes; long enough to look at it meanwhile
+NAP = "0.2"  # seconds that the slow driver takes; long enough to look at it meanwhile
 
 
 @pytest.fixture

@@ -163,6 +163,8 @@ class TestDestroy:
         pbd = pool.pbd(sr, fail_delete="SRUnavailable", fail_detach="SRInUse")
         assert refusal(pool.x.SR.destroy, sr) == ["SR_DEVICE_IN_USE"]
         assert not pool.x.PBD.get_currently_attached(pbd)
+        with pool.simulator.xapi.lock:
+            pool.db.set("PBD", pbd, device_config={"fail_attach": "SRUnavailable"})
         pool.x.PBD.plug(pbd)
         assert pool.x.PBD.get_currently_attached(pbd)
 

@@ -12,6 +12,8 @@ from storage_pool import DEAD, GIB, NULL, StoragePool, refusal, storage_pool
 
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
+from xenvol.simulator.rules.port import Port
+from xenvol.simulator.sm.base import VDIInfo, XapiRefusal
 
 UUID = "33333333-0000-4000-8000-000000000001"
 OTHER_UUID = "33333333-0000-4000-8000-000000000002"
@@ -346,3 +348,51 @@ class TestContent:
         (server,) = pool.x.VDI.get_nbd_info(vdi)
         assert server["address"] == "10.0.0.9"
         assert server["exportname"].startswith(f"/{pool.x.VDI.get_uuid(vdi)}?session_id=OpaqueRef:")
+
+
+class TestPort:
+    """What drivers may do to rows, and what they are refused as any caller would be."""
+
+    @pytest.fixture
+    def port(self, pool: StoragePool, sr: str) -> Port:
+        return Port(Call(pool.simulator.xapi, "SR.scan", NULL, NULL, pool.master), sr, pool.master)
+
+    def test_a_row_is_introduced_updated_and_forgotten(self, pool: StoragePool, sr: str, port: Port) -> None:
+        info = VDIInfo(UUID, "loc", 10, 5, name_label="n", sm_config={"a": "b"}, snapshot_of=OTHER_UUID)
+        with pool.simulator.xapi.lock:
+            port.introduce(info)
+            port.update(VDIInfo(UUID, "loc", 20, 6, managed=False))
+            row = port.vdi(UUID)
+            assert row is not None
+            assert [known["ref"] for known in port.vdis()] == [row["ref"]]
+            port.forget(UUID)
+            port.forget(UUID)
+            assert port.vdis() == []
+        assert (row["virtual_size"], row["managed"], row["name_label"]) == (20, False, "n")
+        assert (row["sm_config"], row["snapshot_of"]) == ({"a": "b"}, NULL)
+        assert "forget" in row["allowed_operations"]
+
+    @pytest.mark.parametrize(
+        ("uuid", "location", "code"),
+        [
+            (OTHER_UUID, "loc", "LOCATION_NOT_UNIQUE"),
+            ("no-uuid", "elsewhere", "UUID_INVALID"),
+            (UUID, "elsewhere", "INTERNAL_ERROR"),
+        ],
+    )
+    def test_what_is_taken_or_wrong_is_refused(
+        self, pool: StoragePool, port: Port, uuid: str, location: str, code: str
+    ) -> None:
+        with pool.simulator.xapi.lock:
+            port.introduce(VDIInfo(UUID, "loc", 10, 5))
+            with pytest.raises(XapiRefusal) as raised:
+                port.introduce(VDIInfo(uuid, location, 10, 5))
+        assert raised.value.description[0] == code
+
+    def test_maps_lose_keys_before_they_gain_some(self, pool: StoragePool, sr: str, port: Port) -> None:
+        with pool.simulator.xapi.lock:
+            port.sr_other_config({"a": "1", "b": "2"})
+            port.sr_other_config({"c": "3"}, remove=["a", "dirty"])
+            port.pbd_device_config({"k": "v"})
+        assert pool.x.SR.get_other_config(sr) == {"b": "2", "c": "3"}
+        assert pool.x.PBD.get_device_config(pool.the_pbd(sr)) == {"k": "v"}
