@@ -210,15 +210,3 @@ class TestMigration:
         for lun in (0, 1):
             volume_ops.detach_volume(iscsi(lun, **chap), "web")
         assert not [line for line in changes(before, xapi.snapshot()) if not line.startswith("VM ")]
-
-
-def test_the_connector_tells_a_service_whom_to_export_to(xapi: Simulator, volume_ops: VolumeOps) -> None:
-    host = xapi.db.record("host", xapi.db.refs("host")[0])
-    connector = volume_ops.get_connector(host["name_label"])
-    assert connector["initiator"] == host["iscsi_iqn"] != ""
-    assert (connector["uuid"], connector["host"], connector["ip"]) == (
-        host["uuid"],
-        host["hostname"],
-        host["address"],
-    )
-    assert connector == volume_ops.get_connector()

@@ -11,10 +11,12 @@ the present record of everything that the filter names (facts/xapi.md 4.6).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from typing import Any, Self
 
 from xenvol.errors import XapiError
 from xenvol.refs import NULL_REF, HostRef
+from xenvol.secret import Secret
 from xenvol.session import Session
 from xenvol.session.wire import FilterValue
 
@@ -25,7 +27,8 @@ class View:
     """Not thread-safe: one operation is one thread's."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._secrets: set[str] = set()
+        self._session = session.hiding(self._secrets)
         self._records: dict[tuple[str, str], Record] = {}
         self._whole: set[str] = set()  # classes of which every object is remembered
 
@@ -38,9 +41,13 @@ class View:
 
     def restricted(self, driver: str) -> Self:
         """The same view, sharing what is remembered, for a driver: it may not make or erase data, nor touch a VM."""
-        driver_view = type(self)(self._session.restricted(driver=driver))
-        driver_view._records, driver_view._whole = self._records, self._whole
+        driver_view = copy(self)
+        driver_view._session = self._session.restricted(driver=driver)
         return driver_view
+
+    def hide(self, secret: Secret) -> None:
+        """Keep a secret that this operation sends out of every error that it raises."""
+        self._secrets.add(secret.reveal())
 
     @property
     def xenapi(self) -> Any:

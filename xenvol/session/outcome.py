@@ -23,14 +23,16 @@ BUSY: Final = frozenset({"TOO_MANY_PENDING_TASKS", "HOST_STILL_BOOTING"})
 """Refusals that pass by themselves, raised before anything is done (helpers.ml, xapi_host_helpers.ml)."""
 
 
-def translated(name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
-    """Its value, or one of our errors. The one place where foreign exceptions become ours."""
+def translated(
+    name: Call, params: Sequence[Any], send: Callable[[], Any], *, hidden: Collection[str] = ()
+) -> Any:
+    """Its value, or one of our errors, with none of the `hidden` texts in it."""
     error: XenVolError
     cause: BaseException
     try:
         return send()
     except XenAPI.Failure as failure:
-        error, cause = _refusal(name, params, failure)
+        error, cause = _refusal(name, params, failure, hidden)
     except xmlrpc.client.Fault as fault:
         cause = fault
         if fault.faultCode == 401:  # the official client's SESSION_INVALID, when it did not log in itself
@@ -42,9 +44,12 @@ def translated(name: Call, params: Sequence[Any], send: Callable[[], Any]) -> An
     raise error from cause  # out here, where what was caught is no longer its context: it may quote a secret
 
 
-def _refusal(name: Call, params: Sequence[Any], failure: XenAPI.Failure) -> tuple[XapiError, BaseException]:
-    """xapi's no, verbatim but for the call's own secrets: some errors quote a value (INVALID_VALUE…)."""
+def _refusal(
+    name: Call, params: Sequence[Any], failure: XenAPI.Failure, hidden: Collection[str]
+) -> tuple[XapiError, BaseException]:
+    """xapi's no, verbatim but for secrets: some errors quote a value (INVALID_VALUE…), or a driver's command."""
     _, secrets = mask(name, params)
+    secrets |= frozenset(hidden)
     details = [str(detail) for detail in failure.details] or ["INTERNAL_ERROR"]
     clean = [_without(secrets, detail) for detail in details]
     cause = failure if clean == details else XenAPI.Failure(clean)

@@ -77,6 +77,7 @@ class Session:
         self._clock = clock
         self._driver: str | None = None
         self._forbidden: frozenset[str] = frozenset()
+        self._hidden: Collection[str] = ()
         self._wrapped: Any
         self._send: Callable[[str, Sequence[Any]], Any]
         if isinstance(wrapped, Session):  # one layer, so that a call is retried and reported once
@@ -142,6 +143,15 @@ class Session:
         view._driver = driver if driver is not None else self._driver
         return view
 
+    def hiding(self, secrets: Collection[str]) -> Session:
+        """A view of this session in whose errors these texts are masked, whichever call brings them back.
+
+        The collection is looked at when an error comes, so what is put into it later is masked as well.
+        """
+        view = copy(self)
+        view._hidden = secrets
+        return view
+
     def log_in(self) -> None:
         """Log in; for sessions of `connect`, which has done it."""
         if not isinstance(self._wrapped, PoolClient):
@@ -196,7 +206,7 @@ class Session:
     def _once(self, name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
         started, outcome = self._clock(), "interrupted"
         try:
-            value = translated(name, params, send)
+            value = translated(name, params, send, hidden=self._hidden)
             outcome = "ok"
             return value
         except XapiError as error:

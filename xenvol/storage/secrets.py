@@ -34,6 +34,7 @@ def copies_of_passwords(
     made: list[SecretRef] = []
     for key, value in device_config.items():
         if isinstance(value, Secret):
+            view.hide(value)
             secret_uuid, secret_ref = _introduce(view, _uuids_of(sr_uuid, key), value)
             undo.did(f"made a secret for {key}", _destroy, view, secret_ref)
             made.append(secret_ref)

@@ -1,0 +1,52 @@
+"""What the block-storage service is told of a host."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenvol.errors import UnknownHost
+from xenvol.simulator import Simulator
+from xenvol.simulator.sm.initiator import HBA
+from xenvol.volumeops import VolumeOps
+
+
+def test_a_host_is_told_by_its_initiator_name_and_its_addresses(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    host = xapi.db.record("host", xapi.db.refs("host")[0])
+    connector = volume_ops.get_connector(host["name_label"])
+    assert connector["initiator"] == host["iscsi_iqn"] != ""
+    assert (connector["uuid"], connector["host"], connector["ip"]) == (
+        host["uuid"],
+        host["hostname"],
+        host["address"],
+    )
+    assert connector["multipath"] is False
+    assert connector == volume_ops.get_connector(host["uuid"]) == volume_ops.get_connector()
+
+
+def test_a_host_with_fibre_channel_is_told_by_its_ports(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    name = xapi.db.get("host", xapi.db.refs("host")[0], "name_label")
+    xapi.storage.host(name).hbas.append(HBA("50014380186af83c", "50014380186af83d", "FC"))
+    before = xapi.snapshot()
+    connector = volume_ops.get_connector()
+    assert (connector["wwpns"], connector["wwnns"]) == (["50014380186af83c"], ["50014380186af83d"])
+    assert before.difference(xapi.snapshot()) == []
+
+
+def test_a_host_without_an_initiator_name_has_none(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    host = xapi.add_host("bare")
+    with xapi.xapi.lock:
+        xapi.db.set("host", host, iscsi_iqn="", other_config={})
+    assert "initiator" not in volume_ops.get_connector("bare")
+
+
+@pytest.mark.xapi(hosts=3)
+def test_each_host_of_a_pool_has_its_own(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    names = [xapi.db.get("host", host, "name_label") for host in xapi.db.refs("host")]
+    assert len({volume_ops.get_connector(name)["initiator"] for name in names}) == 3
+
+
+def test_a_host_that_is_unknown_is_an_error(volume_ops: VolumeOps) -> None:
+    with pytest.raises(UnknownHost, match="nowhere"):
+        volume_ops.get_connector("nowhere")
