@@ -288,6 +288,10 @@ class TestSeveralPortals:
         assert sorted(both.vdis(sr)) == sorted(LUNS)
         assert both.x.message.get_all() == []
 
+    def test_a_note_that_makes_no_sense_is_an_error_of_the_driver(self, both: Lab) -> None:
+        _, pbd = both.introduce({"target": ADDRESS, "targetIQN": TARGET, "multihomelist": "nonsense"})
+        assert refusal(both.x.PBD.plug, pbd)[0] == "SR_BACKEND_FAILURE_1200"
+
     def test_the_disks_go_on_through_the_other_portal(self, both: Lab) -> None:
         sr, _ = both.plug({"target": ADDRESS, "targetIQN": TARGET, "multihomed": "true"})
         both.san.unreachable(f"{ADDRESS}:3260")

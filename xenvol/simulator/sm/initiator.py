@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from xenvol.simulator.sm.san import Credentials, Lun, Portal, San, portal_key
+from xenvol.simulator.sm.san import Credentials, Lun, Portal, San, portal_key, split_key
 
 
 class LoginRefused(Exception):
@@ -99,8 +99,8 @@ class Initiator:
 
     def session(self, iqn: str, address: str = "") -> Session | None:
         """A session to the target, through that address if one is given."""
-        prefix = portal_key(address, 0).removesuffix("0") if address else ""
-        return next((s for s in self.sessions if s.iqn == iqn and s.portal.startswith(prefix)), None)
+        sessions = self.sessions_to(iqn)
+        return next((s for s in sessions if address in ("", split_key(s.portal)[0])), None)
 
     def sessions_to(self, iqn: str) -> list[Session]:
         return [session for session in self.sessions if session.iqn == iqn]

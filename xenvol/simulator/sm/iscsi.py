@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xenvol.simulator.sm import xmlout
+from xenvol.simulator.sm import iscsiconfig, xmlout
 from xenvol.simulator.sm.base import SMFailure
 from xenvol.simulator.sm.initiator import Disk
 from xenvol.simulator.sm.iscsilogin import DEVICE_SECONDS, TargetLogin
@@ -21,7 +21,8 @@ class ISCSI(LUNPerVDI):
     rows_are_managed = True
 
     def load(self) -> None:
-        self.login = TargetLogin(self.request, self.sr.uuid)
+        self.login = TargetLogin(self.request, iscsiconfig.read(self.request))
+        self.login.check_iqn()
 
     @property
     def is_attached(self) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from xenvol.simulator.sm import iscsiconfig, xmlout
+from xenvol.simulator.sm import xmlout
 from xenvol.simulator.sm.base import Request, SMFailure
 from xenvol.simulator.sm.initiator import Disk, LoginRefused, OtherInitiatorName, Session
-from xenvol.simulator.sm.san import ISCSI_PORT
+from xenvol.simulator.sm.iscsiconfig import TargetConfig
+from xenvol.simulator.sm.san import ISCSI_PORT, split_key
 
 DEVICE_MISSING = 67
 LOGIN = 68
@@ -21,6 +22,8 @@ DISCOVERY = 83
 NO_TARGET_IQN = 96
 WRONG_SCSI_ID = 107
 UNREACHABLE = 141
+UNEXPECTED = 1200
+"""A driver that fell over; the reason is what Python printed."""
 
 CONNECT_SECONDS = 5.0
 """How long a connection attempt waits for a silent address."""
@@ -33,21 +36,22 @@ DEVICE_SECONDS = 15.0
 class TargetLogin:
     """One target (an IQN behind a portal) for one SR on one host."""
 
-    def __init__(
-        self, request: Request, sr_uuid: str, *, address: str = "", iqn: str = "", listed_as: str = ""
-    ) -> None:
-        """Checks device_config, as SM does before every command; ``address`` and ``iqn`` override its own.
-
-        Without targetIQN the portal is asked, and what it offers is in the refusal (96); ``listed_as`` is the
-        address of the last entry there, which stands for all targets.
-        """
+    def __init__(self, request: Request, target: TargetConfig, *, listed_as: str = "") -> None:
+        """``listed_as`` is the address of the entry that stands for all targets where they are listed."""
         self.request = request
-        self.listed_as = listed_as
+        self.target = target
+        self.listed_as = listed_as or target.address
         self.san = request.world.san
         self.initiator = request.world.host(request.host.name).initiator
         self.xapi = request.xapi
-        self.sr_uuid = sr_uuid
-        self.target = iscsiconfig.read(request, address, iqn)
+        self.sr_uuid = request.sr.uuid
+
+    def __repr__(self) -> str:
+        state = "attached" if self.is_attached else "not attached"
+        return f"<TargetLogin {self.target.portal} {self.target.iqn}, {state}>"
+
+    def check_iqn(self) -> None:
+        """Without targetIQN the portal is asked what it offers, and the refusal (96) lists that."""
         if not self.target.iqn:
             raise SMFailure(NO_TARGET_IQN, output=self._offered())
 
@@ -79,8 +83,11 @@ class TargetLogin:
 
     def _lacks_paths(self) -> bool:
         """A multihomed SR that has fewer sessions than portals tries the others again."""
-        portals = [p for p in self.request.device_config.get("multihomelist", "").split(",") if p]
-        return len(self.initiator.sessions_to(self.target.iqn)) < len(portals)
+        return len(self.initiator.sessions_to(self.target.iqn)) < len(self._noted())
+
+    def _noted(self) -> list[str]:
+        """The portals that SM wrote into the PBD of a multihomed SR."""
+        return [portal for portal in self.request.device_config.get("multihomelist", "").split(",") if portal]
 
     def _connect(self) -> None:
         self._reach_portal()
@@ -91,8 +98,10 @@ class TargetLogin:
 
     def _reach_portal(self) -> None:
         """141, unless the portal (or one that SM noted earlier) takes connections."""
-        noted = self.request.device_config.get("multihomelist", "")
-        portals = [_split(portal) for portal in noted.split(",") if portal]
+        try:
+            portals = [split_key(portal) for portal in self._noted()]
+        except ValueError as error:
+            raise SMFailure(UNEXPECTED, text=str(error)) from error
         for address, port in portals or [(self.target.address, self.target.port)]:
             if self._is_reachable(address, port):
                 self.target = replace(self.target, address=address, port=port)
@@ -119,7 +128,7 @@ class TargetLogin:
         if not known:
             raise SMFailure(DISCOVERY, "check target settings", self._offered())
         for portal in known:
-            address, port = _split(portal)
+            address, port = split_key(portal)
             if not self.target.is_multihomed and address != self.target.address:
                 continue
             if not self._is_reachable(address, port):
@@ -137,10 +146,9 @@ class TargetLogin:
 
     def _note_portals(self, portals: Iterable[str]) -> None:
         """SM keeps the portals of a multihomed target in the PBD, its own first."""
-        noted = [p for p in self.request.device_config.get("multihomelist", "").split(",") if p]
-        mine = ["{}:{}".format(*_split(portal)) for portal in (self.target.portal, *portals)]
-        both = list(dict.fromkeys([*noted, *mine]))
-        if both != noted:
+        mine = ["{}:{}".format(*split_key(portal)) for portal in (self.target.portal, *portals)]
+        both = list(dict.fromkeys([*self._noted(), *mine]))
+        if both != self._noted():
             self.xapi.pbd_device_config({"multihomelist": ",".join(both)})
 
     # ---- discovery
@@ -148,7 +156,7 @@ class TargetLogin:
     def discover(self) -> list[tuple[str, int, str]]:
         """Address, port and IQN of all that the portal offers and that can be reached."""
         self._start_initiator()
-        found = [(*_split(portal), iqn) for portal, iqn in self._discover()]
+        found = [(*split_key(portal), iqn) for portal, iqn in self._discover()]
         return [entry for entry in found if self._is_reachable(entry[0], entry[1])]
 
     def _discover(self) -> list[tuple[str, str]]:
@@ -165,7 +173,7 @@ class TargetLogin:
         if not self._is_reachable(self.target.address, self.target.port):
             raise SMFailure(UNREACHABLE)
         self._start_initiator()
-        every = (f"{self.listed_as or self.target.address}:{self.target.port}", "*")
+        every = (f"{self.listed_as}:{self.target.port}", "*")
         targets = []
         for index, (portal, iqn) in enumerate([*self._discover(), every]):
             address, _, port = portal.rpartition(":")
@@ -209,8 +217,3 @@ class TargetLogin:
     def _by_scsi_id(self, scsi_id: str) -> Disk | None:
         """A disk of any session of the host: SM looks under /dev/disk."""
         return next((disk for disk in self.initiator.disks() if disk.scsi_id == scsi_id), None)
-
-
-def _split(portal: str) -> tuple[str, int]:
-    address, _, port = portal.rpartition(":")
-    return address.removeprefix("[").removesuffix("]"), int(port)

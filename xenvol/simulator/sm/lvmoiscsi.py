@@ -7,7 +7,7 @@ the list of them is kept in the PBD as ``multiSession``.
 
 from __future__ import annotations
 
-from xenvol.simulator.sm import xmlout
+from xenvol.simulator.sm import iscsiconfig, xmlout
 from xenvol.simulator.sm.base import SMFailure
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.iscsilogin import (
@@ -114,7 +114,8 @@ class LVMoISCSI(LVMOnLUN):
 
     def _logins(self) -> list[TargetLogin]:
         target = self.config.get("target", "")
-        first = TargetLogin(self.request, self.sr.uuid, listed_as=target)
+        first = TargetLogin(self.request, iscsiconfig.read(self.request), listed_as=target)
+        first.check_iqn()
         if "," not in target and first.target.iqn != "*":
             return [first]
         noted = self.config.get("multiSession", "")
@@ -123,16 +124,17 @@ class LVMoISCSI(LVMOnLUN):
             raise SMFailure(GENERAL, "list index out of range")
         if not noted:
             self.xapi.pbd_device_config({"multiSession": "".join(f"{key}|" for key in keys)})
-        found = [key.split(",") for key in keys]
-        return [TargetLogin(self.request, self.sr.uuid, address=a, iqn=iqn) for a, _port, iqn in found]
+        return [self._login(*key.split(",", 2)) for key in keys]
+
+    def _login(self, address: str, _port: str = "", iqn: str = "") -> TargetLogin:
+        return TargetLogin(self.request, iscsiconfig.read(self.request, address, iqn))
 
     def _found(self, first: TargetLogin) -> list[str]:
         """``address,port,IQN`` of all that the portals of the configuration offer and that can be reached."""
         wanted = first.target.iqn
         keys: dict[str, None] = {}
         for name in self.config["target"].split(","):
-            login = TargetLogin(self.request, self.sr.uuid, address=name)
-            for address, port, iqn in login.discover():
+            for address, port, iqn in self._login(name).discover():
                 if wanted in ("*", iqn):
                     keys[f"{address},{port},{iqn}"] = None
         return list(keys)

@@ -72,6 +72,12 @@ def portal_key(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def split_key(key: str) -> tuple[str, int]:
+    """Address and port of a portal's key; ValueError where it is none."""
+    address, _, port = key.rpartition(":")
+    return address.removeprefix("[").removesuffix("]"), int(port)
+
+
 def parse_portal(text: str) -> tuple[str, int]:
     """An address in its one spelling and a port; without a port, 3260."""
     host, bracket, rest = text.removeprefix("[").partition("]") if text.startswith("[") else (text, "", "")
