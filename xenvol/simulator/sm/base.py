@@ -216,7 +216,7 @@ class Driver(abc.ABC):
         self.config = request.device_config
         self.xapi = request.xapi
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027  # most drivers demand something, not all
         """Runs before every command and looks at nothing but the device_config and the host: 90, 94-97, 101, 102...
 
         When it refuses, the command was never tried: the SR is not marked ``dirty`` and no scan follows a
@@ -265,7 +265,7 @@ class Driver(abc.ABC):
         """
         raise SMFailure(NOT_IMPLEMENTED)
 
-    def update(self) -> None:
+    def update(self) -> None:  # noqa: B027  # not implementing it is no error in SM
         """SR.update: refresh the SR's sizes. A driver that keeps none has nothing to do (sm/SR.py, update)."""
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
