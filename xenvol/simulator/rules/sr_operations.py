@@ -63,7 +63,7 @@ def refusal(xapi: Xapi, sr: str, operation: str) -> Failure | None:
     if operation == "destroy":
         if not db.children(sr, "PBDs"):
             return Failure("SR_HAS_NO_PBDS", sr)
-        if any(_counts(db.row("VDI", vdi)) for vdi in db.children(sr, "VDIs")):
+        if any(_counts(db.row("VDI", vdi)) for vdi in db.each_child(sr, "VDIs")):
             return Failure("SR_NOT_EMPTY")
     return _conflict(sr, row["current_operations"], operation)
 

@@ -79,8 +79,8 @@ class Dummy(Driver):
         self.xapi.forget(uuid)
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
-        """Whatever is asked for, with nothing in it; only a uuid that the SR has is refused (trace 03#105)."""
-        if any(row["uuid"] == uuid for row in self.xapi.vdis()):
+        """Whatever is asked for, with nothing in it; only a uuid that is taken is refused (trace 03#105)."""
+        if self.xapi.vdi(uuid) is not None:
             raise SMFailure(_VDI_EXISTS)
         info = VDIInfo(uuid, location, 0, 0, sm_config={})
         self.xapi.introduce(info)
