@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import pytest
 from vmkit import NULL, Client, client, disk, sr, vbd_record, wait_until
 
 from xenvol.simulator import Simulator
@@ -58,3 +61,17 @@ def test_the_collector_works_until_it_is_stopped(xapi: Simulator, client: Client
         wait_until(lambda: client("VM.get_VBDs", vm) == [])
     collector.stop()
     assert "stopped" in repr(collector)
+
+
+def test_a_pool_that_is_started_tidies_up_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc.Collector, "_run", lambda collector, stopped: seen.append((collector, stopped)))
+    seen: list[tuple[gc.Collector, threading.Event]] = []
+    simulator = Simulator()
+    simulator.reset()
+    assert seen == []
+    with simulator:
+        wait_until(lambda: len(seen) == 1)
+        simulator.reset()
+        wait_until(lambda: len(seen) == 2)
+        assert [stopped.is_set() for _, stopped in seen] == [True, False]
+    assert all(stopped.is_set() for _, stopped in seen)

@@ -10,28 +10,29 @@ the master by its address alone.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib.resources
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from xenvol.simulator import bootstrap, worlds
+from xenvol.simulator.bulk import BulkBuilder
 from xenvol.simulator.control import Control
 from xenvol.simulator.database import Database
-from xenvol.simulator.failure import Failure
 from xenvol.simulator.faults import Faults
+from xenvol.simulator.furnish import furnish
 from xenvol.simulator.journal import Journal
-from xenvol.simulator.pool import Pool, PoolBuilder
+from xenvol.simulator.pool import Pool
+from xenvol.simulator.rules.gc import Collector
 from xenvol.simulator.server import Server
 from xenvol.simulator.service import Service
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.snapshot import Snapshot, take
-from xenvol.simulator.worlds import SRSpec, VMSpec, WorldSpec
+from xenvol.simulator.worlds import WorldSpec
 from xenvol.simulator.xapi import Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
@@ -39,7 +40,7 @@ _PORT_ATTEMPTS = 20
 """How often a port that is free on the first address may be taken on another."""
 
 
-class Simulator(PoolBuilder):
+class Simulator(BulkBuilder):
     """Started by a ``with`` block or `start`; everything but the ports is built again by `reset`.
 
     ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or what such a file holds; without one,
@@ -75,6 +76,7 @@ class Simulator(PoolBuilder):
         )
         self._hosts = self.xapi.db.refs("host")
         self._servers: list[Server] = []
+        self._collector = Collector(self.xapi)
         self._order_faults()
 
     def __repr__(self) -> str:
@@ -142,6 +144,7 @@ class Simulator(PoolBuilder):
         for left in reversed(range(attempts)):
             try:
                 self._listen()
+                self._collector.start()
                 return
             except OSError as error:
                 self._stop_listening()
@@ -152,14 +155,17 @@ class Simulator(PoolBuilder):
     def close(self) -> None:
         """Stop listening, end what waits, and remove the storage. Idempotent."""
         self._stop_listening()
+        self._collector.stop()
         self.faults.clear()
         _discard(self.xapi)
 
     def reset(self) -> None:
         """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
         self.faults.clear()
+        self._collector.stop()
         old = self.xapi
         self._service.xapi = self._build()
+        self._collector = Collector(self.xapi)
         self._hosts = self.xapi.db.refs("host")
         for server in self._servers[len(self._hosts) :]:
             server.close()
@@ -167,6 +173,8 @@ class Simulator(PoolBuilder):
         del self._addresses[len(self._hosts) :]
         for server in self._servers:
             server.come_back()
+        if self._servers:
+            self._collector.start()
         self.journal.clear()
         self._order_faults()
         _discard(old)
@@ -216,7 +224,7 @@ class Simulator(PoolBuilder):
             with xapi.lock:
                 bootstrap.build(xapi, spec.pool)
                 self._place(xapi)
-                _furnish(Pool(xapi), spec)
+                furnish(Pool(xapi), spec)
         except BaseException:
             world.close()
             raise
@@ -273,61 +281,6 @@ def _address(wanted: str, index: int) -> str:
             "and a simulator listens nowhere else"
         )
     return wanted
-
-
-def _furnish(pool: Pool, spec: WorldSpec) -> None:
-    """Make what a world file lists besides hosts; what xapi refuses is a WorldError that names it."""
-    vdis: dict[str, str] = {}
-    for index, sr in enumerate(spec.srs):
-        with _naming(f"srs[{index}] ({sr.name})"):
-            vdis |= _add_sr(pool, sr)
-    for index, vm in enumerate(spec.vms):
-        with _naming(f"vms[{index}] ({vm.name})"):
-            _add_vm(pool, vm, vdis)
-
-
-@contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
-    try:
-        yield
-    except Failure as failure:
-        raise WorldError(f"{where}: {' '.join(failure.description)}") from failure
-
-
-def _add_sr(pool: Pool, sr: SRSpec) -> dict[str, str]:
-    """Its disks, by name."""
-    ref = pool.add_sr(
-        sr.name,
-        type=sr.type,
-        device_config=sr.device_config,
-        sr_uuid=sr.uuid,
-        content_type=sr.content_type,
-        shared=sr.shared,
-        create=sr.create,
-        hosts=sr.hosts,
-        plugged=sr.plugged,
-    )
-    if sr.plugged and sr.content_type == "iso":  # a plug shows no images, only a scan does
-        pool.scan(ref)
-    if sr.is_default:
-        pool.xapi.db.set("pool", pool.xapi.db.refs("pool")[0], default_SR=ref)
-    return {
-        vdi.name: pool.add_vdi(ref, vdi.name, size=vdi.size, sharable=vdi.sharable, read_only=vdi.read_only)
-        for vdi in sr.vdis
-    }
-
-
-def _add_vm(pool: Pool, vm: VMSpec, vdis: Mapping[str, str]) -> None:
-    ref = pool.add_vm(
-        vm.name,
-        kind=vm.kind,
-        power_state=vm.power_state,
-        pv_drivers=vm.pv_drivers,
-        resident_on=vm.resident_on,
-        disks=[vdis[name] for name in vm.disks],
-    )
-    if vm.refuses_unplug:
-        pool.guest(ref).refuses_unplug = True
 
 
 def _discard(xapi: Xapi) -> None:

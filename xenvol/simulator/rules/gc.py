@@ -33,29 +33,32 @@ def collect(xapi: Xapi) -> list[str]:
 
 
 class Collector:
-    """Collects every so many seconds until it is stopped. Idempotent both ways; a context manager."""
+    """Collects every so many seconds until it is stopped. Idempotent both ways; a context manager.
+
+    `stop` waits for nothing, so that it may be called with the pool's lock held; no collection starts after it.
+    """
 
     def __init__(self, xapi: Xapi, interval: float = INTERVAL) -> None:
         self._xapi = xapi
         self._interval = interval
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stopped: threading.Event | None = None
+        """Of the thread that runs."""
 
     def __repr__(self) -> str:
-        state = "stopped" if self._thread is None else "running"
+        state = "stopped" if self._stopped is None else "running"
         return f"<Collector {state}, every {self._interval:g} s>"
 
     def start(self) -> None:
-        if self._thread is None:
-            self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="database collector", daemon=True)
-            self._thread.start()
+        if self._stopped is None:
+            self._stopped = threading.Event()
+            threading.Thread(
+                target=self._run, args=(self._stopped,), name="database collector", daemon=True
+            ).start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._stopped is not None:
+            self._stopped.set()
+            self._stopped = None
 
     def __enter__(self) -> Collector:
         self.start()
@@ -64,9 +67,11 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
-            collect(self._xapi)
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._interval):
+            with self._xapi.lock:
+                if not stopped.is_set():
+                    collect(self._xapi)
 
 
 _CLASS_OF_FIELD = {"host": "host", "SR": "SR", "VM": "VM", "VDI": "VDI", "network": "network"}
