@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from xenvol.simulator import Simulator
-from xenvol.simulator.snapshot import Snapshot
+from xenvol.testing.residue import changes as changes
+from xenvol.testing.residue import touch_hosts as touch_hosts
 
 GIB = 1024**3
 MIB = 1024**2
@@ -144,24 +144,3 @@ SCENARIOS = [
         ),
     ),
 ]
-
-
-def touch_hosts(xapi: Simulator) -> None:
-    """A host's storage exists from its first use on; let that be now, so that later snapshots compare."""
-    for host in xapi.db.refs("host"):
-        xapi.storage.host(xapi.db.get("host", host, "name_label"))
-
-
-def changes(before: Snapshot, after: Snapshot) -> list[str]:
-    """What differs, but for what the first plug on a host leaves by xapi's and the storage drivers' own doing."""
-    return [line for line in before.difference(after) if not _FIRST_PLUG.search(line)]
-
-
-_FIRST_PLUG = re.compile(
-    r"other_config: \[storage_driver_domain\]"  # xapi's note on the control domain
-    r"|initiator: .*→ .*: no session>"  # iscsid runs from then on
-    r"|storage\.hosts\.\w+(\.files)?: absent → \{(files: \{)?/run/sr-mount/[^:]*: 0\}+$"  # an empty directory
-    r"|/sm-hardlink\.conf: absent → 1$"  # the driver tried whether the server has hard links
-    r"|^VDI .*: other_config: \[content_id\]"  # xapi notes that the disk may have been written
-    r"|: allowed_operations: "  # xapi's advice, worked out anew now and then
-)

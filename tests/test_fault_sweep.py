@@ -17,9 +17,8 @@ from tests.scenarios import GIB, SCENARIOS, Scenario, changes, touch_hosts
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.session import Session
 from xenvol.simulator import Simulator
+from xenvol.testing import sweep
 from xenvol.volumeops import VolumeOps
-
-REFUSAL = ("SR_BACKEND_FAILURE_1200", "", "ordered by the sweep", "")
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,8 @@ class Trial:
         session = xenvol.connect(self.xapi.url, self.xapi.user, self.xapi.password)
         return VolumeOps(Session(session, sleep=lambda seconds: None))
 
-    def run(self) -> XenVolError | None:
-        try:
-            self.operation.run(self.ops, self.scenario)
-        except XenVolError as error:
-            return error
-        return None
+    def run(self) -> object:
+        return self.operation.run(self.ops, self.scenario)
 
     def difference(self, since: str) -> list[str]:
         then = self.pristine if since == "pristine" else self.before
@@ -93,8 +88,7 @@ class Trial:
 
     def finish(self) -> None:
         """The same call again, then a detach: nothing may be left."""
-        self.xapi.faults.clear()
-        result = self.operation.run(self.ops, self.scenario)
+        result = self.run()
         if self.operation is EXTEND:
             assert result == 2 * GIB
         self.ops.detach_volume(self.scenario.connection_info, "web")
@@ -117,11 +111,14 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Simulator]:
         yield xapi
 
 
-def calls_of(pool: Simulator, scenario: Scenario, operation: Operation) -> list[str]:
-    trial = Trial(pool, scenario, operation)
-    with pool.journal.recording() as calls:
-        assert trial.run() is None
-    return calls.methods()
+def each_call(
+    pool: Simulator, scenario: Scenario, operation: Operation, strike: sweep.Strike
+) -> Iterator[sweep.Case[Trial]]:
+    struck = 0
+    for case in sweep.each_call(pool, lambda: Trial(pool, scenario, operation), Trial.run, strike):
+        struck += 1
+        yield case
+    assert struck >= 3
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
@@ -131,45 +128,31 @@ class TestSweep:
         self, pool: Simulator, scenario: Scenario, operation: Operation
     ) -> None:
         """... or, where a detach had already emptied the slot, further on: then the same call again completes."""
-        methods = calls_of(pool, scenario, operation)
-        assert len(methods) >= 3
-        for n, method in enumerate(methods, 1):
-            trial = Trial(pool, scenario, operation)
-            pool.faults.refuse("*", *REFUSAL, nth=n)
-            error = trial.run()
-            where = f"call {n}, {method}"
-            assert isinstance(error, XapiError), where
-            assert error.code == REFUSAL[0], where
-            assert error.call == method, where
-            assert not getattr(error, "__notes__", []), where
+        for case in each_call(pool, scenario, operation, sweep.refuse):
+            assert isinstance(case.error, XapiError), case
+            assert case.error.code == sweep.REFUSAL[0], case
+            assert case.error.call == case.call, case
+            assert not getattr(case.error, "__notes__", []), case
             goes_forward = operation is DETACH and not pool.db.refs("VBD")
             if not goes_forward:
-                assert trial.difference("before") == [], where
-            trial.finish()
+                assert case.trial.difference("before") == [], case
+            case.trial.finish()
 
-    @pytest.mark.parametrize("fault", ["lose_answer", "lose_request"])
+    @pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])
     def test_a_lost_call_is_completed_by_the_same_call_again(
-        self, pool: Simulator, scenario: Scenario, operation: Operation, fault: str
+        self, pool: Simulator, scenario: Scenario, operation: Operation, strike: sweep.Strike
     ) -> None:
-        for n, method in enumerate(calls_of(pool, scenario, operation), 1):
-            trial = Trial(pool, scenario, operation)
-            getattr(pool.faults, fault)("*", nth=n)
-            error = trial.run()
-            assert error is None or isinstance(error, XapiUnreachable), f"call {n}, {method}: {error}"
-            if error is not None and operation is not DETACH and fault == "lose_request":
-                assert trial.difference("before") == [], f"call {n}, {method}"
-            trial.finish()
+        for case in each_call(pool, scenario, operation, strike):
+            assert case.error is None or isinstance(case.error, XapiUnreachable), case
+            if case.error is not None and operation is not DETACH and strike is sweep.lose_request:
+                assert case.trial.difference("before") == [], case
+            case.trial.finish()
 
     def test_an_operation_whose_host_died_under_it_is_completed_by_the_next_process(
         self, pool: Simulator, scenario: Scenario, operation: Operation
     ) -> None:
         """Neither the operation nor its rollback gets another call through; a new log-in finds what is there."""
-        for n in range(1, len(calls_of(pool, scenario, operation)) + 1):
-            trial = Trial(pool, scenario, operation)
-            pool.faults.lose_answer("*", nth=n)
-            for later in range(n + 1, n + 40):
-                pool.faults.lose_request("*", nth=later)
-            trial.run()
-            pool.faults.clear()
-            trial.ops = trial.log_in()
-            trial.finish()
+        for case in each_call(pool, scenario, operation, sweep.die):
+            assert case.error is None or isinstance(case.error, XenVolError), case
+            case.trial.ops = case.trial.log_in()
+            case.trial.finish()
