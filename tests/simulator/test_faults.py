@@ -9,8 +9,9 @@ import pytest
 from xapi_client import PlainClient
 
 from xenvol.simulator import Simulator
-from xenvol.simulator.faults import KINDS, Faults
+from xenvol.simulator.faults import Faults
 from xenvol.simulator.hooks import SERVED, Incoming
+from xenvol.simulator.orders import KINDS
 from xenvol.simulator.wire import Caller
 
 SECRET = {"value": "v", "other_config": {}}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from xenvol.simulator.comparison import Comparison, Shape, shape_of
+from xenvol.simulator.comparison import Comparison
 from xenvol.simulator.replay import read, replay, replay_file, version_of
+from xenvol.simulator.shapes import Shape, shape_of
 from xenvol.simulator.symbols import Symbols, Unbound
 
 RECORDINGS = Path(__file__).parent.parent / "data" / "recordings"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from xapi_client import PlainClient
 
-from xenvol.simulator import Simulator, worlds
+from xenvol.simulator import Simulator, worlds, worldspec
 from xenvol.simulator.sm.worldfile import WorldError
 
 HOSTS = [{"name": "h1"}]
@@ -125,7 +125,7 @@ class TestMistakes:
 
     def test_a_world_is_a_map(self) -> None:
         with pytest.raises(WorldError, match="world: expected a map"):
-            worlds.parse([])
+            worldspec.parse([])
 
     def test_an_sr_that_cannot_be_plugged_is_named_with_xapis_error(self) -> None:
         world = {

@@ -1,21 +1,20 @@
 """Whether an answer is the recorded one: the same code, the same structure, the same values, but for what a
 recording cannot prescribe.
 
-Which parts those are is said by a `Shape`, made from the method's name; the table of fields is
-``data/replay-volatile.json``. Lists are sets with multiplicity. Where a recorded name has no value yet, the
-candidate that differs least gives it its value.
+Which parts those are is said by a `Shape`. Lists are sets with multiplicity. Where a recorded name has no
+value yet, the candidate that differs least gives it its value.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator.shapes import EXACT, FREE, Shape, class_name, record_shape
 from xenvol.simulator.symbols import Symbols
 
 ABSENT = "(absent)"
@@ -48,80 +47,6 @@ def brief(value: Any, limit: int = 300) -> str:
         return ABSENT
     text: str = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= limit else f"{text[:limit]} …"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How one value is to be compared; the default is: exactly, all the way down."""
-
-    volatile: frozenset[str] = frozenset()
-    """Keys that must be there, with any value."""
-    members: Mapping[str, Shape] = field(default_factory=dict)
-    """Shapes of single keys."""
-    items: Shape | None = None
-    """The shape of every item of a list, or value of a map."""
-    is_record: bool = False
-    """A newer server's record may have more fields, if the comparison allows it."""
-    is_error: bool = False
-    """An ErrorDescription."""
-    is_event: bool = False
-    """An event; its class says what its snapshot is."""
-    is_free: bool = False
-    """Anything will do."""
-
-
-EXACT = Shape()
-_ERROR = Shape(is_error=True)
-_FREE = Shape(is_free=True)
-_EVENT = Shape(is_event=True, volatile=frozenset({"id", "timestamp"}))
-_EVENTS = Shape(items=_EVENT)
-_EVENT_BATCH = Shape(volatile=frozenset({"valid_ref_counts"}), members={"events": _EVENTS})
-
-
-def shape_of(method: str) -> Shape:
-    """How the result of a method is to be compared."""
-    cls, _, message = method.partition(".")
-    if message == "get_record":
-        return _record(cls)
-    if message in ("get_all_records", "get_all_records_where"):
-        return Shape(items=_record(cls))
-    if method == "event.from":
-        return _EVENT_BATCH
-    if method == "event.next":
-        return _EVENTS
-    if message.startswith("get_"):
-        name = message.removeprefix("get_")
-        if name in _volatile(cls):
-            return _FREE
-        if (cls, name) == ("task", "error_info"):
-            return _ERROR
-    return EXACT
-
-
-@functools.cache
-def _record(cls: str) -> Shape:
-    members = {"error_info": _ERROR} if cls == "task" else {}
-    return Shape(volatile=_volatile(cls), members=members, is_record=True)
-
-
-@functools.cache
-def _volatile(cls: str) -> frozenset[str]:
-    return frozenset(_table().get(cls, ())) | frozenset(_table()["*"])
-
-
-@functools.cache
-def _table() -> dict[str, list[str]]:
-    text = (importlib.resources.files("xenvol.simulator") / "data" / "replay-volatile.json").read_text()
-    table: dict[str, list[str]] = json.loads(text)["fields"]
-    return table
-
-
-def class_name(lower: str) -> str:
-    """``VM`` for the ``vm`` of an event."""
-    for name in _table():
-        if name.lower() == lower.lower():
-            return name
-    return lower
 
 
 class Comparison:
@@ -256,9 +181,9 @@ class Comparison:
 
     def _member(self, shape: Shape, key: str, expected: dict[str, Any]) -> Shape:
         if key in shape.volatile:
-            return _FREE
+            return FREE
         if shape.is_event and key == "snapshot":
-            return _record(class_name(str(expected.get("class"))))
+            return record_shape(class_name(str(expected.get("class"))))
         return shape.members.get(key) or shape.items or EXACT
 
     def _unknown_key(

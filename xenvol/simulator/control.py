@@ -10,9 +10,10 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from xenvol.simulator.faults import KINDS, Faults
+from xenvol.simulator.faults import Faults
 from xenvol.simulator.hooks import Reply
 from xenvol.simulator.journal import Journal
+from xenvol.simulator.orders import KINDS
 from xenvol.simulator.snapshot import Snapshot
 
 

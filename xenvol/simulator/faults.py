@@ -8,16 +8,15 @@ was given with ``every=True``: then it strikes at the n-th and at all later ones
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Fate, Incoming
-from xenvol.simulator.journal import is_login, plain_name
+from xenvol.simulator.journal import plain_name
+from xenvol.simulator.orders import Order, checked, strikes
 
 
 class Machines(Protocol):
@@ -33,55 +32,6 @@ class Machines(Protocol):
 
     def find_host(self, host: str) -> str:
         """The reference of the host that a reference, uuid, name or address means."""
-
-
-@dataclass
-class Order:
-    """One fault that was ordered. Handed back to whoever ordered it, to look at it or to end it."""
-
-    number: int
-    kind: str
-    method: str
-    nth: int
-    every: bool
-    host: str | None
-    strike: Callable[[Fate], Fate]
-    detail: str = ""
-    before: Callable[[], None] | None = None
-    """What happens to the pool just before the call is served."""
-    released: threading.Event = field(default_factory=threading.Event)
-    seen: int = 0
-    """Matching calls since it was ordered."""
-    hits: int = 0
-    """How often it struck."""
-
-    @property
-    def is_spent(self) -> bool:
-        return self.hits > 0 and not self.every
-
-    def release(self) -> None:
-        """Let go on the calls that hang by this order; later ones do not hang any more."""
-        self.released.set()
-
-    def __str__(self) -> str:
-        which = f"{self.method} #{self.nth}" + (" and later" if self.every else "")
-        return f"{self.kind}{' ' + self.detail if self.detail else ''} at {which}"
-
-    def __repr__(self) -> str:
-        return f"<Order {self.number}: {self}, seen {self.seen}, struck {self.hits}>"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.number,
-            "fault": self.kind,
-            "method": self.method,
-            "nth": self.nth,
-            "every": self.every,
-            "host": self.host,
-            "detail": self.detail,
-            "seen": self.seen,
-            "hits": self.hits,
-        }
 
 
 class Faults:
@@ -306,7 +256,7 @@ class Faults:
         """What the orders make of this call."""
         method = plain_name(call.method)
         with self._lock:
-            struck = [order for order in self._orders if _strikes(order, method, call)]
+            struck = [order for order in self._orders if strikes(order, method, call)]
             self._orders = [order for order in self._orders if not order.is_spent or order in struck]
         fate = SERVED
         for order in struck:
@@ -355,74 +305,9 @@ class Faults:
 
         Raises ValueError, which names the key that is wrong and what it accepts.
         """
-        kind, options = _checked(spec)
+        kind, options = checked(spec)
         if kind == "refuse":
             method, error = options.pop("method"), options.pop("error")
             return self.refuse(method, *error, **options)
         order: Order | None = getattr(self, kind)(**options)
         return order
-
-
-def _strikes(order: Order, method: str, call: Incoming) -> bool:
-    """Count this call for the order; whether it is the one."""
-    if order.is_spent or (order.host is not None and order.host != call.host):
-        return False
-    matches = not is_login(method) if order.method == "*" else fnmatch.fnmatchcase(method, order.method)
-    if not matches:
-        return False
-    order.seen += 1
-    if order.seen == order.nth or (order.every and order.seen > order.nth):
-        order.hits += 1
-        return True
-    return False
-
-
-_METHOD = (str, 'a method, "VBD.create", a pattern, "VBD.*", or "*"')
-_NTH = (int, "a number from 1")
-_EVERY = (bool, "true or false")
-_HOST = (str, "a host's name, address, uuid or reference")
-_SECONDS = (float, "seconds")
-_COMMON = {"method": _METHOD, "nth": _NTH, "every": _EVERY, "host": _HOST}
-
-_FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
-    "refuse": (
-        {
-            **_COMMON,
-            "error": (list, 'the error and its parameters, ["SR_BACKEND_FAILURE_47", "", "why", ""]'),
-        },
-        ("method", "error"),
-    ),
-    "lose_answer": (_COMMON, ("method",)),
-    "lose_request": (_COMMON, ("method",)),
-    "delay": ({**_COMMON, "seconds": _SECONDS, "answer": _EVERY}, ("method", "seconds")),
-    "hang": ({**_COMMON, "answer": _EVERY}, ("method",)),
-    "drop_connection": (_COMMON, ()),
-    "die": ({"before": _METHOD, "after": _METHOD, "nth": _NTH, "host": _HOST}, ()),
-    "come_back": ({"host": _HOST}, ()),
-    "expire_session": (_COMMON, ()),
-    "move_master": ({"host": _HOST, "before": _METHOD, "nth": _NTH}, ("host",)),
-}
-"""The faults that can be ordered as data: their keys, what each accepts, and which must be there."""
-
-KINDS: Sequence[str] = tuple(_FORMS)
-
-
-def _checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    options = dict(spec)
-    kind = options.pop("fault", None)
-    if kind not in _FORMS:
-        raise ValueError(f"fault: {kind!r} is none of {', '.join(KINDS)}")
-    keys, required = _FORMS[kind]
-    for key, value in options.items():
-        if key not in keys:
-            raise ValueError(f"{key}: the fault {kind} has the keys {', '.join(keys)}")
-        accepted, text = keys[key]
-        if accepted is float and isinstance(value, int) and not isinstance(value, bool):
-            continue
-        right = isinstance(value, accepted) and (accepted is bool or not isinstance(value, bool))
-        if not right or (key == "error" and not (value and all(isinstance(p, str) for p in value))):
-            raise ValueError(f"{key}: {value!r} given, the fault {kind} wants {text}")
-    for key in required:
-        if key not in options:
-            raise ValueError(f"{key}: missing; the fault {kind} wants {keys[key][1]}")
-    return kind, options

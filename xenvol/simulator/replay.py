@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xenvol.simulator.comparison import ABSENT, Comparison, Difference, brief, shape_of
+from xenvol.simulator.comparison import ABSENT, Comparison, Difference, brief
+from xenvol.simulator.shapes import shape_of
 from xenvol.simulator.simulator import Simulator
 from xenvol.simulator.symbols import Symbols, Unbound
 from xenvol.simulator.wire import KINDS, Answer, Caller, body_parts

@@ -32,7 +32,6 @@ from xenvol.simulator.service import Service
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.snapshot import Snapshot, take
-from xenvol.simulator.worlds import WorldSpec
 from xenvol.simulator.xapi import Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
