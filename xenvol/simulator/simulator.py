@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from xenvol.simulator import bootstrap, worlds
 from xenvol.simulator.bulk import BulkBuilder
@@ -70,10 +71,11 @@ class Simulator(BulkBuilder):
         """All calls (`xenvol.simulator.journal`)."""
         self.faults = Faults(self, met=self.journal.met_fault)
         """Orders of what shall go wrong (`xenvol.simulator.faults`)."""
+        self._hosts_of: WeakKeyDictionary[Xapi, list[str]] = WeakKeyDictionary()
+        """Which host each listener is, in each state that the pool has had."""
         self._service = Service(
             self._build(), interceptor=self.faults, journal=self.journal, control=Control(self)
         )
-        self._hosts = self.xapi.db.refs("host")
         self._servers: list[Server] = []
         self._collector = Collector(self.xapi)
         self._order_faults()
@@ -165,7 +167,6 @@ class Simulator(BulkBuilder):
         old = self.xapi
         self._service.xapi = self._build()
         self._collector = Collector(self.xapi)
-        self._hosts = self.xapi.db.refs("host")
         for server in self._servers[len(self._hosts) :]:
             server.close()
         del self._servers[len(self._hosts) :]
@@ -214,6 +215,10 @@ class Simulator(BulkBuilder):
 
     # ---- inside
 
+    @property
+    def _hosts(self) -> list[str]:
+        return self._hosts_of[self.xapi]
+
     def _build(self) -> Xapi:
         spec = self._spec
         world = World.from_dict(spec.storage)
@@ -224,6 +229,7 @@ class Simulator(BulkBuilder):
                 bootstrap.build(xapi, spec.pool)
                 self._place(xapi)
                 furnish(Pool(xapi), spec)
+                self._hosts_of[xapi] = xapi.db.refs("host")
         except BaseException:
             world.close()
             raise
@@ -262,7 +268,7 @@ class Simulator(BulkBuilder):
             host=self._addresses[index],
             port=self.port,
             tls=_tls() if self.tls else None,
-            identity=lambda xapi: self._hosts[index],
+            identity=lambda xapi: self._hosts_of[xapi][index],
         )
 
     def _servers_of(self, host: str | None) -> list[Server]:
