@@ -1,0 +1,5 @@
+"""``python -m xenvol.cli`` is ``xenvol``."""
+
+from xenvol.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""The group `xenvol`: which commands there are, and what becomes of whatever they raise.
+
+A command's module is imported when it is called, so a command may need packages that others do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, Never
+
+import click
+
+from xenvol.cli import failures
+from xenvol.cli.terminal import Terminal
+
+
+class Entry(NamedTuple):
+    """Where a command is, its first line of help, and the extra that brings what it imports."""
+
+    place: str
+    about: str
+    extra: str = "cli"
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "attach": Entry("xenvol.cli.volumes:attach", "Attach a volume to a VM."),
+    "detach": Entry("xenvol.cli.volumes:detach", "Detach a volume from a VM."),
+    "detach-all": Entry("xenvol.cli.volumes:detach_all", "Detach every volume of xenvol's from a VM."),
+    "list": Entry("xenvol.cli.volumes:list_", "List the volumes that are attached to a VM."),
+    "connect": Entry("xenvol.cli.volumes:connect", "Make a volume a disk of the pool, without a VM."),
+    "disconnect": Entry("xenvol.cli.volumes:disconnect", "Take back what `connect` did."),
+    "extend": Entry("xenvol.cli.volumes:extend", "Make the pool see that a volume grew."),
+    "prepare-migration": Entry(
+        "xenvol.cli.hosts:prepare_migration", "Make a VM's volumes visible on the host that it shall move to."
+    ),
+    "connector": Entry("xenvol.cli.hosts:connector", "Show what a storage service must know of a host."),
+    "drivers": Entry(
+        "xenvol.cli.drivers:drivers", "Show the installed drivers and the keys that they accept."
+    ),
+    "demo": Entry("xenvol.cli.demo:demo", "Attach a volume of each type on a simulated pool."),
+}
+
+
+class App(click.Group):
+    """Translates errors into exit statuses, whoever calls it: the console script, or a test."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.place.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("xenvol"):
+                raise
+            raise click.UsageError(
+                f"`xenvol {cmd_name}` needs {error.name}, which is not installed: "
+                f"pip install 'xenvol[{entry.extra}]'"
+            ) from error
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if near and args[0] not in COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.about) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(status), meaning) for status, meaning in failures.STATUSES.items()])
+        super().format_epilog(ctx, formatter)
+
+    def main(  # type: ignore[override]  # because click promises Never by an overload; this never returns either
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Never:
+        terminal = Terminal()
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            status = super().main(
+                arguments, prog_name or "xenvol", **{**extra, "standalone_mode": False, "obj": terminal}
+            )
+        except (Exception, click.Abort) as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
+            if isinstance(
+                error, click.UsageError
+            ):  # a line that cannot be parsed has not got as far as --json
+                terminal.as_json = terminal.as_json or "--json" in arguments
+            status = terminal.fail(error)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(
+    cls=App,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every command has examples: xenvol COMMAND --help. Try it without a hypervisor: xenvol demo.",
+)
+@click.version_option(package_name="xenvol", message="xenvol %(version)s")
+def app() -> None:
+    """Attach block storage to virtual machines on XenAPI hypervisors (XenServer, XCP-ng).
+
+    A block-storage service hands out a connection_info; xenvol turns it into a disk of a virtual machine.
+    Where the pool is and who logs in is told by options or by the environment:
+
+    \b
+      export XENVOL_URL=https://xen1.example.com XENVOL_USER=root XENVOL_PASSWORD_FILE=~/.xenvol
+      xenvol attach volume.json web /dev/xvdb
+      xenvol list web
+      xenvol detach volume.json web
+    """

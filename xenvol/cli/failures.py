@@ -1,0 +1,97 @@
+"""An error becomes an exit status, a JSON object or some lines for people; the status says whose fault it was."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import click
+
+from xenvol.errors import (
+    DriverError,
+    HypervisorError,
+    RequestError,
+    StorageError,
+    VMError,
+    XapiError,
+    XapiUnreachable,
+)
+from xenvol.secret import masked
+
+OTHER = 1
+USAGE = 2
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+class Blame(NamedTuple):
+    """Whose fault: the word for --json, the exit status, and what it means."""
+
+    word: str
+    status: int
+    meaning: str
+
+
+_BLAMES: dict[type[BaseException], Blame] = {
+    click.UsageError: Blame("request", USAGE, "the request is wrong: the command line, the connection_info"),
+    RequestError: Blame("request", USAGE, "the request is wrong: the command line, the connection_info"),
+    VMError: Blame("vm", 3, "the VM cannot take or give the disk as it is now"),
+    DriverError: Blame("driver", 4, "the driver's package is missing, broken or unable"),
+    StorageError: Blame("storage", 5, "the storage does not have what was promised"),
+    HypervisorError: Blame("hypervisor", 6, "xapi, or a host, refused: it did not happen"),
+    XapiUnreachable: Blame("unreachable", 7, "no answer: the same command again finds out, and completes it"),
+    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted; what was begun was taken back"),
+}
+_UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left behind")
+
+STATUSES: dict[int, str] = {
+    0: "done",
+    OTHER: _UNEXPECTED.meaning,
+    **{blame.status: blame.meaning for blame in _BLAMES.values()},
+}
+"""Every exit status and what it means, for the help and the documentation."""
+
+
+def blame_of(error: BaseException) -> Blame:
+    """The first that fits; what fits nowhere is a bug of ours or of a driver's."""
+    return next((blame for kind, blame in _BLAMES.items() if isinstance(error, kind)), _UNEXPECTED)
+
+
+def as_json(error: BaseException) -> dict[str, Any]:
+    """The facts: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
+    ``exit_status``, ``notes``."""
+    return {
+        "type": "UsageError" if isinstance(error, click.UsageError) else type(error).__name__,
+        "blame": blame_of(error).word,
+        "exit_status": blame_of(error).status,
+        "message": message_of(error),
+        "code": error.code if isinstance(error, XapiError) else None,
+        "params": list(error.params) if isinstance(error, XapiError) else [],
+        "hint": hint_of(error),
+        "notes": notes_of(error),
+    }
+
+
+def message_of(error: BaseException) -> str:
+    """What went wrong, without the hint where that is told apart."""
+    if isinstance(error, click.Abort):
+        return "interrupted"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if blame_of(error) is _UNEXPECTED:
+        return masked(f"unexpected {type(error).__name__}: {error}")
+    return str(error).removesuffix(f"; {hint_of(error)}")
+
+
+def hint_of(error: BaseException) -> str | None:
+    """What to do about it, where the message does not say so itself."""
+    if isinstance(error, XapiError):
+        return error.hint
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{error.ctx.command_path} --help"
+    if blame_of(error) is _UNEXPECTED:
+        return "this is a bug, in xenvol or in a driver's package: -vv shows where"
+    return None
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What else happened on the way: a step that could not be taken back, most of all."""
+    return list(getattr(error, "__notes__", []))

@@ -1,0 +1,220 @@
+"""What the options and arguments that commands share become: a pool to log in to, a password, a connection_info.
+
+A password is never on a command line, where every user of the machine could read it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+import xenvol
+from xenvol import connection_info
+from xenvol.cli.terminal import Terminal
+from xenvol.secret import Secret
+from xenvol.session import InsecureConnection
+from xenvol.session.endpoint import ANSWER_TIMEOUT
+from xenvol.volumeops import VolumeOps
+
+PASSWORD_VARIABLE = "XENVOL_PASSWORD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Where a pool is and who logs in, as the options say."""
+
+    terminal: Terminal
+    url: tuple[str, ...]
+    user: str
+    password_file: str | None
+    ca_file: str | None
+    fingerprint: tuple[str, ...]
+    insecure: bool
+    timeout: float
+
+    @contextmanager
+    def volume_ops(self, doing: str) -> Iterator[VolumeOps]:
+        """Logged in during the block, which says meanwhile what it is `doing`.
+
+        Raises UsageError for options that cannot be, and whatever `xenvol.connect` raises.
+        """
+        password = self._password()
+        with self.terminal.working(doing) as on_call:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", InsecureConnection)
+                try:
+                    session = xenvol.connect(
+                        self.url,
+                        self.user,
+                        password,
+                        ca_file=self.ca_file,
+                        fingerprint=self.fingerprint or None,
+                        insecure=self.insecure,
+                        timeout=self.timeout,
+                        on_call=on_call,
+                    )
+                except ValueError as error:  # an address, or a way to trust it, that cannot be
+                    raise click.UsageError(str(error), click.get_current_context()) from error
+                finally:
+                    for warning in caught:
+                        self.terminal.warn(str(warning.message))
+            with session:
+                yield VolumeOps(session)
+
+    def _password(self) -> Secret:
+        """From the file, else from the environment, else from whoever sits at the terminal."""
+        if self.password_file is not None:
+            return _first_line(Path(self.password_file))
+        if password := os.environ.get(PASSWORD_VARIABLE):
+            return Secret(password)
+        if sys.stdin.isatty() or sys.stderr.isatty():
+            return Secret(click.prompt(f"Password of {self.user}", hide_input=True, err=True))
+        raise click.UsageError(
+            f"no password: name a file that holds it (--password-file), or set {PASSWORD_VARIABLE}; "
+            "at a terminal you would be asked for it",
+            click.get_current_context(),
+        )
+
+
+def _first_line(path: Path) -> Secret:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise click.UsageError(
+            f"password file {path} cannot be read: {reason}"
+        ) from None  # may quote the file
+    if not lines or not lines[0]:
+        raise click.UsageError(f"password file {path} is empty: the password is its first line")
+    return Secret(lines[0])
+
+
+def pool_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command gets a `Pool` as its first argument; `output_options` are among these."""
+
+    @click.option(
+        "--url",
+        multiple=True,
+        required=True,
+        metavar="URL",
+        envvar="XENVOL_URL",
+        show_envvar=True,
+        help="The pool: https://host of its master or of any member, unix:///socket on a host itself. "
+        "May be given several times; they are tried in turn.",
+    )
+    @click.option("--user", default="root", envvar="XENVOL_USER", show_envvar=True, show_default=True)
+    @click.option(
+        "--password-file",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="XENVOL_PASSWORD_FILE",
+        show_envvar=True,
+        help=f"Its first line is the password; without it {PASSWORD_VARIABLE} is, or you are asked.",
+    )
+    @click.option(
+        "--ca-file",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="XENVOL_CA_FILE",
+        show_envvar=True,
+        help="Certificates (PEM) of the authorities that vouch for the hosts; else the system's.",
+    )
+    @click.option(
+        "--fingerprint",
+        multiple=True,
+        metavar="SHA256",
+        envvar="XENVOL_FINGERPRINT",
+        show_envvar=True,
+        help="Instead: trust the host with this certificate. Once for each host of the pool.",
+    )
+    @click.option(
+        "--insecure",
+        is_flag=True,
+        envvar="XENVOL_INSECURE",
+        show_envvar=True,
+        help="Instead: trust anybody, who could then read the password.",
+    )
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=ANSWER_TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        envvar="XENVOL_TIMEOUT",
+        show_envvar=True,
+        help="How long to wait for the answer to a call.",
+    )
+    @output_options
+    @functools.wraps(command)
+    def run(terminal: Terminal, /, **options: Any) -> None:
+        names = {field.name for field in fields(Pool)} - {"terminal"}
+        pool = Pool(terminal=terminal, **{name: options.pop(name) for name in names})
+        command(pool, **options)
+
+    return run
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command gets the `Terminal` as its first argument, with --json and -v heeded."""
+
+    def set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        ctx.ensure_object(Terminal).as_json |= value
+
+    def set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
+        ctx.ensure_object(Terminal).verbosity = value
+
+    @click.option(
+        "--json",
+        is_flag=True,
+        is_eager=True,  # so that whatever the other options are wrong about is said in JSON
+        expose_value=False,
+        callback=set_json,
+        help="Print one JSON value; errors too are JSON, on standard error.",
+    )
+    @click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        is_eager=True,
+        expose_value=False,
+        callback=set_verbosity,
+        help="Show the calls as they are made; -vv shows their parameters, and tracebacks.",
+    )
+    @click.pass_obj
+    @functools.wraps(command)
+    def run(terminal: Terminal, /, *arguments: Any, **options: Any) -> None:
+        command(terminal, *arguments, **options)
+
+    return run
+
+
+def read_info(ctx: click.Context, param: click.Parameter, value: str) -> Mapping[str, object]:
+    """The connection_info in a file, or in standard input for -; checked before anybody logs in."""
+    where = "standard input" if value == "-" else value
+    try:
+        with click.open_file(value, encoding="utf-8") as file:
+            sent = json.load(file)
+    except OSError as error:
+        raise click.BadParameter(f"{where} cannot be read: {error.strerror}", ctx, param) from error
+    except UnicodeDecodeError:
+        raise click.BadParameter(f"{where} is not UTF-8", ctx, param) from None  # it quotes what it read
+    except json.JSONDecodeError as error:
+        what = f"{error.msg}, line {error.lineno}"
+        raise click.BadParameter(f"{where} is no JSON: {what}", ctx, param) from None  # the same
+    if not isinstance(sent, dict):
+        raise click.BadParameter(f"{where} holds no JSON object", ctx, param)
+    connection_info.parse(sent)  # raises InvalidConnectionInfo, which names the key
+    return sent
+
+
+info_argument = click.argument("info", metavar="INFO", callback=read_info)
+vm_argument = click.argument("vm", metavar="VM")
+mountpoint_argument = click.argument("mountpoint", metavar="[MOUNTPOINT]", required=False)

@@ -1,0 +1,185 @@
+"""What a command prints: its result on standard output, all else on standard error; people and machines read the same.
+
+With --json the result is one JSON value, and standard error holds one JSON object a line. Where standard output is
+no terminal, tables are lines of tab-separated fields under a heading.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from xenvol.cli import failures
+from xenvol.secret import masked
+from xenvol.session import CallRecord
+
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+"""What of the library's log is shown, by the number of -v."""
+
+
+class Terminal:
+    """Made at the start with neither --json nor -v; those options set its attributes."""
+
+    def __init__(self) -> None:
+        self.as_json = False
+        self.verbosity = 0
+        """How often -v was given: 1 shows the calls as they are made, 2 the log and tracebacks too."""
+        self.out = Console(highlight=False)
+        self.err = Console(stderr=True, highlight=False)
+
+    # ---- results
+
+    def result(self, value: object, *lines: str) -> None:
+        """The JSON value, or the lines for people."""
+        if self.as_json:
+            self.json(value)
+            return
+        for line in lines:
+            self.say(line)
+
+    def listing(self, value: object, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+        """The JSON value, or a table for people."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self.table(columns, rows)
+
+    def json(self, value: object) -> None:
+        """One JSON value; in several lines where somebody reads it."""
+        click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None, ensure_ascii=False))
+
+    def say(self, line: str, *, style: str = "") -> None:
+        self.out.print(Text(clean(line), style=style), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+        if self.out.is_terminal:
+            self.out.print(_table(columns, rows))
+            return
+        for row in (columns, *rows):
+            click.echo("\t".join(" ".join(clean(str(cell)).split()) for cell in row))
+
+    # ---- what happens meanwhile
+
+    def warn(self, text: str) -> None:
+        self._say("warning", "yellow", text)
+
+    def called(self, record: CallRecord) -> None:
+        """A call is over; said with -v, and with -vv the log says it."""
+        if self.verbosity != 1:
+            return
+        if self.as_json:
+            self._line(record._asdict())
+            return
+        style = "dim" if record.outcome == "ok" else "yellow"
+        self.err.print(
+            Text(f"{record.call:<32} {record.seconds * 1000:9.1f} ms  {record.outcome}", style=style),
+            soft_wrap=True,
+        )
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Callable[[CallRecord], None]]:
+        """A spinner until the block is left, for people at a terminal; yields what is to be told of each call."""
+        bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=self.err,
+            transient=True,
+            disable=self.as_json or not self.err.is_terminal,
+        )
+        calls = 0
+
+        def on_call(record: CallRecord) -> None:
+            nonlocal calls
+            calls += 1
+            bar.update(task, description=f"{clean(what)}: {calls} calls, the last was {record.call}")
+            self.called(record)
+
+        with bar, self._logging():
+            task = bar.add_task(clean(what))
+            yield on_call
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        logger = logging.getLogger("xenvol")
+        handler = _LogHandler(self)
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(_LEVELS[min(self.verbosity, 2)])
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+    # ---- failures
+
+    def fail(self, error: BaseException) -> int:
+        """Say what went wrong; the exit status."""
+        if self.as_json:
+            self._line({"error": failures.as_json(error)})
+        elif isinstance(error, click.UsageError):
+            error.show()
+        else:
+            self._say("error", "bold red", failures.message_of(error))
+            hint = failures.hint_of(error)
+            if hint is not None:
+                self._say("hint", "bold", hint, indent=True)
+            for note in failures.notes_of(error):
+                self._say("note", "yellow", note, indent=True)
+            if self.verbosity >= 2:
+                self.err.print(
+                    Text(clean(masked("".join(traceback.format_exception(error))))), soft_wrap=True
+                )
+        return failures.blame_of(error).status
+
+    def _say(self, word: str, style: str, text: str, *, indent: bool = False) -> None:
+        if self.as_json:
+            self._line({word: text})
+            return
+        line = Text.assemble("  " if indent else "", (f"{word}: ", style), clean(text))
+        self.err.print(line, soft_wrap=True)
+
+    def _line(self, value: object) -> None:
+        click.echo(json.dumps(value, ensure_ascii=False), err=True)
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        word = "warning" if record.levelno >= logging.WARNING else record.levelname.lower()
+        self._terminal._say(word, "yellow" if word == "warning" else "dim", record.getMessage())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(str(cell)), style=getattr(cell, "style", "")) for cell in row))
+    return table
+
+
+def clean(text: str) -> str:
+    """Without what would steer a terminal: names and errors come from others."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def human_size(size: int) -> str:
+    """``20 GiB``, ``1.5 GiB``, ``512 B``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = max(0, min((size.bit_length() - 1) // 10, len(units) - 1))
+    return f"{size / 1024**power:.4g} {units[power]}"

@@ -1,0 +1,201 @@
+"""The commands on volumes: one call of `VolumeOps` each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from xenvol import mountpoint as mountpoints
+from xenvol.attachment import Attachment
+from xenvol.cli.options import Pool, info_argument, mountpoint_argument, pool_options, vm_argument
+from xenvol.cli.terminal import human_size
+from xenvol.inventory import BadVolume
+
+Info = Mapping[str, object]
+
+BAD_VOLUMES = 5  # the status of storage errors: what the VM needs is not there
+
+
+@click.command()
+@info_argument
+@vm_argument
+@mountpoint_argument
+@click.option("--no-hotplug", is_flag=True, help="A running VM gets the disk when it restarts, not now.")
+@pool_options
+def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: bool) -> None:
+    """Attach a volume to a VM.
+
+    INFO is a file that holds the connection_info of a block-storage service in JSON, or - for standard
+    input. VM is a name, a uuid or a reference. MOUNTPOINT is xvdb, /dev/xvdb, sdb, 1…; without one, the
+    first free one is taken.
+
+    The same command again is harmless: a volume that is attached there already is shown as it is. Where
+    something fails, what was begun is taken back.
+
+    \b
+    Examples:
+      xenvol attach volume.json web
+      xenvol attach volume.json web /dev/xvdc --json
+      some-service initialize-connection | xenvol attach - web
+    """
+    with pool.volume_ops(f"attaching a volume to {vm}") as ops:
+        attachment = ops.attach_volume(info, vm, mountpoint, hotplug=not no_hotplug)
+    verb = "is" if attachment.is_plugged else "will be, when the VM starts,"
+    pool.terminal.result(
+        attachment.as_dict(),
+        f"volume {attachment.volume_id} {verb} {_device(attachment)} of {vm} "
+        f"({human_size(attachment.virtual_size)}, {attachment.mode})",
+        f"attachment {attachment.attachment_id}",
+    )
+
+
+@click.command()
+@info_argument
+@vm_argument
+@mountpoint_argument
+@click.option(
+    "--attachment-id",
+    metavar="ID",
+    help="Detach this attachment, as `attach` named it, and no later one of the same volume.",
+)
+@pool_options
+def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_id: str | None) -> None:
+    """Detach a volume from a VM, and disconnect it from the pool.
+
+    INFO is the connection_info with which it was attached: a file, or - for standard input. With a
+    MOUNTPOINT, the volume must be there. A volume, or a VM, that is gone already is fine.
+
+    \b
+    Examples:
+      xenvol detach volume.json web
+      xenvol detach volume.json web --attachment-id 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11
+    """
+    with pool.volume_ops(f"detaching a volume from {vm}") as ops:
+        ops.detach_volume(info, vm, mountpoint, attachment_id=attachment_id)
+    pool.terminal.result({"detached": True, "vm": vm}, f"the volume is not attached to {vm}")
+
+
+@click.command("detach-all")
+@vm_argument
+@pool_options
+def detach_all(pool: Pool, vm: str) -> None:
+    """Detach every volume that xenvol attached to a VM, without a connection_info.
+
+    \b
+    Example:
+      xenvol detach-all web
+    """
+    with pool.volume_ops(f"detaching the volumes of {vm}") as ops:
+        detached = ops.detach_all(vm)
+    pool.terminal.result(
+        {"detached": [attachment.as_dict() for attachment in detached]},
+        *(f"volume {attachment.volume_id} was {_device(attachment)} of {vm}" for attachment in detached),
+        *([] if detached else [f"{vm} has no volumes of xenvol's"]),
+    )
+
+
+@click.command("list")
+@vm_argument
+@click.option(
+    "--check",
+    is_flag=True,
+    help=f"Also find those that the VM could not start with now; exit {BAD_VOLUMES} if there are any.",
+)
+@pool_options
+def list_(pool: Pool, vm: str, check: bool) -> None:
+    """List the volumes that xenvol attached to a VM.
+
+    \b
+    Examples:
+      xenvol list web
+      xenvol list web --check
+      xenvol list web --json | jq -r '.volumes[].device'
+    """
+    with pool.volume_ops(f"looking at {vm}") as ops:
+        attachments = ops.list_volumes(vm)
+        bad = ops.find_bad_volumes(vm) if check else []
+    value = {"volumes": [attachment.as_dict() for attachment in attachments]}
+    columns = ["DEVICE", "SIZE", "MODE", "DRIVER", "VOLUME", "SR"]
+    if not check:
+        pool.terminal.listing(value, columns, [_row(attachment) for attachment in attachments])
+        return
+    reasons = {each.volume_id: each.reason for each in bad}
+    rows = [[*_row(attachment), reasons.get(attachment.volume_id, "")] for attachment in attachments]
+    known = {attachment.volume_id for attachment in attachments}
+    rows += [_row_of_bad(each) for each in bad if each.volume_id not in known]
+    problems = [
+        {"volume_id": each.volume_id, "mountpoint": each.mountpoint, "reason": each.reason} for each in bad
+    ]
+    pool.terminal.listing({**value, "bad": problems}, [*columns, "PROBLEM"], rows)
+    if bad:
+        click.get_current_context().exit(BAD_VOLUMES)
+
+
+@click.command()
+@info_argument
+@pool_options
+def connect(pool: Pool, info: Info) -> None:
+    """Make a volume a disk (VDI) of the pool that a VM could start from, on every host.
+
+    \b
+    Example:
+      xenvol connect volume.json --json | jq -r .vdi_uuid
+    """
+    with pool.volume_ops("connecting a volume") as ops:
+        volume = ops.connect_volume(info)
+    pool.terminal.result(
+        volume.as_dict(),
+        f"the volume is VDI {volume.vdi_uuid} ({human_size(volume.virtual_size)}) in SR {volume.sr_uuid}",
+    )
+
+
+@click.command()
+@info_argument
+@pool_options
+def disconnect(pool: Pool, info: Info) -> None:
+    """Make a volume gone from the pool, unless a VM has it or shares what shows it.
+
+    \b
+    Example:
+      xenvol disconnect volume.json
+    """
+    with pool.volume_ops("disconnecting a volume") as ops:
+        ops.disconnect_volume(info)
+    pool.terminal.result({"disconnected": True}, "the volume is disconnected, as far as no VM uses it")
+
+
+@click.command()
+@info_argument
+@pool_options
+def extend(pool: Pool, info: Info) -> None:
+    """Make the pool see that a volume grew, and show its size.
+
+    The new size of a LUN is seen only while no disk of its target is plugged.
+
+    \b
+    Example:
+      xenvol extend volume.json
+    """
+    with pool.volume_ops("looking at the size") as ops:
+        size = ops.extend_volume(info)
+    pool.terminal.result({"virtual_size": size}, f"the volume has {human_size(size)} ({size} bytes)")
+
+
+def _device(attachment: Attachment) -> str:
+    return f"/dev/{attachment.device}" if attachment.device else mountpoints.name_of(attachment.userdevice)
+
+
+def _row(attachment: Attachment) -> list[str]:
+    return [
+        _device(attachment) + ("" if attachment.is_plugged else " (not plugged)"),
+        human_size(attachment.virtual_size),
+        attachment.mode,
+        attachment.driver,
+        attachment.volume_id,
+        attachment.sr_uuid,
+    ]
+
+
+def _row_of_bad(bad: BadVolume) -> list[str]:
+    return [bad.mountpoint, "", "", "", bad.volume_id, "", bad.reason]
