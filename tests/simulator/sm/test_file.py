@@ -77,6 +77,10 @@ def test_utilisation_follows_what_a_guest_wrote_with_the_next_scan(bench: Bench)
     assert bench.port.sr["physical_utilisation"] > before + 4 * MIB
     snapshot = bench.driver().vdi_snapshot(vdi)
     assert snapshot.physical_utilisation == 3584 + 1536
+    for _ in range(2):
+        base = next(row for row in bench.port.rows.values() if not row["managed"])
+        assert base["physical_utilisation"] == 3584 + 2 * (2 * MIB + 4096)
+        bench.driver().scan()
 
 
 def test_a_chain_ends_at_thirty(bench: Bench) -> None:
@@ -106,6 +110,29 @@ def test_a_base_copy_without_children_is_dropped_by_the_next_scan(bench: Bench) 
     assert len(bench.port.rows) == 1
     bench.driver().scan()
     assert bench.port.rows == {}
+
+
+def test_a_disk_whose_parent_was_merged_into_it_says_so_after_the_next_scan(bench: Bench) -> None:
+    """What a coalesce does to a disk with one child left; nothing here does it by itself."""
+    vdi = make(bench)
+    bench.driver().vdi_snapshot(vdi)
+    file = directory(bench).file(f"{vdi}.vhd")
+    assert file is not None
+    assert file.vhd is not None
+    file.vhd.parent = None
+    bench.driver().scan()
+    assert bench.port.rows[vdi]["sm_config"] == {}
+
+
+def test_the_allocation_of_the_sr_follows_what_is_made_grown_cut_and_deleted(bench: Bench) -> None:
+    vdi = make(bench)
+    assert bench.port.sr["virtual_allocation"] == 64 * MIB
+    bench.driver().vdi_resize(vdi, 128 * MIB)
+    assert bench.port.sr["virtual_allocation"] == 128 * MIB
+    bench.driver().vdi_snapshot(vdi)
+    assert bench.port.sr["virtual_allocation"] == 256 * MIB
+    bench.driver().vdi_delete(vdi)
+    assert bench.port.sr["virtual_allocation"] == 128 * MIB
 
 
 def test_raw_disks_are_not_cut(bench: Bench) -> None:

@@ -29,8 +29,12 @@ def test_a_sparse_file_takes_nothing_and_a_directory_one_block() -> None:
     disk = FileSystem(GIB)
     disk.root.add_raw("disk", GIB * 100)
     assert disk.utilisation == 0
-    disk.root.make_directory("a/b")
+    below = disk.root.make_directory("a")
+    below.make_directory("b")
     assert disk.utilisation == 2 * 4096
+    below.remove("b")
+    disk.root.remove("a")
+    assert disk.utilisation == 0
 
 
 def test_a_full_file_system_refuses_and_keeps_its_account() -> None:

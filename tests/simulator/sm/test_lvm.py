@@ -113,11 +113,54 @@ def test_a_kind_of_disk_that_is_none_is_78(bench: Bench) -> None:
     assert fault(lambda: make(bench, type="bogus")) == 78
 
 
-def test_a_snapshot_needs_room_for_a_second_volume_and_two_journals(bench: Bench) -> None:
+def test_a_snapshot_needs_room_for_a_base_a_copy_and_two_journals(bench: Bench) -> None:
+    bench.create()
+    vdi = make(bench)
+    make(bench, 880 * MIB, type="raw")
+    assert bench.driver().group().free == 20 * MIB
+    assert fault(bench.driver().vdi_snapshot, vdi) == 44
+    bench.mounts.devices["/dev/sdb"].resize(GIB + 4 * MIB)
+    bench.driver().group().grow()
+    bench.driver().vdi_snapshot(vdi)
+
+
+def test_a_clone_needs_room_for_a_whole_volume(bench: Bench) -> None:
     bench.create()
     vdi = make(bench, 480 * MIB)
     make(bench, 480 * MIB)
     assert fault(bench.driver().vdi_clone, vdi) == 44
+
+
+def test_a_disk_grows_as_far_as_there_is_room(bench: Bench) -> None:
+    bench.create()
+    vdi = make(bench)
+    assert fault(bench.driver().vdi_resize, vdi, GIB) == 44
+    bench.driver().vdi_resize(vdi, 500 * MIB)
+    assert volume_size(bench, vdi) == 508 * MIB
+
+
+def test_a_snapshot_that_is_cut_again_keeps_a_small_volume(bench: Bench) -> None:
+    bench.create()
+    vdi = make(bench)
+    with bench.driver().vdi_file(vdi).open("r+b") as disk:
+        disk.write(b"x")
+    snapshot = bench.driver().vdi_snapshot(vdi).uuid
+    bench.port.rows[snapshot]["is_a_snapshot"] = True
+    bench.driver().vdi_attach(snapshot, True)
+    assert volume_size(bench, snapshot) == 108 * MIB
+    bench.driver().vdi_snapshot(snapshot)
+    assert volume_size(bench, snapshot) == 8 * MIB
+
+
+def test_a_copy_of_an_unchanged_disk_shares_its_base(bench: Bench) -> None:
+    bench.create()
+    vdi = make(bench)
+    for _ in range(2):
+        bench.driver().vdi_snapshot(vdi)
+    assert len(bench.port.rows) == 4
+    assert (
+        len({row["sm_config"].get("vhd-parent") for row in bench.port.rows.values() if row["managed"]}) == 1
+    )
 
 
 def test_the_bytes_of_a_disk_stay_with_it_over_a_clone(bench: Bench) -> None:

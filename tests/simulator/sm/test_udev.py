@@ -35,6 +35,21 @@ def test_a_device_keeps_its_row_as_long_as_it_is_plugged_in(bench: Bench) -> Non
     assert bench.driver().scan() == []
 
 
+def test_only_devices_right_below_the_location_count(bench: Bench) -> None:
+    bench.mounts.devices["/dev/xapi/cd/deeper/sr1"] = bench.world.shares.new_device(GIB)
+    bench.mounts.devices["/dev/xapi/cdx"] = bench.world.shares.new_device(GIB)
+    assert [disk.location for disk in bench.driver().scan()] == [DEVICE]
+
+
+def test_a_device_that_changes_keeps_the_name_that_somebody_gave_it(bench: Bench) -> None:
+    (disk,) = bench.driver().scan()
+    bench.port.rows[disk.uuid]["name_label"] = "mine"
+    bench.mounts.devices[DEVICE].resize(2 * GIB)
+    bench.driver().scan()
+    row = bench.port.rows[disk.uuid]
+    assert (row["name_label"], row["virtual_size"]) == ("mine", 2 * GIB)
+
+
 def test_the_devices_of_a_cd_sr_are_read_only(bench: Bench) -> None:
     bench.port.sr["sm_config"] = {"type": "cd"}
     (disk,) = bench.driver().scan()

@@ -166,7 +166,7 @@ class ISOSR(MountedDirectory):
             if version[:1] not in nfsclient.supported_versions(self, server):
                 raise SMFailure(72, f"Unsupported NFS version: {version}")
             options = _after_dash_o(self.config.get("options", ""))
-            nfsclient.mount(self, server, path, self.mount_point, version=version, options=options)
+            nfsclient.mount(self, server, path, self.mount_point, options=options)
         except nfsclient.NoVersions as error:
             raise SMFailure(nfsclient.TARGET_FAULT, str(error)) from error
         except nfsclient.MountRefused as error:

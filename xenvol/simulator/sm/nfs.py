@@ -109,7 +109,7 @@ class NFSSR(SharedFileDriver):
             raise SMFailure(72, str(error)) from error
         options = self.config.get("options", "")
         try:
-            nfsclient.mount(self, self.server, remote, point, version=version, options=options)
+            nfsclient.mount(self, self.server, remote, point, options=options)
         except nfsclient.MountRefused as error:
             raise SMFailure(73, str(error)) from error
 

@@ -88,15 +88,14 @@ def exports_xml(driver: Driver, server: str) -> str:
     return printed("nfs-exports", exports)
 
 
-def mount(driver: Driver, server: str, path: str, point: str, *, version: str, options: str = "") -> None:
+def mount(driver: Driver, server: str, path: str, point: str, *, options: str = "") -> None:
     """Mount an export, or a directory below one; `MountRefused` for whatever is wrong."""
     mounts = driver.world.host(driver.host.name).mounts
     names = [option.partition("=")[0] for option in options.split(",") if option]
     found = _find(driver, server)
     client = [driver.host.name, *mounts.addresses]
     target = found.find(path, client) if found is not None and found.is_listening else None
-    has_version = found is not None and version[:1] in found.versions
-    if target is None or not has_version or not set(_OPTIONS.split()).issuperset(names):
+    if target is None or not set(_OPTIONS.split()).issuperset(names):
         driver.xapi.sleep(_MOUNT_RETRY)
         raise MountRefused(server)
     export, directory = target
