@@ -240,3 +240,13 @@ class TestGivingUp:
             pool.x.Async.SR.scan(sr)
             start = time.monotonic()
         assert time.monotonic() - start < 2
+
+
+class TestInItsOwnWay:
+    def test_marks_that_exclude_each_other_are_all_taken_back(self, pool: StoragePool) -> None:
+        sr = pool.sr()
+        with pool.simulator.xapi.lock:
+            marks = ("SR", sr, "scan"), ("SR", sr, "update")
+            with pytest.raises(Failure), operation(call_of(pool), *marks, patience=0.05):
+                pass
+            assert pool.db.row("SR", sr)["current_operations"] == {}

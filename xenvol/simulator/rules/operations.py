@@ -35,6 +35,8 @@ SHORT_PATIENCE = (
 NO_PATIENCE = 0.0  # Policy.fail_immediately, but for its one short wait
 QUEUE_LIMIT = 100  # calls that may wait at once (helpers.ml, max_number_of_queueing_threads)
 
+_BREATH = 0.002  # seconds between two attempts, so that calls which are in each other's way do not race
+
 
 @dataclass(frozen=True, slots=True)
 class Discipline:
@@ -65,7 +67,7 @@ def mark(call: Call, cls: str, ref: str, operation: str) -> None:
     """Raises what forbids the operation, and marks the object otherwise."""
     DISCIPLINES[cls].check(call.xapi, ref, operation)
     call.db.map_add(cls, ref, "current_operations", call.task, operation)
-    DISCIPLINES[cls].update(call.xapi, ref)
+    update_allowed_operations(call.xapi, cls, ref)
 
 
 def unmark(call: Call, cls: str, ref: str) -> None:
@@ -78,7 +80,7 @@ def unmark(call: Call, cls: str, ref: str) -> None:
 def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PATIENCE) -> T:
     """Repeat an attempt for as long as another operation is in its way.
 
-    The attempt runs under the pool's lock and must change nothing when it raises. Every change of the
+    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the
     pool is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
     TOO_MANY_PENDING_TASKS when a hundred calls wait already.
     """
@@ -94,6 +96,7 @@ def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PA
                 raise
         with _queueing(call.xapi):
             call.xapi.lock.wait(left)
+            call.sleep(_BREATH)
 
 
 @contextlib.contextmanager
@@ -108,8 +111,15 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
     def mark_all() -> None:
         for cls, ref, op in marks:
             DISCIPLINES[cls].check(call.xapi, ref, op)
-        for mark_ in marks:
-            mark(call, *mark_)
+        done: list[Mark] = []
+        try:
+            for cls, ref, op in marks:  # each is looked at again: a mark may be in the way of the next one
+                mark(call, cls, ref, op)
+                done.append((cls, ref, op))
+        except Failure:
+            for cls, ref, _ in done:
+                unmark(call, cls, ref)
+            raise
 
     retry(call, mark_all, patience=patience)
     try:
