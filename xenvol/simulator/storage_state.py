@@ -1,7 +1,7 @@
 """What a storage world holds at one moment, as a tree of plain values: sessions, mounts, files, volumes.
 
-Left out is what no client ever notices: under which name an initiator runs, which node records it keeps, and
-the sparse files that hold bytes, which are made when somebody first asks for them.
+Left out is what no client ever notices: under which name an initiator runs, which node records it keeps, the
+empty directories of a host, and the sparse files that hold bytes, made when somebody first asks for them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _host(host: HostStorage) -> dict[str, Any]:
         "iscsi_sessions": _sessions(host.initiator),
         "iscsi_users": {iqn: sorted(users) for iqn, users in host.initiator.references.items()},
         "mounts": host.mounts.view(),
-        "files": dict(_files(host.mounts.local.root)),
+        "files": {path: size for path, size in _files(host.mounts.local.root) if not path.endswith("/")},
         "devices": {path: _disk(disk) for path, disk in host.mounts.devices.items()},
     }
     return {key: value for key, value in state.items() if value}
