@@ -147,7 +147,7 @@ class TestStorage:
             "/run/sr-mount/1", xapi.storage.shares.add_nfs("10.0.0.2").export("/e", size=1).filesystem.root
         )
         lines = before.difference(xapi.snapshot())
-        assert 'storage.hosts.host1.mounts: absent → {/run/sr-mount/1: "mounted"}' in lines
+        assert 'storage.hosts.host1: absent → {mounts: {/run/sr-mount/1: "mounted"}}' in lines
 
     def test_a_file_that_was_left_behind_is_told(self, xapi: Simulator) -> None:
         export = xapi.storage.shares.add_nfs("10.0.0.2").export("/e", size=1 << 30)
