@@ -25,8 +25,8 @@ from typing import Any
 
 from xenvol.simulator import Simulator
 from xenvol.simulator.comparison import Comparison, brief
-from xenvol.simulator.shapes import shape_of
 from xenvol.simulator.rules import gc
+from xenvol.simulator.shapes import shape_of
 from xenvol.simulator.sm.world import HostStorage, World
 from xenvol.simulator.symbols import Symbols, Unbound
 
