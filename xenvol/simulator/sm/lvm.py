@@ -13,7 +13,8 @@ from typing import ClassVar
 from xenvol.simulator.sm.base import SMFailure, VDIInfo
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.localdisks import LocalDisks
-from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX, VolumeDisks
+from xenvol.simulator.sm.lvmcuts import VolumeCuts
+from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX
 from xenvol.simulator.sm.mounteddirectory import UNEXPECTED
 from xenvol.simulator.sm.scanning import SR_SCAN, scan_for
 from xenvol.simulator.sm.vhd import EXTENT, MIB
@@ -22,7 +23,7 @@ from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGro
 _WORTH_GROWING = 100 * MIB
 
 
-class LVMDriver(VolumeDisks):
+class LVMDriver(VolumeCuts):
     @abc.abstractmethod
     def named_devices(self) -> Mapping[str, BlockDevice | None]:
         """The disks of the configuration, by path; None for one that is not there."""

@@ -1,4 +1,4 @@
-"""Disks as logical volumes of an SR's group: create, resize, cut, delete; and what is noted of each beside them.
+"""Disks as logical volumes of an SR's group: create, resize, delete; and what is noted of each beside them.
 
 The management volume keeps the disks' names, so that an SR that was forgotten comes back with them. SM is told of
 each change of a name at once; here it looks at the rows when it scans, attaches and detaches (`note_names`).
@@ -12,15 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xenvol.simulator.sm.base import NOT_IMPLEMENTED, Driver, SMFailure, VDIInfo, VDISpec
+from xenvol.simulator.sm.base import Driver, SMFailure, VDIInfo, VDISpec
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.scanning import is_uuid
-from xenvol.simulator.sm.sparse import sparse_copy
 from xenvol.simulator.sm.vhd import (
     EXTENT,
-    MAX_CHAIN,
     Vhd,
-    data_blocks,
     round_up,
     thick_volume,
     thin_volume,
@@ -30,8 +27,6 @@ from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGro
 
 GROUP_PREFIX = "VG_XenStorage-"
 _NOT_MASTER = 58
-_JOURNALS = 2 * EXTENT
-"""A snapshot notes two steps in volumes of their own."""
 
 
 class VolumeDisks(Driver):
@@ -53,7 +48,7 @@ class VolumeDisks(Driver):
             volume = LogicalVolume(round_up(size, EXTENT))
         else:
             volume = LogicalVolume(thin_volume() if self.is_thin else thick_volume(size), Vhd(size))
-        _check_space(group, volume.size)
+        check_space(group, volume.size)
         group.add_disk(vdi_uuid, volume)
         info = VDIInfo(
             vdi_uuid,
@@ -68,7 +63,7 @@ class VolumeDisks(Driver):
             sm_config={**spec.sm_config, "vdi_type": volume.kind},
         )
         self.xapi.introduce(info)
-        self._note(group, info)
+        self.note(group, info)
         self.set_sizes(group, self.sr.virtual_allocation + info.virtual_size)
         return info
 
@@ -81,7 +76,7 @@ class VolumeDisks(Driver):
 
     def vdi_resize(self, uuid: str, size: int) -> VDIInfo:
         self.check_master()
-        group, volume = self._get(uuid)
+        group, volume = self.get_volume(uuid)
         if volume.vhd is not None and volume.vhd.hidden:
             raise SMFailure(46, "hidden VDI")
         before = volume.virtual_size
@@ -92,7 +87,7 @@ class VolumeDisks(Driver):
             new_volume_size = round_up(size, EXTENT)
         else:
             new_volume_size = volume.size if self.is_thin else max(volume.size, thick_volume(size))
-        _check_space(group, new_volume_size - volume.size)
+        check_space(group, new_volume_size - volume.size)
         volume.size = new_volume_size
         if volume.vhd is not None:
             volume.vhd.virtual_size = size
@@ -101,15 +96,9 @@ class VolumeDisks(Driver):
         self.set_sizes(group, self.sr.virtual_allocation + info.virtual_size - before)
         return info
 
-    def vdi_snapshot(self, uuid: str) -> VDIInfo:
-        return self._cut(uuid, is_clone=False)
-
-    def vdi_clone(self, uuid: str) -> VDIInfo:
-        return self._cut(uuid, is_clone=True)
-
     def vdi_attach(self, uuid: str, read_write: bool) -> None:
         """A thin disk is blown up to its full size while somebody writes to it."""
-        group, volume = self._get(uuid)
+        group, volume = self.get_volume(uuid)
         if volume.vhd is None or not read_write:
             return
         full = thick_volume(volume.vhd.virtual_size)
@@ -119,13 +108,13 @@ class VolumeDisks(Driver):
 
     def vdi_detach(self, uuid: str) -> None:
         """Thin disks, and snapshots of thick SRs, shrink to what they hold."""
-        _group, volume = self._get(uuid)
+        _group, volume = self.get_volume(uuid)
         row = self.xapi.vdi(uuid)
         if volume.vhd is not None and (self.is_thin or (row and row["is_a_snapshot"])):
             volume.size = min(volume.size, round_up(volume.length, EXTENT))
 
     def vdi_file(self, uuid: str) -> Path:
-        _group, volume = self._get(uuid)
+        _group, volume = self.get_volume(uuid)
         return volume.bytes_in(self.world.shares.new_file)
 
     # ---- for the SR's commands
@@ -163,7 +152,7 @@ class VolumeDisks(Driver):
     def note_names(self, group: VolumeGroup) -> None:
         for row in self.xapi.vdis():
             if row["uuid"] in group.records:
-                group.records[row["uuid"]] |= _names(row)
+                group.records[row["uuid"]] |= names_of(row)
 
     def info(self, vdi_uuid: str, volume: LogicalVolume, *, is_parent: bool = False) -> VDIInfo:
         """As a scan sees it: of the row's sm_config only what the volume decides is touched."""
@@ -184,7 +173,7 @@ class VolumeDisks(Driver):
 
     # ---- inside
 
-    def _get(self, vdi_uuid: str) -> tuple[VolumeGroup, LogicalVolume]:
+    def get_volume(self, vdi_uuid: str) -> tuple[VolumeGroup, LogicalVolume]:
         group = self.group()
         if (volume := group.disk(vdi_uuid)) is None:
             raise SMFailure(46, "LV not found")
@@ -194,7 +183,7 @@ class VolumeDisks(Driver):
         """An SR from before VHDs: raw volumes, and no management volume."""
         return MANAGEMENT not in group.volumes and self.sr.sm_config.get("use_vhd") != "true"
 
-    def _note(self, group: VolumeGroup, info: VDIInfo, **more: Any) -> None:
+    def note(self, group: VolumeGroup, info: VDIInfo, **more: Any) -> None:
         if MANAGEMENT in group.volumes:
             group.records[info.uuid] = {
                 "name_label": info.name_label or "",
@@ -207,83 +196,11 @@ class VolumeDisks(Driver):
                 **more,
             }
 
-    def _cut(self, vdi_uuid: str, *, is_clone: bool) -> VDIInfo:
-        """The disk becomes a hidden base copy with two children; raw disks cannot (trace sm/23#122)."""
-        self.check_master()
-        group, source = self._get(vdi_uuid)
-        if source.vhd is None:
-            raise SMFailure(NOT_IMPLEMENTED)
-        if source.vhd.hidden:
-            raise SMFailure(82, "hidden VDI")
-        if group.depth(source.vhd) >= MAX_CHAIN:
-            raise SMFailure(109)
-        row = self.xapi.vdi(vdi_uuid)
-        assert row is not None, "xapi asks for disks that it has"
-        full, thin = thick_volume(source.vhd.virtual_size), thin_volume()
-        source_size = thin if self.is_thin or row["is_a_snapshot"] else full
-        copy_size = full if is_clone and not self.is_thin else thin
-        base_size = round_up(source.length, EXTENT)
-        _check_space(group, source_size + copy_size + _JOURNALS - (source.size - base_size))
-        base_uuid = self._make_base(group, source.vhd, base_size, data_blocks(source.data), row)
-        source.size = source_size
-        copy_uuid, vhd = (
-            str(uuid.uuid4()),
-            Vhd(source.vhd.virtual_size, base_uuid, inherited=source.vhd.inherited),
-        )
-        copy = LogicalVolume(copy_size, vhd)
-        group.add_disk(copy_uuid, copy)
-        if source.data is not None:
-            copy.data = sparse_copy(source.data, self.world.shares.new_file(vhd.virtual_size))
-        self.set_sizes(group, self.sr.virtual_allocation + vhd.virtual_size)
 
-        own = {"type", "vdi_type", "vhd-parent"}
-        kept = {key: value for key, value in row["sm_config"].items() if key not in own}
-        sm_config = {**kept, "vdi_type": "vhd", "vhd-parent": base_uuid}
-        leaf = VDIInfo(copy_uuid, copy_uuid, vhd.virtual_size, copy.size, sm_config=sm_config)
-        self.xapi.introduce(leaf)
-        snapshot_of = None if is_clone else vdi_uuid
-        self._note(group, leaf, **_names(row), is_a_snapshot=not is_clone, snapshot_of=snapshot_of)
-        self.xapi.update(
-            VDIInfo(
-                vdi_uuid,
-                vdi_uuid,
-                vhd.virtual_size,
-                source.size,
-                read_only=row["read_only"],
-                sm_config=sm_config,
-            )
-        )
-        return leaf
-
-    def _make_base(
-        self, group: VolumeGroup, source: Vhd, volume_size: int, blocks: int, row: Mapping[str, Any]
-    ) -> str:
-        """The uuid of the parent of what was one disk; a disk without data of its own has it already."""
-        if source.parent and blocks <= source.inherited:
-            return source.parent
-        base_uuid, size = str(uuid.uuid4()), source.virtual_size
-        vhd = Vhd(size, source.parent, hidden=True, own=blocks - source.inherited)
-        group.add_disk(base_uuid, LogicalVolume(volume_size, vhd))
-        source.parent, source.inherited = base_uuid, blocks
-        base = VDIInfo(
-            base_uuid,
-            base_uuid,
-            size,
-            volume_size,
-            managed=False,
-            read_only=True,
-            name_label="base copy",
-            sm_config=row["sm_config"],
-        )
-        self.xapi.introduce(base)
-        self._note(group, base)
-        return base_uuid
-
-
-def _names(row: Mapping[str, Any]) -> dict[str, Any]:
+def names_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("name_label", "name_description", "type")}
 
 
-def _check_space(group: VolumeGroup, needed: int) -> None:
+def check_space(group: VolumeGroup, needed: int) -> None:
     if needed > group.free:
         raise SMFailure(44)
