@@ -23,7 +23,7 @@ class NoMachines:
     def die(self, host: str | None) -> None: ...
     def come_back(self, host: str | None) -> None: ...
     def drop_connections(self, host: str | None) -> None: ...
-    def move_master(self, host: str) -> None: ...
+    def move_master(self, host: str, *, keep_sessions: bool) -> None: ...
 
     def find_host(self, host: str) -> str:
         return host
@@ -296,6 +296,16 @@ class TestOnTheWire:
         assert xapi.url.startswith("http://127.0.0.2:")
         new = PlainClient(xapi, xapi.url)
         assert new.answer("host.get_all", old.session)[0] == "result"
+
+    @pytest.mark.xapi(hosts=2)
+    def test_a_new_master_may_know_no_session_of_before(self, xapi: Simulator) -> None:
+        """As a real one: sessions are not among what the hosts of a pool copy to each other."""
+        old = PlainClient(xapi)
+        xapi.faults.move_master("host2", keep_sessions=False)
+        assert old.call("host.get_all") == ("error", ["SESSION_INVALID", old.session])
+        login = old.answer("session.login_with_password", xapi.user, xapi.password)
+        assert login == ("error", ["HOST_IS_SLAVE", "127.0.0.2"])
+        assert PlainClient(xapi).call("host.get_all")[0] == "result"
 
     @pytest.mark.xapi(hosts=2)
     def test_the_master_can_move_just_before_a_call(self, xapi: Simulator) -> None:

@@ -28,7 +28,7 @@ class Machines(Protocol):
 
     def drop_connections(self, host: str | None) -> None: ...
 
-    def move_master(self, host: str) -> None: ...
+    def move_master(self, host: str, *, keep_sessions: bool) -> None: ...
 
     def find_host(self, host: str) -> str:
         """The reference of the host that a reference, uuid, name or address means."""
@@ -216,12 +216,18 @@ class Faults:
             lambda fate: dataclasses.replace(fate, expire_session=True),
         )
 
-    def move_master(self, host: str, *, before: str | None = None, nth: int = 1) -> Order | None:
-        """Make another host the master, at once or before that call; the old one answers HOST_IS_SLAVE."""
+    def move_master(
+        self, host: str, *, before: str | None = None, nth: int = 1, keep_sessions: bool = True
+    ) -> Order | None:
+        """Make another host the master, at once or before that call; the old one answers HOST_IS_SLAVE.
+
+        A real new master does not know the sessions of the old one, since xapi keeps them in memory only:
+        ``keep_sessions=False``, and a call with an old session gets SESSION_INVALID wherever it asks.
+        """
         machines = self._machines
         found = machines.find_host(host)
         if before is None:
-            machines.move_master(found)
+            machines.move_master(found, keep_sessions=keep_sessions)
             return None
         return self._order(
             "move_master",
@@ -231,7 +237,7 @@ class Faults:
             None,
             lambda fate: fate,
             detail=f"to {host}",
-            before=lambda: machines.move_master(found),
+            before=lambda: machines.move_master(found, keep_sessions=keep_sessions),
         )
 
     def clear(self) -> None:

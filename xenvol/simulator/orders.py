@@ -98,7 +98,10 @@ _FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
     "die": ({"before": _METHOD, "after": _METHOD, "nth": _NTH, "host": _HOST}, ()),
     "come_back": ({"host": _HOST}, ()),
     "expire_session": (_COMMON, ()),
-    "move_master": ({"host": _HOST, "before": _METHOD, "nth": _NTH}, ("host",)),
+    "move_master": (
+        {"host": _HOST, "before": _METHOD, "nth": _NTH, "keep_sessions": _EVERY},
+        ("host",),
+    ),
 }
 """The faults that can be ordered as data: their keys, what each accepts, and which must be there."""
 

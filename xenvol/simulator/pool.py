@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xenvol.simulator import bootstrap
+from xenvol.simulator import bootstrap, sessions
 from xenvol.simulator.bootstrap import HostSpec
 from xenvol.simulator.dispatch import load_rules
 from xenvol.simulator.failure import NULL
@@ -63,11 +63,14 @@ class PoolBuilder(abc.ABC):
         names = ", ".join(db.row("host", ref)["name_label"] for ref in db.refs("host"))
         raise KeyError(f"no host {host!r}; there are {names}")
 
-    def move_master(self, host: str) -> None:
-        """Another host is the master; sessions survive, since they are in the pool's database."""
+    def move_master(self, host: str, *, keep_sessions: bool = True) -> None:
+        """Another host is the master; a real one would know no session of before."""
         with self.xapi.lock:
             found = self.find_host(host)
             self.xapi.db.set("pool", self.xapi.db.refs("pool")[0], master=found)
+            if not keep_sessions:
+                for session in self.xapi.db.refs("session"):
+                    sessions.destroy(self.xapi, session)
 
     # ---- storage
 
