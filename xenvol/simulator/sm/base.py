@@ -287,7 +287,7 @@ class Driver(abc.ABC):
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_snapshot(self, uuid: str) -> VDIInfo:
-        """The new, read-only disk; row introduced."""
+        """The new disk, row introduced; read-only is for xapi to say (trace sm/21#52: files and LVM make none so)."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_clone(self, uuid: str) -> VDIInfo:
