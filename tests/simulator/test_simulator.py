@@ -78,6 +78,14 @@ class TestStart:
         with pytest.raises(WorldError):
             Simulator(world={"hosts": [{"name": "h"}], "storage": {"nonsense": 1}})
 
+    def test_what_is_no_release_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"'8\.3' is no release of xapi"):
+            Simulator("8.3")
+
+    def test_a_world_and_a_number_of_hosts_do_not_go_together(self) -> None:
+        with pytest.raises(ValueError, match="hosts: a world has its own"):
+            Simulator(world="demo", hosts=2)
+
     @pytest.mark.xapi(version="v25.33.1")
     def test_the_release_of_xapi_can_be_chosen(self, xapi: Simulator) -> None:
         assert xapi.version == "25.33.1"

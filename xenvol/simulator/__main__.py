@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--xapi-version", default=_DEFAULT_VERSION, metavar="V", help="default: %(default)s")
     serve.add_argument("--tls", action="store_true", help="HTTPS, with the certificate that the package has")
-    serve.add_argument("--hosts", type=int, default=1, metavar="N", help="hosts of an empty pool")
+    serve.add_argument("--hosts", type=int, metavar="N", help="hosts of an empty pool; default: 1")
     serve.add_argument(
         "--storage-delays", action="store_true", help="storage takes the time that real storage takes"
     )
@@ -71,6 +71,9 @@ def _serve(options: argparse.Namespace) -> int:
         )
     except WorldError as error:
         print(f"world file: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     if options.verbose:
         simulator.journal.listener = _print_call

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import importlib.resources
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ class Simulator(BulkBuilder):
     """Started by a ``with`` block or `start`; everything but the ports is built again by `reset`.
 
     ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or what such a file holds; without one,
-    the pool has ``hosts`` hosts and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` lets
+    the pool has ``hosts`` hosts (1) and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` lets
     storage take the time that real storage was seen to take.
     """
 
@@ -56,16 +57,20 @@ class Simulator(BulkBuilder):
         version: str = "24.16.0",
         *,
         world: str | Path | Mapping[str, Any] | None = None,
-        hosts: int = 1,
+        hosts: int | None = None,
         port: int = 0,
         tls: bool = False,
         storage_delays: bool = False,
     ) -> None:
         self.version = version.removeprefix("v")
+        if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
+            raise ValueError(f"version: {version!r} is no release of xapi; write it as in 24.16.0")
+        if world is not None and hosts is not None:
+            raise ValueError("hosts: a world has its own; give the one or the other")
         self.port = port
         self.tls = tls
         self._storage_delays = storage_delays
-        self._spec = worlds.default(hosts) if world is None else worlds.load(world)
+        self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
         self.journal = Journal()
         """All calls (`xenvol.simulator.journal`)."""
