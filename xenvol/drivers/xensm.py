@@ -14,6 +14,7 @@ from xenvol.connection_data.xensm import DRIVER, XenSMConnectionData, XenSMVolum
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import VolumeNotFound
 from xenvol.refs import SRRef, VDIRef
+from xenvol.secret import Secret
 from xenvol.storage import SRSpec
 from xenvol.view import Record, View
 
@@ -41,7 +42,11 @@ class XenSMDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = XenSMVolume.parse(connection_data)
-        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
+        view = View.of(self.session)
+        storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
+        passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
+        if passwords:
+            storage.forget_leftovers(view, [volume.sr_uuid], passwords)
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""

@@ -1,0 +1,30 @@
+"""What every driver must do, as tests that a driver's author subclasses: `DriverConformance`.
+
+    class TestAcme(DriverConformance):
+        driver_volume_type = "acme"
+
+        def arrange(self, xapi):
+            xapi.storage.shares.add_smb("10.0.0.4", "vols", size=2**40)...
+            return {"export": "//10.0.0.4/vols", ...}
+
+Each test is a requirement, runs against a xapi simulator over the wire, and fails with what is wrong and what to
+change. docs/drivers.md has the list. A test that needs more to be arranged is skipped, with what to add, until it is
+given (`xenvol.testing.conformance.kit`).
+"""
+
+from xenvol.testing.conformance.bench import Bench
+from xenvol.testing.conformance.connecting import Connecting
+from xenvol.testing.conformance.contract import Contract
+from xenvol.testing.conformance.cost import Cost
+from xenvol.testing.conformance.failing import Failing
+from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requests import Requests
+from xenvol.testing.conformance.secrets import Secrets
+from xenvol.testing.conformance.sparing import Sparing
+
+
+class DriverConformance(Contract, Requests, Connecting, Sparing, Failing, Secrets, Cost):
+    """All requirements; subclass it, name the driver and arrange its storage."""
+
+
+__all__ = ["Bench", "DriverConformance", "Kit"]

@@ -1,0 +1,86 @@
+"""The requirements on the class: found by name, cheap to make, kept within what a driver may do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+from xenvol.connection_info import parse
+from xenvol.errors import ForbiddenCall
+from xenvol.registry import get_driver_class
+from xenvol.testing import sweep
+from xenvol.testing.conformance.bench import Bench, listed
+from xenvol.testing.conformance.kit import Kit
+
+
+class Contract(Kit):
+    def test_the_driver_is_found_by_its_name(self) -> None:
+        """Through its entry point, where a class that breaks the contract is refused with the method that is wrong."""
+        get_driver_class(self.driver_volume_type, prefer=self.prefer)
+
+    def test_making_a_driver_makes_no_call(self, bench: Bench) -> None:
+        with bench.xapi.journal.recording() as calls:
+            bench.driver()
+            bench.driver(hosts=bench.hosts)
+        assert not calls.methods(), (
+            f"{bench.method('__init__')} called {', '.join(calls.methods())}: a constructor stores what it is given; "
+            "make the calls in connect_volume"
+        )
+
+    def test_the_connection_data_stays_as_it_was(self, bench: Bench) -> None:
+        """The facade hands over a mapping that cannot be changed, and so a driver that tries breaks."""
+        steps: tuple[tuple[str, Callable[[Mapping[str, object]], object]], ...] = (
+            ("connect_volume", lambda data: bench.connect(data=data)),
+            ("disconnect_volume", lambda data: bench.disconnect(data)),
+            ("rollback", lambda data: bench.driver().rollback(data)),
+        )
+        for name, step in steps:
+            data = bench.data
+            step(data)
+            changed = sorted(key for key in {*data, *bench.data} if data.get(key) != bench.data.get(key))
+            assert not changed, (
+                f"{bench.method(name)} changed {', '.join(changed)} in its connection_data, which is the caller's: "
+                "read from it and build what you need anew"
+            )
+
+    def test_the_connection_data_may_be_any_mapping(self, bench: Bench) -> None:
+        """It is the facade's read-only one in production, and not a dict."""
+        frozen = parse(bench.connection_info).data
+        try:
+            bench.connect(data=frozen)
+            bench.disconnect(frozen)
+        except (TypeError, AttributeError) as error:
+            raise AssertionError(
+                f"a driver method raised {type(error).__name__}: {error}, given a {type(frozen).__name__}: "
+                "use what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
+            ) from error
+
+    def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
+        """What makes or erases data, VMs and VBDs: the session refuses them, and asking is a mistake already."""
+        for step in (bench.connect, bench.disconnect):
+            with contextlib.suppress(ForbiddenCall):
+                step()
+        assert not bench.refused, (
+            f"{bench.driver_class.__qualname__} called {', '.join(bench.refused)}, which no driver may: introduce "
+            "and forget records, and leave VMs and VBDs to the facade"
+        )
+
+    def test_a_call_that_is_forbidden_is_not_swallowed(self, bench: Bench) -> None:
+        """Whatever call an operator forbids to drivers, ForbiddenCall says so; nobody goes on without it."""
+        calls = bench.changing_calls(sweep.calls_of(bench.xapi, bench.begin, Bench.connect))
+        swallowed = []
+        for call in dict.fromkeys(calls):
+            bench.begin()
+            bench.forbidden = frozenset({call})
+            try:
+                bench.connect()
+            except ForbiddenCall:
+                continue
+            except Exception as error:  # noqa: BLE001  # whatever it is, it took the place of ForbiddenCall
+                swallowed.append(f"{call}: {type(error).__name__}: {error}")
+            else:
+                swallowed.append(f"{call}: connect_volume went on")
+        assert not swallowed, (
+            f"{bench.method('connect_volume')} swallowed ForbiddenCall:\n{listed(swallowed)}\n"
+            "catch the errors that you can name (XapiError with the code you have an answer to), and no others"
+        )

@@ -1,0 +1,173 @@
+"""The requirements on what goes wrong: every call is refused, or lost, in turn; the storage is gone, or is another one.
+
+A refused call did not happen, so after rollback the pool is as it was. After a silence nobody knows: the same call
+again, in another process, completes; or disconnect_volume cleans up.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from xenvol.errors import UnsupportedSRType, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
+from xenvol.testing import sweep
+from xenvol.testing.conformance.bench import Bench, listed, must_pass
+from xenvol.testing.conformance.kit import Kit
+
+_TAKE_BACK = "record each change on the line after it: self.undo.did(…), and nothing before it has succeeded"
+_CONVERGE = (
+    "after a lost answer look whether the object is there, record it as done if it is, and derive what you make (the "
+    "SR's uuid…) from the data, so that the next attempt finds it"
+)
+_STRIKES = pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])
+
+
+class Failing(Kit):
+    def test_a_refused_call_of_connect_is_rolled_back(self, bench: Bench) -> None:
+        """The refusal leaves as it was said, or as the cause of what leaves, and nothing stays behind."""
+        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.refuse):
+            assert case.error is None or _is_the_refusal(case.error), (
+                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                "xenvol.errors from it"
+            )
+            if case.error is not None:
+                bench.check_nothing_left(f"{case}; after rollback", _TAKE_BACK)
+            self._check_completes(bench, case)
+
+    @_STRIKES
+    def test_a_lost_call_of_connect_is_completed_by_the_same_call_again(
+        self, bench: Bench, strike: sweep.Strike
+    ) -> None:
+        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
+            _check_silence(case)
+            if case.error is not None and strike is sweep.lose_request:
+                bench.check_nothing_left(f"{case}; after rollback", _TAKE_BACK)
+            self._check_completes(bench, case)
+
+    def test_a_connect_that_was_killed_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
+        """Neither the connect nor its rollback got another call through."""
+        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.die):
+            _check_silence(case)
+            self._check_completes(bench, case)
+
+    def test_a_connect_that_was_killed_is_cleaned_up_by_a_disconnect(self, bench: Bench) -> None:
+        """Whoever deletes the volume then finds what is left by the data alone."""
+        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.die):
+            self._check_cleans_up(bench, case)
+
+    def test_a_refused_call_of_disconnect_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
+        for case in sweep.each_call(bench.xapi, lambda: _connected(bench), Bench.disconnect, sweep.refuse):
+            assert case.error is None or _is_the_refusal(case.error), (
+                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                "xenvol.errors from it"
+            )
+            assert case.error is not None or not bench.changes(), (
+                f"{case}, and left something:\n{listed(bench.changes())}\n"
+                "a caller that hears of no error does not call again: let the XapiError leave"
+            )
+            self._check_cleans_up(bench, case)
+
+    @_STRIKES
+    def test_a_lost_call_of_disconnect_is_completed_by_the_same_call_again(
+        self, bench: Bench, strike: sweep.Strike
+    ) -> None:
+        for case in sweep.each_call(bench.xapi, lambda: _connected(bench), Bench.disconnect, strike):
+            _check_silence(case)
+            self._check_cleans_up(bench, case)
+
+    def test_an_sr_type_that_no_host_offers_is_refused_before_anything_is_made(self, bench: Bench) -> None:
+        sr_type = bench.xapi.db.get("SR", bench.sr_of(bench.connect()), "type")
+        bench.begin()
+        with bench.xapi.xapi.lock:
+            for ref in bench.xapi.db.refs("SM"):
+                if bench.xapi.db.get("SM", ref, "type") == sr_type:
+                    bench.xapi.db.delete("SM", ref)
+        bench.remember()
+        with bench.xapi.journal.recording() as calls:
+            error = _error_of_connect(bench, f"no host offers SRs of type {sr_type}")
+        changing = bench.changing_calls(calls.methods())
+        assert isinstance(error, UnsupportedSRType), (
+            f"no host offers SRs of type {sr_type}, and connect_volume raised {type(error).__name__}: {error}; "
+            "ask first (storage.require_sr_type), and raise UnsupportedSRType"
+        )
+        assert not changing, (
+            f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it found "
+            "out: ask first (storage.require_sr_type)"
+        )
+
+    def test_storage_that_does_not_answer_leaves_nothing(self, bench: Bench) -> None:
+        self.break_storage(bench.xapi)
+        bench.remember()
+        _error_of_connect(bench, "the storage does not answer")
+        bench.check_nothing_left("the storage does not answer; after rollback", _TAKE_BACK)
+
+    def test_a_volume_that_is_not_there_is_not_found(self, bench: Bench) -> None:
+        self.remove_volume(bench.xapi)
+        bench.remember()
+        error = _error_of_connect(bench, "the storage has no such volume")
+        assert isinstance(error, VolumeNotFound), (
+            f"the storage has no such volume, and connect_volume raised {type(error).__name__}: {error}; raise "
+            "VolumeNotFound, with what is there instead"
+        )
+        bench.check_nothing_left("the storage has no such volume; after rollback", _TAKE_BACK)
+
+    def test_a_volume_that_vanished_is_disconnected_all_the_same(self, bench: Bench) -> None:
+        bench.connect()
+        self.remove_volume(bench.xapi)
+        with must_pass("the volume vanished from the storage, and disconnect_volume was called", _CONVERGE):
+            bench.disconnect()
+        left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
+        assert not left, f"the volume vanished, and after disconnect_volume there is left:\n{listed(left)}"
+
+    # ---- what must be true afterwards
+
+    def _check_completes(self, bench: Bench, case: sweep.Case[Bench]) -> None:
+        bench.log_in()
+        with must_pass(f"{case}; then connect_volume was called again", _CONVERGE):
+            bench.check_reachable(bench.connect(), bench.hosts)
+        self._check_cleans_up(bench, case)
+
+    def _check_cleans_up(self, bench: Bench, case: sweep.Case[Bench]) -> None:
+        bench.log_in()
+        with must_pass(f"{case}; then disconnect_volume was called", _CONVERGE):
+            bench.disconnect()
+        bench.check_nothing_left(f"{case}; after disconnect_volume", _CONVERGE)
+
+
+def _connected(bench: Bench) -> Bench:
+    bench.begin().connect()
+    return bench
+
+
+def _is_the_refusal(error: BaseException) -> bool:
+    """Whether this is what xapi said, or an error of ours that was raised from it."""
+    if isinstance(error, AssertionError):
+        raise error  # a requirement of its own: a rollback that raises
+    if isinstance(error, XapiError) and error.code == sweep.REFUSAL[0]:
+        return True
+    return isinstance(error, XenVolError) and error.__cause__ is not None and _is_the_refusal(error.__cause__)
+
+
+def _check_silence(case: sweep.Case[Bench]) -> None:
+    error = case.error
+    if isinstance(error, AssertionError):
+        raise error  # a requirement of its own: a rollback that raises
+    while error is not None and not isinstance(error, XapiUnreachable):
+        cause = error.__cause__ if isinstance(error, XenVolError) else None
+        assert isinstance(cause, Exception), (
+            f"{case}: that hides that nobody knows; let the XapiUnreachable leave, or raise another error of "
+            "xenvol.errors from it"
+        )
+        error = cause
+
+
+def _error_of_connect(bench: Bench, what: str) -> XenVolError:
+    try:
+        vdi_ref = bench.connect()
+    except XenVolError as error:
+        return error
+    except Exception as error:
+        raise AssertionError(
+            f"{what}, and connect_volume raised {type(error).__name__}: {error}; raise an error of xenvol.errors, "
+            "which says who is to blame"
+        ) from error
+    raise AssertionError(f"{what}, and connect_volume returned {vdi_ref!r}: raise an error of xenvol.errors")

@@ -1,0 +1,61 @@
+"""What a driver's author supplies to the tests: the driver's name, the storage, and what may happen to it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Iterator, Mapping
+from typing import ClassVar
+
+import pytest
+
+from xenvol.simulator import Simulator
+from xenvol.testing.conformance.bench import Bench
+
+
+class Kit(abc.ABC):
+    """One driver and its storage; the requirements derive from this."""
+
+    driver_volume_type: ClassVar[str]
+    """The name of the driver's entry point."""
+    package: ClassVar[str | None] = None
+    """The package that is meant, where several installed ones claim the name."""
+    optional_keys: ClassVar[Collection[str]] = ()
+    """Keys of the connection_data that are not always needed, so that without one of them a connect may fail for
+    another reason than the key (a LUN's number, where the target has several)."""
+    marks: ClassVar[Collection[str]] = ("xenvol",)
+    """Keys of an SR's sm_config by which the driver knows that it introduced the SR."""
+
+    @abc.abstractmethod
+    def arrange(self, xapi: Simulator) -> Mapping[str, object]:
+        """Build the storage that has the volume, and return the volume's connection_data.
+
+        Called for every pool that a test needs, before any host has seen the storage. A password in the data must
+        occur nowhere else.
+        """
+
+    def arrange_another(self, xapi: Simulator) -> Mapping[str, object]:
+        """Build another volume on the storage that `arrange` built (the same target, export…); its data."""
+        pytest.skip("arrange_another(xapi) is not given: it builds another volume on the same storage")
+
+    def grow(self, xapi: Simulator) -> int:
+        """Make the volume larger on the storage, as its service would; its new size in bytes."""
+        pytest.skip("grow(xapi) is not given: it makes the volume larger and returns its new size in bytes")
+
+    def remove_volume(self, xapi: Simulator) -> None:
+        """Take the volume away; the rest of the storage answers as before."""
+        pytest.skip("remove_volume(xapi) is not given: it takes the volume off the storage")
+
+    def break_storage(self, xapi: Simulator) -> None:
+        """Let the storage not answer any more."""
+        pytest.skip("break_storage(xapi) is not given: it lets the storage not answer any more")
+
+    @pytest.fixture
+    def bench(self, xapi: Simulator) -> Iterator[Bench]:
+        """The pool of the test, the storage arranged, and the driver at hand."""
+        with Bench(xapi, self.driver_volume_type, self.arrange, prefer=self.prefer) as bench:
+            yield bench
+
+    @property
+    def prefer(self) -> dict[str, str]:
+        """For the registry."""
+        return {} if self.package is None else {self.driver_volume_type: self.package}

@@ -1,0 +1,94 @@
+"""The requirement on secrets: the password of the data is in xapi's secrets while it is needed, and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from xenvol.secret import Secret
+from xenvol.testing import sweep
+from xenvol.testing.conformance.bench import Bench
+from xenvol.testing.conformance.kit import Kit
+
+_SHORTEST = 6
+"""Characters; a shorter text could be met by accident."""
+_REMEDY = (
+    "a Secret prints as ***, so reveal() it nowhere: give it to storage.connect_sr in the SRSpec's device_config, and "
+    "it travels as a xapi secret that goes with the PBD"
+)
+
+
+class Secrets(Kit):
+    def test_no_secret_is_seen_anywhere(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in what is printed."""
+        secrets = set(_secrets(bench.data))
+        if not secrets:
+            pytest.skip("the connection_data has no secret (a key that ends in password, secret, keyring…)")
+        caplog.set_level(logging.DEBUG)
+        _check_usable(bench, secrets)
+
+        driver = bench.driver()
+        driver.connect_volume(bench.data)
+        self._check(bench, secrets, "xapi's database, while the volume is connected", _database(bench))
+        self._check(bench, secrets, "the driver's repr", repr(driver))
+        bench.disconnect()
+        self._check(bench, secrets, "a call's parameters", "\n".join(map(str, bench.xapi.journal)))
+        for strike in (sweep.refuse, sweep.lose_answer):
+            for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
+                if case.error is not None:
+                    shown = "".join([*traceback.format_exception(case.error), repr(case.error)])
+                    self._check(bench, secrets, f"the error of {case.call}", shown)
+                self._check(
+                    bench,
+                    secrets,
+                    f"xapi's database, after {case.call} failed",
+                    _database(bench),
+                )
+        self._check(bench, secrets, "a log", caplog.text)
+        printed = capsys.readouterr()
+        self._check(bench, secrets, "what was printed", printed.out + printed.err)
+
+    def _check(self, bench: Bench, secrets: set[str], where: str, text: str) -> None:
+        for secret in secrets:
+            lines = [line.strip() for line in text.splitlines() if secret in line]
+            assert not lines, (
+                f"a secret of the connection_data is in {where}: {lines[0].replace(secret, '<the secret>')[:300]}\n"
+                f"{_REMEDY}"
+            )
+
+
+def _check_usable(bench: Bench, secrets: set[str]) -> None:
+    untouched = _database(bench)
+    for secret in secrets:
+        is_usable = len(secret) >= _SHORTEST and secret not in untouched
+        assert is_usable, (
+            "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot be met "
+            "by accident"
+        )
+
+
+def _secrets(value: object) -> Iterator[str]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _secrets(item)
+    elif isinstance(value, tuple | list | frozenset):
+        for item in value:
+            yield from _secrets(item)
+
+
+def _database(bench: Bench) -> str:
+    """Every field of every object, a line each, but for the values of xapi's secrets."""
+    return "\n".join(
+        f"{cls}.{field}: {value}"
+        for cls, rows in bench.xapi.snapshot().objects.items()
+        for row in rows.values()
+        for field, value in row.items()
+        if (cls, field) != ("secret", "value")
+    )

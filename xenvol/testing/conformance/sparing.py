@@ -1,0 +1,93 @@
+"""The requirements on what others use: a VM's disk, an SR that was there before, another volume of the same storage."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenvol.testing.conformance.bench import Bench, must_pass
+from xenvol.testing.conformance.kit import Kit
+
+_SPARE = (
+    "before an SR is unplugged and forgotten, ask xapi for the VBDs on its VDIs, plugged or not, of any VM "
+    "(storage.release_sr does so)"
+)
+
+
+class Sparing(Kit):
+    @pytest.mark.parametrize("power_state", ["Running", "Halted"])
+    def test_disconnect_spares_a_volume_that_a_vm_uses(self, bench: Bench, power_state: str) -> None:
+        """A halted VM will want its disk when it starts; when the VM has let go, disconnect leaves nothing."""
+        vm = bench.xapi.add_vm("a VM of somebody's", power_state=power_state)
+        bench.remember()
+        before = bench.before
+        vbd_ref = bench.xapi.add_vbd(vm, bench.connect())
+        bench.remember()
+        with must_pass(f"a VM, {power_state}, uses the volume, and disconnect_volume was called", _SPARE):
+            bench.disconnect()
+        bench.check_nothing_left(
+            f"a VM, {power_state}, uses the volume: after disconnect_volume, which must spare it", _SPARE
+        )
+        if power_state == "Running":
+            bench.session.call("VBD.unplug", vbd_ref)
+        bench.session.call("VBD.destroy", vbd_ref)
+        bench.disconnect()
+        bench.before = before
+        bench.check_nothing_left("after the VM had let go and disconnect_volume was called", _SPARE)
+
+    def test_an_sr_that_was_there_before_stays(self, bench: Bench) -> None:
+        """An operator's SR shows the volume: it is used, and is no business of a driver's."""
+        self._introduce_as_somebody_else(bench)
+        remedy = (
+            "use the SR that shows the volume, whoever introduced it, and forget only an SR that carries your mark "
+            "(storage.connect_sr and storage.release_sr do so)"
+        )
+        with must_pass("an SR of somebody's shows the volume already, and connect_volume was called", remedy):
+            bench.check_reachable(bench.connect(), bench.hosts)
+        with must_pass("the SR was there before, and disconnect_volume was called", remedy):
+            bench.disconnect()
+        bench.check_nothing_left("the SR was there before: after connect and disconnect_volume", remedy)
+
+        driver = bench.driver()
+        driver.connect_volume(bench.data)
+        driver.rollback(bench.data)
+        bench.check_nothing_left("the SR was there before: after connect and rollback", remedy)
+
+    def test_disconnect_spares_another_volume_of_the_same_storage(self, bench: Bench) -> None:
+        """The last one out takes down what they shared."""
+        vm = bench.xapi.add_vm("a VM of somebody's")
+        other = {**bench.connection_info, "data": dict(self.arrange_another(bench.xapi))}
+        bench.remember()
+        bench.connect()
+        ops = bench.volume_ops()
+        attachment = ops.attach_volume(other, vm)
+        bench.disconnect()
+        db = bench.xapi.db
+        is_plugged = db.exists("VBD", attachment.vbd_ref) and db.get(
+            "VBD", attachment.vbd_ref, "currently_attached"
+        )
+        assert is_plugged, f"a VM uses another volume of the storage, and disconnect_volume took it: {_SPARE}"
+        bench.check_reachable(attachment.vdi_ref, bench.hosts[:1])
+        ops.detach_volume(other, vm)
+        bench.check_nothing_left("after both volumes were disconnected", _SPARE)
+
+    def _introduce_as_somebody_else(self, bench: Bench) -> None:
+        """The SR that the driver would introduce, without its marks, by an operator who got there first."""
+        db = bench.xapi.db
+        sr_ref = bench.sr_of(bench.connect())
+        sr = db.record("SR", sr_ref)
+        device_config = dict(db.get("PBD", db.children(sr_ref, "PBDs")[0], "device_config"))
+        for key in [key for key in device_config if key.endswith("_secret")]:
+            secret_ref = db.by_uuid("secret", device_config.pop(key))
+            assert secret_ref is not None
+            device_config[key.removesuffix("_secret")] = db.get("secret", secret_ref, "value")
+        bench.begin()
+        bench.xapi.add_sr(
+            "an operator's",
+            type=sr["type"],
+            sr_uuid=sr["uuid"],
+            device_config=device_config,
+            content_type=sr["content_type"],
+            shared=sr["shared"],
+            sm_config={key: value for key, value in sr["sm_config"].items() if key not in self.marks},
+        )
+        bench.remember()
