@@ -11,6 +11,7 @@ import XenAPI
 from storage_pool import GIB, NULL, StoragePool, refusal, storage_pool
 from xapi_client import log_in
 
+from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules.operations import IN_PROGRESS, QUEUE_LIMIT, operation, retry
@@ -250,3 +251,14 @@ class TestInItsOwnWay:
             with pytest.raises(Failure), operation(call_of(pool), *marks, patience=0.05):
                 pass
             assert pool.db.row("SR", sr)["current_operations"] == {}
+
+
+class TestBrokenTasks:
+    def test_a_task_whose_work_breaks_is_a_failure_and_nobody_waits_for_it(self, pool: StoragePool) -> None:
+        def work(_: Call) -> str:
+            raise ValueError("a mistake of the simulator's own")
+
+        with pool.simulator.xapi.lock:
+            task = tasks.start(call_of(pool), "Async.SR.scan", work)
+        status, error = result(pool, task)
+        assert (status, error[0]) == ("failure", "INTERNAL_ERROR")

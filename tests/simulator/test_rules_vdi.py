@@ -306,6 +306,24 @@ class TestContent:
         self.write(pool, copy, 0)
         assert pool.x.VDI.checksum(copy) != pool.x.VDI.checksum(vdi)
 
+    @pytest.mark.parametrize("state", ["Halted", "Running"])
+    def test_a_vms_disk_moves_to_another_sr_with_its_bytes(
+        self, pool: StoragePool, files: str, state: str
+    ) -> None:
+        pool.simulator.storage.shares.add_nfs("other").export("/vms", size=100 * GIB)
+        config = {"server": "other", "serverpath": "/vms"}
+        target = pool.x.SR.create(pool.master, config, "0", "nfs", "", "nfs", "user", True, {})
+        vdi = pool.vdi(files, virtual_size="4194304")
+        self.write(pool, vdi, 70_000)
+        checksum = pool.x.VDI.checksum(vdi)
+        vbd = pool.vbd(vdi, attached=state == "Running")
+        with pool.simulator.xapi.lock:
+            pool.db.set("VM", pool.db.row("VBD", vbd)["VM"], power_state=state)
+        moved = pool.x.VDI.pool_migrate(vdi, target, {})
+        assert pool.x.VBD.get_VDI(vbd) == moved
+        assert pool.x.VDI.checksum(moved) == checksum
+        assert (pool.x.SR.get_VDIs(files), pool.x.SR.get_VDIs(target)) == ([], [moved])
+
     def test_changed_blocks_have_64_kib(self, pool: StoragePool, files: str) -> None:
         vdi = pool.vdi(files, virtual_size="2097152")
         assert refusal(pool.x.VDI.list_changed_blocks, vdi, vdi)[0] == "SR_BACKEND_FAILURE_460"

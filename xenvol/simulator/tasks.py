@@ -7,15 +7,18 @@ at the end, its result as XML-RPC or its error (facts/xapi.md 4.5, trace 07).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from xenvol.simulator import xmlrpc
-from xenvol.simulator.failure import Failure
+from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.values import Wire
 from xenvol.simulator.xapi import Xapi
+
+log = logging.getLogger(__name__)
 
 CANCELLED = "TASK_CANCELLED"
 COMPLETED = ("success", "failure", "cancelled")
@@ -57,6 +60,10 @@ def _run(call: Call, work: Callable[[Call], Wire]) -> None:
         except Failure as failure:
             status = "cancelled" if failure.code == CANCELLED else "failure"
             _finish(xapi, call.task, status=status, error_info=failure.description)
+        except Exception as error:  # nobody may wait for ever for a task whose thread is gone
+            log.exception("%s failed", call.method)
+            error_info = internal_error(repr(error)).description
+            _finish(xapi, call.task, status="failure", error_info=error_info)
         else:
             _finish(xapi, call.task, status="success", result=xmlrpc.write(result))
 
