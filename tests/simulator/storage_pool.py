@@ -58,7 +58,8 @@ class StoragePool:
     def vbd(self, vdi: str, *, attached: bool = False, mode: str = "RW") -> str:
         """A slot of a VM that runs on the master, as it is in the database."""
         with self.simulator.xapi.lock:
-            vm = self.db.create("VM", power_state="Running", resident_on=self.master)
+            metrics = self.db.create("VM_metrics", current_domain_type="pv")
+            vm = self.db.create("VM", power_state="Running", resident_on=self.master, metrics=metrics)
             return self.db.create("VBD", VM=vm, VDI=vdi, mode=mode, type="Disk", currently_attached=attached)
 
     def the_pbd(self, sr: str) -> str:
