@@ -16,6 +16,7 @@ from xenvol.errors import (
     XapiUnreachable,
 )
 from xenvol.secret import masked
+from xenvol.session.endpoint import NotConnected
 
 OTHER = 1
 USAGE = 2
@@ -38,7 +39,7 @@ _BLAMES: dict[type[BaseException], Blame] = {
     StorageError: Blame("storage", 5, "the storage does not have what was promised"),
     HypervisorError: Blame("hypervisor", 6, "xapi, or a host, refused: it did not happen"),
     XapiUnreachable: Blame("unreachable", 7, "no answer: the same command again finds out, and completes it"),
-    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted; what was begun was taken back"),
+    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: the same command again completes it"),
 }
 _UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left behind")
 
@@ -85,6 +86,10 @@ def hint_of(error: BaseException) -> str | None:
     """What to do about it, where the message does not say so itself."""
     if isinstance(error, XapiError):
         return error.hint
+    if isinstance(error, click.Abort):
+        return "the same command again completes it; `xenvol detach` takes back what is left"
+    if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
+        return "nothing was sent: check the address (--url), and that the host is up"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.ctx.command_path} --help"
     if blame_of(error) is _UNEXPECTED:
@@ -94,4 +99,6 @@ def hint_of(error: BaseException) -> str | None:
 
 def notes_of(error: BaseException) -> list[str]:
     """What else happened on the way: a step that could not be taken back, most of all."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:
+        error = error.__cause__  # the KeyboardInterrupt, which was there when things were taken back
     return list(getattr(error, "__notes__", []))

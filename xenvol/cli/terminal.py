@@ -6,8 +6,10 @@ no terminal, tables are lines of tab-separated fields under a heading.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,11 @@ class Terminal:
     """Made at the start with neither --json nor -v; those options set its attributes."""
 
     def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # a terminal that has not every letter still gets the others
+                stream.reconfigure(errors="backslashreplace")
         self.as_json = False
         self.verbosity = 0
         """How often -v was given: 1 shows the calls as they are made, 2 the log and tracebacks too."""
@@ -56,10 +63,10 @@ class Terminal:
 
     def json(self, value: object) -> None:
         """One JSON value; in several lines where somebody reads it."""
-        click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None, ensure_ascii=False))
+        click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None))
 
     def say(self, line: str, *, style: str = "") -> None:
-        self.out.print(Text(clean(line), style=style), soft_wrap=True)
+        self.out.print(Text(clean(line), style=style), soft_wrap=not self.out.is_terminal)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
         if self.out.is_terminal:
@@ -148,10 +155,10 @@ class Terminal:
             self._line({word: text})
             return
         line = Text.assemble("  " if indent else "", (f"{word}: ", style), clean(text))
-        self.err.print(line, soft_wrap=True)
+        self.err.print(line, soft_wrap=not self.err.is_terminal)
 
     def _line(self, value: object) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False), err=True)
+        click.echo(json.dumps(value), err=True)
 
 
 class _LogHandler(logging.Handler):
