@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from vmkit import NULL, Client, client, disk, sr, vbd_record, wait_until
+from vmkit import NULL, Client, client, disk, hosts, sr, vbd_record, wait_until
 
 from xenvol.simulator import Simulator
 
-__all__ = ["client", "disk", "sr"]  # fixtures
+__all__ = ["client", "disk", "hosts", "sr"]  # fixtures
 
 pytestmark = pytest.mark.xapi(hosts=2)
-
-
-@pytest.fixture
-def hosts(client: Client) -> list[str]:
-    names = {client("host.get_name_label", host): host for host in client("host.get_all")}
-    return [names[name] for name in sorted(names)]
 
 
 def pbd_of(client: Client, sr: str, host: str) -> str:
