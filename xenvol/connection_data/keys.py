@@ -46,13 +46,16 @@ class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
 def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: str) -> Keys:
     """Read the keys that the table knows; the others are ignored, with a log line.
 
-    Raises InvalidConnectionInfo.
+    A field without a default is a key that must be there. Raises InvalidConnectionInfo.
     """
     data = freeze_map(connection_data)  # so that no message below can show a secret
     known = {key: data[key] for key in table.__struct_fields__ if data.get(key) is not None}
     for key, value in known.items():
         if value == "null":  # msgspec would take the text for the absence of a number, and lose a LUN
             raise refusal(key, table, driver=driver, problem="is the text null")
+    for field in msgspec.structs.fields(table):
+        if field.required and field.name not in known:
+            raise refusal(field.name, table, driver=driver)
     try:
         keys = msgspec.convert(known, table, strict=False, dec_hook=_to_secret)
     except msgspec.ValidationError as error:

@@ -1,0 +1,1 @@
+"""xenvol driver for disks on SMB shares."""

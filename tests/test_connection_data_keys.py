@@ -1,0 +1,53 @@
+"""A table of keys reads what a service sent, for built-in drivers and for a stranger's."""
+
+from typing import Annotated
+
+import pytest
+from msgspec import Meta
+
+from xenvol.connection_data.keys import CommonKeys, Uuid, accepted_keys, json_schema, read
+from xenvol.errors import InvalidConnectionInfo
+
+UUID = "d1500000-0000-4000-8000-000000000001"
+
+
+class AcmeKeys(CommonKeys, frozen=True, kw_only=True):
+    """A stranger's: it needs two keys, and takes a third."""
+
+    pool: Annotated[str, Meta(description="the pool of the array")]
+    vdi_uuid: Annotated[Uuid, Meta(description="the disk")]
+    port: Annotated[int, Meta(ge=1, description="a number, 1 or more")] = 8443
+
+
+def test_a_key_without_a_default_is_needed() -> None:
+    keys = read(AcmeKeys, {"pool": "gold", "vdi_uuid": UUID}, driver="acme")
+    assert (keys.pool, keys.vdi_uuid, keys.port) == ("gold", UUID, 8443)
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [({}, "pool"), ({"pool": "gold"}, "vdi_uuid"), ({"pool": None, "vdi_uuid": UUID}, "pool")],
+)
+def test_without_it_the_error_names_it_and_its_form(data: dict[str, object], key: str) -> None:
+    """Null is as good as absent."""
+    with pytest.raises(InvalidConnectionInfo) as caught:
+        read(AcmeKeys, data, driver="acme")
+    assert (caught.value.key, caught.value.driver) == (key, "acme")
+    assert caught.value.accepted == accepted_keys(AcmeKeys)[key]
+    assert "is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("vdi_uuid", "disk-1"), ("port", 0), ("pool", {"a": "map"})])
+def test_a_value_of_another_form_is_an_error_too(key: str, value: object) -> None:
+    """The field's own words say which form."""
+    with pytest.raises(InvalidConnectionInfo) as caught:
+        read(AcmeKeys, {"pool": "gold", "vdi_uuid": UUID, key: value}, driver="acme")
+    assert caught.value.key == key
+
+
+def test_the_schema_says_which_keys_are_needed() -> None:
+    """For those who ask for JSON Schema."""
+    (definition,) = (
+        item for name, item in json_schema(AcmeKeys)["$defs"].items() if name.endswith("AcmeKeys")
+    )
+    assert definition["required"] == ["pool", "vdi_uuid"]
