@@ -93,6 +93,22 @@ class TestMigration:
         assert client.refused("VM.pool_migrate", vm, hosts[1], {}) == ["VM_REQUIRES_SR", vm, sr]
         assert client("VM.get_resident_on", vm) == hosts[0]
 
+    @pytest.mark.parametrize("state", ["Running", "Suspended"])
+    def test_a_vm_stays_where_it_is_when_the_destination_cannot_attach_a_disk(
+        self, xapi: Simulator, client: Client, hosts: list[str], sr: str, disk: str, state: str
+    ) -> None:
+        flaky = xapi.add_sr("flaky", type="flaky", hosts=["host1"])
+        config = {"fail_vdi_attach": "VDIInUse"}
+        client("PBD.plug", client("PBD.create", {"host": hosts[1], "SR": flaky, "device_config": config}))
+        vm = xapi.add_vm(disks=[disk, xapi.add_vdi(flaky)], resident_on=hosts[0], power_state=state)
+        if state == "Running":
+            assert client.refused("VM.pool_migrate", vm, hosts[1], {})[0] == "VDI_IN_USE"
+            assert client("VM.get_resident_on", vm) == hosts[0]
+        else:
+            assert client.refused("VM.resume_on", vm, hosts[1], False, False)[0] == "VDI_IN_USE"
+        assert client("VM.get_power_state", vm) == state
+        client("PBD.unplug", pbd_of(client, sr, hosts[1]))
+
     def test_a_guest_without_drivers_moves_only_by_force(
         self, xapi: Simulator, client: Client, hosts: list[str]
     ) -> None:

@@ -342,3 +342,72 @@ class TestRecord:
             xapi.guest(vm).stays_in_flight = False
             wait_until(lambda: client("task.get_status", task) == "success")
             client("VBD.create", vbd_record(vm, disk))
+
+
+class TestOddities:
+    def test_what_keeps_a_vbd_from_being_attached_can_be_asked(
+        self, xapi: Simulator, client: Client, disk: str
+    ) -> None:
+        first, second = xapi.add_vm(power_state="Halted"), xapi.add_vm()
+        vbds = [client("VBD.create", vbd_record(vm, disk)) for vm in (first, second)]
+        client("VBD.assert_attachable", vbds[0])
+        client("VBD.plug", vbds[1])
+        assert client.refused("VBD.assert_attachable", vbds[0]) == ["VDI_IN_USE", disk]
+
+    @pytest.mark.parametrize(
+        ("fields", "code"), [({"managed": False}, "VDI_NOT_MANAGED"), ({"read_only": True}, "VDI_READONLY")]
+    )
+    def test_a_disk_that_changed_after_its_vbd_was_made_is_looked_at_again(
+        self, xapi: Simulator, client: Client, disk: str, fields: dict[str, bool], code: str
+    ) -> None:
+        vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
+        with xapi.xapi.lock:
+            xapi.db.set("VDI", disk, **fields)
+        assert client.refused("VBD.plug", vbd)[0] == code
+
+    def test_an_unmanaged_disk_is_no_medium(self, xapi: Simulator, client: Client, disk: str) -> None:
+        drive = client("VBD.create", vbd_record(xapi.add_vm(), None, "3", type="CD", mode="RO"))
+        with xapi.xapi.lock:
+            xapi.db.set("VDI", disk, managed=False)
+        assert client.refused("VBD.insert", drive, disk) == ["VDI_NOT_MANAGED", disk]
+
+    def test_a_guest_may_say_that_it_takes_no_disk(self, xapi: Simulator, client: Client, disk: str) -> None:
+        vm = xapi.add_vm(kind="hvm")
+        vbd = client("VBD.create", vbd_record(vm, disk))
+        with xapi.xapi.lock:
+            metrics = xapi.db.get("VM", vm, "guest_metrics")
+            xapi.db.set("VM_guest_metrics", metrics, can_use_hotplug_vbd="no")
+        text = "VM states it does not support VBD hotplug."
+        assert client.refused("VBD.plug", vbd) == ["OPERATION_NOT_ALLOWED", text]
+
+    def test_a_control_domain_needs_storage_that_it_can_reach_by_nbd(
+        self, xapi: Simulator, client: Client, disk: str
+    ) -> None:
+        """Trace sm/20c#51."""
+        dom0 = client("host.get_control_domain", client("host.get_all")[0])
+        vbd = client("VBD.create", vbd_record(dom0, disk))
+        assert client.refused("VBD.plug", vbd)[0] == "INTERNAL_ERROR"
+        assert client("VBD.get_currently_attached", vbd) is False
+
+    @pytest.mark.parametrize(("name", "device"), [("d5", "xvdf"), ("d5p2", "xvdf2")])
+    def test_the_older_release_knows_disks_by_number_and_partition(
+        self, xapi: Simulator, client: Client, disk: str, name: str, device: str
+    ) -> None:
+        """What the hypervisor reports is matched by name, so the VBD does not learn its device."""
+        vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
+        with xapi.xapi.lock:
+            xapi.db.set("VBD", vbd, userdevice=name)
+        client("VBD.plug", vbd)
+        assert client("VBD.get_currently_attached", vbd) is True
+        assert client("VBD.get_device", vbd) == ""
+        assert device in xapi.xapi.domains[client("VBD.get_VM", vbd)].disks
+
+    @pytest.mark.parametrize("name", ["d", "d5q", "nonsense"])
+    def test_a_slot_with_an_impossible_name_takes_no_disk(
+        self, xapi: Simulator, client: Client, disk: str, name: str
+    ) -> None:
+        vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
+        client("VBD.set_userdevice", vbd, name)
+        text = f'Failure("Failed to parse device name: {name}")'
+        assert client.refused("VBD.plug", vbd) == ["INTERNAL_ERROR", text]
+        assert client.refused("VBD.create", vbd_record(xapi.add_vm(), disk, name)) == ["INVALID_DEVICE", name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -359,3 +360,55 @@ class TestTasks:
                 assert client("task.get_other_config", task) == {"debug_info:cancel_points_seen": count}, (
                     method
                 )
+
+
+class TestFeatures:
+    """What a VM is like forbids operations that its state would allow."""
+
+    @pytest.mark.parametrize("switch", ["nomigrate", "nested-virt"])
+    def test_some_vms_do_not_sleep_or_move(
+        self, xapi: Simulator, client: Client, suspend_sr: str, switch: str
+    ) -> None:
+        """Fixed when the VM starts."""
+        vm = xapi.add_vm(power_state="Halted")
+        client("VM.add_to_platform", vm, switch, "true")
+        client("VM.start", vm, False, False)
+        client("VM.remove_from_platform", vm, switch)
+        assert client.refused("VM.suspend", vm) == ["VM_IS_IMMOBILE", vm]
+        allowed = client("VM.get_allowed_operations", vm)
+        assert {"suspend", "pool_migrate", "migrate_send"}.isdisjoint(allowed)
+        assert ("changing_dynamic_range" in allowed) is (switch == "nomigrate")
+
+    def test_a_disk_that_is_reset_at_every_start_has_no_snapshot(
+        self, xapi: Simulator, client: Client, disk: str
+    ) -> None:
+        vm = xapi.add_vm(disks=[disk])
+        with xapi.xapi.lock:
+            xapi.db.set("VDI", disk, sm_config={"on_boot": "reset"})
+        refusal = ["VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION"]
+        assert client.refused("VM.snapshot", vm, "snap") == refusal
+
+    def test_delays_around_a_vms_life_are_waited_for(self, xapi: Simulator, client: Client) -> None:
+        vm = xapi.add_vm(power_state="Halted")
+        client("VM.set_start_delay", vm, "1")
+        client("VM.set_shutdown_delay", vm, "1")
+        for method, arguments in (("VM.start", (False, False)), ("VM.hard_shutdown", ())):
+            began = time.monotonic()
+            client(method, vm, *arguments)
+            assert time.monotonic() - began >= 1
+
+    def test_a_suspended_vm_is_shut_down_without_being_woken(
+        self, xapi: Simulator, client: Client, suspend_sr: str
+    ) -> None:
+        vm = xapi.add_vm(power_state="Suspended")
+        client("VM.shutdown", vm)
+        assert state(client, vm) == "Halted"
+        assert client("VM.get_suspend_VDI", vm) == NULL
+
+    def test_a_vm_takes_its_consoles_and_interfaces_along(self, xapi: Simulator, client: Client) -> None:
+        vm = xapi.add_vm(power_state="Halted")
+        with xapi.xapi.lock:
+            console = xapi.db.create("console", VM=vm)
+        client("VM.destroy", vm)
+        assert client.refused("console.get_uuid", console)[0] == "HANDLE_INVALID"
+        assert client("VM.get_cooperative", xapi.add_vm()) is True
