@@ -389,3 +389,30 @@ def test_a_request_that_cannot_be_parsed_changes_nothing(target: Simulator, volu
     info = {"driver_volume_type": "iscsi", "data": {"target_portal": "10.0.0.1"}}
     error = refused(target, volume_ops, InvalidConnectionInfo, info, "web")
     assert (error.key, error.driver) == ("target_iqn", "iscsi")
+
+
+class TestAnAttemptThatDied:
+    def test_and_whose_disk_has_gone_since_is_replaced_in_its_slot(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The SR was forgotten under a halted VM, and xapi has not yet collected the VBD that dangles."""
+        target.add_vm("web", power_state="Halted")
+        old = volume_ops.attach_volume(iscsi(0), "web", "xvdc")
+        (pbd,) = target.db.children(old.sr_ref, "PBDs")
+        volume_ops._session.call("PBD.unplug", pbd)
+        volume_ops._session.call("SR.forget", old.sr_ref)
+        new = volume_ops.attach_volume(iscsi(0), "web")
+        assert (new.vdi_uuid, new.userdevice) == (old.vdi_uuid, "2")
+        assert target.db.refs("VBD") == [new.vbd_ref]
+
+    def test_and_whose_disk_somebody_has_replaced_is_left_alone(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        vm = target.add_vm("web", power_state="Halted")
+        old = volume_ops.attach_volume(iscsi(0), "web", "xvdc")
+        with target.xapi.lock:
+            target.db.set("VBD", old.vbd_ref, VDI=target.add_vdi(target.add_sr("elsewhere")))
+        before = target.snapshot()
+        with pytest.raises(WrongVolume):
+            volume_ops.attach_volume(iscsi(0), vm)
+        assert changes(before, target.snapshot()) == []

@@ -7,6 +7,7 @@ driver it came, and which attachment it is. An answer that was lost is looked up
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.mountpoint import name_of
@@ -35,41 +36,45 @@ def taken_by(vbds: Iterable[Record]) -> set[str]:
     return {vbd[field] for vbd in vbds for field in ("userdevice", "device")}
 
 
-def create_vbd(
-    view: View,
-    undo: Undo,
-    vm: VM,
-    vdi_ref: VDIRef,
-    *,
-    userdevice: str,
-    mode: str,
-    ionice: Mapping[str, str],
-    other_config: Mapping[str, str],
-) -> VBDRef:
+@dataclass(frozen=True, slots=True)
+class VBDSpec:
+    """The slot that a disk shall have."""
+
+    userdevice: str
+    mode: str
+    """RW or RO."""
+    other_config: Mapping[str, str]
+    ionice: Mapping[str, str] = field(default_factory=dict)
+    """``sched`` and ``class``; empty leaves the disk's priority to the host."""
+
+
+def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
     """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster."""
-    spec = {
+    record = {
         "VM": vm.ref,
         "VDI": vdi_ref,
-        "userdevice": userdevice,
+        "userdevice": spec.userdevice,
         "bootable": False,
-        "mode": mode,
+        "mode": spec.mode,
         "type": "Disk",
         "unpluggable": True,
         "empty": False,
-        "other_config": dict(other_config),
-        "qos_algorithm_type": "ionice" if ionice else "",
-        "qos_algorithm_params": dict(ionice),
+        "other_config": dict(spec.other_config),
+        "qos_algorithm_type": "ionice" if spec.ionice else "",
+        "qos_algorithm_params": dict(spec.ionice),
     }
     try:
-        vbd_ref = VBDRef(view.call("VBD.create", spec))
+        vbd_ref = VBDRef(view.call("VBD.create", record))
     except XapiError as error:
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
-            raise MountpointInUse(name_of(userdevice), free=[name_of(number) for number in free]) from error
+            raise MountpointInUse(
+                name_of(spec.userdevice), free=[name_of(number) for number in free]
+            ) from error
         raise
     except XapiUnreachable:
-        there = view.find("VBD", {"VM": vm.ref, "userdevice": userdevice})
-        ours = [ref for ref, vbd in there.items() if other_config.items() <= vbd["other_config"].items()]
+        there = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
+        ours = [ref for ref, vbd in there.items() if spec.other_config.items() <= vbd["other_config"].items()]
         if not ours:
             raise
         vbd_ref = VBDRef(ours[0])

@@ -9,37 +9,30 @@ finds what is attached, detach what is left, whoever began it and wherever it di
 from __future__ import annotations
 
 import dataclasses
-import uuid
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xenvol import connection_info, inventory, migration, mountpoint, registry, storage
+import tenacity
+
+from xenvol import connection_info, disks, inventory, migration, mountpoint, registry, storage
 from xenvol import connector as connectors
 from xenvol.attachment import Attachment, Volume
-from xenvol.connection_info import ENVELOPE_KEYS, ConnectionInfo
+from xenvol.connection_info import ConnectionInfo
 from xenvol.drivers.base import VolumeDriver
-from xenvol.errors import AttachmentFenced, InvalidMountpoint, UnknownVM, XapiError
+from xenvol.errors import UnknownVM, WrongVolume, XapiError
 from xenvol.frozen import FrozenMap
 from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef
 from xenvol.session import Session
 from xenvol.undo import Undo
-from xenvol.vbd import (
-    ATTACHMENT,
-    DRIVER,
-    VOLUME,
-    create_vbd,
-    destroy_vbd,
-    plug_vbd,
-    taken_by,
-    unplug_vbd,
-    volumes_of,
-)
-from xenvol.view import Record, View, is_gone
-from xenvol.vm import VM, check_gives_disk_back, check_takes_disk, find_vm
+from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
+from xenvol.view import View, is_gone
+from xenvol.vm import VM, check_takes_disk, find_vm
 
-ATTEMPTS = (
-    3  # an SR can be forgotten by its last user just when we have found it; twice in a row is bad luck enough
-)
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""An SR can be released by its last user just when we have found it; five times in a row is not chance."""
 
 
 class VolumeOps:
@@ -72,60 +65,47 @@ class VolumeOps:
         pool is then as it was, or a note on the error says what could not be taken back.
         """
         info = _parse(connection_info)
-        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
-        for attempts_left in reversed(range(ATTEMPTS)):
-            try:
-                return self._attach(info, driver_class, vm, mountpoint, hotplug=hotplug)
-            except XapiError as error:
-                if not attempts_left or not _was_overtaken(error):
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_was_overtaken),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        attachment: Attachment = again(self._attach, info, vm, mountpoint, hotplug=hotplug)
+        log.info(
+            "volume %s is at %s of VM %s", attachment.volume_id, attachment.userdevice, attachment.vm_uuid
+        )
+        return attachment
 
-    def _attach(
-        self,
-        info: ConnectionInfo,
-        driver_class: type[VolumeDriver],
-        vm: str,
-        wish: str | int | None,
-        *,
-        hotplug: bool,
-    ) -> Attachment:
+    def _attach(self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool) -> Attachment:
         view = View(self._session)
         machine = find_vm(view, vm)
-        vbds = _read_disks(view, machine)
+        slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
+        there = disks.find_volume(slots, info, wish)
+        if there is not None and slots[there]["currently_attached"]:
+            return _read_back(view, machine, there, slots[there]["VDI"])
+
         mode = "RO" if info.access_mode == "ro" else "RW"
-        there = _find_volume(vbds, info, wish)
-        if there is not None and (vbds[there]["currently_attached"] or not will_plug):
-            return _attachment(view, machine, there, vbds[there]["VDI"])
-        check_takes_disk(
-            machine, view.known("VM_guest_metrics", machine.guest_metrics_ref), mode=mode, will_plug=will_plug
-        )
+        metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
+        check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
+        wish = wish if there is None else slots[there]["userdevice"]
+        others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
+        userdevice = mountpoint.choose(wish, taken_by(others))
 
         undo = Undo()
-        hosts = None if machine.resident_on is None else [machine.resident_on]
-        driver = driver_class(view.restricted(info.driver_volume_type), hosts=hosts)
+        driver = self._driver(
+            info, view, hosts=None if machine.resident_on is None else [machine.resident_on]
+        )
         try:
-            if there is None:
-                userdevice = mountpoint.choose(wish, taken_by(vbds.values()))
-                vdi_ref = driver.connect_volume(info.data)
-                inventory.check_not_in_use(view, vdi_ref, info, mode=mode)
-                vbd_ref = create_vbd(
-                    view,
-                    undo,
-                    machine,
-                    vdi_ref,
-                    userdevice=userdevice,
-                    mode=mode,
-                    ionice=info.ionice,
-                    other_config=_marks(info),
-                )
-            else:  # an attempt that died before it plugged
-                vdi_ref = driver.connect_volume(info.data)
-                vbd_ref = there
+            vdi_ref = driver.connect_volume(info.data)
+            inventory.check_not_in_use(view, vdi_ref, info, mode=mode)
+            vbd_ref = there and _still_there(view, there, vdi_ref)
+            if vbd_ref is None:
+                spec = VBDSpec(userdevice, mode, other_config=disks.marks(info), ionice=info.ionice)
+                vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
             if will_plug:
                 plug_vbd(view, vbd_ref)
-            return _attachment(view, machine, vbd_ref, vdi_ref)
+            return _read_back(view, machine, vbd_ref, vdi_ref)
         except BaseException as error:
             undo.unwind(error)
             driver.rollback(info.data)
@@ -148,27 +128,20 @@ class VolumeOps:
         goes forward: once the VM has let go of the disk it stays out, and the same call goes on from there.
         """
         info = _parse(connection_info)
-        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
         view = View(self._session)
-        self._take_out(view, info, vm, mountpoint, attachment_id=attachment_id or info.attachment_id)
-        driver = driver_class(view.restricted(info.driver_volume_type))
-        driver.disconnect_volume(info.data)
-
-    def _take_out(
-        self, view: View, info: ConnectionInfo, vm: str, wish: str | int | None, *, attachment_id: str | None
-    ) -> None:
+        driver = self._driver(info, view)
         try:
             machine = find_vm(view, vm)
         except UnknownVM:
-            return  # the VM is gone, and its VBDs with it; the volume is still to be disconnected
-        vbds = view.find("VBD", {"VM": machine.ref})
-        vbd_ref = _find_volume(vbds, info, wish)
-        if vbd_ref is None:
-            return
-        current = vbds[vbd_ref]["other_config"].get(ATTACHMENT)
-        if attachment_id is not None and attachment_id != current:
-            raise AttachmentFenced(attachment_id, current=current)
-        _remove(view, machine, vbd_ref, vbds[vbd_ref])
+            log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
+        else:
+            slots = view.find("VBD", {"VM": machine.ref})
+            vbd_ref = disks.find_volume(slots, info, mountpoint)
+            if vbd_ref is not None:
+                disks.check_fence(slots[vbd_ref], attachment_id or info.attachment_id)
+                disks.take_out(view, machine, vbd_ref, slots[vbd_ref])
+                log.info("volume %s is out of VM %s", info.volume_id, machine)
+        driver.disconnect_volume(info.data)
 
     def detach_all(self, vm: str) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
@@ -179,7 +152,7 @@ class VolumeOps:
         machine = find_vm(view, vm)
         attachments = inventory.list_volumes(view, machine)
         for attachment in attachments:
-            _remove(view, machine, attachment.vbd_ref, view.record("VBD", attachment.vbd_ref))
+            disks.take_out(view, machine, attachment.vbd_ref, view.record("VBD", attachment.vbd_ref))
         for sr_ref in dict.fromkeys(attachment.sr_ref for attachment in attachments):
             storage.release_sr(view, sr_ref)
         return attachments
@@ -191,10 +164,8 @@ class VolumeOps:
     ) -> Volume:
         """Make the volume a VDI that a VM could start from, on these hosts (references) or on all. Idempotent."""
         info = _parse(connection_info)
-        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
         view = View(self._session)
-        some = None if hosts is None else [HostRef(host) for host in hosts]
-        driver = driver_class(view.restricted(info.driver_volume_type), hosts=some)
+        driver = self._driver(info, view, hosts=None if hosts is None else [HostRef(host) for host in hosts])
         try:
             vdi_ref = driver.connect_volume(info.data)
             vdi = view.record("VDI", vdi_ref)
@@ -212,8 +183,7 @@ class VolumeOps:
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
-        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
-        driver_class(View(self._session).restricted(info.driver_volume_type)).disconnect_volume(info.data)
+        self._driver(info, View(self._session)).disconnect_volume(info.data)
 
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
@@ -221,8 +191,7 @@ class VolumeOps:
         A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
         """
         info = _parse(connection_info)
-        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
-        driver = driver_class(View(self._session).restricted(info.driver_volume_type))
+        driver = self._driver(info, View(self._session))
         try:
             return driver.extend_volume(info.data)
         except BaseException:
@@ -262,6 +231,13 @@ class VolumeOps:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
 
+    def _driver(
+        self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None
+    ) -> VolumeDriver:
+        """The driver for one operation; its session can neither erase data nor touch a VM."""
+        driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
+        return driver_class(view.restricted(info.driver_volume_type), hosts=hosts)
+
     def __repr__(self) -> str:
         return f"<VolumeOps on {self._session!r}>"
 
@@ -274,66 +250,32 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
 
 
-def _was_overtaken(error: XapiError) -> bool:
+def _was_overtaken(error: BaseException) -> bool:
     """Whether somebody released, meanwhile, what we were about to use: then it is found, or made, anew."""
+    if not isinstance(error, XapiError):
+        return False
     return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
 
 
-# ---- one disk of one VM
+def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
+    """The VBD of an attempt that died before it plugged, unless the record of its disk has gone since.
 
-
-def _read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
-    """The VM's VBDs; with them, in the same call, what else an attach looks at before it changes anything."""
-    view.read(
-        {"VBD": vm.vbd_refs, "VM_guest_metrics": [vm.guest_metrics_ref]},
-        whole=["SM", "pool"] if vm.resident_on is not None else ["SM", "pool", "host"],
-    )
-    return {VBDRef(ref): vbd for ref in vm.vbd_refs if (vbd := view.known("VBD", ref)) is not None}
-
-
-def _volume_id(info: ConnectionInfo) -> str:
-    """What the VBD says that it is: the service's id, or a digest of the data where it gives none."""
-    if info.volume_id is not None:
-        return info.volume_id
-    told = sorted((key, value) for key, value in info.data.items() if key not in ENVELOPE_KEYS)
-    return f"data-{uuid.uuid5(uuid.NAMESPACE_URL, repr(told))}"
-
-
-def _marks(info: ConnectionInfo) -> dict[str, str]:
-    attachment_id = info.attachment_id or str(uuid.uuid4())
-    return {VOLUME: _volume_id(info), ATTACHMENT: attachment_id, DRIVER: info.driver_volume_type}
-
-
-def _find_volume(vbds: Mapping[Any, Record], info: ConnectionInfo, wish: str | int | None) -> VBDRef | None:
-    """The VBD of this volume. Raises InvalidMountpoint when it is at another position than the one named."""
-    wanted = mountpoint.userdevice_of(wish)
-    for vbd_ref, vbd in volumes_of(vbds).items():
-        if vbd["other_config"][VOLUME] == _volume_id(info):
-            if wanted not in (None, vbd["userdevice"]):
-                where = mountpoint.name_of(vbd["userdevice"])
-                raise InvalidMountpoint(
-                    wish, problem=f"is not where the volume is attached, which is {where}"
-                )
-            return vbd_ref
+    Raises WrongVolume where it has a disk, and another one: somebody moved the data, and knows where it is.
+    """
+    its_vdi = view.record("VBD", vbd_ref)["VDI"]
+    if its_vdi == vdi_ref:
+        return vbd_ref
+    view.read({"VDI": [its_vdi]})
+    other = view.known("VDI", its_vdi)
+    if other is not None:
+        expected = storage.describe(view.record("VDI", vdi_ref))
+        raise WrongVolume(expected, found=f"in its slot on the VM {storage.describe(other)}")
+    destroy_vbd(view, vbd_ref)
     return None
 
 
-def _remove(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
-    """Unplug it if it is plugged, and destroy it; where it cannot be destroyed it is plugged again."""
-    undo = Undo()
-    try:
-        if vbd["currently_attached"]:
-            device = vbd["device"] or mountpoint.name_of(vbd["userdevice"])
-            check_gives_disk_back(vm, device)
-            unplug_vbd(view, undo, vbd_ref, device=device, vm=vm)
-        destroy_vbd(view, vbd_ref)
-    except BaseException as error:
-        undo.unwind(error)
-        raise
-
-
-def _attachment(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
-    """Read back what there is now; HANDLE_INVALID when somebody took the disk away meanwhile."""
+def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
+    """What there is now, in one call; HANDLE_INVALID when somebody took the disk away meanwhile."""
     vdi = view.record("VDI", vdi_ref)
     view.read({"VBD": [vbd_ref], "VDI": [vdi_ref], "SR": [vdi["SR"]]})
     return inventory.attachment(view, vm, vbd_ref)
