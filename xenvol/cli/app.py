@@ -28,19 +28,29 @@ class Entry(NamedTuple):
 COMMANDS: Mapping[str, Entry] = {
     "attach": Entry("xenvol.cli.volumes:attach", "Attach a volume to a VM."),
     "detach": Entry("xenvol.cli.volumes:detach", "Detach a volume from a VM."),
-    "detach-all": Entry("xenvol.cli.volumes:detach_all", "Detach every volume of xenvol's from a VM."),
-    "list": Entry("xenvol.cli.volumes:list_", "List the volumes that are attached to a VM."),
-    "connect": Entry("xenvol.cli.volumes:connect", "Make a volume a disk of the pool, without a VM."),
-    "disconnect": Entry("xenvol.cli.volumes:disconnect", "Take back what `connect` did."),
-    "extend": Entry("xenvol.cli.volumes:extend", "Make the pool see that a volume grew."),
+    "detach-all": Entry("xenvol.cli.volumes:detach_all", "Detach every volume that xenvol attached to a VM."),
+    "list": Entry("xenvol.cli.volumes:list_", "List the volumes that xenvol attached to a VM."),
+    "connect": Entry(
+        "xenvol.cli.volumes:connect", "Make a volume a disk of the pool that a VM could start from."
+    ),
+    "disconnect": Entry(
+        "xenvol.cli.volumes:disconnect", "Make a volume gone from the pool, where nobody uses it."
+    ),
+    "extend": Entry("xenvol.cli.volumes:extend", "Make the pool see that a volume grew, and show its size."),
     "prepare-migration": Entry(
         "xenvol.cli.hosts:prepare_migration", "Make a VM's volumes visible on the host that it shall move to."
     ),
-    "connector": Entry("xenvol.cli.hosts:connector", "Show what a storage service must know of a host."),
-    "drivers": Entry(
-        "xenvol.cli.drivers:drivers", "Show the installed drivers and the keys that they accept."
+    "connector": Entry(
+        "xenvol.cli.hosts:connector",
+        "Show what a storage service must know of a host to export volumes to it.",
     ),
-    "demo": Entry("xenvol.cli.demo:demo", "Attach a volume of each type on a simulated pool."),
+    "drivers": Entry(
+        "xenvol.cli.drivers:drivers",
+        "Show the installed drivers, their packages, and the keys that they accept.",
+    ),
+    "demo": Entry(
+        "xenvol.cli.demo:demo", "Attach volumes on a simulated pool, and show that nothing is left."
+    ),
 }
 
 
@@ -83,6 +93,12 @@ class App(click.Group):
             formatter.write_dl([(str(status), meaning) for status, meaning in failures.STATUSES.items()])
         super().format_epilog(ctx, formatter)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:  # click would print an empty line, which is no JSON
+            raise click.Abort from interrupt
+
     def main(  # type: ignore[override]  # because click promises Never by an overload; this never returns either
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Never:
@@ -90,7 +106,7 @@ class App(click.Group):
         arguments = sys.argv[1:] if args is None else list(args)
         try:
             status = super().main(
-                arguments, prog_name or "xenvol", **{**extra, "standalone_mode": False, "obj": terminal}
+                arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
             )
         except (Exception, click.Abort) as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
             if isinstance(
@@ -102,6 +118,7 @@ class App(click.Group):
 
 
 @click.group(
+    "xenvol",
     cls=App,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Every command has examples: xenvol COMMAND --help. Try it without a hypervisor: xenvol demo.",

@@ -20,7 +20,7 @@ UNTOLD = "any: it does not say"
 @click.argument("name", metavar="[NAME]", required=False)
 @output_options
 def drivers(terminal: Terminal, name: str | None) -> None:
-    """Show the installed drivers, the packages that they come from, and the keys that they accept.
+    """Show the installed drivers, their packages, and the keys that they accept.
 
     NAME, a driver_volume_type, shows one of them with the form that each key takes. With --json, each comes
     with the JSON Schema of its connection_info's data.

@@ -86,7 +86,7 @@ def hint_of(error: BaseException) -> str | None:
     """What to do about it, where the message does not say so itself."""
     if isinstance(error, XapiError):
         return error.hint
-    if isinstance(error, click.Abort):
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
         return "the same command again completes it; `xenvol detach` takes back what is left"
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"

@@ -11,7 +11,7 @@ from xenvol.cli.options import Pool, pool_options, vm_argument
 @click.argument("host", metavar="[HOST]", required=False)
 @pool_options
 def connector(pool: Pool, host: str | None) -> None:
-    """Show what a block-storage service must know of a host to export volumes to it.
+    """Show what a storage service must know of a host to export volumes to it.
 
     Its initiator IQN, its Fibre Channel names, whether it multiplies paths. HOST is a name, a uuid or a
     reference; without one, the pool's master.
@@ -33,7 +33,9 @@ def connector(pool: Pool, host: str | None) -> None:
 @click.option("--undo", is_flag=True, help="Take it back, after the VM has moved elsewhere or not at all.")
 @pool_options
 def prepare_migration(pool: Pool, vm: str, host: str, undo: bool) -> None:
-    """Make a VM's volumes visible on the host of its pool that it shall move to.
+    """Make a VM's volumes visible on the host that it shall move to.
+
+    To be called before a live migration within the pool.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: 
     """
     with pool.volume_ops(f"attaching a volume to {vm}") as ops:
         attachment = ops.attach_volume(info, vm, mountpoint, hotplug=not no_hotplug)
-    verb = "is" if attachment.is_plugged else "will be, when the VM starts,"
+    verb = "is" if attachment.is_plugged else "will be, once the VM starts,"
     pool.terminal.result(
         attachment.as_dict(),
         f"volume {attachment.volume_id} {verb} {_device(attachment)} of {vm} "
@@ -61,10 +61,11 @@ def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: 
 )
 @pool_options
 def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_id: str | None) -> None:
-    """Detach a volume from a VM, and disconnect it from the pool.
+    """Detach a volume from a VM.
 
-    INFO is the connection_info with which it was attached: a file, or - for standard input. With a
-    MOUNTPOINT, the volume must be there. A volume, or a VM, that is gone already is fine.
+    The volume is disconnected from the pool as well, where nobody else uses it. INFO is the connection_info
+    with which it was attached: a file, or - for standard input. With a MOUNTPOINT, the volume must be there.
+    A volume, or a VM, that is gone already is fine.
 
     \b
     Examples:
@@ -80,7 +81,9 @@ def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_i
 @vm_argument
 @pool_options
 def detach_all(pool: Pool, vm: str) -> None:
-    """Detach every volume that xenvol attached to a VM, without a connection_info.
+    """Detach every volume that xenvol attached to a VM.
+
+    Needs no connection_info.
 
     \b
     Example:
@@ -136,7 +139,9 @@ def list_(pool: Pool, vm: str, check: bool) -> None:
 @info_argument
 @pool_options
 def connect(pool: Pool, info: Info) -> None:
-    """Make a volume a disk (VDI) of the pool that a VM could start from, on every host.
+    """Make a volume a disk of the pool that a VM could start from.
+
+    Its VDI is then visible on every host.
 
     \b
     Example:
@@ -154,7 +159,9 @@ def connect(pool: Pool, info: Info) -> None:
 @info_argument
 @pool_options
 def disconnect(pool: Pool, info: Info) -> None:
-    """Make a volume gone from the pool, unless a VM has it or shares what shows it.
+    """Make a volume gone from the pool, where nobody uses it.
+
+    A volume that a VM has, or an SR that shows others that are in use, stays.
 
     \b
     Example:
@@ -183,7 +190,7 @@ def extend(pool: Pool, info: Info) -> None:
 
 
 def _device(attachment: Attachment) -> str:
-    return f"/dev/{attachment.device}" if attachment.device else mountpoints.name_of(attachment.userdevice)
+    return f"/dev/{attachment.device or mountpoints.name_of(attachment.userdevice)}"
 
 
 def _row(attachment: Attachment) -> list[str]:

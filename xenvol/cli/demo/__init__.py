@@ -13,7 +13,7 @@ from xenvol.cli.terminal import Terminal
 @click.command()
 @output_options
 def demo(terminal: Terminal) -> None:
-    """Attach a volume of each type on a simulated pool, and show that nothing is left.
+    """Attach volumes on a simulated pool, and show that nothing is left.
 
     Starts a simulated xapi with three hosts, a running VM, an iSCSI target, an NFS export and a gluster volume, on
     the loopback of this machine. Needs no hypervisor, touches no other, takes a second.

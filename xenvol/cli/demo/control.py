@@ -38,6 +38,7 @@ def traces_of_the_bare_client() -> list[str]:
         for sr_uuid, sr_type, device_config in _SRS:
             _show_and_forget(session.xenapi, sr_uuid, sr_type, device_config)
         session.logout()
+        session("close")()
         return before.difference(simulator.snapshot())
 
 

@@ -179,6 +179,8 @@ def _trial(trial: Trial, normal: int, title: str) -> RenderableType:
             ("the pool", _as_it_was(trial.left)),
             ("again", f"the same call completes: /dev/{trial.device}, {len(trial.retry_calls)} calls"),
         ]
+    elif trial.struck is None:
+        rows += [("the fault", Text("never struck: the call was not made", style=_BAD))]
     else:
         asked = " · ".join(f"{call.call} – {call.about}" for call in after[:1])
         rows += [

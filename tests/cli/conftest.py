@@ -1,0 +1,72 @@
+"""A shell with xenvol in it, and a pool to point it at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xenvol.cli.app import app
+from xenvol.simulator import Simulator
+
+
+class Shell:
+    """Runs commands in this process, logged in to a simulator by the environment, with no terminal."""
+
+    def __init__(self, xapi: Simulator, directory: Path) -> None:
+        self.xapi = xapi
+        self.directory = directory
+        self.environment: dict[str, str | None] = {
+            "XENVOL_URL": xapi.url,
+            "XENVOL_USER": xapi.user,
+            "XENVOL_PASSWORD": xapi.password,
+        }
+
+    def __call__(self, *arguments: str, stdin: str | None = None, **environment: str | None) -> Result:
+        return CliRunner().invoke(app, arguments, input=stdin, env={**self.environment, **environment})
+
+    def json(self, *arguments: str) -> Any:
+        """The value that a command which succeeds prints with --json."""
+        result = self(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == ""
+        return json.loads(result.stdout)
+
+    def error(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """The exit status and the error of a command that fails, with --json."""
+        result = self(*arguments, "--json")
+        assert result.stdout == ""
+        error: dict[str, Any] = json.loads(result.stderr.splitlines()[-1])["error"]
+        assert error["exit_status"] == result.exit_code
+        return result.exit_code, error
+
+    def file(self, name: str, value: object) -> str:
+        """Where a file lies that holds it as JSON, or as it is if it is text."""
+        path = self.directory / name
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+        return str(path)
+
+
+@pytest.fixture
+def shell(xapi: Simulator, tmp_path: Path) -> Shell:
+    return Shell(xapi, tmp_path)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str, str], None]:
+    """Puts a driver of a package of its own on the path, installed as pip would have."""
+
+    def install(package: str, driver: str, source: str) -> None:
+        place = tmp_path / package
+        info = place / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (place / f"{package}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[xenvol.drivers]\n{driver} = {package}:Driver\n")
+        monkeypatch.syspath_prepend(place)
+
+    return install
