@@ -8,6 +8,7 @@ The database checks nothing that the rules decide; it raises `HANDLE_INVALID` fo
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.simulator.datamodel import DataModel
-from xenvol.simulator.failure import NULL, Failure
+from xenvol.simulator.failure import NULL, Failure, internal_error
 
 Row = dict[str, Any]
 
@@ -145,13 +146,15 @@ class Database:
             if (cls, field.name) in self._child_sets:
                 continue
             if field.name in values:
-                row[field.name] = copy.deepcopy(values[field.name])
+                row[field.name] = _stored(values[field.name])
             elif field.has_default:
                 row[field.name] = copy.deepcopy(field.default)
             else:
                 row[field.name] = self._empty(field.type)
         if "uuid" in row and not row["uuid"]:
             row["uuid"] = str(uuid.uuid4())
+        if "uuid" in row and (cls, row["uuid"].lower()) in self._by_uuid:
+            raise internal_error(f'Db_exn.Uniqueness_constraint_violation("{cls}", "uuid", "{row["uuid"]}")')
         self._rows[cls][ref] = row
         self._class_of[ref] = cls
         if "uuid" in row:
@@ -168,6 +171,7 @@ class Database:
         row = self.row(cls, ref)
         for name, value in changes.items():
             before = row[name]
+            value = _stored(value)
             if before == value and type(before) is type(value):
                 continue
             if name in _INDEXED:
@@ -175,7 +179,7 @@ class Database:
             elif name == "uuid":
                 del self._by_uuid[cls, before.lower()]
                 self._by_uuid[cls, value.lower()] = ref
-            row[name] = copy.deepcopy(value) if isinstance(value, (list, dict)) else value
+            row[name] = value
             self._touch(cls, ref)
             self._link(cls, ref, name, before, value)
             if (cls, name) in self._parent_sets:
@@ -278,6 +282,21 @@ class Database:
                     members = self._children[target, parent_field]
                     del members[ref]
                     members[ref] = None
+
+
+_NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+
+
+def _stored(value: Any) -> Any:
+    """A copy for the database, its strings cut before the first character that XML cannot hold, as xapi does."""
+    if isinstance(value, str):
+        found = _NO_XML.search(value)
+        return value if found is None else value[: found.start()]
+    if isinstance(value, list):
+        return [_stored(item) for item in value]
+    if isinstance(value, dict):
+        return {_stored(key): _stored(item) for key, item in value.items()}
+    return copy.deepcopy(value)
 
 
 def _targets(value: Any) -> list[str]:
