@@ -14,33 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from xenvol.simulator.sm.errorcodes import reason
+from xenvol.simulator.sm.smfailure import SMFailure as SMFailure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xenvol.simulator.sm.world import World
-
-
-class SMFailure(Exception):
-    """A driver's refusal: a fault number of XE_SR_ERRORCODES, ``opterr`` and what it printed (XML or "").
-
-    ``text`` stands for the whole reason where a driver does not use the table's (trace sm/22#14).
-    """
-
-    def __init__(
-        self, number: int, opterr: str | None = None, output: str = "", *, text: str | None = None
-    ) -> None:
-        super().__init__(number, opterr, output, text)
-        self.number = number
-        self.opterr = opterr
-        self.output = output
-        self.text = text
-
-    @property
-    def reason(self) -> str:
-        """The description of the code, with ``[opterr=...]`` where the driver said more."""
-        return reason(self.number, self.opterr) if self.text is None else self.text
 
 
 NOT_IMPLEMENTED = 38

@@ -10,12 +10,16 @@ from typing import Any
 
 from xenvol.simulator.sm import treefile
 from xenvol.simulator.sm.blockdevice import BlockDevice
-from xenvol.simulator.sm.ext import PREFIX as EXT_PREFIX
-from xenvol.simulator.sm.ext import make_file_system
 from xenvol.simulator.sm.filesystem import FileSystem
-from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX
 from xenvol.simulator.sm.vhd import EXTENT, Vhd, round_up, thick_volume
-from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup
+from xenvol.simulator.sm.volumegroup import (
+    EXT_PREFIX,
+    GROUP_PREFIX,
+    MANAGEMENT,
+    LogicalVolume,
+    VolumeGroup,
+    make_file_system,
+)
 from xenvol.simulator.sm.worldfile import WorldError, flag, required, section, size_in_bytes, text
 
 

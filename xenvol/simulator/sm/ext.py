@@ -5,23 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xenvol.simulator.sm.base import SMFailure
-from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.filebase import FileDriver
-from xenvol.simulator.sm.filesystem import FileSystem, ext4_on
+from xenvol.simulator.sm.filesystem import FileSystem
 from xenvol.simulator.sm.localdisks import LocalDisks
 from xenvol.simulator.sm.mounteddirectory import UNEXPECTED
-from xenvol.simulator.sm.volumegroup import LogicalVolume, VolumeGroup, group_on, probe_result
-
-PREFIX = "XSLocalEXT-"
-
-
-def make_file_system(sr_uuid: str, disks: list[BlockDevice]) -> FileSystem:
-    """One volume on all of the disks, over whatever they held."""
-    group = VolumeGroup(PREFIX + sr_uuid, disks)
-    capacity, used = ext4_on(group.size)
-    filesystem = FileSystem(capacity, used=used)
-    group.add(sr_uuid, LogicalVolume(group.size, filesystem=filesystem))
-    return filesystem
+from xenvol.simulator.sm.volumegroup import EXT_PREFIX, group_on, make_file_system, probe_result
 
 
 class EXTSR(LocalDisks, FileDriver):
@@ -29,10 +17,10 @@ class EXTSR(LocalDisks, FileDriver):
 
     @property
     def group_name(self) -> str:
-        return PREFIX + self.sr.uuid
+        return EXT_PREFIX + self.sr.uuid
 
     def probe(self) -> str:
-        return probe_result(self.named_devices(), PREFIX)
+        return probe_result(self.named_devices(), EXT_PREFIX)
 
     def create(self, size: int) -> None:
         self.check_unused()

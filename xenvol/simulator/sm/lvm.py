@@ -14,11 +14,16 @@ from xenvol.simulator.sm.base import SMFailure, VDIInfo
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.localdisks import LocalDisks
 from xenvol.simulator.sm.lvmcuts import VolumeCuts
-from xenvol.simulator.sm.lvmdisks import GROUP_PREFIX
 from xenvol.simulator.sm.mounteddirectory import UNEXPECTED
 from xenvol.simulator.sm.scanning import SR_SCAN, scan_for
 from xenvol.simulator.sm.vhd import EXTENT, MIB
-from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup, probe_result
+from xenvol.simulator.sm.volumegroup import (
+    GROUP_PREFIX,
+    MANAGEMENT,
+    LogicalVolume,
+    VolumeGroup,
+    probe_result,
+)
 
 _WORTH_GROWING = 100 * MIB
 

@@ -23,9 +23,14 @@ from xenvol.simulator.sm.vhd import (
     thin_volume,
     validated,
 )
-from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup, group_on
+from xenvol.simulator.sm.volumegroup import (
+    GROUP_PREFIX,
+    MANAGEMENT,
+    LogicalVolume,
+    VolumeGroup,
+    group_on,
+)
 
-GROUP_PREFIX = "VG_XenStorage-"
 _NOT_MASTER = 58
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xenvol.simulator.sm.base import SMFailure
+from xenvol.simulator.sm.smfailure import SMFailure
 from xenvol.simulator.sm.sparse import data_ranges
 
 MIB = 1 << 20

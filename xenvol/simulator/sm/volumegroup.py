@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xenvol.simulator.sm.blockdevice import BlockDevice
-from xenvol.simulator.sm.filesystem import FileSystem
+from xenvol.simulator.sm.filesystem import FileSystem, ext4_on
 from xenvol.simulator.sm.vhd import EXTENT, MIB, Vhd, data_blocks, length_on_lvm
 from xenvol.simulator.sm.xmlout import Tree, pretty
 
@@ -18,6 +18,10 @@ MANAGEMENT = "MGT"
 _VHD, _RAW = "VHD-", "LV-"
 _METADATA = 11 * MIB
 """What LVM takes of each disk: SM asks for 10 MiB, and data starts on the next one (trace sm/24#8)."""
+
+GROUP_PREFIX = "VG_XenStorage-"
+EXT_PREFIX = "XSLocalEXT-"
+"""How the volume groups of SRs are named: one of these, then the SR's uuid."""
 
 
 @dataclass(eq=False)
@@ -149,3 +153,12 @@ def _sr(sr_uuid: str, group: VolumeGroup, paths: list[str], with_names: bool) ->
     if with_names:
         elements += [("name_label", group.label), ("name_description", "")]
     return "SR", elements
+
+
+def make_file_system(sr_uuid: str, disks: list[BlockDevice]) -> FileSystem:
+    """What an ``ext`` SR is on disk: one volume on all of the disks, over whatever they held."""
+    group = VolumeGroup(EXT_PREFIX + sr_uuid, disks)
+    capacity, used = ext4_on(group.size)
+    filesystem = FileSystem(capacity, used=used)
+    group.add(sr_uuid, LogicalVolume(group.size, filesystem=filesystem))
+    return filesystem
