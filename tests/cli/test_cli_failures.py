@@ -173,17 +173,17 @@ class TestSecrets:
         broken = shell.file("broken.json", json.dumps(wrong)[:-1])
         outputs.append(shell("attach", broken, "web", *switches).output)
         for method in ("secret.introduce", "PBD.create", "PBD.plug", "VBD.plug"):
-            xapi.faults.refuse(method, "INTERNAL_ERROR", f"because of {CHAP[1]}")
+            quoted = (
+                CHAP[1] if method == "secret.introduce" else "nothing"
+            )  # xapi's errors quote what was sent
+            xapi.faults.refuse(method, "INTERNAL_ERROR", f"because of {quoted}")
             outputs.append(shell("attach", info, "web", *switches).output)
             xapi.faults.lose_answer(method)
             outputs.append(shell("attach", info, "web", *switches).output)
             outputs.append(shell("detach", info, "web", *switches).output)
             xapi.faults.clear()
         assert all(outputs)
-        leaks = [
-            line for output in outputs for line in output.splitlines() if any(c in line for c in canaries)
-        ]
-        assert [line for line in leaks if "because of" not in line] == []
+        assert [canary for canary in canaries for output in outputs if canary in output] == []
 
 
 class TestInterrupt:
