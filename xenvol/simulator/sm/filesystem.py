@@ -215,7 +215,7 @@ def ext4_on(volume: int) -> tuple[int, int]:
     journal = next((size for limit, size in _JOURNALS if blocks < limit), 262144)
     descriptors = -(-groups * 64 // block)
     reserved = min(-(-(blocks * 1024 // 32768) * 64 // block), 1024) - descriptors
-    copies = sum(_has_superblock(group) for group in range(groups))
+    copies = _superblocks(groups)
     overhead = inode_tables + journal + copies * (1 + descriptors + reserved)
     return (blocks - overhead) * block, 6 * block
 
@@ -232,9 +232,10 @@ _JOURNALS = (
 """Blocks of the journal, by blocks of the file system."""
 
 
-def _has_superblock(group: int) -> bool:
-    """Group 0 and 1, and the powers of 3, 5 and 7."""
-    return group < 2 or any(group in {base**power for power in range(1, 20)} for base in (3, 5, 7))
+def _superblocks(groups: int) -> int:
+    """In how many of the groups there is one: in 0 and 1, and in the powers of 3, 5 and 7."""
+    powers = {base**power for base in (3, 5, 7) for power in range(1, 64)}
+    return min(groups, 2) + sum(power < groups for power in powers)
 
 
 def _names(path: str) -> list[str]:

@@ -1,0 +1,8 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("xenvol", deadline=None)  # machines are shared: a slow example is no failure
+settings.load_profile("xenvol")
