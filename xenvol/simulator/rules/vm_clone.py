@@ -6,24 +6,29 @@ are destroyed again and there is no new VM. Traces 04#330-331, 05#155-158.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
 from xenvol.simulator.rules import (
     message,
-    releases,
-    vbd_operations,
     vif,
     vm_facts,
     vm_placement,
     vm_state,
     vm_suspend,
+)
+from xenvol.simulator.rules.copied_disks import (
+    CopyDisk,
+    clone_disk,
+    copy_disks,
+    copy_vbd,
+    destroy_disks,
+    snapshot_disk,
 )
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
@@ -60,8 +65,6 @@ _NEW_IN_A_COPY: dict[str, Any] = {
     "transportable_snapshot_id": "",
 }
 _HIDDEN_KEYS = ("default_template", "xensource_internal")
-
-CopyDisk = Callable[["Call", str], str]
 
 
 @rule("VM.clone")
@@ -144,57 +147,9 @@ def duplicate(
     except Failure:
         if copied is not None:
             db.delete("VM", copied)
-        _destroy_disks(call, disks)
+        destroy_disks(call, disks)
         raise
     vm_state.set_power_state(call.xapi, copied, "Suspended" if suspended else "Halted")
-    return copied
-
-
-def copy_disks(call: Call, slots: Iterable[str], copy_disk: CopyDisk) -> dict[str, str]:
-    """VBD -> the new disk for it, in the same order. A medium in a drive is not copied, only named again."""
-    db = call.db
-    disks: dict[str, str] = {}
-    for vbd in slots:
-        row = db.row("VBD", vbd)
-        try:
-            if row["empty"]:
-                disks[vbd] = NULL
-            elif row["type"] == "CD":
-                disks[vbd] = row["VDI"]
-            else:
-                disks[vbd] = copy_disk(call, row["VDI"])
-        except Failure:
-            _destroy_disks(call, disks)
-            raise
-    return disks
-
-
-def clone_disk(call: Call, vdi: str) -> str:
-    cloned: str = invoke(call, "VDI.clone", vdi, {})
-    return cloned
-
-
-def snapshot_disk(call: Call, vdi: str) -> str:
-    taken: str = invoke(call, "VDI.snapshot", vdi, {})
-    return taken
-
-
-def copy_vbd(call: Call, vbd: str, vm: str, vdi: str) -> str:
-    """The same slot in another VM. Older xapi forgets to say what may be done with it (trace 04#345)."""
-    db = call.db
-    row = db.row("VBD", vbd)
-    kept = ("userdevice", "device", "bootable", "mode", "currently_attached", "type", "unpluggable")
-    settings = ("other_config", "qos_algorithm_type", "qos_algorithm_params")
-    copied = db.create(
-        "VBD",
-        **{name: row[name] for name in (*kept, *settings)},
-        VM=vm,
-        VDI=vdi,
-        empty=row["empty"] or vdi == NULL,
-        metrics=db.create("VBD_metrics"),
-    )
-    if releases.since(call.xapi, releases.COPIED_VBDS_ALLOW):
-        vbd_operations.update(call.xapi, copied)
     return copied
 
 
@@ -257,14 +212,6 @@ def _copy_record(call: Call, vm: str, name: str, how: str, state: str) -> str:
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "uuid"}
-
-
-def _destroy_disks(call: Call, disks: dict[str, str]) -> None:
-    """Take back the copies, as far as that goes; media were not copied."""
-    for vbd, vdi in disks.items():
-        if vdi != NULL and call.db.row("VBD", vbd)["type"] != "CD":
-            with contextlib.suppress(Failure):
-                invoke(call, "VDI.destroy", vdi)
 
 
 def _tell(call: Call, vm: str, kind: str, verb: str, new_name: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import message, vif, vm_clone, vm_facts, vm_placement, vm_state
+from xenvol.simulator.rules import copied_disks, message, vif, vm_clone, vm_facts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
 
@@ -83,15 +83,15 @@ def _replace_devices(call: Call, snapshot: str, vm: str) -> None:
     drives = [vbd for vbd, row in slots.items() if row["type"] != "Disk"]
     originals = [db.row("VDI", slots[vbd]["VDI"])["snapshot_of"] for vbd in disks]
     _remove_disks(call, vm, originals)
-    copies = vm_clone.copy_disks(call, disks, vm_clone.clone_disk)
-    copies |= vm_clone.copy_disks(call, drives, vm_clone.clone_disk)
+    copies = copied_disks.copy_disks(call, disks, copied_disks.clone_disk)
+    copies |= copied_disks.copy_disks(call, drives, copied_disks.clone_disk)
     for vbd, original in zip(disks, originals, strict=True):
         for sibling in db.children(original, "snapshots"):
             db.set("VDI", sibling, snapshot_of=copies[vbd])
     memory = db.row("VM", snapshot)["suspend_VDI"]
-    image = vm_clone.clone_disk(call, memory) if memory != NULL else NULL
+    image = copied_disks.clone_disk(call, memory) if memory != NULL else NULL
     for vbd, vdi in copies.items():
-        vm_clone.copy_vbd(call, vbd, vm, vdi)
+        copied_disks.copy_vbd(call, vbd, vm, vdi)
     db.set("VM", vm, suspend_VDI=image)
     for interface in db.children(vm, "VIFs"):
         vif.delete_vif(call, interface)
