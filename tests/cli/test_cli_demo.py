@@ -16,7 +16,7 @@ from rich.console import Console
 from xenvol.cli.app import app
 from xenvol.cli.demo import story, view
 from xenvol.cli.demo.control import anonymous, split, traces_of_the_bare_client
-from xenvol.cli.demo.story import Story, Trial
+from xenvol.cli.demo.facts import Story, Trial
 from xenvol.cli.demo.volumes import CHAP
 
 LEAKY = """
@@ -134,7 +134,7 @@ class TestLook:
         lines = shown(told).splitlines()
         assert len(lines) <= 90
         assert re.fullmatch(
-            r"✓ Nothing is left: 4 volumes attached and detached, 2 of 2 faults survived; \d+ calls, [\d.]+ s\.",
+            r"✓ xenvol left nothing: 4 volumes attached and detached, 2 of 2 faults survived; \d+ calls, [\d.]+ s\.",
             lines[-1].rstrip(),
         )
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,17 +58,21 @@ class TestPasswords:
         """... and what is typed is not shown."""
         xapi.password = "typed-canary"
         xapi.xapi.users = {xapi.user: xapi.password}
-        pid, terminal = pty.fork()
-        if pid == 0:  # pragma: no cover  # the child is xenvol
-            environment = {k: v for k, v in os.environ.items() if not k.startswith("XENVOL_")}
-            command = [sys.executable, "-m", "xenvol.cli", "connector", "--url", xapi.url]
-            os.execve(sys.executable, command, environment)
+        terminal, its_end = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xenvol.cli", "connector", "--url", xapi.url],
+            env={name: value for name, value in os.environ.items() if not name.startswith("XENVOL_")},
+            stdin=its_end,
+            stdout=its_end,
+            stderr=its_end,
+            start_new_session=True,  # so that this is its terminal, and not the one that the tests run at
+        )
+        os.close(its_end)
         shown = read(terminal, until=b"Password of root: ")
         os.write(terminal, b"typed-canary\n")
-        shown += read(terminal, until=b"pool_uuid")
-        _, status = os.waitpid(pid, 0)
+        shown += read(terminal, until=b"wwpns")
+        assert process.wait(30) == 0
         os.close(terminal)
-        assert os.waitstatus_to_exitcode(status) == 0
         assert b"typed-canary" not in shown
 
 

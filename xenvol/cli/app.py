@@ -108,10 +108,8 @@ class App(click.Group):
             status = super().main(
                 arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
             )
-        except (Exception, click.Abort) as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
-            if isinstance(
-                error, click.UsageError
-            ):  # a line that cannot be parsed has not got as far as --json
+        except Exception as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
+            if isinstance(error, click.UsageError):  # its line may not have been read as far as --json
                 terminal.as_json = terminal.as_json or "--json" in arguments
             status = terminal.fail(error)
         sys.exit(status if isinstance(status, int) else 0)

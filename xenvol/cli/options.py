@@ -186,7 +186,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
         is_eager=True,
         expose_value=False,
         callback=set_verbosity,
-        help="Show the calls as they are made; -vv shows their parameters, and tracebacks.",
+        help="Show the calls as they are made; -vv also their parameters, and tracebacks.",
     )
     @click.pass_obj
     @functools.wraps(command)

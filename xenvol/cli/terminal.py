@@ -34,10 +34,8 @@ class Terminal:
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(
-                stream, io.TextIOWrapper
-            ):  # a terminal that has not every letter still gets the others
-                stream.reconfigure(errors="backslashreplace")
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # LANG=C lacks letters that names have
         self.as_json = False
         self.verbosity = 0
         """How often -v was given: 1 shows the calls as they are made, 2 the log and tracebacks too."""

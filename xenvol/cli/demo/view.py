@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xenvol.cli.demo.control import anonymous
-from xenvol.cli.demo.story import Call, Host, Step, Story, Trial
+from xenvol.cli.demo.facts import Call, Host, Step, Story, Trial
 from xenvol.cli.terminal import human_size
 
 WIDTH = 100
@@ -163,7 +163,8 @@ def _merged(columns: Iterable[list[_Key]]) -> list[_Key]:
 def _cell(call: Call | None) -> Text:
     if call is None:
         return Text("")
-    return Text.assemble((f"{call.n}", "dim"), f" {call.milliseconds:4.1f}")
+    digits = 1 if call.milliseconds < 99.95 else 0  # a busy machine
+    return Text.assemble((f"{call.n}", "dim"), f" {call.milliseconds:4.{digits}f}")
 
 
 def _trial(trial: Trial, normal: int, title: str) -> RenderableType:
@@ -224,8 +225,8 @@ def _verdict(story: Story) -> RenderableType:
     survived = sum(trial.is_survived for trial in trials)
     what = f"{len(story.attached)} volumes attached and detached, {survived} of {len(trials)} faults survived; {took}."
     if story.is_clean:
-        text = Text.assemble(("✓ Nothing is left: ", f"bold {_GOOD}"), what)
+        text = Text.assemble(("✓ xenvol left nothing: ", f"bold {_GOOD}"), what)
     else:
         lines = [Text(f"  {line}\n", style=_BAD) for line in story.left]
-        text = Text.assemble(*lines, (f"✗ {len(story.left)} things are left: ", f"bold {_BAD}"), what)
+        text = Text.assemble(*lines, (f"✗ xenvol left {len(story.left)} things: ", f"bold {_BAD}"), what)
     return Padding(text, (1, 0, 0, 0))

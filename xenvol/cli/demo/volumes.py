@@ -59,7 +59,7 @@ def xensm_volume(sr_uuid: str, vdi_uuid: str) -> Volume:
     """A disk of an SR that the pool has already."""
     return _volume(
         "xensm",
-        "a disk of an SR that was there before",
+        "a disk of an SR already there",
         volume_id="volume-xensm",
         sr_uuid=sr_uuid,
         vdi_uuid=vdi_uuid,
