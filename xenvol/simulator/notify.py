@@ -50,6 +50,11 @@ class Bell:
                 self._forget(waiter)
                 waiter.wake()
 
+    @property
+    def waiters(self) -> int:
+        """How many threads wait."""
+        return len({waiter for waiters in self._waiting.values() for waiter in waiters})
+
     def ring_all(self) -> None:
         self.ring(*list(self._waiting))
 
