@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenvol.errors import UnknownHost
+from xenvol.errors import UnknownHost, XapiError
 from xenvol.simulator import Simulator
 from xenvol.simulator.sm.initiator import HBA
 from xenvol.volumeops import VolumeOps
@@ -32,6 +32,21 @@ def test_a_host_with_fibre_channel_is_told_by_its_ports(xapi: Simulator, volume_
     connector = volume_ops.get_connector()
     assert (connector["wwpns"], connector["wwnns"]) == (["50014380186af83c"], ["50014380186af83d"])
     assert before.difference(xapi.snapshot()) == []
+
+
+def test_a_host_whose_fibre_channel_cannot_be_probed_is_told_without(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    xapi.faults.refuse("SR.probe", "SR_BACKEND_FAILURE_1200", "", "the driver crashed", "")
+    connector = volume_ops.get_connector()
+    assert connector["initiator"]
+    assert (connector["wwpns"], connector["wwnns"]) == ([], [])
+
+
+def test_a_host_that_is_down_has_no_connector(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    xapi.faults.refuse("SR.probe", "HOST_OFFLINE", "OpaqueRef:host")
+    with pytest.raises(XapiError, match="HOST_OFFLINE"):
+        volume_ops.get_connector()
 
 
 def test_a_host_without_an_initiator_name_has_none(xapi: Simulator, volume_ops: VolumeOps) -> None:

@@ -222,6 +222,18 @@ class TestBadVolumes:
         (bad,) = volume_ops.find_bad_volumes("web")
         assert "gone" in bad.reason
 
+    def test_are_those_whose_lun_is_no_longer_exported(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The scan itself succeeds, and drops the record."""
+        target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web", "xvdb")
+        volume_ops.attach_volume(iscsi(1), "web", "xvdc")
+        target.storage.san.remove_lun(IQN, 0)
+        (bad,) = volume_ops.find_bad_volumes("web")
+        assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
+        assert "storage" in bad.reason
+
     def test_are_never_looked_for_with_a_scan_while_a_disk_of_the_sr_is_plugged(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:

@@ -47,6 +47,8 @@ DRIVERS = {"PV_drivers_detected": True}
         ({"current_operations": frozenset({"clean_shutdown"})}, None, "RW", True, VMBusy),
         ({"current_operations": frozenset({"clean_shutdown"})}, None, "RW", False, None),
         ({"current_operations": frozenset({"snapshot"})}, None, "RW", True, None),
+        ({"power_state": "Halted", "current_operations": frozenset({"start"})}, None, "RW", False, VMBusy),
+        ({"power_state": "Paused", "current_operations": frozenset({"unpause"})}, None, "RW", True, VMBusy),
     ],
 )
 def test_a_vm_takes_a_disk_or_says_why_not(

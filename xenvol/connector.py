@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -9,6 +10,8 @@ from xenvol.errors import XapiError
 from xenvol.migration import find_host
 from xenvol.refs import HostRef
 from xenvol.view import View
+
+log = logging.getLogger(__name__)
 
 _WWN = re.compile(
     r"<(?P<what>wwpn|wwnn|port_name|node_name|port|node)>\s*(?:0x)?(?P<wwn>[0-9a-fA-F]{16})\s*</"
@@ -43,15 +46,19 @@ def get_connector(view: View, host: str | None) -> dict[str, Any]:
 def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list[str]]:
     """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
 
-    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3).
+    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3). A
+    host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
     """
     if "lvmohba" not in view.sr_types:
         return [], []
     try:
         listing = str(view.call("SR.probe", host_ref, {}, "lvmohba", {}))
     except XapiError as error:
-        if error.code != "SR_BACKEND_FAILURE_107":
+        if not error.code.startswith("SR_BACKEND_FAILURE"):
             raise
+        if error.code != "SR_BACKEND_FAILURE_107":
+            log.warning("host %s: its Fibre Channel adapters are not known: %s", host_ref, error)
+            return [], []
         listing = error.params[-1]
     names: dict[bool, dict[str, None]] = {True: {}, False: {}}
     for match in _WWN.finditer(listing):

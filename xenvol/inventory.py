@@ -65,16 +65,24 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
     """Those whose disk is gone, or whose SR is plugged on no host that the VM can run on, or cannot be read.
 
     Whether the storage answers is found out by a scan, and so only where no disk of the SR is plugged: a scan
-    under a plugged disk can lose it (facts/sm-truth.md finding 8).
+    under a plugged disk can lose it (facts/sm-truth.md finding 8). A scan drops the record of a disk that the
+    storage has no more; xapi then takes the disk from the VM by itself, within half a minute.
     """
     bad = []
+    reason: str | None
     vbds = _read_volumes(view, vm)
-    sr_refs = {vdi["SR"] for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
+    vdis = {vbd["VDI"]: vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
+    sr_refs = {vdi["SR"] for vdi in vdis.values()}
     view.read({"PBD": [pbd for ref in sr_refs for pbd in view.record("SR", ref)["PBDs"]]})
     reasons = {ref: _why_unusable(view, vm, SRRef(ref)) for ref in sr_refs}
+    view.read({"VDI": vdis})  # again, after the scans
     for vbd in vbds.values():
-        vdi = view.known("VDI", vbd["VDI"])
-        reason = "its disk is gone from the pool" if vdi is None else reasons[vdi["SR"]]
+        if vbd["VDI"] not in vdis:
+            reason = "its disk is gone from the pool"
+        elif view.known("VDI", vbd["VDI"]) is None:
+            reason = "its disk is gone from the storage"
+        else:
+            reason = reasons[vdis[vbd["VDI"]]["SR"]]
         if reason is not None:
             mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
             bad.append(BadVolume(vbd["other_config"][VOLUME], mountpoint, reason))

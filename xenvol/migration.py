@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.inventory import list_volumes
-from xenvol.refs import HostRef, SRRef, is_ref, is_uuid
-from xenvol.storage import SRSpec, connect_sr
-from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
-from xenvol.storage.sr import is_ours
+from xenvol.refs import NULL_REF, HostRef, SRRef, is_ref, is_uuid
+from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
+from xenvol.storage.pbd import MARK, PLUGGED, destroy_pbd, find_pbds, unplug_unless_used
 from xenvol.undo import Undo
 from xenvol.view import View, is_gone
 from xenvol.vm import VM
@@ -31,12 +30,24 @@ def prepare(view: View, vm: VM, host: str) -> list[str]:
 
 
 def undo(view: View, vm: VM, host: str) -> None:
-    """Unplug them there again: not the master's, on which the SR depends, nor where a VM of that host uses them."""
+    """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start."""
     host_ref = find_host(view, host)
     if host_ref in (view.master, vm.resident_on):
         return
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
-        _leave(view, sr_ref, host_ref)
+        if not _has_disk_of_vm_at_rest(view, sr_ref):
+            _leave(view, sr_ref, host_ref)
+
+
+def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:
+    """Whether a VM that runs nowhere now has a disk there: it needs the SR on every host that it may start on."""
+    vbd_refs = [vbd for vdi in vdis_of(view, sr_ref).values() for vbd in vdi["VBDs"]]
+    view.read({"VBD": vbd_refs})
+    vm_refs = {vbd["VM"] for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None}
+    view.read({"VM": vm_refs})
+    vms = [rec for ref in vm_refs if (rec := view.known("VM", ref)) is not None]
+    # a snapshot is a template, too, and neither of them starts
+    return any(rec["resident_on"] == NULL_REF and not rec["is_a_template"] for rec in vms)
 
 
 def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
@@ -44,9 +55,14 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
     if found is None:
         return
     pbd_ref, pbd = found
-    if (is_ours(view.record("SR", sr_ref)) or "xenvol" in pbd["other_config"]) and unplug_unless_used(
-        view, pbd_ref
-    ):
+    mark = pbd["other_config"].get(MARK)
+    if mark is None and not is_ours(view.record("SR", sr_ref)):
+        return
+    if not unplug_unless_used(view, pbd_ref):
+        return
+    if mark == PLUGGED:  # it was there before us, unplugged
+        view.call("PBD.remove_from_other_config", pbd_ref, MARK)
+    else:
         destroy_pbd(view, pbd_ref)
 
 

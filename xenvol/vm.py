@@ -21,6 +21,7 @@ from xenvol.refs import NULL_REF, HostRef, VMRef, is_ref, is_uuid
 from xenvol.view import Record, View, is_gone
 
 _MOVING = frozenset({"pool_migrate", "migrate_send"})
+_STARTING = frozenset({"start", "start_on", "resume", "resume_on", "unpause"})
 _LEAVING = frozenset(
     {
         *("clean_shutdown", "hard_shutdown", "shutdown", "clean_reboot", "hard_reboot"),
@@ -98,7 +99,8 @@ def _vm(ref: str, vm_rec: Record) -> VM:
 
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:
     """Raise the VMError that says why the VM cannot get a disk in this mode, plugged at once or at its next start."""
-    if busy := vm.current_operations & (_MOVING | _LEAVING if will_plug else _MOVING):
+    # one that is starting has listed its disks: what comes now would stay unplugged while it runs
+    if busy := vm.current_operations & (_MOVING | _STARTING | (_LEAVING if will_plug else frozenset())):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
     if vm.power_state == "Suspended":
         raise WrongPowerState(str(vm), vm.power_state, needed="Running or Halted", remedy="resume it first")

@@ -1,0 +1,135 @@
+"""A VM that moves finds its volumes on the other host, and calling it off takes nothing from anybody."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import IQN, arrange_target, changes, iscsi, touch_hosts
+from xenvol.errors import UnknownHost, XapiError
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
+
+pytestmark = pytest.mark.xapi(hosts=2)
+
+
+@pytest.fixture
+def hosts(xapi: Simulator) -> list[str]:
+    """The master and another; a VM "web" runs on the first, with a target in reach of both."""
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    first, second = xapi.db.refs("host")
+    xapi.add_vm("web", resident_on=first)
+    return [first, second]
+
+
+def pbd_on(xapi: Simulator, sr: str, host: str) -> str:
+    (pbd,) = [pbd for pbd in xapi.db.children(sr, "PBDs") if xapi.db.get("PBD", pbd, "host") == host]
+    return pbd
+
+
+class TestUndo:
+    def test_leaves_a_pbd_that_was_there_before_unplugged_as_it_was(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        sr = xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        volume_ops._session.call("PBD.unplug", pbd_on(xapi, sr, hosts[1]))
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_takes_back_a_pbd_that_was_made_for_it(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="", hosts=[hosts[0]])
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_leaves_a_host_that_its_owner_has_plugged(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_spares_a_halted_vm_that_may_start_there(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        halted = xapi.add_vm("halted", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.attach_volume(iscsi(1), "halted")
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+        volume_ops._session.call("VM.start_on", halted, hosts[1], False, False)
+
+    def test_is_not_kept_from_it_by_a_template_with_a_disk_there(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        template = xapi.add_vm("template", power_state="Halted")
+        attachment = volume_ops.attach_volume(iscsi(0), "web")
+        xapi.add_vbd(template, attachment.vdi_ref)
+        with xapi.xapi.lock:
+            xapi.db.set("VM", template, is_a_template=True)
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_never_touches_the_master(self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]) -> None:
+        xapi.add_vm("far", resident_on=hosts[1])
+        attachment = volume_ops.attach_volume(iscsi(0), "far")
+        volume_ops.undo_migration("far", hosts[0])
+        assert xapi.db.get("PBD", pbd_on(xapi, attachment.sr_ref, hosts[0]), "currently_attached")
+
+
+class TestPrepare:
+    def test_that_fails_is_taken_back(self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_141", "", "nobody there", "")
+        with pytest.raises(XapiError):
+            volume_ops.prepare_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_of_a_vm_without_volumes_does_nothing(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        before = xapi.snapshot()
+        assert volume_ops.prepare_migration("web", hosts[1]) == []
+        assert changes(before, xapi.snapshot()) == []
+
+
+class TestTheHost:
+    def test_is_meant_by_reference_uuid_or_name(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        uuid = xapi.db.get("host", hosts[1], "uuid")
+        name = xapi.db.get("host", hosts[1], "name_label")
+        sr_uuid = volume_ops.attach_volume(iscsi(0), "web").sr_uuid
+        for host in (hosts[1], uuid, uuid.upper(), name):
+            assert volume_ops.prepare_migration("web", host) == [sr_uuid]
+
+    def test_that_is_unknown_is_an_error(self, volume_ops: VolumeOps, hosts: list[str]) -> None:
+        for host in ("nowhere", "OpaqueRef:nowhere", "11111111-2222-3333-4444-555555555555"):
+            with pytest.raises(UnknownHost, match=host):
+                volume_ops.prepare_migration("web", host)
+
+    def test_whose_name_two_have_is_ambiguous_and_both_are_listed(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        with xapi.xapi.lock:
+            for host in hosts:
+                xapi.db.set("host", host, name_label="twin")
+        with pytest.raises(UnknownHost) as caught:
+            volume_ops.prepare_migration("web", "twin")
+        assert set(caught.value.candidates) == {xapi.db.get("host", host, "uuid") for host in hosts}
