@@ -79,16 +79,14 @@ def each_call(
     for n, call in enumerate(calls_of(xapi, begin, run), 1):
         trial = begin()
         strike(xapi.faults, n)
+        error: Exception | None = None
         try:
-            error = _error_of(run, trial)
+            run(trial)
+        except AssertionError as failed:  # a test of the caller's own, and no outcome
+            failed.add_note(f"at {strike.__name__} of call {n}, {call}")
+            raise
+        except Exception as raised:  # noqa: BLE001  # whatever leaves is what the caller judges
+            error = raised
         finally:
             xapi.faults.clear()
         yield Case(trial, n, call, strike, error)
-
-
-def _error_of(run: Callable[[T], object], trial: T) -> Exception | None:
-    try:
-        run(trial)
-    except Exception as error:  # noqa: BLE001  # whatever leaves is what the caller judges
-        return error
-    return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from xenvol.session import Session
 from xenvol.session.wire import Call
 from xenvol.simulator import Simulator
 from xenvol.testing import residue
+from xenvol.testing.conformance.requirement import listed, must_pass, require
 from xenvol.view import View
 from xenvol.volumeops import VolumeOps
 
@@ -99,7 +99,7 @@ class Bench:
         data = self.data if data is None else data
         driver = self.driver(hosts=hosts)
         try:
-            return driver.connect_volume(data)
+            vdi_ref = driver.connect_volume(data)
         except BaseException:
             with must_pass(
                 f"{self.method('rollback')} was called after a connect that failed",
@@ -107,6 +107,8 @@ class Bench:
             ):
                 driver.rollback(data)
             raise
+        self._check_reference(vdi_ref)
+        return vdi_ref
 
     def disconnect(self, data: Mapping[str, object] | None = None) -> None:
         self.driver().disconnect_volume(self.data if data is None else data)
@@ -130,26 +132,30 @@ class Bench:
 
     def check_nothing_left(self, when: str, remedy: str) -> None:
         left = self.changes()
-        assert not left, f"{when}, the pool is not as it was:\n{listed(left)}\n{remedy}"
+        require(not left, f"{when}, the pool is not as it was:\n{listed(left)}\n{remedy}")
 
     def sr_of(self, vdi_ref: VDIRef) -> SRRef:
         return SRRef(self.xapi.db.get("VDI", vdi_ref, "SR"))
 
     def check_reachable(self, vdi_ref: VDIRef, hosts: Iterable[HostRef]) -> None:
-        """The reference is a VDI's, and its SR is plugged on all these hosts."""
+        """The VDI's SR is plugged on all these hosts."""
         db = self.xapi.db
-        returned = f"{self.method('connect_volume')} returned {vdi_ref!r}"
-        assert isinstance(vdi_ref, str), f"{returned}: return the reference of the VDI, a text"
-        assert db.exists("VDI", vdi_ref), (
-            f"{returned}, which is the reference of no VDI: return that of the VDI which shows the volume"
-        )
         sr_ref = self.sr_of(vdi_ref)
         pbds = [db.record("PBD", ref) for ref in db.children(sr_ref, "PBDs")]
         plugged = {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
         missing = [db.get("host", ref, "name_label") for ref in hosts if ref not in plugged]
-        assert not missing, (
-            f"{returned}, and its SR ({db.get('SR', sr_ref, 'name_label')}) is not plugged on "
-            f"{', '.join(missing)}: give every host in `hosts` (None: every host of the pool) a PBD, and plug it"
+        require(
+            not missing,
+            f"after {self.method('connect_volume')} the SR of the VDI ({db.get('SR', sr_ref, 'name_label')}) is not "
+            f"plugged on {', '.join(missing)}: give every host in `hosts` (None: every host of the pool) a PBD, and "
+            "plug it",
+        )
+
+    def _check_reference(self, vdi_ref: object) -> None:
+        require(
+            isinstance(vdi_ref, str) and self.xapi.db.exists("VDI", vdi_ref),
+            f"{self.method('connect_volume')} returned {vdi_ref!r}, which is the reference of no VDI: return the "
+            "OpaqueRef of the one that shows the volume",
         )
 
     def method(self, name: str) -> str:
@@ -177,16 +183,3 @@ class _Watched(Session):
         except ForbiddenCall as error:
             self._refused.append(error.call)
             raise
-
-
-@contextlib.contextmanager
-def must_pass(what: str, remedy: str) -> Iterator[None]:
-    """Whatever is raised within becomes a failed requirement that says what happened and what to change."""
-    try:
-        yield
-    except Exception as error:
-        raise AssertionError(f"{what}, and raised {type(error).__name__}: {error}\n{remedy}") from error
-
-
-def listed(lines: Iterable[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from xenvol.testing.conformance.bench import Bench, listed, must_pass
+from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _DISCONNECT = (
     "disconnect_volume works from the data alone, in another process than the one that connected: find by it what is "
     "there (storage.find_sr…) and take it back (storage.release_sr), and accept that it is gone already"
 )
+
+_CONNECT = "connect_volume gets the read-only connection_data, and `hosts` with the VM's host in it"
 
 
 class Connecting(Kit):
@@ -30,7 +33,9 @@ class Connecting(Kit):
         remedy = "look for the SR and its PBDs before making them: connect_volume is idempotent"
         with must_pass("connect_volume was called again, with the volume connected", remedy):
             second = bench.connect()
-        assert second == first, f"a second connect_volume returned {second}, and the first {first}; {remedy}"
+        require(
+            second == first, f"a second connect_volume returned {second}, and the first {first}; {remedy}"
+        )
         bench.check_nothing_left("after a second connect_volume", remedy)
 
     @pytest.mark.parametrize(
@@ -88,9 +93,11 @@ class Connecting(Kit):
         vm = bench.xapi.add_vm("a VM on a slave", resident_on=bench.hosts[-1])
         bench.remember()
         ops = bench.volume_ops()
-        attachment = ops.attach_volume(bench.connection_info, vm)
-        assert bench.xapi.db.get("VBD", attachment.vbd_ref, "currently_attached")
-        ops.detach_volume(bench.connection_info, vm)
+        with must_pass("VolumeOps.attach_volume was called for a VM on a slave", _CONNECT):
+            attachment = ops.attach_volume(bench.connection_info, vm)
+        require(attachment.is_plugged, f"VolumeOps.attach_volume left the disk unplugged: {attachment}")
+        with must_pass("VolumeOps.detach_volume was called", _DISCONNECT):
+            ops.detach_volume(bench.connection_info, vm)
         bench.check_nothing_left("after attach_volume and detach_volume", _DISCONNECT)
 
     def test_a_volume_that_grew_is_seen(self, bench: Bench) -> None:
@@ -99,7 +106,7 @@ class Connecting(Kit):
         remedy = "scan, or whatever makes the storage driver look anew, and read the VDI's virtual_size"
         for when in ("extend_volume", "a second extend_volume"):
             seen = bench.extend()
-            assert seen == size, f"the volume has {size} bytes, and {when} returned {seen!r}; {remedy}"
+            require(seen == size, f"the volume has {size} bytes, and {when} returned {seen!r}; {remedy}")
         bench.disconnect()
         left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
-        assert not left, f"after extend_volume and disconnect_volume there is left:\n{listed(left)}"
+        require(not left, f"after extend_volume and disconnect_volume there is left:\n{listed(left)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from xenvol.testing import sweep
-from xenvol.testing.conformance.bench import Bench, listed
+from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requirement import listed, require
 
 _FEW, _MANY = 2, 40
 
@@ -13,10 +14,11 @@ class Cost(Kit):
     def test_the_calls_are_as_many_whatever_else_is_in_the_pool(self, bench: Bench) -> None:
         """SRs of the same type at other places, SRs of another, VMs and their disks: nothing is walked through."""
         few, many = (self._calls(bench, count) for count in (_FEW, _MANY))
-        assert len(few) == len(many), (
+        require(
+            len(few) == len(many),
             f"with {_FEW} of each other object in the pool connect and disconnect took {len(few)} calls, with {_MANY} "
             f"{len(many)}:\n{listed(sorted(set(many)))}\n"
-            "ask for all that is needed in one call: view.find (get_all_records_where) or view.read (event.from)"
+            "ask for all that is needed in one call: view.find (get_all_records_where) or view.read (event.from)",
         )
 
     def _calls(self, bench: Bench, count: int) -> list[str]:

@@ -10,8 +10,9 @@ import pytest
 
 from xenvol.errors import UnsupportedSRType, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
 from xenvol.testing import sweep
-from xenvol.testing.conformance.bench import Bench, listed, must_pass
+from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _TAKE_BACK = "record each change on the line after it: self.undo.did(…), and nothing before it has succeeded"
 _CONVERGE = (
@@ -25,9 +26,10 @@ class Failing(Kit):
     def test_a_refused_call_of_connect_is_rolled_back(self, bench: Bench) -> None:
         """The refusal leaves as it was said, or as the cause of what leaves, and nothing stays behind."""
         for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.refuse):
-            assert case.error is None or _is_the_refusal(case.error), (
+            require(
+                case.error is None or _is_the_refusal(case.error),
                 f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
-                "xenvol.errors from it"
+                "xenvol.errors from it",
             )
             if case.error is not None:
                 bench.check_nothing_left(f"{case}; after rollback", _TAKE_BACK)
@@ -56,13 +58,15 @@ class Failing(Kit):
 
     def test_a_refused_call_of_disconnect_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
         for case in sweep.each_call(bench.xapi, lambda: _connected(bench), Bench.disconnect, sweep.refuse):
-            assert case.error is None or _is_the_refusal(case.error), (
+            require(
+                case.error is None or _is_the_refusal(case.error),
                 f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
-                "xenvol.errors from it"
+                "xenvol.errors from it",
             )
-            assert case.error is not None or not bench.changes(), (
+            require(
+                case.error is not None or not bench.changes(),
                 f"{case}, and left something:\n{listed(bench.changes())}\n"
-                "a caller that hears of no error does not call again: let the XapiError leave"
+                "a caller that hears of no error does not call again: let the XapiError leave",
             )
             self._check_cleans_up(bench, case)
 
@@ -85,13 +89,15 @@ class Failing(Kit):
         with bench.xapi.journal.recording() as calls:
             error = _error_of_connect(bench, f"no host offers SRs of type {sr_type}")
         changing = bench.changing_calls(calls.methods())
-        assert isinstance(error, UnsupportedSRType), (
+        require(
+            isinstance(error, UnsupportedSRType),
             f"no host offers SRs of type {sr_type}, and connect_volume raised {type(error).__name__}: {error}; "
-            "ask first (storage.require_sr_type), and raise UnsupportedSRType"
+            "ask first (storage.require_sr_type), and raise UnsupportedSRType",
         )
-        assert not changing, (
+        require(
+            not changing,
             f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it found "
-            "out: ask first (storage.require_sr_type)"
+            "out: ask first (storage.require_sr_type)",
         )
 
     def test_storage_that_does_not_answer_leaves_nothing(self, bench: Bench) -> None:
@@ -104,9 +110,10 @@ class Failing(Kit):
         self.remove_volume(bench.xapi)
         bench.remember()
         error = _error_of_connect(bench, "the storage has no such volume")
-        assert isinstance(error, VolumeNotFound), (
+        require(
+            isinstance(error, VolumeNotFound),
             f"the storage has no such volume, and connect_volume raised {type(error).__name__}: {error}; raise "
-            "VolumeNotFound, with what is there instead"
+            "VolumeNotFound, with what is there instead",
         )
         bench.check_nothing_left("the storage has no such volume; after rollback", _TAKE_BACK)
 
@@ -116,7 +123,7 @@ class Failing(Kit):
         with must_pass("the volume vanished from the storage, and disconnect_volume was called", _CONVERGE):
             bench.disconnect()
         left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
-        assert not left, f"the volume vanished, and after disconnect_volume there is left:\n{listed(left)}"
+        require(not left, f"the volume vanished, and after disconnect_volume there is left:\n{listed(left)}")
 
     # ---- what must be true afterwards
 
@@ -140,24 +147,23 @@ def _connected(bench: Bench) -> Bench:
 
 def _is_the_refusal(error: BaseException) -> bool:
     """Whether this is what xapi said, or an error of ours that was raised from it."""
-    if isinstance(error, AssertionError):
-        raise error  # a requirement of its own: a rollback that raises
     if isinstance(error, XapiError) and error.code == sweep.REFUSAL[0]:
         return True
     return isinstance(error, XenVolError) and error.__cause__ is not None and _is_the_refusal(error.__cause__)
 
 
 def _check_silence(case: sweep.Case[Bench]) -> None:
-    error = case.error
-    if isinstance(error, AssertionError):
-        raise error  # a requirement of its own: a rollback that raises
-    while error is not None and not isinstance(error, XapiUnreachable):
-        cause = error.__cause__ if isinstance(error, XenVolError) else None
-        assert isinstance(cause, Exception), (
-            f"{case}: that hides that nobody knows; let the XapiUnreachable leave, or raise another error of "
-            "xenvol.errors from it"
-        )
-        error = cause
+    require(
+        case.error is None or _is_silence(case.error),
+        f"{case}: that hides that nobody knows; let the XapiUnreachable leave, or raise another error of "
+        "xenvol.errors from it",
+    )
+
+
+def _is_silence(error: BaseException) -> bool:
+    if isinstance(error, XapiUnreachable):
+        return True
+    return isinstance(error, XenVolError) and error.__cause__ is not None and _is_silence(error.__cause__)
 
 
 def _error_of_connect(bench: Bench, what: str) -> XenVolError:
@@ -165,6 +171,8 @@ def _error_of_connect(bench: Bench, what: str) -> XenVolError:
         vdi_ref = bench.connect()
     except XenVolError as error:
         return error
+    except AssertionError:
+        raise  # a requirement of its own: a rollback that raises
     except Exception as error:
         raise AssertionError(
             f"{what}, and connect_volume raised {type(error).__name__}: {error}; raise an error of xenvol.errors, "

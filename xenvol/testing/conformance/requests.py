@@ -11,6 +11,7 @@ from xenvol.errors import InvalidConnectionInfo, WrongVolume, XenVolError
 from xenvol.frozen import freeze_map
 from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requirement import require
 
 _WRONG = {"a mapping": ["where", "none", "is", "expected"]}
 _REMEDY = (
@@ -22,8 +23,9 @@ _REMEDY = (
 class Requests(Kit):
     def test_no_data_at_all_is_refused(self, bench: Bench) -> None:
         error = self._refused(bench, {}, "connection_data is empty")
-        assert isinstance(error, InvalidConnectionInfo), (
-            f"connection_data was empty, and connect_volume {_outcome(error)}; {_REMEDY}"
+        require(
+            isinstance(error, InvalidConnectionInfo),
+            f"connection_data was empty, and connect_volume {_outcome(error)}; {_REMEDY}",
         )
 
     def test_a_missing_key_is_named(self, bench: Bench) -> None:
@@ -36,7 +38,7 @@ class Requests(Kit):
 
     def test_a_value_of_the_wrong_type_is_named(self, bench: Bench) -> None:
         for key in bench.data:
-            error = self._refused(bench, freeze_map({**bench.data, key: _WRONG}), f"{key} is a mapping")
+            error = self._refused(bench, {**bench.data, **freeze_map({key: _WRONG})}, f"{key} is a mapping")
             if error is not None:
                 self._check_named(error, key, "was a mapping")
 
@@ -47,9 +49,10 @@ class Requests(Kit):
             pytest.skip("connection_data_schema has no size_bytes, so the data proves no size")
         data = {**bench.data, "size_bytes": 12345}
         error = self._refused(bench, data, "the disk has another size", may_call=True)
-        assert isinstance(error, WrongVolume), (
+        require(
+            isinstance(error, WrongVolume),
             f"connection_data said 12345 bytes, and connect_volume {_outcome(error)}: compare with the VDI's "
-            "virtual_size before returning, and raise WrongVolume (xenvol.connection_data.identity does so)"
+            "virtual_size before returning, and raise WrongVolume (xenvol.connection_data.identity does so)",
         )
 
     def _refused(
@@ -63,8 +66,8 @@ class Requests(Kit):
             return None
         changing = bench.changing_calls(bench.xapi.journal.since(mark).methods())
         is_late = bool(changing) and isinstance(error, InvalidConnectionInfo) and not may_call
-        assert not is_late, (
-            f"{what}: connect_volume called {', '.join(changing)} before it said so; {_REMEDY}"
+        require(
+            not is_late, f"{what}: connect_volume called {', '.join(changing)} before it said so; {_REMEDY}"
         )
         bench.check_nothing_left(
             f"{what}: after connect_volume and rollback", "take back what was done: self.undo"
@@ -72,12 +75,13 @@ class Requests(Kit):
         return error
 
     def _check_named(self, error: Exception, key: str, what: str) -> None:
-        assert isinstance(error, InvalidConnectionInfo), (
-            f"key {key!r} {what}, and connect_volume {_outcome(error)}; {_REMEDY}"
-            + ("" if not isinstance(error, XenVolError) else f"; or list {key!r} in optional_keys")
+        hint = f"; or list {key!r} in optional_keys" if isinstance(error, XenVolError) else ""
+        require(
+            isinstance(error, InvalidConnectionInfo),
+            f"key {key!r} {what}, and connect_volume {_outcome(error)}; {_REMEDY}{hint}",
         )
-        is_named = error.key == key or re.search(rf"\b{re.escape(key)}\b", str(error))
-        assert is_named, f"key {key!r} {what}, and connect_volume blames another: {error}"
+        is_named = getattr(error, "key", None) == key or re.search(rf"\b{re.escape(key)}\b", str(error))
+        require(is_named, f"key {key!r} {what}, and connect_volume blames another: {error}")
 
 
 def _error_of_connect(bench: Bench, data: Mapping[str, object]) -> Exception | None:

@@ -12,6 +12,7 @@ from xenvol.secret import Secret
 from xenvol.testing import sweep
 from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
+from xenvol.testing.conformance.requirement import require
 
 _SHORTEST = 6
 """Characters; a shorter text could be met by accident."""
@@ -34,41 +35,38 @@ class Secrets(Kit):
 
         driver = bench.driver()
         driver.connect_volume(bench.data)
-        self._check(bench, secrets, "xapi's database, while the volume is connected", _database(bench))
-        self._check(bench, secrets, "the driver's repr", repr(driver))
+        self._check(secrets, "xapi's database, while the volume is connected", _database(bench))
+        self._check(secrets, "the driver's repr", repr(driver))
         bench.disconnect()
-        self._check(bench, secrets, "a call's parameters", "\n".join(map(str, bench.xapi.journal)))
+        self._check(secrets, "a call's parameters", "\n".join(map(str, bench.xapi.journal)))
         for strike in (sweep.refuse, sweep.lose_answer):
             for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
                 if case.error is not None:
-                    shown = "".join([*traceback.format_exception(case.error), repr(case.error)])
-                    self._check(bench, secrets, f"the error of {case.call}", shown)
-                self._check(
-                    bench,
-                    secrets,
-                    f"xapi's database, after {case.call} failed",
-                    _database(bench),
-                )
-        self._check(bench, secrets, "a log", caplog.text)
+                    shown = traceback.format_exception(case.error)
+                    self._check(secrets, f"the error of {case.call}", "".join(shown) + repr(case.error))
+                where = f"xapi's database, after {case.call} failed"
+                self._check(secrets, where, _database(bench))
+        self._check(secrets, "a log", caplog.text)
         printed = capsys.readouterr()
-        self._check(bench, secrets, "what was printed", printed.out + printed.err)
+        self._check(secrets, "what was printed", printed.out + printed.err)
 
-    def _check(self, bench: Bench, secrets: set[str], where: str, text: str) -> None:
+    def _check(self, secrets: set[str], where: str, text: str) -> None:
+        __tracebackhide__ = True  # pytest would print the arguments
         for secret in secrets:
-            lines = [line.strip() for line in text.splitlines() if secret in line]
-            assert not lines, (
-                f"a secret of the connection_data is in {where}: {lines[0].replace(secret, '<the secret>')[:300]}\n"
-                f"{_REMEDY}"
-            )
+            shown = next((line.strip() for line in text.splitlines() if secret in line), "")
+            shown = shown.replace(secret, "<the secret>")[:300]
+            require(not shown, f"a secret of the connection_data is in {where}: {shown}\n{_REMEDY}")
 
 
 def _check_usable(bench: Bench, secrets: set[str]) -> None:
+    __tracebackhide__ = True  # pytest would print the arguments
     untouched = _database(bench)
     for secret in secrets:
         is_usable = len(secret) >= _SHORTEST and secret not in untouched
-        assert is_usable, (
+        require(
+            is_usable,
             "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot be met "
-            "by accident"
+            "by accident",
         )
 
 
