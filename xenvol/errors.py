@@ -377,17 +377,20 @@ class XapiUnreachable(XenVolError):
     """No answer. The call may have happened or not: look the object up before doing it again.
 
     `cause` is what the transport said; it stays behind when the error is pickled, since not every one
-    survives that, and `reason`, its text, travels.
+    survives that, and `reason`, its text, travels. `was_sent` is False when there was not even a connection.
     """
 
     def __init__(self, call: str, cause: BaseException) -> None:
         self.call = call
         self.cause: BaseException | None = cause
         self.reason = masked(f"{type(cause).__name__}: {cause}")
-        super().__init__(
-            f"{call} got no answer ({self.reason}): it may have happened or not; "
-            "the same request again finds out, and completes it"
+        self.was_sent: bool = getattr(cause, "was_sent", True)
+        what_now = (
+            "it may have happened or not; the same request again finds out, and completes it"
+            if self.was_sent
+            else "nothing was sent; check the address, and whether the host is up"
         )
+        super().__init__(f"{call} got no answer ({self.reason}): {what_now}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__ | {"cause": None})
@@ -408,7 +411,7 @@ def _shown_params(code: str, params: tuple[str, ...]) -> str:
         return ""
     if code in _NAMES_A_SESSION or (code == "HANDLE_INVALID" and params[0] == "session"):
         return " [a session]"  # whoever has its reference is logged in
-    cut = [p if len(p) <= _PARAM_LENGTH else f"{p[:_PARAM_LENGTH]}…" for p in params]
+    cut = [p if len(p) <= _PARAM_LENGTH else f"{p[:_PARAM_LENGTH]}…" for p in params if p]
     return f" [{', '.join(cut)}]"
 
 

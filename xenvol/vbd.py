@@ -13,6 +13,7 @@ from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnrea
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
+from xenvol.verbs import make
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
 
@@ -63,8 +64,15 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         "qos_algorithm_type": "ionice" if spec.ionice else "",
         "qos_algorithm_params": dict(spec.ionice),
     }
+
+    def look() -> VBDRef | None:
+        there = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
+        ours = (ref for ref, vbd in there.items() if spec.other_config.items() <= vbd["other_config"].items())
+        return next(map(VBDRef, ours), None)
+
+    description = f"created a VBD at {name_of(spec.userdevice)} of VM {vm}"
     try:
-        vbd_ref = VBDRef(view.call("VBD.create", record))
+        return make(view, undo, description, ("VBD.create", record), look=look, inverse=discard_vbd)
     except XapiError as error:
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
@@ -72,14 +80,6 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
                 name_of(spec.userdevice), free=[name_of(number) for number in free]
             ) from error
         raise
-    except XapiUnreachable:
-        there = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
-        ours = [ref for ref, vbd in there.items() if spec.other_config.items() <= vbd["other_config"].items()]
-        if not ours:
-            raise
-        vbd_ref = VBDRef(ours[0])
-    undo.did(f"created VBD {vbd_ref}", discard_vbd, view, vbd_ref)
-    return vbd_ref
 
 
 def plug_vbd(view: View, vbd_ref: VBDRef) -> None:

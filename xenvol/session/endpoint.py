@@ -27,6 +27,9 @@ ANSWER_TIMEOUT: Final = 360.0  # seconds; xapi waits 300 for a guest to take a d
 class NotConnected(OSError):
     """There is no connection, so nothing was sent, and nothing can have happened."""
 
+    was_sent = False
+    """`xenvol.errors.XapiUnreachable` says so."""
+
 
 class UntrustedHost(NotConnected):
     """Somebody answers there without proving to be the host that is meant; trying again does not help."""

@@ -75,7 +75,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     for pbd_ref in reversed(plugged):
         unplug_pbd(view, undo, pbd_ref)
     for pbd_ref in wanted:
-        plug_pbd(view, Undo(), pbd_ref)  # this *is* the way back, and has none of its own
+        plug_pbd(view, None, pbd_ref)  # this *is* the way back, and has none of its own
     undo.forget()
 
 

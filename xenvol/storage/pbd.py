@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.undo import Undo
+from xenvol.verbs import change, make
 from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
@@ -36,46 +37,43 @@ def create_pbd(
     view: View, undo: Undo, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]
 ) -> PBDRef:
     """Create it; one that another attempt made meanwhile is used, and is not ours to take back."""
+
+    def look() -> PBDRef | None:
+        found = find_pbds(view, sr_ref).get(host_ref)
+        return None if found is None else found[0]
+
+    spec = {"SR": sr_ref, "host": host_ref, "device_config": device_config, "other_config": {}}
+    description = f"created a PBD of SR {sr_ref} for host {host_ref}"
     try:
-        pbd_ref = PBDRef(
-            view.call(
-                "PBD.create",
-                {"SR": sr_ref, "host": host_ref, "device_config": device_config, "other_config": {}},
-            )
-        )
+        return make(view, undo, description, ("PBD.create", spec), look=look, inverse=destroy_pbd)
     except XapiError as error:
         if error.code == "PBD_EXISTS":
             return PBDRef(error.params[2])
         raise
-    except XapiUnreachable:
-        found = find_pbds(view, sr_ref).get(host_ref)
-        if found is None:
-            raise
-        pbd_ref = found[0]
-    undo.did(f"created PBD {pbd_ref}", destroy_pbd, view, pbd_ref)
-    return pbd_ref
 
 
-def plug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
+def plug_pbd(view: View, undo: Undo | None, pbd_ref: PBDRef) -> None:
     """Plug it; idempotent in xapi. Takes ten seconds and more for iSCSI."""
-    try:
-        view.call("PBD.plug", pbd_ref)
-    except XapiUnreachable:
-        if not view.call("PBD.get_currently_attached", pbd_ref):
-            # the request may still be on its way: the inverse waits in xapi until the SR is at rest
-            undo.did(f"plugged PBD {pbd_ref}", unplug_unless_used, view, pbd_ref)
-            raise
-    undo.did(f"plugged PBD {pbd_ref}", unplug_unless_used, view, pbd_ref)
+    change(
+        view,
+        undo,
+        f"plugged PBD {pbd_ref}",
+        ("PBD.plug", pbd_ref),
+        look=lambda: bool(view.call("PBD.get_currently_attached", pbd_ref)),
+        inverse=lambda: unplug_unless_used(view, pbd_ref),
+    )
 
 
 def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
     """Unplug it, to plug it again. Raises XapiError VDI_IN_USE where a VM of its host uses a disk of the SR."""
-    try:
-        view.call("PBD.unplug", pbd_ref)
-    except XapiUnreachable:
-        if view.call("PBD.get_currently_attached", pbd_ref):
-            raise
-    undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
+    change(
+        view,
+        undo,
+        f"unplugged PBD {pbd_ref}",
+        ("PBD.unplug", pbd_ref),
+        look=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
+        inverse=lambda: view.call("PBD.plug", pbd_ref),
+    )
 
 
 def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:

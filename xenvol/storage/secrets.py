@@ -14,11 +14,13 @@ import contextlib
 import random
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError
 from xenvol.refs import SecretRef
 from xenvol.secret import Secret
 from xenvol.undo import Undo
+from xenvol.verbs import make
 from xenvol.view import View, is_gone
 
 SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
@@ -35,8 +37,7 @@ def copies_of_passwords(
     for key, value in device_config.items():
         if isinstance(value, Secret):
             view.hide(value)
-            secret_uuid, secret_ref = _introduce(view, _uuids_of(sr_uuid, key), value)
-            undo.did(f"made a secret for {key}", _destroy, view, secret_ref)
+            secret_uuid, secret_ref = _introduce(view, undo, key, _uuids_of(sr_uuid, key), value)
             made.append(secret_ref)
             plain[f"{key}_secret"] = secret_uuid
     yield plain
@@ -51,23 +52,24 @@ def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str])
         _destroy(view, SecretRef(secret_ref))
 
 
-def _introduce(view: View, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
+def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
     """Take a free slot. Raises XapiError when there is none, or when xapi makes no secrets."""
     random.shuffle(uuids)
     for secret_uuid in uuids:
         try:
-            return secret_uuid, SecretRef(view.call("secret.introduce", secret_uuid, value, {}))
+            return secret_uuid, make(
+                view,
+                undo,
+                f"made a secret for {key}",
+                ("secret.introduce", secret_uuid, value, {}),
+                look=partial(_find, view, secret_uuid),
+                inverse=_destroy,
+            )
         except XapiError as error:
             refusal = error
             # xapi has no code of its own for a uuid that is taken; its owner may have removed it by now
             if error.code != "INTERNAL_ERROR" and _find(view, secret_uuid) is None:
                 raise
-        except XapiUnreachable:
-            secret_ref = _find(view, secret_uuid)
-            if secret_ref is None:
-                raise
-            view.call("secret.set_value", secret_ref, value)  # in case that it is another attempt's
-            return secret_uuid, secret_ref
     raise refusal
 
 

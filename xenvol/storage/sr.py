@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xenvol.errors import UnsupportedSRType, XapiError, XapiUnreachable
+from xenvol.errors import UnsupportedSRType, XapiError
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.secret import Secret
 from xenvol.storage.pbd import (
@@ -28,6 +28,7 @@ from xenvol.storage.pbd import (
 )
 from xenvol.storage.secrets import copies_of_passwords
 from xenvol.undo import Undo
+from xenvol.verbs import make
 from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
@@ -95,29 +96,29 @@ def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
     """Introduce it as shared, and say that it is new; one that another attempt introduced meanwhile is not ours
     to take back."""
     sm_config = {**spec.sm_config, MARK: ""}
+    record = (
+        spec.uuid,
+        spec.name_label,
+        spec.name_description,
+        spec.type,
+        spec.content_type,
+        True,
+        sm_config,
+    )
     try:
-        sr_ref = SRRef(
-            view.call(
-                "SR.introduce",
-                spec.uuid,
-                spec.name_label,
-                spec.name_description,
-                spec.type,
-                spec.content_type,
-                True,
-                sm_config,
-            )
-        )
-    except (XapiError, XapiUnreachable) as error:
-        is_there = isinstance(error, XapiUnreachable) or error.code == "SR_UUID_EXISTS"
-        there = find_sr(view, spec.uuid) if is_there else None
+        return make(
+            view,
+            undo,
+            f"introduced SR {spec.uuid}",
+            ("SR.introduce", *record),
+            look=lambda: find_sr(view, spec.uuid),
+            inverse=_forget_unless_used,
+        ), True
+    except XapiError as error:
+        there = find_sr(view, spec.uuid) if error.code == "SR_UUID_EXISTS" else None
         if there is None:
             raise
-        if isinstance(error, XapiError):
-            return there, False
-        sr_ref = there
-    undo.did(f"introduced SR {spec.uuid}", _forget_unless_used, view, sr_ref)
-    return sr_ref, True
+        return there, False
 
 
 def release_sr(view: View, sr_ref: SRRef) -> bool:

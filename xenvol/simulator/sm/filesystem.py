@@ -234,7 +234,7 @@ _JOURNALS = (
 
 def _superblocks(groups: int) -> int:
     """In how many of the groups there is one: in 0 and 1, and in the powers of 3, 5 and 7."""
-    powers = {base**power for base in (3, 5, 7) for power in range(1, 64)}
+    powers: set[int] = {base**power for base in (3, 5, 7) for power in range(1, 64)}
     return min(groups, 2) + sum(power < groups for power in powers)
 
 
