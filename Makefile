@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-all check clean
+.PHONY: help demo test test-slow test-all check clean
 
 help:           ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -21,8 +21,10 @@ demo: $(STAMP)  ## attach a volume of each type on a simulated pool, and show th
 test: $(STAMP)  ## the tests, without the slow sweeps (some minutes)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: $(STAMP)  ## every test: the slow sweeps and all recordings as well
-	$(BIN)/python -m pytest -n 2
+test-slow: $(STAMP) ## what `make test` leaves out: the long recordings, big pools, fuzzing (some minutes more)
+	$(BIN)/python -m pytest -n 2 -m slow
+
+test-all: test test-slow ## every test
 
 check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/ruff check .

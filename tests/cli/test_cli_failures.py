@@ -76,7 +76,7 @@ class TestStatuses:
         status, error = shell.error("attach", info, "web")
         assert (status, error["blame"], error["type"]) == (6, "hypervisor", "XapiError")
         assert (error["code"], error["params"]) == ("SR_BACKEND_FAILURE_141", ["", "no portal", ""])
-        assert error["message"] == "PBD.plug was refused: SR_BACKEND_FAILURE_141 [, no portal, ]"
+        assert error["message"] == "PBD.plug was refused: SR_BACKEND_FAILURE_141 [no portal]"
         assert error["hint"].startswith("nothing answers at this portal")
         assert changes(before, xapi.snapshot()) == []
 
