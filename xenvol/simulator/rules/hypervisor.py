@@ -52,8 +52,13 @@ def pause(call: Call) -> None:
 
 
 def power_off(call: Call, vm: str, *, clean: bool) -> None:
-    """The domain ends, asked nicely or not."""
+    """The domain ends, asked nicely or not; its disks are reported before it is."""
     steps.note(call, steps.power_off(call, devices_of(call.xapi, vm), clean=clean))
+    domain = domain_of(call.xapi, vm)
+    for device in list(domain.disks):
+        with contextlib.suppress(Failure):
+            take_out(call, domain, device)
+        report(call.xapi, vm, device)
     stop(call, vm)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -105,12 +105,13 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
 
         with operation(call, ("SR", sr, "vdi_resize"), ("VDI", vdi, "resize")): ...
 
-    Waits where another operation is in the way. Raises what the disciplines of the classes refuse with.
+    Waits where another operation is in the way. Raises what the disciplines of the classes refuse with; the
+    objects before the one that refuses were marked by then, so that what they allow is computed anew
+    (message_forwarding.ml, with_sr_andor_vdi and mark_vbds).
     """
 
     def mark_all() -> None:
-        for cls, ref, op in marks:
-            DISCIPLINES[cls].check(call.xapi, ref, op)
+        _assert_nothing_in_the_way(call, marks)
         done: list[Mark] = []
         try:
             for cls, ref, op in marks:  # each is looked at again: a mark may be in the way of the next one
@@ -127,6 +128,17 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
     finally:
         for cls, ref, _ in marks:
             unmark(call, cls, ref)
+
+
+def _assert_nothing_in_the_way(call: Call, marks: Iterable[Mark]) -> None:
+    """Raises only what would have to be waited for: whoever waits marks nothing, and so wakes nobody."""
+    for cls, ref, op in marks:
+        try:
+            DISCIPLINES[cls].check(call.xapi, ref, op)
+        except Failure as failure:
+            if failure.code == IN_PROGRESS:
+                raise
+            return
 
 
 def _make_cancellable(call: Call) -> None:

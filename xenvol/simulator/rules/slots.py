@@ -78,7 +78,7 @@ def _slot(xapi: Xapi, vm: str, device: str) -> str | None:
     names = {device}
     if parsed is not None and parsed.bus in ("xen", "ide"):
         names.add(str(parsed.disk))
-    for vbd in xapi.db.children(vm, "VBDs"):
+    for vbd in vm_facts.slots(xapi.db, vm):
         if xapi.db.row("VBD", vbd)["userdevice"] in names:
             return vbd
     return None

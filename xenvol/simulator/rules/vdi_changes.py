@@ -119,8 +119,7 @@ def set_allow_caching(call: Call, vdi: str, value: bool) -> None:
 
 def _assert_vms_halted(call: Call, vdi: str) -> None:
     db = call.db
-    db.row("VDI", vdi)
-    for vbd in db.children(vdi, "VBDs"):
+    for vbd in db.get("VDI", vdi, "VBDs"):
         vm = db.row("VBD", vbd)["VM"]
         state = db.row("VM", vm)["power_state"]
         if state != "Halted":

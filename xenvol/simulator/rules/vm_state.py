@@ -6,9 +6,10 @@ allowed_operations of the VM, its VBDs, their VDIs and its VIFs are computed ane
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.failure import NULL
+from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
 from xenvol.simulator.rules import vm_facts
 from xenvol.simulator.rules.operations import DISCIPLINES, update_allowed_operations
@@ -38,13 +39,14 @@ def set_power_state(xapi: Xapi, vm: str, state: str) -> None:
 
 
 def refresh(xapi: Xapi, vm: str) -> None:
-    """Compute all that may be allowed now; what cannot be told stays as it was."""
-    for vbd in xapi.db.children(vm, "VBDs"):
-        update_allowed_operations(xapi, "VBD", vbd)
-        row = xapi.db.row("VBD", vbd)
-        if not row["empty"]:
-            update_allowed_operations(xapi, "VDI", row["VDI"])
-    refresh_vifs(xapi, vm)
+    """Compute all that may be allowed now.
+
+    A VBD whose VDI has vanished ends it: the VM's older VBDs and its VIFs stay as they were (xapi_vm.ml,
+    update_allowed_operations).
+    """
+    with contextlib.suppress(Failure):
+        refresh_disks(xapi, vm)
+        refresh_vifs(xapi, vm)
     update_allowed_operations(xapi, "VM", vm)
 
 
