@@ -108,6 +108,21 @@ def test_a_session_with_a_pending_task_is_not_given_up(pool: Direct) -> None:
         assert sessions.collect(pool.xapi) == [pool.session]
 
 
+def test_root_changes_the_password_without_knowing_it(pool: Direct) -> None:
+    pool.call("session.change_password", "no idea", "new")
+    assert refusal(pool.log_in)[0] == "SESSION_AUTHENTICATION_FAILED"
+    assert pool.raw("session.login_with_password", "root", "new")
+
+
+def test_an_external_user_can_be_logged_out_and_root_cannot(pool: Direct) -> None:
+    with pool.xapi.lock:
+        theirs, others = (pool.db.create("session", auth_user_sid=sid) for sid in ("S-1", "S-2"))
+    pool.call("session.logout_subject_identifier", "S-1")
+    pool.call("session.logout_subject_identifier", "")
+    assert (pool.db.exists("session", theirs), pool.db.exists("session", others)) == (False, True)
+    assert pool.call("host.get_all")
+
+
 # ---- other hosts
 
 

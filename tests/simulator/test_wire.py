@@ -207,6 +207,16 @@ def test_a_boolean_that_is_not_1_is_false(text: str) -> None:
     assert xmlrpc.parse_call(body)[1] == [False]
 
 
+@pytest.mark.parametrize("name", [b"\\udc80", b"\xff", b"caf\xe9"])
+def test_a_json_string_that_is_no_utf_8_is_an_invalid_value(
+    connection: http.client.HTTPConnection, name: bytes
+) -> None:
+    body = b'{"method": "VM.get_by_name_label", "params": ["x", "' + name + b'"], "id": 1}'
+    connection.request("POST", "/jsonrpc", body)
+    code, what, _ = json.loads(connection.getresponse().read())["error"]
+    assert (code, what) == ("INVALID_VALUE", "Invalid UTF-8 string in parameter")
+
+
 # ---- HTTP
 
 

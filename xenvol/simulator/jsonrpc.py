@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.simulator.failure import Garbage
-from xenvol.simulator.values import Base64, Date, Int32, Wire
+from xenvol.simulator.failure import Failure, Garbage
+from xenvol.simulator.values import Base64, Date, Int32, Wire, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class JsonCall:
 
 def parse_call(body: bytes) -> JsonCall:
     try:
-        message = json.loads(body, parse_int=_int64)
+        message = json.loads(body.decode("utf-8", "surrogateescape"), parse_int=_int64)
     except ValueError as error:
         raise Garbage(f"Jsonrpc: {error}") from error
     if not isinstance(message, dict):
@@ -40,6 +41,19 @@ def parse_call(body: bytes) -> JsonCall:
     if not isinstance(params, list):
         raise Garbage("Jsonrpc.Malformed_method_request: params")
     return JsonCall(version, number, method, params)
+
+
+def assert_unicode(params: list[Wire]) -> None:
+    """INVALID_VALUE where a parameter was not UTF-8, or half a surrogate pair; looked at before anything else."""
+    for param in params:
+        text = show(param)
+        if _SURROGATE.search(text):
+            raise Failure(
+                "INVALID_VALUE", "Invalid UTF-8 string in parameter", _SURROGATE.sub("\ufffd", text)
+            )
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _int64(digits: str) -> int:
@@ -64,7 +78,7 @@ def failure(call: JsonCall, description: list[str]) -> bytes:
 
 def _dump(message: dict[str, Any]) -> bytes:
     text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), default=_untagged)
-    return text.encode("utf-8", "surrogatepass")
+    return text.encode()
 
 
 def _untagged(value: Wire) -> Any:

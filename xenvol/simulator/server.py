@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from xenvol.simulator import jsonrpc, xmlrpc
-from xenvol.simulator.failure import Garbage
+from xenvol.simulator.failure import Failure, Garbage
 from xenvol.simulator.hooks import Answer, Reply
 from xenvol.simulator.service import Dropped, Service
 from xenvol.simulator.xapi import Xapi
@@ -214,6 +214,10 @@ class Server:
     def _jsonrpc(self, body: bytes, gone: threading.Event) -> Reply:
         call = jsonrpc.parse_call(body)
         protocol = "jsonrpc2" if call.version == 2 else "jsonrpc"
+        try:
+            jsonrpc.assert_unicode(call.params)
+        except Failure as failure:
+            return Reply(200, "application/json", jsonrpc.failure(call, failure.description))
         answer = self._call(protocol, call.method, call.params, gone)
         if answer.error is not None:
             return Reply(200, "application/json", jsonrpc.failure(call, list(answer.error)))

@@ -13,6 +13,7 @@ from xenvol.simulator.failure import NULL, Failure, internal_error
 from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.xapi import Xapi
 
+LOCAL_SUPERUSER = "root"
 IDLE_SECONDS = 86400.0  # after which a session is gone (xapi_globs.ml)
 REFRESH_SECONDS = 600.0  # that last_active may lag behind
 MOST_OF_A_KIND = 500  # sessions of one originator, of one user
@@ -140,6 +141,22 @@ def destroy(xapi: Xapi, session: str) -> None:
     if xapi.db.exists("session", session):
         xapi.db.delete("session", session)
     xapi.local_sessions.pop(session, None)
+
+
+@rule("session.change_password")
+def change_password(call: Call, old: str, new: str) -> None:
+    """Of root, whoever root is: the old password is not looked at (xapi_session.ml)."""
+    call.xapi.users[LOCAL_SUPERUSER] = new
+
+
+@rule("session.logout_subject_identifier")
+def logout_subject_identifier(call: Call, subject_identifier: str) -> None:
+    """Ends the sessions of an external user, but the caller's own and root's."""
+    for session in call.db.refs("session"):
+        row = call.db.row("session", session)
+        is_root = row["is_local_superuser"]
+        if not is_root and session != call.session and row["auth_user_sid"] == subject_identifier:
+            destroy(call.xapi, session)
 
 
 @rule("session.get_all_subject_identifiers")
