@@ -25,6 +25,8 @@ COMPLETED = ("success", "failure", "cancelled")
 COMPLETED_SECONDS = 3900.0  # that the record of a task which is over stays (xapi_globs.ml)
 PENDING_SECONDS = 86400.0  # that a task may be pending
 MOST_TASKS = 200
+_MARK = "task"
+"""Key in current_operations of a task that is to be destroyed."""
 
 
 def create(call: Call, label: str, description: str = "") -> str:
@@ -111,11 +113,17 @@ def task_create(call: Call, label: str, description: str) -> str:
 
 @rule("task.destroy")
 def task_destroy(call: Call, task: str) -> None:
-    """A task that is not over is marked, and goes with the first garbage collection after its end."""
-    if call.db.row("task", task)["status"] in COMPLETED:
+    """A task that is not over is marked, and goes with the first garbage collection after its end.
+
+    The mark does not go in twice (xapi_task.ml, destroy; xapi's maps refuse a key that is there).
+    """
+    row = call.db.row("task", task)
+    if row["status"] in COMPLETED:
         call.db.delete("task", task)
-    else:
-        call.db.map_add("task", task, "current_operations", "task", "destroy")
+        return
+    if _MARK in row["current_operations"]:
+        raise Failure("MAP_DUPLICATE_KEY", "task", "current_operations", task, _MARK)
+    call.db.map_add("task", task, "current_operations", _MARK, "destroy")
 
 
 @rule("task.cancel")

@@ -20,6 +20,7 @@ from xenvol.simulator.rules import (
     vm_facts,
     vm_placement,
     vm_state,
+    vm_stop,
     vm_suspend,
 )
 from xenvol.simulator.rules.copied_disks import (
@@ -71,7 +72,9 @@ _HIDDEN_KEYS = ("default_template", "xensource_internal")
 def vm_clone(call: Call, vm: str, new_name: str) -> str:
     with operation(call, ("VM", vm, "clone")):
         vm_placement.choose_with_srs(call.xapi, vm)
-        return duplicate(call, vm, new_name, "clone", clone_disk)
+        cloned = duplicate(call, vm, new_name, "clone", clone_disk)
+        _halt_copy_of_snapshot(call, vm, cloned)
+        return cloned
 
 
 @rule("VM.copy")
@@ -87,7 +90,15 @@ def vm_copy(call: Call, vm: str, new_name: str, sr: str) -> str:
             copied: str = invoke(call, "VDI.copy", vdi, target, NULL, NULL)
             return copied
 
-        return duplicate(call, vm, new_name, "copy", copy_disk)
+        copied = duplicate(call, vm, new_name, "copy", copy_disk)
+        _halt_copy_of_snapshot(call, vm, copied)
+        return copied
+
+
+def _halt_copy_of_snapshot(call: Call, snapshot: str, copied: str) -> None:
+    """A snapshot with memory is copied without it in the end (xapi_vm.ml, clone)."""
+    if call.db.row("VM", snapshot)["is_a_snapshot"] and vm_facts.power_state(call.db, copied) == "Suspended":
+        vm_stop.forget_memory(call, copied)
 
 
 @rule("VM.snapshot")

@@ -235,7 +235,7 @@ def _switch(xapi: Xapi, row: dict[str, Any], field: str, key: str) -> bool:
 def _lacks_feature(xapi: Xapi, vm: str, op: str) -> bool:
     """An HVM guest without drivers cannot do what needs its help; a PV guest always can (trace 04#311-327)."""
     metrics = vm_facts.guest_metrics(xapi.db, vm)
-    if not vm_facts.is_live(xapi.db, vm) or vm_facts.has_booted_pv(xapi.db, vm):
+    if vm_facts.power_state(xapi.db, vm) != "Running" or vm_facts.has_booted_pv(xapi.db, vm):
         return False
     if vm_facts.has_pv_drivers(metrics):
         return False
