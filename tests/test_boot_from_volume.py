@@ -1,0 +1,72 @@
+"""A VM starts from a volume: the volume is connected before there is a VM, and disconnected after it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
+from xenvol.errors import VolumeNotFound, XapiError
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+
+@pytest.mark.xapi(hosts=3)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("host", [0, 2], ids=["master", "slave"])
+def test_a_vm_starts_from_it_on_any_host(
+    xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, host: int
+) -> None:
+    scenario.arrange(xapi)
+    touch_hosts(xapi)
+    before = xapi.snapshot()
+    volume = volume_ops.connect_volume(scenario.connection_info)
+    assert volume.virtual_size == 1 << 30
+    assert volume == volume_ops.connect_volume(scenario.connection_info)
+    assert volume.as_dict()["vdi_uuid"] == xapi.db.get("VDI", volume.vdi_ref, "uuid")
+    vm = xapi.add_vm("web", disks=[volume.vdi_ref], resident_on=xapi.db.refs("host")[host])
+    (vbd,) = xapi.db.children(vm, "VBDs")
+    assert xapi.db.get("VBD", vbd, "currently_attached")
+
+    volume_ops.disconnect_volume(scenario.connection_info)  # too early: the VM has it
+    assert xapi.db.get("VBD", vbd, "currently_attached")
+    volume_ops._session.call("VM.hard_shutdown", vm)
+    volume_ops.disconnect_volume(scenario.connection_info)  # still too early: the VM may start again
+    assert xapi.db.exists("VDI", volume.vdi_ref)
+    volume_ops._session.call("VM.destroy", vm)
+    volume_ops.disconnect_volume(scenario.connection_info)
+    volume_ops.disconnect_volume(scenario.connection_info)
+    assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.xapi(hosts=3)
+def test_only_the_hosts_that_are_named_see_it_and_the_master(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    """xapi runs what concerns a shared SR on the master."""
+    arrange_target(xapi)
+    master, _, other = xapi.db.refs("host")
+    volume = volume_ops.connect_volume(iscsi(0), hosts=[other])
+    pbds = [xapi.db.record("PBD", pbd) for pbd in xapi.db.children(volume.sr_ref, "PBDs")]
+    assert {pbd["host"] for pbd in pbds if pbd["currently_attached"]} == {master, other}
+
+
+def test_what_is_attached_to_a_vm_as_well_stays_there(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    """Whichever of the two comes first."""
+    arrange_target(xapi)
+    xapi.add_vm("web")
+    volume = volume_ops.connect_volume(iscsi(0))
+    attachment = volume_ops.attach_volume(iscsi(0), "web")
+    assert attachment.vdi_ref == volume.vdi_ref
+    volume_ops.disconnect_volume(iscsi(0))
+    assert xapi.db.get("VBD", attachment.vbd_ref, "currently_attached")
+
+
+def test_a_volume_that_is_not_there_leaves_nothing(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    xapi.storage.san.remove_lun(IQN, 0)
+    before = xapi.snapshot()
+    with pytest.raises(VolumeNotFound):
+        volume_ops.connect_volume(iscsi(0))
+    xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_141", "", "no route", "")
+    with pytest.raises(XapiError):
+        volume_ops.connect_volume(iscsi(1))
+    assert changes(before, xapi.snapshot()) == []
