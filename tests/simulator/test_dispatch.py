@@ -12,19 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenvol.simulator import datamodel, dispatch
+from xenvol.simulator.conversion import decode, encode, parse_type
 from xenvol.simulator.failure import NULL, Failure
+from xenvol.simulator.ocaml import ocaml_int64
 from xenvol.simulator.rulebook import RULES
-from xenvol.simulator.values import (
-    Base64,
-    Date,
-    Int32,
-    Marshalled,
-    decode,
-    encode,
-    ocaml_int64,
-    parse_type,
-    show,
-)
+from xenvol.simulator.values import Base64, Date, Int32, Marshalled, show
 
 MODEL = datamodel.load("24.16.0")
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenvol.simulator import query
+from xenvol.simulator.conversion import parse_type
+from xenvol.simulator.expressions import Chain, Constant, Equal, Expression, FieldName, Not, matches, parse
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.query import Chain, Constant, Equal, Expression, FieldName, Not
-from xenvol.simulator.values import parse_type
 
 A, B, C = (Equal(FieldName("x"), letter) for letter in "abc")
 
@@ -59,23 +59,23 @@ def side(value: FieldName | str) -> str:
     ],
 )
 def test_not_binds_weakest_and_the_others_from_left_to_right(text: str, expression: Expression) -> None:
-    assert query.parse(text) == expression
+    assert parse(text) == expression
 
 
 @pytest.mark.parametrize(
     "text", ["", "field", '"a"', '"a" =', "true true", "not", "()", "(true", "and true", '= "a"']
 )
 def test_tokens_in_a_wrong_place_are_a_parse_error(text: str) -> None:
-    assert refusal(lambda: query.parse(text)) == ["INVALID_VALUE", text, "Stdlib.Parsing.Parse_error"]
+    assert refusal(lambda: parse(text)) == ["INVALID_VALUE", text, "Stdlib.Parsing.Parse_error"]
     newer = "Xapi_database.Db_filter_parse.MenhirBasics.Error"
-    assert refusal(lambda: query.parse(text, (25, 33, 1))) == ["INVALID_VALUE", text, newer]
+    assert refusal(lambda: parse(text, (25, 33, 1))) == ["INVALID_VALUE", text, newer]
 
 
 @pytest.mark.parametrize(
     "text", ["TRUE", "trueish", 'field "x" != "a"', 'field "x', "field x", "# true", "true #"]
 )
 def test_what_is_no_token_is_a_lexing_error(text: str) -> None:
-    assert refusal(lambda: query.parse(text)) == ["INVALID_VALUE", text, 'Failure("lexing: empty token")']
+    assert refusal(lambda: parse(text)) == ["INVALID_VALUE", text, 'Failure("lexing: empty token")']
 
 
 LITERAL = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), max_size=5)
@@ -96,15 +96,15 @@ EXPRESSION = st.recursive(
 
 @given(EXPRESSION)
 def test_an_expression_that_is_written_down_is_read_as_the_same(expression: Expression) -> None:
-    assert query.parse(text_of(expression)) == expression
+    assert parse(text_of(expression)) == expression
 
 
 @given(st.text(st.sampled_from('truefalsandoi dl"()=nx'), max_size=30))
 def test_rubbish_is_an_invalid_value_and_nothing_else(text: str) -> None:
     with contextlib.suppress(Failure):
-        query.parse(text)
+        parse(text)
         return  # by chance it was an expression
-    assert refusal(lambda: query.parse(text))[:2] == ["INVALID_VALUE", text]
+    assert refusal(lambda: parse(text))[:2] == ["INVALID_VALUE", text]
 
 
 def test_a_chain_of_thousands_is_no_problem() -> None:
@@ -216,7 +216,7 @@ def test_an_index_finds_what_a_search_finds(pool: Direct, expression: Expression
             value = row[column.replace("__", "_")]
             return str(value).lower() if isinstance(value, bool) else str(value)
 
-        return query.matches(expression, read)
+        return matches(expression, read)
 
     found = query.select(pool.db, "VDI", text_of(expression))
     assert found == [ref for ref in reversed(pool.db.refs("VDI")) if truth(ref)]

@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import re
 import uuid
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator.changes import Change, Changes
 from xenvol.simulator.datamodel import DataModel
 from xenvol.simulator.failure import NULL, Failure, internal_error
 
@@ -38,28 +37,12 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 }
 
 
-_DELETIONS_MOST = 512
-_DELETIONS_KEPT = 257
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One object's latest change."""
-
-    stamp: int
-    cls: str
-    ref: str
-    created: int
-    deleted: bool
-
-
 class Database:
     """Not thread-safe: whoever holds the pool's lock may use it."""
 
     def __init__(self, model: DataModel) -> None:
         self.model = model
-        self.stamp = 0
-        """Grows with every change."""
+        self.changes = Changes(model.classes)
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in model.classes}
         self._class_of: dict[str, str] = {}
         self._by_uuid: dict[tuple[str, str], str] = {}
@@ -67,8 +50,6 @@ class Database:
         self._children: dict[tuple[str, str], dict[str, None]] = {}
         self._parent_sets = {(c, f): (pc, pf) for c, f, pc, pf in model.relations}
         self._child_sets = {(pc, pf): (c, f) for c, f, pc, pf in model.relations}
-        self._changes: dict[str, OrderedDict[str, Change]] = {name: OrderedDict() for name in model.classes}
-        self._deleted: dict[str, deque[str]] = {name: deque() for name in model.classes}
         self.on_change: Callable[[str, str], None] = lambda cls, ref: None
 
     # ---- reading
@@ -204,22 +185,18 @@ class Database:
     def map_remove(self, cls: str, ref: str, field: str, key: str) -> None:
         self.set(cls, ref, **{field: {k: v for k, v in self.get(cls, ref, field).items() if k != key}})
 
-    # ---- changes, for event.from
+    @property
+    def stamp(self) -> int:
+        """Grows with every change."""
+        return self.changes.stamp
+
+    def last_change(self, cls: str, ref: str) -> Change | None:
+        """Of one object; None where it never was, or is gone for long."""
+        return self.changes.last(cls, ref)
 
     def touch(self, cls: str, ref: str) -> None:
         """Say that something about the object changed that is in no stored field (event.inject)."""
         self._touch(cls, ref)
-
-    def changes_since(self, cls: str, stamp: int) -> Iterator[Change]:
-        """The latest change of every object of a class that changed after that stamp, newest first."""
-        for change in reversed(self._changes[cls].values()):
-            if change.stamp <= stamp:
-                return
-            yield change
-
-    def last_change(self, cls: str, ref: str) -> Change | None:
-        """Of one object; deletions are remembered for a while only."""
-        return self._changes[cls].get(ref)
 
     # ---- inside
 
@@ -229,23 +206,8 @@ class Database:
         return _EMPTY[type_name.rsplit(" ", 1)[-1]]()
 
     def _touch(self, cls: str, ref: str, *, is_new: bool = False, deleted: bool = False) -> None:
-        self.stamp += 1
-        changes = self._changes[cls]
-        before = changes.get(ref)
-        created = self.stamp if is_new or before is None else before.created
-        changes[ref] = Change(self.stamp, cls, ref, created, deleted)
-        changes.move_to_end(ref)
-        if deleted:
-            self._forget_old_deletions(cls, ref)
+        self.changes.note(cls, ref, is_new=is_new, deleted=deleted)
         self.on_change(cls, ref)
-
-    def _forget_old_deletions(self, cls: str, ref: str) -> None:
-        """xapi remembers the last few hundred deletions of a table (db_cache_types.ml, Table.remove)."""
-        deleted = self._deleted[cls]
-        deleted.append(ref)
-        if len(deleted) >= _DELETIONS_MOST:
-            while len(deleted) > _DELETIONS_KEPT:
-                self._changes[cls].pop(deleted.popleft(), None)
 
     def _index(self, cls: str, field: str, ref: str, before: str | None, after: str | None) -> None:
         """Move one object from one value of an indexed field to another; None: it has none."""

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.simulator import eventqueue, events, generic, sessions, tasks
+from xenvol.simulator.conversion import decode, encode, parse_type
 from xenvol.simulator.datamodel import DataModel, Message
 from xenvol.simulator.failure import Failure, internal_error
+from xenvol.simulator.ocaml import failure
 from xenvol.simulator.rulebook import RULES, Call
-from xenvol.simulator.values import Marshalled, Wire, decode, encode, failure, parse_type, show
+from xenvol.simulator.values import Marshalled, Wire, show
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)

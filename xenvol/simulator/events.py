@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.simulator.database import Change, Database
+from xenvol.simulator.changes import Change
+from xenvol.simulator.conversion import encode_record
+from xenvol.simulator.database import Database
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.notify import EVERYTHING
 from xenvol.simulator.rulebook import Call, rule
-from xenvol.simulator.values import Int32, Marshalled, Wire, encode_record
+from xenvol.simulator.values import Int32, Marshalled, Wire
 
 BATCHING_SECONDS = 0.05  # xapi collects for so long before it answers, unless only tasks are asked for
 LONGEST_SECONDS = 86400.0  # what a timeout that is no length of time counts as (xapi_event.ml, from)
@@ -93,7 +95,7 @@ def _changes(db: Database, subscription: Subscription, seen: int, seen_messages:
     for cls in db.model.event_classes(subscription.cls):
         since = seen_messages if cls == "message" else seen
         if subscription.ref is None:
-            yield from db.changes_since(cls, since)
+            yield from db.changes.since(cls, since)
         else:
             change = db.last_change(cls, subscription.ref)
             if change is not None and change.stamp > since:

@@ -51,7 +51,7 @@ def _get_by_name_label(cls: str) -> Handler:
 
 
 def _get_all(cls: str) -> Handler:
-    return lambda call: call.db.refs(cls)[::-1]  # newest first, as xapi's sets of references are (trace 03#127)
+    return lambda call: call.db.refs(cls)[::-1]
 
 
 def _get_all_records(cls: str) -> Handler:

@@ -1,146 +1,19 @@
-"""The expressions of get_all_records_where: read as xapi's grammar reads them, answered through an index if one fits.
+"""get_all_records_where: what an expression is true of, found through an index where one fits.
 
 Fields go by their database spelling (``name__label``) and compare as strings, in the form in which xapi's database
-stores them. ``not`` binds weaker than ``and`` and ``or``, which bind alike, to the left (db_filter_parse.mly).
+stores them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator.conversion import Type, parse_type
 from xenvol.simulator.database import Database
 from xenvol.simulator.datamodel import Class
+from xenvol.simulator.expressions import Chain, Constant, Equal, Expression, FieldName, Not, matches, parse
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.values import Type, parse_type
-
-
-@dataclass(frozen=True, slots=True)
-class FieldName:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    value: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Equal:
-    left: FieldName | str
-    right: FieldName | str
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    inner: Expression
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """``first and/or x and/or y...``, from left to right."""
-
-    first: Expression
-    rest: tuple[tuple[str, Expression], ...]
-
-
-Expression = Constant | Equal | Not | Chain
-
-
-# ---- reading
-
-
-def parse(text: str, release: tuple[int, ...] = (24, 16, 0)) -> Expression:
-    """INVALID_VALUE [expression, OCaml's complaint] where it is none; the parsers complain in their own words."""
-    try:
-        return _Parser(text).whole()
-    except _NoToken as complaint:
-        raise Failure("INVALID_VALUE", text, 'Failure("lexing: empty token")') from complaint
-    except _NotExpected as complaint:
-        words = _YACC if release < _MENHIR_SINCE else _MENHIR
-        raise Failure("INVALID_VALUE", text, words) from complaint
-
-
-_YACC = "Stdlib.Parsing.Parse_error"
-_MENHIR = "Xapi_database.Db_filter_parse.MenhirBasics.Error"
-_MENHIR_SINCE = (24, 17, 0)
-
-
-class _NoToken(Exception):
-    """The next characters are no token."""
-
-
-class _NotExpected(Exception):
-    """The next token does not fit."""
-
-
-_TOKEN = re.compile(r'[ \t\n]*(?:(=|true|false|\(|\)|field|and|or|not)|"([^"]*)"|($))')
-
-
-class _Parser:
-    """Reads a token only when it needs one, so that the first thing wrong is the one complained about."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._end = 0
-        self._advance()
-
-    def _advance(self) -> None:
-        found = _TOKEN.match(self._text, self._end)
-        if found is None or (found[3] is not None and found.end() != len(self._text)):
-            raise _NoToken
-        self._end = found.end()
-        self._word, self._literal = found[1], found[2]
-
-    def _take(self, *words: str) -> str:
-        word = self._word
-        if word not in words:
-            raise _NotExpected
-        self._advance()
-        return str(word)
-
-    def whole(self) -> Expression:
-        expression = self._expression()
-        if self._word is not None or self._literal is not None:
-            raise _NotExpected
-        return expression
-
-    def _expression(self) -> Expression:
-        first = self._operand()
-        rest = []
-        while self._word in ("and", "or"):
-            rest.append((self._take("and", "or"), self._operand()))
-        return Chain(first, tuple(rest)) if rest else first
-
-    def _operand(self) -> Expression:
-        if self._word == "not":
-            self._advance()
-            return Not(self._expression())
-        if self._word == "(":
-            self._advance()
-            inner = self._expression()
-            self._take(")")
-            return inner
-        if self._word in ("true", "false"):
-            return Constant(self._take("true", "false") == "true")
-        left = self._value()
-        self._take("=")
-        return Equal(left, self._value())
-
-    def _value(self) -> FieldName | str:
-        is_field = self._word == "field"
-        if is_field:
-            self._advance()
-        if self._literal is None:
-            raise _NotExpected
-        literal: str = self._literal
-        self._advance()
-        return FieldName(literal) if is_field else literal
-
-
-# ---- answering
 
 
 def select(db: Database, cls: str, text: str) -> list[str]:
@@ -152,27 +25,6 @@ def select(db: Database, cls: str, text: str) -> list[str]:
         chosen = _candidates(db, cls, columns, expression)
     refs = db.refs(cls) if chosen is None else [ref for ref in chosen if db.exists(cls, ref)]
     return [ref for ref in reversed(refs) if matches(expression, _reader(db, cls, columns, ref))]
-
-
-def matches(expression: Expression, read: Callable[[str], str]) -> bool:
-    """Whether it is true of a row whose fields ``read`` gives."""
-    match expression:
-        case Constant(value):
-            return value
-        case Not(inner):
-            return not matches(inner, read)
-        case Equal(left, right):
-            return _side(left, read) == _side(right, read)
-        case Chain(first, rest):
-            truth = matches(first, read)
-            for word, operand in rest:
-                if truth == (word == "and"):
-                    truth = matches(operand, read)
-            return truth
-
-
-def _side(side: FieldName | str, read: Callable[[str], str]) -> str:
-    return read(side.name) if isinstance(side, FieldName) else side
 
 
 def _columns(cls: Class) -> dict[str, tuple[str, Type]]:

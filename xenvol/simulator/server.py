@@ -7,18 +7,16 @@ of the pool. A thread serves a connection, from its first request to its last.
 from __future__ import annotations
 
 import contextlib
-import html
 import logging
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
 
 from xenvol.simulator import jsonrpc, xmlrpc
 from xenvol.simulator.failure import Failure, Garbage
 from xenvol.simulator.hooks import Answer, Reply
+from xenvol.simulator.http11 import Request, head, page, read
 from xenvol.simulator.service import Dropped, Service
 from xenvol.simulator.xapi import Xapi
 
@@ -27,46 +25,6 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 300 * 1024
 """Bytes (facts/xapi.md 4.1)."""
 _BACKLOG = 128
-_LONGEST_LINE = 65536
-
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    413: "Request Entity Too Large",
-    500: "Internal Error",
-    501: "Method not implemented",
-}
-_PAGES = {
-    400: "<h1>HTTP 400 bad request</h1>The HTTP request was malformed. Please correct and retry.",
-    403: "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden.",
-    404: "<h1>HTTP 404 not found</h1>",
-    413: "<h1>HTTP 413 request entity too large</h1>",
-    500: "<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. "
-    "If the problem persists, please contact your support representative.<h1> Additional information </h1>",
-    501: "<h1>HTTP 501 Method Not Implemented</h1>",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    verb: str
-    path: str
-    """With the query."""
-    headers: dict[str, str]
-    """By name in lower case."""
-    body: bytes
-    is_last: bool
-    """The client wants the connection closed afterwards."""
-
-
-class _Closing(Exception):
-    """Answer, if at all, and close the connection."""
-
-    def __init__(self, reply: Reply | None = None) -> None:
-        super().__init__()
-        self.reply = reply
 
 
 class Server:
@@ -166,7 +124,7 @@ class Server:
                 self._connections.add(connection)
             stack.callback(self._forget, connection)
             stream = stack.enter_context(connection.makefile("rb"))
-            while (request := _read(stream, connection)) is not None:
+            while (request := read(stream, connection)) is not None:
                 try:
                     reply = self._answer(request, gone)
                 except Dropped as dropped:
@@ -174,7 +132,7 @@ class Server:
                         self.go_down()
                     return
                 is_last = request.is_last or reply.status != 200
-                connection.sendall(_head(reply, request, is_last=is_last) + reply.body)
+                connection.sendall(head(reply, request, is_last=is_last) + reply.body)
                 if is_last:
                     return
 
@@ -238,48 +196,3 @@ def _path(target: str, release: tuple[int, ...]) -> str:
         _, slash, rest = path[2:].partition("/")
         return slash + rest
     return path
-
-
-def page(status: int, more: str = "") -> Reply:
-    """One of the pages of HTML that take the place of an answer."""
-    text = f"<html><body>{_PAGES[status]}{html.escape(more, quote=True)}</body></html>"
-    return Reply(status, "text/html", text.encode())
-
-
-# ---- the text of HTTP
-
-
-def _read(stream: BinaryIO, connection: socket.socket) -> Request | None:
-    """The next request; None when the client is done or sends no HTTP."""
-    words = stream.readline(_LONGEST_LINE).decode("latin-1").split()
-    if len(words) != 3:
-        return None
-    verb, path, version = words
-    headers = {}
-    while (line := stream.readline(_LONGEST_LINE).decode("latin-1").strip()) != "":
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    if headers.get("expect", "").lower() == "100-continue":
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    length = headers.get("content-length", "0")
-    body = stream.read(int(length)) if length.isdecimal() else b""
-    wish = headers.get("connection", "").lower()
-    is_last = wish == "close" or (version == "HTTP/1.0" and wish != "keep-alive")
-    return Request(verb, path, headers, body, is_last)
-
-
-def _head(reply: Reply, request: Request, *, is_last: bool) -> bytes:
-    lines = [
-        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Other')}",
-        f"content-length: {len(reply.body)}",
-        f"connection: {'close' if is_last else 'keep-alive'}",
-        "cache-control: no-cache, no-store",
-        f"content-type: {reply.content_type}",
-    ]
-    if reply.status == 200:
-        lines.append("Access-Control-Allow-Origin: *")
-        wanted = request.headers.get("access-control-request-headers")
-        lines.append(f"Access-Control-Allow-Headers: {f'{wanted}, ' if wanted else ''}X-Requested-With")
-        if request.verb == "OPTIONS":
-            lines.append("Access-Control-Allow-Methods: PUT")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

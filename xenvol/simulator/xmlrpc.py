@@ -12,7 +12,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 from xenvol.simulator.failure import Failure, Garbage
-from xenvol.simulator.values import Base64, Date, Int32, Wire, ocaml_float, ocaml_int64
+from xenvol.simulator.ocaml import ocaml_float, ocaml_int64
+from xenvol.simulator.values import Base64, Date, Int32, Wire
 
 _HEAD = '<?xml version="1.0"?><methodResponse><params><param>'
 _TAIL = "</param></params></methodResponse>"
