@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.scenarios import (
     CHAP,
@@ -26,6 +26,7 @@ ANOTHER_UUID = "d1500000-0000-4000-8000-000000000002"
 class TestISCSI(DriverConformance):
     driver_volume_type = "iscsi"
     optional_keys = ("target_lun",)
+    test_no_secret_is_seen_anywhere = None  # because nothing secret is sent
 
     def arrange(self, xapi: Simulator) -> dict[str, Any]:
         arrange_target(xapi)
@@ -45,6 +46,8 @@ class TestISCSI(DriverConformance):
 
 
 class TestISCSIWithCHAP(TestISCSI):
+    test_no_secret_is_seen_anywhere = DriverConformance.test_no_secret_is_seen_anywhere
+
     def arrange(self, xapi: Simulator) -> dict[str, Any]:
         arrange_target(xapi, chap=CHAP)
         return iscsi_data(0, auth_method="CHAP", auth_username=CHAP[0], auth_password=CHAP[1])
@@ -55,6 +58,7 @@ class TestISCSIWithCHAP(TestISCSI):
 
 class TestNFS(DriverConformance):
     driver_volume_type = "nfs"
+    test_no_secret_is_seen_anywhere = None  # because nothing secret is sent
 
     def arrange(self, xapi: Simulator) -> dict[str, Any]:
         arrange_nfs(xapi)
@@ -105,23 +109,43 @@ class TestXenSMWithAPassword(DriverConformance):
 
     driver_volume_type = "xensm"
     optional_keys = ("introduce_sr_keys", "vdi_uuid")
+    data: ClassVar[dict[str, Any]] = {
+        "sr_uuid": SR_UUID,
+        "vdi_uuid": VDI_UUID,
+        "sr_type": "smb",
+        "server": "//10.0.0.4/vols",
+        "username": CHAP[0],
+        "password": CHAP[1],
+        "introduce_sr_keys": ["server", "username", "password"],
+    }
 
     def arrange(self, xapi: Simulator) -> dict[str, Any]:
         share = xapi.storage.shares.add_smb("10.0.0.4", "vols", size=100 * GIB, credentials=CHAP)
-        share.filesystem.root.make_directory(SR_UUID).add_vhd(VDI_UUID, GIB)
-        return {
-            "sr_uuid": SR_UUID,
-            "vdi_uuid": VDI_UUID,
-            "sr_type": "smb",
-            "server": "//10.0.0.4/vols",
-            "username": CHAP[0],
-            "password": CHAP[1],
-            "introduce_sr_keys": ["server", "username", "password"],
-        }
+        directory = share.filesystem.root.make_directory(SR_UUID)
+        directory.add_vhd(VDI_UUID, GIB)
+        directory.add_vhd(ANOTHER_UUID, GIB)
+        return self.data
+
+    def arrange_another(self, xapi: Simulator) -> dict[str, Any]:
+        return {**self.data, "vdi_uuid": ANOTHER_UUID}
+
+    def grow(self, xapi: Simulator) -> int:
+        self.remove_volume(xapi)
+        (share,) = xapi.storage.shares.smb
+        return share.filesystem.root.make_directory(SR_UUID).add_vhd(VDI_UUID, 2 * GIB).virtual_size
+
+    def remove_volume(self, xapi: Simulator) -> None:
+        (share,) = xapi.storage.shares.smb
+        share.filesystem.root.make_directory(SR_UUID).remove(f"{VDI_UUID}.vhd")
+
+    def break_storage(self, xapi: Simulator) -> None:
+        (share,) = xapi.storage.shares.smb
+        share.is_down = True
 
 
 class TestGluster(DriverConformance):
     driver_volume_type = "gluster"
+    test_no_secret_is_seen_anywhere = None  # because nothing secret is sent
 
     def arrange(self, xapi: Simulator) -> dict[str, Any]:
         arrange_gluster(xapi)
