@@ -94,7 +94,7 @@ class Bench:
         sr = self.port.sr
         request = Request(
             world=self.world,
-            host=HostInfo(f"OpaqueRef:{host}", f"uuid of {host}", host, "", {}),
+            host=HostInfo(f"OpaqueRef:{host}", f"uuid of {host}", host, f"iqn.test:{host}", {}),
             sr=SRInfo(
                 SR_UUID,
                 self.cls.type,

@@ -114,6 +114,8 @@ class Script:
     """Names of the recording that stand for one object: ``{"ref10": "dom0"}``."""
     world: Mapping[str, Any] | str = "recorded"
     """The pool."""
+    called: int = 0
+    """Which of its hosts is called."""
 
 
 def play(script: Script) -> list[str]:
@@ -129,7 +131,7 @@ class _Player:
         self.script = script
         self.simulator = simulator
         self.symbols = Symbols()
-        self.wire = xmlrpc.client.ServerProxy(simulator.url, allow_none=True)
+        self.wire = xmlrpc.client.ServerProxy(simulator.urls[script.called], allow_none=True)
         host = simulator.db.refs("host")[0]
         assert self.symbols.match("$host", host)
         self._step(script.start, {})

@@ -166,13 +166,14 @@ def test_a_snapshot_leaves_a_base_copy_and_copies_everything_but_the_tags(lab: F
 def test_a_clone_of_a_disk_that_nobody_wrote_to_since_its_snapshot_shares_that_snapshots_base(
     lab: FileLab, sr: str
 ) -> None:
-    """Traces 21#55-59, 22#71-75."""
-    vdi = lab.vdi(sr, GIB)
+    """Traces 21#55-59, 22#71-75; tags are not copied here either."""
+    vdi = lab.vdi(sr, GIB, tags=["t"])
     lab.x.VDI.snapshot(vdi, {})
     parent = lab.x.VDI.get_sm_config(vdi)
     clone = lab.x.VDI.clone(vdi, {})
     assert lab.x.VDI.get_sm_config(clone) == lab.x.VDI.get_sm_config(vdi) == parent
     assert lab.x.VDI.get_is_a_snapshot(clone) is False
+    assert (lab.x.VDI.get_tags(vdi), lab.x.VDI.get_tags(clone)) == (["t"], [])
     assert len(lab.rows(sr)) == 4
 
 
@@ -196,6 +197,27 @@ def test_vdis_that_come_back_after_a_forget_have_their_uuids_and_nothing_else(la
     lost = ("name_label", "name_description", "other_config", "tags", "sharable", "read_only")
     assert [row[field] for field in lost] == ["", "", {}, [], False, False]
     assert row["type"] == "user"
+
+
+def test_a_base_copy_that_comes_back_after_a_forget_has_no_name_and_is_still_nobodys_to_destroy(
+    lab: FileLab, sr: str
+) -> None:
+    """Traces 21#97-104, 22#113-120."""
+    lab.x.VDI.snapshot(lab.vdi(sr, MIB), {})
+    again = lab.forget_and_plug_again(sr, CONFIGS[lab.x.SR.get_type(sr)])
+    (base,) = (row for row in lab.rows(again).values() if not row["managed"])
+    assert (base["name_label"], base["read_only"]) == ("", True)
+    ref = lab.x.VDI.get_by_uuid(base["uuid"])
+    assert refusal(lab.x.VDI.destroy, ref) == ["VDI_NOT_MANAGED", ref]
+
+
+def test_the_disks_of_a_file_sr_lie_in_its_location_itself(lab: FileLab) -> None:
+    """Trace 21#14: the SR's uuid is not on the disk."""
+    sr = lab.create("file", CONFIGS["file"])
+    vdi = lab.x.VDI.get_uuid(lab.vdi(sr))
+    location = lab.mounts.directory(CONFIGS["file"]["location"])
+    assert location is not None
+    assert list(location) == [f"{vdi}.vhd"]
 
 
 def test_vdi_introduce_is_no_operation_of_file_srs(lab: FileLab, sr: str) -> None:

@@ -15,6 +15,21 @@ def iscsi() -> Iterator[Lab]:
         yield made
 
 
+@pytest.mark.parametrize("has_it", [False, True])
+def test_a_host_offers_what_its_sm_has_and_may_be_without_this_type(has_it: bool) -> None:
+    """SM's own tree calls the driver rawiscsi, so a host may lack ``iscsi``; it says so itself."""
+    types = ["nfs", "lvmoiscsi", *(["iscsi"] if has_it else [])]
+    with lab(world={"pool": {"sm_types": types}, "hosts": [{"name": "host1"}]}) as small:
+        assert ("iscsi" in small.x.SR.get_supported_types()) is has_it
+        listed = {record["type"] for record in small.x.SM.get_all_records().values()}
+        assert ("iscsi" in listed) is has_it
+        if not has_it:
+            assert refusal(small.x.SR.probe, small.host, CONFIG, "iscsi", {}) == [
+                "SR_UNKNOWN_DRIVER",
+                "iscsi",
+            ]
+
+
 def test_finding_1_a_plug_alone_introduces_every_lun_and_marks_the_sr_dirty_until_a_scan(iscsi: Lab) -> None:
     sr, _ = iscsi.plug()
     assert sorted(iscsi.vdis(sr)) == [0, 1, 5]
@@ -33,6 +48,19 @@ def test_finding_2_a_vdi_is_named_after_its_scsi_id_and_is_as_large_as_its_lun(i
     assert (record["managed"], record["sharable"], record["read_only"]) == (True, False, False)
     assert record["sm_config"] == {"LUNid": "5", "SCSIid": "3600a5", "backend-kind": "vbd"}
     assert sorted(record["allowed_operations"]) == ["copy", "destroy", "forget"]
+
+
+@pytest.mark.parametrize("content_type", ["", "user", "iso"])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_finding_2_what_the_sr_says_of_itself_changes_nothing_about_its_vdis(
+    iscsi: Lab, content_type: str, is_shared: bool
+) -> None:
+    sr = iscsi.x.SR.introduce("", "sr", "", "iscsi", content_type, is_shared, {})
+    iscsi.x.PBD.plug(iscsi.x.PBD.create({"host": iscsi.host, "SR": sr, "device_config": CONFIG}))
+    assert sorted(iscsi.vdis(sr)) == [0, 1, 5]
+    record = iscsi.vdis(sr)[1]
+    assert (record["managed"], record["type"], record["sharable"]) == (True, "user", False)
+    assert record["sm_config"] == {"LUNid": "1", "SCSIid": "3600a1", "backend-kind": "vbd"}
 
 
 def test_finding_3_utilisation_is_twice_the_size_and_a_scan_halves_only_the_allocation(iscsi: Lab) -> None:
@@ -189,6 +217,19 @@ class TestFinding9:
         assert iscsi.by_introduce(sr, {"LUNid": "1"}) == vdi
         assert iscsi.by_introduce(sr, {"LUNid": "1"}) == vdi
         assert iscsi.x.VDI.get_name_label(vdi) == "name"
+
+    def test_a_row_that_is_there_takes_all_that_the_caller_says_but_that_it_is_read_only(
+        self, iscsi: Lab
+    ) -> None:
+        """Trace 20b#36-37."""
+        sr, _ = iscsi.plug()
+        before = iscsi.vdis(sr)[1]
+        wanted = ("", "name", "text", sr, "user", True, True, {"k": "v"}, "anywhere", {}, {"LUNid": "1"})
+        assert iscsi.x.VDI.introduce(*wanted) == before["ref"]
+        after = iscsi.vdis(sr)[1]
+        assert (after["name_label"], after["name_description"]) == ("name", "text")
+        assert (after["sharable"], after["read_only"]) == (True, False)
+        assert after["other_config"] == {"k": "v"}
 
     def test_the_location_of_another_row_is_refused(self, iscsi: Lab) -> None:
         sr, _ = iscsi.plug()

@@ -117,7 +117,9 @@ def test_without_space_it_is_44_and_beyond_2040_gib_79_before_anybody_looks_for_
     no_space = ["SR_BACKEND_FAILURE_44", "", "There is insufficient space", ""]
     assert refusal(lab.vdi, sr, 1010 * MIB) == no_space
     assert refusal(lab.vdi, sr, LARGEST) == no_space
-    assert refusal(lab.vdi, sr, LARGEST + 1) == ["SR_BACKEND_FAILURE_79", "", TOO_BIG_OR_SMALL, ""]
+    too_large = ["SR_BACKEND_FAILURE_79", "", TOO_BIG_OR_SMALL, ""]
+    assert refusal(lab.vdi, sr, LARGEST + 1) == too_large
+    assert refusal(lambda: lab.vdi(sr, LARGEST + 1, sm_config={"type": "raw"})) == too_large
 
 
 def test_a_vdi_keeps_the_callers_sm_config_and_gets_its_kind_added(lab: FileLab, sr: str) -> None:

@@ -150,9 +150,12 @@ def test_probe_lists_the_directories_that_are_named_like_an_sr(lab: FileLab, ser
 
 
 def test_probe_with_the_key_probeversion_tells_the_versions_of_the_server_too(lab: FileLab) -> None:
-    """Traces 22#13, 22#30."""
+    """Traces 22#13, 22#30: beside the SRs that it finds."""
     found = f'<?xml version="1.0" ?>\n<SRlist>\n{VERSIONS}</SRlist>\n'
     assert lab.probe("nfs", CONFIG | {"probeversion": ""}) == found
+    sr_uuid = lab.x.SR.get_uuid(lab.create("nfs", CONFIG))
+    srs = f"\t<SR>\n\t\t<UUID>{sr_uuid}</UUID>\n\t</SR>\n"
+    assert lab.probe("nfs", CONFIG | {"probeversion": ""}) == found.replace(VERSIONS, srs + VERSIONS)
 
 
 def test_the_disks_lie_in_a_directory_named_after_the_sr_and_another_uuid_cannot_be_plugged(

@@ -74,6 +74,20 @@ class TestPlugging:
         assert luns.x.VBD.get_currently_attached(vbd) is True
         luns.x.VBD.unplug(vbd)
 
+    def test_a_domain_without_storage_changes_nothing_about_the_disk(self) -> None:
+        """Trace 20c#17: the recorded host's domains were simulated, so that no plug reached SM."""
+        host = {"name": "host1", "iscsi_iqn": "iqn.2001-01.test:host1"}
+        world = {"pool": {"domains_use_storage": False}, "hosts": [host]}
+        with lab(world=world) as luns:
+            sr, _ = luns.plug()
+            before = luns.vdis(sr)[1]
+            vbd = luns.x.VBD.create(vbd_record(vm(luns), before["ref"]))
+            luns.x.VBD.plug(vbd)
+            assert luns.vdis(sr)[1]["sm_config"] == before["sm_config"]
+            luns.x.VBD.unplug(vbd)
+            luns.x.VBD.destroy(vbd)
+            assert luns.vdis(sr)[1] == before
+
     def test_one_that_has_vanished_cannot(self, luns: Lab) -> None:
         sr, _ = luns.plug()
         vbd = luns.x.VBD.create(vbd_record(vm(luns), luns.vdis(sr)[1]["ref"]))
@@ -105,8 +119,13 @@ class TestControlDomain:
         assert luns.x.VBD.get_currently_attached(vbd) is False
         host = luns.x.host.get_uuid(luns.host)
         sm_config = luns.x.VDI.get_sm_config(vdi)
-        assert sm_config[f"read-caching-enabled-on-{host}"] == "false"
-        assert sm_config[f"read-caching-reason-{host}"] == "SR_NOT_SUPPORTED"
+        assert sm_config == {
+            "LUNid": "1",
+            "SCSIid": "3600a1",
+            "backend-kind": "vbd",
+            f"read-caching-enabled-on-{host}": "false",
+            f"read-caching-reason-{host}": "SR_NOT_SUPPORTED",
+        }  # and no host_<reference>: there is no tapdisk
 
     def test_a_lun_that_has_vanished_is_not_available_there(self, luns: Lab, dom0: str) -> None:
         sr, _ = luns.plug()
