@@ -18,7 +18,7 @@ ELSEWHERE = r"recording \d|^none: |^not |findings? \d|the rows above"
 """What stands where no test is named."""
 
 
-def tests_in(file: str) -> set[str]:
+def defined_in(file: str) -> set[str]:
     """As pytest calls them, without parameters; a path that begins with ``tests`` is one from the top."""
     module = ast.parse(
         (ROOT / file if file.startswith("tests/") else HERE / file).read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def tests_in(file: str) -> set[str]:
 @pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))
 def test_every_test_that_is_named_exists(file: str) -> None:
     named = {name for where, name in NAMED if where == file}
-    assert named - tests_in(file) == set()
+    assert named - defined_in(file) == set()
 
 
 def test_every_row_names_a_test_or_says_what_else_holds_it() -> None:
