@@ -13,7 +13,14 @@ from xenvol.drivers.gluster import GlusterDriver
 from xenvol.drivers.iscsi import ISCSIDriver, sr_uuid_of
 from xenvol.drivers.nfs import NFSDriver
 from xenvol.drivers.xensm import XenSMDriver
-from xenvol.errors import ForbiddenCall, InvalidConnectionInfo, UnsupportedSRType, XapiError
+from xenvol.errors import (
+    ForbiddenCall,
+    InvalidConnectionInfo,
+    UnsupportedSRType,
+    VolumeNotFound,
+    WrongVolume,
+    XapiError,
+)
 from xenvol.refs import HostRef
 from xenvol.session import Session
 
@@ -137,6 +144,46 @@ class TestEveryDriver:
         with pytest.raises(UnsupportedSRType, match="iso"):
             driver_class(session, hosts=[HOST]).connect_volume(data)
         session.xenapi.SR.introduce.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("driver_class", "data"),
+    [
+        (NFSDriver, {"export": "nas:/vols", "name": VDI_UUID}),
+        (GlusterDriver, {"export": "g1:/vol", "name": f"{SR_UUID}/{VDI_UUID}"}),
+        (XenSMDriver, NFS_XENSM["data"]),
+    ],
+    ids=["nfs", "gluster", "xensm"],
+)
+def test_a_disk_file_of_another_size_is_another_disk(session: Any, driver_class: Any, data: Any) -> None:
+    session.xenapi.VDI.get_all_records_where.side_effect = [{}, {"OpaqueRef:vdi": vdi(sm_config={})}]
+    with pytest.raises(WrongVolume):
+        driver_class(session, hosts=[HOST]).connect_volume({**data, "size": 2})
+
+
+def test_xensm_with_neither_uuid_nor_lun_takes_the_only_disk_and_no_other(session: Any) -> None:
+    data = {key: value for key, value in NFS_XENSM["data"].items() if key != "vdi_uuid"}
+    disks = {"OpaqueRef:one": vdi(), "OpaqueRef:other": vdi()}
+    session.xenapi.VDI.get_all_records_where.return_value = disks
+    with pytest.raises(VolumeNotFound, match="the only VDI"):
+        XenSMDriver(session, hosts=[HOST]).connect_volume(data)
+    del disks["OpaqueRef:other"]
+    assert XenSMDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
+
+
+def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(session: Any) -> None:
+    xenapi = session.xenapi
+    for sr_type, seen_by in (("iscsi", xenapi.PBD.plug), ("nfs", xenapi.SR.scan)):
+        xenapi.SR.get_all_records_where.return_value = {
+            "OpaqueRef:sr": {"type": sr_type, "sm_config": {}, "PBDs": ["OpaqueRef:pbd"]}
+        }
+        xenapi.PBD.get_all_records_where.return_value = {
+            "OpaqueRef:pbd": {"host": HOST, "currently_attached": True}
+        }
+        xenapi.VDI.get_all_records_where.return_value = {"OpaqueRef:vdi": vdi()}
+        assert XenSMDriver(session).extend_volume(NFS_XENSM["data"]) == GIB
+        seen_by.assert_called_once()
+    xenapi.PBD.unplug.assert_called_once_with("OpaqueRef:pbd")
 
 
 def test_the_sr_of_a_target_is_the_same_by_whichever_portal() -> None:

@@ -213,6 +213,13 @@ def test_the_gluster_servers_key_and_lists_are_understood_too() -> None:
     assert gluster(backupservers="gfs2:gfs3").backupservers == ("gfs2", "gfs3")
 
 
+def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning() -> None:
+    """Whoever sends both means the key."""
+    options = "backup-volfile-servers=gfs8:gfs9,fetch-attempts=9"
+    volume = gluster(options=options, backupservers="gfs2", fetchattempts=2)
+    assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2", "fetchattempts": "2"}
+
+
 @pytest.mark.parametrize(
     ("data", "key", "words"),
     [

@@ -79,6 +79,12 @@ def test_gone_is_told_from_other_refusals_by_class() -> None:
     assert not is_gone(XapiError("VDI_IN_USE", ["VDI"], "VDI.destroy"))
 
 
+def test_vms_start_on_enabled_hosts_only(xapi: Simulator, view: View) -> None:
+    (host,) = xapi.db.refs("host")
+    xapi.add_host("in maintenance", enabled=False)
+    assert view.hosts == [host]
+
+
 def test_its_repr_tells_its_state(xapi: Simulator, view: View) -> None:
     view.record("SR", xapi.add_sr())
     assert "1 objects read" in repr(view)

@@ -9,7 +9,10 @@ import pytest
 
 from xenvol.errors import NotHotpluggable, ReadOnlyNotSupported, VMBusy, VMError, WrongPowerState
 from xenvol.refs import HostRef, VMRef
-from xenvol.vm import VM, check_gives_disk_back, check_takes_disk
+from xenvol.session import Session
+from xenvol.simulator import Simulator
+from xenvol.view import View
+from xenvol.vm import VM, check_gives_disk_back, check_takes_disk, find_vm
 
 RUNNING_PV = VM(
     ref=VMRef("OpaqueRef:vm"),
@@ -84,3 +87,12 @@ def test_a_vm_gives_a_plugged_disk_back_or_says_why_not(
         return
     with pytest.raises(error):
         check_gives_disk_back(vm, "xvdb")
+
+
+def test_a_template_of_the_same_name_makes_no_name_ambiguous(xapi: Simulator, xapi_session: Session) -> None:
+    """Snapshots are templates, too, and mostly have the name of their VM."""
+    template = xapi.add_vm("web", power_state="Halted")
+    with xapi.xapi.lock:
+        xapi.db.set("VM", template, is_a_template=True)
+    vm = xapi.add_vm("web")
+    assert find_vm(View(xapi_session), "web").ref == vm

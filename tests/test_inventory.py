@@ -1,0 +1,65 @@
+"""What is attached to a VM, whether it could start with it, and who else uses a disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
+from xenvol.errors import UnmanagedVDI, VolumeInUse
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+
+@pytest.fixture
+def target(xapi: Simulator) -> Simulator:
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    xapi.add_vm("web", resident_on=xapi.db.refs("host")[-1])
+    xapi.add_vm("db")
+    return xapi
+
+
+def test_volumes_are_listed_by_position_and_not_by_its_spelling(
+    target: Simulator, volume_ops: VolumeOps
+) -> None:
+    for lun, position in enumerate((10, 2, 1)):
+        volume_ops.attach_volume(iscsi(lun), "web", position)
+    assert [volume.userdevice for volume in volume_ops.list_volumes("web")] == ["1", "2", "10"]
+
+
+@pytest.mark.xapi(hosts=2)
+def test_a_volume_that_is_plugged_only_on_another_host_than_the_vms_is_bad(
+    target: Simulator, volume_ops: VolumeOps
+) -> None:
+    attachment = volume_ops.attach_volume(iscsi(0), "web", hotplug=False)
+    resident_on = target.db.get("VM", attachment.vm_ref, "resident_on")
+    for pbd in target.db.children(attachment.sr_ref, "PBDs"):
+        if target.db.get("PBD", pbd, "host") == resident_on:
+            volume_ops._session.call("PBD.unplug", pbd)
+    (bad,) = volume_ops.find_bad_volumes("web")
+    assert "not plugged on the host of the VM" in bad.reason
+
+
+class TestADiskThatIsNotFree:
+    def test_is_in_use_for_a_reader_as_well_while_another_vm_writes(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        with pytest.raises(VolumeInUse, match="db"):
+            volume_ops.attach_volume(iscsi(0, access_mode="ro"), "web")
+
+    def test_is_in_use_for_a_writer_while_another_vm_reads(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0, access_mode="ro"), "db")
+        with pytest.raises(VolumeInUse, match="db"):
+            volume_ops.attach_volume(iscsi(0), "web")
+
+    def test_is_unmanaged_before_somebody_adopts_it(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        vdi = volume_ops.connect_volume(iscsi(0)).vdi_ref
+        with target.xapi.lock:
+            target.db.set("VDI", vdi, managed=False)
+        before = target.snapshot()
+        with pytest.raises(UnmanagedVDI):
+            volume_ops.attach_volume(iscsi(0), "web")
+        assert [line for line in changes(before, target.snapshot()) if line.startswith("VBD")] == []
