@@ -12,11 +12,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.scenarios import GIB, SR_UUID, VDI_UUID, arrange_target, iscsi
 from tests.test_examples import install
+from xenvol.simulator import Simulator
 from xenvol.testing.conformance import DriverConformance
+from xenvol.volumeops import VolumeOps
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -128,6 +132,32 @@ def test_the_driver_of_the_guide_passes_the_test_of_the_guide(tmp_path: Path) ->
     assert done.returncode == 0, done.stdout
     summary = done.stdout.splitlines()[-1]
     assert re.search(r"\d\d passed, \d skipped", summary)
+
+
+@pytest.mark.xapi(hosts=3)
+@pytest.mark.parametrize("number", range(len(code_blocks(DOCS / "simulator.md", "python"))))
+def test_the_blocks_of_the_simulators_page_run(number: int, xapi: Simulator, volume_ops: VolumeOps) -> None:
+    """In a pool that has what they speak of."""
+    arrange_target(xapi)
+    xapi.storage.shares.add_nfs("10.0.0.2").export("/vols", size=100 * GIB)
+    other = xapi.storage.shares.add_nfs("10.0.0.9").export("/mine", size=GIB)
+    other.filesystem.root.make_directory(SR_UUID)
+    device_config = {"server": "10.0.0.9", "serverpath": "/mine"}
+    xapi.add_sr("mounted", type="nfs", sr_uuid=SR_UUID, device_config=device_config)
+    vm = xapi.add_vm("a VM")
+    names: dict[str, Any] = {
+        "xapi": xapi,
+        "volume_ops": volume_ops,
+        "connection_info": iscsi(0),
+        "vm": vm,
+        "sr_uuid": SR_UUID,
+        "vdi_uuid": VDI_UUID,
+        "attach": lambda: volume_ops.attach_volume(iscsi(0), vm),
+        "detach": lambda: volume_ops.detach_volume(iscsi(0), vm),
+    }
+    exec(code_blocks(DOCS / "simulator.md", "python")[number].replace("…", "..."), names)
+    if "session" in names:
+        names["session"]("close")()  # the official client leaves that to the garbage collector, which warns
 
 
 def test_the_guide_counts_the_requirements() -> None:

@@ -1,0 +1,38 @@
+"""What is left is told in words, and what a host's first use leaves by itself is left out."""
+
+from __future__ import annotations
+
+from xenvol.session import Session
+from xenvol.simulator import Simulator
+from xenvol.testing.residue import changes, touch_hosts
+
+
+def test_nothing_done_leaves_nothing(xapi: Simulator) -> None:
+    touch_hosts(xapi)
+    assert changes(xapi.snapshot(), xapi.snapshot()) == []
+
+
+def test_what_is_left_is_named(xapi: Simulator) -> None:
+    before = xapi.snapshot()
+    sr = xapi.add_sr("store")
+    xapi.add_vdi(sr, "disk")
+    lines = changes(before, xapi.snapshot())
+    assert [line.split(" ")[0] for line in lines] == ["PBD", "SR", "VDI"]
+    assert '"disk"' in lines[2]
+
+
+def test_an_sr_that_was_plugged_and_forgotten_leaves_only_the_traces_of_a_first_use(
+    xapi: Simulator, xapi_session: Session
+) -> None:
+    """iscsid has started, and xapi has noted which domain drives the SR: no client can take that back."""
+    xapi.storage.san.add_target("iqn.2001-01.com.example:a", "10.0.0.1:3260")
+    touch_hosts(xapi)
+    before = xapi.snapshot()
+    device_config = {"target": "10.0.0.1", "targetIQN": "iqn.2001-01.com.example:a"}
+    sr = xapi.add_sr("store", type="iscsi", device_config=device_config)
+    (pbd,) = xapi.db.children(sr, "PBDs")
+    assert changes(before, xapi.snapshot()) != []
+    xapi_session.call("PBD.unplug", pbd)
+    xapi_session.call("SR.forget", sr)
+    assert before.difference(xapi.snapshot()) != []
+    assert changes(before, xapi.snapshot()) == []
