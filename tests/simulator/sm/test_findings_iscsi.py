@@ -231,6 +231,16 @@ class TestFinding9:
         assert (after["sharable"], after["read_only"]) == (True, False)
         assert after["other_config"] == {"k": "v"}
 
+    def test_a_number_that_is_another_volume_meanwhile_brings_in_that_one(self, iscsi: Lab) -> None:
+        """Not recorded: libs/sm/BaseISCSI.py, _attach_LUN_bylunid, compares the SCSI ids. The old row stays."""
+        sr, _ = iscsi.plug()
+        old = iscsi.vdis(sr)[1]["ref"]
+        iscsi.san.replace_lun(TARGET, 1, 3 * GIB, scsi_id="3600ff")
+        vdi = iscsi.by_introduce(sr, {"LUNid": "1"})
+        assert iscsi.x.VDI.get_sm_config(vdi)["SCSIid"] == "3600ff"
+        assert iscsi.x.VDI.get_virtual_size(vdi) == str(3 * GIB)
+        assert iscsi.x.VDI.get_uuid(old) == lun_uuid(1)
+
     def test_the_location_of_another_row_is_refused(self, iscsi: Lab) -> None:
         sr, _ = iscsi.plug()
         refused = refusal(lambda: iscsi.by_introduce(sr, {"LUNid": "0"}, location=lun_uuid(0)))
