@@ -56,11 +56,13 @@ class TestCreate:
         assert refusal(pool.vdi, sr)[:1] == ["SR_BACKEND_FAILURE_78"]
         assert pool.x.SR.get_VDIs(sr) == []
 
-    def test_a_name_must_fit_into_xml(self, pool: StoragePool, sr: str) -> None:
+    def test_a_name_must_be_what_sm_takes_for_xml(self, pool: StoragePool, sr: str) -> None:
         vdi = pool.vdi(sr)
-        with pool.simulator.xapi.lock:
-            pool.db.set("VDI", vdi, name_description="\x01")
-        assert refusal(pool.x.VDI.set_name_label, vdi, "fine")[0] == "INTERNAL_ERROR"
+        for name in ("\x7f", "a\ufdd0", "\U0001fffe"):
+            assert refusal(lambda name=name: pool.vdi(sr, name_label=name))[0] == "SR_BACKEND_FAILURE_447"
+            assert refusal(pool.x.VDI.set_name_label, vdi, name)[0] == "INTERNAL_ERROR"
+            assert refusal(pool.x.VDI.set_name_description, vdi, "fine")[0] == "INTERNAL_ERROR"
+        assert pool.x.VDI.set_name_label(vdi, "tab\tline\n\x85é😀") == ""
 
 
 class TestIntroduce:

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
     from xenvol.simulator.sm.base import Driver
 
-_LEGAL_IN_XML = re.compile("[\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+_ILLEGAL_IN_XML = (
+    re.compile(  # as SM sees it: more than XML forbids, \r and \x7f too (sm/core/util.py, trace 06#73)
+        "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufddf\ufffe\uffff"
+        + "".join(
+            f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000)
+        )
+        + "]"
+    )
+)
 _ILLEGAL_XML_CHAR = 447
 _ILLEGAL_NAME = (
     "The name and/or description you supplied contains one or more unsupported characters. "
@@ -178,5 +186,5 @@ def by_uuid(call: Call, uuid: str) -> str:
 
 def assert_legal_names(*names: str) -> None:
     """SM stores names as XML and refuses what does not fit into that, whatever the driver (sm/SRCommand.py)."""
-    if not all(_LEGAL_IN_XML.fullmatch(name) for name in names):
+    if any(_ILLEGAL_IN_XML.search(name) for name in names):
         raise SMFailure(_ILLEGAL_XML_CHAR, _ILLEGAL_NAME)
