@@ -15,19 +15,27 @@ if TYPE_CHECKING:
 
 
 def plug(call: Call, vbd: str) -> None:
-    """Put a disk, or an empty drive, into a running domain. Raises what the storage driver refuses with."""
+    """Put a disk, or an empty drive, into a running domain. Raises what the storage driver refuses with.
+
+    A device that the domain has already is refused without a report, since nothing changes for the domain; a medium
+    for an empty drive is noted all the same, and is what both believe from then on.
+    """
     xapi, db = call.xapi, call.db
-    vm = db.row("VBD", vbd)["VM"]
+    vm, vdi = db.row("VBD", vbd)["VM"], db.row("VBD", vbd)["VDI"]
     db.set("VBD", vbd, currently_attached=True)  # before it is true, so that no update loses it
     device = device_of(xapi, vbd)
     domain = domain_of(xapi, vm)
-    steps.note(call, steps.HOTPLUG)
+    if device in domain.disks:
+        if domain.disks[device] == NULL:
+            domain.disks[device] = vdi
+        raise internal_error(f"Object with type vbd and id {device} already exists in xenopsd")
     try:
-        hypervisor.put_in(call, domain, device, vbd, db.row("VBD", vbd)["VDI"])
+        hypervisor.put_in(call, domain, device, vbd, vdi)
     finally:
         report(xapi, vm, device)
     if not db.row("VBD", vbd)["currently_attached"]:
         raise internal_error(f"vbd_plug: Unable to plug VBD {vbd}")
+    steps.note(call, steps.HOTPLUG)
 
 
 def unplug(call: Call, vbd: str, *, force: bool) -> None:
@@ -39,13 +47,13 @@ def unplug(call: Call, vbd: str, *, force: bool) -> None:
     if device not in domain.disks:
         db.set("VBD", vbd, currently_attached=False)
         return
-    steps.note(call, steps.HOTPLUG)
     if not force and guest_of(xapi.guests, vm).refuses_unplug:
         raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "")
     try:
         hypervisor.take_out(call, domain, device)
     finally:
         report(xapi, vm, device)
+    steps.note(call, steps.HOTPLUG)
     if db.row("VBD", vbd)["currently_attached"]:
         raise internal_error(f"vbd_unplug: Unable to unplug VBD {vbd}")
 

@@ -1,6 +1,7 @@
 """How many steps the hypervisor's daemon takes for an operation: a task tells, in other_config.
 
-At each step the task could have been cancelled, hence the key's name (xenops_server.ml, atomics_of_operation;
+Only of work that was done: what the daemon refuses leaves no number (xapi_xenops.ml, success_task). At each step
+the task could have been cancelled, hence the key's name (xenops_server.ml, atomics_of_operation;
 walk v24-1 #33-103). Steps that run side by side count in tasks of their own, which nobody sees.
 """
 
