@@ -331,3 +331,17 @@ def test_every_type_of_the_data_model_can_be_parsed() -> None:
             assert parsed.kind in (
                 "string", "int", "float", "bool", "datetime", "void", "ref", "enum", "record", "set", "map", "option"
             ), (message, parsed)  # fmt: skip  # because it is one list
+
+
+def test_a_default_belongs_to_the_call_and_not_to_the_table(
+    pool: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(call: object, record: dict[str, Any]) -> str:
+        record["other_config"]["mine"] = "now"
+        return NULL
+
+    monkeypatch.setitem(RULES, "secret.create", greedy)
+    pool.call("secret.create", {"value": "x"})
+    monkeypatch.undo()
+    secret = pool.call("secret.create", {"value": "x"})
+    assert pool.call("secret.get_other_config", secret) == {}

@@ -29,7 +29,6 @@ class Field:
     db_name: str
     """The spelling in the database and in queries: ``name_label`` is ``name__label`` there."""
     state: str
-    since: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,6 @@ class Class:
     has_events: bool
     constructor: dict[str, Field]
     """The keys that a ``create`` record may have; those without a default must be there."""
-    is_bare: bool
-    """Known by name only: it has objects in no pool that the simulator builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +90,6 @@ class DataModel:
     def event_classes(self, name: str) -> tuple[str, ...]:
         """The classes with events that go by a name in lower case; all of them for an empty name."""
         return _event_classes(self.version).get(name, ())
-
-    def message(self, full_name: str) -> Message | None:
-        cls, _, name = full_name.partition(".")
-        known = self.classes.get(cls)
-        return known.messages.get(name) if known else None
 
 
 def _release(since: str) -> tuple[int, ...]:
@@ -148,7 +140,7 @@ def _class(name: str, entry: dict[str, Any], release: tuple[int, ...], *, has_ge
             messages += _listings(name, state, has_where=release >= _GET_ALL_WHERE)
     constructor = {key: fields[key] for key in entry.get("constructor", ()) if key in fields}
     by_name = {message.name: message for message in messages}
-    return Class(name, fields, by_name, entry["events"], constructor, is_bare=entry.get("bare", False))
+    return Class(name, fields, by_name, entry["events"], constructor)
 
 
 def _field(f: dict[str, Any], namespaces: Iterable[str]) -> Field:
@@ -163,7 +155,6 @@ def _field(f: dict[str, Any], namespaces: Iterable[str]) -> Field:
         f.get("internal_only", False),
         name if space is None else f"{space}__{name[len(space) + 1 :]}",
         f.get("state", "Published"),
-        f["since"],
     )
 
 

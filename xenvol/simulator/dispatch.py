@@ -7,6 +7,7 @@ call that comes this far runs whole under the pool's lock, which only a rule tha
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import logging
@@ -120,7 +121,9 @@ def _arguments(model: DataModel, message: Message, given: list[Wire]) -> list[An
     ):
         return [_constructor_record(model, message.cls, given[0])]
     return [
-        decode(model, parse_type(param.type), given[position]) if position < len(given) else param.default
+        decode(model, parse_type(param.type), given[position])
+        if position < len(given)
+        else copy.copy(param.default)
         for position, param in enumerate(message.params)
     ]
 
@@ -134,7 +137,7 @@ def _constructor_record(model: DataModel, cls: str, wire: Wire) -> dict[str, Any
         if name in wire:
             record[name] = decode(model, parse_type(field.type), wire[name])
         elif field.has_default:
-            record[name] = field.default
+            record[name] = copy.copy(field.default)
         else:
             raise internal_error(f'Server_helpers.Dispatcher_FieldNotFound("{name}")')
     return record
