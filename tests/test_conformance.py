@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
+
 from tests.scenarios import (
     CHAP,
     GIB,
@@ -54,6 +56,11 @@ class TestISCSIWithCHAP(TestISCSI):
 
     def arrange_another(self, xapi: Simulator) -> dict[str, Any]:
         return iscsi_data(1, auth_method="CHAP", auth_username=CHAP[0], auth_password=CHAP[1])
+
+
+@pytest.mark.xapi(version="25.33.1")
+class TestISCSIOnANewerXapi(TestISCSIWithCHAP):
+    """The other classes run on 24.16.0."""
 
 
 class TestNFS(DriverConformance):

@@ -27,7 +27,9 @@ def test_a_vm_with_disks_of_its_own_has_no_volumes(
     assert len(xapi.db.children(vm, "VBDs")) == disks
 
 
-def test_a_type_that_nobody_serves_is_refused_before_anything_changes(xapi: Simulator, volume_ops: VolumeOps) -> None:
+def test_a_type_that_nobody_serves_is_refused_before_anything_changes(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
     """By attach as by detach, with the types that are served."""
     xapi.add_vm("web")
     info = {"driver_volume_type": "nonexist", "data": {"volume_id": "1"}}

@@ -39,10 +39,13 @@ def xapi(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     """A fresh xapi simulator: one host, every SR type, nothing else; the marker `xapi` asks for another one."""
     from xenvol.simulator import Simulator
 
-    marker = request.node.get_closest_marker("xapi")
-    if marker is not None and marker.args:
+    markers = list(
+        request.node.iter_markers("xapi")
+    )  # the closest first: a test's says more than its class's
+    if any(marker.args for marker in markers):
         raise pytest.UsageError(f"the marker xapi takes keywords only, as in {_MARKER}")
-    with Simulator(**(marker.kwargs if marker is not None else {})) as simulator:
+    asked = {key: value for marker in reversed(markers) for key, value in marker.kwargs.items()}
+    with Simulator(**asked) as simulator:
         yield simulator
 
 
