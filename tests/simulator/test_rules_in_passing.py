@@ -105,3 +105,43 @@ def test_a_clone_of_a_snapshot_with_memory_is_halted(
     assert client("VM.get_power_state", cloned) == "Halted"
     assert client("VM.get_suspend_VDI", cloned) == NULL
     assert len(set(client("VDI.get_all")) - before) == 1
+
+
+class TestAnEmptyDriveThatIsPlugged:
+    """A running domain has the drive, empty or not, and refuses to get another like it."""
+
+    @pytest.fixture
+    def drive(self, client: Client, xapi: Simulator) -> str:
+        record = vbd_record(xapi.add_vm(), None, mode="RO", type="CD")
+        vbd: str = client("VBD.create", record)
+        client("VBD.plug", vbd)
+        return vbd
+
+    def test_gets_its_medium_but_no_praise(self, client: Client, drive: str, disk: str) -> None:
+        (error, _) = client.refused("VBD.insert", drive, disk)
+        assert error == "INTERNAL_ERROR"
+        row = client("VBD.get_record", drive)
+        assert (row["VDI"], row["empty"], row["currently_attached"]) == (disk, False, True)
+
+    def test_gives_the_medium_back(self, client: Client, drive: str, disk: str) -> None:
+        client.refused("VBD.insert", drive, disk)
+        client("VBD.eject", drive)
+        row = client("VBD.get_record", drive)
+        assert (row["VDI"], row["empty"], row["currently_attached"]) == (NULL, True, False)
+
+
+@pytest.mark.parametrize(("uses_storage", "back"), [(True, True), (False, False)])
+def test_disks_come_back_with_a_vm_that_slept_except_on_the_recorded_host(
+    uses_storage: bool, back: bool
+) -> None:
+    world = {"pool": {"domains_use_storage": uses_storage}, "hosts": [{"name": "host"}]}
+    with Simulator(world=world) as xapi, Client(xapi) as client:
+        sr = xapi.add_sr(type="dummy")
+        client("pool.set_suspend_image_SR", client("pool.get_all")[0], sr)
+        vm = xapi.add_vm()
+        vbd = client("VBD.create", vbd_record(vm, xapi.add_vdi(sr)))
+        client("VBD.plug", vbd)
+        client("VM.suspend", vm)
+        assert client("VBD.get_currently_attached", vbd) is back
+        client("VM.resume", vm, False, False)
+        assert client("VBD.get_currently_attached", vbd) is back

@@ -56,7 +56,7 @@ class PoolSpec:
     name: str = ""
     sm_types: tuple[str, ...] = RECORDED_SM_TYPES
     domains_use_storage: bool = True
-    """Whether a VM's disks are attached through storage drivers; the recorded server's were not."""
+    """Whether a VM's disks are attached through storage drivers; the recorded server's were not (`Xapi`)."""
 
 
 def build(xapi: Xapi, spec: PoolSpec) -> None:

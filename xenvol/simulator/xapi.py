@@ -31,7 +31,8 @@ class Xapi:
         self.domains: dict[str, Domain] = {}
         """The domains that run, by VM reference (`xenvol.simulator.rules.hypervisor`)."""
         self.domains_use_storage = True
-        """Whether a VM's disks are attached through storage drivers; the recorded host's were not."""
+        """Whether a VM's disks are attached through storage drivers, as by a real hypervisor; the recorded host had a
+        stand-in for one, which attached nothing, and lost the disks of a VM that sleeps."""
         mutex = threading.RLock()
         self.lock = threading.Condition(mutex)
         """Notified after every change, for rules that wait until an operation is over."""
