@@ -148,6 +148,8 @@ class TestTheDiskThatIsAttached:
         assert target.db.get("VBD", attachment.vbd_ref, "other_config") == {
             "backend-kind": "vbd",
             "xenvol:volume": "volume-0",
+            "xenvol:disk": f"{IQN}/0",
+            "xenvol:sr": attachment.sr_ref,
             "xenvol:attachment": attachment.attachment_id,
             "xenvol:driver": "iscsi",
         }

@@ -11,6 +11,7 @@ from xenvol import errors
 from xenvol.errors import (
     AmbiguousDriver,
     AmbiguousVM,
+    AttachedMeanwhile,
     AttachmentFenced,
     DiskNotReleased,
     DriverLoadFailed,
@@ -24,6 +25,7 @@ from xenvol.errors import (
     NoFreeMountpoint,
     NotHotpluggable,
     ReadOnlyNotSupported,
+    TemplateGiven,
     UnknownDriver,
     UnknownHost,
     UnknownVM,
@@ -78,6 +80,8 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
         {"vm": "web", "power_state": "Suspended"},
         ["web", "Suspended", "resume it"],
     ),
+    (AttachedMeanwhile("web"), {"vm": "web"}, ["web", "try again"]),
+    (TemplateGiven("golden"), {"vm": "golden"}, ["golden", "make a VM"]),
     (DiskNotReleased("web", device="xvdb"), {"vm": "web", "device": "xvdb"}, ["web", "xvdb"]),
     (VMBusy("web", operation="migrate_send"), {"vm": "web", "operation": "migrate_send"}, ["migrate_send"]),
     (

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scenarios import CHAP, GIB, IQN, arrange_target, changes, iscsi, scsi_id, touch_hosts
+from tests.scenarios import (
+    CHAP,
+    GIB,
+    IQN,
+    NFS_XENSM,
+    SR_UUID,
+    VDI_UUID,
+    arrange_nfs,
+    arrange_target,
+    changes,
+    iscsi,
+    scsi_id,
+    touch_hosts,
+)
 from xenvol.errors import VolumeInUse, WrongVolume, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
@@ -81,7 +94,7 @@ class TestSeveralLuns:
         volume_ops.attach_volume(iscsi(0), "web")
         before = target.snapshot()
         with pytest.raises(WrongVolume):
-            volume_ops.attach_volume(iscsi(1, size=77), "db")
+            volume_ops.attach_volume(iscsi(1, wwn=scsi_id(77)), "db")
         assert changes(before, target.snapshot()) == []
 
     def test_grown_are_seen_when_no_disk_of_the_target_is_plugged(
@@ -128,8 +141,6 @@ class TestSomebodyElsesSR:
     def test_of_files_is_used_and_left_as_it_was(
         self, xapi: Simulator, volume_ops: VolumeOps, driver: str
     ) -> None:
-        from tests.scenarios import SCENARIOS, SR_UUID, arrange_nfs
-
         arrange_nfs(xapi)
         xapi.add_vm("web")
         xapi.add_sr(
@@ -139,10 +150,31 @@ class TestSomebodyElsesSR:
             device_config={"server": "10.0.0.2", "serverpath": "/export/vols"},
         )
         before = xapi.snapshot()
-        scenario = next(s for s in SCENARIOS if s.name.startswith(driver))
-        attachment = volume_ops.attach_volume(scenario.connection_info, "web")
+        info = {
+            "driver_volume_type": "nfs",
+            "data": {"export": "10.0.0.2:/export/vols", "name": f"{SR_UUID}/{VDI_UUID}.vhd"},
+        }
+        if driver == "xensm":
+            info = NFS_XENSM
+        attachment = volume_ops.attach_volume(info, "web")
         assert attachment.sr_uuid == SR_UUID
-        volume_ops.detach_volume(scenario.connection_info, "web")
+        volume_ops.detach_volume(info, "web")
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_that_has_a_disk_of_that_uuid_from_another_place_is_not_taken_for_it(
+        self, xapi: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """Somebody copied the file: the one right in the export is not the one in the SR's directory."""
+        arrange_nfs(xapi)
+        xapi.add_vm("web")
+        config = {"server": "10.0.0.2", "serverpath": "/export/vols"}
+        xapi.add_sr("theirs", type="nfs", sr_uuid=SR_UUID, device_config=config)
+        before = xapi.snapshot()
+        with pytest.raises(WrongVolume, match="theirs"):
+            volume_ops.attach_volume(
+                {"driver_volume_type": "nfs", "data": {"export": "10.0.0.2:/export/vols", "name": VDI_UUID}},
+                "web",
+            )
         assert changes(before, xapi.snapshot()) == []
 
 

@@ -92,6 +92,12 @@ class UnknownVM(RequestError):
         self.name = name
 
 
+class TemplateGiven(RequestError):
+    def __init__(self, vm: str) -> None:
+        super().__init__(f"{vm} is a template or a snapshot, which takes no volumes: make a VM of it first")
+        self.vm = vm
+
+
 class AmbiguousVM(RequestError):
     """Several VMs have this name; `candidates` are (uuid, name, power state)."""
 
@@ -159,6 +165,16 @@ class VMBusy(VMError):
         super().__init__(f"VM {vm} is busy with {operation}: try again when that is over")
         self.vm = vm
         self.operation = operation
+
+
+class AttachedMeanwhile(VMError):
+    """Another attempt attaches the same volume to the same VM right now; the facade looks again by itself."""
+
+    def __init__(self, vm: str) -> None:
+        super().__init__(
+            f"another attempt is attaching this volume to VM {vm}, or took the position: try again"
+        )
+        self.vm = vm
 
 
 class WrongPowerState(VMError):
@@ -292,12 +308,12 @@ class WrongVolume(StorageError):
 class VolumeInUse(StorageError):
     """Others have the volume attached and do not share it; `users` names them."""
 
-    def __init__(self, vdi: str, *, users: Iterable[str]) -> None:
+    def __init__(self, vdi: str, *, users: Iterable[str], can_share: bool = True) -> None:
         self.vdi = vdi
         self.users = list(users)
+        remedy = "or attach it everywhere with multiattach" if can_share else "its SR cannot share disks"
         super().__init__(
-            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first, "
-            "or attach it everywhere with multiattach"
+            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first, {remedy}"
         )
 
 

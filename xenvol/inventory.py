@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from xenvol import storage
 from xenvol.attachment import Attachment
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import UnmanagedVDI, VolumeInUse, XapiError, XenVolError
+from xenvol.errors import AttachedMeanwhile, UnmanagedVDI, VolumeInUse, XapiError, XenVolError
+from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
-from xenvol.vbd import ATTACHMENT, DRIVER, VOLUME, volumes_of
+from xenvol.undo import Undo
+from xenvol.vbd import volumes_of
+from xenvol.verbs import change
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
 
@@ -31,10 +35,13 @@ class BadVolume:
 
 def list_volumes(view: View, vm: VM) -> list[Attachment]:
     """The volumes that xenvol attached, by position; a VBD whose disk is gone is left out (see `find_bad_volumes`)."""
-    vbds = _read_volumes(view, vm)
-    return [
-        attachment(view, vm, ref) for ref, vbd in vbds.items() if view.known("VDI", vbd["VDI"]) is not None
-    ]
+    return attachments(view, vm, read_volumes(view, vm))
+
+
+def attachments(view: View, vm: VM, vbds: Mapping[VBDRef, Record]) -> list[Attachment]:
+    """Those of the VBDs that have a disk, from what `read_volumes` has read along."""
+    with_disk = [ref for ref, vbd in vbds.items() if view.known("VDI", vbd["VDI"]) is not None]
+    return [attachment(view, vm, ref) for ref in with_disk]
 
 
 def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
@@ -62,15 +69,13 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
 
 
 def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
-    """Those whose disk is gone, or whose SR is plugged on no host that the VM can run on, or cannot be read.
+    """Those whose disk is gone, whose SR is plugged on no host that the VM can run on, or whose storage has it not.
 
-    Whether the storage answers is found out by a scan, and so only where no disk of the SR is plugged: a scan
-    under a plugged disk can lose it (facts/sm-truth.md finding 8). A scan drops the record of a disk that the
-    storage has no more; xapi then takes the disk from the VM by itself, within half a minute.
+    The storage is asked only where no disk of the SR is plugged: of files by a scan; LUNs by their number.
     """
     bad = []
     reason: str | None
-    vbds = _read_volumes(view, vm)
+    vbds = read_volumes(view, vm)
     vdis = {vbd["VDI"]: vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
     sr_refs = {vdi["SR"] for vdi in vdis.values()}
     view.read({"PBD": [pbd for ref in sr_refs for pbd in view.record("SR", ref)["PBDs"]]})
@@ -82,14 +87,14 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
         elif view.known("VDI", vbd["VDI"]) is None:
             reason = "its disk is gone from the storage"
         else:
-            reason = reasons[vdis[vbd["VDI"]]["SR"]]
+            reason = reasons[vdis[vbd["VDI"]]["SR"]] or _why_lun_is_bad(view, vbd, vdis[vbd["VDI"]])
         if reason is not None:
             mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
             bad.append(BadVolume(vbd["other_config"][VOLUME], mountpoint, reason))
     return bad
 
 
-def _read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
+def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
     """xenvol's VBDs in the VM by position, their VDIs and SRs read along: three calls, however many there are."""
     found = volumes_of(view.find("VBD", {"VM": vm.ref}))
     vbds = dict(sorted(found.items(), key=lambda item: int(item[1]["userdevice"])))
@@ -105,21 +110,34 @@ def _why_unusable(view: View, vm: VM, sr_ref: SRRef) -> str | None:
     hosts = {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
     if not hosts or (vm.resident_on is not None and vm.resident_on not in hosts):
         return f"SR {sr['name_label']} is not plugged on {'the host of the VM' if hosts else 'any host'}"
-    vbd_refs = [vbd for vdi in view.find("VDI", {"SR": sr_ref}).values() for vbd in vdi["VBDs"]]
+    vdis = storage.vdis_of(view, sr_ref)
+    vbd_refs = [vbd for vdi in vdis.values() for vbd in vdi["VBDs"]]
     view.read({"VBD": vbd_refs})
-    if any(vbd["currently_attached"] for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None):
+    vbds = {ref: vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None}
+    if any(vbd["currently_attached"] for vbd in vbds.values()):
         return None
-    try:
-        view.call("SR.scan", sr_ref)
-    except XapiError as error:
-        return str(error)
+    if not storage.is_lun_per_vdi(sr["type"]):
+        try:
+            view.call("SR.scan", sr_ref)
+        except XapiError as error:
+            return str(error)
+        return None
     return None
 
 
-def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, mode: str) -> None:
+def _why_lun_is_bad(view: View, vbd: Record, vdi: Record) -> str | None:
+    """A LUN is asked for by its number, since a scan would drop the record of one that is only hidden for now."""
+    is_lun = storage.is_lun_per_vdi(view.record("SR", vdi["SR"])["type"]) and "LUNid" in vdi["sm_config"]
+    if not is_lun or vbd["currently_attached"] or storage.is_lun_there(view, SRRef(vdi["SR"]), vdi):
+        return None
+    return f"the storage does not show LUN {vdi['sm_config']['LUNid']}"
+
+
+def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:
     """Raise VolumeInUse where another VM's use of the disk excludes ours, and UnmanagedVDI where xapi would.
 
     xapi lets a disk be plugged twice when all read only, or when it is sharable; only plugged disks count there.
+    Raises AttachedMeanwhile where it is another attempt to attach it to the same VM.
     """
     vdi = view.record("VDI", vdi_ref)
     if not vdi["managed"]:
@@ -127,17 +145,52 @@ def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, mode:
     if not vdi["VBDs"] or (info.multiattach and vdi["sharable"]):
         return
     users = [vbd for vbd in view.find("VBD", {"VDI": vdi_ref}).values() if vbd["currently_attached"]]
+    if any(vbd["VM"] == vm.ref and VOLUME in vbd["other_config"] for vbd in users):
+        raise AttachedMeanwhile(str(vm))
     if users and (mode == "RW" or any(vbd["mode"] == "RW" for vbd in users)):
         view.read({"VM": {vbd["VM"] for vbd in users}})
         names = [f"{view.record('VM', vbd['VM'])['name_label']} ({vbd['device']})" for vbd in users]
-        raise VolumeInUse(vdi["uuid"], users=names)
+        raise VolumeInUse(vdi["uuid"], users=names, can_share=not info.multiattach)
+
+
+def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record) -> None:
+    """Say on the disk that it is in use although it has no VBD: others that release its SR spare it."""
+    if CONNECTED in vdi["other_config"]:
+        return
+    change(
+        view,
+        undo,
+        f"held VDI {vdi_ref}",
+        ("VDI.add_to_other_config", vdi_ref, CONNECTED, ""),
+        look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
+        inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
+    )
+
+
+def _is_same(one: Record, other: Record) -> bool:
+    return bool(one["uuid"] == other["uuid"])
+
+
+def release_disk(view: View, vbd: Record) -> None:
+    """Release what showed the disk of a VBD that is out of its VM, also where the disk's record is gone."""
+    vdi = view.known("VDI", vbd["VDI"])
+    if vdi is None:
+        if SR in vbd["other_config"]:
+            storage.release_sr(view, SRRef(vbd["other_config"][SR]))
+        return
+    sr_ref = SRRef(vdi["SR"])
+    sr = view.record("SR", sr_ref)
+    is_released = storage.release_sr(view, sr_ref, of=partial(_is_same, vdi))
+    if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
+        storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
 
 
 def safe_cleanup_from_vdis(view: View, vdi_refs: Iterable[VDIRef]) -> None:
     """Release what showed these disks, as far as nobody uses it; one that fails is logged and the others are tried."""
     for vdi_ref in vdi_refs:
         try:
-            storage.release_sr(view, SRRef(view.call("VDI.get_SR", vdi_ref)))
+            vdi = view.record("VDI", vdi_ref)
+            storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))
         except XenVolError as error:
             if not (isinstance(error, XapiError) and is_gone(error, "VDI")):
                 log.warning("VDI %s: what shows it could not be released: %s", vdi_ref, error)

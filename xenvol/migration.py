@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.inventory import list_volumes
+from xenvol.marks import MARK, PLUGGED
 from xenvol.refs import NULL_REF, HostRef, SRRef, is_ref, is_uuid
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
-from xenvol.storage.pbd import MARK, PLUGGED, destroy_pbd, find_pbds, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
 from xenvol.undo import Undo
 from xenvol.view import View, is_gone
 from xenvol.vm import VM

@@ -10,19 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
+from xenvol.marks import VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
-
-VOLUME = "xenvol:volume"
-"""Key of other_config: the volume's id."""
-ATTACHMENT = "xenvol:attachment"
-"""Key of other_config: the attachment's id."""
-DRIVER = "xenvol:driver"
-"""Key of other_config: the driver_volume_type."""
 
 _REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"})
 

@@ -10,7 +10,8 @@ the present record of everything that the filter names (facts/xapi.md 4.6).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
 
@@ -18,9 +19,12 @@ from xenvol.errors import XapiError
 from xenvol.refs import NULL_REF, HostRef
 from xenvol.secret import Secret
 from xenvol.session import Session
-from xenvol.session.wire import FilterValue
+from xenvol.session.wire import LONG_ENOUGH, FilterValue
 
 Record = dict[str, Any]
+
+AT_ONCE = 2500
+"""Objects read in one call: xapi takes no request above 300 KiB (facts/xapi.md 4.1), and each is some 90 bytes."""
 
 
 class View:
@@ -47,7 +51,9 @@ class View:
 
     def hide(self, secret: Secret) -> None:
         """Keep a secret that this operation sends out of every error that it raises."""
-        self._secrets.add(secret.reveal())
+        text = secret.reveal()
+        if len(text) >= LONG_ENOUGH:
+            self._secrets.add(text)
 
     @property
     def xenapi(self) -> Any:
@@ -89,8 +95,8 @@ class View:
         for key in wanted:
             self._records.pop(key, None)
         filters = sorted(whole) + sorted(f"{cls}/{ref}" for cls, ref in wanted if cls not in whole)
-        if filters:
-            for event in self.call("event.from", filters, "", 0.0)["events"]:
+        for some in batched(filters, AT_ONCE):
+            for event in self.call("event.from", some, "", 0.0)["events"]:
                 if "snapshot" in event and event["class"] in names:
                     self.remember(names[event["class"]], event["ref"], event["snapshot"])
         self._whole |= whole
@@ -140,3 +146,17 @@ def is_gone(error: XapiError, *classes: str) -> bool:
     if error.code == "UUID_INVALID" or error.code == "HANDLE_INVALID":
         return not classes or error.params[0] in classes
     return False
+
+
+@contextmanager
+def gone_is_fine(*classes: str) -> Iterator[None]:
+    """Let pass that an object of these classes is gone."""
+    try:
+        yield
+    except XapiError as error:
+        if not is_gone(error, *classes):
+            raise
+
+
+def batched(items: list[str], size: int) -> list[list[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -12,6 +12,7 @@ from xenvol.errors import (
     AmbiguousVM,
     NotHotpluggable,
     ReadOnlyNotSupported,
+    TemplateGiven,
     UnknownVM,
     VMBusy,
     WrongPowerState,
@@ -44,6 +45,8 @@ class VM:
     vbd_refs: tuple[str, ...]
     guest_metrics_ref: str
     current_operations: frozenset[str]
+    is_template: bool = False
+    """A template, or a snapshot, which is one, too."""
 
     @property
     def is_running(self) -> bool:
@@ -94,11 +97,14 @@ def _vm(ref: str, vm_rec: Record) -> VM:
         vbd_refs=tuple(vm_rec["VBDs"]),
         guest_metrics_ref=vm_rec["guest_metrics"],
         current_operations=frozenset(vm_rec["current_operations"].values()),
+        is_template=vm_rec["is_a_template"],
     )
 
 
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:
     """Raise the VMError that says why the VM cannot get a disk in this mode, plugged at once or at its next start."""
+    if vm.is_template:
+        raise TemplateGiven(str(vm))
     # one that is starting has listed its disks: what comes now would stay unplugged while it runs
     if busy := vm.current_operations & (_MOVING | _STARTING | (_LEAVING if will_plug else frozenset())):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))

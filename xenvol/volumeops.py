@@ -20,9 +20,9 @@ from xenvol import connector as connectors
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_info import ConnectionInfo
 from xenvol.drivers.base import VolumeDriver
-from xenvol.errors import UnknownVM, WrongVolume, XapiError
+from xenvol.errors import AttachedMeanwhile, MountpointInUse, UnknownVM, WrongVolume, XapiError, XenVolError
 from xenvol.frozen import FrozenMap
-from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef
+from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
@@ -68,6 +68,9 @@ class VolumeOps:
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_was_overtaken),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_random(
+                0, 0.2
+            ),  # seconds; two that gave way to each other shall not meet again
             reraise=True,
         )
         attachment: Attachment = again(self._attach, info, vm, mountpoint, hotplug=hotplug)
@@ -81,34 +84,46 @@ class VolumeOps:
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
-        there = disks.find_volume(slots, info, wish)
+        driver = self._driver(info, view, hosts=_hosts_for(machine, will_plug=will_plug))
+        key = driver.volume_key(info.data)
+        there = disks.find_volume(slots, info, key, wish)
         if there is not None and slots[there]["currently_attached"]:
+            disks.check_same_place(slots[there], key)
+            disks.take_over(view, there, slots[there], info)
             return _read_back(view, machine, there, slots[there]["VDI"])
 
         mode = "RO" if info.access_mode == "ro" else "RW"
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
-        wish = wish if there is None else slots[there]["userdevice"]
+        slot = wish if there is None else slots[there]["userdevice"]
         others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
-        userdevice = mountpoint.choose(wish, taken_by(others))
+        userdevice = mountpoint.choose(slot, taken_by(others))
 
         undo = Undo()
-        driver = self._driver(
-            info, view, hosts=None if machine.resident_on is None else [machine.resident_on]
-        )
         try:
             vdi_ref = driver.connect_volume(info.data)
-            inventory.check_not_in_use(view, vdi_ref, info, mode=mode)
+            inventory.check_not_in_use(view, vdi_ref, info, vm=machine, mode=mode)
             vbd_ref = there and _still_there(view, there, vdi_ref)
             if vbd_ref is None:
-                spec = VBDSpec(userdevice, mode, other_config=disks.marks(info), ionice=info.ionice)
+                sr_ref = view.record("VDI", vdi_ref)["SR"]
+                spec = VBDSpec(
+                    userdevice, mode, other_config=disks.marks(info, key, sr_ref), ionice=info.ionice
+                )
                 vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
+            elif there is not None:
+                disks.take_over(view, there, slots[there], info)
             if will_plug:
                 plug_vbd(view, vbd_ref)
-            return _read_back(view, machine, vbd_ref, vdi_ref)
+            attachment = _read_back(view, machine, vbd_ref, vdi_ref)
+            disks.discard_if_second(view, machine, vbd_ref)
+            return attachment
+        except MountpointInUse as error:
+            _take_back(undo, driver, info, error)
+            if mountpoint.userdevice_of(wish) is None:  # somebody was faster, and we are not particular
+                raise AttachedMeanwhile(str(machine)) from error
+            raise
         except BaseException as error:
-            undo.unwind(error)
-            driver.rollback(info.data)
+            _take_back(undo, driver, info, error)
             raise
 
     # ---- detach
@@ -125,7 +140,7 @@ class VolumeOps:
 
         `mountpoint`, when given, must be the one that the volume is at. `attachment_id`, when given (also in the
         connection_info), must be the one in place: else AttachmentFenced is raised and nothing touched. A detach
-        goes forward: once the VM has let go of the disk it stays out, and the same call goes on from there.
+        goes forward: once the slot is empty it stays so, and the same call goes on from there.
         """
         info = _parse(connection_info)
         view = View(self._session)
@@ -133,10 +148,12 @@ class VolumeOps:
         try:
             machine = find_vm(view, vm)
         except UnknownVM:
+            if not (is_ref(vm) or is_uuid(vm)):
+                raise  # a VM of another name may be the one
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
         else:
             slots = view.find("VBD", {"VM": machine.ref})
-            vbd_ref = disks.find_volume(slots, info, mountpoint)
+            vbd_ref = disks.find_volume(slots, info, driver.volume_key(info.data), mountpoint)
             if vbd_ref is not None:
                 disks.check_fence(slots[vbd_ref], attachment_id or info.attachment_id)
                 disks.take_out(view, machine, vbd_ref, slots[vbd_ref])
@@ -146,15 +163,24 @@ class VolumeOps:
     def detach_all(self, vm: str) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
 
-        Needs no connection_info: what xenvol made says so in xapi.
+        Needs no connection_info: what xenvol made says so in xapi. All are tried; the first error leaves at the end.
         """
         view = View(self._session)
         machine = find_vm(view, vm)
-        attachments = inventory.list_volumes(view, machine)
-        for attachment in attachments:
-            disks.take_out(view, machine, attachment.vbd_ref, view.record("VBD", attachment.vbd_ref))
-        for sr_ref in dict.fromkeys(attachment.sr_ref for attachment in attachments):
-            storage.release_sr(view, sr_ref)
+        vbds = inventory.read_volumes(view, machine)
+        attachments = inventory.attachments(view, machine, vbds)
+        first: XenVolError | None = None
+        for vbd_ref, vbd in vbds.items():
+            try:
+                disks.take_out(view, machine, vbd_ref, vbd)
+                inventory.release_disk(view, vbd)
+            except XenVolError as error:
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"and: {error}")
+        if first is not None:
+            raise first
         return attachments
 
     # ---- without a VM: boot from volume
@@ -162,13 +188,18 @@ class VolumeOps:
     def connect_volume(
         self, connection_info: Mapping[str, object], *, hosts: Iterable[str] | None = None
     ) -> Volume:
-        """Make the volume a VDI that a VM could start from, on these hosts (references) or on all. Idempotent."""
+        """Make the volume a VDI that a VM could start from, on these hosts (references) or on all. Idempotent.
+
+        It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
+        """
         info = _parse(connection_info)
         view = View(self._session)
         driver = self._driver(info, view, hosts=None if hosts is None else [HostRef(host) for host in hosts])
+        undo = Undo()
         try:
             vdi_ref = driver.connect_volume(info.data)
             vdi = view.record("VDI", vdi_ref)
+            inventory.hold(view, undo, vdi_ref, vdi)
             return Volume(
                 sr_ref=SRRef(vdi["SR"]),
                 sr_uuid=view.record("SR", vdi["SR"])["uuid"],
@@ -176,8 +207,8 @@ class VolumeOps:
                 vdi_uuid=vdi["uuid"],
                 virtual_size=int(vdi["virtual_size"]),
             )
-        except BaseException:
-            driver.rollback(info.data)
+        except BaseException as error:
+            _take_back(undo, driver, info, error)
             raise
 
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
@@ -194,8 +225,8 @@ class VolumeOps:
         driver = self._driver(info, View(self._session))
         try:
             return driver.extend_volume(info.data)
-        except BaseException:
-            driver.rollback(info.data)
+        except BaseException as error:
+            _take_back(Undo(), driver, info, error)
             raise
 
     # ---- looking, cleaning, moving
@@ -252,9 +283,23 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
 
 def _was_overtaken(error: BaseException) -> bool:
     """Whether somebody released, meanwhile, what we were about to use: then it is found, or made, anew."""
-    if not isinstance(error, XapiError):
-        return False
-    return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
+    if isinstance(error, XapiError):
+        return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
+    return isinstance(error, AttachedMeanwhile)
+
+
+def _hosts_for(vm: VM, *, will_plug: bool) -> list[HostRef] | None:
+    """The one that it runs on; all, for a disk of its next start, which may be anywhere."""
+    return [vm.resident_on] if will_plug and vm.resident_on is not None else None
+
+
+def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: BaseException) -> None:
+    """The disk, then the volume. Whatever fails on the way is noted on the error, and never takes its place."""
+    undo.unwind(error)
+    try:
+        driver.rollback(info.data)
+    except Exception as failure:  # noqa: BLE001  # a stranger's driver may raise anything; the first error wins
+        error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
 
 
 def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:

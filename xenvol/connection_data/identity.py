@@ -4,11 +4,14 @@ A SCSI id is a proof by itself. A size is one only where there is none: it may l
 grew, and an array may round it up within the GiB (facts/sm-truth.md, LUN-per-VDI 2 and 7).
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xenvol.connection_data.keys import CommonKeys
 from xenvol.errors import WrongVolume
+
+logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 _PREFIXES = ("scsi-", "wwn-", "naa.", "eui.", "t10.", "0x")
@@ -38,11 +41,17 @@ class Identity:
         )
 
     def check(
-        self, *, vdi_uuid: str | None = None, scsi_id: str | None = None, size: int | None = None
+        self,
+        *,
+        vdi_uuid: str | None = None,
+        scsi_id: str | None = None,
+        size: int | None = None,
+        may_lag: bool = False,
     ) -> None:
         """Compare with what xapi says of a VDI (its sm_config SCSIid, its virtual_size in bytes).
 
-        What is None on either side proves nothing. Raises WrongVolume.
+        What is None on either side proves nothing. `may_lag`: xapi may still show a size from before the volume
+        grew, so less than is expected is only worth a warning. Raises WrongVolume.
         """
         if self.vdi_uuid is not None and vdi_uuid is not None and vdi_uuid.lower() != self.vdi_uuid:
             raise WrongVolume(f"VDI {self.vdi_uuid}", found=f"VDI {vdi_uuid}")
@@ -52,6 +61,10 @@ class Identity:
                     raise WrongVolume(f"SCSI id {expected}", found=f"SCSI id {scsi_id}")
             return
         if size is None:
+            return
+        told = self.size_bytes or (self.size_gib or 0) * GIB
+        if may_lag and size < told:
+            logger.warning("VDI %s shows %d bytes, from before it grew to %d", vdi_uuid, size, told)
             return
         if self.size_bytes is not None and size != self.size_bytes:
             raise WrongVolume(f"{self.size_bytes} bytes", found=f"{size} bytes")

@@ -8,9 +8,11 @@ refuses SR.create, SR.destroy, VDI.create and VDI.destroy (`xenvol.errors.Forbid
 
 import abc
 import sys
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from xenvol.connection_info import ENVELOPE_KEYS
 from xenvol.errors import ExtendNotSupported
 from xenvol.refs import HostRef, VDIRef
 from xenvol.undo import Undo
@@ -80,6 +82,17 @@ class VolumeDriver(abc.ABC):
         VolumeNotFound, XapiError, XapiUnreachable.
         """
         raise ExtendNotSupported(type(self).__name__)
+
+    def volume_key(self, connection_data: Mapping[str, object]) -> str:
+        """What tells this volume's disk from every other, from the data alone, in whichever spelling; makes no call.
+
+        Optional. A detach finds the disk by it where the service gives no volume id, and an attach notices by it
+        that a volume has moved. The same, here, for the same data but for secrets and for what is no place.
+        """
+        told = sorted(
+            (str(key), str(value)) for key, value in connection_data.items() if key not in ENVELOPE_KEYS
+        )
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(told)))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.undo!r}>"

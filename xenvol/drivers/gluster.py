@@ -28,6 +28,10 @@ class GlusterDriver(VolumeDriver):
         volume = GlusterVolume.parse(connection_data)
         storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
 
+    def volume_key(self, connection_data: Mapping[str, object]) -> str:
+        volume = GlusterVolume.parse(connection_data)
+        return f"{volume.server}/{volume.sr_uuid}/{volume.vdi_uuid}"
+
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         return storage.size_after_scan(View.of(self.session), GlusterVolume.parse(connection_data).vdi_uuid)
 
@@ -37,6 +41,7 @@ def _spec(volume: GlusterVolume) -> SRSpec:
         uuid=volume.sr_uuid,
         type=SR_TYPE,
         name_label=volume.name_label or f"xenvol {volume.server}",
+        name_description=volume.name_description or SRSpec.name_description,
         device_config=volume.device_config,
         content_type="user",
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from functools import partial
 
 from xenvol import storage
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
@@ -19,7 +20,7 @@ from xenvol.errors import HostNotReady, VolumeNotFound, XapiError
 from xenvol.refs import SRRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec
-from xenvol.view import View
+from xenvol.view import Record, View
 
 SR_TYPE = "iscsi"
 _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
@@ -43,7 +44,10 @@ class ISCSIDriver(VolumeDriver):
             view, self.undo, sr_ref, target.lun, is_fresh=is_fresh, sharable=sharable
         )
         volume.identity.check(
-            vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"), size=int(vdi["virtual_size"])
+            vdi_uuid=vdi["uuid"],
+            scsi_id=vdi["sm_config"].get("SCSIid"),
+            size=int(vdi["virtual_size"]),
+            may_lag=not is_fresh,
         )
         return vdi_ref
 
@@ -51,10 +55,14 @@ class ISCSIDriver(VolumeDriver):
         volume = ISCSIVolume.parse(connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            if not storage.release_sr(view, sr_ref):
+            if not storage.release_sr(view, sr_ref, of=partial(_is_lun, target)):
                 storage.forget_lun(view, sr_ref, target.lun)
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
+
+    def volume_key(self, connection_data: Mapping[str, object]) -> str:
+        target = ISCSIVolume.parse(connection_data).targets[0]
+        return f"{target.iqn}/{'' if target.lun is None else target.lun}"
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
@@ -75,8 +83,9 @@ class ISCSIDriver(VolumeDriver):
         A new one is plugged by the first portal that answers, where the volume has several.
         """
         for target, sr_ref in self._holding(view, volume):
-            storage.connect_sr(view, self.undo, _spec(volume, target), self.hosts, found=sr_ref)
-            return target, sr_ref, False
+            if not self._is_dead(view, sr_ref):
+                storage.connect_sr(view, self.undo, _spec(volume, target), self.hosts, found=sr_ref)
+                return target, sr_ref, False
         for last, target in zip(range(len(volume.targets) - 1, -1, -1), volume.targets, strict=True):
             try:
                 spec = _spec(volume, target)
@@ -91,8 +100,16 @@ class ISCSIDriver(VolumeDriver):
                 self.undo.unwind()
         raise AssertionError("a volume without targets was parsed")
 
+    def _is_dead(self, view: View, sr_ref: SRRef) -> bool:
+        """An SR of ours that an attempt left when it died before it saw the target: as good as new."""
+        sr = view.record("SR", sr_ref)
+        return storage.is_ours(sr) and not sr["VDIs"]
+
     def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
-        """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most."""
+        """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most.
+
+        Several SRs may claim a target, and only one of them has its LUNs: that one comes first.
+        """
         srs = view.find("SR", {"type": SR_TYPE})
         iqn_of = {
             ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]
@@ -102,12 +119,14 @@ class ISCSIDriver(VolumeDriver):
             view.read({"PBD": pbd_refs})
             known = [pbd for ref in pbd_refs if (pbd := view.known("PBD", ref)) is not None]
             iqn_of |= {pbd["SR"]: pbd["device_config"].get("targetIQN", "") for pbd in known}
-        return [
-            (target, SRRef(ref))
-            for target in volume.targets
-            for ref, iqn in iqn_of.items()
-            if iqn == target.iqn and (storage.is_ours(srs[ref]) or srs[ref]["VDIs"] or srs[ref]["PBDs"])
-        ]
+        by_iqn = {target.iqn: target for target in reversed(volume.targets)}
+        holding = [(by_iqn[iqn], SRRef(ref)) for ref, iqn in iqn_of.items() if iqn in by_iqn]
+        holding = [row for row in holding if storage.is_ours(srs[row[1]]) or srs[row[1]]["PBDs"]]
+        return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
+
+
+def _is_lun(target: ISCSITarget, vdi: Record) -> bool:
+    return target.lun is None or vdi["sm_config"].get("LUNid") == str(target.lun)
 
 
 def sr_uuid_of(target: ISCSITarget) -> str:
@@ -132,6 +151,7 @@ def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:
         uuid=sr_uuid_of(target),
         type=SR_TYPE,
         name_label=volume.name_label or f"xenvol {target.iqn}",
+        name_description=volume.name_description or SRSpec.name_description,
         device_config=device_config,
         # what SR.create writes there, so that others see the target is taken (facts/sm-truth.md finding 13)
         sm_config={"target": target.host, "targetIQN": target.iqn},

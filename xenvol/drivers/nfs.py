@@ -34,6 +34,10 @@ class NFSDriver(VolumeDriver):
         volume = NFSVolume.parse(connection_data)
         storage.disconnect_disk(View.of(self.session), sr_uuid_of(volume), volume.vdi_uuid)
 
+    def volume_key(self, connection_data: Mapping[str, object]) -> str:
+        volume = NFSVolume.parse(connection_data)
+        return f"{volume.server}:{volume.serverpath}/{volume.sr_uuid or ''}/{volume.vdi_uuid}"
+
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         return storage.size_after_scan(View.of(self.session), NFSVolume.parse(connection_data).vdi_uuid)
 
@@ -48,6 +52,7 @@ def _spec(volume: NFSVolume) -> SRSpec:
         uuid=sr_uuid_of(volume),
         type=SR_TYPE,
         name_label=volume.name_label or f"xenvol {volume.server}:{volume.serverpath}",
+        name_description=volume.name_description or SRSpec.name_description,
         device_config=volume.device_config,
         content_type="user",
         sm_config=volume.sm_config,

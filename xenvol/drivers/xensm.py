@@ -7,6 +7,7 @@ The SR was there before us more often than not; then it is used, and never forgo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from xenvol import storage
 from xenvol.connection_data.keys import refusal
@@ -18,9 +19,6 @@ from xenvol.secret import Secret
 from xenvol.storage import SRSpec
 from xenvol.view import Record, View
 
-LUN_PER_VDI = frozenset({"iscsi", "hba"})
-"""SR types that show LUNs, which have numbers and grow by themselves."""
-
 
 class XenSMDriver(VolumeDriver):
     connection_data_schema = XenSMConnectionData
@@ -29,7 +27,11 @@ class XenSMDriver(VolumeDriver):
         volume = XenSMVolume.parse(connection_data)
         view = View.of(self.session)
         spec = _spec(volume, _known_type(view, volume))
-        if volume.vdi_uuid is not None and volume.target_lun is None and spec.type not in LUN_PER_VDI:
+        if (
+            volume.vdi_uuid is not None
+            and volume.target_lun is None
+            and not storage.is_lun_per_vdi(spec.type)
+        ):
             vdi_ref, vdi = storage.connect_disk(view, self.undo, spec, volume.vdi_uuid, self.hosts)
         else:
             vdi_ref, vdi = self._connect_lun(
@@ -43,10 +45,20 @@ class XenSMDriver(VolumeDriver):
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = XenSMVolume.parse(connection_data)
         view = View.of(self.session)
-        storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
+        if volume.target_lun is None:
+            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
+        else:
+            sr_ref = storage.find_sr(view, volume.sr_uuid)
+            if sr_ref is not None and not storage.release_sr(view, sr_ref, of=partial(_is_the_vdi, volume)):
+                storage.forget_lun(view, sr_ref, volume.target_lun)
         passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
         if passwords:
             storage.forget_leftovers(view, [volume.sr_uuid], passwords)
+
+    def volume_key(self, connection_data: Mapping[str, object]) -> str:
+        volume = XenSMVolume.parse(connection_data)
+        lun = "" if volume.target_lun is None else volume.target_lun
+        return f"{volume.sr_uuid}/{volume.vdi_uuid or ''}/{lun}"
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""
@@ -55,7 +67,7 @@ class XenSMDriver(VolumeDriver):
         sr_ref = storage.find_sr(view, volume.sr_uuid)
         if sr_ref is None:
             raise VolumeNotFound(f"SR {volume.sr_uuid}")
-        if view.record("SR", sr_ref)["type"] in LUN_PER_VDI:
+        if storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"]):
             storage.log_in_again(view, self.undo, sr_ref)
         else:
             view.call("SR.scan", sr_ref)
@@ -77,12 +89,7 @@ class XenSMDriver(VolumeDriver):
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
         """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
         vdis = storage.vdis_of(view, sr_ref)
-        chosen = {
-            ref: vdi
-            for ref, vdi in vdis.items()
-            if (volume.vdi_uuid is None or vdi["uuid"] == volume.vdi_uuid)
-            and (volume.target_lun is None or vdi["sm_config"].get("LUNid") == str(volume.target_lun))
-        }
+        chosen = {ref: vdi for ref, vdi in vdis.items() if _is_the_vdi(volume, vdi)}
         if len(chosen) != 1:
             what = volume.vdi_uuid or (
                 "the only VDI" if volume.target_lun is None else f"LUN {volume.target_lun}"
@@ -90,6 +97,12 @@ class XenSMDriver(VolumeDriver):
             raise VolumeNotFound(f"{what} of SR {volume.sr_uuid}", found=map(storage.describe, vdis.values()))
         ((vdi_ref, vdi),) = chosen.items()
         return vdi_ref, vdi
+
+
+def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:
+    return (volume.vdi_uuid is None or vdi["uuid"] == volume.vdi_uuid) and (
+        volume.target_lun is None or vdi["sm_config"].get("LUNid") == str(volume.target_lun)
+    )
 
 
 def _known_type(view: View, volume: XenSMVolume) -> str:
@@ -114,6 +127,6 @@ def _spec(volume: XenSMVolume, sr_type: str) -> SRSpec:
         name_label=volume.name_label or f"xenvol {sr_type} {volume.sr_uuid}",
         name_description=volume.name_description or SRSpec.name_description,
         device_config=volume.device_config,
-        content_type=volume.content_type or ("" if sr_type in LUN_PER_VDI else "user"),
+        content_type=volume.content_type or ("" if storage.is_lun_per_vdi(sr_type) else "user"),
         sm_config=volume.sm_config,
     )

@@ -51,7 +51,7 @@ def _refusal(
     _, secrets = mask(name, params)
     secrets |= frozenset(hidden)
     details = [str(detail) for detail in failure.details] or ["INTERNAL_ERROR"]
-    clean = [_without(secrets, detail) for detail in details]
+    clean = [details[0], *(_without(secrets, detail) for detail in details[1:])]
     cause = failure if clean == details else XenAPI.Failure(clean)
     return XapiError(clean[0], clean[1:], str(name)), cause
 

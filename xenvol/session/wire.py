@@ -36,7 +36,7 @@ _SECRET_CALLS: Final = frozenset(
         "host.enable_external_auth",
     }
 )
-_LONG_ENOUGH: Final = 4  # characters; to take shorter ones out of an error's text would blot out half of it
+LONG_ENOUGH: Final = 4  # characters; to take shorter ones out of an error's text would blot out half of it
 
 
 class Call(NamedTuple):
@@ -153,9 +153,7 @@ def mask(call: Call, params: Sequence[Any]) -> tuple[list[Any], frozenset[str]]:
 
     def hide(value: Any) -> str:
         text = str(value.reveal() if isinstance(value, Secret) else value)
-        if len(text) >= _LONG_ENOUGH and not is_uuid(
-            text
-        ):  # chappassword_secret=<uuid> tells nobody anything
+        if len(text) >= LONG_ENOUGH and not is_uuid(text):  # chappassword_secret=<uuid> tells nobody anything
             secrets.add(text)
         return MASK
 

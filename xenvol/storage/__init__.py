@@ -6,9 +6,10 @@ lost looks whether it happened before it gives up, so that what it did is on the
 """
 
 from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan
-from xenvol.storage.lun import find_lun, forget_lun, log_in_again
+from xenvol.storage.lun import find_lun, forget_lun, is_lun_per_vdi, is_lun_there, log_in_again
+from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, is_ours, release_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
 from xenvol.storage.vdi import describe, find_vdi, forget_vdi, vdis_of
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "forget_leftovers",
     "forget_lun",
     "forget_vdi",
+    "is_lun_per_vdi",
+    "is_lun_there",
     "is_ours",
     "log_in_again",
     "release_sr",

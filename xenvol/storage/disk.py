@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xenvol.errors import VolumeNotFound
+from xenvol.errors import VolumeNotFound, WrongVolume
 from xenvol.refs import HostRef, SRRef, VDIRef
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, release_sr, require_sr_type
+from xenvol.storage.pbd import find_pbds
+from xenvol.storage.release import release_sr
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
 from xenvol.storage.vdi import find_vdi
 from xenvol.undo import Undo
 from xenvol.view import Record, View
@@ -15,15 +17,16 @@ from xenvol.view import Record, View
 def connect_disk(
     view: View, undo: Undo, spec: SRSpec, vdi_uuid: str, hosts: Iterable[HostRef] | None
 ) -> tuple[VDIRef, Record]:
-    """The disk, reachable on these hosts, through whichever SR of the pool has it already, else through ours.
+    """The disk, reachable on these hosts, through the SR of the pool that has it already, else through ours.
 
-    A uuid is in a pool only once, so the SR that has the disk is the one to use, whoever introduced it. An SR
-    that was plugged before the disk came is scanned once. Raises VolumeNotFound.
+    An SR that was plugged before the disk came is scanned once. Raises VolumeNotFound; and WrongVolume where the
+    uuid is in an SR of another place: somebody copied the file, and which copy is meant nobody can know.
     """
     require_sr_type(view, spec.type)
     found = find_vdi(view, vdi_uuid)
     if found is not None:
         vdi_ref, vdi = found
+        _check_place(view, spec, SRRef(vdi["SR"]))
         connect_sr(view, undo, spec, hosts, found=SRRef(vdi["SR"]))
         return vdi_ref, vdi
     sr_ref, is_new = connect_sr(view, undo, spec, hosts)
@@ -40,11 +43,36 @@ def connect_disk(
 
 
 def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None) -> None:
-    """Release the SR that has the disk, and the one that we would have introduced for it, where nobody uses them."""
+    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it."""
     found = None if vdi_uuid is None else find_vdi(view, vdi_uuid)
     sr_ref = find_sr(view, sr_uuid) if found is None else SRRef(found[1]["SR"])
     if sr_ref is not None:
-        release_sr(view, sr_ref)
+        release_sr(view, sr_ref, of=lambda vdi: bool(vdi["uuid"] == vdi_uuid))
+
+
+def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
+    """The SR is the one that is meant, by its uuid; or its data lies in the very same directory.
+
+    That can be known only where the directory has not the uuid in its name: of ``file``, and of ``nfs`` with
+    nosubdir. Elsewhere another uuid is another place.
+    """
+    sr = view.record("SR", sr_ref)
+    if sr["uuid"] == spec.uuid:
+        return
+    maps = (spec.sm_config, sr["sm_config"])
+    has_uuid = [spec.type != "file" and sm_config.get("nosubdir") != "true" for sm_config in maps]
+    meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
+    places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
+    is_there = any(meant.items() <= place.items() for place in places)
+    if sr["type"] != spec.type or any(has_uuid) or not is_there:
+        place = ", ".join(map(str, meant.values())) or f"SR {spec.uuid}"
+        raise WrongVolume(
+            f"a disk at {place}", found=f"one of that uuid in SR {sr['name_label']} ({sr['uuid']})"
+        )
+
+
+_PLACES = ("server", "serverpath", "location")
+"""Keys of a device_config that say where an SR's data lies."""
 
 
 def size_after_scan(view: View, vdi_uuid: str) -> int:

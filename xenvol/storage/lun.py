@@ -12,9 +12,10 @@ from collections.abc import Collection
 from typing import Any
 
 from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError
+from xenvol.marks import MARK
 from xenvol.refs import SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, master_first, plug_pbd, unplug_pbd
-from xenvol.storage.sr import is_ours
+from xenvol.storage.release import is_ours
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.view import Record, View
@@ -25,37 +26,62 @@ def find_lun(
 ) -> tuple[VDIRef, Record]:
     """The VDI of the LUN with that number; None is for the only one. Raises VolumeNotFound.
 
-    `is_fresh`: the SR has just been plugged, so a LUN that has no VDI is not there.
+    `is_fresh`: the SR has just been plugged, and shows what there is. Else the storage is asked which LUN has the
+    number now: what the pool remembers may be a LUN that has left, and its number given to another (finding 7).
     """
     luns = vdis_of(view, sr_ref)
     if lun is None:
         if len(luns) != 1:
             raise VolumeNotFound("the only LUN (no LUN number was given)", found=map(describe, luns.values()))
-        ((vdi_ref, vdi),) = luns.items()
-        lun = int(vdi["sm_config"]["LUNid"])
-    for vdi_ref, vdi in luns.items():
-        if vdi["sm_config"].get("LUNid") == str(lun):
-            if sharable and not vdi["sharable"]:
-                _introduce(view, sr_ref, lun, sharable=True)
-                undo.did(f"made VDI {vdi['uuid']} sharable", _introduce, view, sr_ref, lun)
-            return vdi_ref, vdi
-    new_ref = None if is_fresh else _introduce(view, sr_ref, lun, sharable=sharable)
+        (only,) = luns.values()
+        lun = int(only["sm_config"]["LUNid"])
+    known_ref = next((ref for ref, vdi in luns.items() if vdi["sm_config"].get("LUNid") == str(lun)), None)
+    known = None if known_ref is None else luns[known_ref]
+    if known_ref is not None and known is not None:
+        is_right = known["sharable"] or not sharable
+        if is_right and (is_fresh or not _can_introduce(view, sr_ref)):
+            return known_ref, known
+    elif is_fresh:
+        raise VolumeNotFound(f"LUN {lun}", found=map(describe, luns.values()))
+    is_foreign = not is_ours(view.record("SR", sr_ref))
+    new_ref = _introduce(view, sr_ref, lun, like=known, sharable=sharable, is_marked=is_foreign)
     if new_ref is None:
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, luns.values()))
+    if new_ref in luns:
+        if known is not None and sharable and not known["sharable"]:
+            undo.did(f"made VDI {known['uuid']} sharable", _introduce, view, sr_ref, lun, like=known)
+            return new_ref, known | {"sharable": True}
+        return new_ref, luns[new_ref]
     undo.did(f"introduced LUN {lun} as VDI {new_ref}", forget_vdi, view, new_ref)
-    return new_ref, view.record("VDI", new_ref)
+    if known_ref is not None and known is not None and not is_foreign and not known["VBDs"]:
+        forget_vdi(view, known_ref)  # it stands for a LUN that has left
+    return new_ref, view.call("VDI.get_record", new_ref)
+
+
+def is_lun_there(view: View, sr_ref: SRRef, vdi: Record) -> bool:
+    """Whether the storage still shows this LUN; a no takes a minute. Changes nothing."""
+    return _introduce(view, sr_ref, int(vdi["sm_config"]["LUNid"]), like=vdi) is not None
+
+
+def is_lun_per_vdi(sr_type: str) -> bool:
+    """Whether SRs of this type show LUNs, which have numbers, and grow by themselves."""
+    return sr_type in ("iscsi", "hba")
+
+
+def _can_introduce(view: View, sr_ref: SRRef) -> bool:
+    """The driver of ``hba`` knows no LUN by its number (facts/xapi.md 5.4)."""
+    return bool(view.record("SR", sr_ref)["type"] == "iscsi")
 
 
 def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
     """Drop the LUN's record from an SR of ours that others use, lest its number is given to another LUN.
 
-    The record would then stand for the wrong disk until the next scan (facts/sm-truth.md finding 7). One that has
-    a VBD stays. Idempotent.
+    One that has a VBD stays. Idempotent.
     """
-    if not is_ours(view.record("SR", sr_ref)):
+    if lun is None or not is_ours(view.record("SR", sr_ref)):
         return
     for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        if lun is not None and vdi["sm_config"].get("LUNid") == str(lun) and not vdi["VBDs"]:
+        if vdi["sm_config"].get("LUNid") == str(lun) and not vdi["VBDs"]:
             forget_vdi(view, vdi_ref)
 
 
@@ -75,7 +101,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     for pbd_ref in reversed(plugged):
         unplug_pbd(view, undo, pbd_ref)
     for pbd_ref in wanted:
-        plug_pbd(view, None, pbd_ref)  # this *is* the way back, and has none of its own
+        plug_pbd(view, None, sr_ref, pbd_ref)  # this *is* the way back, and has none of its own
     undo.forget()
 
 
@@ -90,30 +116,31 @@ def _refuse_if_plugged(view: View, vbd_refs: Collection[str]) -> None:
         raise VolumeInUse("(any LUN of the target)", users=users)
 
 
-def _introduce(view: View, sr_ref: SRRef, lun: int, *, sharable: bool = False) -> VDIRef | None:
+def _introduce(
+    view: View,
+    sr_ref: SRRef,
+    lun: int,
+    *,
+    like: Record | None = None,
+    sharable: bool = False,
+    is_marked: bool = False,
+) -> VDIRef | None:
     """Bring in a LUN by its number; None when the storage has no such LUN, which takes a minute to find out.
 
-    The uuid is the LUN's own, whatever is asked for; the record of a LUN that is known already is returned, its
-    `sharable` changed (facts/sm-truth.md finding 9).
+    The uuid is the LUN's own, whatever is asked for; the record of a LUN that is known already is returned, and
+    would take over the names that are given (facts/sm-truth.md finding 9): so they are given as they are in `like`.
     """
     elsewhere = str(
         uuid.uuid4()
     )  # must be the location of no other disk; the driver puts the real one in its place
-    spec: tuple[Any, ...] = (
-        elsewhere,
-        "",
-        "",
-        sr_ref,
-        "user",
-        sharable,
-        False,
-        {},
-        elsewhere,
-        {},
-        {"LUNid": str(lun)},
-    )
+    names = ("", "") if like is None else (like["name_label"], like["name_description"])
+    vdi_type = "user" if like is None else like["type"]
+    other_config = ({MARK: ""} if is_marked else {}) if like is None else like["other_config"]
+    xenstore_data = {} if like is None else like["xenstore_data"]
+    is_sharable = sharable or (like is not None and like["sharable"])
+    spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
     try:
-        return VDIRef(view.call("VDI.introduce", *spec))
+        return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
     except XapiError as error:
         # every refusal of the storage driver comes as this one (facts/sm-truth.md, Contradictions 1)
         if error.code == "INTERNAL_ERROR" and "Vdi_does_not_exist" in "".join(error.params):

@@ -10,17 +10,13 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from xenvol.errors import XapiError
+from xenvol.marks import CONNECTED, MARK
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.undo import Undo
 from xenvol.verbs import change, make
 from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
-
-MARK = "xenvol"
-"""Key of other_config of a PBD, in somebody else's SR, that we created or plugged (`CREATED`, `PLUGGED`)."""
-CREATED = "created"
-PLUGGED = "plugged"
 
 
 def find_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
@@ -52,7 +48,7 @@ def create_pbd(
         raise
 
 
-def plug_pbd(view: View, undo: Undo | None, pbd_ref: PBDRef) -> None:
+def plug_pbd(view: View, undo: Undo | None, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
     """Plug it; idempotent in xapi. Takes ten seconds and more for iSCSI."""
     change(
         view,
@@ -60,7 +56,7 @@ def plug_pbd(view: View, undo: Undo | None, pbd_ref: PBDRef) -> None:
         f"plugged PBD {pbd_ref}",
         ("PBD.plug", pbd_ref),
         look=lambda: bool(view.call("PBD.get_currently_attached", pbd_ref)),
-        inverse=lambda: unplug_unless_used(view, pbd_ref),
+        inverse=lambda: _take_back_plug(view, sr_ref, pbd_ref),
     )
 
 
@@ -85,6 +81,13 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
             raise
         return
     undo.did(f"marked PBD {pbd_ref}", _unmark, view, pbd_ref)
+
+
+def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
+    """The inverse of plugging. It stays where anybody has a disk of the SR meanwhile, plugged or for a next start."""
+    vdis = view.find("VDI", {"SR": sr_ref}).values()
+    if not any(vdi["VBDs"] or CONNECTED in vdi["other_config"] for vdi in vdis):
+        unplug_unless_used(view, pbd_ref)
 
 
 def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:

@@ -25,11 +25,11 @@ from xenvol.cli.demo.volumes import (
     xensm_volume,
 )
 from xenvol.errors import XenVolError
+from xenvol.marks import DRIVER, VOLUME
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.journal import Calls, Entry
 from xenvol.simulator.snapshot import Snapshot
-from xenvol.vbd import DRIVER, VOLUME
 from xenvol.volumeops import VolumeOps
 
 

@@ -1,0 +1,24 @@
+"""What xenvol writes on objects of xapi, so that anybody can read, after any crash, what is its doing.
+
+Keys of other_config; of an SR, of sm_config, the one map that `SR.introduce` sets. A key of ours never holds a secret.
+"""
+
+MARK = "xenvol"
+"""On an SR that we introduced, a VDI that we brought into somebody else's SR, a PBD there that we made or plugged."""
+CREATED = "created"
+"""Value of `MARK` on a PBD that we created."""
+PLUGGED = "plugged"
+"""Value of `MARK` on a PBD that was there, unplugged, and that we plugged."""
+CONNECTED = "xenvol:connected"
+"""On a VDI that was connected without a VM: it is in use, although it has no VBD."""
+
+VOLUME = "xenvol:volume"
+"""On a VBD: the volume's id."""
+DISK = "xenvol:disk"
+"""On a VBD: where its disk lies, as its driver tells it (`VolumeDriver.volume_key`)."""
+SR = "xenvol:sr"
+"""On a VBD: the reference of the SR that shows its disk, in case that the disk's record goes first."""
+ATTACHMENT = "xenvol:attachment"
+"""On a VBD: the attachment's id."""
+DRIVER = "xenvol:driver"
+"""On a VBD: the driver_volume_type."""

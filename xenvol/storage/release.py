@@ -1,0 +1,171 @@
+"""The last one out: an SR that we introduced is forgotten when nobody uses a disk of it, and nothing else ever is.
+
+What was there before is never forgotten; of such an SR only what carries our mark is taken back. A disk is in use
+while it has a VBD, plugged or not, of whatever VM; while it was connected without a VM; and when it is not an
+ordinary disk at all (a suspended VM's memory, for one).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.marks import CONNECTED, CREATED, MARK, VOLUME
+from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
+from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.vdi import forget_vdi, vdis_of
+from xenvol.undo import Undo
+from xenvol.view import Record, View, gone_is_fine, is_gone
+
+log = logging.getLogger(__name__)
+
+_ORDINARY = frozenset({"user", "system", "ephemeral"})
+_HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
+
+Which = Callable[[Record], bool]
+"""Tells the record of the volume's own disk from the others."""
+
+
+def is_ours(sr_rec: Record) -> bool:
+    """Whether xenvol introduced the SR."""
+    return MARK in sr_rec["sm_config"]
+
+
+def is_used(view: View, sr_ref: SRRef, *, but: Which = lambda vdi: False) -> bool:
+    """Whether anybody uses a disk of the SR; that the disk `but` was connected without a VM does not count."""
+    return any(_is_disk_used(vdi, is_own=but(vdi)) for vdi in vdis_of(view, sr_ref).values())
+
+
+def _is_disk_used(vdi: Record, *, is_own: bool) -> bool:
+    is_held = CONNECTED in vdi["other_config"] and not is_own
+    return bool(vdi["VBDs"]) or is_held or vdi["type"] not in _ORDINARY
+
+
+def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> bool:
+    """Take back what xenvol did to make this SR visible, unless somebody uses a disk of it; say whether it did.
+
+    `of` tells the volume's own disk: where the SR stays, what we wrote on that disk goes. Idempotent: an SR that is
+    gone is released. When a host cannot let go, the others are plugged again and the error leaves; a host that is
+    down keeps the SR, which the next last one out will forget.
+    """
+    try:
+        sr_rec = view.record("SR", sr_ref)
+        vdis = vdis_of(view, sr_ref)
+        if not is_ours(sr_rec):
+            _leave_disks(view, vdis, of, is_foreign=True)
+            _take_back_pbds(view, sr_ref, vdis)
+            return not any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values())
+        if any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values()):
+            _leave_disks(view, vdis, of, is_foreign=False)
+            return False
+        return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
+    except XapiError as error:
+        if not is_gone(error, "SR"):
+            raise
+        return True
+
+
+def forget_unless_used(view: View, sr_ref: SRRef) -> None:
+    """The inverse of introducing. Its PBDs have been unplugged before, by their own inverses."""
+    try:
+        if not is_used(view, sr_ref):
+            _forget(view, sr_ref)
+    except XapiError as error:
+        if not is_gone(error, "SR"):
+            raise
+
+
+def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -> bool:
+    """Unplug it everywhere and forget it; where somebody turns out to need it, plug it again."""
+    undo = Undo()
+    try:
+        is_free = all(_unplug(view, undo, pbd_ref) for pbd_ref in _slaves_first(view, sr_ref, pbd_refs))
+        # a VM may have got a VBD while we were unplugging
+        if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
+            return True
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+    undo.unwind()
+    return False
+
+
+def _slaves_first(view: View, sr_ref: SRRef, pbd_refs: list[str]) -> list[PBDRef]:
+    if len(pbd_refs) < 2:
+        return [PBDRef(ref) for ref in pbd_refs]
+    pbds = find_pbds(view, sr_ref)
+    return [pbds[host][0] for host in reversed(master_first(view, pbds))]
+
+
+def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
+    try:
+        is_unplugged = unplug_unless_used(view, pbd_ref)
+    except XapiError as error:
+        if error.code not in _HOST_IS_DOWN:
+            raise
+        log.warning("PBD %s stays, and its SR: %s", pbd_ref, error)
+        return False
+    if is_unplugged:
+        undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
+    return is_unplugged
+
+
+def _forget(view: View, sr_ref: SRRef) -> bool:
+    """Forget it, and its PBDs and VDI records with it; not when somebody has plugged a PBD meanwhile."""
+    try:
+        view.call("SR.forget", sr_ref)
+    except XapiError as error:
+        if error.code == "SR_HAS_PBD":
+            log.info("SR %s stays: somebody has plugged it again", sr_ref)
+            return False
+        if not is_gone(error, "SR"):
+            raise
+    except XapiUnreachable as silence:
+        try:
+            view.call("SR.get_uuid", sr_ref)
+        except XapiError as error:
+            if is_gone(error, "SR"):
+                return True
+        raise silence
+    return True
+
+
+def _leave_disks(view: View, vdis: dict[VDIRef, Record], of: Which, *, is_foreign: bool) -> None:
+    """Of the volume's own disk, in an SR that stays: what we wrote on it, and its record if we brought that in."""
+    for vdi_ref, vdi in vdis.items():
+        if not of(vdi):
+            continue
+        with gone_is_fine("VDI"):
+            if CONNECTED in vdi["other_config"]:
+                view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
+            if is_foreign and MARK in vdi["other_config"] and not vdi["VBDs"]:
+                forget_vdi(view, vdi_ref)
+
+
+def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> None:
+    """Of somebody else's SR, the PBDs that carry our mark, when no volume of ours is left there."""
+    marked = _marked(view, sr_ref)
+    if not marked:
+        return
+    vbd_refs = [vbd_ref for vdi in vdis.values() for vbd_ref in vdi["VBDs"]]
+    view.read({"VBD": vbd_refs})
+    vbds = [vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None]
+    if any(VOLUME in vbd["other_config"] for vbd in vbds):
+        return
+    for pbd_ref, what in marked.values():
+        if not unplug_unless_used(view, pbd_ref):
+            continue
+        if what == CREATED:
+            destroy_pbd(view, pbd_ref)
+        else:
+            view.call("PBD.remove_from_other_config", pbd_ref, MARK)
+
+
+def _marked(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, str]]:
+    pbds = find_pbds(view, sr_ref)
+    return {
+        host: (pbd_ref, pbd["other_config"][MARK])
+        for host, (pbd_ref, pbd) in pbds.items()
+        if MARK in pbd["other_config"]
+    }
