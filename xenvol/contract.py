@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _METHODS = ("connect_volume", "disconnect_volume", "rollback")
-_OPTIONAL = ("extend_volume",)
+_OPTIONAL = ("extend_volume", "volume_key")
 
 
 def find_problem(driver_class: object) -> str | None:

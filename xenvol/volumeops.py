@@ -19,7 +19,7 @@ from xenvol import connection_info, disks, inventory, migration, mountpoint, reg
 from xenvol import connector as connectors
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_info import ConnectionInfo
-from xenvol.drivers.base import VolumeDriver
+from xenvol.drivers.base import VolumeDriver, digest_of
 from xenvol.errors import AttachedMeanwhile, MountpointInUse, UnknownVM, WrongVolume, XapiError, XenVolError
 from xenvol.frozen import FrozenMap
 from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
@@ -85,7 +85,7 @@ class VolumeOps:
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
         driver = self._driver(info, view, hosts=_hosts_for(machine, will_plug=will_plug))
-        key = driver.volume_key(info.data)
+        key = _volume_key(driver, info)
         there = disks.find_volume(slots, info, key, wish)
         if there is not None and slots[there]["currently_attached"]:
             disks.check_same_place(slots[there], key)
@@ -153,7 +153,7 @@ class VolumeOps:
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
         else:
             slots = view.find("VBD", {"VM": machine.ref})
-            vbd_ref = disks.find_volume(slots, info, driver.volume_key(info.data), mountpoint)
+            vbd_ref = disks.find_volume(slots, info, _volume_key(driver, info), mountpoint)
             if vbd_ref is not None:
                 disks.check_fence(slots[vbd_ref], attachment_id or info.attachment_id)
                 disks.take_out(view, machine, vbd_ref, slots[vbd_ref])
@@ -223,6 +223,8 @@ class VolumeOps:
         """
         info = _parse(connection_info)
         driver = self._driver(info, View(self._session))
+        if not hasattr(driver, "extend_volume"):
+            raise ExtendNotSupported(info.driver_volume_type)
         try:
             return driver.extend_volume(info.data)
         except BaseException as error:
@@ -281,11 +283,23 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
 
 
+def _volume_key(driver: VolumeDriver, info: ConnectionInfo) -> str:
+    """The driver's, or the inherited one for a driver that inherits nothing (`xenvol.contract`)."""
+    told = getattr(driver, "volume_key", None)
+    return VolumeDriver.volume_key(driver, info.data) if told is None else str(told(info.data))
+
+
 def _was_overtaken(error: BaseException) -> bool:
     """Whether somebody released, meanwhile, what we were about to use: then it is found, or made, anew."""
     if isinstance(error, XapiError):
         return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
     return isinstance(error, AttachedMeanwhile)
+
+
+def _key_of(driver: VolumeDriver, info: ConnectionInfo) -> str:
+    """Where the disk lies, as the driver tells it; one that is no subclass of ours may not."""
+    tell = getattr(driver, "volume_key", digest_of)
+    return str(tell(info.data))
 
 
 def _hosts_for(vm: VM, *, will_plug: bool) -> list[HostRef] | None:

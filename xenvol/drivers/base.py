@@ -89,10 +89,15 @@ class VolumeDriver(abc.ABC):
         Optional. A detach finds the disk by it where the service gives no volume id, and an attach notices by it
         that a volume has moved. The same, here, for the same data but for secrets and for what is no place.
         """
-        told = sorted(
-            (str(key), str(value)) for key, value in connection_data.items() if key not in ENVELOPE_KEYS
-        )
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(told)))
+        return digest_of(connection_data)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.undo!r}>"
+
+
+def digest_of(connection_data: Mapping[str, object]) -> str:
+    """The same for the same data, but for secrets and for what is no place; numbers may be strings."""
+    told = sorted(
+        (str(key), str(value)) for key, value in connection_data.items() if key not in ENVELOPE_KEYS
+    )
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(told)))
