@@ -11,7 +11,6 @@ import pytest
 
 from tests.scenarios import CHAP, arrange_target, iscsi
 from xenvol.errors import XapiError, XenVolError
-from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 

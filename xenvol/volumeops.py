@@ -20,7 +20,15 @@ from xenvol import connector as connectors
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_info import ConnectionInfo
 from xenvol.drivers.base import VolumeDriver, digest_of
-from xenvol.errors import AttachedMeanwhile, MountpointInUse, UnknownVM, WrongVolume, XapiError, XenVolError
+from xenvol.errors import (
+    AttachedMeanwhile,
+    ExtendNotSupported,
+    MountpointInUse,
+    UnknownVM,
+    WrongVolume,
+    XapiError,
+    XenVolError,
+)
 from xenvol.frozen import FrozenMap
 from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
 from xenvol.session import Session
@@ -85,7 +93,7 @@ class VolumeOps:
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
         driver = self._driver(info, view, hosts=_hosts_for(machine, will_plug=will_plug))
-        key = _volume_key(driver, info)
+        key = _key_of(driver, info)
         there = disks.find_volume(slots, info, key, wish)
         if there is not None and slots[there]["currently_attached"]:
             disks.check_same_place(slots[there], key)
@@ -153,7 +161,7 @@ class VolumeOps:
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
         else:
             slots = view.find("VBD", {"VM": machine.ref})
-            vbd_ref = disks.find_volume(slots, info, _volume_key(driver, info), mountpoint)
+            vbd_ref = disks.find_volume(slots, info, _key_of(driver, info), mountpoint)
             if vbd_ref is not None:
                 disks.check_fence(slots[vbd_ref], attachment_id or info.attachment_id)
                 disks.take_out(view, machine, vbd_ref, slots[vbd_ref])
@@ -281,12 +289,6 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     if not info.multiattach:
         return info
     return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
-
-
-def _volume_key(driver: VolumeDriver, info: ConnectionInfo) -> str:
-    """The driver's, or the inherited one for a driver that inherits nothing (`xenvol.contract`)."""
-    told = getattr(driver, "volume_key", None)
-    return VolumeDriver.volume_key(driver, info.data) if told is None else str(told(info.data))
 
 
 def _was_overtaken(error: BaseException) -> bool:

@@ -248,3 +248,29 @@ class NamesNoVolume(SMBDriver):
             return super().connect_volume(connection_data)
         except VolumeNotFound as error:
             raise RuntimeError(str(error)) from error
+
+
+class TellsVolumesByTheirPassword(SMBDriver):
+    def volume_key(self, connection_data):
+        return f"{connection_data['vdi_uuid']} {connection_data['password'].reveal()}"
+
+
+class TellsVolumesByTheirShare(SMBDriver):
+    def volume_key(self, connection_data):
+        return connection_data["export"]
+
+
+class InheritsNothing:
+    """A driver by its methods alone, and of those only the ones that are asked for."""
+
+    def __init__(self, session, *, hosts=None):
+        self._driver = SMBDriver(session, hosts=hosts)
+
+    def connect_volume(self, connection_data):
+        return self._driver.connect_volume(connection_data)
+
+    def disconnect_volume(self, connection_data):
+        self._driver.disconnect_volume(connection_data)
+
+    def rollback(self, connection_data):
+        self._driver.rollback(connection_data)

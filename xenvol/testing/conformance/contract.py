@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 
+import pytest
+
 from xenvol.connection_info import parse
 from xenvol.errors import ForbiddenCall
 from xenvol.registry import get_driver_class
+from xenvol.secret import Secret
 from xenvol.testing import sweep
 from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
@@ -57,6 +60,39 @@ class Contract(Kit):
                 f"a driver method raised {type(error).__name__}: {error}, given a {type(frozen).__name__}: "
                 "use what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
             ) from error
+
+    def test_the_volume_key_comes_from_the_data_alone(self, bench: Bench) -> None:
+        """The same for the same volume, whoever asks and whatever its password is by now; and no call is made."""
+        if not hasattr(bench.driver_class, "volume_key"):
+            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+        another_password = {
+            key: Secret("another") if isinstance(value, Secret) else value
+            for key, value in bench.data.items()
+        }
+        with bench.xapi.journal.recording() as calls:
+            datas = (bench.data, parse(bench.connection_info).data, another_password)
+            keys = [bench.driver().volume_key(data) for data in datas]
+        method = bench.method("volume_key")
+        require(
+            not calls.methods(),
+            f"{method} called {', '.join(calls.methods())}: read what it needs from the data",
+        )
+        require(
+            len(set(keys)) == 1 and isinstance(keys[0], str) and keys[0],
+            f"{method} told one volume by several keys, or by none: derive a text from what says where its disk is, "
+            "and from nothing else (no password, no id of the driver's object)",
+        )
+
+    def test_the_volume_key_of_another_volume_is_another(self, bench: Bench) -> None:
+        if not hasattr(bench.driver_class, "volume_key"):
+            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+        data = {"driver_volume_type": bench.name, "data": dict(self.arrange_another(bench.xapi))}
+        keys = {bench.driver().volume_key(parse(info).data) for info in (bench.connection_info, data)}
+        require(
+            len(keys) == 2,
+            f"{bench.method('volume_key')} told two volumes by one key: whatever says which disk of the storage is "
+            "meant belongs into it",
+        )
 
     def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
         """What makes or erases data, VMs and VBDs: the session refuses them, and asking is a mistake already."""
