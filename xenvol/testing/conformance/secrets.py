@@ -38,6 +38,10 @@ class Secrets(Kit):
         self._check(secrets, "xapi's database, while the volume is connected", _database(bench))
         self._check(secrets, "the driver's repr", repr(driver))
         bench.disconnect()
+        ops, vm = bench.volume_ops(), bench.xapi.add_vm("a VM")
+        ops.attach_volume(bench.connection_info, vm)
+        self._check(secrets, "xapi's database, while the volume is attached", _database(bench))
+        ops.detach_volume(bench.connection_info, vm)
         self._check(secrets, "a call's parameters", "\n".join(map(str, bench.xapi.journal)))
         for strike in (sweep.refuse, sweep.lose_answer):
             for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
