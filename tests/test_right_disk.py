@@ -1,0 +1,261 @@
+"""The disk in the VM is the volume that was asked for, whatever its number or file name meant before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.scenarios import GIB, IQN, SR_UUID, VDI_UUID, arrange_target, changes, iscsi, scsi_id, touch_hosts
+from xenvol.errors import VolumeInUse, WrongVolume, XapiError
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
+
+THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
+
+
+@pytest.fixture
+def target(xapi: Simulator) -> Simulator:
+    """A target with LUNs 0, 1 and 2, and VMs that run."""
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    xapi.add_vm("web")
+    xapi.add_vm("db")
+    return xapi
+
+
+def sm_config(xapi: Simulator, vdi: str) -> dict[str, str]:
+    config: dict[str, str] = xapi.db.get("VDI", vdi, "sm_config")
+    return config
+
+
+def give_number_1_to_another_volume(xapi: Simulator) -> str:
+    """Its SCSI id; the pool has still the records of the old one."""
+    xapi.storage.san.replace_lun(IQN, 1, 2 * GIB, scsi_id=scsi_id(77))
+    return scsi_id(77)
+
+
+def without_an_id(lun: int | str, **more: Any) -> dict[str, Any]:
+    info = iscsi(lun, **more)
+    del info["data"]["volume_id"]
+    return info
+
+
+def xensm_lun(lun: int) -> dict[str, Any]:
+    return {
+        "driver_volume_type": "xensm",
+        "data": {
+            "volume_id": f"volume-{lun}",
+            "sr_uuid": SR_UUID,
+            "sr_type": "iscsi",
+            "target": "10.0.0.1",
+            "targetIQN": IQN,
+            "target_lun": lun,
+            "introduce_sr_keys": ["sr_type", "target", "targetIQN"],
+        },
+    }
+
+
+class TestALunNumberThatIsReused:
+    """The plug of the SR made records of all LUNs, which say what their numbers meant then."""
+
+    @pytest.mark.parametrize("more", [{}, {"wwn": scsi_id(77)[1:]}], ids=["unproven", "proven"])
+    def test_while_another_lun_is_attached_means_the_new_volume(
+        self, target: Simulator, volume_ops: VolumeOps, more: dict[str, str]
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        new = give_number_1_to_another_volume(target)
+        attachment = volume_ops.attach_volume(iscsi(1, **more), "db")
+        assert sm_config(target, attachment.vdi_ref)["SCSIid"] == new
+
+    def test_means_the_new_volume_although_a_halted_vm_had_the_old_one(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("old", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.attach_volume(iscsi(1), "old")
+        new = give_number_1_to_another_volume(target)
+        attachment = volume_ops.attach_volume({**iscsi(1), "serial": "another-volume"}, "db")
+        assert sm_config(target, attachment.vdi_ref)["SCSIid"] == new
+
+    def test_means_the_new_volume_after_detach_all(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.attach_volume(iscsi(1), "db")
+        volume_ops.detach_all("db")
+        new = give_number_1_to_another_volume(target)
+        assert sm_config(target, volume_ops.attach_volume(iscsi(1), "db").vdi_ref)["SCSIid"] == new
+
+    def test_means_the_new_volume_through_xensm(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        volume_ops.attach_volume(xensm_lun(0), "web")
+        volume_ops.attach_volume(xensm_lun(1), "db")
+        volume_ops.detach_volume(xensm_lun(1), "db")
+        new = give_number_1_to_another_volume(target)
+        assert sm_config(target, volume_ops.attach_volume(xensm_lun(1), "db").vdi_ref)["SCSIid"] == new
+
+    def test_is_no_other_volume_where_the_volume_has_only_grown(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.attach_volume(iscsi(1, size=1), "db")
+        volume_ops.detach_volume(iscsi(1, size=1), "db")
+        target.storage.san.resize_lun(IQN, 1, 2 * GIB)
+        assert volume_ops.attach_volume(iscsi(1, size=2), "db").is_plugged
+
+
+class TestAVolumeThatMovedToAnotherLun:
+    @pytest.mark.parametrize("hotplug", [True, False])
+    def test_is_not_taken_for_the_disk_that_is_in_its_slot(
+        self, target: Simulator, volume_ops: VolumeOps, hotplug: bool
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0, volume_id="moved"), "web", hotplug=hotplug)
+        before = target.snapshot()
+        with pytest.raises(WrongVolume):
+            volume_ops.attach_volume(iscsi(1, volume_id="moved"), "web")
+        assert [line for line in changes(before, target.snapshot()) if line.startswith("VBD")] == []
+
+
+class TestAnUUIDInAnotherSR:
+    def test_is_not_the_file_of_another_server(self, xapi: Simulator, volume_ops: VolumeOps) -> None:
+        """The copy of an export that stands by for a disaster has files of the same names."""
+        infos = []
+        for server in ("10.0.0.2", "10.0.0.7"):
+            export = xapi.storage.shares.add_nfs(server).export("/export/vols", size=100 * GIB)
+            export.filesystem.root.add_vhd(VDI_UUID, GIB)
+            data = {"volume_id": server, "export": f"{server}:/export/vols", "name": f"{VDI_UUID}.vhd"}
+            infos.append({"driver_volume_type": "nfs", "data": data, "access_mode": "ro"})
+        touch_hosts(xapi)
+        xapi.add_vm("web")
+        xapi.add_vm("db")
+        volume_ops.attach_volume(infos[0], "web")
+        before = xapi.snapshot()
+        with pytest.raises(WrongVolume):
+            volume_ops.attach_volume(infos[1], "db")
+        assert [line for line in changes(before, xapi.snapshot()) if line.startswith("VBD")] == []
+
+    def test_is_not_the_disk_of_the_sr_that_xensm_was_told(
+        self, xapi: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        xapi.add_vm("web")
+        one, other = xapi.add_sr("one"), xapi.add_sr("other")
+        vdi = xapi.add_vdi(one)
+        data = {
+            "volume_id": "volume",
+            "sr_uuid": xapi.db.get("SR", other, "uuid"),
+            "vdi_uuid": xapi.db.get("VDI", vdi, "uuid"),
+        }
+        before = xapi.snapshot()
+        with pytest.raises(WrongVolume):
+            volume_ops.attach_volume({"driver_volume_type": "xensm", "data": data}, "web")
+        assert changes(before, xapi.snapshot()) == []
+
+
+class TestSeveralSRsOnOneTarget:
+    @pytest.mark.parametrize("is_the_first_plugged_later", [True, False])
+    def test_are_searched_for_the_one_that_has_the_lun(
+        self, target: Simulator, volume_ops: VolumeOps, is_the_first_plugged_later: bool
+    ) -> None:
+        """Only the one that was plugged first has any (facts/sm-truth.md finding 12)."""
+        plugged_later = is_the_first_plugged_later
+        kwargs: dict[str, Any] = {"type": "iscsi", "device_config": THEIRS, "content_type": ""}
+        first = target.add_sr("first", plugged=not plugged_later, **kwargs)
+        second = target.add_sr("second", plugged=True, **kwargs)
+        if plugged_later:
+            for pbd in target.db.children(first, "PBDs"):
+                volume_ops._session.call("PBD.plug", pbd)
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        assert attachment.is_plugged
+        assert attachment.sr_ref == (second if plugged_later else first)
+
+    def test_are_searched_although_one_is_ours_of_an_attempt_that_died(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The attempt died after SR.introduce; then the operator made an SR of the same target."""
+        target.faults.lose_answer("SR.introduce")
+        target.faults.lose_request("*", nth=5, every=True)
+        with pytest.raises(XapiUnreachable):
+            volume_ops.attach_volume(iscsi(1), "web")
+        target.faults.clear()
+        assert len(target.db.refs("SR")) == 1
+        theirs = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        assert (attachment.sr_ref, attachment.is_plugged) == (theirs, True)
+
+    def test_are_not_made_for_an_iqn_in_another_case(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """The storage driver compares the IQNs letter by letter, and refuses."""
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = target.snapshot()
+        with pytest.raises(XapiError) as caught:
+            volume_ops.attach_volume(iscsi(1, target_iqn="IQN" + IQN[3:]), "db")
+        assert caught.value.code == "SR_BACKEND_FAILURE_83"
+        assert changes(before, target.snapshot()) == []
+
+
+class TestALunThatIsNewToSomebodyElsesSR:
+    def test_is_brought_in_without_a_scan_and_taken_out_again(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The host goes on seeing the LUN as long as it is logged in."""
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        before = target.snapshot()
+        with target.journal.recording() as calls:
+            volume_ops.attach_volume(iscsi(9), "web")
+            volume_ops.detach_volume(iscsi(9), "web")
+        assert "SR.scan" not in calls.methods()
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
+
+
+class TestAVolumeWithoutAnId:
+    @pytest.mark.parametrize(
+        ("attached", "detached"),
+        [
+            (without_an_id(1), without_an_id("1")),
+            (without_an_id(1), without_an_id(1, target_discovered=False)),
+            (iscsi(1), without_an_id(1)),
+        ],
+        ids=["lun-as-text", "further-key", "id-at-attach-only"],
+    )
+    def test_is_detached_however_the_detach_spells_it(
+        self, target: Simulator, volume_ops: VolumeOps, attached: dict[str, Any], detached: dict[str, Any]
+    ) -> None:
+        volume_ops.attach_volume(attached, "web")
+        volume_ops.detach_volume(detached, "web")
+        assert target.db.refs("VBD") == []
+
+
+class TestALocalSR:
+    """A disk that only one host can reach."""
+
+    @pytest.mark.xapi(hosts=2)
+    @pytest.mark.parametrize("power_state", ["Halted", "Running"])
+    def test_is_used_on_its_host_and_left_as_it_was(
+        self, xapi: Simulator, volume_ops: VolumeOps, power_state: str
+    ) -> None:
+        touch_hosts(xapi)
+        host = xapi.db.refs("host")[1]
+        sr = xapi.add_sr("local", type="dummy", shared=False, hosts=[host])
+        vdi = xapi.add_vdi(sr)
+        xapi.add_vm("web", power_state=power_state, resident_on=host if power_state == "Running" else None)
+        data = {
+            "volume_id": "volume",
+            "sr_uuid": xapi.db.get("SR", sr, "uuid"),
+            "vdi_uuid": xapi.db.get("VDI", vdi, "uuid"),
+        }
+        info = {"driver_volume_type": "xensm", "data": data}
+        before = xapi.snapshot()
+        assert volume_ops.attach_volume(info, "web").vdi_ref == vdi
+        volume_ops.detach_volume(info, "web")
+        assert changes(before, xapi.snapshot()) == []
+
+
+class TestADiskOfASleepingVM:
+    def test_is_given_to_nobody_else(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """It is not plugged, and its VM goes on writing when it wakes."""
+        root = target.add_sr("root")
+        sleeper = target.add_vm("sleeper", disks=[target.add_vdi(root)])
+        with target.xapi.lock:
+            target.db.set("VM", sleeper, suspend_SR=root)
+        volume_ops.attach_volume(iscsi(0), "sleeper")
+        volume_ops._session.call("VM.suspend", sleeper)
+        with pytest.raises(VolumeInUse, match="sleeper"):
+            volume_ops.attach_volume(iscsi(0), "db")
