@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios import GIB, IQN, SR_UUID, VDI_UUID, arrange_target, changes, iscsi, scsi_id, touch_hosts
-from xenvol.errors import VolumeInUse, WrongVolume, XapiError
+from xenvol.errors import VolumeInUse, WrongVolume, XapiError, XapiUnreachable
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 

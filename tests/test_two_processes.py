@@ -17,7 +17,7 @@ from tests.scenarios import (
     iscsi,
     touch_hosts,
 )
-from xenvol.errors import XapiError
+from xenvol.errors import InvalidMountpoint, XapiError, XapiUnreachable
 from xenvol.simulator import Simulator
 from xenvol.volumeops import Attachment, VolumeOps
 
