@@ -69,9 +69,10 @@ class Contract(Kit):
             key: Secret("another") if isinstance(value, Secret) else value
             for key, value in bench.data.items()
         }
+        datas = (bench.data, parse(bench.connection_info).data, another_password)
+        drivers = [bench.driver() for _ in datas]
         with bench.xapi.journal.recording() as calls:
-            datas = (bench.data, parse(bench.connection_info).data, another_password)
-            keys = [bench.driver().volume_key(data) for data in datas]
+            keys = [driver.volume_key(data) for driver, data in zip(drivers, datas, strict=True)]
         method = bench.method("volume_key")
         require(
             not calls.methods(),
