@@ -13,7 +13,7 @@ from collections.abc import Callable
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED, CREATED, MARK, VOLUME
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.pbd import HOST_IS_DOWN, destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.view import Record, View, gone_is_fine, is_gone
@@ -21,7 +21,6 @@ from xenvol.view import Record, View, gone_is_fine, is_gone
 log = logging.getLogger(__name__)
 
 _ORDINARY = frozenset({"user", "system", "ephemeral"})
-_HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
 
 Which = Callable[[Record], bool]
 """Tells the record of the volume's own disk from the others."""
@@ -102,7 +101,7 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
     try:
         is_unplugged = unplug_unless_used(view, pbd_ref)
     except XapiError as error:
-        if error.code not in _HOST_IS_DOWN:
+        if error.code not in HOST_IS_DOWN:
             raise
         log.warning("PBD %s stays, and its SR: %s", pbd_ref, error)
         return False

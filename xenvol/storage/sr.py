@@ -14,7 +14,15 @@ from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError
 from xenvol.marks import CREATED, MARK, PLUGGED
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.secret import Secret
-from xenvol.storage.pbd import create_pbd, destroy_pbd, find_pbds, mark_pbd, master_first, plug_pbd
+from xenvol.storage.pbd import (
+    HOST_IS_DOWN,
+    create_pbd,
+    destroy_pbd,
+    find_pbds,
+    mark_pbd,
+    master_first,
+    plug_pbd,
+)
 from xenvol.storage.release import forget_unless_used, is_ours, is_used
 from xenvol.storage.secrets import copies_of_passwords
 from xenvol.undo import Undo
@@ -83,13 +91,10 @@ def connect_sr(
             try:
                 plug_pbd(view, undo, sr_ref, pbd_ref)
             except XapiError as error:
-                if hosts is not None or host == view.master or error.code not in _HOST_IS_DOWN:
+                if hosts is not None or host == view.master or error.code not in HOST_IS_DOWN:
                     raise
                 log.warning("host %s is down: SR %s will be plugged there when it starts", host, spec.uuid)
     return sr_ref, is_new
-
-
-_HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
 
 
 def _without_dead_attempts(
