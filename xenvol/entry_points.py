@@ -12,9 +12,9 @@ from stevedore.driver import DriverManager
 GROUP = "xenvol.drivers"
 
 
-def all_entry_points() -> list[EntryPoint]:
+def all_entry_points(group: str = GROUP) -> list[EntryPoint]:
     """All of the group, in an order that does not depend on the file system."""
-    found = importlib.metadata.entry_points(group=GROUP)
+    found = importlib.metadata.entry_points(group=group)
     return sorted(found, key=lambda entry_point: (entry_point.name.lower(), package_of(entry_point)))
 
 
@@ -41,7 +41,7 @@ class _ChosenDriver(DriverManager[object]):
 
     def __init__(self, entry_point: EntryPoint) -> None:
         self._entry_point = entry_point
-        super().__init__(GROUP, entry_point.name, on_missing_entrypoints_callback=None)
+        super().__init__(entry_point.group, entry_point.name, on_missing_entrypoints_callback=None)
 
     def list_entry_points(self) -> list[EntryPoint]:
         return [self._entry_point]

@@ -22,3 +22,11 @@ ATTACHMENT = "xenvol:attachment"
 """On a VBD: the attachment's id."""
 DRIVER = "xenvol:driver"
 """On a VBD: the driver_volume_type."""
+
+BACKEND = "xenvol:backend"
+"""On an SR: the token of the Storage Manager's backend that it is. It stays when its last volume is detached."""
+MANAGED = "xenvol:managed"
+"""On a VDI: the id of the Storage Manager's volume that it is."""
+CREATING = "xenvol:creating:"
+"""Key of a VDI's other_config, followed by the token of a volume: the VDI was made for it, and nobody has said yet
+that it is the one. On the source of a copy it says that a copy is being made, which inherits it."""

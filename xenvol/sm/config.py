@@ -1,0 +1,111 @@
+"""A backend config: the parameters of the XenAPI command line, ``server=… serverpath=…``, read and written as text.
+
+As it is stored it has no secret: a password is a xapi secret, and its key says so (``chappassword_secret=<uuid>``).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from xenvol.frozen import FrozenMap
+from xenvol.refs import is_uuid
+from xenvol.secret import Secret, is_secret_key
+from xenvol.sm.errors import InvalidConfig
+from xenvol.sm.srtypes import NOT_FOR_VOLUMES, SRType, sr_type_of
+
+_OF_THE_SR = frozenset({"sr_uuid", "name_label", "name_description", "host"})
+_SM_CONFIG = frozenset({"nosubdir"})  # what SM reads from the SR's sm_config and nowhere else
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    """What an administrator gave, sorted by where it goes."""
+
+    sr_type: SRType
+    device_config: Mapping[str, str | Secret]
+    sm_config: Mapping[str, str] = field(default_factory=dict)
+    sr_uuid: str | None = None
+    """Of an SR that is there already, in the pool or on the storage: it is used, not made."""
+    name_label: str | None = None
+    name_description: str | None = None
+    host: str | None = None
+    """Of a local SR: the host that has it, by name or uuid."""
+
+    @property
+    def place(self) -> str:
+        plain = {key: value for key, value in self.device_config.items() if isinstance(value, str)}
+        return self.sr_type.place_of(plain | dict(self.sm_config))
+
+    def check_complete(self, *, but: Collection[str] = ()) -> None:
+        """Raise InvalidConfig for a required key that is missing, `but` for those that the storage can list."""
+        for key in self.sr_type.required:
+            if not self.device_config.get(key) and key not in but:
+                raise InvalidConfig(
+                    self.sr_type.name,
+                    key,
+                    problem="is missing",
+                    remedy=f"needed: {', '.join(f'{each}=…' for each in self.sr_type.required)}",
+                )
+
+
+def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
+    """Sort the parameters. Raises InvalidConfig."""
+    kind = sr_type_of(sr_type)
+    if kind.name in NOT_FOR_VOLUMES:
+        remedy = "choose a type that holds disks"
+        raise InvalidConfig(
+            kind.name, "type", problem=f"{NOT_FOR_VOLUMES[kind.name]}, not volumes", remedy=remedy
+        )
+    for key, value in given.items():
+        if isinstance(value, str) and is_secret_key(key) and not _is_reference(key, value):
+            raise InvalidConfig(
+                kind.name, key, problem="is a secret, and came as plain text", remedy="give it as a Secret"
+            )
+        if not key or "=" in key or any(c.isspace() for c in key):
+            raise InvalidConfig(kind.name, key, problem="is no key", remedy="write key=value")
+    plain = {key: str(given[key]) for key in _OF_THE_SR if given.get(key)}
+    sr_uuid = plain.get("sr_uuid")
+    if sr_uuid is not None and not is_uuid(sr_uuid):
+        raise InvalidConfig(
+            kind.name, "sr_uuid", problem="is no uuid", remedy="8-4-4-4-12 hexadecimal digits"
+        )
+    return BackendConfig(
+        sr_type=kind,
+        device_config=FrozenMap(
+            {key: value for key, value in given.items() if key not in _OF_THE_SR | _SM_CONFIG}
+        ),
+        sm_config=FrozenMap({key: str(value) for key, value in given.items() if key in _SM_CONFIG}),
+        sr_uuid=None if sr_uuid is None else sr_uuid.lower(),
+        name_label=plain.get("name_label"),
+        name_description=plain.get("name_description"),
+        host=plain.get("host"),
+    )
+
+
+def to_text(params: Mapping[str, str]) -> str:
+    """One line that a shell would read as the same words; `from_text` reads it back."""
+    return shlex.join(f"{key}={value}" for key, value in params.items())
+
+
+def from_text(text: str) -> dict[str, str]:
+    return from_words(shlex.split(text))
+
+
+def from_words(words: Iterable[str]) -> dict[str, str]:
+    """``key=value`` each; a value may hold ``=`` and spaces. Raises ValueError for a word without ``=``."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{word!r} is not key=value")
+        if key in pairs:
+            raise ValueError(f"key {key!r} is given twice")
+        pairs[key] = value
+    return pairs
+
+
+def _is_reference(key: str, value: str) -> bool:
+    """Whether it is the uuid of a xapi secret, which may be shown."""
+    return key.endswith("password_secret") and is_uuid(value)

@@ -1,0 +1,19 @@
+"""What every operation of the Storage Manager is given: the pool's session and the database. It remembers nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xenvol.session import Session
+from xenvol.sm.database import Database
+from xenvol.view import View
+
+
+@dataclass(frozen=True)
+class Context:
+    session: Session
+    database: Database
+
+    def view(self) -> View:
+        """A view of the pool for one operation."""
+        return View(self.session)

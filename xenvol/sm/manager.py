@@ -1,0 +1,187 @@
+"""The Storage Manager: one volume driver for every array that XenAPI can reach.
+
+    flavor ──has──▶ backends ──each is──▶ an SR        volume ──is──▶ a VDI of one of them ──▶ connection_info
+
+An administrator registers backends under flavors; a volume of a flavor is made on the first backend that takes it.
+All state is in the database and in the pool: any number of these, in as many processes and on as many machines, are
+alike, and any of them serves any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from xenvol.secret import Secret
+from xenvol.session import Session
+from xenvol.sm import (
+    adoption,
+    audit,
+    backend_rows,
+    backends,
+    capacity,
+    connections,
+    copies,
+    creation,
+    flavor_rows,
+    flavors,
+    volume_rows,
+    volumes,
+)
+from xenvol.sm.audit import AuditReport
+from xenvol.sm.backends import SetupReport
+from xenvol.sm.capacity import BackendStats
+from xenvol.sm.context import Context
+from xenvol.sm.database import Database
+from xenvol.sm.records import Backend, Flavor, Volume
+
+
+class StorageManager:
+    """Safe to use from several threads at once. The constructor makes no call and opens no connection.
+
+    `session` is one of `xenvol.connect`, or anything with ``.xenapi``; `database` a URL as SQLAlchemy has them, or a
+    `Database`. A SQLite file gets its tables by itself, the others by ``xenvol sm db_upgrade``.
+    """
+
+    def __init__(self, session: Any, database: str | Database) -> None:
+        self._context = Context(
+            session if isinstance(session, Session) else Session(session),
+            database if isinstance(database, Database) else Database(database),
+        )
+
+    def do_setup(self) -> list[SetupReport]:
+        """Have every backend's SR made, once, and known to this pool and plugged; what is dead is reported."""
+        return backends.set_up_all(self._context)
+
+    # ---- flavors
+
+    def create_flavor(
+        self,
+        label: str,
+        description: str,
+        *,
+        policy: str = flavors.DEFAULT_POLICY,
+        over_subscription: float = flavors.DEFAULT_OVER_SUBSCRIPTION,
+        reserved_percentage: int = 0,
+    ) -> Flavor:
+        """A name for a quality of service. `policy` chooses among its backends; of thin ones `over_subscription`
+        times what they have is promised at most, and of all the reserve stays free."""
+        return flavors.create(
+            self._context,
+            label,
+            description,
+            policy=policy,
+            over_subscription=over_subscription,
+            reserved_percentage=reserved_percentage,
+        )
+
+    def list_flavors(self, label: str | None = None) -> list[Flavor]:
+        return flavors.list_all(self._context, label)
+
+    def delete_flavor(self, label: str) -> None:
+        flavors.delete(self._context, label)
+
+    # ---- backends
+
+    def add_backend(
+        self,
+        flavor_label: str,
+        sr_type: str,
+        config: Mapping[str, str | Secret],
+        *,
+        format_device: str | None = None,
+        weight: float = 1.0,
+    ) -> Backend:
+        """Register a backend and make its SR: see `xenvol.sm.backends.add`. Passwords must come as `Secret`."""
+        return backends.add(
+            self._context, flavor_label, sr_type, config, format_device=format_device, weight=weight
+        )
+
+    def list_backends(self, backend_id: int | None = None) -> list[Backend]:
+        """All, or the one with that id, as the database has them. Raises UnknownBackend."""
+        if backend_id is None:
+            return self._context.database.read(backend_rows.all_of)
+        return [self._context.database.read(backend_rows.get, backend_id)]
+
+    def flavor_of(self, backend: Backend) -> Flavor:
+        return self._context.database.read(flavor_rows.by_id, backend.flavor_id)
+
+    def remove_backend(self, backend_id: int, *, destroy: bool = False) -> None:
+        backends.remove(self._context, backend_id, destroy=destroy)
+
+    def stats(self, flavor_label: str | None = None) -> list[BackendStats]:
+        """Capacity and capabilities of every backend, or of a flavor's, as the pool says them now."""
+        return capacity.stats(self._context, flavor_label)
+
+    # ---- volumes
+
+    def create_volume(
+        self, volume_id: str, flavor_label: str, size: int, *, name: str = "", needs: Iterable[str] = ()
+    ) -> Volume:
+        """A volume of `size` bytes at least; `needs` are of snapshot, clone, resize, resize_online."""
+        return creation.create(self._context, volume_id, flavor_label, size, name=name, needs=needs)
+
+    def get_volume(self, volume_id: str) -> Volume:
+        """Raises UnknownVolume."""
+        return self._context.database.read(volume_rows.get, volume_id)
+
+    def list_volumes(
+        self,
+        *,
+        flavor_label: str | None = None,
+        backend_id: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Volume]:
+        """By id, from the one after `after`. Raises UnknownFlavor."""
+
+        def find(connection: Any) -> list[Volume]:
+            flavor_id = None if flavor_label is None else flavor_rows.get(connection, flavor_label).id
+            return volume_rows.list_of(
+                connection, flavor_id=flavor_id, backend_id=backend_id, after=after, limit=limit
+            )
+
+        return self._context.database.read(find)
+
+    def delete_volume(self, volume_id: str) -> None:
+        volumes.delete(self._context, volume_id)
+
+    def extend_volume(self, volume_id: str, size: int) -> Volume:
+        return volumes.extend(self._context, volume_id, size)
+
+    def create_snapshot(self, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:
+        return copies.snapshot(self._context, snapshot_id, volume_id, name=name)
+
+    def clone_volume(
+        self, volume_id: str, source_id: str, *, size: int | None = None, name: str = ""
+    ) -> Volume:
+        """From a volume or a snapshot."""
+        return copies.clone(self._context, volume_id, source_id, size=size, name=name)
+
+    def manage_volume(self, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
+        return adoption.manage(self._context, volume_id, vdi_uuid, name=name)
+
+    def unmanage_volume(self, volume_id: str) -> None:
+        adoption.unmanage(self._context, volume_id)
+
+    # ---- attaching
+
+    def initialize_connection(
+        self, volume_id: str, connector: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
+        """The connection_info that `VolumeOps.attach_volume` takes; it holds passwords where some are needed."""
+        return connections.initialize(self._context, volume_id, connector)
+
+    def terminate_connection(self, volume_id: str, connector: Mapping[str, object] | None = None) -> None:
+        connections.terminate(self._context, volume_id, connector)
+
+    # ---- looking after
+
+    def audit(
+        self, *, repair: bool = False, progress: Callable[[str], None] = audit.say_nothing
+    ) -> AuditReport:
+        """Hold database and pool against each other; `repair` mends what a crash has left."""
+        return audit.audit(self._context, repair=repair, progress=progress)
+
+    def __repr__(self) -> str:
+        return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"

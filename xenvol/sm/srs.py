@@ -1,0 +1,224 @@
+"""A backend's SR in the pool: found, made, introduced, plugged on its hosts, taken away.
+
+`SR.create` takes no uuid, and drivers rewrite the sm_config that it is given (trace sm/24: lvm). So what is made says
+whose it is in its description; whoever comes after a crash, or after an answer that was lost, finds it by that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError
+from xenvol.marks import BACKEND
+from xenvol.refs import HostRef, SRRef
+from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
+from xenvol.sm.records import Backend
+from xenvol.sm.srtypes import NO_LONGER_SHIPPED
+from xenvol.storage import find_sr
+from xenvol.storage.pbd import HOST_IS_DOWN, create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
+from xenvol.undo import Undo
+from xenvol.verbs import make
+from xenvol.view import Record, View, gone_is_fine, is_gone
+
+log = logging.getLogger(__name__)
+
+_ANY_SIZE = "0"  # SR.create's physical_size: drivers find out by themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRMaking:
+    """What SR.create and SR.introduce are given."""
+
+    sr_type: str
+    is_shared: bool
+    name_label: str
+    name_description: str
+    device_config: Mapping[str, str]
+    """Passwords as uuids of xapi secrets."""
+    sm_config: Mapping[str, str]
+    token: str
+
+
+def require_driver(view: View, sr_type: str) -> Record:
+    """The SM object of the type. Raises UnsupportedSRType; NoSuchStorageDriver for what nobody ships any more."""
+    for record in view.all("SM").values():
+        if record["type"] == sr_type:
+            return record
+    kind = NoSuchStorageDriver if sr_type in NO_LONGER_SHIPPED else UnsupportedSRType
+    raise kind(sr_type, host=view.record("host", view.master)["name_label"], offered=view.sr_types)
+
+
+def description_of(token: str) -> str:
+    """The description of an SR that is being made: unlike any other."""
+    return f"xenvol storage manager, backend {token}"
+
+
+def find_made(view: View, token: str) -> tuple[SRRef, Record] | None:
+    """The SR that was made for a backend and that no row names yet."""
+    found = view.find("SR", {"name_description": description_of(token)})
+    return next(((SRRef(ref), sr_rec) for ref, sr_rec in found.items()), None)
+
+
+def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
+    """Make it on the storage: this formats. On every host where it is shared, else on that one."""
+
+    def look() -> SRRef | None:
+        found = find_made(view, making.token)
+        return None if found is None else found[0]
+
+    record = (
+        host_ref,
+        dict(making.device_config),
+        _ANY_SIZE,
+        making.name_label,
+        description_of(making.token),
+        making.sr_type,
+        "user",
+        making.is_shared,
+        dict(making.sm_config),
+    )
+    # what is on the storage is not taken back: whoever makes it once more finds it by its description
+    forward = Undo()
+    return make(
+        view, forward, "made an SR", ("SR.create", *record), look=look, inverse=lambda view, sr_ref: None
+    )
+
+
+def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRef:
+    """Make an SR known that is on the storage already."""
+    record = (
+        sr_uuid,
+        making.name_label,
+        making.name_description,
+        making.sr_type,
+        "user",
+        making.is_shared,
+        dict(making.sm_config),
+    )
+    try:
+        return make(
+            view,
+            undo,
+            f"introduced SR {sr_uuid}",
+            ("SR.introduce", *record),
+            look=lambda: find_sr(view, sr_uuid),
+            inverse=_forget,
+        )
+    except XapiError as error:
+        there = find_sr(view, sr_uuid) if error.code == "SR_UUID_EXISTS" else None
+        if there is None:
+            raise
+        return there
+
+
+def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: HostRef | None) -> None:
+    """Plugged on all hosts, or, being local, on its own. A host that is down gets it when it starts. Idempotent.
+
+    A PBD that is missing takes its device_config from one that is there, so that all hosts see the same.
+    """
+    pbds = find_pbds(view, sr_ref)
+    if view.record("SR", sr_ref)["shared"]:
+        wanted = {*view.hosts, view.master}
+    else:
+        wanted = set(pbds) or ({host_ref} if host_ref is not None else {view.master})
+    theirs = next((pbd["device_config"] for _, pbd in pbds.values()), None)
+    for host in master_first(view, wanted):
+        pbd_ref, pbd = pbds.get(host, (None, None))
+        if pbd_ref is None:
+            pbd_ref = create_pbd(view, undo, sr_ref, host, theirs or making.device_config)
+        elif pbd is not None and pbd["currently_attached"]:
+            continue
+        try:
+            plug_pbd(view, undo, sr_ref, pbd_ref)
+        except XapiError as error:
+            if host == view.master or error.code not in HOST_IS_DOWN or len(wanted) == 1:
+                raise
+            log.warning("host %s is down: SR %s will be plugged there when it starts", host, sr_ref)
+
+
+def mark_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
+    """Say in the pool whose SR it is, and give it the description that people shall read. Idempotent."""
+    sr_rec = view.record("SR", sr_ref)
+    if sr_rec["other_config"].get(BACKEND) != making.token:
+        try:
+            view.call("SR.add_to_other_config", sr_ref, BACKEND, making.token)
+        except XapiError as error:
+            if error.code != "MAP_DUPLICATE_KEY":
+                raise
+    if sr_rec["name_description"] == description_of(making.token):
+        view.call("SR.set_name_description", sr_ref, making.name_description)
+
+
+def unmark_sr(view: View, sr_ref: SRRef) -> None:
+    with gone_is_fine("SR"):
+        view.call("SR.remove_from_other_config", sr_ref, BACKEND)
+
+
+def get_sr(view: View, backend: Backend) -> tuple[SRRef, Record]:
+    """The backend's SR in this pool. Raises BackendNotReady where it is not made, or not known here."""
+    if backend.sr_uuid is None:
+        raise BackendNotReady(backend.id, problem="its SR is not made yet")
+    found = view.find("SR", {"uuid": backend.sr_uuid})
+    if not found:
+        raise BackendNotReady(backend.id, problem=f"SR {backend.sr_uuid} is not known to this pool")
+    ((ref, sr_rec),) = found.items()
+    return SRRef(ref), sr_rec
+
+
+def remove_sr(view: View, sr_ref: SRRef, *, destroy: bool) -> None:
+    """Unplug it everywhere and forget it: the data stays; or erase it, which xapi refuses while it has disks.
+
+    Idempotent. Where one host cannot let go, the others are plugged again.
+    """
+    undo = Undo()
+    try:
+        with gone_is_fine("SR"):
+            pbds = find_pbds(view, sr_ref)
+            for host in reversed(master_first(view, pbds)):
+                view.call("PBD.unplug", pbds[host][0])
+                undo.did(f"unplugged PBD {pbds[host][0]}", view.call, "PBD.plug", pbds[host][0])
+            view.call("SR.destroy" if destroy else "SR.forget", sr_ref)
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+
+
+def find_host(view: View, name: str | None) -> tuple[HostRef, Record]:
+    """A host by uuid or name; None is the pool's master. Raises UnknownHost."""
+    hosts: dict[str, Any] = view.all("host")
+    if name is None:
+        return view.master, hosts[view.master]
+    found = {
+        ref: record
+        for ref, record in hosts.items()
+        if name in (ref, record["uuid"], record["name_label"], record["hostname"])
+    }
+    if len(found) != 1:
+        raise UnknownHost(name, candidates=[record["uuid"] for record in found.values()])
+    ((ref, record),) = found.items()
+    return HostRef(ref), record
+
+
+def host_of(view: View, backend: Backend) -> HostRef | None:
+    """Of a local SR. Raises HostNotReady where its host is not in this pool."""
+    if backend.host_uuid is None:
+        return None
+    for ref, record in view.all("host").items():
+        if record["uuid"] == backend.host_uuid:
+            return HostRef(ref)
+    problem = f"it has the local SR of backend {backend.id}, and is not in this pool"
+    raise HostNotReady(backend.host_uuid, problem=problem)
+
+
+def _forget(view: View, sr_ref: SRRef) -> None:
+    """The inverse of introducing; its PBDs are unplugged by their own inverses, and go with it."""
+    try:
+        for pbd_ref, _ in find_pbds(view, sr_ref).values():
+            destroy_pbd(view, pbd_ref)
+        view.call("SR.forget", sr_ref)
+    except XapiError as error:
+        if not is_gone(error, "SR"):
+            raise

@@ -1,0 +1,136 @@
+"""Volumes that are there: looked up, grown, deleted."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from xenvol.refs import VDIRef
+from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis, volume_rows
+from xenvol.sm.context import Context
+from xenvol.sm.errors import NoBackendFits, NotSupported, VolumeNotReady
+from xenvol.sm.records import Backend, Volume
+from xenvol.view import Record, View
+
+_LISTED = 10  # snapshots named where they keep a volume from being deleted
+
+
+def extend(context: Context, volume_id: str, size: int) -> Volume:
+    """Make it that many bytes at least. Idempotent; a volume never shrinks.
+
+    While a VM has it plugged, only where the storage driver can (VDI_RESIZE_ONLINE). Raises UnknownVolume,
+    VolumeNotReady, NotSupported, NoBackendFits (no room), VolumeInUse, XapiError.
+    """
+    volume, backend = get_with_backend(context, volume_id)
+    if volume.is_snapshot:
+        raise NotSupported(f"extending {volume_id}", reason="a snapshot stays as it is")
+    if size < volume.size:
+        raise NotSupported(f"shrinking {volume_id}", reason=f"it has {volume.size} bytes already")
+    if backend.type.luns:
+        reason = "it is a LUN: grow it on the array, then `xenvol extend` makes the pool see it"
+        raise NotSupported(f"extending {volume_id}", reason=reason)
+    view = context.view()
+    sr_ref, _ = srs.get_sr(view, backend)
+    vdi_ref, vdi = vdis.get_vdi(view, sr_ref, volume)
+    cost = placement.cost(backend, size)
+    if int(vdi["virtual_size"]) < size:
+        _check_room(context, view, backend, size=size, more=cost - volume.cost)
+        view.call(_growing_call(view, backend, volume_id, vdi), vdi_ref, size)
+    view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
+    virtual_size = int(view.record("VDI", vdi_ref)["virtual_size"])
+
+    def note(connection: sa.Connection) -> Volume:
+        volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
+        return volume_rows.get(connection, volume_id)
+
+    extended = context.database.write(note)
+    capacity.note(context, backend, view.record("SR", sr_ref))
+    return extended
+
+
+def delete(context: Context, volume_id: str) -> None:
+    """Erase a volume or a snapshot. Idempotent: one that is gone is fine.
+
+    Raises VolumeInUse where a VM has it, NotSupported where it has snapshots (delete those first) or is a LUN
+    (unmanage it: its data is the array's), XapiError, XapiUnreachable.
+    """
+
+    volume = context.database.read(volume_rows.find, volume_id)
+    if volume is None:
+        return
+    backend = context.database.read(backend_rows.get, volume.backend_id)
+    if snapshots := context.database.read(volume_rows.list_of, snapshot_of=volume_id, limit=_LISTED):
+        listed = ", ".join(snapshot.id for snapshot in snapshots)
+        raise NotSupported(f"deleting {volume_id}", reason=f"it has snapshots: {listed}; delete them first")
+    if backend.type.luns:
+        reason = "it is a LUN of an array, which VDI.destroy does not erase: unmanage it instead"
+        raise NotSupported(f"deleting {volume_id}", reason=reason)
+    view = context.view()
+    if volume.vdi_uuid is not None and volume.state == "available":
+        for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
+            vdis.check_unused(view, vdi)  # before the row says that it goes
+    if not context.database.write(volume_rows.begin_deleting, volume):
+        delete(context, volume_id)  # somebody changed it meanwhile: look again
+        return
+    finish_deleting(context, view, volume, backend)
+
+
+def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend) -> None:
+    """Erase the disk of a volume whose row says that it goes, and let the row go."""
+    sr_ref, _ = srs.get_sr(view, backend)
+    if volume.vdi_uuid is None:
+        made = vdis.find_made(view, sr_ref, volume)
+        if made is not None:
+            vdis.erase(view, made)
+    else:
+        for ref in view.find("VDI", {"uuid": volume.vdi_uuid}):
+            vdis.erase(view, VDIRef(ref))
+
+    def finish(connection: sa.Connection) -> None:
+        if volume_rows.finish_deleting(connection, volume):
+            backend_rows.give_back(connection, backend.id, volume.cost)
+
+    context.database.write(finish)
+    view.read({"SR": [sr_ref]})
+    capacity.note(context, backend, view.record("SR", sr_ref))
+
+
+def get_with_backend(context: Context, volume_id: str) -> tuple[Volume, Backend]:
+    """A volume that is there to be worked with. Raises UnknownVolume, VolumeNotReady."""
+
+    def both(connection: sa.Connection) -> tuple[Volume, Backend]:
+        volume = volume_rows.get(connection, volume_id)
+        return volume, backend_rows.get(connection, volume.backend_id)
+
+    volume, backend = context.database.read(both)
+    if volume.state != "available":
+        raise VolumeNotReady(volume_id, state=volume.state)
+    return volume, backend
+
+
+def _check_room(context: Context, view: View, backend: Backend, *, size: int, more: int) -> None:
+    """Raises NoBackendFits where the backend has no room for so much more, or its type none for such a disk."""
+    limit = backend.type.max_size
+    (now,) = capacity.refresh(context, view, [backend])
+    if limit is not None and size > limit:
+        reason = f"a disk of type {backend.sr_type} has at most {limit} bytes"
+    elif more > now.free:
+        reason = f"has {max(0, now.free)} bytes to give, and {more} more are needed"
+    else:
+        return
+    flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
+    raise NoBackendFits(flavor.label, size=size, reasons={backend.id: reason})
+
+
+def _growing_call(view: View, backend: Backend, volume_id: str, vdi: Record) -> str:
+    """VDI.resize, or, while a VM has the disk plugged, VDI.resize_online. Raises NotSupported."""
+    what = f"extending {volume_id}"
+    if not backend.has("VDI_RESIZE"):
+        raise NotSupported(what, reason=f"the storage driver {backend.sr_type} resizes no disks")
+    view.read({"VBD": vdi["VBDs"]})
+    if not any(vbd["currently_attached"] for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref))):
+        return "VDI.resize"
+    if not backend.has("VDI_RESIZE_ONLINE"):
+        users = ", ".join(vdis.users_of(view, vdi))
+        reason = f"{users} has it plugged, and the storage driver {backend.sr_type} grows no disk meanwhile"
+        raise NotSupported(what, reason=f"{reason}: detach it first, or shut the VM down")
+    return "VDI.resize_online"
