@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.simulator import Simulator
+from xenvol.simulator.sm.vhd import Vhd
+from xenvol.simulator.sm.volumegroup import MANAGEMENT, LogicalVolume, VolumeGroup
 from xenvol.testing.residue import changes as changes
 from xenvol.testing.residue import touch_hosts as touch_hosts
 
@@ -55,6 +57,25 @@ def arrange_gluster(xapi: Simulator) -> None:
     volume.filesystem.root.make_directory(SR_UUID).add_vhd(VDI_UUID, GIB)
 
 
+def arrange_lvm(xapi: Simulator) -> None:
+    """A LUN with an SR of LVM on it, and a disk in that."""
+    arrange_target(xapi, luns=1)
+    lun = xapi.storage.san.volumes[scsi_id(0)]
+    lun.resize(100 * GIB)
+    group = VolumeGroup(f"VG_XenStorage-{SR_UUID}", [lun])
+    group.add(MANAGEMENT, LogicalVolume(4 * MIB))
+    group.add_disk(VDI_UUID, LogicalVolume(2 * GIB, Vhd(GIB)))
+
+
+def _grow_lvm(xapi: Simulator) -> None:
+    group = xapi.storage.san.volumes[scsi_id(0)].content
+    assert isinstance(group, VolumeGroup)
+    disk = group.disk(VDI_UUID)
+    assert disk is not None
+    assert disk.vhd is not None
+    disk.vhd.virtual_size = 2 * GIB
+
+
 def _grow_lun(xapi: Simulator) -> None:
     xapi.storage.san.resize_lun(IQN, 0, 2 * GIB)
 
@@ -94,6 +115,21 @@ NFS_XENSM = {
         "introduce_sr_keys": ["sr_type", "server", "serverpath"],
     },
 }
+
+LVM_XENSM = {
+    "driver_volume_type": "xensm",
+    "data": {
+        "volume_id": "volume-lvm",
+        "sr_uuid": SR_UUID,
+        "vdi_uuid": VDI_UUID,
+        "sr_type": "lvmoiscsi",
+        "target": "10.0.0.1",
+        "targetIQN": IQN,
+        "SCSIid": scsi_id(0),
+        "introduce_sr_keys": ["sr_type", "target", "targetIQN", "SCSIid"],
+    },
+}
+"""LVM's drivers rewrite what an SR's sm_config says."""
 
 SCENARIOS = [
     Scenario("iscsi", arrange_target, iscsi(), _grow_lun),
@@ -143,4 +179,5 @@ SCENARIOS = [
             )
         ),
     ),
+    Scenario("xensm-lvmoiscsi", arrange_lvm, LVM_XENSM, _grow_lvm),
 ]

@@ -94,9 +94,7 @@ class Trial:
         self.ops.detach_volume(self.scenario.connection_info, "web")
         if self.operation is not EXTEND:  # the storage itself was changed there
             assert self.difference("pristine") == []
-        assert not [
-            sr for sr in self.xapi.db.refs("SR") if "xenvol" in self.xapi.db.get("SR", sr, "sm_config")
-        ]
+        assert not self.xapi.db.refs("SR")
         assert not self.xapi.db.refs("VBD")
         assert self.xapi.db.count("secret") == self.pristine_secrets
 

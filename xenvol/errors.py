@@ -308,12 +308,15 @@ class WrongVolume(StorageError):
 class VolumeInUse(StorageError):
     """Others have the volume attached and do not share it; `users` names them."""
 
-    def __init__(self, vdi: str, *, users: Iterable[str], can_share: bool = True) -> None:
+    def __init__(
+        self, vdi: str, *, users: Iterable[str], can_share: bool = True, is_to_go: bool = False
+    ) -> None:
         self.vdi = vdi
         self.users = list(users)
-        remedy = "or attach it everywhere with multiattach" if can_share else "its SR cannot share disks"
+        remedy = ", or attach it everywhere with multiattach" if can_share else ", its SR cannot share disks"
         super().__init__(
-            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first, {remedy}"
+            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first"
+            f"{'' if is_to_go else remedy}"
         )
 
 

@@ -208,6 +208,20 @@ def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
         backend_rows.delete(connection, backend_id)
 
 
+def set_password(context: Context, backend_id: int, key: str, value: Secret) -> None:
+    """Tell this pool a password of a backend: a new one, or one that only another pool knows. Idempotent.
+
+    PBDs have copies of their own, which keep the old one until they are made anew. Raises UnknownBackend,
+    InvalidConfig for a key that the backend has not.
+    """
+    backend = context.database.read(backend_rows.get, backend_id)
+    if f"{key}_secret" not in backend.params:
+        known = [name.removesuffix("_secret") for name in backend.params if name.endswith("password_secret")]
+        remedy = f"its passwords: {', '.join(known) or 'none'}"
+        raise InvalidConfig(backend.sr_type, key, problem="is no password of this backend", remedy=remedy)
+    passwords.keep(context.view(), Undo(), backend.token, {key: value})
+
+
 def _make(view: View, undo: Undo, backend: Backend) -> tuple[SRRef, Origin]:
     """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
     making, params = _making(backend), backend.params

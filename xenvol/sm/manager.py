@@ -109,6 +109,10 @@ class StorageManager:
     def remove_backend(self, backend_id: int, *, destroy: bool = False) -> None:
         backends.remove(self._context, backend_id, destroy=destroy)
 
+    def set_backend_password(self, backend_id: int, key: str, value: Secret) -> None:
+        """A new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
+        backends.set_password(self._context, backend_id, key, value)
+
     def stats(self, flavor_label: str | None = None) -> list[BackendStats]:
         """Capacity and capabilities of every backend, or of a flavor's, as the pool says them now."""
         return capacity.stats(self._context, flavor_label)

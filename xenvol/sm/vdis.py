@@ -131,9 +131,10 @@ def erase(view: View, vdi_ref: VDIRef) -> None:
 def check_unused(view: View, vdi: Record) -> None:
     """Raise VolumeInUse where a VM has the disk, or it was connected for one that is to come."""
     if CONNECTED in vdi["other_config"]:
-        raise VolumeInUse(vdi["uuid"], users=["whoever connected it without a VM (`xenvol disconnect`)"])
+        whoever = "whoever connected it without a VM (`xenvol disconnect`)"
+        raise VolumeInUse(vdi["uuid"], users=[whoever], is_to_go=True)
     if users := users_of(view, vdi):
-        raise VolumeInUse(vdi["uuid"], users=users)
+        raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 
 def users_of(view: View, vdi: Record) -> list[str]:

@@ -27,8 +27,8 @@ Which = Callable[[Record], bool]
 
 
 def is_ours(sr_rec: Record) -> bool:
-    """Whether xenvol introduced the SR."""
-    return MARK in sr_rec["sm_config"]
+    """Whether xenvol introduced the SR: it says so in its sm_config, or where drivers rewrite that, beside it."""
+    return MARK in sr_rec["sm_config"] or MARK in sr_rec["other_config"]
 
 
 def is_used(view: View, sr_ref: SRRef, *, but: Which = lambda vdi: False) -> bool:

@@ -1,7 +1,8 @@
 """An SR that shows a volume: found or introduced, and made visible on the hosts that need it.
 
 An SR that we introduce says so in its sm_config, the one map that `SR.introduce` sets in the same call; so whoever
-comes later, in another process or after a crash, knows it for ours. What was there before is used.
+comes later, in another process or after a crash, knows it for ours. LVM's drivers write that map anew when they are
+plugged (trace sm/24, SR.sm_config), so before that it is said in other_config as well. What was there before is used.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from xenvol.verbs import make
 from xenvol.view import Record, View
 
 log = logging.getLogger(__name__)
+
+_REWRITING = ("lvm", "lvhd")
+"""SR types whose drivers write the SR's sm_config anew begin so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,8 @@ def connect_sr(
                 pbds[host] = pbd_ref, {"currently_attached": False}
                 if is_foreign:
                     mark_pbd(view, undo, pbd_ref, CREATED)
+    if not is_foreign and spec.type.startswith(_REWRITING):
+        _mark(view, sr_ref)
     for host in master_first(view, wanted):
         pbd_ref, pbd = pbds[host]
         if not pbd["currently_attached"]:
@@ -95,6 +101,15 @@ def connect_sr(
                     raise
                 log.warning("host %s is down: SR %s will be plugged there when it starts", host, spec.uuid)
     return sr_ref, is_new
+
+
+def _mark(view: View, sr_ref: SRRef) -> None:
+    """It goes with the SR, so it needs no inverse. Idempotent."""
+    try:
+        view.call("SR.add_to_other_config", sr_ref, MARK, "")
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
 
 
 def _without_dead_attempts(
