@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-all check clean
+.PHONY: help demo test test-slow test-all test-cinder bench check clean
 
 help:           ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -26,6 +26,12 @@ test-slow: $(STAMP) ## what `make test` leaves out: the long recordings, big poo
 
 test-all: test test-slow ## every test
 
+test-cinder:    ## a real Cinder, with our volume driver, on a simulated pool (needs MariaDB and RabbitMQ; sets up .venv-cinder)
+	@PYTHON=$(PYTHON) tests/cinder/run
+
+bench: $(STAMP) ## ratios of speeds, each against something that it names
+	@for each in benchmarks/*.py; do echo; echo "$$each"; $(BIN)/python $$each || exit 1; done
+
 check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +39,4 @@ check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/lint-imports --config setup.cfg
 
 clean:          ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cinder build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

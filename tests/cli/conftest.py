@@ -20,11 +20,19 @@ class Shell:
     def __init__(self, xapi: Simulator, directory: Path) -> None:
         self.xapi = xapi
         self.directory = directory
+        self.database = directory / "sm.sqlite"
         self.environment: dict[str, str | None] = {
             "XENVOL_URL": xapi.url,
             "XENVOL_USER": xapi.user,
             "XENVOL_PASSWORD": xapi.password,
+            "XENVOL_SM_DATABASE": f"sqlite:///{self.database}",
         }
+
+    def sm(self, *arguments: str) -> str:
+        """What a command of `xenvol sm` that succeeds prints for people."""
+        result = self("sm", *arguments)
+        assert (result.exit_code, result.stderr) == (0, ""), result.stderr
+        return result.stdout
 
     def __call__(self, *arguments: str, stdin: str | None = None, **environment: str | None) -> Result:
         return CliRunner().invoke(app, arguments, input=stdin, env={**self.environment, **environment})
@@ -54,6 +62,15 @@ class Shell:
 @pytest.fixture
 def shell(xapi: Simulator, tmp_path: Path) -> Shell:
     return Shell(xapi, tmp_path)
+
+
+@pytest.fixture
+def gold(shell: Shell) -> Shell:
+    """A flavor `gold` with backend 1, on an NFS export of 100 GiB."""
+    shell.xapi.storage.shares.add_nfs("10.0.0.2").export("/vols", size=100 << 30)
+    shell.sm("flavor_create", "gold", "backups are possible")
+    shell.sm("backend_add", "gold", "nfs", "server=10.0.0.2", "serverpath=/vols")
+    return shell
 
 
 @pytest.fixture

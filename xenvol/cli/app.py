@@ -1,29 +1,16 @@
-"""The group `xenvol`: which commands there are, and what becomes of whatever they raise.
-
-A command's module is imported when it is called, so a command may need packages that others do not.
-"""
+"""The group `xenvol`: which commands there are, and what becomes of whatever they raise."""
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Any, NamedTuple, Never
+from typing import Any, Never
 
 import click
 
 from xenvol.cli import failures
+from xenvol.cli.group import Commands, Entry
 from xenvol.cli.terminal import Terminal
-
-
-class Entry(NamedTuple):
-    """Where a command is, its first line of help, and the extra that brings what it imports."""
-
-    place: str
-    about: str
-    extra: str = "cli"
-
 
 COMMANDS: Mapping[str, Entry] = {
     "attach": Entry("xenvol.cli.volumes:attach", "Attach a volume to a VM."),
@@ -48,45 +35,17 @@ COMMANDS: Mapping[str, Entry] = {
         "xenvol.cli.drivers:drivers",
         "Show the installed drivers, their packages, and the keys that they accept.",
     ),
+    "sm": Entry("xenvol.cli.sm:sm", "Make volumes on SRs of any type: flavors, backends and volumes.", "sm"),
     "demo": Entry(
         "xenvol.cli.demo:demo", "Attach volumes on a simulated pool, and show that nothing is left."
     ),
 }
 
 
-class App(click.Group):
+class App(Commands):
     """Translates errors into exit statuses, whoever calls it: the console script, or a test."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        module, _, attribute = entry.place.partition(":")
-        try:
-            command: click.Command = getattr(import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("xenvol"):
-                raise
-            raise click.UsageError(
-                f"`xenvol {cmd_name}` needs {error.name}, which is not installed: "
-                f"pip install 'xenvol[{entry.extra}]'"
-            ) from error
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if near and args[0] not in COMMANDS:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.about) for name, entry in COMMANDS.items()])
+    entries = COMMANDS
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit status"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import click
@@ -41,18 +42,29 @@ _BLAMES: dict[type[BaseException], Blame] = {
     XapiUnreachable: Blame("unreachable", 7, "no answer: the same command again finds out, and completes it"),
     click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: the same command again completes it"),
 }
+_BLAMES_BY_NAME: dict[str, Blame] = {
+    "xenvol.sm.errors.DatabaseError": Blame(
+        "database", 8, "the Storage Manager's database is not there, not reached, or of another release"
+    ),
+}
+"""Errors that can only be imported where the extra `sm` is installed."""
 _UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left behind")
+
+_ALL = (*_BLAMES.values(), *_BLAMES_BY_NAME.values())
 
 STATUSES: dict[int, str] = {
     0: "done",
     OTHER: _UNEXPECTED.meaning,
-    **{blame.status: blame.meaning for blame in _BLAMES.values()},
+    **{blame.status: blame.meaning for blame in sorted(_ALL, key=attrgetter("status"))},
 }
 """Every exit status and what it means, for the help and the documentation."""
 
 
 def blame_of(error: BaseException) -> Blame:
     """The first that fits; what fits nowhere is a bug of ours or of a driver's."""
+    for kind in type(error).__mro__:
+        if (blame := _BLAMES_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
+            return blame
     return next((blame for kind, blame in _BLAMES.items() if isinstance(error, kind)), _UNEXPECTED)
 
 
@@ -87,7 +99,10 @@ def hint_of(error: BaseException) -> str | None:
     if isinstance(error, XapiError):
         return error.hint
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
-        return "the same command again completes it; `xenvol detach` takes back what is left"
+        return (
+            "the same command again completes it; `xenvol detach`, or `xenvol sm audit --repair`, takes back "
+            "what is left"
+        )
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"
     if isinstance(error, click.UsageError) and error.ctx is not None:

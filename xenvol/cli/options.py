@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import xenvol
 from xenvol import connection_info
 from xenvol.cli.terminal import Terminal
 from xenvol.secret import Secret
-from xenvol.session import InsecureConnection
+from xenvol.session import InsecureConnection, Session
 from xenvol.session.endpoint import ANSWER_TIMEOUT
 from xenvol.volumeops import VolumeOps
 
@@ -44,6 +43,12 @@ class Pool:
 
     @contextmanager
     def volume_ops(self, doing: str) -> Iterator[VolumeOps]:
+        """As `session`, for what is done to VMs."""
+        with self.session(doing) as session:
+            yield VolumeOps(session)
+
+    @contextmanager
+    def session(self, doing: str) -> Iterator[Session]:
         """Logged in during the block, which says meanwhile what it is `doing`.
 
         Raises UsageError for options that cannot be, and whatever `xenvol.connect` raises.
@@ -69,16 +74,16 @@ class Pool:
                     for warning in caught:
                         self.terminal.warn(str(warning.message))
             with session:
-                yield VolumeOps(session)
+                yield session
 
     def _password(self) -> Secret:
         """From the file, else from the environment, else from whoever sits at the terminal."""
         if self.password_file is not None:
-            return _first_line(Path(self.password_file))
+            return first_line(Path(self.password_file))
         if password := os.environ.get(PASSWORD_VARIABLE):
             return Secret(password)
-        if sys.stdin.isatty() or sys.stderr.isatty():
-            return Secret(click.prompt(f"Password of {self.user}", hide_input=True, err=True))
+        if self.terminal.has_somebody:
+            return self.terminal.ask_secret(f"Password of {self.user}")
         raise click.UsageError(
             f"no password: name a file that holds it (--password-file), or set {PASSWORD_VARIABLE}; "
             "at a terminal you would be asked for it",
@@ -86,16 +91,15 @@ class Pool:
         )
 
 
-def _first_line(path: Path) -> Secret:
+def first_line(path: Path, *, what: str = "password file", holds: str = "the password") -> Secret:
+    """Of a file that holds a secret. Raises UsageError, which quotes nothing of it."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise click.UsageError(
-            f"password file {path} cannot be read: {reason}"
-        ) from None  # may quote the file
+        raise click.UsageError(f"{what} {path} cannot be read: {reason}") from None  # may quote the file
     if not lines or not lines[0]:
-        raise click.UsageError(f"password file {path} is empty: the password is its first line")
+        raise click.UsageError(f"{what} {path} is empty: {holds} is its first line")
     return Secret(lines[0])
 
 

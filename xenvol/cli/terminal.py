@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from rich import box
@@ -22,11 +23,16 @@ from rich.table import Table
 from rich.text import Text
 
 from xenvol.cli import failures
-from xenvol.secret import masked
+from xenvol.refs import is_uuid
+from xenvol.secret import Secret, masked
 from xenvol.session import CallRecord
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 """What of the library's log is shown, by the number of -v."""
+
+
+_FOLDED = 30  # letters that a column of a table may be folded to before a uuid is
+_GAP = 3  # between columns
 
 
 class Terminal:
@@ -41,6 +47,7 @@ class Terminal:
         """How often -v was given: 1 shows the calls as they are made, 2 the log and tracebacks too."""
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None  # while something is being done
 
     # ---- results
 
@@ -68,7 +75,7 @@ class Terminal:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
         if self.out.is_terminal:
-            self.out.print(_table(columns, rows))
+            self.out.print(_table(columns, rows, self.out.width))
             return
         for row in (columns, *rows):
             click.echo("\t".join(" ".join(clean(str(cell)).split()) for cell in row))
@@ -77,6 +84,11 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         self._say("warning", "yellow", text)
+
+    def progress(self, text: str) -> None:
+        """One of many is done, or begun: for people who watch, and whoever asked for more with -v."""
+        if self.verbosity or (self.err.is_terminal and not self.as_json):
+            self._say("info", "dim", text)
 
     def called(self, record: CallRecord) -> None:
         """A call is over; said with -v, and with -vv the log says it."""
@@ -112,7 +124,11 @@ class Terminal:
 
         with bar, self._logging():
             task = bar.add_task(clean(what))
-            yield on_call
+            self._bar = bar
+            try:
+                yield on_call
+            finally:
+                self._bar = None
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
@@ -126,6 +142,32 @@ class Terminal:
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+    # ---- questions
+
+    @property
+    def has_somebody(self) -> bool:
+        """Whether a person is there to be asked."""
+        return sys.stdin.isatty() or sys.stderr.isatty()
+
+    def ask_secret(self, what: str) -> Secret:
+        """What is typed is not shown; the question goes to standard error."""
+        return Secret(self._ask(what, hide_input=True))
+
+    def ask(self, question: str) -> str:
+        """The answer, empty where nothing was typed. Only where standard input is a terminal: it is read."""
+        return self._ask(question, default="", show_default=False)
+
+    def _ask(self, question: str, **options: Any) -> str:
+        """With the spinner stopped, which would write over the question."""
+        if self._bar is not None:
+            self._bar.stop()
+        try:
+            answer: str = click.prompt(clean(question), err=True, **options)
+        finally:
+            if self._bar is not None:
+                self._bar.start()
+        return answer
 
     # ---- failures
 
@@ -169,10 +211,18 @@ class _LogHandler(logging.Handler):
         self._terminal._say(word, "yellow" if word == "warning" else "dim", record.getMessage())
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
+    """Cells are folded where they must; a uuid stays in one piece, to be copied, where the others still have room."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    cells = [[clean(str(row[number])) for row in rows] for number in range(len(columns))]
+    are_uuids = [any(map(is_uuid, column)) for column in cells]
+    widths = [max(map(len, (name, *column))) for name, column in zip(columns, cells, strict=True)]
+    needed = sum(
+        (longest if is_whole else min(longest, _FOLDED)) + _GAP
+        for longest, is_whole in zip(widths, are_uuids, strict=True)
+    )
+    for name, is_whole in zip(columns, are_uuids, strict=True):
+        table.add_column(name, overflow="fold", no_wrap=is_whole and needed <= width)
     for row in rows:
         table.add_row(*(Text(clean(str(cell)), style=getattr(cell, "style", "")) for cell in row))
     return table

@@ -6,81 +6,111 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import UnmanagedVDI, VolumeNotFound
-from xenvol.marks import MANAGED
 from xenvol.refs import VDIRef
-from xenvol.sm import backend_rows, capacity, placement, vdis, volume_rows, volumes
+from xenvol.sm import backend_rows, creation, placement, vdis, volume_rows, volumes
 from xenvol.sm.context import Context
-from xenvol.sm.errors import NotSupported, VDITaken, VolumeExists
+from xenvol.sm.creation import Made
+from xenvol.sm.errors import (
+    NotSupported,
+    Overtaken,
+    UnknownVolume,
+    VDITaken,
+    VolumeExists,
+    VolumeNotReady,
+)
 from xenvol.sm.records import Backend, Volume
-from xenvol.view import gone_is_fine
+from xenvol.view import Record
+
+_LISTED = 10  # snapshots, or copies, that are named where they keep a volume from being unmanaged
 
 
 def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
     """Make a VDI in a backend's SR a volume. The only way to a volume where VDIs are LUNs. Idempotent.
 
     Raises VolumeNotFound (no such VDI), NotSupported (its SR is no backend, or it is no disk of a VM's), UnmanagedVDI,
-    VDITaken, VolumeExists, XapiError.
+    VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
     """
+    vdis.check_names(volume_id, name)
     vdi_uuid = vdi_uuid.lower()
-    view = context.view()
-    found = view.find("VDI", {"uuid": vdi_uuid})
-    if not found:
-        raise VolumeNotFound(f"VDI {vdi_uuid}")
-    ((vdi_ref, vdi),) = found.items()
-    if not vdi["managed"]:
-        raise UnmanagedVDI(vdi_uuid)
-    if vdi["type"] not in ("user", "system", "ephemeral"):
-        raise NotSupported(
-            f"managing VDI {vdi_uuid}", reason=f"it is of type {vdi['type']}, no disk of a VM's"
-        )
-    sr_rec = view.record("SR", vdi["SR"])
-    size = int(vdi["virtual_size"])
-
-    def adopt(connection: sa.Connection) -> tuple[Volume, Backend]:
-        backend = backend_rows.find(connection, sr_uuid=sr_rec["uuid"], lock=True)
-        if backend is None:
-            reason = f"its SR {sr_rec['name_label']} ({sr_rec['uuid']}) is no backend: register it first"
+    for _ in range(creation.ATTEMPTS):
+        view = context.view()
+        found = view.find("VDI", {"uuid": vdi_uuid})
+        if not found:
+            raise VolumeNotFound(f"VDI {vdi_uuid}")
+        ((vdi_ref, vdi),) = found.items()
+        if not vdi["managed"]:
+            raise UnmanagedVDI(vdi_uuid)
+        if vdi["type"] not in ("user", "system", "ephemeral"):
+            reason = f"it is of type {vdi['type']}, no disk of a VM's"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
-        taken = volume_rows.by_vdi(connection, vdi_uuid)
-        if taken is not None and taken.id != volume_id:
-            raise VDITaken(vdi_uuid, volume_id=taken.id)
-        there = taken or volume_rows.find(connection, volume_id)
-        if there is not None:
-            if there.vdi_uuid != vdi_uuid:
-                raise VolumeExists(volume_id, difference=f"is VDI {there.vdi_uuid}")
-            return there, backend
-        adopted = volume_rows.add(
-            connection,
-            volume_id,
-            backend_id=backend.id,
-            size=size,
-            cost=placement.cost(backend, size),
-            name=name,
-            state="available",
-            vdi_uuid=vdi_uuid,
-            virtual_size=size,
-        )
-        return adopted, backend
+        sr_rec = view.record("SR", vdi["SR"])
+        try:
+            volume, backend = context.database.write(_adopt, volume_id, vdi, sr_rec, name=name)
+        except IntegrityError:  # another service has just told one of the two something else
+            continue
+        if volume.state == "available":
+            return volume
+        managed = creation.finish(context, view, Made(volume, backend, VDIRef(vdi_ref)))
+        if managed is not None:
+            return managed
+    raise Overtaken(volume_id)
 
-    try:
-        volume, backend = context.database.write(adopt)
-    except IntegrityError:  # another service has just told one of the two something else: look again
-        volume, backend = context.database.write(adopt)
-    view.remember("VDI", vdi_ref, vdi)
-    vdis.settle_vdi(view, VDIRef(vdi_ref), volume)
-    capacity.note(context, backend, sr_rec)
-    return volume
+
+def _adopt(
+    connection: sa.Connection, volume_id: str, vdi: Record, sr_rec: Record, *, name: str
+) -> tuple[Volume, Backend]:
+    """The row that names the disk, which is not available yet, or of an earlier attempt."""
+    vdi_uuid, size = vdi["uuid"], int(vdi["virtual_size"])
+    backend = backend_rows.find(connection, sr_uuid=sr_rec["uuid"], lock=True)
+    if backend is None:
+        reason = f"its SR {sr_rec['name_label']} ({sr_rec['uuid']}) is no backend: register it first"
+        raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
+    taken = volume_rows.by_vdi(connection, vdi_uuid)
+    if taken is not None and taken.id != volume_id:
+        raise VDITaken(vdi_uuid, volume_id=taken.id)
+    there = taken or volume_rows.find(connection, volume_id)
+    if there is not None:
+        if there.state == "deleting":
+            raise VolumeNotReady(volume_id, state="being deleted")
+        if there.vdi_uuid != vdi_uuid:
+            what = "is being made" if there.vdi_uuid is None else f"is VDI {there.vdi_uuid}"
+            raise VolumeExists(volume_id, difference=what)
+        return there, backend
+    adopted = volume_rows.add(
+        connection,
+        volume_id,
+        backend_id=backend.id,
+        size=size,
+        cost=placement.cost(backend, size),
+        name=name,
+        vdi_uuid=vdi_uuid,
+        virtual_size=size,
+    )
+    return adopted, backend
 
 
 def unmanage(context: Context, volume_id: str) -> None:
     """Let go of a volume; its VDI stays, with its data. Raises UnknownVolume, VolumeNotReady, NotSupported."""
     volume, _ = volumes.get_with_backend(context, volume_id)
-    if context.database.read(volume_rows.list_of, snapshot_of=volume_id, limit=1):
-        raise NotSupported(
-            f"unmanaging {volume_id}", reason="it has snapshots: unmanage or delete them first"
-        )
-    context.database.write(volume_rows.release, volume)
+    context.database.read(_check_not_needed, volume)
     view = context.view()
-    for vdi_ref in view.find("VDI", {"uuid": volume.vdi_uuid or ""}):
-        with gone_is_fine("VDI"):
-            view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
+    for vdi_ref, vdi in view.find("VDI", {"uuid": volume.vdi_uuid or ""}).items():
+        old = [mark for mark in vdis.marks_of(vdi) if not mark.is_fresh]
+        vdis.unmark(view, VDIRef(vdi_ref), old)
+        vdis.unmanage(view, VDIRef(vdi_ref))
+    context.database.write(_release, volume)  # as the last: until then all of it can be done again
+
+
+def _release(connection: sa.Connection, volume: Volume) -> None:
+    if not volume_rows.release(connection, volume):
+        raise UnknownVolume(volume.id)
+    _check_not_needed(connection, volume)
+
+
+def _check_not_needed(connection: sa.Connection, volume: Volume) -> None:
+    what = f"unmanaging {volume.id}"
+    if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
+        listed = ", ".join(snapshot.id for snapshot in snapshots)
+        raise NotSupported(what, reason=f"it has snapshots: {listed}; unmanage or delete them first")
+    if copies := volume_rows.copies_being_made(connection, volume.id, limit=_LISTED):
+        raise NotSupported(what, reason=f"it is being copied: {', '.join(copies)}")

@@ -1,9 +1,10 @@
 """Database and pool, held against each other; what somebody who died has left is gone on with, or taken away.
 
 It may run at any time beside services that are at work. What looks wrong is looked at once more before it is told,
-and again in the very transaction that mends it: a service that is alive finds that its row has changed, and takes
-back what it made. No disk is erased but one that says that it was made for a row, where that row is no more or is
-another disk, and that no VM has. A disk without such a mark is somebody's, whoever's it is.
+and again in the very transaction that mends it: a service that is alive finds that its row has changed, takes back
+what it made, and begins anew. No disk is erased but one that says that it was made for a row, by a call that can
+have made it, where that row is no more or is another disk, and that no VM has; and only while a row of its own keeps
+everybody else from making it a volume (`xenvol.sm.vdis`). Any other disk is somebody's, whoever's it is.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from xenvol.errors import XenVolError
-from xenvol.marks import CREATING
+from xenvol.errors import VolumeNotFound, XenVolError
 from xenvol.refs import VDIRef
-from xenvol.sm import backend_rows, backends, capacity, creation, srs, vdis, volume_rows, volumes
+from xenvol.sm import backend_rows, backends, capacity, copies, creation, srs, vdis, volume_rows, volumes
 from xenvol.sm.context import Context
+from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Volume
+from xenvol.sm.vdis import Mark
 from xenvol.storage import vdis_of
 from xenvol.undo import Undo
-from xenvol.view import Record, View
+from xenvol.view import Record
 
 Kind = Literal[
     "backend_not_made",
@@ -80,8 +82,11 @@ def audit(
     for backend in context.database.read(backend_rows.all_of):
         progress(f"backend {backend.id}")
         report.backends += 1
-        for finding, mend in _Audit(context, backend, report).findings():
-            report.findings.append(_mended(finding, mend) if repair and mend is not None else finding)
+        try:
+            for finding, mend in _Audit(context, backend, report).findings():
+                report.findings.append(_mended(finding, mend) if repair and mend is not None else finding)
+        except UnknownBackend:  # removed meanwhile
+            continue
     return report
 
 
@@ -99,19 +104,15 @@ class _Audit:
         if self.backend.state == "new":
             text = f"backend {self.backend.id} is registered, and its SR is not made"
             yield self._finding("backend_not_made", text), self._set_up
-            self.backend = self.context.database.read(backend_rows.get, self.backend.id)
+            self._look_again()
             if self.backend.state == "new":
                 return
-        try:
-            self.sr_ref, _ = srs.get_sr(self.view, self.backend)
-            (self.backend,) = capacity.refresh(self.context, self.view, [self.backend])
-        except XenVolError as error:
-            yield self._finding("backend_unreachable", str(error)), self._set_up
-            return
-        if self.backend.problem is not None:
-            text = f"backend {self.backend.id}: {self.backend.problem}"
-            yield self._finding("backend_unreachable", text), self._set_up
-            return
+        problem = self._problem()
+        if problem is not None:
+            yield self._finding("backend_unreachable", problem), self._set_up
+            self._look_again()
+            if self._problem() is not None:
+                return
         yield from self._unfinished()
         vdis_now = vdis_of(self.view, self.sr_ref)
         self.report.vdis += len(vdis_now)
@@ -119,40 +120,54 @@ class _Audit:
         yield from self._rows_against(named)
         yield from self._vdis_against_rows(vdis_now)
 
+    def _look_again(self) -> None:
+        self.view = self.context.view()
+        self.backend = self.context.database.read(backend_rows.get, self.backend.id)
+
+    def _problem(self) -> str | None:
+        """Why the backend cannot be looked at."""
+        try:
+            self.sr_ref, _ = srs.get_sr(self.view, self.backend)
+            (self.backend,) = capacity.refresh(self.context, self.view, [self.backend])
+        except UnknownBackend:
+            raise
+        except XenVolError as error:
+            return str(error)
+        return None if self.backend.problem is None else f"backend {self.backend.id}: {self.backend.problem}"
+
     # ---- rows that somebody was at
 
     def _unfinished(self) -> Found:
         for volume in self._volumes():
             if volume.state == "creating":
                 text = f"volume {volume.id} was begun and never finished"
-                yield (
-                    self._about(volume, "half_made", text),
-                    partial(self._finish_making, volume),
-                )
+                yield self._about(volume, "half_made", text), partial(self._finish_making, volume)
             elif volume.state == "deleting":
                 text = f"volume {volume.id} was to be deleted and is still there"
-                yield (
-                    self._about(volume, "half_deleted", text),
-                    partial(volumes.finish_deleting, self.context, self.context.view(), volume, self.backend),
-                )
+                yield self._about(volume, "half_deleted", text), partial(self._finish_deleting, volume)
 
     def _finish_making(self, volume: Volume) -> None:
-        """Its VDI is recorded where one was made; else the row goes."""
+        """The VDI that was made is named by the row, and all the rest is done; where none was, the row goes."""
         view = self.context.view()
-        source = self._source_of(view, volume)
-        made = vdis.find_made(view, self.sr_ref, volume, source=source)
+        sr_ref, _ = srs.get_sr(view, self.backend)
+        if volume.vdi_uuid is not None:
+            try:
+                made: creation.Made | None = creation.find_named(view, volume, self.backend)
+            except VolumeNotFound:
+                if self.context.database.write(volume_rows.begin_deleting, volume):
+                    self._finish_deleting(volume)
+                return
+        else:
+            vdi_ref = vdis.find_made(self.context, view, sr_ref, volume)
+            if vdi_ref is None:
+                self.context.database.write(creation.drop_unmade, volume)
+                return
+            made = creation.record(self.context, view, Undo(), volume, self.backend, sr_ref, vdi_ref)
         if made is not None:
-            creation.record(self.context, view, Undo(), volume, self.backend, self.sr_ref, made)
-            return
-        self.context.database.write(creation.drop_unmade, volume)
+            copies.finish(self.context, view, made)
 
-    def _source_of(self, view: View, volume: Volume) -> Record | None:
-        if volume.source_id is None:
-            return None
-        source = self.context.database.read(volume_rows.find, volume.source_id or "")
-        if source is None or source.vdi_uuid is None:
-            return None
-        return next(iter(view.find("VDI", {"uuid": source.vdi_uuid}).values()), None)
+    def _finish_deleting(self, volume: Volume) -> None:
+        volumes.finish_deleting(self.context, self.context.view(), volume, self.backend)
 
     # ---- rows that name a disk
 
@@ -166,7 +181,10 @@ class _Audit:
                     text = f"volume {volume.id} is VDI {volume.vdi_uuid}, which SR {self.backend.sr_uuid} has not"
                     yield self._about(volume, "vdi_missing", text), None
                 continue
-            _, vdi = there[volume.vdi_uuid]
+            vdi_ref, vdi = there[volume.vdi_uuid]
+            if vdis.unsettled(vdi, volume) and self._is_still_unsettled(volume, vdi_ref):
+                text = f"VDI {volume.vdi_uuid} does not say that it is volume {volume.id}"
+                yield self._about(volume, "unsettled", text), partial(self._settle, volume, vdi_ref)
             if (
                 int(vdi["virtual_size"]) != volume.virtual_size
                 and (now := self._size_now(volume)) is not None
@@ -182,6 +200,17 @@ class _Audit:
         if now is None or now.state != "available":
             return False
         return not self.view.find("VDI", {"uuid": volume.vdi_uuid or ""})
+
+    def _is_still_unsettled(self, volume: Volume, vdi_ref: VDIRef) -> bool:
+        now = self.context.database.read(volume_rows.by_token, volume.token, volume.id)
+        if now is None or now.state != "available":
+            return False
+        self.view.read({"VDI": [vdi_ref]})
+        vdi = self.view.known("VDI", vdi_ref)
+        return vdi is not None and vdis.unsettled(vdi, volume)
+
+    def _settle(self, volume: Volume, vdi_ref: VDIRef) -> None:
+        vdis.settle_vdi(self.context.view(), vdi_ref, volume)
 
     def _size_now(self, volume: Volume) -> int | None:
         """The disk's size, where the row, looked at again, still says another."""
@@ -203,55 +232,58 @@ class _Audit:
     # ---- disks that say whose they are
 
     def _vdis_against_rows(self, there: dict[VDIRef, Record]) -> Found:
-        for vdi_ref, vdi in there.items():
-            tokens = {
-                key.removeprefix(CREATING): volume_id
-                for key, volume_id in vdi["other_config"].items()
-                if key.startswith(CREATING)
-            }
-            if not tokens:
+        for vdi_ref, then in there.items():
+            if not vdis.marks_of(then):
                 continue
-            named = self.context.database.read(volume_rows.by_vdi, vdi["uuid"])
-            if named is not None:
-                if stale := [token for token in tokens if not self._is_being_made(token, tokens[token])]:
-                    text = (
-                        f"VDI {vdi['uuid']} of volume {named.id} still says that it, or a copy, is being made"
-                    )
-                    yield (
-                        self._about(named, "unsettled", text),
-                        partial(self._settle, vdi_ref, named, stale),
-                    )
-                continue
-            if any(self._is_being_made(token, volume_id) for token, volume_id in tokens.items()):
-                continue  # `_unfinished` has told of it, or its maker is at work
-            if not self._is_there(vdi_ref):
-                continue
-            text = f"VDI {vdi['uuid']} was made for volume {', '.join(tokens.values())}, and no row names it"
-            finding = self._finding("orphan_vdi", text, vdi_uuid=vdi["uuid"])
-            yield finding, partial(self._erase, vdi_ref, tokens)
+            stale, is_orphan = self._stale_marks(vdi_ref, then)
+            uuid = then["uuid"]
+            if is_orphan:
+                volume_ids = ", ".join(sorted({mark.volume_id for mark in stale}))
+                text = f"VDI {uuid} was made for volume {volume_ids}, and no row names it"
+                finding = self._finding("orphan_vdi", text, vdi_uuid=uuid)
+                yield finding, partial(self._erase, vdi_ref, then)
+            elif stale:
+                text = f"VDI {uuid} says that it is being made or copied for a volume, and is not"
+                finding = self._finding("unsettled", text, vdi_uuid=uuid)
+                yield finding, partial(self._unmark, vdi_ref, then)
 
-    def _is_being_made(self, token: str, volume_id: str) -> bool:
-        now = self.context.database.read(volume_rows.by_token, token, volume_id)
+    def _stale_marks(self, vdi_ref: VDIRef, then: Record) -> tuple[list[Mark], bool]:
+        """The marks that are true no longer, and whether the disk is but what somebody who died has left.
+
+        First the rows of the marks, then the row that names the disk, then the disk: a service that is at work goes the
+        other way, so whatever it does meanwhile is seen.
+        """
+        marks = vdis.marks_of(then)
+        alive = [mark for mark in marks if self._is_being_made(mark)]
+        named = self.context.database.read(volume_rows.by_vdi, then["uuid"])
+        view = self.context.view()
+        view.read({"VDI": [vdi_ref]})
+        vdi = view.known("VDI", vdi_ref)
+        if vdi is None or (named is not None and named.state != "available"):
+            return [], False  # `_unfinished` has told of it, or its maker is at work
+        left = vdis.marks_of(vdi)
+        stale = [
+            mark
+            for mark in marks
+            if mark in left and mark not in alive and not (mark.is_on_source(vdi) and mark.is_fresh)
+        ]
+        may_be_named = named is not None or any(mark.is_of(vdi) for mark in alive)
+        return stale, not may_be_named and any(mark.is_of(vdi) for mark in stale)
+
+    def _is_being_made(self, mark: Mark) -> bool:
+        now = self.context.database.read(volume_rows.by_token, mark.token, mark.volume_id)
         return now is not None and now.vdi_uuid is None
 
-    def _is_there(self, vdi_ref: VDIRef) -> bool:
-        self.view.read({"VDI": [vdi_ref]})
-        return self.view.known("VDI", vdi_ref) is not None
+    def _unmark(self, vdi_ref: VDIRef, then: Record) -> None:
+        stale, is_orphan = self._stale_marks(vdi_ref, then)
+        if not is_orphan:
+            vdis.unmark(self.context.view(), vdi_ref, stale)
 
-    def _settle(self, vdi_ref: VDIRef, volume: Volume, stale: list[str]) -> None:
-        view = self.context.view()
-        for token in stale:
-            vdis.unmark(view, vdi_ref, token)
-        if volume.token in stale:
-            vdis.settle_vdi(view, vdi_ref, volume)
-
-    def _erase(self, vdi_ref: VDIRef, tokens: dict[str, str]) -> None:
+    def _erase(self, vdi_ref: VDIRef, then: Record) -> None:
         """Once more, now: a row that could still name it would have been there before it was."""
-        view = self.context.view()
-        vdi = view.call("VDI.get_record", vdi_ref)
-        named = self.context.database.read(volume_rows.by_vdi, vdi["uuid"])
-        if named is None and not any(self._is_being_made(token, tokens[token]) for token in tokens):
-            vdis.erase(view, vdi_ref)
+        _, is_orphan = self._stale_marks(vdi_ref, then)
+        if is_orphan:
+            vdis.erase_unnamed(self.context, self.context.view(), self.backend.id, vdi_ref)
 
     # ---- inside
 

@@ -2,35 +2,50 @@
 
 A row comes first, then the SR: whoever dies between the two leaves a row that anybody can set up. The row is locked
 while its SR is made, so that it is made once; and an SR that was made and not recorded is found by its description.
+
+Storage that is dead takes minutes to say so, and on SQLite a lock is everybody's: so it is asked before the row is
+locked. Whoever goes on with a row that another has left makes it its own, by its `created_at`: the other, if it is
+alive after all, finds that out and lets go.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import XapiUnreachable, XenVolError
-from xenvol.marks import BACKEND
-from xenvol.refs import HostRef, SRRef
+from xenvol.errors import HostNotReady, XapiUnreachable, XenVolError
+from xenvol.refs import SRRef
 from xenvol.secret import Secret
-from xenvol.sm import backend_rows, capacity, config, flavor_rows, passwords, probing, srs, volume_rows
+from xenvol.sm import (
+    backend_rows,
+    capacity,
+    config,
+    flavor_rows,
+    passwords,
+    probing,
+    srs,
+    vdis,
+    volume_rows,
+)
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.context import Context
 from xenvol.sm.errors import (
     BackendExists,
     BackendInUse,
     BackendNotReady,
-    DeviceNotBlank,
     InvalidConfig,
+    NotSupported,
+    UnknownBackend,
 )
-from xenvol.sm.records import Backend, Origin, new_token
+from xenvol.sm.records import Backend, Origin, new_token, now
 from xenvol.sm.srs import SRMaking
-from xenvol.storage import find_sr
+from xenvol.sm.srtypes import sr_type_of
+from xenvol.storage import find_sr, vdis_of
 from xenvol.storage.pbd import find_pbds
 from xenvol.undo import Undo
 from xenvol.view import View
@@ -39,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # backends set up in parallel: each may wait for an array
 _LISTED = 10  # volumes named where they keep a backend from being removed
+_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # SM writes them into a PBD by itself
 
 
 @dataclass(frozen=True)
@@ -69,126 +85,186 @@ def add(
     view = context.view()
     srs.require_driver(view, wanted.sr_type.name)
     wanted = _completed(view, wanted)
-    wanted.check_complete(but=probing.LISTED if wanted.sr_type.can_probe else ())
-    place = wanted.place + (f" sr_uuid={wanted.sr_uuid}" if wanted.sr_uuid else "")
+    wanted.check_complete(but=wanted.sr_type.listed)
     host_uuid = None
     if not wanted.sr_type.is_shared:
         host_uuid = srs.find_host(view, wanted.host)[1]["uuid"]
-        place = f"{place} host={host_uuid}"
+    places = _places(wanted, host_uuid)
     token = new_token()
-    params = _params(wanted, passwords.referred(token, wanted.device_config))
 
-    def insert(connection: sa.Connection) -> int:
+    def insert(connection: sa.Connection) -> Backend:
         flavor = flavor_rows.get(connection, flavor_label, lock=True)
-        there = backend_rows.find(connection, place=place)
-        if there is None and wanted.sr_uuid is not None:
-            there = backend_rows.find(connection, sr_uuid=wanted.sr_uuid)
+        there = _registered(connection, wanted, places)
         if there is not None:
+            there = backend_rows.get(connection, there.id, lock=True)
             if there.state != "new" or there.flavor_id != flavor.id:
-                raise BackendExists(wanted.place, backend_id=there.id)
-            backend_rows.update(connection, there.id, format_device=format_device)
-            return there.id  # of somebody who died, or is at it
-        return backend_rows.add(
+                raise BackendExists(_listed(places), backend_id=there.id)
+            # of somebody who died, or is at it and shall let go
+            params = _text_of(wanted, there.token)
+            values = {"config_params": params, "format_device": format_device, "weight": weight}
+            backend_rows.update(connection, there.id, created_at=now(), **values)
+            return backend_rows.get(connection, there.id)
+        backend_id = backend_rows.add(
             connection,
             flavor_id=flavor.id,
             sr_type=wanted.sr_type.name,
-            config_params=config.to_text(params),
+            config_params=_text_of(wanted, token),
             token=token,
-            place=backend_rows.digest(place),
+            place=backend_rows.digest(_unique(wanted, places)),
             origin="created" if wanted.sr_uuid is None else "introduced",
             host_uuid=host_uuid,
             format_device=format_device,
             weight=weight,
             problem=None,
         )
+        return backend_rows.get(connection, backend_id)
 
     try:
-        backend_id = context.database.write(insert)
-    except IntegrityError as error:  # another service registered it in this very moment
-        there = context.database.read(backend_rows.find, place=place)
+        backend = context.database.write(insert)
+    except (IntegrityError, UnknownBackend) as error:  # another service was at it in this very moment
+        there = context.database.read(_registered, wanted, places)
         if there is None:
             raise
-        raise BackendExists(wanted.place, backend_id=there.id) from error
+        raise BackendExists(_listed(places), backend_id=there.id) from error
     try:
-        return set_up(context, view, backend_id, secrets=wanted.device_config)
+        return _set_up(context, view, backend, secrets=wanted.device_config)
     except BaseException as error:
-        _give_up(context, view, backend_id, error)
+        _give_up(context, view, backend, error)
         raise
 
 
-def set_up(
-    context: Context, view: View, backend_id: int, *, secrets: Mapping[str, str | Secret] | None = None
-) -> Backend:
-    """Make the backend's SR if nobody has, and plug it in this pool. Idempotent; `secrets` are its passwords.
+def set_up(context: Context, view: View, backend_id: int) -> Backend:
+    """Make the backend's SR if nobody has, and plug it in this pool. Idempotent.
 
     Of several services that try at once, one makes it, and the others wait.
     """
-    with context.database.transaction() as connection:
-        backend = backend_rows.get(connection, backend_id, lock=True)
-        if backend.state == "new":
-            undo = Undo()
-            try:
-                if secrets is not None:
-                    passwords.keep(view, undo, backend.token, secrets)
-                sr_ref, origin = _make(view, undo, backend)
-                if origin == "created":
-                    undo.forget()  # what is on the storage now stays, and so do the passwords for it
-                srs.plug_sr(view, undo, sr_ref, _making(backend), srs.host_of(view, backend))
-            except BaseException as error:
-                undo.unwind(error)
-                raise
-            backend_rows.update(
-                connection,
-                backend.id,
-                sr_uuid=view.record("SR", sr_ref)["uuid"],
-                state="ready",
-                origin=origin,
-                format_device=None,
-            )
-    return connect(context, view, backend_id)
-
-
-def connect(context: Context, view: View, backend_id: int) -> Backend:
-    """Make the SR of a backend known to this pool, plugged, and its room known to placement. Idempotent."""
     backend = context.database.read(backend_rows.get, backend_id)
-    making, undo = _making(backend), Undo()
+    return _set_up(context, view, backend) if backend.state == "new" else connect(context, view, backend_id)
+
+
+def _set_up(
+    context: Context, view: View, backend: Backend, *, secrets: Mapping[str, str | Secret] | None = None
+) -> Backend:
+    """As `set_up`, of a new backend; `secrets` has its passwords where `add` was given them.
+
+    `backend` is the row as this attempt has left it. Raises BackendExists where another attempt has taken it over.
+    """
+    if secrets is not None:
+        passwords.keep(view, backend.token, secrets)
+    _check_before_making(view, backend)
     try:
-        if backend.sr_uuid is None:
-            raise BackendNotReady(backend.id, problem="its SR is not made yet")
-        sr_ref = find_sr(view, backend.sr_uuid) or srs.introduce_sr(view, undo, making, backend.sr_uuid)
+        with context.database.transaction() as connection:
+            there = backend_rows.get(connection, backend.id, lock=True)
+            if there.created_at != backend.created_at:
+                raise BackendExists(_listed(_places_of(backend)), backend_id=backend.id)
+            if there.state == "new":
+                _make_and_record(connection, view, there)
+    except IntegrityError as error:  # the SR is another backend's
+        sr_uuid = backend.params.get("sr_uuid", "")
+        other = context.database.read(backend_rows.find, sr_uuid=sr_uuid)
+        if other is None:
+            raise
+        raise BackendExists(f"SR {sr_uuid}", backend_id=other.id) from error
+    return connect(context, view, backend.id)
+
+
+def _make_and_record(connection: sa.Connection, view: View, backend: Backend) -> None:
+    """Have the SR, and the row say so. What is on the storage then stays; what is in the pool goes if this fails."""
+    undo = Undo()
+    making = _making(backend)
+    try:
+        sr_ref, origin = _make(view, undo, backend, making)
+        if origin != "found":
+            srs.share_sr(view, sr_ref, making)
         srs.plug_sr(view, undo, sr_ref, making, srs.host_of(view, backend))
+        backend_rows.update(
+            connection,
+            backend.id,
+            sr_uuid=view.record("SR", sr_ref)["uuid"],
+            state="ready",
+            origin=origin,
+            format_device=None,
+        )
     except BaseException as error:
         undo.unwind(error)
         raise
-    if backend.origin != "found":
-        srs.mark_sr(view, sr_ref, making)
+
+
+def connect(context: Context, view: View, backend_id: int) -> Backend:
+    """Make the SR of a backend known to this pool, plugged, and its room known to placement. Idempotent.
+
+    What is plugged stays so, also where a host refuses; an SR that had to be introduced is forgotten then.
+    """
+    backend = context.database.read(backend_rows.get, backend_id)
+    if backend.sr_uuid is None:
+        raise BackendNotReady(backend.id, problem="its SR is not made yet")
+    making, host_ref, undo = _making(backend), srs.host_of(view, backend), Undo()
+    sr_ref = find_sr(view, backend.sr_uuid)
+    if sr_ref is None:
+        passwords.check_known(view, backend.id, backend.params)
+        try:
+            sr_ref = srs.introduce_sr(view, undo, making, backend.sr_uuid)
+            srs.plug_sr(view, undo, sr_ref, making, host_ref)
+        except BaseException as error:
+            undo.unwind(error)
+            raise
+    else:
+        srs.plug_sr(view, undo, sr_ref, making, host_ref)
+    srs.own_sr(view, sr_ref, making)
     (fresh,) = capacity.refresh(context, view, [backend])
     return fresh
 
 
-def set_up_all(context: Context) -> list[SetupReport]:
-    """Every backend, in parallel; one that is dead is reported and does not stop the others."""
+def say_nothing(text: str) -> None: ...
+
+
+def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
+    """Every backend, in parallel; one that is dead is reported and does not stop the others.
+
+    `progress` is told of each that is up; the log, of each that is dead.
+    """
     backends = context.database.read(backend_rows.all_of)
 
-    def attempt(backend: Backend) -> SetupReport:
+    def attempt(backend: Backend) -> SetupReport | None:
         view = context.view()
         try:
             return SetupReport(set_up(context, view, backend.id), None)
+        except UnknownBackend:
+            return None  # removed meanwhile
         except XenVolError as error:
             log.warning("backend %d cannot be used: %s", backend.id, error)
-            if not isinstance(error, XapiUnreachable):
-                capacity.refresh(context, view, [backend])
-            return SetupReport(backend, error)
+            return SetupReport(_refreshed(context, view, backend, error), error)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="xenvol-setup") as pool:
-        return list(pool.map(attempt, backends))
+        reports = []
+        for report in pool.map(attempt, backends):
+            if report is None:
+                continue
+            if report.error is None:
+                progress(f"backend {report.backend.id} is up")
+            reports.append(report)
+        return reports
+
+
+def _refreshed(context: Context, view: View, backend: Backend, error: XenVolError) -> Backend:
+    """What the pool says of a backend that could not be set up, kept in its row; of another pool's host it says
+    nothing, and that pool's services know better."""
+    if backend.sr_uuid is None or isinstance(error, XapiUnreachable | HostNotReady):
+        return backend
+    try:
+        (fresh,) = capacity.refresh(context, view, [backend])
+    except XenVolError as failure:
+        log.info("backend %d: %s", backend.id, failure)
+        return backend
+    return fresh
 
 
 def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
     """Take the backend out of its flavor, and its SR out of the pool, unless it was there before us.
 
     The data stays, and may be registered again by its ``sr_uuid``; `destroy` erases the SR, which must be empty.
-    Idempotent up to the row; raises UnknownBackend, BackendInUse, XapiError.
+    Idempotent up to the row; raises UnknownBackend, BackendInUse, VolumeInUse where a VM has a disk of the SR,
+    NotSupported for a `destroy` of what is not ours or of LUNs, XapiError.
     """
     view = context.view()
     with context.database.transaction() as connection:
@@ -196,84 +272,139 @@ def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
         if count := volume_rows.count(connection, backend_id):
             listed = volume_rows.list_of(connection, backend_id=backend_id, limit=_LISTED)
             raise BackendInUse(backend_id, volumes=[volume.id for volume in listed], count=count)
-        found = None if backend.sr_uuid is None else find_sr(view, backend.sr_uuid)
-        if found is None and (made := srs.find_made(view, backend.token)) is not None:
-            found = made[0]
-        if found is not None:
-            if backend.origin == "found" and not destroy:
-                srs.unmark_sr(view, found)
-            else:
-                srs.remove_sr(view, found, destroy=destroy)
+        sr_ref = None if backend.sr_uuid is None else find_sr(view, backend.sr_uuid)
+        if sr_ref is None:
+            sr_ref = srs.find_made(view, backend.token)
+        is_our_doing = sr_ref is not None and srs.is_made_for(view.record("SR", sr_ref), backend.token)
+        if destroy:
+            _check_before_erasing(backend, is_our_doing=is_our_doing, is_known=sr_ref is not None)
+        if sr_ref is not None and is_our_doing:
+            for vdi in vdis_of(view, sr_ref).values():
+                vdis.check_unused(view, vdi)  # a VM that is shut down would lose its disk
+            srs.remove_sr(view, sr_ref, destroy=destroy)
         passwords.forget(view, backend.token, backend.params)
         backend_rows.delete(connection, backend_id)
+
+
+def _check_before_erasing(backend: Backend, *, is_our_doing: bool, is_known: bool) -> None:
+    """Raise NotSupported where there is nothing to erase, or nothing that we may."""
+    if backend.type.luns:
+        reason = "its disks are LUNs of an array: there is nothing to erase, remove it without `destroy`"
+    elif not is_known:
+        reason = "its SR is not known to this pool: `xenvol sm setup` makes it known"
+    elif not is_our_doing:
+        reason = "its SR was in the pool before it was registered: remove it without `destroy`"
+    else:
+        return
+    raise NotSupported(f"erasing backend {backend.id}", reason=reason)
 
 
 def set_password(context: Context, backend_id: int, key: str, value: Secret) -> None:
     """Tell this pool a password of a backend: a new one, or one that only another pool knows. Idempotent.
 
-    PBDs have copies of their own, which keep the old one until they are made anew. Raises UnknownBackend,
-    InvalidConfig for a key that the backend has not.
+    The PBDs of an SR that is our doing log in with it from their next plug on. Raises UnknownBackend, InvalidConfig
+    for a key that the backend has not.
     """
     backend = context.database.read(backend_rows.get, backend_id)
-    if f"{key}_secret" not in backend.params:
-        known = [name.removesuffix("_secret") for name in backend.params if name.endswith("password_secret")]
+    known = passwords.keys_in(backend.params)
+    if key not in known:
         remedy = f"its passwords: {', '.join(known) or 'none'}"
         raise InvalidConfig(backend.sr_type, key, problem="is no password of this backend", remedy=remedy)
-    passwords.keep(context.view(), Undo(), backend.token, {key: value})
+    view = context.view()
+    passwords.keep(view, backend.token, {key: value})
+    sr_ref = None if backend.sr_uuid is None else find_sr(view, backend.sr_uuid)
+    if sr_ref is not None and srs.is_made_for(view.record("SR", sr_ref), backend.token):
+        passwords.tell_pbds(view, sr_ref, {key: value})
 
 
-def _make(view: View, undo: Undo, backend: Backend) -> tuple[SRRef, Origin]:
-    """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
-    making, params = _making(backend), backend.params
-    if (found := srs.find_made(view, backend.token)) is not None:
-        return found[0], "created"  # by somebody who died before it was recorded
-    if (sr_uuid := params.get("sr_uuid")) is not None:
-        there = find_sr(view, sr_uuid)
-        if there is not None:
-            is_ours = view.record("SR", there)["other_config"].get(BACKEND) == backend.token
-            return there, "introduced" if is_ours else "found"
-        return srs.introduce_sr(view, undo, making, sr_uuid), "introduced"
+def _check_before_making(view: View, backend: Backend) -> None:
+    """Unless its SR is there: see `probing.check`."""
+    wanted, making = config.parse(backend.sr_type, backend.params), _making(backend)
     host_ref = srs.host_of(view, backend) or view.master
-    _check_before_making(view, backend, making, host_ref)
-    return srs.create_sr(view, making, host_ref), "created"
-
-
-def _check_before_making(view: View, backend: Backend, making: SRMaking, host_ref: HostRef) -> None:
-    """The connection is good, and nothing is erased that nobody has named. Raises DeviceNotBlank."""
-    kind = backend.type
-    found: list[str] = []
-    if kind.can_probe:
-        found = probing.probe(view, host_ref, kind, making.device_config, making.sm_config)
-    config.parse(backend.sr_type, backend.params).check_complete()
-    if kind.formats is None:
+    if srs.find_made(view, backend.token) is not None:
         return
-    device = making.device_config[kind.formats]
-    if backend.format_device != device:
-        raise DeviceNotBlank(device, found=found)
-    for sr_uuid in found:
-        if (there := find_sr(view, sr_uuid)) is not None:
-            name = view.record("SR", there)["name_label"]
-            raise InvalidConfig(
-                kind.name,
-                kind.formats,
-                problem=f"names the device of SR {name} ({sr_uuid}), which this pool uses",
-                remedy=f"give sr_uuid={sr_uuid} to use it, or destroy that SR first",
-            )
+    if wanted.sr_uuid is not None and find_sr(view, wanted.sr_uuid) is not None:
+        return
+    can_probe = "SR_PROBE" in srs.require_driver(view, wanted.sr_type.name)["features"]
+    probing.check(
+        view,
+        host_ref,
+        wanted,
+        making.device_config,
+        can_probe=can_probe and wanted.sr_type.can_probe,
+        format_device=backend.format_device,
+    )
 
 
-def _give_up(context: Context, view: View, backend_id: int, error: BaseException) -> None:
+def _make(view: View, undo: Undo, backend: Backend, making: SRMaking) -> tuple[SRRef, Origin]:
+    """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
+    sr_uuid = backend.params.get("sr_uuid")
+    made: Origin = "created" if sr_uuid is None else "introduced"
+    if (there := srs.find_made(view, backend.token)) is not None:
+        return there, made  # by somebody who died before it was recorded
+    if sr_uuid is None:
+        return srs.create_sr(view, making, srs.host_of(view, backend) or view.master), made
+    there = find_sr(view, sr_uuid) or srs.introduce_sr(view, undo, making, sr_uuid)
+    return there, made if srs.is_made_for(view.record("SR", there), backend.token) else "found"
+
+
+def _give_up(context: Context, view: View, backend: Backend, error: BaseException) -> None:
     """Take back a registration that came to nothing; one whose SR is made, or may be, stays, to be gone on with."""
+
+    def take_back(connection: sa.Connection) -> bool:
+        there = backend_rows.get(connection, backend.id, lock=True)
+        if there.created_at != backend.created_at:
+            return True  # another attempt goes on with it
+        if there.state != "new" or srs.find_made(view, there.token) is not None:
+            return False
+        passwords.forget(view, there.token, there.params)
+        backend_rows.erase(connection, there.id)
+        return True
+
     try:
-        if isinstance(error, XapiUnreachable):
-            return
-        backend = context.database.read(backend_rows.get, backend_id)
-        if backend.state == "new" and srs.find_made(view, backend.token) is None:
-            passwords.forget(view, backend.token, backend.params)
-            context.database.write(backend_rows.erase, backend_id)
-            return
-        error.add_note(f"backend {backend_id} is registered: `xenvol sm setup` goes on with it")
+        if isinstance(error, XapiUnreachable) or not context.database.write(take_back):
+            error.add_note(f"backend {backend.id} is registered: `xenvol sm setup` goes on with it")
+    except UnknownBackend:
+        return
     except XenVolError as failure:
-        error.add_note(f"backend {backend_id} is still registered ({failure})")
+        error.add_note(f"backend {backend.id} is still registered ({failure})")
+
+
+# ---- which storage it is
+
+
+def _places(wanted: BackendConfig, host_uuid: str | None) -> frozenset[str]:
+    """The names of the storage; what is local to a host has its name with it."""
+    if host_uuid is None:
+        return wanted.places
+    return frozenset(f"{place} of host {host_uuid}" for place in wanted.places)
+
+
+def _places_of(backend: Backend) -> frozenset[str]:
+    return _places(config.parse(backend.sr_type, backend.params), backend.host_uuid)
+
+
+def _unique(wanted: BackendConfig, places: Collection[str]) -> str:
+    """What no two backends have. On storage that tells its SRs apart there may be several, by their uuids."""
+    return _listed(places) + (f" sr_uuid={wanted.sr_uuid}" if wanted.sr_uuid and wanted.has_uuid else "")
+
+
+def _registered(connection: sa.Connection, wanted: BackendConfig, places: Collection[str]) -> Backend | None:
+    """The backend that has this storage already, under whichever of its names, or this SR."""
+    if wanted.sr_uuid is not None:
+        there = backend_rows.find(connection, sr_uuid=wanted.sr_uuid)
+        there = there or backend_rows.find(connection, place=_unique(wanted, places))
+        if there is not None or wanted.has_uuid:
+            return there
+    every = backend_rows.all_of(connection)
+    return next((backend for backend in every if not _places_of(backend).isdisjoint(places)), None)
+
+
+def _listed(places: Collection[str]) -> str:
+    return ", ".join(sorted(places))
+
+
+# ---- what it is made of
 
 
 def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
@@ -282,7 +413,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
     if sr_ref is None:
         return wanted
     sr_rec = view.record("SR", sr_ref)
-    if sr_rec["type"] != wanted.sr_type.name:
+    if sr_type_of(sr_rec["type"]).name != wanted.sr_type.name:
         raise InvalidConfig(
             wanted.sr_type.name,
             "sr_uuid",
@@ -290,35 +421,43 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
             remedy="register it as what it is",
         )
     known: dict[str, str | Secret] = {}
-    host = wanted.host
     for host_ref, (_, pbd) in find_pbds(view, sr_ref).items():
-        known = dict(passwords.revealed(view, 0, pbd["device_config"]))
-        host = host or view.record("host", host_ref)["uuid"]
+        replaced = {
+            f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
+        }
+        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
+        known = {**passwords.revealed(view, 0, theirs), "host": view.record("host", host_ref)["uuid"]}
         break
-    return BackendConfig(
-        sr_type=wanted.sr_type,
-        device_config={**known, **wanted.device_config},
-        sm_config={key: sr_rec["sm_config"][key] for key in ("nosubdir",) if key in sr_rec["sm_config"]}
-        | dict(wanted.sm_config),
-        sr_uuid=wanted.sr_uuid,
-        name_label=wanted.name_label or sr_rec["name_label"],
-        name_description=wanted.name_description or sr_rec["name_description"],
-        host=host,
-    )
+    said = {
+        "sr_uuid": wanted.sr_uuid,
+        "name_label": wanted.name_label or sr_rec["name_label"],
+        "name_description": wanted.name_description or sr_rec["name_description"],
+        "host": wanted.host,
+        "nosubdir": sr_rec["sm_config"].get("nosubdir"),
+    }
+    told = {key: value for key, value in said.items() if value}
+    return config.parse(wanted.sr_type.name, {**known, **wanted.device_config, **told, **wanted.sm_config})
 
 
-def _params(wanted: BackendConfig, device_config: Mapping[str, str]) -> dict[str, str]:
-    """Everything but secrets, as it is stored."""
-    own: dict[str, str | None] = {
+def _text_of(wanted: BackendConfig, token: str) -> str:
+    """Everything but secrets, as it is stored. Raises InvalidConfig where that is too long."""
+    own = {
         "sr_uuid": wanted.sr_uuid,
         "name_label": wanted.name_label,
         "name_description": wanted.name_description,
     }
-    return {
-        **{key: value for key, value in own.items() if value is not None},
-        **device_config,
-        **wanted.sm_config,
-    }
+    text = config.to_text(
+        {
+            **{key: value for key, value in own.items() if value is not None},
+            **passwords.referred(token, wanted.device_config),
+            **wanted.sm_config,
+        }
+    )
+    if len(text) > config.LONGEST:
+        problem, remedy = f"and the others have {len(text)} letters", f"at most {config.LONGEST} are kept"
+        longest = max(wanted.device_config, key=lambda key: len(str(wanted.device_config[key])), default="")
+        raise InvalidConfig(wanted.sr_type.name, longest, problem=problem, remedy=remedy)
+    return text
 
 
 def _making(backend: Backend) -> SRMaking:

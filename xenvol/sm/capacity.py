@@ -2,24 +2,50 @@
 
 The rows are what placement reads, so that it costs the same with ten backends and with a thousand. They may lag
 behind: whoever places a volume finds out what is true when the storage takes it or not.
+
+A look at the pool is old when it is written down: others make and delete volumes meanwhile. What they have taken of
+a row's `free`, or given back, counts more than what we saw, so `free` is written only where nobody has changed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from xenvol.errors import XapiError
 from xenvol.sm import backend_rows, flavor_rows, placement, volume_rows
 from xenvol.sm.context import Context
+from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Flavor, now
+from xenvol.sm.tables import backends as backend_table
+from xenvol.sm.tables import volumes as volume_table
 from xenvol.view import Record, View
 
-_AT_ONCE = 1000  # uuids in one filter: some 60 KB, of the 300 KB that xapi takes
+T = TypeVar("T")
+
+_AT_ONCE = 1000  # uuids in one filter: some 60 KB, of the 300 KB that xapi takes; and ids in one statement
 _LONGEST = 1000  # letters of a problem, in its column
+
+Seen = dict[str, Any]
+"""What a look at an SR gives for its backend's row: what is in `_SEEN`, or the problem alone that hides it."""
+_SEEN = ("problem", "features", "physical_size", "physical_utilisation", "virtual_allocation")
+_KEEP = (
+    backend_table.update()
+    .where(backend_table.c.id == sa.bindparam("its_id"))
+    .values(
+        free=sa.case(
+            (
+                backend_table.c.free == sa.bindparam("free_before", type_=sa.BigInteger),
+                sa.bindparam("free_seen", type_=sa.BigInteger),
+            ),
+            else_=backend_table.c.free,
+        ),
+        **{name: sa.bindparam(f"{name}_seen") for name in (*_SEEN, "stats_at")},
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,43 +60,39 @@ class BackendStats:
         return {**self.backend.as_dict(), "flavor": self.flavor.label, "volumes": self.volumes}
 
 
+@dataclass(frozen=True)
+class _Before:
+    """A backend as it was before the look: `promised` to volumes that the look may not show yet."""
+
+    backend: Backend
+    flavor: Flavor
+    promised: int
+
+
 def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[Backend]:
-    """Look at their SRs, and keep what was seen; the rows as they are then. Those without an SR are left out."""
-    made = [backend for backend in backends if backend.sr_uuid is not None]
-    seen = _look(view, made)
-    return context.database.write(_keep, [(backend, seen[backend.id]) for backend in made])
+    """Look at their SRs, and keep what was seen; the rows as they are then.
 
-
-def note(context: Context, backend: Backend, sr_rec: Record) -> None:
-    """Keep the sizes of one SR that has just been read, because something was done there."""
-    context.database.write(_keep, [(backend, {"features": backend.features, **_sizes(sr_rec)})])
-
-
-def _keep(connection: sa.Connection, seen: list[tuple[Backend, dict[str, Any]]]) -> list[Backend]:
-    flavors: dict[int, Flavor] = {}
-    kept = []
-    for backend, found in seen:
-        values = dict(found)
-        if "physical_size" in values:
-            if backend.flavor_id not in flavors:
-                flavors[backend.flavor_id] = flavor_rows.by_id(connection, backend.flavor_id)
-            values["free"] = _free(connection, backend, flavors[backend.flavor_id], values)
-        backend_rows.update(connection, backend.id, **values, stats_at=now())
-        kept.append(backend_rows.get(connection, backend.id))
+    Left out are those without an SR, and those that were removed meanwhile; raises UnknownBackend where all were.
+    """
+    backends = list(backends)
+    kept = _refresh(context, view, backends)
+    if not kept:
+        for backend in backends:
+            if backend.sr_uuid is not None:
+                raise UnknownBackend(backend.id)
     return kept
 
 
-def _free(connection: sa.Connection, backend: Backend, flavor: Flavor, seen: Mapping[str, Any]) -> int:
-    if backend.type.luns:
-        return 0  # nothing is ever placed there: `placement.obstacle` says why
-    return placement.placeable(
-        flavor,
-        is_thin=backend.is_thin_with(seen["features"]),
-        physical_size=seen["physical_size"],
-        physical_utilisation=seen["physical_utilisation"],
-        virtual_allocation=seen["virtual_allocation"],
-        promised=volume_rows.promised(connection, backend.id),
-    )
+def note(context: Context, backend: Backend, sr_rec: Record) -> None:
+    """Keep the sizes of one SR that has just been read, because something was done there.
+
+    `backend` as it was read before that. Where others have looked since, they may have seen more: we look again.
+    """
+    if context.database.write(_note, backend, _sizes(sr_rec)):
+        return
+    before = context.database.read(_before, [backend.id])
+    for now_rec in context.view().find("SR", {"uuid": backend.sr_uuid or ""}).values():
+        context.database.write(_keep, before, {backend.id: _sizes(now_rec)})
 
 
 def stats(context: Context, flavor_label: str | None = None) -> list[BackendStats]:
@@ -84,29 +106,118 @@ def stats(context: Context, flavor_label: str | None = None) -> list[BackendStat
 
     flavors, backends = context.database.read(of_flavor)
     by_id = {flavor.id: flavor for flavor in flavors}
-    fresh = {backend.id: backend for backend in refresh(context, context.view(), backends)}
-
-    def counted(connection: sa.Connection) -> dict[int, int]:
-        return {backend.id: volume_rows.count(connection, backend.id) for backend in backends}
-
-    counts = context.database.read(counted)
+    fresh = {backend.id: backend for backend in _refresh(context, context.view(), backends)}
+    shown = [fresh.get(backend.id, backend) for backend in backends]
+    counts = context.database.read(_of_volumes, [backend.id for backend in shown], sa.func.count())
     return [
-        BackendStats(
-            backend=fresh.get(backend.id, backend),
-            flavor=by_id[backend.flavor_id],
-            volumes=counts[backend.id],
-        )
-        for backend in backends
+        BackendStats(backend=backend, flavor=by_id[backend.flavor_id], volumes=counts.get(backend.id, 0))
+        for backend in shown
     ]
 
 
-def _look(view: View, backends: list[Backend]) -> dict[int, dict[str, Any]]:
-    """What to write into each row: sizes and features, or the problem that keeps us from seeing them."""
+def _refresh(context: Context, view: View, backends: Collection[Backend]) -> list[Backend]:
+    made = [backend.id for backend in backends if backend.sr_uuid is not None]
+    if not made:
+        return []
+    before = context.database.read(_before, made)
+    seen = _look(view, [each.backend for each in before])
+    return context.database.write(_keep, before, seen)
+
+
+def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
+    """In order of the ids, and without those that were removed."""
+    backends = _rows(connection, backend_ids)  # first: who takes room between the two is in `promised`, too
+    flavors = {
+        flavor_id: flavor_rows.by_id(connection, flavor_id)
+        for flavor_id in {backend.flavor_id for backend in backends}
+    }
+    cost = sa.func.sum(volume_table.c.cost)
+    being_made = sa.and_(volume_table.c.state == "creating", volume_table.c.vdi_uuid.is_(None))
+    promised = _of_volumes(connection, backend_ids, cost, being_made)
+    return [_Before(backend, flavors[backend.flavor_id], promised.get(backend.id, 0)) for backend in backends]
+
+
+def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, Seen]) -> list[Backend]:
+    rows, seen_at = [], now()
+    for each in before:
+        backend = each.backend
+        values = {name: seen[backend.id].get(name, getattr(backend, name)) for name in _SEEN}
+        free = backend.free
+        if "physical_size" in seen[backend.id]:
+            free = _free(backend, each.flavor, values, each.promised)
+        told = {"free": free, "stats_at": seen_at, **values}
+        rows.append(
+            {
+                "its_id": backend.id,
+                "free_before": backend.free,
+                **{f"{name}_seen": value for name, value in told.items()},
+            }
+        )
+    if rows:
+        connection.execute(_KEEP, rows)
+    return _rows(connection, [each.backend.id for each in before])
+
+
+def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
+    """False where another look has been written since the backend was read."""
+    try:
+        there = backend_rows.get(connection, backend.id, lock=True)  # from here on nobody takes room
+    except UnknownBackend:  # removed meanwhile, and nothing is left to note
+        return True
+    if there.stats_at != backend.stats_at:
+        return False
+    flavor = flavor_rows.by_id(connection, there.flavor_id)
+    promised = volume_rows.promised(connection, there.id)
+    free = _free(there, flavor, {"features": there.features, **sizes}, promised)
+    backend_rows.update(connection, there.id, **sizes, free=free, stats_at=now())
+    return True
+
+
+def _free(backend: Backend, flavor: Flavor, seen: Mapping[str, Any], promised: int) -> int:
+    if backend.type.luns:
+        return 0  # nothing is ever placed there: `placement.obstacle` says why
+    return placement.placeable(
+        flavor,
+        is_thin=backend.is_thin_with(seen["features"]),
+        physical_size=seen["physical_size"],
+        physical_utilisation=seen["physical_utilisation"],
+        virtual_allocation=seen["virtual_allocation"],
+        promised=promised,
+    )
+
+
+def _rows(connection: sa.Connection, backend_ids: list[int]) -> list[Backend]:
+    query = sa.select(backend_table).where(backend_table.c.deleted == 0).order_by(backend_table.c.id)
+    return [
+        Backend.of(row)
+        for some in _some(backend_ids)
+        for row in connection.execute(query.where(backend_table.c.id.in_(some)))
+    ]
+
+
+def _of_volumes(
+    connection: sa.Connection,
+    backend_ids: list[int],
+    what: sa.ColumnElement[Any],
+    *which: sa.ColumnElement[bool],
+) -> dict[int, int]:
+    """A sum or a count over the volumes of each backend that has any, by an index."""
+    owner = volume_table.c.backend_id
+    query = sa.select(owner, what).where(volume_table.c.deleted == 0, *which).group_by(owner)
+    return {
+        backend_id: int(number)
+        for some in _some(backend_ids)
+        for backend_id, number in connection.execute(query.where(owner.in_(some)))
+    }
+
+
+def _look(view: View, backends: list[Backend]) -> dict[int, Seen]:
+    """What to write into each row."""
     srs: dict[str, tuple[str, Record]] = {}
     plugged: dict[str, set[str]] = {}
     uuids = [backend.sr_uuid or "" for backend in backends]
     try:
-        for some in (uuids[start : start + _AT_ONCE] for start in range(0, len(uuids), _AT_ONCE)):
+        for some in _some(uuids):
             found = view.find("SR", {"uuid": some})
             srs |= {sr_rec["uuid"]: (ref, sr_rec) for ref, sr_rec in found.items()}
             if found:
@@ -127,7 +238,7 @@ def _values(
     plugged: Mapping[str, set[str]],
     features: Mapping[str, str],
     master: str,
-) -> dict[str, Any]:
+) -> Seen:
     if found is None:
         return {"problem": "its SR is not known to the pool"}
     ref, sr_rec = found
@@ -144,3 +255,7 @@ def _sizes(sr_rec: Record) -> dict[str, int]:
     """Of an SR that was never plugged xapi says -1 (facts/xapi.md, SR.introduce)."""
     names = ("physical_size", "physical_utilisation", "virtual_allocation")
     return {name: max(0, int(sr_rec[name])) for name in names}
+
+
+def _some(items: list[T]) -> Iterator[list[T]]:
+    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))

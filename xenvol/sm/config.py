@@ -8,15 +8,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from xenvol.frozen import FrozenMap
 from xenvol.refs import is_uuid
-from xenvol.secret import Secret, is_secret_key
+from xenvol.secret import Secret, has_secret, is_secret_key
 from xenvol.sm.errors import InvalidConfig
 from xenvol.sm.srtypes import NOT_FOR_VOLUMES, SRType, sr_type_of
 
+LONGEST: Final = 2047  # letters of a config as text, in its column
+
 _OF_THE_SR = frozenset({"sr_uuid", "name_label", "name_description", "host"})
 _SM_CONFIG = frozenset({"nosubdir"})  # what SM reads from the SR's sm_config and nowhere else
+_FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of passwords
+_PASSWORD = "password"
+"""How a key ends whose value xapi keeps as a secret (facts/xapi.md, PBD.create)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +40,20 @@ class BackendConfig:
     """Of a local SR: the host that has it, by name or uuid."""
 
     @property
-    def place(self) -> str:
+    def places(self) -> frozenset[str]:
+        """The names of its storage, on whichever host: `SRType.places`."""
         plain = {key: value for key, value in self.device_config.items() if isinstance(value, str)}
-        return self.sr_type.place_of(plain | dict(self.sm_config))
+        return self.sr_type.places(plain)
+
+    @property
+    def has_uuid(self) -> bool:
+        """Whether its storage knows the uuid of the SR on it."""
+        return self.sr_type.has_uuid and self.sm_config.get("nosubdir") != "true"
 
     def check_complete(self, *, but: Collection[str] = ()) -> None:
         """Raise InvalidConfig for a required key that is missing, `but` for those that the storage can list."""
         for key in self.sr_type.required:
-            if not self.device_config.get(key) and key not in but:
+            if not (self.device_config.get(key) or self.device_config.get(f"{key}_secret") or key in but):
                 raise InvalidConfig(
                     self.sr_type.name,
                     key,
@@ -51,7 +63,7 @@ class BackendConfig:
 
 
 def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
-    """Sort the parameters. Raises InvalidConfig."""
+    """Sort the parameters. Raises InvalidConfig, which shows no value."""
     kind = sr_type_of(sr_type)
     if kind.name in NOT_FOR_VOLUMES:
         remedy = "choose a type that holds disks"
@@ -59,12 +71,7 @@ def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
             kind.name, "type", problem=f"{NOT_FOR_VOLUMES[kind.name]}, not volumes", remedy=remedy
         )
     for key, value in given.items():
-        if isinstance(value, str) and is_secret_key(key) and not _is_reference(key, value):
-            raise InvalidConfig(
-                kind.name, key, problem="is a secret, and came as plain text", remedy="give it as a Secret"
-            )
-        if not key or "=" in key or any(c.isspace() for c in key):
-            raise InvalidConfig(kind.name, key, problem="is no key", remedy="write key=value")
+        _check(kind, key, value)
     plain = {key: str(given[key]) for key in _OF_THE_SR if given.get(key)}
     sr_uuid = plain.get("sr_uuid")
     if sr_uuid is not None and not is_uuid(sr_uuid):
@@ -82,6 +89,30 @@ def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
         name_description=plain.get("name_description"),
         host=plain.get("host"),
     )
+
+
+def _check(kind: SRType, key: str, value: str | Secret) -> None:
+    """Nothing is stored that is a secret, and no secret is given by a key that xapi would not keep as one."""
+    if not key or "=" in key or any(c.isspace() for c in key):
+        raise InvalidConfig(kind.name, key, problem="is no key", remedy="write key=value")
+    if isinstance(value, Secret):
+        if not key.endswith(_PASSWORD):
+            remedy = f"xapi keeps those as secrets whose key ends in {_PASSWORD!r}, and shows the others to everybody"
+            raise InvalidConfig(kind.name, key, problem="cannot be kept as a secret", remedy=remedy)
+        return
+    if is_secret_key(key) and not _is_reference(key, value):
+        raise InvalidConfig(
+            kind.name, key, problem="is a secret, and came as plain text", remedy="give it as a Secret"
+        )
+    if key not in _FREE_TEXT and has_secret(value):
+        remedy = (
+            "give it by a key of its own, or have the driver read it from a file on the hosts (secretfile=…)"
+        )
+        raise InvalidConfig(kind.name, key, problem="carries a secret within", remedy=remedy)
+    if any(ord(c) < ord(" ") or c == "\x7f" for c in value):
+        raise InvalidConfig(
+            kind.name, key, problem="has a control character", remedy="write it in one line of text"
+        )
 
 
 def to_text(params: Mapping[str, str]) -> str:
@@ -108,4 +139,4 @@ def from_words(words: Iterable[str]) -> dict[str, str]:
 
 def _is_reference(key: str, value: str) -> bool:
     """Whether it is the uuid of a xapi secret, which may be shown."""
-    return key.endswith("password_secret") and is_uuid(value)
+    return key.endswith(f"{_PASSWORD}_secret") and is_uuid(value)

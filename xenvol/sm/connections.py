@@ -30,11 +30,10 @@ def initialize(
             f"attaching {volume_id}", reason="it is a snapshot: clone it, and attach the clone"
         )
     wanted = config.parse(backend.sr_type, backend.params)
-    device_config: dict[str, str | Secret] = dict(wanted.device_config)
-    if any(key.endswith("password_secret") for key in device_config):
-        told = passwords.revealed(context.view(), backend.id, backend.params)
-        device_config = {key: value for key, value in told.items() if key not in ("sr_uuid", "name_label")}
-        device_config.pop("name_description", None)
+    stored = {key: str(value) for key, value in wanted.device_config.items()}
+    device_config: Mapping[str, str | Secret] = stored
+    if passwords.keys_in(stored):
+        device_config = passwords.revealed(context.view(), backend.id, stored)
     described = {**device_config, **wanted.sm_config}
     data: dict[str, Any] = {
         "volume_id": volume.id,

@@ -1,6 +1,7 @@
 """A volume from a volume: snapshots, clones, volumes from snapshots, by the storage's own way where it has one.
 
-The same order as in `creation`: the row, the VDI, the row names the VDI. A copy is made where its source is.
+The same order as in `creation`: the row, the VDI, the row names the VDI. A copy is made where its source is, and is
+as large as it shall be before anybody is told of it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,25 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import XapiUnreachable, XenVolError
-from xenvol.refs import NULL_REF, SRRef
-from xenvol.sm import backend_rows, creation, placement, srs, vdis, volume_rows, volumes
+from xenvol.errors import XapiError
+from xenvol.refs import SRRef, VDIRef
+from xenvol.sm import (
+    backend_rows,
+    capacity,
+    creation,
+    flavor_rows,
+    placement,
+    srs,
+    vdis,
+    volume_rows,
+    volumes,
+)
 from xenvol.sm.context import Context
+from xenvol.sm.creation import Made
 from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeExists, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
 from xenvol.undo import Undo
-from xenvol.view import View
+from xenvol.view import Record, View
 
 
 def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:
@@ -23,13 +35,17 @@ def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = 
 
     Raises UnknownVolume, VolumeNotReady, VolumeExists, NotSupported, NoBackendFits, XapiError, XapiUnreachable.
     """
+    vdis.check_names(snapshot_id, name)
+    there = context.database.read(volume_rows.find, snapshot_id)
+    if there is not None and there.state == "available" and there.snapshot_of == volume_id:
+        return there
     source, backend = volumes.get_with_backend(context, volume_id)
     what = f"a snapshot of {volume_id}"
     if source.is_snapshot:
         raise NotSupported(what, reason="it is a snapshot itself: clone it")
     if not backend.has("VDI_SNAPSHOT"):
         raise NotSupported(what, reason=f"the storage driver {backend.sr_type} makes no snapshots")
-    return _copy(context, snapshot_id, source, backend, name=name, snapshot_of=source.id)
+    return _copy(context, snapshot_id, source, backend, name=name, size=None, snapshot_of=source.id)
 
 
 def clone(
@@ -39,6 +55,11 @@ def clone(
 
     Raises what `snapshot` does; NotSupported for a size below the source's.
     """
+    vdis.check_names(volume_id, name)
+    there = context.database.read(volume_rows.find, volume_id)
+    if there is not None and there.state == "available":
+        _check_same(there, source_id, size=size, snapshot_of=None)
+        return there  # whatever has become of its source
     source, backend = volumes.get_with_backend(context, source_id)
     if size is not None and size < source.size:
         reason = f"its source has {source.size} bytes, and disks do not shrink"
@@ -46,45 +67,101 @@ def clone(
     if backend.type.luns:
         reason = "the array makes its LUNs, and VDI.create there would hand out one with whatever is on it"
         raise NotSupported(f"a clone of {source_id}", reason=reason)
-    copied = _copy(context, volume_id, source, backend, name=name, snapshot_of=None)
-    return copied if size is None or size <= copied.size else volumes.extend(context, volume_id, size)
+    if size is not None and size > source.size and not backend.has("VDI_RESIZE"):
+        reason = f"the storage driver {backend.sr_type} resizes no disks"
+        raise NotSupported(f"a clone of {source_id} that is larger", reason=reason)
+    return _copy(context, volume_id, source, backend, name=name, size=size, snapshot_of=None)
 
 
 def _copy(
-    context: Context, copy_id: str, source: Volume, backend: Backend, *, name: str, snapshot_of: str | None
+    context: Context,
+    copy_id: str,
+    source: Volume,
+    backend: Backend,
+    *,
+    name: str,
+    size: int | None,
+    snapshot_of: str | None,
 ) -> Volume:
-    view = context.view()
     for _ in range(creation.ATTEMPTS):
+        view = context.view()
         copy, is_begun = context.database.read(volume_rows.find, copy_id), True
         if copy is None:
-            copy = _claim(context, copy_id, source, backend, name=name, snapshot_of=snapshot_of)
+            copy, is_begun = (
+                _claim(context, copy_id, source, backend, name=name, size=size, snapshot_of=snapshot_of),
+                False,
+            )
             if copy is None:
                 continue
-            is_begun = False
-        _check_same(copy, source, snapshot_of)
+        _check_same(copy, source.id, size=size, snapshot_of=snapshot_of)
         if copy.state == "available":
             return copy
-        made = _make(context, view, copy, source, backend, is_begun=is_begun)
-        if made is not None:
-            return made
+        if copy.vdi_uuid is not None:
+            made: Made | None = creation.find_named(view, copy, backend)
+        else:
+            made = _make(context, view, copy, source, backend, is_begun=is_begun)
+        finished = None if made is None else finish(context, view, made)
+        if finished is not None:
+            return finished
     raise Overtaken(copy_id)
 
 
-def _claim(
-    context: Context, copy_id: str, source: Volume, backend: Backend, *, name: str, snapshot_of: str | None
-) -> Volume | None:
-    """The row of the copy; None where another service has just made one. Raises NoBackendFits."""
-    cost = placement.cost(backend, source.size)
+def finish(context: Context, view: View, made: Made) -> Volume | None:
+    """What is left to do when the row names the copy; None where somebody has deleted it meanwhile.
 
-    def claim(connection: sa.Connection) -> Volume:
+    Idempotent. A copy that cannot be made as large as it shall be is taken back: that leaves as the storage's refusal.
+    """
+    vdi = view.record("VDI", made.vdi_ref)
+    if int(vdi["virtual_size"]) < made.volume.size:
+        try:
+            view.call("VDI.resize", made.vdi_ref, made.volume.size)
+        except XapiError as error:
+            _take_back(context, view, made, error)
+            raise
+        view.read({"VDI": [made.vdi_ref], "SR": [vdi["SR"]]})
+    return creation.finish(context, view, made)
+
+
+def _take_back(context: Context, view: View, made: Made, error: XapiError) -> None:
+    """Delete what nobody has been told of, unless another service has got further with it."""
+    undo = Undo()
+    undo.did(f"made volume {made.volume.id}", _delete, context, view, made)
+    undo.unwind(error)
+
+
+def _delete(context: Context, view: View, made: Made) -> None:
+    if context.database.write(volume_rows.begin_deleting, made.volume):
+        volumes.finish_deleting(context, view, made.volume, made.backend)
+
+
+def _claim(
+    context: Context,
+    copy_id: str,
+    source: Volume,
+    backend: Backend,
+    *,
+    name: str,
+    size: int | None,
+    snapshot_of: str | None,
+) -> Volume | None:
+    """The row of the copy; None where another service has just made one.
+
+    Raises NoBackendFits; UnknownVolume, VolumeNotReady where the source is not what it was.
+    """
+    wanted = source.size if size is None else size
+    cost = placement.cost(backend, wanted)
+
+    def claim(connection: sa.Connection) -> Volume | None:
+        now = volume_rows.get(connection, source.id, lock=True)  # a delete waits, and then sees the copy
+        if now.token != source.token or now.state != "available":
+            raise VolumeNotReady(source.id, state=now.state)
         if not backend_rows.reserve(connection, backend.id, cost):
-            reasons = {backend.id: f"a copy takes {cost} bytes, which it has not"}
-            raise NoBackendFits(str(backend.flavor_id), size=source.size, reasons=reasons)
+            return None
         return volume_rows.add(
             connection,
             copy_id,
             backend_id=backend.id,
-            size=source.size,
+            size=wanted,
             cost=cost,
             name=name,
             source_id=source.id,
@@ -92,54 +169,64 @@ def _claim(
         )
 
     try:
-        return context.database.write(claim)
+        claimed = context.database.write(claim)
+        if claimed is not None:
+            return claimed
+        (fresh,) = capacity.refresh(context, context.view(), [backend])  # what the row said may lag behind
+        claimed = context.database.write(claim)
     except IntegrityError:
         return None
+    if claimed is None:
+        reason = fresh.problem or f"has {max(0, fresh.free)} bytes to give, and the copy takes {cost}"
+        flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
+        raise NoBackendFits(flavor.label, size=wanted, reasons={backend.id: reason})
+    return claimed
 
 
 def _make(
     context: Context, view: View, copy: Volume, source: Volume, backend: Backend, *, is_begun: bool
-) -> Volume | None:
+) -> Made | None:
     """The copy's VDI, and the row that names it; None where it must be looked at again."""
-    sr_ref, _ = srs.get_sr(view, backend)
-    source_ref, source_rec = vdis.get_vdi(view, sr_ref, source)
-    view.remember("VDI", source_ref, source_rec)
     undo = Undo()
     try:
-        vdi_ref = vdis.find_made(view, sr_ref, copy, source=source_rec) if is_begun else None
+        sr_ref, _ = srs.get_sr(view, backend)
+        source_ref, source_rec = vdis.get_vdi(view, sr_ref, source)
+        vdi_ref = vdis.find_made(context, view, sr_ref, copy) if is_begun else None
         if vdi_ref is None:
-            vdi_ref = vdis.copy_vdi(view, undo, source_ref, copy, _call_for(copy, backend, sr_ref))
-        named = creation.record(context, view, undo, copy, backend, sr_ref, vdi_ref)
+            vdi_ref = _copy_vdi(context, view, undo, copy, backend, sr_ref, source_ref, source_rec)
+        made = creation.record(context, view, undo, copy, backend, sr_ref, vdi_ref)
     except BaseException as error:
         undo.unwind(error)
-        _give_up(context, copy, error)
+        creation.give_up(context, copy, error)
         raise
-    vdis.unmark(view, source_ref, copy.token)
-    return named
+    if made is not None:
+        vdis.unmark_source(view, source_ref, copy)
+    return made
 
 
-def _give_up(context: Context, copy: Volume, error: BaseException) -> None:
-    """A refusal did not happen, so there is nothing to go on with; after a silence the row stays for the next one."""
-    if isinstance(error, XapiUnreachable) or not isinstance(error, XenVolError):
-        return
-    context.database.write(creation.drop_unmade, copy)
+def _copy_vdi(
+    context: Context,
+    view: View,
+    undo: Undo,
+    copy: Volume,
+    backend: Backend,
+    sr_ref: SRRef,
+    source_ref: VDIRef,
+    source_rec: Record,
+) -> VDIRef:
+    """The storage's own way; where it has none, a full copy, which takes as long as the disk is large."""
+    if copy.is_snapshot:
+        return vdis.copy_vdi(context, view, undo, sr_ref, source_ref, copy, "VDI.snapshot")
+    if backend.has("VDI_CLONE") and not vdis.is_raw(source_rec):
+        return vdis.copy_vdi(context, view, undo, sr_ref, source_ref, copy, "VDI.clone")
+    return vdis.fill_vdi(context, view, undo, sr_ref, source_ref, copy)
 
 
-def _check_same(copy: Volume, source: Volume, snapshot_of: str | None) -> None:
+def _check_same(copy: Volume, source_id: str, *, size: int | None, snapshot_of: str | None) -> None:
     if copy.state == "deleting":
         raise VolumeNotReady(copy.id, state="being deleted")
-    if copy.source_id != source.id or copy.snapshot_of != snapshot_of:
+    if copy.source_id != source_id or copy.snapshot_of != snapshot_of:
         what = "clone" if snapshot_of is None else "snapshot"
-        raise VolumeExists(copy.id, difference=f"is no {what} of {source.id!r}")
-
-
-def _call_for(copy: Volume, backend: Backend, sr_ref: SRRef) -> tuple[object, ...]:
-    """The storage's own way; where it has none, a full copy, which takes as long as the disk is large.
-
-    Of a raw disk VDI.clone is a full copy too: xapi falls back by itself (facts/xapi.md 2.1, SM fault 38).
-    """
-    if copy.is_snapshot:
-        return ("VDI.snapshot", {})
-    if backend.has("VDI_CLONE"):
-        return ("VDI.clone", {})
-    return ("VDI.copy", sr_ref, NULL_REF, NULL_REF)  # of all of it, into a new VDI
+        raise VolumeExists(copy.id, difference=f"is no {what} of {source_id!r}")
+    if size is not None and copy.size != size:
+        raise VolumeExists(copy.id, difference=f"has {copy.size} bytes")

@@ -1,8 +1,10 @@
 """A new volume, on the first backend that takes it; whoever comes again goes on where it ended.
 
-The row comes first and names a backend, then the VDI is made there, then the row names the VDI. Several services
-may be at the same volume: each may make a VDI, the row takes one, and who made another erases that. So nothing is
-locked, and whoever dies leaves what the next one, or an audit, can tell.
+    a row names a backend ─▶ a VDI there names the row ─▶ the row names the VDI ─▶ the VDI is plain ─▶ available
+
+Several services may be at the same volume: each may make a VDI, the row takes one, and who made another erases that.
+So nothing is locked, and whoever dies leaves what the next one, or an audit, can tell. What fails before the row
+names its VDI is taken back; from there on it goes forward, and the same call again completes it.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.refs import SRRef, VDIRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, policies, srs, vdis, volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import (
     BackendNotReady,
+    DatabaseError,
     NoBackendFits,
     Overtaken,
     VolumeExists,
@@ -28,11 +32,11 @@ from xenvol.sm.errors import (
 from xenvol.sm.placement import Request
 from xenvol.sm.records import Backend, Flavor, Volume
 from xenvol.undo import Undo
-from xenvol.view import View
+from xenvol.view import Record, View
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # at a volume that others change at the same time
+ATTEMPTS = 20  # at a volume that others change at the same time: each time one of them has got further
 _PAGE = 50  # backends looked at together
 
 
@@ -50,39 +54,68 @@ def create(
     Raises UnknownFlavor, InvalidSetting, VolumeExists (the id is another volume), VolumeNotReady (it is being
     deleted), NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes).
     """
+    vdis.check_names(volume_id, name)
     request = Request(volume_id=volume_id, size=size, needs=frozenset(needs))
     flavor = context.database.read(flavor_rows.get, flavor_label)
     for _ in range(ATTEMPTS):
-        there = context.database.read(volume_rows.find, volume_id)
-        if there is not None:
-            _check_same(context, there, flavor, size)
-            if there.state == "available":
-                return there
-        made = _create(context, flavor, request, name, there)
-        if made is not None:
-            return made
+        view = context.view()
+        volume = context.database.read(volume_rows.find, volume_id)
+        if volume is not None:
+            _check_same(context, volume, flavor, size)
+            if volume.state == "available":
+                return volume
+        if volume is not None and volume.vdi_uuid is not None:
+            backend = context.database.read(backend_rows.get, volume.backend_id)
+            made: Made | None = find_named(view, volume, backend)
+        else:
+            made = _place(context, view, flavor, request, name, volume)
+        finished = None if made is None else finish(context, view, made)
+        if finished is not None:
+            return finished
     raise Overtaken(volume_id)
 
 
-def make_vdi(
-    context: Context, view: View, volume: Volume, backend: Backend, *, is_begun: bool
-) -> Volume | None:
-    """The volume's VDI on this backend, and the row that names it; None where somebody else has changed the row.
+class Made(NamedTuple):
+    """A volume whose row names its VDI, and that is not available yet. The view remembers the VDI and its SR."""
 
-    `is_begun`: an attempt that died may have made it here already, so it is looked for first.
-    Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable.
-    """
+    volume: Volume
+    backend: Backend
+    vdi_ref: VDIRef
+
+
+def find_named(view: View, volume: Volume, backend: Backend) -> Made:
+    """What an attempt has got as far as that. Raises VolumeNotFound where the VDI is gone, BackendNotReady."""
     sr_ref, _ = srs.get_sr(view, backend)
-    undo = Undo()
+    vdi_ref, _ = vdis.get_vdi(view, sr_ref, volume)
+    return Made(volume, backend, vdi_ref)
+
+
+def finish(context: Context, view: View, made: Made) -> Volume | None:
+    """What is left to do when the row names the VDI; None where somebody has deleted the volume meanwhile.
+
+    Idempotent, and several services may do it at once. Raises XapiError, XapiUnreachable; the same again completes.
+    """
+    volume = made.volume
+    vdi = view.record("VDI", made.vdi_ref)
+    vdis.settle_vdi(view, made.vdi_ref, volume)
+
+    def finish_it(connection: sa.Connection) -> Volume | None:
+        volume_rows.finish_making(connection, volume, virtual_size=int(vdi["virtual_size"]))
+        now = volume_rows.by_token(connection, volume.token, volume.id)
+        return now if now is not None and now.state == "available" else None
+
+    finished = context.database.write(finish_it)
+    if finished is not None:
+        note(context, made.backend, view.record("SR", vdi["SR"]))
+    return finished
+
+
+def note(context: Context, backend: Backend, sr_rec: Record) -> None:
+    """Keep the SR's sizes, now that all is done; that they could not be kept is no failure of what was done."""
     try:
-        vdi_ref = vdis.find_made(view, sr_ref, volume) if is_begun else None
-        if vdi_ref is None:
-            sm_config = {key: backend.params[key] for key in ("type",) if backend.params.get(key) == "raw"}
-            vdi_ref = vdis.create_vdi(view, undo, sr_ref, volume, sm_config)
-        return record(context, view, undo, volume, backend, sr_ref, vdi_ref)
-    except BaseException as error:
-        undo.unwind(error)
-        raise
+        capacity.note(context, backend, sr_rec)
+    except XenVolError as error:
+        log.warning("backend %d: what it has is not noted: %s", backend.id, error)
 
 
 def record(
@@ -93,13 +126,16 @@ def record(
     backend: Backend,
     sr_ref: SRRef,
     vdi_ref: VDIRef,
-) -> Volume | None:
-    """Have the row name the VDI; where it names another already, or none any more, the VDI is taken back."""
+) -> Made | None:
+    """Have the row name the VDI; None where it names another already, or none any more: then the VDI is taken back."""
     view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
-    vdi, sr_rec = view.record("VDI", vdi_ref), view.record("SR", sr_ref)
+    vdi = view.known("VDI", vdi_ref)
+    if vdi is None:  # it was found, and its maker has taken it back; or an audit did, since the row is gone
+        undo.unwind()
+        return None
 
     def name_it(connection: sa.Connection) -> Volume | None:
-        is_ours = volume_rows.record(
+        is_ours = volume_rows.name_vdi(
             connection,
             volume,
             backend_id=backend.id,
@@ -111,28 +147,19 @@ def record(
 
     try:
         named = context.database.write(name_it)
-    except (
-        IntegrityError
-    ):  # another volume has been told that this disk is its own: a copy made at the same time
-        undo.forget()
-        return None
+    except IntegrityError:  # another row has this disk: of a copy made at the same time, or to have it erased
+        named = None
     if named is None:
         undo.unwind()
         return None
     undo.forget()
-    try:
-        vdis.settle_vdi(view, vdi_ref, named)
-        capacity.note(context, backend, sr_rec)
-    except (XapiError, XapiUnreachable) as error:  # the volume is there; what is left to do, an audit does
-        log.warning("volume %s is made, and not all that follows: %s", named.id, error)
-    return named
+    return Made(named, backend, vdi_ref)
 
 
-def _create(
-    context: Context, flavor: Flavor, request: Request, name: str, begun: Volume | None
-) -> Volume | None:
-    """One attempt; None where somebody else was at the volume too, and it must be looked at again."""
-    view = context.view()
+def _place(
+    context: Context, view: View, flavor: Flavor, request: Request, name: str, begun: Volume | None
+) -> Made | None:
+    """The volume, with a VDI that its row names; None where somebody else was at it too: look again."""
     reasons: dict[int, str] = {}
     volume = begun
     try:
@@ -142,7 +169,7 @@ def _create(
                 continue
             volume = claimed
             try:
-                return make_vdi(context, view, volume, backend, is_begun=begun is not None)
+                return _make(context, view, volume, backend, is_begun=begun is not None)
             except (XapiError, BackendNotReady) as refusal:
                 reasons[backend.id] = str(refusal)
                 log.info("backend %d does not take volume %s: %s", backend.id, volume.id, refusal)
@@ -151,6 +178,25 @@ def _create(
     except _LostError:
         return None
     raise NoBackendFits(flavor.label, size=request.size, reasons=reasons)
+
+
+def _make(context: Context, view: View, volume: Volume, backend: Backend, *, is_begun: bool) -> Made | None:
+    """The volume's VDI on this backend, and the row that names it; None where somebody else has changed the row.
+
+    `is_begun`: an attempt that died may have made it here already, so it is looked for first.
+    Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable; nothing is left then.
+    """
+    sr_ref, _ = srs.get_sr(view, backend)
+    undo = Undo()
+    try:
+        vdi_ref = vdis.find_made(context, view, sr_ref, volume) if is_begun else None
+        if vdi_ref is None:
+            sm_config = {"type": "raw"} if backend.params.get("type") == "raw" else {}
+            vdi_ref = vdis.create_vdi(context, view, undo, sr_ref, volume, sm_config)
+        return record(context, view, undo, volume, backend, sr_ref, vdi_ref)
+    except BaseException as error:
+        undo.unwind(error)
+        raise
 
 
 def _candidates(
@@ -244,6 +290,16 @@ def drop_unmade(connection: sa.Connection, volume: Volume) -> bool:
     if is_gone:
         backend_rows.give_back(connection, volume.backend_id, volume.cost)
     return is_gone
+
+
+def give_up(context: Context, volume: Volume, error: BaseException) -> None:
+    """A refusal did not happen, so there is nothing to go on with; after a silence the row stays for the next one."""
+    if isinstance(error, XapiUnreachable | DatabaseError) or not isinstance(error, XenVolError):
+        return
+    try:
+        context.database.write(drop_unmade, volume)
+    except DatabaseError as failure:
+        error.add_note(f"volume {volume.id} is still begun ({failure}): `xenvol sm audit --repair` ends it")
 
 
 def _check_same(context: Context, volume: Volume, flavor: Flavor, size: int) -> None:

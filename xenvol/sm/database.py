@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 import tenacity
@@ -19,8 +20,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from xenvol.secret import MASK, is_secret_key
 from xenvol.sm.errors import DatabaseError
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ LOCK_WAIT: Final = (
     120  # seconds to wait for another transaction: to make an SR takes one of the slow arrays so long
 )
 _ATTEMPTS: Final = 20  # at a transaction that lost to another: each time one of the others has got through
+_UPGRADE_LOCK: Final = 7305938  # any number that is ours
 _VERSION_TABLE: Final = "sm_alembic_version"
 _READING: Final = "xenvol_is_reading"  # an execution option: the transaction takes no lock
 
@@ -37,11 +40,11 @@ _LOST_TO_ANOTHER: Final = frozenset(
     {
         "40001",  # PostgreSQL: serialization failure
         "40P01",  # PostgreSQL: deadlock
-        "1205",  # MariaDB: lock wait timeout
         "1213",  # MariaDB: deadlock
         "1020",  # MariaDB: record has changed since last read
     }
 )
+"""What ends at once and is tried again. Who has waited for LOCK_WAIT is told so instead."""
 
 
 def default_url() -> str:
@@ -54,13 +57,9 @@ class Database:
     """Safe from several threads. The constructor connects to nothing."""
 
     def __init__(self, url: str) -> None:
+        parsed = _parsed(url)
+        self.url = _shown(parsed)
         try:
-            parsed = sa.make_url(url)
-            if parsed.drivername in ("postgresql", "postgres"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            elif parsed.drivername in ("mysql", "mariadb"):
-                parsed = parsed.set(drivername=f"{parsed.drivername}+pymysql")
-            self.url = parsed.render_as_string(hide_password=True)
             self._engine = sa.create_engine(
                 parsed,
                 hide_parameters=True,  # an error shall not quote what was in a row
@@ -68,15 +67,10 @@ class Database:
                 isolation_level=None if parsed.get_backend_name() == "sqlite" else "READ COMMITTED",
                 connect_args=_connect_args(parsed),
             )
-        except ArgumentError:
-            raise DatabaseError(
-                "(not shown)",
-                problem="is no database URL; write sqlite:////path, postgresql://…, mariadb://…",
-            ) from None  # it quotes the URL, password and all
         except NoSuchModuleError as error:
             raise DatabaseError(self.url, problem=f"no such kind of database ({error})") from error
         except ModuleNotFoundError as error:
-            extra = "postgresql" if "postgresql" in self.url else "mariadb"
+            extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "mariadb"
             problem = f"needs {error.name}, which is not installed: pip install 'xenvol[{extra}]'"
             raise DatabaseError(self.url, problem=problem) from error
         if self.is_sqlite:
@@ -84,7 +78,10 @@ class Database:
                 raise DatabaseError(
                     self.url, problem="must be a file: every thread has a connection of its own"
                 )
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DatabaseError(self.url, problem=f"cannot be made ({error})") from error
             _prepare_sqlite(self._engine)
         self._is_checked = False
 
@@ -94,9 +91,13 @@ class Database:
 
     @contextmanager
     def transaction(self, *, is_reading: bool = False) -> Iterator[sa.Connection]:
-        """Committed at the end, rolled back by an exception. Raises DatabaseError where there is no database."""
+        """Committed at the end, rolled back by an exception.
+
+        Raises DatabaseError where there is no database, or none any more: then nobody knows whether the end was
+        committed. sqlalchemy.exc.IntegrityError is what the one who wrote meant to be told.
+        """
         self._check()
-        with self._connected(**{_READING: is_reading}) as connection, connection.begin():
+        with self._speaking(), self._connected(**{_READING: is_reading}) as connection, connection.begin():
             yield connection
 
     def read(
@@ -109,7 +110,7 @@ class Database:
     def write(
         self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Have `work` done in one transaction; from the start again where it lost to another."""
+        """Have `work` done in one transaction; from the start again where it lost to another. Raises DatabaseError."""
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_lost_to_another),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -125,23 +126,16 @@ class Database:
         return result
 
     def upgrade(self) -> None:
-        """Make the tables, or bring them to this release. Idempotent; several at once wait for each other."""
-        with self._connected() as connection, connection.begin():
-            if connection.dialect.name == "postgresql":
-                connection.execute(
-                    sa.text("SELECT pg_advisory_xact_lock(7305938)")
-                )  # any number that is ours
-            elif not self.is_sqlite:
-                connection.execute(
-                    sa.text("SELECT GET_LOCK('xenvol_sm_upgrade', :wait)"), {"wait": LOCK_WAIT}
-                )
-            try:
+        """Make the tables, or bring them to this release. Idempotent; several at once wait for each other.
+
+        Raises DatabaseError, also for tables of a release that this one does not know.
+        """
+        with self._speaking(), self._connected() as connection, connection.begin():
+            with self._upgrading_alone(connection):
+                self._refuse_newer(_revision_of(connection))
                 config = _alembic()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-            finally:
-                if connection.dialect.name in ("mysql", "mariadb"):
-                    connection.execute(sa.text("SELECT RELEASE_LOCK('xenvol_sm_upgrade')"))
         self._is_checked = True
 
     def close(self) -> None:
@@ -151,27 +145,65 @@ class Database:
         """The tables are those of this release; a SQLite file gets them by itself."""
         if self._is_checked:
             return
-        expected = ScriptDirectory.from_config(_alembic()).get_current_head()
-        with self._connected() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE})
-            found = context.get_current_revision()
-        if found != expected:
+        with self._speaking(), self._connected(**{_READING: True}) as connection:
+            found = _revision_of(connection)
+        if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+            self._refuse_newer(found)
             if not self.is_sqlite:
-                what = "has no tables" if found is None else f"has the tables of another release ({found})"
+                what = "has no tables" if found is None else f"has the tables of an older release ({found})"
                 raise DatabaseError(
                     self.url, problem=f"{what}; run `xenvol sm db_upgrade`, with the services stopped"
                 )
             self.upgrade()
         self._is_checked = True
 
+    def _refuse_newer(self, found: str | None) -> None:
+        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+        if found is not None and found not in known:
+            problem = (
+                f"has tables that this release does not know ({found}): install the release that made them"
+            )
+            raise DatabaseError(self.url, problem=problem)
+
+    @contextmanager
+    def _upgrading_alone(self, connection: sa.Connection) -> Iterator[None]:
+        """A lock of the database; SQLite has it by the transaction itself."""
+        match connection.dialect.name:
+            case "postgresql":
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+                yield
+            case "mysql" | "mariadb":
+                name = {"name": f"xenvol_sm_{_UPGRADE_LOCK}"}
+                got = connection.execute(
+                    sa.text("SELECT GET_LOCK(:name, :wait)"), {**name, "wait": LOCK_WAIT}
+                )
+                if got.scalar() != 1:
+                    raise DatabaseError(self.url, problem=f"is being upgraded for more than {LOCK_WAIT} s")
+                yield
+                connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), name)
+            case _:
+                yield
+
     @contextmanager
     def _connected(self, **options: object) -> Iterator[sa.Connection]:
         try:
             connection = self._engine.connect().execution_options(**options)
-        except (OperationalError, DBAPIError) as error:
+        except SQLAlchemyError as error:
             raise DatabaseError(self.url, problem=f"cannot be reached ({_first_line(error)})") from error
-        with connection:
+        try:
             yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Whatever the database refuses, or breaks off at, is a DatabaseError, in which there is no password."""
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise DatabaseError(self.url, problem=_first_line(error)) from error
 
     def __repr__(self) -> str:
         return f"<Database {self.url}>"
@@ -194,7 +226,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: object) -> None:
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -209,12 +241,53 @@ def _alembic() -> Config:
     return config
 
 
+def _revision_of(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(
+        connection, opts={"version_table": _VERSION_TABLE}
+    ).get_current_revision()
+
+
+def _parsed(text: str) -> sa.URL:
+    """Raises DatabaseError, which does not quote what may have a password in it."""
+    try:
+        url = sa.make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    kind = None if url is None else _DRIVERS.get(url.drivername, url.drivername)
+    if (
+        url is None
+        or kind is None
+        or kind.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mariadb")
+    ):
+        raise DatabaseError(
+            "(not shown)", problem="is no URL of a database: sqlite:////path, postgresql://…, mariadb://…"
+        )
+    return url.set(drivername=kind)
+
+
+_DRIVERS: Final = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+
+
+def _shown(url: sa.URL) -> str:
+    """Without passwords, also those that came as parameters."""
+    masked = {key: MASK for key in url.query if is_secret_key(key) or "pass" in key.lower()}
+    shown = url.update_query_dict(masked).render_as_string(hide_password=True)
+    return shown.replace(quote(MASK, safe=""), MASK)
+
+
 def _lost_to_another(error: BaseException) -> bool:
-    if not isinstance(error, DBAPIError) or error.orig is None:
+    cause = error.__cause__ if isinstance(error, DatabaseError) else error
+    if not isinstance(cause, DBAPIError) or cause.orig is None:
         return False
-    code = getattr(error.orig, "sqlstate", None) or next(iter(error.orig.args), "")
-    return str(code) in _LOST_TO_ANOTHER or "database is locked" in str(error.orig)
+    code = getattr(cause.orig, "sqlstate", None) or next(iter(cause.orig.args), "")
+    return str(code) in _LOST_TO_ANOTHER
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().partition("\n")[0]
+def _first_line(error: SQLAlchemyError) -> str:
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return str(said).strip().partition("\n")[0]

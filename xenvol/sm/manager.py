@@ -49,9 +49,9 @@ class StorageManager:
             database if isinstance(database, Database) else Database(database),
         )
 
-    def do_setup(self) -> list[SetupReport]:
+    def do_setup(self, *, progress: Callable[[str], None] = backends.say_nothing) -> list[SetupReport]:
         """Have every backend's SR made, once, and known to this pool and plugged; what is dead is reported."""
-        return backends.set_up_all(self._context)
+        return backends.set_up_all(self._context, progress=progress)
 
     # ---- flavors
 

@@ -8,13 +8,15 @@ the backend is removed.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from xenvol.errors import XapiError
-from xenvol.refs import SecretRef
+from xenvol.refs import SecretRef, SRRef
 from xenvol.secret import Secret
 from xenvol.sm.errors import BackendNotReady
+from xenvol.storage.pbd import find_pbds
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import View, gone_is_fine, is_gone
@@ -39,57 +41,84 @@ def referred(token: str, device_config: Mapping[str, str | Secret]) -> dict[str,
     return plain
 
 
-def keep(view: View, undo: Undo, token: str, device_config: Mapping[str, str | Secret]) -> None:
-    """Make the secrets, or give those that are there the value. Idempotent."""
+def keys_in(params: Mapping[str, str]) -> list[str]:
+    """Of which keys the values are kept as secrets."""
+    return [key.removesuffix(_SUFFIX) for key in params if key.endswith(f"password{_SUFFIX}")]
+
+
+def keep(view: View, token: str, device_config: Mapping[str, str | Secret]) -> None:
+    """Make the secrets, or give those that are there the value. Idempotent; `forget` takes them back."""
     for key, value in device_config.items():
         if not isinstance(value, Secret):
             continue
         view.hide(value)
         secret_uuid = uuid_of(token, key)
-        there = _find(view, secret_uuid)
+        there = _find(view, secret_uuid) or _introduce(view, key, secret_uuid, value)
         if there is not None:
             view.call("secret.set_value", there, value)
-            continue
-        make(
-            view,
-            undo,
-            f"made a secret for {key}",
-            ("secret.introduce", secret_uuid, value, {}),
-            look=partial(_find, view, secret_uuid),
-            inverse=_destroy,
-        )
+
+
+def tell_pbds(view: View, sr_ref: SRRef, device_config: Mapping[str, str | Secret]) -> None:
+    """Give the copies that an SR's PBDs have the new value: their next plug logs in with it. Idempotent."""
+    for _, pbd in find_pbds(view, sr_ref).values():
+        for key, value in device_config.items():
+            if not isinstance(value, Secret):
+                continue
+            copy_ref = _find(view, pbd["device_config"].get(f"{key}{_SUFFIX}", ""))
+            if copy_ref is not None:
+                view.call("secret.set_value", copy_ref, value)
+
+
+def check_known(view: View, backend_id: int, params: Mapping[str, str]) -> None:
+    """Raise BackendNotReady where this pool has not all of the secrets: another one was used to register it."""
+    for _ in _secrets(view, backend_id, params):
+        pass
 
 
 def revealed(view: View, backend_id: int, params: Mapping[str, str]) -> dict[str, str | Secret]:
     """The device_config with its passwords, for whoever must log in elsewhere: a connection_info.
 
-    Raises BackendNotReady where this pool has not the secret: another one was used to register the backend.
+    Raises BackendNotReady as `check_known` does.
     """
-    found: dict[str, str | Secret] = {}
-    for key, value in params.items():
-        if not key.endswith(f"password{_SUFFIX}"):
-            found[key] = value
-            continue
-        secret_ref = _find(view, value)
-        if secret_ref is None:
-            raise BackendNotReady(
-                backend_id,
-                problem=f"its {key.removesuffix(_SUFFIX)} is kept in another pool: "
-                f"`xenvol sm backend_password {backend_id} {key.removesuffix(_SUFFIX)}` tells it to this one",
-            )
+    found: dict[str, str | Secret] = dict(params)
+    for key, secret_ref in _secrets(view, backend_id, params):
         secret = Secret(view.call("secret.get_value", secret_ref))
         view.hide(secret)
-        found[key.removesuffix(_SUFFIX)] = secret
+        del found[f"{key}{_SUFFIX}"]
+        found[key] = secret
     return found
 
 
 def forget(view: View, token: str, params: Mapping[str, str]) -> None:
     """Remove the secrets of a backend. Idempotent; spares those that are not ours."""
-    for key, value in params.items():
-        if key.endswith(_SUFFIX) and value == uuid_of(token, key.removesuffix(_SUFFIX)):
-            secret_ref = _find(view, value)
+    for key in keys_in(params):
+        if params[f"{key}{_SUFFIX}"] == uuid_of(token, key):
+            secret_ref = _find(view, uuid_of(token, key))
             if secret_ref is not None:
                 _destroy(view, secret_ref)
+
+
+def _secrets(view: View, backend_id: int, params: Mapping[str, str]) -> Iterator[tuple[str, SecretRef]]:
+    for key in keys_in(params):
+        secret_ref = _find(view, params[f"{key}{_SUFFIX}"])
+        if secret_ref is None:
+            problem = f"its {key} is not known to this pool: `xenvol sm backend_password {backend_id} {key}` tells it"
+            raise BackendNotReady(backend_id, problem=problem)
+        yield key, secret_ref
+
+
+def _introduce(view: View, key: str, secret_uuid: str, value: Secret) -> SecretRef | None:
+    """Make it; one that somebody else has made in this very moment is returned, to be given the value."""
+    look = partial(_find, view, secret_uuid)
+    call: tuple[Any, ...] = ("secret.introduce", secret_uuid, value, {})
+    try:
+        make(view, Undo(), f"made a secret for {key}", call, look=look, inverse=_destroy)
+    except XapiError:  # xapi has no code of its own for a uuid that is taken
+        there = look()
+        if there is None:
+            raise
+        return there
+    return None
 
 
 def _find(view: View, secret_uuid: str) -> SecretRef | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import Final
 
 from xenvol.sm.errors import InvalidSetting
@@ -54,7 +56,8 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     if not backend.has("VDI_CREATE"):
         return f"its storage driver, {backend.sr_type}, makes no disks"
     if missing := sorted(need for need in request.needs if not backend.has(FEATURES[need])):
-        return f"its storage driver, {backend.sr_type}, cannot {' or '.join(missing)}"
+        who = "its raw disks" if backend.is_raw else f"its storage driver, {backend.sr_type},"
+        return f"{who} cannot {' or '.join(missing)}"
     limit = backend.type.max_size
     if limit is not None and request.size > limit:
         return f"a disk of type {backend.sr_type} has at most {limit} bytes"
@@ -80,9 +83,9 @@ def placeable(
     there is, by the flavor's factor, but neither more than that in all nor more than that of what is free.
     `promised`: to volumes that are being made, which no number of the pool's shows yet.
     """
-    usable = physical_size - physical_size * flavor.reserved_percentage // 100
+    usable = physical_size * (100 - flavor.reserved_percentage) // 100
     free = usable - physical_utilisation
     if is_thin:
-        factor = flavor.over_subscription
-        free = min(int(usable * factor) - virtual_allocation, int(free * factor))
+        factor = Fraction(flavor.over_subscription)  # a float would round petabytes up
+        free = min(floor(usable * factor) - virtual_allocation, floor(free * factor))
     return free - promised

@@ -1,31 +1,36 @@
 """Which of the backends that fit comes first. A policy is a class behind an entry point of ``xenvol.sm.policies``.
 
 A policy decides by values alone and remembers nothing: any service may place the next volume, and must come to the
-same end. It sees a page of the backends that fit at a time, read in the order that it says it wants.
+same end. It sees a page of the backends that fit at a time, read in the order that it says it wants. What a
+stranger's policy answers is checked each time: a backend that it loses would be lost to everybody, and silently.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, get_args
 
 from xenvol.entry_points import all_entry_points, load, package_of
-from xenvol.errors import DriverError, DriverLoadFailed
+from xenvol.errors import DriverError
 from xenvol.sm.backend_rows import Order
 from xenvol.sm.placement import Request
 from xenvol.sm.records import Backend
 
 GROUP = "xenvol.sm.policies"
+_SHOWN = 10  # backends named in a message
 
 
 class Policy(Protocol):
-    order_by: ClassVar[Order]
-    """How the candidates are read: by ``id``, by ``free`` (most first), by ``placed_at`` (longest ago first)."""
+    @property
+    def order_by(self) -> Order:
+        """How candidates are read, a constant: ``id``, ``free`` (most first), ``placed_at`` (longest ago first)."""
 
     def order(self, candidates: Sequence[Backend], request: Request) -> Sequence[Backend]:
-        """The same candidates, the one to be tried first first. Pure; leaves none out."""
+        """The same candidates, each once, the one to be tried first first. Pure; leaves none out."""
 
 
 class FirstFit:
@@ -52,7 +57,7 @@ class RoundRobin:
     order_by: ClassVar[Order] = "placed_at"
 
     def order(self, candidates: Sequence[Backend], request: Request) -> Sequence[Backend]:
-        return list(candidates)
+        return sorted(candidates, key=lambda backend: (backend.placed_at, backend.id))
 
 
 class Weighted:
@@ -76,13 +81,25 @@ def _draw(backend: Backend, request: Request) -> float:
 
 
 class InvalidPolicy(DriverError):
-    """A class is no policy; `problem` says what to change."""
+    """A class is no policy, or answers what none may; `problem` says what to change."""
 
     def __init__(self, name: str, *, package: str, problem: str) -> None:
         super().__init__(f"policy {name!r} of package {package}: {problem}")
         self.name = name
         self.package = package
         self.problem = problem
+
+
+class PolicyLoadFailed(DriverError):
+    """The package's own code failed when it was imported; the cause is chained."""
+
+    def __init__(self, name: str, *, package: str, cause: BaseException) -> None:
+        self.name = name
+        self.package = package
+        self.reason = _said(cause)
+        super().__init__(
+            f"policy {name!r} of package {package} cannot be imported ({self.reason}): repair or uninstall it"
+        )
 
 
 class UnknownPolicy(DriverError):
@@ -100,7 +117,8 @@ def installed_policies() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Load and check it. Raises UnknownPolicy, InvalidPolicy, DriverLoadFailed."""
+    """Load and check it; what it answers is checked when it does. Raises UnknownPolicy, InvalidPolicy,
+    PolicyLoadFailed."""
     claims = [entry_point for entry_point in all_entry_points(GROUP) if entry_point.name == name]
     if not claims:
         raise UnknownPolicy(name, installed=installed_policies())
@@ -112,11 +130,82 @@ def get_policy(name: str) -> Policy:
         )
     try:
         loaded: Any = load(claims[0])
-        policy = loaded()
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or exit
-        raise DriverLoadFailed(name, package=package, cause=error) from error
-    if getattr(policy, "order_by", None) not in ("id", "free", "placed_at"):
-        raise InvalidPolicy(name, package=package, problem="order_by must be 'id', 'free' or 'placed_at'")
-    if not callable(getattr(policy, "order", None)):
-        raise InvalidPolicy(name, package=package, problem="has no method order(candidates, request)")
-    return cast(Policy, policy)
+        raise PolicyLoadFailed(name, package=package, cause=error) from error
+    if not inspect.isclass(loaded):
+        kind = type(loaded).__name__
+        wrong = f"the entry point is a {kind}, not a class: let it name the policy's class"
+        raise InvalidPolicy(name, package=package, problem=wrong)
+    try:
+        policy: Any = loaded()
+    except (Exception, SystemExit) as error:
+        wrong = f"{loaded.__qualname__}() raised {_said(error)}: it is made without arguments"
+        raise InvalidPolicy(name, package=package, problem=wrong) from error
+    if problem := _problem_of(policy):
+        raise InvalidPolicy(name, package=package, problem=problem)
+    return _Checked(policy, name, package)
+
+
+class _Checked:
+    """A policy whose answers are looked at."""
+
+    def __init__(self, policy: Policy, name: str, package: str) -> None:
+        self.order_by = policy.order_by
+        self._policy = policy
+        self._name = name
+        self._package = package
+
+    def order(self, candidates: Sequence[Backend], request: Request) -> Sequence[Backend]:
+        """Raises InvalidPolicy."""
+        given = tuple(candidates)
+        try:
+            ordered = list(self._policy.order(given, request))
+        except (Exception, SystemExit) as error:
+            raise self._invalid(f"order() raised {_said(error)}") from error
+        if problem := _problem_of_order(given, ordered):
+            raise self._invalid(f"order() {problem}: let it return every candidate, each once")
+        return ordered
+
+    def _invalid(self, problem: str) -> InvalidPolicy:
+        return InvalidPolicy(self._name, package=self._package, problem=problem)
+
+    def __repr__(self) -> str:
+        return f"<policy {self._name!r} of package {self._package}>"
+
+
+def _problem_of(policy: Any) -> str | None:
+    """What keeps an object from being a policy, in words that say what to change; None: nothing."""
+    if getattr(policy, "order_by", None) not in get_args(Order):
+        return f"order_by must be one of {', '.join(map(repr, get_args(Order)))}"
+    order = getattr(policy, "order", None)
+    if not callable(order):
+        return "has no method order(self, candidates, request): add it"
+    try:
+        inspect.signature(order).bind((), None)
+    except TypeError:
+        return f"has order{inspect.signature(order)}: make it order(self, candidates, request)"
+    except ValueError:  # what inspect raises for a callable in C without a text signature
+        return None
+    return None
+
+
+def _problem_of_order(given: Sequence[Backend], ordered: Sequence[object]) -> str | None:
+    known = {backend.id: backend for backend in given}
+    seen: Counter[int] = Counter()
+    for each in ordered:
+        if not isinstance(each, Backend) or known.get(each.id) != each:
+            return f"returned {each!r:.100}, which is no candidate"
+        seen[each.id] += 1
+    if missing := sorted(known.keys() - seen.keys()):
+        return f"left out {_numbered(missing)}"
+    if twice := sorted(backend_id for backend_id, times in seen.items() if times > 1):
+        return f"returned {_numbered(twice)} more than once"
+    return None
+
+
+def _numbered(backend_ids: Sequence[int]) -> str:
+    return ", ".join(f"backend {backend_id}" for backend_id in backend_ids[:_SHOWN])
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -6,26 +6,78 @@ and of nothing else: a disk that holds a file system looks to it like a blank on
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.refs import HostRef
-from xenvol.sm.errors import IncompleteConfig
+from xenvol.marks import CONNECTED, MANAGED
+from xenvol.refs import HostRef, SRRef
+from xenvol.sm.config import BackendConfig
+from xenvol.sm.errors import DeviceNotBlank, IncompleteConfig, InvalidConfig
 from xenvol.sm.srtypes import SRType
+from xenvol.storage import find_sr, find_vdi
 from xenvol.view import View
 
 _SM = "SR_BACKEND_FAILURE_"
-_INCOMPLETE = {96: "targetIQN", 101: "serverpath", 107: "SCSIid"}
-"""Refusals that come with choices, and the key that they are for."""
-LISTED = frozenset(_INCOMPLETE.values())
-"""Keys that may be left out, to be told what there is."""
+_INCOMPLETE = {83: "targetIQN", 96: "targetIQN", 101: "serverpath", 107: "SCSIid"}
+"""Refusals that come with choices, and the key that is missing, or names nothing that is there."""
 _CHOICES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "targetIQN": ("TGT", {"targetIQN": "TargetIQN", "target": "IPAddress"}),
+    "targetIQN": ("TGT", {"targetIQN": "TargetIQN", "target": "IPAddress", "port": "Port"}),
     "serverpath": ("Export", {"serverpath": "Path"}),
     "SCSIid": ("*", {"SCSIid": "SCSIid", "LUN": "LUNid", "size": "size", "path": "path"}),
 }
 """The elements that are choices, and which of their children to show under which key."""
+
+
+def check(
+    view: View,
+    host_ref: HostRef,
+    wanted: BackendConfig,
+    device_config: Mapping[str, str],
+    *,
+    can_probe: bool,
+    format_device: str | None,
+) -> None:
+    """The connection is good, the SR that is meant is there, and nothing would be erased that nobody has named.
+
+    Raises IncompleteConfig, InvalidConfig, DeviceNotBlank, XapiError. Changes nothing.
+    """
+    kind = wanted.sr_type
+    found = probe(view, host_ref, kind, device_config, wanted.sm_config) if can_probe else []
+    wanted.check_complete()
+    if wanted.sr_uuid is None:
+        if kind.formats is not None:
+            _check_device(view, kind, device_config[kind.formats], found, format_device=format_device)
+    elif can_probe and wanted.has_uuid and wanted.sr_uuid not in found:
+        remedy = f"on that storage there is {', '.join(found) or 'none'}"
+        raise InvalidConfig(kind.name, "sr_uuid", problem="names no SR that is there", remedy=remedy)
+
+
+def _check_device(
+    view: View, kind: SRType, device: str, found: Collection[str], *, format_device: str | None
+) -> None:
+    """`found` are the SRs on it."""
+    if set((format_device or "").split(",")) != set(device.split(",")):
+        raise DeviceNotBlank(device, found=found)
+    key = kind.formats or ""
+    for sr_uuid in found:
+        if (there := find_sr(view, sr_uuid)) is not None:
+            problem = f"names the device of SR {_called(view, there)}, which this pool uses"
+            remedy = f"give sr_uuid={sr_uuid} to use it, or destroy that SR first"
+            raise InvalidConfig(kind.name, key, problem=problem, remedy=remedy)
+    # a LUN that is shown as a VDI has the same uuid wherever it is shown (facts/xapi.md 5.4)
+    vdi_uuid = str(uuid.UUID(hashlib.md5(device.encode(), usedforsecurity=False).hexdigest()))
+    shown = find_vdi(view, vdi_uuid)
+    if shown is not None and (shown[1]["VBDs"] or {CONNECTED, MANAGED} & set(shown[1]["other_config"])):
+        problem = f"names the LUN that is VDI {vdi_uuid} of SR {_called(view, SRRef(shown[1]['SR']))}, in use"
+        raise InvalidConfig(kind.name, key, problem=problem, remedy="detach it, and unmanage it, first")
+
+
+def _called(view: View, sr_ref: SRRef) -> str:
+    sr_rec = view.record("SR", sr_ref)
+    return f"{sr_rec['name_label']} ({sr_rec['uuid']})"
 
 
 def probe(

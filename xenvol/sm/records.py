@@ -18,6 +18,9 @@ Origin = Literal["created", "introduced", "found"]
 """Of a backend's SR: made by us, made known by us, or known to the pool before; the last is never forgotten."""
 BackendState = Literal["new", "ready"]
 VolumeState = Literal["creating", "available", "deleting"]
+_NOT_OF_RAW_DISKS = frozenset({"VDI_SNAPSHOT", "VDI_CLONE"})
+_NOT_OF_RAW_FILES = _NOT_OF_RAW_DISKS | {"VDI_RESIZE", "VDI_RESIZE_ONLINE"}
+"""What raw disks cannot, whatever their storage driver can (facts/sm-truth.md, file and lvm)."""
 
 
 def now() -> datetime.datetime:
@@ -89,6 +92,8 @@ class Backend(_Record):
     free: int
     """What placement may still give, by the flavor's rules."""
     weight: float
+    placed_at: int
+    """When it was last given a volume, in ns; 0: never. For the policy ``round_robin``."""
     stats_at: datetime.datetime | None
     problem: str | None
     """Why nothing can be placed there; None: nothing is known to be wrong."""
@@ -109,15 +114,25 @@ class Backend(_Record):
 
     def is_thin_with(self, features: str) -> bool:
         """The same, where the storage driver says that it has these features."""
-        return "THIN_PROVISIONING" in features.split() or self.params.get("allocation") == "thin"
+        if "THIN_PROVISIONING" in features.split():
+            return True
+        return "thin" in self.config_params and self.params.get("allocation") == "thin"  # to parse takes long
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether its disks are made as raw ones (``type=raw``), and not in the format of its type."""
+        return "raw" in self.config_params and self.params.get("type") == "raw"
 
     def has(self, feature: str) -> bool:
-        """Whether its storage driver says that it can: VDI_SNAPSHOT, VDI_CLONE, VDI_RESIZE…"""
-        return feature in self.features.split()
+        """Whether its disks can, as its storage driver says: VDI_SNAPSHOT, VDI_CLONE, VDI_RESIZE…; raw ones less."""
+        if feature not in self.features.split():
+            return False
+        beyond = _NOT_OF_RAW_DISKS if self.type.name.startswith("lvm") else _NOT_OF_RAW_FILES
+        return feature not in beyond or not self.is_raw
 
     def as_dict(self) -> dict[str, Any]:
         plain = super().as_dict()
-        del plain["token"], plain["format_device"]
+        del plain["token"], plain["format_device"], plain["placed_at"]
         return {
             **plain,
             "config_params": self.params,

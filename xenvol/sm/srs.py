@@ -1,7 +1,9 @@
 """A backend's SR in the pool: found, made, introduced, plugged on its hosts, taken away.
 
-`SR.create` takes no uuid, and drivers rewrite the sm_config that it is given (trace sm/24: lvm). So what is made says
-whose it is in its description; whoever comes after a crash, or after an answer that was lost, finds it by that.
+`SR.create` takes no uuid, and drivers rewrite the sm_config that it is given (trace sm/24: lvm). So what is made or
+introduced says whose it is in its description; whoever comes after a crash, or after an answer that was lost, finds
+it by that. Once it is plugged, a mark in other_config says so (`own_sr`), and the description is one for people. An
+SR that says neither was somebody's before us, and is never forgotten.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError
-from xenvol.marks import BACKEND
+from xenvol.marks import BACKEND, MARK
 from xenvol.refs import HostRef, SRRef
 from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
 from xenvol.sm.records import Backend
 from xenvol.sm.srtypes import NO_LONGER_SHIPPED
-from xenvol.storage import find_sr
+from xenvol.storage import find_sr, is_ours
 from xenvol.storage.pbd import HOST_IS_DOWN, create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
 from xenvol.undo import Undo
 from xenvol.verbs import make
@@ -56,19 +58,25 @@ def description_of(token: str) -> str:
     return f"xenvol storage manager, backend {token}"
 
 
-def find_made(view: View, token: str) -> tuple[SRRef, Record] | None:
-    """The SR that was made for a backend and that no row names yet."""
-    found = view.find("SR", {"name_description": description_of(token)})
-    return next(((SRRef(ref), sr_rec) for ref, sr_rec in found.items()), None)
+def find_made(view: View, token: str) -> SRRef | None:
+    """The SR that was made, or introduced, for a backend by somebody who died before a row named it."""
+    return next(map(SRRef, view.find("SR", {"name_description": description_of(token)})), None)
+
+
+def is_made_for(sr_rec: Record, token: str) -> bool:
+    """Whether the pool has the SR by our doing."""
+    is_marked = sr_rec["other_config"].get(BACKEND) == token
+    return is_marked or bool(sr_rec["name_description"] == description_of(token))
 
 
 def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
-    """Make it on the storage: this formats. On every host where it is shared, else on that one."""
+    """Make it on the storage, by that host: this formats. `share_sr` and `plug_sr` follow.
 
-    def look() -> SRRef | None:
-        found = find_made(view, making.token)
-        return None if found is None else found[0]
-
+    With a password it is made for that host alone: xapi would give the PBD of each host a copy of the secret, and
+    then write the first one's uuid into all. The other copies would stay for ever, and the first go with whichever
+    PBD goes first (facts/xapi.md, SR.create). A driver that refuses leaves one such copy.
+    """
+    has_password = any(key.endswith("password_secret") for key in making.device_config)
     record = (
         host_ref,
         dict(making.device_config),
@@ -77,22 +85,35 @@ def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
         description_of(making.token),
         making.sr_type,
         "user",
-        making.is_shared,
+        making.is_shared and not has_password,
         dict(making.sm_config),
     )
     # what is on the storage is not taken back: whoever makes it once more finds it by its description
     forward = Undo()
     return make(
-        view, forward, "made an SR", ("SR.create", *record), look=look, inverse=lambda view, sr_ref: None
+        view,
+        forward,
+        "made an SR",
+        ("SR.create", *record),
+        look=lambda: find_made(view, making.token),
+        inverse=lambda view, sr_ref: None,
     )
 
 
+def share_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
+    """Every host may have it, where it is of a type that they all reach. Idempotent."""
+    sr_rec = view.record("SR", sr_ref)
+    if making.is_shared and not sr_rec["shared"]:
+        view.call("SR.set_shared", sr_ref, True)
+        view.remember("SR", sr_ref, {**sr_rec, "shared": True})
+
+
 def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRef:
-    """Make an SR known that is on the storage already."""
+    """Make an SR known that is on the storage already; one that somebody else introduces meanwhile is theirs."""
     record = (
         sr_uuid,
         making.name_label,
-        making.name_description,
+        description_of(making.token),
         making.sr_type,
         "user",
         making.is_shared,
@@ -117,7 +138,8 @@ def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRe
 def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: HostRef | None) -> None:
     """Plugged on all hosts, or, being local, on its own. A host that is down gets it when it starts. Idempotent.
 
-    A PBD that is missing takes its device_config from one that is there, so that all hosts see the same.
+    A PBD that is missing takes its device_config from one that is there, so that all hosts see the same. A host that
+    cannot plug it does not keep the others from it; the first such refusal is raised at the end.
     """
     pbds = find_pbds(view, sr_ref)
     if view.record("SR", sr_ref)["shared"]:
@@ -125,6 +147,7 @@ def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: H
     else:
         wanted = set(pbds) or ({host_ref} if host_ref is not None else {view.master})
     theirs = next((pbd["device_config"] for _, pbd in pbds.values()), None)
+    refusals: list[XapiError] = []
     for host in master_first(view, wanted):
         pbd_ref, pbd = pbds.get(host, (None, None))
         if pbd_ref is None:
@@ -134,27 +157,40 @@ def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: H
         try:
             plug_pbd(view, undo, sr_ref, pbd_ref)
         except XapiError as error:
-            if host == view.master or error.code not in HOST_IS_DOWN or len(wanted) == 1:
+            if host == view.master or len(wanted) == 1:
                 raise
-            log.warning("host %s is down: SR %s will be plugged there when it starts", host, sr_ref)
+            if error.code in HOST_IS_DOWN:
+                log.warning("host %s is down: SR %s will be plugged there when it starts", host, sr_ref)
+            else:
+                error.add_note(f"this was on host {view.all('host')[host]['name_label']}")
+                refusals.append(error)
+    if refusals:
+        for another in refusals[1:]:
+            refusals[0].add_note(f"{another} ({', '.join(another.__notes__)})")
+        raise refusals[0]
 
 
-def mark_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
-    """Say in the pool whose SR it is, and give it the description that people shall read. Idempotent."""
+def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
+    """Mark an SR that the pool has by our doing, and give it the description that people shall read. Idempotent.
+
+    By our doing is also what a volume's attachment has introduced: such an SR is the backend's from now on, and no
+    longer forgotten with its last volume.
+    """
     sr_rec = view.record("SR", sr_ref)
+    if not (is_made_for(sr_rec, making.token) or is_ours(sr_rec)):
+        return
     if sr_rec["other_config"].get(BACKEND) != making.token:
+        view.call("SR.remove_from_other_config", sr_ref, BACKEND)  # of a backend that is no more
         try:
             view.call("SR.add_to_other_config", sr_ref, BACKEND, making.token)
         except XapiError as error:
-            if error.code != "MAP_DUPLICATE_KEY":
+            if error.code != "MAP_DUPLICATE_KEY":  # another service is doing the same
                 raise
+    for name in ("sm_config", "other_config"):
+        if MARK in sr_rec[name]:
+            view.call(f"SR.remove_from_{name}", sr_ref, MARK)
     if sr_rec["name_description"] == description_of(making.token):
         view.call("SR.set_name_description", sr_ref, making.name_description)
-
-
-def unmark_sr(view: View, sr_ref: SRRef) -> None:
-    with gone_is_fine("SR"):
-        view.call("SR.remove_from_other_config", sr_ref, BACKEND)
 
 
 def get_sr(view: View, backend: Backend) -> tuple[SRRef, Record]:

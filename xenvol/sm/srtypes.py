@@ -7,7 +7,8 @@ facts/xapi.md 5.5. A type that is not here may be one that a vendor ships: it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import posixpath
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,8 @@ VHD_BLOCK: Final = 2 * MIB
 VHD_MAX: Final = 2040 * GIB
 EXTENT: Final = 4 * MIB
 _LARGEST_VHD = 2 << 40  # LVM's VHDs have tables for this size, so that they can grow (sm/vhdutil.py)
+
+Config = Mapping[str, str]
 
 
 def round_up(size: int, unit: int) -> int:
@@ -39,6 +42,10 @@ def thick_vhd(size: int) -> int:
     return round_up(vhd_size(size) + tables + vhd_size(size) // VHD_BLOCK * 4096, EXTENT)
 
 
+def _whole_mib(size: int) -> int:
+    return round_up(max(size, MIB), MIB)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SRType:
     """One SR type. Sizes are bytes."""
@@ -48,10 +55,15 @@ class SRType:
     """Whether every host of a pool sees it; else it is local to one."""
     required: tuple[str, ...] = ()
     """Keys of device_config without which the driver does nothing."""
-    place: tuple[str, ...] = ()
-    """Keys that say where the storage is: two backends with the same values are one."""
+    listed: tuple[str, ...] = ()
+    """Those of them that may be left out, to be told what there is."""
+    where: Callable[[Config], Collection[str]] | None = None
+    """Under which names the storage of a config is known: two configs that share one mean the same storage.
+    None: every key counts."""
     formats: str | None = None
     """The key that names the device which making an SR erases; None: making one erases nothing."""
+    has_uuid: bool = True
+    """Whether the storage knows the uuid of the SR on it; else it is an SR under whichever uuid it is introduced."""
     luns: bool = False
     """One VDI for each LUN that is there already: VDI.create hands out a LUN with whatever is on it."""
     rounded: Callable[[int], int] = vhd_size
@@ -61,78 +73,172 @@ class SRType:
     max_size: int | None = VHD_MAX
     can_probe: bool = True
 
-    def place_of(self, config: Mapping[str, str]) -> str:
-        """``nfs server=… serverpath=…``: the same for the same storage, whatever else is set."""
-        keys = self.place or tuple(sorted(config))
-        told = [f"{key}={_plain(config[key])}" for key in keys if key in config]
-        return " ".join([self.name, *told])
+    def places(self, config: Config) -> frozenset[str]:
+        """The names of the storage, in one spelling each: ``nfs 10.0.0.2:/vols``."""
+        if self.where is None:
+            return frozenset([" ".join([self.name, *(f"{key}={config[key]}" for key in sorted(config))])])
+        return frozenset(self.where(config))
 
 
-def _plain(value: str) -> str:
-    """Paths without a trailing slash, lists of devices in one order."""
-    return ",".join(sorted(part.strip().rstrip("/") or "/" for part in value.split(",")))
+# ---- where it is: the same storage has the same name, however its config is spelled
 
 
-def _local(name: str, key: str, *, formats: bool, can_probe: bool = True) -> SRType:
+def _host(name: str) -> str:
+    """Names of hosts have no case; an IPv6 address may stand in brackets."""
+    return name.strip().lower().rstrip(".").removeprefix("[").removesuffix("]")
+
+
+def _path(path: str) -> str:
+    """Without doubled or trailing slashes."""
+    return posixpath.normpath(f"/{path.strip()}").replace("//", "/")
+
+
+def _each(text: str, separator: str = ",") -> list[str]:
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def _export(config: Config) -> list[str]:
+    return [f"nfs {_host(config.get('server', ''))}:{_path(config.get('serverpath', ''))}"]
+
+
+def _smb_share(config: Config) -> list[str]:
+    """Server and share have no case; what follows them the driver does not look at."""
+    server, _, share = config.get("server", "").replace("\\", "/").strip("/").partition("/")
+    return [f"smb //{_host(server)}/{share.strip('/').partition('/')[0].lower()}"]
+
+
+def _ceph(config: Config) -> list[str]:
+    """Each monitor knows all of the cluster."""
+    port, path = config.get("serverport") or "6789", _path(config.get("serverpath", ""))
+    return [f"cephfs {_host(monitor)}:{port}:{path}" for monitor in _each(config.get("server", ""))]
+
+
+def _gluster(config: Config) -> list[str]:
+    """Each server knows all of the volume."""
+    server, _, volume = config.get("server", "").rpartition(":")
+    servers = [server, *_each(config.get("backupservers", ""), ":")]
+    return [f"glusterfs {_host(name)}:{_path(volume)}" for name in servers]
+
+
+def _moosefs(config: Config) -> list[str]:
+    port, path = config.get("masterport") or "9421", _path(config.get("rootpath", ""))
+    return [f"moosefs {_host(config.get('masterhost', ''))}:{port}:{path}"]
+
+
+def _directory(config: Config) -> list[str]:
+    return [f"directory {_path(config.get('location', ''))}"]
+
+
+def _devices(config: Config) -> list[str]:
+    """Of whichever type: a device holds one SR."""
+    return [f"device {_path(device)}" for device in _each(config.get("device", ""))]
+
+
+def _lun(config: Config) -> list[str]:
+    """Of whichever type, and through whichever portal."""
+    return [f"LUN {config.get('SCSIid', '').strip().lower()}"]
+
+
+def _target(config: Config) -> list[str]:
+    """Through whichever portal: a pool can hold a target in one SR only (facts/sm-truth.md finding 12)."""
+    return [f"target {config.get('targetIQN', '').strip().lower()}"]
+
+
+def _adapters(config: Config) -> list[str]:
+    return [f"adapters of type {config.get('type', '').strip().lower() or 'any'}"]
+
+
+def _array(name: str, pool: str) -> Callable[[Config], list[str]]:
+    return lambda config: [f"{name} {_host(config.get('target', ''))} {config.get(pool, '')}"]
+
+
+def _group(config: Config) -> list[str]:
+    return [f"linstor {config.get('group-name', '')}"]
+
+
+# ---- the types
+
+
+def _on_device(name: str, taken: Callable[[int], int] = vhd_size) -> SRType:
     return SRType(
-        name=name,
-        is_shared=False,
-        required=(key,),
-        place=(key,),
-        formats=key if formats else None,
-        can_probe=can_probe,
+        name=name, is_shared=False, required=("device",), where=_devices, formats="device", taken=taken
     )
 
 
-def _share(name: str, *keys: str, can_probe: bool = True) -> SRType:
-    return SRType(name=name, required=keys, place=keys, can_probe=can_probe)
+def _on_lun(name: str) -> SRType:
+    return SRType(
+        name=name,
+        required=("SCSIid",),
+        listed=("SCSIid",),
+        where=_lun,
+        formats="SCSIid",
+        taken=thick_vhd,
+    )
+
+
+def _in_directory(name: str) -> SRType:
+    return SRType(
+        name=name,
+        is_shared=False,
+        required=("location",),
+        where=_directory,
+        has_uuid=False,
+        can_probe=False,
+    )
+
+
+def _of_target(name: str) -> SRType:
+    return SRType(
+        name=name,
+        required=("target", "targetIQN"),
+        listed=("targetIQN",),
+        where=_target,
+        has_uuid=False,
+        luns=True,
+        max_size=None,
+    )
 
 
 def _on_demand(name: str, pool: str) -> SRType:
     return SRType(
         name=name,
-        required=("target", "username", pool),
-        place=("target", pool),
-        rounded=lambda size: round_up(max(size, MIB), MIB),
-        taken=lambda size: round_up(max(size, MIB), MIB),
+        required=("target", "username", "password", pool),
+        where=_array(name, pool),
+        rounded=_whole_mib,
+        taken=_whole_mib,
         max_size=None,
     )
 
 
 _ALL: tuple[SRType, ...] = (
-    _share("nfs", "server", "serverpath"),
-    _share("smb", "server"),
-    _share("cephfs", "server", "serverpath"),
-    _share("glusterfs", "server"),
-    _share("moosefs", "masterhost", "rootpath"),
-    SRType(name="linstor", required=("group-name",), place=("group-name",), can_probe=False, max_size=None),
-    _local("file", "location", formats=False, can_probe=False),
-    _local("zfs", "location", formats=False, can_probe=False),
-    _local("ext", "device", formats=True),
-    _local("xfs", "device", formats=True),
-    _local("largeblock", "device", formats=True),
-    SRType(
-        name="lvm",
-        is_shared=False,
-        required=("device",),
-        place=("device",),
-        formats="device",
-        taken=thick_vhd,
-    ),
+    SRType(name="nfs", required=("server", "serverpath"), listed=("serverpath",), where=_export),
+    SRType(name="smb", required=("server",), where=_smb_share),
+    SRType(name="cephfs", required=("server", "serverpath"), where=_ceph),
+    SRType(name="glusterfs", required=("server",), where=_gluster),
+    SRType(name="moosefs", required=("masterhost", "rootpath"), where=_moosefs),
+    SRType(name="linstor", required=("group-name",), where=_group, can_probe=False, max_size=None),
+    _in_directory("file"),
+    _in_directory("zfs"),
+    _on_device("ext"),
+    _on_device("xfs"),
+    _on_device("largeblock"),
+    _on_device("lvm", thick_vhd),
     SRType(
         name="lvmoiscsi",
         required=("target", "targetIQN", "SCSIid"),
-        place=("SCSIid",),
+        listed=("targetIQN", "SCSIid"),
+        where=_lun,
         formats="SCSIid",
         taken=thick_vhd,
     ),
-    SRType(name="lvmohba", required=("SCSIid",), place=("SCSIid",), formats="SCSIid", taken=thick_vhd),
-    SRType(name="lvmofcoe", required=("SCSIid",), place=("SCSIid",), formats="SCSIid", taken=thick_vhd),
-    SRType(name="iscsi", required=("target", "targetIQN"), place=("targetIQN",), luns=True, max_size=None),
-    SRType(name="hba", place=("type",), luns=True, max_size=None),
+    _on_lun("lvmohba"),
+    _on_lun("lvmofcoe"),
+    _of_target("iscsi"),
+    _of_target("rawiscsi"),  # what sm's own Makefile calls it (facts/sm-truth.md)
+    SRType(name="hba", where=_adapters, has_uuid=False, luns=True, max_size=None),
     _on_demand("netapp", "aggregate"),
     _on_demand("equal", "storagepool"),
-    SRType(name="dummy", rounded=_as_it_is, taken=_as_it_is, max_size=None, can_probe=False),
+    SRType(name="dummy", has_uuid=False, rounded=_as_it_is, taken=_as_it_is, max_size=None, can_probe=False),
 )
 
 _ALIASES: Final = {"lvhd": "lvm", "lvhdoiscsi": "lvmoiscsi", "lvhdohba": "lvmohba", "lvhdofcoe": "lvmofcoe"}

@@ -24,9 +24,9 @@ ID = 255
 
 
 def text(length: int) -> sa.String:
-    """Compared byte by byte: MariaDB would otherwise take ``Gold`` for ``gold``, and ``a `` for ``a``."""
+    """Compared byte by byte: MariaDB would otherwise take ``Gold`` for ``gold``, and, padding, ``a `` for ``a``."""
     return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mysql", "mariadb"
     )
 
 
@@ -92,8 +92,8 @@ volumes = sa.Table(
     metadata,
     sa.Column("id", text(ID), primary_key=True),
     sa.Column("backend_id", sa.Integer, sa.ForeignKey("sm_backend_config.id"), nullable=False),
-    sa.Column("vdi_uuid", text(255)),  # NULL until the VDI is made
-    sa.Column("token", text(36), nullable=False),  # what the VDI says of itself while it is made
+    sa.Column("vdi_uuid", text(255)),  # NULL until the VDI is made; then the same for ever
+    sa.Column("token", text(36), nullable=False),  # what the VDI says of itself until this row names it
     sa.Column("state", text(16), nullable=False),  # creating, available, deleting
     sa.Column("name", text(255), nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),  # as asked for
@@ -105,5 +105,6 @@ volumes = sa.Table(
     sa.UniqueConstraint("vdi_uuid", "deleted"),
     sa.Index(None, "backend_id", "deleted", "state"),
     sa.Index(None, "snapshot_of", "deleted"),
+    sa.Index(None, "source_id", "deleted"),
     sa.Index(None, "deleted", "id"),
 )

@@ -1,23 +1,65 @@
 """A volume's VDI in the pool: made, copied, found again, resized, erased; the one place that calls VDI.destroy.
 
-xapi chooses the uuid of a new VDI, so a VDI carries, from the call that makes it on, a mark with the token of the
-row that it is made for (`marks.CREATING`), until the row names it. What carries such a mark and is named by no row
-was left by somebody who died; what does not carry one is never erased by anybody but for its own volume.
+xapi chooses the uuid of a new VDI, so a VDI says from the call that makes it on which row it is made for, and says
+so until that row names it and before the volume is handed out (`Mark`). What says so and is named by no row was left
+by somebody who died. Nothing else is ever erased but a volume's own VDI, and either only while a row that is being
+deleted names it, so that no other row can (`erase_unnamed`, `volume_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import datetime
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
-from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError
-from xenvol.marks import CONNECTED, CREATING, MANAGED
-from xenvol.refs import SRRef, VDIRef
+from sqlalchemy.exc import IntegrityError
+
+from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable
+from xenvol.marks import CONNECTED, CREATING, MANAGED, MARK
+from xenvol.refs import NULL_REF, SRRef, VDIRef
+from xenvol.sm import volume_rows
+from xenvol.sm.context import Context
+from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.records import Volume
+from xenvol.sm.tables import ID
 from xenvol.storage import vdis_of
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import Record, View, gone_is_fine, is_gone
+
+log = logging.getLogger(__name__)
+
+AT_WORK: Final = 900
+"""Seconds from a copy's mark within which its call is done, if ever; a client waits 360 for an answer."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]")
+
+
+def check_names(volume_id: str, name: str = "") -> None:
+    """Raise InvalidSetting for what cannot be the id, or the name, of a volume in every database and pool."""
+    if (
+        not 0 < len(volume_id) <= ID
+        or not _is_printable(volume_id)
+        or volume_id != volume_id.strip()
+        or volume_id.startswith(volume_rows.ERASING)
+    ):
+        accepted = (
+            f"1 to {ID} letters that can be printed, no space around, not {volume_rows.ERASING!r} first"
+        )
+        raise InvalidSetting("volume id", volume_id, accepted=accepted)
+    if len(name) > ID or not _is_printable(name):
+        raise InvalidSetting("name", name, accepted=f"at most {ID} letters that can be printed")
+
+
+def _is_printable(text: str) -> bool:
+    """SM keeps names as XML, and refuses what that cannot hold (trace 06#73)."""
+    return not _UNPRINTABLE.search(text) and all(ord(letter) & 0xFFFE != 0xFFFE for letter in text)
 
 
 def label_of(volume: Volume) -> str:
@@ -25,13 +67,81 @@ def label_of(volume: Volume) -> str:
     return volume.name or f"{'snapshot' if volume.is_snapshot else 'volume'}-{volume.id}"
 
 
-def create_vdi(view: View, undo: Undo, sr_ref: SRRef, volume: Volume, sm_config: Mapping[str, str]) -> VDIRef:
-    """A new, empty disk for the volume. Never call it on an SR whose VDIs are LUNs (facts/requirements.md 0.1)."""
+@dataclass(frozen=True)
+class Mark:
+    """What a VDI says in other_config of the row that it is made for: ``xenvol:creating:<token>`` = the volume's id.
+
+    A copy inherits other_config, and xapi lets nobody say anything else of it. So a copy's mark is put on its source,
+    and names that: on the VDI with that very uuid it says that it is being copied. Whoever else copies the source
+    meanwhile gets the mark as well: what cannot be of our call is therefore not taken for ours (`is_of`).
+    """
+
+    key: str
+    token: str
+    volume_id: str
+    source_uuid: str | None = None
+    """Of a copy."""
+    call: str | None = None
+    """The call that makes the copy."""
+    at: int = 0
+    """When that was about to be made, by the pool's clock, in seconds since 1970."""
+
+    @classmethod
+    def of_copy(cls, volume: Volume, source: Record, call: str, at: int) -> Mark:
+        """Unlike that of any other attempt at the same copy."""
+        key = f"{CREATING}{volume.token}:{source['uuid']}:{call}:{at}:{secrets.token_hex(4)}"
+        return cls(key, volume.token, volume.id, source["uuid"], call, at)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the call that it was put there for may still be under way."""
+        return time.time() - self.at < AT_WORK
+
+    def is_on_source(self, vdi: Record) -> bool:
+        """Whether the VDI is what is copied, and not the copy."""
+        return self.source_uuid is not None and self.source_uuid == vdi["uuid"]
+
+    def is_of(self, vdi: Record) -> bool:
+        """Whether the VDI is what that call has made, and not somebody else's copy of what carried the mark."""
+        if vdi["VBDs"] or self.is_on_source(vdi) or not vdi["managed"]:
+            return False
+        if self.source_uuid is None:
+            return True  # made by VDI.create, and the mark is gone before anybody is told of the volume
+        if bool(vdi["is_a_snapshot"]) != (self.call == "VDI.snapshot"):
+            return False
+        return abs(_seconds(vdi["snapshot_time"]) - self.at) < AT_WORK
+
+
+def marks_of(vdi: Record) -> list[Mark]:
+    found = []
+    for key, volume_id in vdi["other_config"].items():
+        match key.removeprefix(CREATING).split(":") if key.startswith(CREATING) else []:
+            case [token]:
+                found.append(Mark(key, token, volume_id))
+            case [token, source_uuid, call, at, _] if at.isdecimal():
+                found.append(Mark(key, token, volume_id, source_uuid, call, int(at)))
+    return found
+
+
+def create_vdi(
+    context: Context,
+    view: View,
+    undo: Undo,
+    sr_ref: SRRef,
+    volume: Volume,
+    sm_config: Mapping[str, str],
+    *,
+    least: int = 0,
+) -> VDIRef:
+    """A new, empty disk for the volume, of so many bytes at `least`.
+
+    Never call it on an SR whose VDIs are LUNs (facts/requirements.md 0.1).
+    """
     record: dict[str, Any] = {
         "name_label": label_of(volume),
-        "name_description": f"xenvol volume {volume.id}",
+        "name_description": _description_of(volume),
         "SR": sr_ref,
-        "virtual_size": volume.size,
+        "virtual_size": max(volume.size, least),
         "type": "user",
         "sharable": False,
         "read_only": False,
@@ -40,64 +150,147 @@ def create_vdi(view: View, undo: Undo, sr_ref: SRRef, volume: Volume, sm_config:
         "sm_config": dict(sm_config),
         "tags": [],
     }
-    return make(
+    vdi_ref: VDIRef = make(
         view,
         undo,
         f"made a VDI for volume {volume.id}",
         ("VDI.create", record),
-        look=lambda: find_made(view, sr_ref, volume),
-        inverse=erase,
+        look=partial(find_made, context, view, sr_ref, volume),
+        inverse=partial(_take_back, context, volume.backend_id),
     )
+    return vdi_ref
 
 
-def copy_vdi(view: View, undo: Undo, source_ref: VDIRef, volume: Volume, call: tuple[Any, ...]) -> VDIRef:
-    """A copy of a disk, by VDI.snapshot, VDI.clone or VDI.copy (`call`), for the volume.
+def copy_vdi(
+    context: Context, view: View, undo: Undo, sr_ref: SRRef, source_ref: VDIRef, volume: Volume, call: str
+) -> VDIRef:
+    """A copy of a disk for the volume, by VDI.snapshot or VDI.clone, which must be the storage's own way.
 
-    A copy inherits other_config, and nothing that the caller says: so the mark is put on the source, and taken from
-    both when the row names the copy (`settle_vdi`).
+    The mark is taken from the source by `unmark_source`, when the row names the copy.
     """
     source = view.record("VDI", source_ref)
-    _mark(view, undo, source_ref, CREATING + volume.token, volume.id)
-    return make(
-        view,
-        undo,
-        f"copied VDI {source['uuid']} for volume {volume.id}",
-        (call[0], source_ref, *call[1:]),
-        look=lambda: find_made(view, SRRef(source["SR"]), volume, source=source),
-        inverse=erase,
-    )
+    at = _seconds(view.call("host.get_servertime", view.master))
+    mark = Mark.of_copy(volume, source, call, int(at))
+    view.call("VDI.add_to_other_config", source_ref, mark.key, mark.volume_id)
+    marked = {**source["other_config"], mark.key: mark.volume_id}
+    view.remember("VDI", source_ref, {**source, "other_config": marked})
+    undo.did(f"marked VDI {source['uuid']}", unmark, view, source_ref, [mark])
+    try:
+        copy_ref: VDIRef = make(
+            view,
+            undo,
+            f"copied VDI {source['uuid']} for volume {volume.id}",
+            (call, source_ref, {}),
+            look=partial(find_made, context, view, sr_ref, volume),
+            inverse=partial(_take_back, context, volume.backend_id),
+        )
+    except XapiError:
+        raise
+    except BaseException:
+        undo.forget()  # it may be under way, and a copy whose source has lost the mark is found by nobody
+        raise
+    return copy_ref
 
 
-def find_made(view: View, sr_ref: SRRef, volume: Volume, *, source: Record | None = None) -> VDIRef | None:
-    """A VDI that an earlier attempt made for the volume and that nobody has recorded; of several the first."""
-    label = label_of(volume) if source is None else source["name_label"]
-    where = {"SR": sr_ref} if '"' in label else {"SR": sr_ref, "name_label": label}
+def fill_vdi(
+    context: Context, view: View, undo: Undo, sr_ref: SRRef, source_ref: VDIRef, volume: Volume
+) -> VDIRef:
+    """A full copy, where the storage has no way of its own: takes as long as the disk is large.
+
+    Into a VDI that we make: one that xapi makes is in the pool, mark and all, before it has what its source has, and
+    whoever came after a crash would take the half for the whole.
+    """
+    source = view.record("VDI", source_ref)
+    sm_config = {"type": "raw"} if is_raw(source) else {}
+    least = int(source["virtual_size"])
+    vdi_ref = create_vdi(context, view, undo, sr_ref, volume, sm_config, least=least)
+    view.call("VDI.copy", source_ref, sr_ref, NULL_REF, vdi_ref)
+    return vdi_ref
+
+
+def is_raw(vdi: Record) -> bool:
+    """A raw disk can be cloned by a full copy only (SM fault 38), and file SRs cannot grow it (facts/sm-truth.md)."""
+    sm_config = vdi["sm_config"]
+    return bool(sm_config.get("type") == "raw" or sm_config.get("vdi_type") == "aio")
+
+
+def find_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> VDIRef | None:
+    """A VDI that an attempt has made for the volume, whole, and that no row names; of several the first."""
     made = {
         ref: vdi
-        for ref, vdi in view.find("VDI", where).items()
-        if CREATING + volume.token in vdi["other_config"]
-        and (source is None or vdi["uuid"] != source["uuid"])
+        for ref, vdi in _made(view, sr_ref, volume)
+        if volume.source_id is None or CREATING + volume.token not in vdi["other_config"]  # `fill_vdi`
     }
-    return VDIRef(min(made, key=lambda ref: (made[ref]["snapshot_time"], ref))) if made else None
+    unnamed = context.database.read(volume_rows.unnamed, {vdi["uuid"] for vdi in made.values()})
+    free = [ref for ref, vdi in made.items() if vdi["uuid"] in unnamed]
+    return min(free, key=lambda ref: (_seconds(made[ref]["snapshot_time"]), ref), default=None)
+
+
+def erase_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
+    """Erase whatever attempts have made for a volume that is not to be."""
+    for ref, _ in _made(view, sr_ref, volume):
+        erase_unnamed(context, view, volume.backend_id, ref)
+
+
+def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, Record]]:
+    where: dict[str, str] = {"SR": sr_ref}
+    label = label_of(volume)
+    if volume.source_id is None and '"' not in label:
+        where["name_label"] = label  # a copy has the name of its source, whatever that was then
+    for ref, vdi in view.find("VDI", where).items():
+        if any(mark.token == volume.token and mark.is_of(vdi) for mark in marks_of(vdi)):
+            yield VDIRef(ref), vdi
 
 
 def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
-    """What is known of a VDI once its row names it: its own name, and no mark of its making. Idempotent."""
+    """What is said of a VDI once its row names it: its own name, and no mark of its making. Idempotent.
+
+    A copy has inherited what was said of its source, as that a VM-less connection holds it.
+    """
     vdi = view.record("VDI", vdi_ref)
-    if vdi["name_label"] != label_of(volume) and volume.source_id is not None:
+    if (
+        volume.source_id is None or volume.state == "available"
+    ):  # it may be in use, and others say things of it
+        unmark(view, vdi_ref, [mark for mark in marks_of(vdi) if not mark.is_on_source(vdi)])
+        _say_managed(view, vdi_ref, vdi, volume)
+        return
+    if vdi["name_label"] != label_of(volume):
         view.call("VDI.set_name_label", vdi_ref, label_of(volume))
-        view.call("VDI.set_name_description", vdi_ref, f"xenvol volume {volume.id}")
-    for key in [key for key in vdi["other_config"] if key.startswith(CREATING)]:
-        view.call("VDI.remove_from_other_config", vdi_ref, key)
-    if vdi["other_config"].get(MANAGED) != volume.id:
-        view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
-        view.call("VDI.add_to_other_config", vdi_ref, MANAGED, volume.id)
+    if vdi["name_description"] != _description_of(volume):
+        view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
+    ours = {key for key in vdi["other_config"] if key == MARK or key.startswith(f"{MARK}:")}
+    if ours != {MANAGED} or vdi["other_config"][MANAGED] != volume.id:
+        kept = {key: value for key, value in vdi["other_config"].items() if key not in ours}
+        view.call("VDI.set_other_config", vdi_ref, {**kept, MANAGED: volume.id})
 
 
-def unmark(view: View, vdi_ref: VDIRef, token: str) -> None:
-    """No copy of this disk is being made for that row any more. Idempotent."""
+def unsettled(vdi: Record, volume: Volume) -> bool:
+    """Whether the VDI of a finished volume says something else."""
+    return vdi["other_config"].get(MANAGED) != volume.id or any(
+        not mark.is_on_source(vdi) for mark in marks_of(vdi)
+    )
+
+
+def unmark(view: View, vdi_ref: VDIRef, marks: Iterable[Mark]) -> None:
+    """Take these marks from a disk. Idempotent."""
     with gone_is_fine("VDI"):
-        view.call("VDI.remove_from_other_config", vdi_ref, CREATING + token)
+        for mark in marks:
+            view.call("VDI.remove_from_other_config", vdi_ref, mark.key)
+
+
+def unmark_source(view: View, source_ref: VDIRef, copy: Volume) -> None:
+    """The copy is there: its source, which the view remembers, says no longer that it is being copied."""
+    marks = [mark for mark in marks_of(view.record("VDI", source_ref)) if mark.token == copy.token]
+    try:
+        unmark(view, source_ref, marks)
+    except (XapiError, XapiUnreachable) as error:  # an audit does it
+        log.warning("VDI %s still says that it is being copied: %s", source_ref, error)
+
+
+def unmanage(view: View, vdi_ref: VDIRef) -> None:
+    """It is no volume any more. Idempotent."""
+    with gone_is_fine("VDI"):
+        view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
 
 
 def get_vdi(view: View, sr_ref: SRRef, volume: Volume) -> tuple[VDIRef, Record]:
@@ -113,28 +306,75 @@ def get_vdi(view: View, sr_ref: SRRef, volume: Volume) -> tuple[VDIRef, Record]:
     return VDIRef(ref), vdi
 
 
+def find_after_scan(view: View, sr_ref: SRRef, vdi_uuid: str) -> VDIRef | None:
+    """The disk; None only where the storage has it not either: an SR that was introduced anew shows none at first.
+
+    Raises XapiError where the storage cannot be asked.
+    """
+    for ref in view.find("VDI", {"uuid": vdi_uuid}):
+        return VDIRef(ref)
+    view.call("SR.scan", sr_ref)
+    return next(map(VDIRef, view.find("VDI", {"uuid": vdi_uuid})), None)
+
+
 def erase(view: View, vdi_ref: VDIRef) -> None:
-    """Erase the disk. Idempotent.
+    """Erase a disk that a row names which is being deleted. Idempotent.
 
     Raises VolumeInUse where a VM has it, also one that is shut down: xapi itself would only mind a plugged one, and
     would drop the VM's slot along with the disk (facts/xapi.md, VDI.destroy).
     """
     try:
-        vdi = view.call("VDI.get_record", vdi_ref)
-        check_unused(view, vdi)
+        check_unused(view, view.call("VDI.get_record", vdi_ref))
         view.call("VDI.destroy", vdi_ref)
     except XapiError as error:
         if not is_gone(error, "VDI"):
             raise
 
 
+def erase_unnamed(
+    context: Context, view: View, backend_id: int, vdi_ref: VDIRef, *, is_ours: bool = False
+) -> bool:
+    """Erase a disk that was made for a row and is no volume; False where it is one after all, or is somebody's.
+
+    A row keeps others from making it theirs meanwhile, and stays where nobody knows whether it is erased. `is_ours`:
+    this very process has made it.
+    """
+    try:
+        vdi = view.call("VDI.get_record", vdi_ref)
+    except XapiError as error:
+        if is_gone(error, "VDI"):
+            return True
+        raise
+    try:
+        claim = context.database.write(
+            volume_rows.claim_for_erasing, backend_id=backend_id, vdi_uuid=vdi["uuid"]
+        )
+    except IntegrityError:
+        return False
+    return finish_erasing(context, view, claim, is_ours=is_ours)
+
+
+def finish_erasing(context: Context, view: View, claim: Volume, *, is_ours: bool = False) -> bool:
+    """Erase the disk that a claim names, unless it is in use, or somebody else's copy (`Mark.is_of`); False then."""
+    try:
+        for ref, vdi in view.find("VDI", {"uuid": claim.vdi_uuid or ""}).items():
+            if not is_ours and not any(mark.is_of(vdi) for mark in marks_of(vdi)):
+                context.database.write(volume_rows.drop_claim, claim)
+                return False
+            erase(view, VDIRef(ref))
+    except (XapiError, VolumeInUse):
+        context.database.write(volume_rows.drop_claim, claim)  # it is not erased
+        raise
+    context.database.write(volume_rows.drop_claim, claim)
+    return True
+
+
 def check_unused(view: View, vdi: Record) -> None:
     """Raise VolumeInUse where a VM has the disk, or it was connected for one that is to come."""
     if CONNECTED in vdi["other_config"]:
-        whoever = "whoever connected it without a VM (`xenvol disconnect`)"
-        raise VolumeInUse(vdi["uuid"], users=[whoever], is_to_go=True)
+        raise VolumeInUse(vdi["uuid"], users=["whoever connected it without a VM (`xenvol disconnect`)"])
     if users := users_of(view, vdi):
-        raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
+        raise VolumeInUse(vdi["uuid"], users=users)
 
 
 def users_of(view: View, vdi: Record) -> list[str]:
@@ -148,10 +388,32 @@ def users_of(view: View, vdi: Record) -> list[str]:
     return [f"{vm['name_label']} ({vbd['device'] or vbd['userdevice']})" for vm, vbd in vms if vm is not None]
 
 
-def _mark(view: View, undo: Undo, vdi_ref: VDIRef, key: str, value: str) -> None:
+def _take_back(context: Context, backend_id: int, view: View, vdi_ref: VDIRef) -> None:
+    """The inverse of making: not of what another service has found by its mark, and made its volume."""
+    with gone_is_fine("VDI"):
+        vdi = view.call("VDI.get_record", vdi_ref)
+        if CONNECTED in vdi["other_config"] and not vdi["VBDs"]:
+            view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)  # inherited
+    if not erase_unnamed(context, view, backend_id, vdi_ref, is_ours=True):
+        log.info("VDI %s stays: it is another's meanwhile", vdi_ref)
+
+
+def _say_managed(view: View, vdi_ref: VDIRef, vdi: Record, volume: Volume) -> None:
+    if vdi["other_config"].get(MANAGED) == volume.id:
+        return
+    view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
     try:
-        view.call("VDI.add_to_other_config", vdi_ref, key, value)
+        view.call("VDI.add_to_other_config", vdi_ref, MANAGED, volume.id)
     except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":  # an earlier attempt got as far
+        if error.code != "MAP_DUPLICATE_KEY":  # another service has said so meanwhile
             raise
-    undo.did(f"marked VDI {vdi_ref}", unmark, view, vdi_ref, key.removeprefix(CREATING))
+
+
+def _description_of(volume: Volume) -> str:
+    return f"xenvol volume {volume.id}"
+
+
+def _seconds(moment: object) -> float:
+    """A date as xapi sends it, ``20261121T02:35:29Z``, in seconds since 1970."""
+    text = str(moment).replace("-", "").removesuffix("Z").partition(".")[0]
+    return datetime.datetime.strptime(text, "%Y%m%dT%H:%M:%S").replace(tzinfo=datetime.UTC).timestamp()

@@ -1,7 +1,16 @@
-"""The rows of volumes. Each change says what it takes the row to be, and tells whether it was still so."""
+"""The rows of volumes. Each change says what it takes the row to be, and tells whether it was still so.
+
+Four laws, which the rest stands on:
+
+1. A row that is being made names no VDI, then one, and never another.
+2. It is available only after that, and is told to nobody before.
+3. Of the rows that live, one names a VDI: a unique index sees to it.
+4. A VDI is erased only while a row that is being deleted names it, so never one that another row has meanwhile.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +19,11 @@ from xenvol.sm.errors import UnknownVolume
 from xenvol.sm.records import Volume, VolumeState, new_token, now, tombstone
 from xenvol.sm.tables import backends, volumes
 
+ERASING = "erasing:"
+"""What the id begins with of a row that stands for a disk which was nobody's volume, while it is erased."""
+
 _LIVE = volumes.c.deleted == 0
+_BEING_MADE = sa.and_(_LIVE, volumes.c.state == "creating", volumes.c.vdi_uuid.is_(None))
 
 
 def find(connection: sa.Connection, volume_id: str) -> Volume | None:
@@ -18,17 +31,24 @@ def find(connection: sa.Connection, volume_id: str) -> Volume | None:
     return None if row is None else Volume.of(row)
 
 
-def get(connection: sa.Connection, volume_id: str) -> Volume:
-    """Raises UnknownVolume."""
-    volume = find(connection, volume_id)
-    if volume is None:
+def get(connection: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume:
+    """Raises UnknownVolume. `lock` keeps it from being changed until the transaction ends."""
+    query = sa.select(volumes).where(volumes.c.id == volume_id, _LIVE)
+    row = connection.execute(query.with_for_update(read=True) if lock else query).one_or_none()
+    if row is None:
         raise UnknownVolume(volume_id)
-    return volume
+    return Volume.of(row)
 
 
 def by_vdi(connection: sa.Connection, vdi_uuid: str) -> Volume | None:
     row = connection.execute(sa.select(volumes).where(volumes.c.vdi_uuid == vdi_uuid, _LIVE)).one_or_none()
     return None if row is None else Volume.of(row)
+
+
+def unnamed(connection: sa.Connection, vdi_uuids: Collection[str]) -> set[str]:
+    """Those that no row names."""
+    query = sa.select(volumes.c.vdi_uuid).where(volumes.c.vdi_uuid.in_(vdi_uuids), _LIVE)
+    return set(vdi_uuids) - set(connection.execute(query).scalars())
 
 
 def by_token(connection: sa.Connection, token: str, volume_id: str) -> Volume | None:
@@ -59,17 +79,21 @@ def list_of(
     return [Volume.of(row) for row in connection.execute(query if limit is None else query.limit(limit))]
 
 
+def copies_being_made(connection: sa.Connection, source_id: str, *, limit: int) -> list[str]:
+    """The ids of what is being copied from it, of as many as `limit`."""
+    query = sa.select(volumes.c.id).where(volumes.c.source_id == source_id, _LIVE)
+    return list(connection.execute(query.where(volumes.c.state == "creating").limit(limit)).scalars())
+
+
 def count(connection: sa.Connection, backend_id: int) -> int:
     query = sa.select(sa.func.count()).where(volumes.c.backend_id == backend_id, _LIVE)
     return int(connection.execute(query).scalar_one())
 
 
 def promised(connection: sa.Connection, backend_id: int) -> int:
-    """What volumes that are being made will take of a backend; the pool cannot show it yet."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0)).where(
-        volumes.c.backend_id == backend_id, _LIVE, volumes.c.state == "creating"
-    )
-    return int(connection.execute(query).scalar_one())
+    """What volumes that have no VDI yet will take of a backend; the pool cannot show it."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0))
+    return int(connection.execute(query.where(volumes.c.backend_id == backend_id, _BEING_MADE)).scalar_one())
 
 
 def add(
@@ -112,17 +136,29 @@ def move(connection: sa.Connection, volume: Volume, *, backend_id: int, cost: in
     return _change(connection, _unmade(volume), backend_id=backend_id, cost=cost)
 
 
-def record(
+def name_vdi(
     connection: sa.Connection, volume: Volume, *, backend_id: int, vdi_uuid: str, virtual_size: int
 ) -> bool:
-    """The VDI that the volume is from now on. Of several who have made one, the first to say so wins."""
+    """The VDI that the volume is from now on. Of several who have made one, the first to say so wins.
+
+    Raises sqlalchemy.exc.IntegrityError where another row names it.
+    """
     return _change(
         connection,
         _unmade(volume),
         backend_id=backend_id,
         vdi_uuid=vdi_uuid,
         virtual_size=virtual_size,
+    )
+
+
+def finish_making(connection: sa.Connection, volume: Volume, *, virtual_size: int) -> bool:
+    """It has its VDI, which no longer says that it is being made."""
+    return _change(
+        connection,
+        [*_same(volume), volumes.c.state == "creating", volumes.c.vdi_uuid == volume.vdi_uuid],
         state="available",
+        virtual_size=virtual_size,
     )
 
 
@@ -132,17 +168,21 @@ def drop(connection: sa.Connection, volume: Volume) -> bool:
 
 
 def grow(connection: sa.Connection, volume: Volume, *, size: int, virtual_size: int, cost: int) -> bool:
+    """Of two who grow it, the one that comes second does not make it smaller again."""
     return _change(
         connection,
         [*_same(volume), volumes.c.state == "available"],
-        size=size,
-        virtual_size=virtual_size,
-        cost=cost,
+        size=_larger(volumes.c.size, size),
+        virtual_size=_larger(volumes.c.virtual_size, virtual_size),
+        cost=_larger(volumes.c.cost, cost),
     )
 
 
 def begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
-    return _change(connection, [*_same(volume), volumes.c.state == volume.state], state="deleting")
+    is_vdi = (
+        volumes.c.vdi_uuid.is_(None) if volume.vdi_uuid is None else volumes.c.vdi_uuid == volume.vdi_uuid
+    )
+    return _change(connection, [*_same(volume), volumes.c.state == volume.state, is_vdi], state="deleting")
 
 
 def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:
@@ -152,6 +192,29 @@ def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:
         deleted=tombstone(),
         deleted_at=now(),
     )
+
+
+def claim_for_erasing(connection: sa.Connection, *, backend_id: int, vdi_uuid: str) -> Volume:
+    """A row that keeps all others from naming the disk. Raises sqlalchemy.exc.IntegrityError where one does."""
+    return add(
+        connection,
+        ERASING + vdi_uuid,
+        backend_id=backend_id,
+        size=0,
+        cost=0,
+        state="deleting",
+        vdi_uuid=vdi_uuid,
+    )
+
+
+def is_claim(volume: Volume) -> bool:
+    """Whether the row stands for a disk that was no volume."""
+    return volume.id.startswith(ERASING)
+
+
+def drop_claim(connection: sa.Connection, claim: Volume) -> None:
+    """The disk is gone, or stays."""
+    connection.execute(volumes.delete().where(*_same(claim)))
 
 
 def release(connection: sa.Connection, volume: Volume) -> bool:
@@ -169,7 +232,11 @@ def _same(volume: Volume) -> list[sa.ColumnElement[bool]]:
 
 
 def _unmade(volume: Volume) -> list[sa.ColumnElement[bool]]:
-    return [*_same(volume), volumes.c.state == "creating", volumes.c.vdi_uuid.is_(None)]
+    return [*_same(volume), _BEING_MADE]
+
+
+def _larger(column: sa.Column[Any], value: int) -> sa.ColumnElement[Any]:
+    return sa.case((column > value, column), else_=value)
 
 
 def _change(connection: sa.Connection, where: list[sa.ColumnElement[bool]], **values: Any) -> bool:

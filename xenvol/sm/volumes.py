@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import sqlalchemy as sa
 
-from xenvol.refs import VDIRef
+from xenvol.errors import XenVolError
+from xenvol.refs import SRRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis, volume_rows
 from xenvol.sm.context import Context
-from xenvol.sm.errors import NoBackendFits, NotSupported, VolumeNotReady
+from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
 from xenvol.view import Record, View
 
+log = logging.getLogger(__name__)
+
 _LISTED = 10  # snapshots named where they keep a volume from being deleted
+_ATTEMPTS = 20  # at a volume that others change at the same time
 
 
 def extend(context: Context, volume_id: str, size: int) -> Volume:
@@ -38,12 +44,12 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
     view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
     virtual_size = int(view.record("VDI", vdi_ref)["virtual_size"])
 
-    def note(connection: sa.Connection) -> Volume:
+    def keep(connection: sa.Connection) -> Volume:
         volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
         return volume_rows.get(connection, volume_id)
 
-    extended = context.database.write(note)
-    capacity.note(context, backend, view.record("SR", sr_ref))
+    extended = context.database.write(keep)
+    _note(context, view, backend, sr_ref)
     return extended
 
 
@@ -51,47 +57,65 @@ def delete(context: Context, volume_id: str) -> None:
     """Erase a volume or a snapshot. Idempotent: one that is gone is fine.
 
     Raises VolumeInUse where a VM has it, NotSupported where it has snapshots (delete those first) or is a LUN
-    (unmanage it: its data is the array's), XapiError, XapiUnreachable.
+    (unmanage it: its data is the array's), XapiError, XapiUnreachable. From the moment when its row says that it
+    goes it goes forward: the same call again completes.
     """
+    for _ in range(_ATTEMPTS):
+        volume = context.database.read(volume_rows.find, volume_id)
+        if volume is None:
+            return
+        backend = context.database.read(backend_rows.get, volume.backend_id)
+        if backend.type.luns:
+            reason = "it is a LUN of an array, which VDI.destroy does not erase: unmanage it instead"
+            raise NotSupported(f"deleting {volume_id}", reason=reason)
+        view = context.view()
+        if volume.vdi_uuid is not None and volume.state == "available":
+            for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
+                vdis.check_unused(view, vdi)  # before the row says that it goes
+        if context.database.write(_begin_deleting, volume):
+            finish_deleting(context, view, volume, backend)
+            return
+    raise Overtaken(volume_id)
 
-    volume = context.database.read(volume_rows.find, volume_id)
-    if volume is None:
-        return
-    backend = context.database.read(backend_rows.get, volume.backend_id)
-    if snapshots := context.database.read(volume_rows.list_of, snapshot_of=volume_id, limit=_LISTED):
+
+def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
+    """False where somebody has changed it meanwhile. Raises NotSupported where it has snapshots."""
+    if not volume_rows.begin_deleting(connection, volume):
+        return False
+    if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
         listed = ", ".join(snapshot.id for snapshot in snapshots)
-        raise NotSupported(f"deleting {volume_id}", reason=f"it has snapshots: {listed}; delete them first")
-    if backend.type.luns:
-        reason = "it is a LUN of an array, which VDI.destroy does not erase: unmanage it instead"
-        raise NotSupported(f"deleting {volume_id}", reason=reason)
-    view = context.view()
-    if volume.vdi_uuid is not None and volume.state == "available":
-        for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
-            vdis.check_unused(view, vdi)  # before the row says that it goes
-    if not context.database.write(volume_rows.begin_deleting, volume):
-        delete(context, volume_id)  # somebody changed it meanwhile: look again
-        return
-    finish_deleting(context, view, volume, backend)
+        raise NotSupported(f"deleting {volume.id}", reason=f"it has snapshots: {listed}; delete them first")
+    return True
 
 
 def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend) -> None:
     """Erase the disk of a volume whose row says that it goes, and let the row go."""
     sr_ref, _ = srs.get_sr(view, backend)
+    if volume_rows.is_claim(volume):
+        vdis.finish_erasing(context, view, volume)
+        return
     if volume.vdi_uuid is None:
-        made = vdis.find_made(view, sr_ref, volume)
-        if made is not None:
-            vdis.erase(view, made)
+        vdis.erase_made(context, view, sr_ref, volume)
     else:
-        for ref in view.find("VDI", {"uuid": volume.vdi_uuid}):
-            vdis.erase(view, VDIRef(ref))
+        vdi_ref = vdis.find_after_scan(view, sr_ref, volume.vdi_uuid)
+        if vdi_ref is not None:
+            vdis.erase(view, vdi_ref)
 
     def finish(connection: sa.Connection) -> None:
         if volume_rows.finish_deleting(connection, volume):
             backend_rows.give_back(connection, backend.id, volume.cost)
 
     context.database.write(finish)
-    view.read({"SR": [sr_ref]})
-    capacity.note(context, backend, view.record("SR", sr_ref))
+    _note(context, view, backend, sr_ref)
+
+
+def _note(context: Context, view: View, backend: Backend, sr_ref: SRRef) -> None:
+    """Keep what the SR has now; that this cannot be done is no failure of what was done."""
+    try:
+        view.read({"SR": [sr_ref]})
+        capacity.note(context, backend, view.record("SR", sr_ref))
+    except XenVolError as error:
+        log.warning("backend %d: what it has is not noted: %s", backend.id, error)
 
 
 def get_with_backend(context: Context, volume_id: str) -> tuple[Volume, Backend]:

@@ -1,4 +1,12 @@
-"""Flavors, backends and volumes."""
+"""Flavors, backends and volumes.
+
+What is there already is left alone: MariaDB commits each statement by itself, so an upgrade that was killed has made
+some of it, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +18,7 @@ down_revision = None
 
 def _text(length: int) -> sa.String:
     return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mysql", "mariadb"
     )
 
 
@@ -28,7 +36,7 @@ def _common() -> list[sa.Column[object]]:
 
 
 def upgrade() -> None:
-    op.create_table(
+    _create_table(
         "sm_flavors",
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("label", _text(255), nullable=False),
@@ -40,7 +48,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_sm_flavors"),
         sa.UniqueConstraint("label", "deleted", name="uq_sm_flavors_label"),
     )
-    op.create_table(
+    _create_table(
         "sm_backend_config",
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("flavor_id", sa.Integer, nullable=False),
@@ -68,9 +76,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("place", "deleted", name="uq_sm_backend_config_place"),
         sa.UniqueConstraint("sr_uuid", "deleted", name="uq_sm_backend_config_sr_uuid"),
     )
-    for columns in (["flavor_id", "deleted", "free"], ["flavor_id", "deleted", "placed_at"]):
-        op.create_index(f"ix_sm_backend_config_{'_'.join(columns)}", "sm_backend_config", columns)
-    op.create_table(
+    _create_indexes(
+        "sm_backend_config", ["flavor_id", "deleted", "free"], ["flavor_id", "deleted", "placed_at"]
+    )
+    _create_table(
         "sm_volume",
         sa.Column("id", _text(255), nullable=False),
         sa.Column("backend_id", sa.Integer, nullable=False),
@@ -88,10 +97,28 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["backend_id"], ["sm_backend_config.id"], name="fk_sm_volume_backend_id"),
         sa.UniqueConstraint("vdi_uuid", "deleted", name="uq_sm_volume_vdi_uuid"),
     )
-    for columns in (["backend_id", "deleted", "state"], ["snapshot_of", "deleted"], ["deleted", "id"]):
-        op.create_index(f"ix_sm_volume_{'_'.join(columns)}", "sm_volume", columns)
+    _create_indexes(
+        "sm_volume",
+        ["backend_id", "deleted", "state"],
+        ["snapshot_of", "deleted"],
+        ["source_id", "deleted"],
+        ["deleted", "id"],
+    )
 
 
 def downgrade() -> None:
     for table in ("sm_volume", "sm_backend_config", "sm_flavors"):
         op.drop_table(table)
+
+
+def _create_table(name: str, *parts: Any) -> None:
+    if not sa.inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *parts)
+
+
+def _create_indexes(table: str, *all_columns: list[str]) -> None:
+    there = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
+    for columns in all_columns:
+        name = f"ix_{table}_{'_'.join(columns)}"
+        if name not in there:
+            op.create_index(name, table, columns)

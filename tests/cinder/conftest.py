@@ -1,0 +1,39 @@
+"""What the tests with a real Cinder share: a skip is a failure under CI, and a run that is ended cleans up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import types
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """SIGTERM unwinds like Ctrl-C: databases, queues and services of a run that CI gives up on are taken down."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Under CI nothing may hide: a test that skips has not been run, and so has failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows how the log of every service ends."""
+    report = yield
+    services = getattr(item, "funcargs", {}).get("running")
+    if report.failed and services is not None:
+        report.sections.append((f"logs of the services, {call.when}", services.tails()))
+    return report

@@ -1,0 +1,118 @@
+"""A database for Cinder, one for the Storage Manager, and a RabbitMQ vhost, of one run: made by it, dropped by it.
+
+A run holds a lock of the database server that has its name. So a run knows which scratch is another's that is
+alive, and which was left by one that was killed: that is dropped by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import kombu
+import pymysql
+import sqlalchemy as sa
+
+PREFIX = "xenvol_cinder_"
+MARIADB = os.environ.get("XENVOL_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306")
+RABBITMQ = os.environ.get("XENVOL_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
+_PATIENCE = 5  # seconds until a server that does not answer is one that is not there
+
+
+class Unavailable(Exception):
+    """A server that these tests need is not there; the text says which, and where it was looked for."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    cinder_database: str
+    """For SQLAlchemy, as the next one."""
+    sm_database: str
+    transport_url: str
+    """For oslo.messaging."""
+
+
+@contextmanager
+def scratch() -> Iterator[Scratch]:
+    """Raises Unavailable."""
+    name = PREFIX + secrets.token_hex(6)
+    with ExitStack() as undo:
+        server = undo.enter_context(_mariadb())
+        vhosts = set(_rabbitmqctl("list_vhosts", "name", "--no-table-headers").split())
+        _sweep(server, vhosts)
+        server.execute("SELECT GET_LOCK(%s, 0)", [name])
+        for database in (name, f"{name}_sm"):
+            server.execute(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+            undo.callback(server.execute, f"DROP DATABASE {database}")
+        _rabbitmqctl("add_vhost", name)
+        undo.callback(_rabbitmqctl, "delete_vhost", name)
+        broker = kombu.Connection(f"{RABBITMQ}/{name}", connect_timeout=_PATIENCE)
+        _rabbitmqctl("set_permissions", "--vhost", name, str(broker.userid), ".*", ".*", ".*")
+        _check(broker)
+        yield Scratch(
+            f"{MARIADB}/{name}?charset=utf8mb4",
+            f"{MARIADB}/{name}_sm",
+            broker.as_uri(include_password=True).replace("amqp://", "rabbit://"),
+        )
+
+
+@contextmanager
+def _mariadb() -> Iterator[pymysql.cursors.Cursor]:
+    url = sa.make_url(MARIADB)
+    try:
+        connection = pymysql.connect(
+            host=url.host,
+            port=url.port or 3306,
+            user=url.username,
+            password=url.password or "",
+            connect_timeout=_PATIENCE,
+            autocommit=True,
+        )
+    except pymysql.MySQLError as error:
+        where = url.render_as_string()
+        raise Unavailable(f"no MariaDB answers at {where} (XENVOL_TEST_MARIADB): {error}") from error
+    with connection, connection.cursor() as cursor:
+        yield cursor
+
+
+def _rabbitmqctl(*arguments: str) -> str:
+    """vhosts are made by this command or by a plugin that is not on by default; the queues go over AMQP."""
+    if shutil.which("rabbitmqctl") is None:
+        raise Unavailable("rabbitmqctl, which makes a RabbitMQ vhost for the run, is not installed")
+    done = subprocess.run(
+        ["rabbitmqctl", "--quiet", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
+        raise Unavailable(f"RabbitMQ does not do `rabbitmqctl {arguments[0]}` for this user: {said}")
+    return done.stdout
+
+
+def _check(broker: kombu.Connection) -> None:
+    try:
+        with broker:
+            broker.connect()
+    except broker.connection_errors as error:
+        raise Unavailable(
+            f"no RabbitMQ answers at {broker.as_uri()} (XENVOL_TEST_RABBITMQ): {error}"
+        ) from error
+
+
+def _sweep(server: pymysql.cursors.Cursor, vhosts: set[str]) -> None:
+    """Drop what runs left that are no more."""
+    server.execute("SHOW DATABASES")
+    databases = {name for (name,) in server.fetchall()}
+    for name in {each.removesuffix("_sm") for each in databases | vhosts if each.startswith(PREFIX)}:
+        server.execute("SELECT GET_LOCK(%s, 0)", [name])
+        if server.fetchone() != (1,):
+            continue  # its run is alive, or another one is sweeping
+        for database in {name, f"{name}_sm"} & databases:
+            server.execute(f"DROP DATABASE IF EXISTS {database}")
+        if name in vhosts:
+            _rabbitmqctl("delete_vhost", name)
+        server.execute("SELECT RELEASE_LOCK(%s)", [name])

@@ -1,0 +1,113 @@
+"""Whoever sits at a terminal is asked, is shown no secret, and erases a device by typing its name."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.scenarios import CHAP, GIB, IQN, scsi_id
+from xenvol.simulator import Simulator
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+PASSWORD = CHAP[1]
+LUN = scsi_id(0)
+ADD = [
+    "sm", "backend_add", "gold", "lvmoiscsi", "target=10.0.0.1", f"targetIQN={IQN}", f"chapuser={CHAP[0]}",
+    "chappassword=", f"SCSIid={LUN}",
+]  # fmt: skip  # because a command reads better in lines than in a column
+
+
+def at_a_terminal(
+    shell: Shell, command: list[str], *answers: tuple[str, str], width: int = 200
+) -> tuple[int, str]:
+    """The exit status and all that was shown, where each question was answered."""
+    environment = {**os.environ, **{k: v for k, v in shell.environment.items() if v is not None}}
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xenvol.cli", *command],
+        env={**environment, "TERM": "xterm", "COLUMNS": str(width)},
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,  # so that this is its terminal, and not the one that the tests run at
+    )
+    os.close(its_end)
+    shown, left, deadline = b"", list(answers), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                shown += os.read(terminal, 4096)
+            except OSError:  # Linux says so when the other side is gone
+                break
+        if left and left[0][0].encode() in shown:
+            os.write(terminal, f"{left.pop(0)[1]}\n".encode())
+    os.close(terminal)
+    assert left == [], shown
+    return process.wait(30), shown.decode()
+
+
+@pytest.fixture
+def locked(shell: Shell, xapi: Simulator) -> Shell:
+    """A target that wants CHAP, and a flavor."""
+    xapi.storage.san.add_target(IQN, "10.0.0.1:3260", chap=CHAP)
+    xapi.storage.san.add_lun(IQN, 0, 100 * GIB, scsi_id=LUN)
+    shell.sm("flavor_create", "gold", "backups are possible")
+    return shell
+
+
+def test_a_secret_is_asked_for_and_not_shown_and_a_device_erased_by_its_name(
+    locked: Shell, xapi: Simulator
+) -> None:
+    """... and at the end the connection_info is shown with stars, since it is a terminal that it is shown at."""
+    secret = ("chappassword of the backend: ", PASSWORD)
+    question = "Enter leaves it as it is: "
+    for answer in ("", "yes", "/dev/sdb"):
+        status, shown = at_a_terminal(locked, ADD, secret, (question, answer))
+        assert (status, PASSWORD in shown) == (5, False)
+        assert "XenAPI cannot tell whether it holds a file system" in shown
+        assert xapi.storage.san.volumes[LUN].content is None
+        assert locked.json("sm", "backend_list") == []
+    status, shown = at_a_terminal(locked, ADD, secret, (question, LUN))
+    assert (status, PASSWORD in shown) == (0, False)
+    assert "backend 1 of flavor gold is ready" in shown
+    assert xapi.storage.san.volumes[LUN].content is not None
+    locked.sm("volume_create", "gold", "1", "--id", "mail")
+    status, shown = at_a_terminal(locked, ["sm", "volume_connection", "mail"])
+    assert (status, PASSWORD in shown) == (0, False)
+    assert '"chappassword": "***"' in shown
+    assert "chappassword: not shown at a terminal" in shown
+
+
+@pytest.mark.parametrize("switch", [["--format", "/dev/sdz"], ["--json"]])
+def test_a_program_and_whoever_has_named_another_device_are_not_asked(
+    locked: Shell, switch: list[str]
+) -> None:
+    file = locked.file("chap", PASSWORD)
+    add = [f"chappassword=@{file}" if word == "chappassword=" else word for word in ADD]
+    status, shown = at_a_terminal(locked, [*add, *switch])
+    assert (status, "Enter leaves it" in shown) == (5, False)
+
+
+def test_each_backend_that_is_looked_at_is_shown_to_whoever_watches(gold: Shell) -> None:
+    assert "looking at backend 1" in at_a_terminal(gold, ["sm", "audit"])[1]
+    assert "backend 1 is up" in at_a_terminal(gold, ["sm", "setup"])[1]
+
+
+@pytest.mark.parametrize("width", [70, 120])
+def test_a_uuid_stays_in_one_piece_where_there_is_room(gold: Shell, width: int) -> None:
+    """Else it is folded, and nothing is cut off."""
+    (backend,) = gold.json("sm", "backend_list")
+    shown = at_a_terminal(gold, ["sm", "backend_list"], width=width)[1]
+    assert (backend["sr_uuid"] in shown) == (width == 120)
+    assert "serverpath=/vols" in shown
+    if width == 70:
+        assert backend["sr_uuid"][-4:] in shown

@@ -1,0 +1,179 @@
+"""What the tests of the Storage Manager share: databases, a pool with storage, a manager on both."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+import xenvol
+from xenvol.session import Session
+from xenvol.simulator import Simulator
+from xenvol.sm import Database, StorageManager
+from xenvol.sm.records import Backend
+from xenvol.sm.tables import metadata
+
+GIB = 1 << 30
+MIB = 1 << 20
+NFS = {"server": "10.0.0.2", "serverpath": "/vols"}
+NFS_2 = {"server": "10.0.0.2", "serverpath": "/more"}
+NFS_SMALL = {"server": "10.0.0.2", "serverpath": "/small"}
+DEVICE = "/dev/sdb"
+
+SERVERS = {
+    "postgresql": ("XENVOL_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres"),
+    "mariadb": ("XENVOL_TEST_MARIADB", "mariadb://root@127.0.0.1:3306/"),
+}
+"""Where a real server is looked for: by a variable, else on the loopback. The user must be able to create databases."""
+
+
+def _serving(kind: str) -> tuple[sa.Engine, sa.URL]:
+    """An engine on a server, and its URL; skips where there is none."""
+    variable, default = SERVERS[kind]
+    url = sa.make_url(os.environ.get(variable, default))
+    driver = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[kind]
+    engine = sa.create_engine(url.set(drivername=driver), isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect():
+            return engine, url
+    except SQLAlchemyError as error:
+        engine.dispose()
+        reason = str(getattr(error, "orig", error)).partition("\n")[0]
+        pytest.skip(
+            f"no {kind} answers at {url.host}:{url.port} ({reason}); {variable} says where another one is"
+        )
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[str], str]]:
+    """Makes an empty database on a server of a kind, and gives its URL; dropped when the tests end."""
+    made: list[tuple[sa.Engine, str]] = []
+
+    def make(kind: str) -> str:
+        engine, url = _serving(kind)
+        name = f"xenvol_test_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        made.append((engine, name))
+        return url.set(database=name).render_as_string(hide_password=False)
+
+    yield make
+    for engine, name in made:
+        force = " WITH (FORCE)" if engine.dialect.name == "postgresql" else ""
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def server_url(new_database: Callable[[str], str]) -> Callable[[str], str]:
+    """The URL of this worker's database on a server of a kind, with tables in it."""
+    urls: dict[str, str] = {}
+
+    def get(kind: str) -> str:
+        if kind not in urls:
+            url = new_database(kind)
+            database = Database(url)
+            database.upgrade()
+            database.close()
+            urls[kind] = url
+        return urls[kind]
+
+    return get
+
+
+@pytest.fixture
+def database_url(
+    request: pytest.FixtureRequest, tmp_path: Path, server_url: Callable[[str], str]
+) -> Iterator[str]:
+    """An empty database: SQLite, or what the test is parametrized with (see `on_every_database`)."""
+    kind = getattr(request, "param", "sqlite")
+    if kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'sm.sqlite'}"
+        return
+    url = server_url(kind)
+    yield url
+    database = Database(url)
+    with database.transaction() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    database.close()
+
+
+on_every_database = pytest.mark.parametrize(
+    "database_url", ["sqlite", "postgresql", "mariadb"], indirect=True
+)
+on_servers = pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def arrange_storage(xapi: Simulator) -> None:
+    """Two exports of 100 GiB, one of 1 GiB, and in each host a disk of 50 GiB."""
+    server = xapi.storage.shares.add_nfs("10.0.0.2")
+    server.export("/vols", size=100 * GIB)
+    server.export("/more", size=100 * GIB)
+    server.export("/small", size=GIB)
+    for host in xapi.db.refs("host"):
+        name = xapi.db.get("host", host, "name_label")
+        xapi.storage.host(name).mounts.devices[DEVICE] = xapi.storage.shares.new_device(50 * GIB)
+
+
+def log_in(xapi: Simulator) -> Session:
+    """A session that does not wait between one attempt and the next."""
+    return Session(xenvol.connect(xapi.url, xapi.user, xapi.password), sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def pool(xapi: Simulator) -> Simulator:
+    """`xapi`, with storage."""
+    arrange_storage(xapi)
+    return xapi
+
+
+@pytest.fixture
+def manager(pool: Simulator, database: Database) -> Iterator[StorageManager]:
+    """With a flavor ``gold``, and nothing else."""
+    with log_in(pool) as session:
+        manager = StorageManager(session, database)
+        manager.create_flavor("gold", "backups are possible")
+        yield manager
+
+
+@pytest.fixture
+def nfs(manager: StorageManager) -> Backend:
+    """A thin backend of ``gold``, of 100 GiB."""
+    return manager.add_backend("gold", "nfs", NFS)
+
+
+@pytest.fixture
+def lvm(manager: StorageManager) -> Backend:
+    """A thick one, of 50 GiB."""
+    return manager.add_backend("gold", "lvm", {"device": DEVICE}, format_device=DEVICE)
+
+
+def vdi_uuids(xapi: Simulator) -> list[str]:
+    """All disks but the base copies that snapshots leave, which are the storage driver's own."""
+    return sorted(
+        xapi.db.get("VDI", ref, "uuid") for ref in xapi.db.refs("VDI") if xapi.db.get("VDI", ref, "managed")
+    )
+
+
+def marks(xapi: Simulator) -> list[str]:
+    """What disks say of volumes that are being made."""
+    return [
+        f"{xapi.db.get('VDI', ref, 'uuid')} {key}"
+        for ref in xapi.db.refs("VDI")
+        for key in xapi.db.get("VDI", ref, "other_config")
+        if key.startswith("xenvol:creating:")
+    ]

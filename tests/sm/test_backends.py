@@ -1,0 +1,1169 @@
+"""Backends registered, set up, and removed: nobody's data is erased, nobody's SR forgotten, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backend_lab import (
+    BY_NAME,
+    DEVICE,
+    FORMATTING,
+    GIB,
+    LUN,
+    PASSWORD,
+    UNKNOWN_UUID,
+    WORLDS,
+    Config,
+    StorageWorld,
+    another_pool,
+    arrays_of,
+    database_in,
+    forgotten,
+    group_on,
+    manager_of,
+    secrets_of,
+    session_of,
+    somebodys_sr,
+)
+
+import xenvol
+from xenvol.errors import (
+    HostNotReady,
+    UnsupportedSRType,
+    VolumeInUse,
+    XapiError,
+    XapiUnreachable,
+    XenVolError,
+)
+from xenvol.secret import Secret
+from xenvol.session import Session
+from xenvol.simulator import Simulator
+from xenvol.sm import StorageManager
+from xenvol.sm.errors import (
+    BackendExists,
+    BackendInUse,
+    BackendNotReady,
+    DeviceNotBlank,
+    FlavorInUse,
+    IncompleteConfig,
+    InvalidConfig,
+    NoSuchStorageDriver,
+    NotSupported,
+    UnknownBackend,
+    UnknownFlavor,
+)
+from xenvol.sm.records import Backend
+from xenvol.testing.residue import changes, touch_hosts
+from xenvol.volumeops import VolumeOps
+
+CHANGING = ("create", "destroy", "introduce", "forget", "plug", "unplug", "set_", "add_to", "remove_from")
+"""What a call's name has in it that changes anything."""
+
+every_world = pytest.mark.parametrize("world", WORLDS, ids=str)
+formatting_world = pytest.mark.parametrize("world", FORMATTING, ids=str)
+
+
+@pytest.fixture
+def manager(xapi_session: Session, tmp_path: Path) -> StorageManager:
+    return manager_of(xapi_session, tmp_path)
+
+
+def add(manager: StorageManager, world: StorageWorld, **more: str | Secret) -> Backend:
+    config = {**world.config, **more}
+    format_device = None if "sr_uuid" in more else world.format_device
+    return manager.add_backend("gold", world.sr_type, config, format_device=format_device)
+
+
+def rows(directory: Path) -> list[tuple[Any, ...]]:
+    """All rows of backends, of deleted ones too."""
+    with sqlite3.connect(directory / "sm.sqlite") as connection:
+        return connection.execute("SELECT id, state FROM sm_backend_config ORDER BY id").fetchall()
+
+
+def changing(methods: list[str]) -> list[str]:
+    return [method for method in methods if any(word in method for word in CHANGING)]
+
+
+def dead(xapi: Simulator, world: StorageWorld) -> None:
+    """Whatever the storage was, it is not there any more."""
+    for server in xapi.storage.shares.nfs:
+        server.is_listening = False
+    for volume in xapi.storage.shares.gluster:
+        volume.down.update(volume.servers)
+    for cluster in xapi.storage.shares.cephfs:
+        cluster.is_down = True
+    for share in xapi.storage.shares.smb:
+        share.is_down = True
+    for portal in xapi.storage.san.portals.values():
+        portal.state = "refuses"
+    for array in xapi.storage.san.arrays.values():
+        array.is_reachable = False
+    xapi.storage.san.fc_targets.clear()
+    for host in list(xapi.storage.hosts.values()):
+        host.mounts.devices.clear()
+        host.hbas.clear()
+
+
+class TestAdding:
+    def test_the_sr_is_made_named_and_told(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"], name_label="toy box", name_description="for toys")
+        (sr,) = xapi.db.refs("SR")
+        row = xapi.db.row("SR", sr)
+        assert (row["name_label"], row["name_description"]) == ("toy box", "for toys")
+        assert backend.sr_uuid == row["uuid"]
+        assert (backend.state, backend.origin, backend.problem) == ("ready", "created", None)
+        assert backend.free > 99 * GIB
+        assert manager.list_backends() == manager.list_backends(backend.id) == [backend]
+
+    def test_a_name_is_made_up_where_none_is_given(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        (sr,) = xapi.db.refs("SR")
+        assert xapi.db.get("SR", sr, "name_label") == f"SR-{backend.id}"
+        assert f"Backend {backend.id}" in xapi.db.get("SR", sr, "name_description")
+
+    def test_the_flavor_must_be_there(self, xapi: Simulator, manager: StorageManager, tmp_path: Path) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        with pytest.raises(UnknownFlavor):
+            manager.add_backend("lead", "nfs", BY_NAME["nfs"].config)
+        assert xapi.db.refs("SR") == []
+        assert rows(tmp_path) == []
+
+    def test_what_is_too_long_for_its_column_is_refused(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        with pytest.raises(InvalidConfig, match="2047") as caught:
+            add(manager, BY_NAME["nfs"], options="x" * 2047)
+        assert caught.value.key == "options"
+        assert rows(tmp_path) == []
+
+    @pytest.mark.xapi(hosts=2)
+    def test_a_local_sr_is_made_on_the_host_that_is_named(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["lvm"].arrange(xapi)
+        backend = add(manager, BY_NAME["lvm"], host="host2")
+        (pbd,) = xapi.db.refs("PBD")
+        host2 = xapi.find_host("host2")
+        assert xapi.db.get("PBD", pbd, "host") == host2
+        assert backend.host_uuid == xapi.db.get("host", host2, "uuid")
+        assert group_on(xapi.storage.host("host1").mounts.devices[DEVICE]) is None
+
+
+class TestAnAddThatIsRefused:
+    """It leaves nothing: no row, no SR, no secret, no session."""
+
+    @every_world
+    def test_leaves_nothing_where_the_storage_is_dead(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld, tmp_path: Path
+    ) -> None:
+        world.arrange(xapi)
+        dead(xapi, world)
+        touch_hosts(xapi)
+        before = xapi.snapshot()
+        config = {**world.config, "location": "/srv/other/vols"} if world.sr_type == "file" else world.config
+        with pytest.raises(XenVolError):
+            manager.add_backend("gold", world.sr_type, config, format_device=world.format_device)
+        assert changes(before, xapi.snapshot()) == []
+        assert rows(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("name", "left_out", "choice"),
+        [
+            ("nfs", "serverpath", "serverpath=/vols"),
+            ("lvmoiscsi with CHAP", "targetIQN", "targetIQN=iqn.2010-10.org.example:store target=10.0.0.1"),
+            ("lvmoiscsi with CHAP", "SCSIid", f"SCSIid={LUN} LUN=0 size={100 * GIB}"),
+            ("lvmohba", "SCSIid", f"SCSIid={LUN} size={100 * GIB} path=/dev/sdb"),
+            ("iscsi", "targetIQN", "targetIQN=iqn.2010-10.org.example:store target=10.0.0.1"),
+        ],
+    )
+    def test_leaves_nothing_where_a_key_is_missing_and_lists_the_choices(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path, name: str, left_out: str, choice: str
+    ) -> None:
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        touch_hosts(xapi)
+        before = xapi.snapshot()
+        config = {key: value for key, value in world.config.items() if key != left_out}
+        with pytest.raises(IncompleteConfig) as caught:
+            manager.add_backend("gold", world.sr_type, config, format_device=world.format_device)
+        assert caught.value.key == left_out
+        assert choice in caught.value.choices
+        assert changes(before, xapi.snapshot()) == []
+        assert rows(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [("cephfs", "serverpath"), ("iscsi", "target"), ("lvm", "device"), ("equal", "password")],
+    )
+    def test_asks_nobody_where_a_key_is_missing_that_nobody_can_list(
+        self, xapi: Simulator, manager: StorageManager, name: str, key: str
+    ) -> None:
+        config = {k: v for k, v in BY_NAME[name].config.items() if k != key}
+        with xapi.journal.recording() as calls, pytest.raises(InvalidConfig) as caught:
+            manager.add_backend("gold", BY_NAME[name].sr_type, config)
+        assert caught.value.key == key
+        assert calls.methods() == ["SM.get_all_records"]
+
+    def test_leaves_nothing_where_the_password_is_wrong(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        world = BY_NAME["lvmoiscsi with CHAP"]
+        world.arrange(xapi)
+        with pytest.raises(XapiError) as caught:
+            add(manager, world, chappassword=Secret("wrong-p4ssword"))
+        assert caught.value.code == "SR_BACKEND_FAILURE_68"
+        assert secrets_of(xapi) == {}
+        assert xapi.db.refs("SR") == []
+        assert rows(tmp_path) == []
+
+    @pytest.mark.parametrize("call", ["SR.create", "SR.probe", "secret.introduce"])
+    def test_leaves_nothing_whichever_call_is_refused(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path, call: str
+    ) -> None:
+        BY_NAME["smb"].arrange(xapi)
+        touch_hosts(xapi)
+        before = xapi.snapshot()
+        xapi.faults.refuse(call, "SR_BACKEND_FAILURE_1200", "", "by order", "")
+        with pytest.raises(XapiError):
+            add(manager, BY_NAME["smb"])
+        assert changes(before, xapi.snapshot()) == []
+        assert rows(tmp_path) == []
+
+    def test_stays_registered_where_the_sr_is_made_and_cannot_be_plugged(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        """What is on the storage is not erased; whoever comes next goes on."""
+        BY_NAME["nfs"].arrange(xapi)
+        xapi.faults.refuse("PBD.get_all_records_where", "SR_BACKEND_FAILURE_1200", "", "by order", "")
+        with pytest.raises(XapiError) as caught:
+            add(manager, BY_NAME["nfs"])
+        assert "`xenvol sm setup` goes on with it" in caught.value.__notes__[0]
+        assert rows(tmp_path) == [(1, "new")]
+        assert add(manager, BY_NAME["nfs"]).id == 1
+        assert len(xapi.db.refs("SR")) == 1
+
+    def test_stays_registered_where_there_was_no_answer_and_goes_on_with_what_is_given_now(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        xapi.faults.lose_request("SR.create", every=True)
+        with pytest.raises(XapiUnreachable) as caught:
+            add(manager, world, name_label="first")
+        assert "backend 1 is registered" in caught.value.__notes__[0]
+        xapi.faults.clear()
+        backend = add(manager, world, name_label="second")
+        assert (backend.id, backend.params["name_label"]) == (1, "second")
+        assert xapi.db.get("SR", xapi.db.refs("SR")[0], "name_label") == "second"
+        manager.remove_backend(1)
+        assert secrets_of(xapi) == {}
+
+    @pytest.mark.parametrize("sr_type", ["netapp", "equal"])
+    @pytest.mark.xapi(world={"hosts": [{"name": "host1"}], "pool": {"sm_types": ["nfs", "lvm", "iscsi"]}})
+    def test_says_that_nobody_ships_that_driver_any_more(
+        self, xapi: Simulator, manager: StorageManager, sr_type: str
+    ) -> None:
+        world = BY_NAME[sr_type]
+        world.arrange(xapi)
+        with pytest.raises(
+            NoSuchStorageDriver, match="neither by XCP-ng nor by any current XenServer"
+        ) as caught:
+            add(manager, world)
+        assert caught.value.offered == ["iscsi", "lvm", "nfs"]
+        with pytest.raises(UnsupportedSRType):
+            manager.add_backend("gold", "acme", {"x": "y"})
+
+    @pytest.mark.parametrize(("sr_type", "reason"), [("iso", "CD images"), ("udev", "devices of a host")])
+    def test_says_what_a_type_is_for_that_holds_no_volumes(
+        self, manager: StorageManager, sr_type: str, reason: str
+    ) -> None:
+        with pytest.raises(InvalidConfig, match=reason):
+            manager.add_backend("gold", sr_type, {"location": "/x"})
+
+
+class FileSystem:
+    """What somebody has on a disk, and XenAPI cannot see."""
+
+
+class TestADevice:
+    """It is never formatted but by its name, and never where an SR of the pool is on it."""
+
+    @formatting_world
+    @pytest.mark.parametrize("named", [None, "/dev/sdc", "3600ffff"])
+    def test_that_is_not_named_is_not_touched_though_it_looks_blank(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld, named: str | None, tmp_path: Path
+    ) -> None:
+        world.arrange(xapi)
+        assert world.disk is not None
+        theirs = world.disk(xapi).content = FileSystem()
+        with pytest.raises(DeviceNotBlank, match="cannot tell whether it holds a file system") as caught:
+            manager.add_backend("gold", world.sr_type, world.config, format_device=named)
+        assert (caught.value.device, caught.value.found) == (world.format_device, [])
+        assert world.disk(xapi).content is theirs
+        assert rows(tmp_path) == []
+        assert secrets_of(xapi) == {}
+
+    @formatting_world
+    def test_with_an_sr_that_the_pool_does_not_know_is_told_and_used_by_its_uuid(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        assert world.disk is not None
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        theirs = world.disk(xapi).content
+        for named in (None, "/dev/sdc"):
+            with pytest.raises(DeviceNotBlank, match=f"give sr_uuid={sr_uuid}") as caught:
+                manager.add_backend("gold", world.sr_type, world.config, format_device=named)
+            assert caught.value.found == [sr_uuid]
+        backend = add(manager, world, sr_uuid=sr_uuid)
+        assert (backend.sr_uuid, backend.origin) == (sr_uuid, "introduced")
+        assert world.disk(xapi).content is theirs
+
+    @formatting_world
+    def test_that_is_named_is_erased(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        assert world.disk is not None
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        backend = add(manager, world)
+        assert backend.sr_uuid != sr_uuid
+        assert backend.sr_uuid in str(group_on(world.disk(xapi)))
+
+    @formatting_world
+    def test_of_an_sr_of_the_pool_is_not_touched_even_if_it_is_named(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        assert world.disk is not None
+        somebodys_sr(xapi, world, "System disks")
+        theirs = world.disk(xapi).content
+        with pytest.raises(InvalidConfig, match="names the device of SR System disks"):
+            add(manager, world)
+        assert world.disk(xapi).content is theirs
+        assert manager.list_backends() == []
+
+    @pytest.mark.parametrize(("theirs", "ours"), [("ext", "lvm"), ("lvm", "ext")])
+    def test_of_an_sr_of_another_type_is_not_touched_either(
+        self, xapi: Simulator, manager: StorageManager, theirs: str, ours: str
+    ) -> None:
+        """A probe does not see it, and the storage driver does (trace sm/24#13)."""
+        BY_NAME[theirs].arrange(xapi)
+        sr_uuid = somebodys_sr(xapi, BY_NAME[theirs])
+        with pytest.raises(XapiError) as caught:
+            add(manager, BY_NAME[ours])
+        assert caught.value.code == "SR_DEVICE_IN_USE"
+        assert sr_uuid in str(group_on(xapi.storage.host("host1").mounts.devices[DEVICE]))
+        assert manager.list_backends() == []
+
+    def test_is_not_erased_by_whoever_goes_on_once_its_sr_is_made(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, tmp_path: Path
+    ) -> None:
+        world = BY_NAME["lvm"]
+        world.arrange(xapi)
+        xapi.faults.lose_answer("SR.create")
+        xapi.faults.lose_request("SR.*", nth=6, every=True)
+        with pytest.raises(XapiUnreachable):
+            add(manager, world)
+        xapi.faults.clear()
+        group = group_on(xapi.storage.host("host1").mounts.devices[DEVICE])
+        assert group is not None
+        (report,) = StorageManager(xapi_session, database_in(tmp_path)).do_setup()
+        assert report.error is None
+        assert group_on(xapi.storage.host("host1").mounts.devices[DEVICE]) == group
+
+    def test_the_permission_to_erase_is_used_up(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["lvm"].arrange(xapi)
+        assert add(manager, BY_NAME["lvm"]).format_device is None
+
+
+DUPLICATES: list[tuple[str, Config]] = [
+    ("nfs", {"server": "10.0.0.2", "serverpath": "/vols/", "nfsversion": "4"}),
+    ("nfs", {"serverpath": "//vols", "server": "10.0.0.2", "host": "host2", "name_label": "another"}),
+    ("smb", {"server": "//10.0.0.4/VOLS/", "username": "other", "password": Secret("x")}),
+    ("cephfs", {"server": "10.0.0.8", "serverpath": "/", "serverport": "6789"}),
+    ("glusterfs", {"server": "10.0.0.6:vols", "backupservers": "10.0.0.5"}),
+    ("file", {"location": "/srv//vols/"}),
+    ("ext", {"device": "/dev//sdb"}),
+    ("lvm", {"device": "/dev/sdc,/dev/sdb"}),
+    ("lvmoiscsi", {"target": "10.0.0.9", "port": "3261", "targetIQN": "*", "SCSIid": LUN.upper()}),
+    ("lvmohba", {"SCSIid": LUN}),
+    ("iscsi", {"targetIQN": "IQN.2010-10.org.example:store", "target": "10.0.0.9", "port": "3261"}),
+    ("hba", {"type": "fc"}),
+    ("netapp", {"target": "10.0.1.1", "username": "b", "password": Secret("x"), "aggregate": "pool0"}),
+]
+
+
+@pytest.mark.xapi(hosts=2)
+class TestTheSameStorageTwice:
+    @pytest.mark.parametrize(("name", "config"), DUPLICATES)
+    def test_is_refused_in_every_spelling_and_every_flavor(
+        self, xapi: Simulator, manager: StorageManager, name: str, config: Mapping[str, str | Secret]
+    ) -> None:
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        backend = add(manager, world)
+        manager.create_flavor("lead", "cheap")
+        before = xapi.snapshot()
+        for flavor in ("gold", "lead"):
+            with pytest.raises(BackendExists) as caught:
+                manager.add_backend(flavor, world.sr_type, config, format_device=world.format_device)
+            assert caught.value.backend_id == backend.id
+        assert manager.list_backends() == [backend]
+        assert changes(before, xapi.snapshot()) == []
+
+    @every_world
+    def test_is_refused_by_the_uuid_of_its_sr(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        backend = add(manager, world)
+        with pytest.raises(BackendExists):
+            add(manager, world, sr_uuid=str(backend.sr_uuid))
+        with pytest.raises(BackendExists):  # the pool knows the rest
+            manager.add_backend("gold", world.sr_type, {"sr_uuid": str(backend.sr_uuid)})
+
+    @pytest.mark.parametrize("name", ["file", "iscsi", "hba"])
+    def test_is_refused_under_another_uuid_where_the_storage_knows_none(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        BY_NAME[name].arrange(xapi)
+        add(manager, BY_NAME[name])
+        with pytest.raises(BackendExists):
+            add(manager, BY_NAME[name], sr_uuid=UNKNOWN_UUID)
+
+    def test_is_refused_where_an_sr_of_it_was_only_introduced(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session
+    ) -> None:
+        world = BY_NAME["nfs"]
+        world.arrange(xapi)
+        add(manager, world, sr_uuid=forgotten(xapi_session, somebodys_sr(xapi, world)))
+        with pytest.raises(BackendExists):
+            add(manager, world)
+
+    def test_may_hold_several_srs_that_are_told_by_their_uuids(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        world = BY_NAME["nfs"]
+        world.arrange(xapi)
+        one, other = somebodys_sr(xapi, world, "one"), somebodys_sr(xapi, world, "other")
+        backends = [add(manager, world, sr_uuid=sr_uuid) for sr_uuid in (one, other)]
+        assert [backend.sr_uuid for backend in backends] == [one, other]
+
+    def test_is_another_storage_on_another_host_where_it_is_local(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["lvm"].arrange(xapi)
+        assert {add(manager, BY_NAME["lvm"], host=host).id for host in ("host1", "host2")} == {1, 2}
+        with pytest.raises(BackendExists):
+            add(manager, BY_NAME["ext"], host="host2")
+
+    def test_is_free_again_once_it_is_removed(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        first = add(manager, BY_NAME["nfs"])
+        manager.remove_backend(first.id)
+        assert add(manager, BY_NAME["nfs"]).id != first.id
+
+
+class TestTwoAtOnce:
+    @pytest.mark.parametrize("call", ["SR.probe", "SR.create", "SR.add_to_other_config"])
+    @pytest.mark.parametrize("name", ["nfs", "lvmoiscsi with CHAP"])
+    def test_one_registers_it_and_the_others_are_refused(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path, name: str, call: str
+    ) -> None:
+        """Wherever the first one is when the others come."""
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        xapi.faults.delay(call, 0.3, every=True)
+        outcomes: list[object] = []
+
+        def attempt() -> None:
+            with session_of(xapi) as session:
+                try:
+                    outcomes.append(add(StorageManager(session, database_in(tmp_path)), world))
+                except XenVolError as error:
+                    outcomes.append(error)
+
+        threads = [threading.Thread(target=attempt) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join()
+        (backend,) = manager.list_backends()
+        assert [outcome.id for outcome in outcomes if isinstance(outcome, Backend)] == [backend.id]
+        assert [type(each) for each in outcomes if not isinstance(each, Backend)] == [BackendExists] * 2
+        assert len(xapi.db.refs("SR")) == 1
+        assert backend.state == "ready"
+        manager.create_volume("v", "gold", GIB)
+        manager.delete_volume("v")
+        manager.remove_backend(backend.id, destroy=True)
+        assert secrets_of(xapi) == {}
+
+    def test_one_sr_is_registered_once_under_two_names_of_its_storage(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, tmp_path: Path
+    ) -> None:
+        """A name and an address: nobody can know that they are one, until both have found the SR."""
+        world = BY_NAME["nfs"]
+        world.arrange(xapi)
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        xapi.faults.delay("SR.probe", 0.3, every=True)
+        outcomes: list[object] = []
+
+        def attempt(server: str) -> None:
+            with session_of(xapi) as session:
+                try:
+                    other = StorageManager(session, database_in(tmp_path))
+                    outcomes.append(add(other, world, server=server, sr_uuid=sr_uuid))
+                except XenVolError as error:
+                    outcomes.append(error)
+
+        threads = [
+            threading.Thread(target=attempt, args=[name]) for name in ("10.0.0.2", "filer.example.org")
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Backend", "BackendExists"]
+        assert len(manager.list_backends()) == len(rows(tmp_path)) == 1
+        assert len(xapi.db.refs("SR")) == 1
+
+    def test_a_dead_attempt_that_lives_on_lets_go_of_what_another_has_taken_over(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        """And it takes back neither the other's row nor its secret."""
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        order = xapi.faults.hang("SR.probe")
+        errors: list[BaseException] = []
+
+        def attempt() -> None:
+            with session_of(xapi) as session:
+                try:
+                    add(StorageManager(session, database_in(tmp_path)), world)
+                except XenVolError as error:
+                    errors.append(error)
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        while not order.struck:
+            time.sleep(0.01)
+        xapi.faults.refuse(
+            "SR.create", "SR_BACKEND_FAILURE_1200", "", "whoever comes second fails", "", nth=2
+        )
+        backend = add(manager, world)
+        order.release()
+        thread.join()
+        assert [type(error) for error in errors] == [BackendExists]
+        assert manager.list_backends() == [backend]
+        manager.create_volume("v", "gold", GIB)
+        assert manager.initialize_connection("v")["data"]["password"] == PASSWORD
+
+
+class TestAnSRThatIsThere:
+    @every_world
+    def test_in_the_pool_is_used_and_never_forgotten(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld
+    ) -> None:
+        """Not even by `destroy`."""
+        world.arrange(xapi)
+        sr_uuid = somebodys_sr(xapi, world)
+        before = xapi.snapshot()
+        backend = manager.add_backend("gold", world.sr_type, {"sr_uuid": sr_uuid})
+        assert (backend.origin, backend.problem, backend.sr_uuid) == ("found", None, sr_uuid)
+        assert backend.params["name_label"] == "of somebody else"
+        assert set(backend.params) >= {key for key, v in world.config.items() if isinstance(v, str)}
+        with pytest.raises(NotSupported, match="in the pool before|LUNs of an array"):
+            manager.remove_backend(backend.id, destroy=True)
+        manager.remove_backend(backend.id)
+        assert changes(before, xapi.snapshot()) == []
+
+    @every_world
+    def test_on_the_storage_is_introduced_and_forgotten_again(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        touch_hosts(xapi)
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        before, arrays = xapi.snapshot(), arrays_of(xapi)
+        backend = add(manager, world, sr_uuid=sr_uuid.upper())
+        assert (backend.origin, backend.problem, backend.sr_uuid) == ("introduced", None, sr_uuid)
+        manager.remove_backend(backend.id)
+        assert changes(before, xapi.snapshot()) == []
+        assert arrays_of(xapi) == arrays
+
+    @pytest.mark.parametrize("name", ["nfs", "smb", "cephfs", "glusterfs", "ext", "lvm", "lvmohba", "netapp"])
+    def test_nowhere_is_told_so_with_those_that_are(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, name: str
+    ) -> None:
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        with pytest.raises(InvalidConfig, match=f"names no SR that is there; .*{sr_uuid}"):
+            add(manager, world, sr_uuid=UNKNOWN_UUID)
+        assert manager.list_backends() == []
+        assert xapi.db.refs("SR") == []
+
+    def test_of_another_type_is_registered_as_what_it_is(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["ext"].arrange(xapi)
+        sr_uuid = somebodys_sr(xapi, BY_NAME["ext"])
+        with pytest.raises(InvalidConfig, match="is an SR of type ext"):
+            manager.add_backend("gold", "lvm", {"sr_uuid": sr_uuid, "device": DEVICE})
+
+    def test_by_an_old_name_of_its_type_is_the_same(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["lvm"].arrange(xapi)
+        sr = xapi.add_sr("old", type="lvhd", device_config={"device": DEVICE}, create=True, shared=False)
+        backend = manager.add_backend("gold", "lvm", {"sr_uuid": xapi.db.get("SR", sr, "uuid")})
+        assert (backend.sr_type, backend.problem) == ("lvm", None)
+
+    @pytest.mark.xapi(hosts=2)
+    def test_on_a_host_is_found_there(self, xapi: Simulator, manager: StorageManager) -> None:
+        world = BY_NAME["lvm"]
+        world.arrange(xapi)
+        sr = xapi.add_sr(
+            "x", type="lvm", device_config=world.plain_config, create=True, shared=False, hosts=["host2"]
+        )
+        backend = manager.add_backend("gold", "lvm", {"sr_uuid": xapi.db.get("SR", sr, "uuid")})
+        assert backend.host_uuid == xapi.db.get("host", xapi.find_host("host2"), "uuid")
+
+    def test_with_a_password_is_used_with_it(self, xapi: Simulator, manager: StorageManager) -> None:
+        """The pool knows it, and a volume that is attached elsewhere needs it."""
+        world = BY_NAME["lvmoiscsi with CHAP"]
+        world.arrange(xapi)
+        manager.add_backend("gold", world.sr_type, {"sr_uuid": somebodys_sr(xapi, world)})
+        manager.create_volume("v", "gold", GIB)
+        assert manager.initialize_connection("v")["data"]["chappassword"] == PASSWORD
+
+    def test_of_an_attachment_becomes_the_backends(
+        self, xapi: Simulator, xapi_session: Session, manager: StorageManager
+    ) -> None:
+        """The last detach no longer forgets it, and `backend_remove` does."""
+        world = BY_NAME["nfs"]
+        world.arrange(xapi)
+        with another_pool(xapi) as other, session_of(other) as session:
+            other.add_vm("there")
+            touch_hosts(other)
+            before = other.snapshot()
+            add(manager, world)
+            manager.create_volume("v", "gold", GIB)
+            info = manager.initialize_connection("v")
+            VolumeOps(session).attach_volume(info, "there")
+            there = StorageManager(session, manager._context.database)
+            (report,) = there.do_setup()
+            assert report.error is None
+            VolumeOps(session).detach_volume(info, "there")
+            assert len(other.db.refs("SR")) == 1
+            there.delete_volume("v")
+            there.remove_backend(1)
+            assert [line for line in changes(before, other.snapshot()) if "storage.servers" not in line] == []
+
+
+class TestSecrets:
+    WITH_PASSWORDS = [world for world in WORLDS if any(isinstance(v, Secret) for v in world.config.values())]
+
+    @pytest.mark.parametrize("world", WITH_PASSWORDS, ids=str)
+    def test_lie_in_the_pool_and_nowhere_else(
+        self,
+        xapi: Simulator,
+        manager: StorageManager,
+        world: StorageWorld,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        world.arrange(xapi)
+        backend = add(manager, world)
+        assert set(secrets_of(xapi).values()) == {PASSWORD}
+        assert len(secrets_of(xapi)) == 1 + len(xapi.db.refs("PBD"))
+        manager.do_setup()
+        manager.audit(repair=True)
+        texts = [
+            caplog.text,
+            json.dumps([backend.as_dict(), *[each.as_dict() for each in manager.stats()]]),
+            repr(backend),
+            repr(manager),
+            *(each.decode(errors="replace") for each in files_in(tmp_path)),
+            *capfd.readouterr(),
+        ]
+        assert [text for text in texts if PASSWORD in text] == []
+        manager.remove_backend(backend.id)
+        assert secrets_of(xapi) == {}
+
+    @pytest.mark.parametrize("world", WITH_PASSWORDS, ids=str)
+    @pytest.mark.parametrize("fate", ["refuse", "lose_answer", "lose_request"])
+    def test_are_in_no_error(
+        self,
+        xapi: Simulator,
+        manager: StorageManager,
+        world: StorageWorld,
+        fate: str,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Whichever call fails, and whatever xapi quotes of it."""
+        caplog.set_level(logging.DEBUG)
+        for call in (
+            "secret.introduce",
+            "SR.probe",
+            "SR.create",
+            "SR.set_shared",
+            "PBD.get_all_records_where",
+        ):
+            xapi.reset()
+            world.arrange(xapi)
+            with session_of(xapi) as session:
+                again = manager_of(session, tmp_path / f"{fate}-{call}")
+                order: Callable[..., object] = getattr(xapi.faults, fate)
+                order(
+                    call, *(["INTERNAL_ERROR", f"cannot log in with {PASSWORD}"] if fate == "refuse" else [])
+                )
+                try:
+                    add(again, world)
+                except XenVolError as error:
+                    assert (
+                        PASSWORD not in f"{error!r} {error} {getattr(error, '__notes__', '')} {vars(error)}"
+                    )
+                assert PASSWORD not in caplog.text
+                assert not any(PASSWORD.encode() in each for each in files_in(tmp_path))
+
+    def test_that_change_are_told_to_the_pbds(self, xapi: Simulator, manager: StorageManager) -> None:
+        world = BY_NAME["lvmoiscsi with CHAP"]
+        world.arrange(xapi)
+        backend = add(manager, world)
+        xapi.storage.san.targets["iqn.2010-10.org.example:store"].chap = ("initiator", "new-p4ssword")
+        manager.set_backend_password(backend.id, "chappassword", Secret("new-p4ssword"))
+        assert set(secrets_of(xapi).values()) == {"new-p4ssword"}
+        (pbd,) = xapi.db.refs("PBD")
+        xapi._do("PBD.unplug", pbd) if False else None
+        with session_of(xapi) as session:
+            session.call("PBD.unplug", pbd)
+        (report,) = manager.do_setup()
+        assert report.error is None
+        manager.create_volume("v", "gold", GIB)
+        assert manager.initialize_connection("v")["data"]["chappassword"] == "new-p4ssword"
+
+    def test_of_an_sr_that_is_not_ours_are_not_changed(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        backend = manager.add_backend("gold", "smb", {"sr_uuid": somebodys_sr(xapi, world)})
+        theirs = {uuid for uuid in secrets_of(xapi) if uuid != backend.params["password_secret"]}
+        manager.set_backend_password(backend.id, "password", Secret("new-p4ssword"))
+        assert {secrets_of(xapi)[uuid] for uuid in theirs} == {PASSWORD}
+
+    def test_that_a_backend_has_not_cannot_be_set(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["smb"].arrange(xapi)
+        backend = add(manager, BY_NAME["smb"])
+        with pytest.raises(InvalidConfig, match="its passwords: password"):
+            manager.set_backend_password(backend.id, "chappassword", Secret("x"))
+
+
+def files_in(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.xapi(hosts=2)
+class TestRemoving:
+    def test_is_refused_while_it_has_volumes_and_lists_them(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        for number in range(12):
+            manager.create_volume(f"v{number:02}", "gold", GIB)
+        before = xapi.snapshot()
+        for destroy in (False, True):
+            with pytest.raises(BackendInUse, match="v00, v01, .* and 2 more") as caught:
+                manager.remove_backend(backend.id, destroy=destroy)
+            assert (caught.value.count, len(caught.value.volumes)) == (12, 10)
+        assert changes(before, xapi.snapshot()) == []
+        assert manager.list_backends()[0].id == backend.id
+
+    def test_of_a_flavor_is_refused_while_it_has_backends_and_lists_them(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        with pytest.raises(FlavorInUse) as caught:
+            manager.delete_flavor("gold")
+        assert caught.value.backends == [backend.id]
+        manager.remove_backend(backend.id)
+        manager.delete_flavor("gold")
+        assert manager.list_flavors() == []
+
+    @pytest.mark.parametrize("power_state", ["Running", "Halted"])
+    @pytest.mark.parametrize("destroy", [False, True])
+    def test_is_refused_while_a_vm_has_a_disk_of_its_sr(
+        self, xapi: Simulator, manager: StorageManager, power_state: str, destroy: bool
+    ) -> None:
+        """Also one that is no volume, and of a VM that is shut down: it would lose its disk."""
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        (sr,) = xapi.db.refs("SR")
+        xapi.add_vm("web", power_state=power_state, disks=[xapi.add_vdi(sr, "disk")])
+        before = xapi.snapshot()
+        with pytest.raises(VolumeInUse, match="web"):
+            manager.remove_backend(backend.id, destroy=destroy)
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_does_not_erase_an_sr_with_somebodys_disks(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        (sr,) = xapi.db.refs("SR")
+        xapi.add_vdi(sr, "disk")
+        before = xapi.snapshot()
+        with pytest.raises(XapiError) as caught:
+            manager.remove_backend(backend.id, destroy=True)
+        assert caught.value.code == "SR_NOT_EMPTY"
+        assert changes(before, xapi.snapshot()) == []
+        manager.remove_backend(backend.id)
+        assert xapi.db.refs("SR") == []
+
+    @every_world
+    def test_leaves_nothing_in_the_pool_and_with_destroy_nothing_anywhere(
+        self, xapi: Simulator, manager: StorageManager, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        touch_hosts(xapi)
+        before, arrays = xapi.snapshot(), arrays_of(xapi)
+        backend = add(manager, world)
+        if world.luns:
+            with pytest.raises(NotSupported, match="LUNs of an array"):
+                manager.remove_backend(backend.id, destroy=True)
+        manager.remove_backend(backend.id, destroy=not world.luns)
+        assert changes(before, xapi.snapshot()) == []
+        assert arrays_of(xapi) == arrays
+        with pytest.raises(UnknownBackend):
+            manager.remove_backend(backend.id)
+
+    def test_goes_on_where_somebody_has_forgotten_the_sr(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session
+    ) -> None:
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        backend = add(manager, world)
+        forgotten(xapi_session, str(backend.sr_uuid))
+        with pytest.raises(NotSupported, match="not known to this pool"):
+            manager.remove_backend(backend.id, destroy=True)
+        manager.remove_backend(backend.id)
+        assert secrets_of(xapi) == {}
+        assert manager.list_backends() == []
+
+    def test_takes_away_what_a_dead_add_has_left(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session
+    ) -> None:
+        """An SR that was introduced and recorded nowhere."""
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        touch_hosts(xapi)
+        sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
+        before = xapi.snapshot()
+        xapi.faults.lose_request("PBD.create", every=True)
+        xapi.faults.lose_request("SR.forget", every=True)
+        with pytest.raises(XapiUnreachable):
+            add(manager, world, sr_uuid=sr_uuid)
+        assert len(xapi.db.refs("SR")) == 1
+        xapi.faults.clear()
+        manager.remove_backend(1)
+        assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.xapi(hosts=2)
+class TestSetUp:
+    NAMES = ("nfs", "smb", "cephfs", "glusterfs", "lvmoiscsi with CHAP", "netapp")
+
+    @pytest.fixture
+    def backends(self, xapi: Simulator, manager: StorageManager) -> list[Backend]:
+        for name in self.NAMES:
+            BY_NAME[name].arrange(xapi)
+        return [add(manager, BY_NAME[name]) for name in self.NAMES]
+
+    def test_of_what_is_up_changes_nothing(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend]
+    ) -> None:
+        before = xapi.snapshot()
+        for _ in range(2):
+            with xapi.journal.recording() as calls:
+                reports = manager.do_setup()
+            assert [(report.backend.id, report.error) for report in reports] == [
+                (backend.id, None) for backend in backends
+            ]
+            assert changing(calls.methods()) == []
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_is_done_for_all_at_once(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], xapi_session: Session
+    ) -> None:
+        for pbd in xapi.db.refs("PBD"):
+            xapi_session.call("PBD.unplug", pbd)
+        xapi.faults.delay("PBD.plug", 0.5, every=True)
+        started = time.monotonic()
+        assert [report.error for report in manager.do_setup()] == [None] * 6
+        assert time.monotonic() - started < 0.5 * 12 / 3  # one after the other it were twelve times as long
+
+    def test_reports_what_is_dead_and_has_the_others_up(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], xapi_session: Session
+    ) -> None:
+        for pbd in xapi.db.refs("PBD"):
+            xapi_session.call("PBD.unplug", pbd)
+        xapi.storage.shares.smb[0].is_down = True
+        told: list[str] = []
+        reports = manager.do_setup(progress=told.append)
+        errors = {report.backend.sr_type: report.error for report in reports}
+        assert {sr_type for sr_type, error in errors.items() if error is not None} == {"smb"}
+        assert isinstance(errors["smb"], XapiError)
+        assert len(told) == 5
+        problems = {backend.sr_type: backend.problem for backend in manager.list_backends()}
+        assert {sr_type for sr_type, problem in problems.items() if problem is not None} == {"smb"}
+        (dead_one,) = [report.backend for report in reports if report.error is not None]
+        assert dead_one.problem == "its SR is plugged on no host"
+        xapi.storage.shares.smb[0].is_down = False
+        assert [report.error for report in manager.do_setup()] == [None] * 6
+        assert [backend.problem for backend in manager.list_backends()] == [None] * 6
+
+    def test_puts_right_what_somebody_has_taken_away(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], xapi_session: Session
+    ) -> None:
+        """A whole SR, a PBD, a plug."""
+        before = len(xapi.db.refs("PBD"))
+        forgotten(xapi_session, str(backends[1].sr_uuid))
+        one, other = (xapi_session.call("SR.get_by_uuid", backends[n].sr_uuid) for n in (0, 4))
+        for pbd in xapi_session.call("SR.get_PBDs", one):
+            xapi_session.call("PBD.unplug", pbd)
+        pbd = next(
+            pbd
+            for pbd in xapi_session.call("SR.get_PBDs", other)
+            if xapi_session.call("PBD.get_host", pbd) == xapi.find_host("host2")
+        )
+        xapi_session.call("PBD.unplug", pbd)
+        xapi_session.call("PBD.destroy", pbd)
+        assert [report.error for report in manager.do_setup()] == [None] * 6
+        pbds = [xapi.db.row("PBD", ref) for ref in xapi.db.refs("PBD")]
+        assert (len(pbds), all(row["currently_attached"] for row in pbds)) == (before, True)
+        for backend in manager.list_backends():
+            assert backend.problem is None
+        for name in self.NAMES:
+            manager.create_volume(name, "gold", 90 * GIB)
+
+    def test_leaves_plugged_what_is_plugged_where_a_host_refuses(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], xapi_session: Session
+    ) -> None:
+        sr = xapi_session.call("SR.get_by_uuid", backends[0].sr_uuid)
+        for pbd in xapi_session.call("SR.get_PBDs", sr):
+            xapi_session.call("PBD.unplug", pbd)
+        xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_73", "", "no cable", "", nth=2)
+        reports = manager.do_setup()
+        error = reports[0].error
+        assert isinstance(error, XapiError)
+        assert "host2" in error.__notes__[0]
+        assert reports[0].backend.problem is None  # the master has it, so it can be used
+        manager.create_volume("v", "gold", GIB)
+
+    def test_goes_on_with_what_was_begun(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session
+    ) -> None:
+        BY_NAME["lvm"].arrange(xapi)
+        xapi.faults.lose_request("SR.create", every=True)
+        with pytest.raises(XapiUnreachable):
+            add(manager, BY_NAME["lvm"])
+        xapi.faults.clear()
+        (report,) = manager.do_setup()
+        assert (report.error, report.backend.state) == (None, "ready")
+        assert len(xapi.db.refs("SR")) == 1
+
+    def test_of_a_dead_one_that_was_begun_keeps_nobody_waiting(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], tmp_path: Path
+    ) -> None:
+        """On SQLite a lock is everybody's: it is not held while storage is asked that does not answer."""
+        world = BY_NAME["ext"]
+        world.arrange(xapi)
+        xapi.faults.lose_request("SR.create", every=True)
+        with pytest.raises(XapiUnreachable):
+            add(manager, world)
+        xapi.faults.clear()
+        order = xapi.faults.hang("SR.probe")
+        with session_of(xapi) as session:
+            thread = threading.Thread(target=StorageManager(session, database_in(tmp_path)).do_setup)
+            thread.start()
+            while not order.struck:
+                time.sleep(0.01)
+            started = time.monotonic()
+            manager.create_volume("v", "gold", GIB)
+            assert time.monotonic() - started < 5
+            order.release()
+            thread.join()
+        assert [backend.state for backend in manager.list_backends()] == ["ready"] * 7
+
+    def test_a_silent_pool_is_reported_for_each(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend]
+    ) -> None:
+        xapi.faults.lose_request("SR.*", every=True)
+        reports = manager.do_setup()
+        assert [type(report.error) for report in reports] == [XapiUnreachable] * 6
+        assert [backend.problem for backend in manager.list_backends()] == [None] * 6
+
+    def test_of_one_that_is_removed_meanwhile_is_left_out(
+        self, xapi: Simulator, manager: StorageManager, backends: list[Backend], tmp_path: Path
+    ) -> None:
+        order = xapi.faults.hang("SR.get_all_records_where", nth=6)
+        reports: list[Any] = []
+        thread = threading.Thread(target=lambda: reports.extend(manager.do_setup()))
+        thread.start()
+        while not order.struck:
+            time.sleep(0.01)
+        with sqlite3.connect(tmp_path / "sm.sqlite") as connection:
+            connection.execute("UPDATE sm_backend_config SET deleted = id")
+        order.release()
+        thread.join()
+        assert len(reports) < 6
+
+
+class TestAnotherPool:
+    """Two pools on the same storage, with one database."""
+
+    @pytest.mark.parametrize("name", ["nfs", "cephfs", "glusterfs", "lvmoiscsi"])
+    def test_gets_to_know_the_srs_by_their_uuids(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        BY_NAME[name].arrange(xapi)
+        backend = add(manager, BY_NAME[name])
+        manager.create_volume("v", "gold", GIB)
+        with another_pool(xapi) as other, session_of(other) as session:
+            touch_hosts(other)
+            before = other.snapshot()
+            there = StorageManager(session, manager._context.database)
+            (report,) = there.do_setup()
+            assert (report.error, report.backend.problem) == (None, None)
+            (sr,) = other.db.refs("SR")
+            assert other.db.get("SR", sr, "uuid") == backend.sr_uuid
+            vdis = {other.db.get("VDI", ref, "uuid") for ref in other.db.refs("VDI")}
+            assert vdis == {manager.get_volume("v").vdi_uuid}
+            there.delete_volume("v")
+            there.remove_backend(backend.id)
+            assert [line for line in changes(before, other.snapshot()) if "storage." not in line] == []
+
+    @pytest.mark.parametrize("name", ["smb", "lvmoiscsi with CHAP"])
+    def test_is_told_a_password_before_it_can(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        backend = add(manager, world)
+        (key,) = [key for key, value in world.config.items() if isinstance(value, Secret)]
+        with another_pool(xapi) as other, session_of(other) as session:
+            there = StorageManager(session, manager._context.database)
+            (report,) = there.do_setup()
+            assert isinstance(report.error, BackendNotReady)
+            assert f"backend_password {backend.id} {key}" in str(report.error)
+            assert other.db.refs("SR") == []
+            there.set_backend_password(backend.id, key, Secret(PASSWORD))
+            (report,) = there.do_setup()
+            assert report.error is None
+            there.create_volume("v", "gold", GIB)
+            there.delete_volume("v")
+            there.remove_backend(backend.id)
+            assert secrets_of(other) == {}
+
+    def test_reports_what_is_local_to_a_host_of_this_one(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        """And does not say of it that it is out of order: its own pool knows better."""
+        BY_NAME["lvm"].arrange(xapi)
+        BY_NAME["nfs"].arrange(xapi)
+        local, _ = add(manager, BY_NAME["lvm"]), add(manager, BY_NAME["nfs"])
+        with another_pool(xapi) as other, session_of(other) as session:
+            reports = StorageManager(session, manager._context.database).do_setup()
+            assert [type(report.error) for report in reports] == [HostNotReady, type(None)]
+            assert f"backend {local.id}" in str(reports[0].error)
+            assert len(other.db.refs("SR")) == 1
+        assert [backend.problem for backend in manager.list_backends()] == [None, None]
+
+    def test_keeps_an_sr_that_its_own_operator_has_made_known(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        world = BY_NAME["nfs"]
+        world.arrange(xapi)
+        backend = add(manager, world)
+        with another_pool(xapi) as other, session_of(other) as session:
+            other.add_sr("theirs", type="nfs", sr_uuid=str(backend.sr_uuid), device_config=world.plain_config)
+            before = other.snapshot()
+            there = StorageManager(session, manager._context.database)
+            (report,) = there.do_setup()
+            assert report.error is None
+            there.remove_backend(backend.id)
+            assert changes(before, other.snapshot()) == []
+
+    @pytest.mark.parametrize(
+        "name", ["nfs", "smb", "cephfs", "glusterfs", "lvmoiscsi", "lvmoiscsi with CHAP", "iscsi"]
+    )
+    def test_that_knows_nothing_attaches_a_volume_and_forgets_it_all(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        """LVM's drivers write SR.sm_config anew when they are plugged, and with it goes the mark there."""
+        world = BY_NAME[name]
+        world.arrange(xapi)
+        add(manager, world)
+        if world.luns:
+            manager.manage_volume("v", xapi.db.get("VDI", xapi.db.refs("VDI")[0], "uuid"))
+        else:
+            manager.create_volume("v", "gold", GIB)
+        info = manager.initialize_connection("v")
+        self.attach_and_detach(xapi, info)
+
+    @pytest.mark.parametrize("name", ["lvm", "ext"])
+    def test_whose_host_has_the_same_disk_attaches_a_volume_and_forgets_it_all(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        BY_NAME[name].arrange(xapi)
+        add(manager, BY_NAME[name])
+        manager.create_volume("v", "gold", GIB)
+        info = manager.initialize_connection("v")
+        xapi.storage.host("other1").mounts.devices[DEVICE] = xapi.storage.host("host1").mounts.devices[DEVICE]
+        self.attach_and_detach(xapi, info)
+
+    @staticmethod
+    def attach_and_detach(xapi: Simulator, info: dict[str, Any]) -> None:
+        with another_pool(xapi) as other, session_of(other) as session:
+            other.add_vm("there")
+            touch_hosts(other)
+            before, secrets = other.snapshot(), secrets_of(other)
+            attachment = VolumeOps(session).attach_volume(info, "there")
+            assert attachment.vdi_uuid == info["data"]["vdi_uuid"]
+            VolumeOps(session).detach_volume(info, "there")
+            assert changes(before, other.snapshot()) == []
+            assert secrets_of(other) == secrets
+
+
+def test_a_session_of_the_official_client_will_do(xapi: Simulator, tmp_path: Path) -> None:
+    """`xenvol.connect` is not a must: one connection, one call at a time."""
+    import XenAPI
+
+    session = XenAPI.Session(xapi.url)
+    session.login_with_password(xapi.user, xapi.password)
+    manager = StorageManager(session, database_in(tmp_path))
+    manager.create_flavor("gold", "x")
+    for name in ("nfs", "glusterfs"):
+        BY_NAME[name].arrange(xapi)
+        add(manager, BY_NAME[name])
+    assert [report.error for report in manager.do_setup()] == [None, None]
+    with xenvol.connect(xapi.url, xapi.user, xapi.password) as ours:
+        assert len(ours.call("SR.get_all")) == 2
+    session.logout()

@@ -1,0 +1,257 @@
+"""The commands on backends."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from xenvol.cli.sm.options import Service, database_options, service_options
+from xenvol.cli.sm.parameters import read_parameters, read_secret
+from xenvol.cli.terminal import human_size
+from xenvol.secret import MASK, Secret
+from xenvol.sm import StorageManager
+from xenvol.sm.errors import DeviceNotBlank
+from xenvol.sm.records import Backend
+
+_SECRET = (
+    "_secret"  # how the key of a password ends where it is stored, as the uuid of a secret of the pool's
+)
+
+
+@click.command("backend_list")
+@click.argument("backend_id", metavar="[ID]", type=int, required=False)
+@database_options
+def backend_list(service: Service, backend_id: int | None) -> None:
+    """List the backends, or show one.
+
+    As they were when somebody last looked: `xenvol sm stats` looks. Passwords are not shown.
+
+    \b
+    Examples:
+      xenvol sm backend_list
+      xenvol sm backend_list 1
+      xenvol sm backend_list --json | jq '.[] | select(.problem) | .id'
+    """
+    with service.manager("looking for backends") as manager:
+        found = manager.list_backends(backend_id)
+        labels = labels_of(manager, found)
+    values = [facts(backend, labels) for backend in found]
+    if service.terminal.as_json or backend_id is None:
+        columns = ["ID", "FLAVOR", "STATE", "SR", "CONFIG"]
+        service.terminal.listing(values, columns, [_row(backend, labels) for backend in found])
+        return
+    for backend in found:
+        service.terminal.table(["KEY", "VALUE"], _details(backend, labels))
+
+
+@click.command("backend_add")
+@click.argument("flavor_label", metavar="FLAVOR")
+@click.argument("sr_type", metavar="TYPE")
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--format",
+    "format_device",
+    metavar="DEVICE",
+    help="The device that may be erased to make the SR, as the parameters name it: of types that lie on a device.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="For the policy `weighted`: its share of new volumes.",
+)
+@service_options
+def backend_add(
+    service: Service,
+    flavor_label: str,
+    sr_type: str,
+    words: tuple[str, ...],
+    format_device: str | None,
+    weight: float,
+) -> None:
+    """Register a backend under a flavor, and make its SR.
+
+    TYPE is an SR type of the pool's: nfs, smb, lvm, ext, lvmoiscsi, lvmohba, iscsi… Its parameters are those of
+    the XenAPI command line, the device_config of an SR. What can be listed by the storage (serverpath,
+    targetIQN, SCSIid) may be left out: the error then tells the choices.
+
+    Of the SR itself are name_label, name_description, host (of a local SR, the host that has it) and sr_uuid: an
+    SR that is in the pool, or on the storage, already. That one is used, and nothing is made.
+
+    A secret is never written here, where every user of the machine could read it: chappassword=@FILE takes the
+    first line of a file, chappassword= asks for it.
+
+    No device is erased that --format does not name; at a terminal you are asked.
+
+    \b
+    Examples:
+      xenvol sm backend_add gold nfs server=10.0.0.2 serverpath=/vols name_label='toy box'
+      xenvol sm backend_add gold lvm device=/dev/sdb host=xen1 --format /dev/sdb
+      xenvol sm backend_add gold lvmoiscsi target=10.0.0.1 targetIQN=iqn.2010-10.org.example:a \\
+          SCSIid=36001405… chapuser=xen chappassword=@/root/chap sr_uuid=6f1f3a3e-3a0f-4e0a-9a3e-0c1f6f8f0a00
+    """
+    config = read_parameters(service.terminal, words)
+    with service.manager(f"registering a backend of type {sr_type}") as manager:
+        backend = _add(service, manager, flavor_label, sr_type, config, format_device, weight)
+        value = facts(backend, labels_of(manager, [backend]))
+    lines = [f"backend {backend.id} of flavor {flavor_label} is ready: {described(backend)}"]
+    if backend.type.luns:
+        lines.append(
+            f"SR {backend.sr_uuid}: LUNs that are there already, of which `xenvol sm volume_manage` makes volumes; "
+            "none is made there"
+        )
+    else:
+        size, free = human_size(backend.physical_size), human_size(max(0, backend.free))
+        lines.append(f"SR {backend.sr_uuid}: {size}, {free} free for volumes")
+    service.terminal.result(value, *lines)
+
+
+@click.command("backend_remove")
+@click.argument("backend_id", metavar="ID", type=int)
+@click.option("--destroy", is_flag=True, help="Erase its SR on the storage, which must be empty.")
+@service_options
+def backend_remove(service: Service, backend_id: int, destroy: bool) -> None:
+    """Take a backend out of its flavor, and its SR out of the pool.
+
+    The data stays: its sr_uuid registers it again. An SR that was in the pool before stays there. A backend that
+    has volumes is not removed.
+
+    \b
+    Examples:
+      xenvol sm backend_remove 1
+      xenvol sm backend_remove 1 --destroy
+    """
+    with service.manager(f"removing backend {backend_id}") as manager:
+        (backend,) = manager.list_backends(backend_id)
+        manager.remove_backend(backend_id, destroy=destroy)
+    if backend.sr_uuid is None:
+        fate = "its SR was not made"
+    elif destroy:
+        fate = f"its SR {backend.sr_uuid} is erased"
+    elif backend.origin == "found":
+        fate = f"SR {backend.sr_uuid}, which was there before it, stays in the pool"
+    else:
+        fate = f"its data stays, and is registered again with sr_uuid={backend.sr_uuid}"
+    service.terminal.result(
+        {"removed": True, "id": backend_id, "sr_uuid": backend.sr_uuid, "destroyed": destroy},
+        f"backend {backend_id} is removed; {fate}",
+    )
+
+
+@click.command("backend_password")
+@click.argument("backend_id", metavar="ID", type=int)
+@click.argument("key", metavar="KEY[=@FILE]")
+@service_options
+def backend_password(service: Service, backend_id: int, key: str) -> None:
+    """Tell this pool a password of a backend.
+
+    A new one, or one that only the pool knows by which the backend was registered. Without a file you are asked
+    for it. KEY is that of backend_add: chappassword, password…
+
+    \b
+    Examples:
+      xenvol sm backend_password 3 chappassword
+      xenvol sm backend_password 3 chappassword=@/root/chap
+    """
+    name, _, value = key.partition("=")
+    secret = read_secret(service.terminal, name, value)
+    with service.manager(f"telling the pool a password of backend {backend_id}") as manager:
+        manager.set_backend_password(backend_id, name, secret)
+    service.terminal.result(
+        {"told": True, "id": backend_id, "key": name},
+        f"the pool knows the {name} of backend {backend_id}; an SR that is plugged keeps the one that it has",
+    )
+
+
+def labels_of(manager: StorageManager, backends: Iterable[Backend]) -> dict[int, str]:
+    """The labels of their flavors, by id."""
+    labels = {flavor.id: flavor.label for flavor in manager.list_flavors()}
+    for backend in backends:
+        if backend.flavor_id not in labels:  # deleted, or made, since the backends were read
+            labels[backend.flavor_id] = manager.flavor_of(backend).label
+    return labels
+
+
+def facts(backend: Backend, labels: Mapping[int, str]) -> dict[str, Any]:
+    """The JSON of a backend."""
+    return {**backend.as_dict(), "flavor": labels[backend.flavor_id]}
+
+
+def described(backend: Backend) -> str:
+    """``nfs server=… serverpath=…``, as it was given, but for secrets."""
+    return f"{backend.sr_type} {_config(backend)}"
+
+
+def _add(
+    service: Service,
+    manager: StorageManager,
+    flavor_label: str,
+    sr_type: str,
+    config: Mapping[str, str | Secret],
+    format_device: str | None,
+    weight: float,
+) -> Backend:
+    """Register it; where that would erase a device that nobody has named, whoever sits there may name it now."""
+    try:
+        return manager.add_backend(flavor_label, sr_type, config, format_device=format_device, weight=weight)
+    except DeviceNotBlank as error:
+        terminal = service.terminal
+        if format_device is not None or terminal.as_json or not sys.stdin.isatty():
+            raise
+        terminal.warn(str(error))
+        typed = terminal.ask(f"To erase it, type its name ({error.device}); Enter leaves it as it is")
+        if typed.strip() != error.device:
+            raise
+        device = error.device
+    return manager.add_backend(flavor_label, sr_type, config, format_device=device, weight=weight)
+
+
+def _config(backend: Backend) -> str:
+    return " ".join(
+        f"{key.removesuffix(_SECRET)}={MASK}" if key.endswith(_SECRET) else f"{key}={shlex.quote(value)}"
+        for key, value in backend.params.items()
+    )
+
+
+def _state(backend: Backend) -> str:
+    if backend.state == "new":
+        return "not made yet"
+    return "ready" if backend.problem is None else "out of order"
+
+
+def _row(backend: Backend, labels: Mapping[int, str]) -> list[str]:
+    return [
+        str(backend.id),
+        labels[backend.flavor_id],
+        _state(backend),
+        backend.sr_uuid or "",
+        described(backend),
+    ]
+
+
+def _details(backend: Backend, labels: Mapping[int, str]) -> list[list[str]]:
+    size, used = backend.physical_size, backend.physical_utilisation
+    told = {
+        "id": str(backend.id),
+        "flavor": labels[backend.flavor_id],
+        "type": backend.sr_type,
+        "config": _config(backend),
+        "SR": f"{backend.sr_uuid} ({backend.origin})" if backend.sr_uuid else None,
+        "host": backend.host_uuid,
+        "state": _state(backend),
+        "problem": backend.problem,
+        "size": human_size(size),
+        "used": human_size(used),
+        "promised": human_size(backend.virtual_allocation),
+        "free for volumes": human_size(max(0, backend.free)),
+        "provisioning": "thin" if backend.is_thin else "thick",
+        "weight": f"{backend.weight:g}",
+        "looked at": None if backend.stats_at is None else f"{backend.stats_at:%Y-%m-%d %H:%M:%S} UTC",
+        "features": " ".join(backend.features.split()),
+    }
+    return [[key, value] for key, value in told.items() if value is not None]

@@ -1,0 +1,67 @@
+"""A backend's parameters from a command line: key=value words, of which a secret's value never stands there.
+
+``key=@FILE`` reads the secret from a file, ``key=`` asks whoever sits at the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from xenvol.cli.options import first_line
+from xenvol.cli.terminal import Terminal
+from xenvol.refs import is_uuid
+from xenvol.secret import Secret, has_secret, is_secret_key, masked
+
+_FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of passwords
+
+
+def read_parameters(terminal: Terminal, words: Iterable[str]) -> dict[str, str | Secret]:
+    """What the words say, split at the first ``=``. Raises UsageError, which quotes no secret."""
+    found: dict[str, str | Secret] = {}
+    before = ""
+    for number, word in enumerate(words, start=1):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            quoted = "" if is_secret_key(before) else f" ({masked(word)!r})"
+            raise _wrong(f"parameter {number}{quoted} is not key=value")
+        if key in found:
+            raise _wrong(f"key {key!r} is given twice")
+        found[key] = read_secret(terminal, key, value) if _is_secret(key, value) else _plain(key, value)
+        before = word
+    return found
+
+
+def read_secret(terminal: Terminal, key: str, value: str) -> Secret:
+    """The secret of a key, by what stands behind its ``=``: nothing, or ``@FILE``."""
+    if value.startswith("@"):
+        return first_line(Path(value[1:]), what=f"file of {key}", holds="the secret")
+    if value:
+        raise _wrong(
+            f"key {key!r} is a secret, and every user of this machine can read a command line: write "
+            f"{key}=@FILE, where it is the file's first line, or {key}= to be asked for it"
+        )
+    if not terminal.has_somebody:
+        raise _wrong(f"key {key!r} has no value, and nobody is at a terminal to be asked: write {key}=@FILE")
+    return terminal.ask_secret(f"{key} of the backend")
+
+
+def _is_secret(key: str, value: str) -> bool:
+    """A secret, and not the uuid of one that xapi keeps, which may be shown."""
+    return is_secret_key(key) and not (key.endswith("password_secret") and is_uuid(value))
+
+
+def _plain(key: str, value: str) -> str:
+    """Raises UsageError for a value that carries a secret within: it would be stored, and shown, as it is."""
+    if key not in _FREE_TEXT and has_secret(value):
+        raise _wrong(
+            f"the value of key {key!r} has a password in it, which would be stored and shown: give it by a key of "
+            "its own (password=@FILE), or have the storage driver read it from a file on the hosts (secretfile=…)"
+        )
+    return value
+
+
+def _wrong(problem: str) -> click.UsageError:
+    return click.UsageError(problem, click.get_current_context())

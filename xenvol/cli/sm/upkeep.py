@@ -1,0 +1,162 @@
+"""The commands that look after all of it: setting up, statistics, the audit, the database's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.text import Text
+
+from xenvol.cli import failures
+from xenvol.cli.sm.backends import described, facts, labels_of
+from xenvol.cli.sm.options import NOT_WELL, Service, database_options, service_options
+from xenvol.cli.terminal import human_size
+from xenvol.secret import masked
+from xenvol.sm import Database
+from xenvol.sm.audit import Finding
+from xenvol.sm.capacity import BackendStats
+from xenvol.sm.placement import FEATURES
+
+
+@click.command("setup")
+@service_options
+def setup(service: Service) -> None:
+    """Have every backend's SR made and plugged, as a service does when it starts.
+
+    In this pool, wherever the backend was registered. Exits with 5 if one is dead; that one is told, and does
+    not stop the others.
+
+    \b
+    Examples:
+      xenvol sm setup
+      xenvol sm setup --json | jq '.[] | select(.error) | .error.message'
+    """
+    terminal = service.terminal
+    with service.manager("setting up the backends") as manager:
+        reports = manager.do_setup(progress=terminal.progress)
+        labels = labels_of(manager, [report.backend for report in reports])
+    values = [
+        {
+            "backend": facts(report.backend, labels),
+            "error": None if report.error is None else failures.as_json(report.error),
+        }
+        for report in reports
+    ]
+    rows: list[list[str | Text]] = [
+        [
+            str(report.backend.id),
+            labels[report.backend.flavor_id],
+            described(report.backend),
+            Text("up", style="green") if report.error is None else Text("dead", style="red"),
+            "" if report.error is None else str(report.error),
+        ]
+        for report in reports
+    ]
+    terminal.listing(values, ["BACKEND", "FLAVOR", "CONFIG", "STATE", "PROBLEM"], rows)
+    if any(report.error is not None for report in reports):
+        click.get_current_context().exit(NOT_WELL)
+
+
+@click.command("stats")
+@click.argument("flavor_label", metavar="[FLAVOR]", required=False)
+@service_options
+def stats(service: Service, flavor_label: str | None) -> None:
+    """Show what the backends have, what is left, and what they can do.
+
+    As the pool says it now; of all flavors, or of one.
+
+    \b
+    Examples:
+      xenvol sm stats
+      xenvol sm stats gold --json | jq 'map(.free) | add'
+    """
+    with service.manager("asking the pool about its SRs") as manager:
+        found = manager.stats(flavor_label)
+    service.terminal.listing(
+        [each.as_dict() for each in found],
+        ["BACKEND", "FLAVOR", "TYPE", "SIZE", "USED", "PROMISED", "FREE", "VOLUMES", "CAN", "PROBLEM"],
+        [_stats_row(each) for each in found],
+    )
+
+
+@click.command("audit")
+@click.option("--repair", is_flag=True, help="Mend what can be mended without a loss.")
+@service_options
+def audit(service: Service, repair: bool) -> None:
+    """Hold database and pool against each other, and mend what a crash has left.
+
+    It may run beside services that are at work. Exits with 5 while they disagree. With --repair, what was
+    begun by somebody who died is finished or taken back; no disk is erased but one that says that it was made for
+    a row, and that no row names and no VM has.
+
+    \b
+    Examples:
+      xenvol sm audit
+      xenvol sm audit --repair --json | jq .agrees
+    """
+    terminal = service.terminal
+
+    def progress(text: str) -> None:
+        terminal.progress(f"looking at {text}")
+
+    with service.manager("holding database and pool against each other") as manager:
+        report = manager.audit(repair=repair, progress=progress)
+    if terminal.as_json:
+        terminal.json(report.as_dict())
+    else:
+        if report.findings:
+            rows = [_finding_row(finding) for finding in report.findings]
+            terminal.table(["FINDING", "BACKEND", "WHAT", "MENDED"], rows)
+        counts = {"backend": report.backends, "volume": report.volumes, "VDI": report.vdis}
+        looked = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+        verdict = "database and pool agree" if report.agrees else "database and pool do not agree"
+        terminal.say(f"{verdict}: {looked} looked at", style="green" if report.agrees else "red")
+    if not report.agrees:
+        click.get_current_context().exit(NOT_WELL)
+
+
+@click.command("db_upgrade")
+@database_options
+def db_upgrade(service: Service) -> None:
+    """Make the database's tables, or bring them to this release.
+
+    To be run, with the services stopped, once for a new PostgreSQL or MariaDB database, and once for each new
+    release. A SQLite file needs it never: it gets its tables by itself.
+
+    \b
+    Examples:
+      xenvol sm db_upgrade
+      xenvol sm db_upgrade --database postgresql://xenvol@db.example.com/xenvol
+    """
+    database = Database(service.database)
+    try:
+        with service.terminal.working("upgrading the database"):
+            database.upgrade()
+    finally:
+        database.close()
+    url = masked(database.url)
+    service.terminal.result(
+        {"upgraded": True, "database": url}, f"the tables in {url} are those of this release"
+    )
+
+
+def _stats_row(stats: BackendStats) -> list[str | Text]:
+    backend = stats.backend
+    can = [need for need, feature in FEATURES.items() if backend.has(feature)]
+    return [
+        str(backend.id),
+        stats.flavor.label,
+        backend.sr_type,
+        human_size(backend.physical_size),
+        human_size(backend.physical_utilisation),
+        human_size(backend.virtual_allocation),
+        human_size(max(0, backend.free)),
+        str(stats.volumes),
+        ", ".join(can),
+        Text(backend.problem or "", style="red"),
+    ]
+
+
+def _finding_row(finding: Finding) -> list[str | Text]:
+    mended: Any = Text("yes", style="green") if finding.repaired else Text("no", style="red")
+    return [finding.kind, str(finding.backend_id), finding.text, mended]

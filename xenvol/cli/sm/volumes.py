@@ -1,0 +1,317 @@
+"""The commands on volumes."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from xenvol.cli.sm.backends import labels_of
+from xenvol.cli.sm.options import Service, database_options, read_size, service_options
+from xenvol.cli.terminal import human_size
+from xenvol.errors import XapiUnreachable
+from xenvol.secret import MASK, is_secret_key
+from xenvol.sm import StorageManager
+from xenvol.sm.errors import DatabaseError
+from xenvol.sm.placement import FEATURES
+from xenvol.sm.records import Volume
+
+id_option = click.option(
+    "--id",
+    "new_id",
+    metavar="ID",
+    help="Its id, of your choice: with the same one, the same command again makes no second. Else a new uuid.",
+)
+name_option = click.option(
+    "--name", default="", help="The name of its disk in the pool; else one with its id."
+)
+id_argument = click.argument("volume_id", metavar="ID")
+
+
+@click.command("volume_create")
+@click.argument("flavor_label", metavar="FLAVOR")
+@click.argument("size", metavar="SIZE", callback=read_size)
+@id_option
+@name_option
+@click.option(
+    "--needs",
+    multiple=True,
+    type=click.Choice(list(FEATURES)),
+    help="What its backend must be able to do. May be given several times.",
+)
+@service_options
+def volume_create(
+    service: Service, flavor_label: str, size: int, new_id: str | None, name: str, needs: tuple[str, ...]
+) -> None:
+    """Make a volume on the first backend of a flavor that takes it.
+
+    SIZE is in GiB, or with a unit: 10, 10GiB, 512MiB, 1.5TiB. Where no backend takes it, the error tells for each
+    one why.
+
+    \b
+    Examples:
+      xenvol sm volume_create gold 10
+      xenvol sm volume_create gold 512MiB --id mail --name 'mail spool' --needs snapshot
+    """
+    with _id_of_new(new_id) as volume_id, service.manager(f"making volume {volume_id}") as manager:
+        volume = manager.create_volume(volume_id, flavor_label, size, name=name, needs=needs)
+        value = _facts(manager, volume)
+    _tell(service, volume, value)
+
+
+@click.command("volume_list")
+@click.option("--flavor", "flavor_label", metavar="LABEL", help="Of this flavor only.")
+@click.option("--backend", "backend_id", type=int, metavar="ID", help="On this backend only.")
+@click.option("--after", metavar="ID", help="From the one behind this id on, in the order of ids.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="So many at most.")
+@database_options
+def volume_list(
+    service: Service,
+    flavor_label: str | None,
+    backend_id: int | None,
+    after: str | None,
+    limit: int | None,
+) -> None:
+    """List the volumes and snapshots.
+
+    \b
+    Examples:
+      xenvol sm volume_list
+      xenvol sm volume_list --flavor gold --limit 100 --after mail --json
+    """
+    with service.manager("looking for volumes") as manager:
+        found = manager.list_volumes(
+            flavor_label=flavor_label, backend_id=backend_id, after=after, limit=limit
+        )
+        backends = manager.list_backends()
+        labels = labels_of(manager, backends)
+    flavors = {backend.id: labels[backend.flavor_id] for backend in backends}
+    service.terminal.listing(
+        [{**volume.as_dict(), "flavor": flavors.get(volume.backend_id)} for volume in found],
+        ["VOLUME", "NAME", "SIZE", "STATE", "FLAVOR", "BACKEND", "SNAPSHOT OF"],
+        [
+            [
+                volume.id,
+                volume.name,
+                human_size(_size(volume)),
+                volume.state,
+                flavors.get(volume.backend_id, ""),
+                str(volume.backend_id),
+                volume.snapshot_of or "",
+            ]
+            for volume in found
+        ],
+    )
+
+
+@click.command("volume_show")
+@id_argument
+@database_options
+def volume_show(service: Service, volume_id: str) -> None:
+    """Show a volume or a snapshot.
+
+    \b
+    Examples:
+      xenvol sm volume_show mail
+      xenvol sm volume_show mail --json | jq -r .vdi_uuid
+    """
+    with service.manager(f"looking for volume {volume_id}") as manager:
+        volume = manager.get_volume(volume_id)
+        value = _facts(manager, volume)
+    size = _size(volume)
+    told = {
+        "id": volume.id,
+        "name": volume.name or None,
+        "flavor": value["flavor"],
+        "backend": str(volume.backend_id),
+        "size": f"{human_size(size)} ({size} bytes)",
+        "state": volume.state,
+        "VDI": volume.vdi_uuid,
+        "snapshot of": volume.snapshot_of,
+        "copied from": None if volume.is_snapshot else volume.source_id,
+        "created": f"{volume.created_at:%Y-%m-%d %H:%M:%S} UTC",
+    }
+    rows = [[key, text] for key, text in told.items() if text is not None]
+    service.terminal.listing(value, ["KEY", "VALUE"], rows)
+
+
+@click.command("volume_extend")
+@id_argument
+@click.argument("size", metavar="SIZE", callback=read_size)
+@service_options
+def volume_extend(service: Service, volume_id: str, size: int) -> None:
+    """Make a volume larger.
+
+    SIZE is the new size, in GiB or with a unit. While a VM has the volume plugged, only where the storage driver
+    can do that.
+
+    \b
+    Example:
+      xenvol sm volume_extend mail 20
+    """
+    with service.manager(f"extending volume {volume_id}") as manager:
+        volume = manager.extend_volume(volume_id, size)
+        value = _facts(manager, volume)
+    _tell(service, volume, value)
+
+
+@click.command("volume_snapshot")
+@click.argument("volume_id", metavar="VOLUME")
+@id_option
+@name_option
+@service_options
+def volume_snapshot(service: Service, volume_id: str, new_id: str | None, name: str) -> None:
+    """Keep what a volume holds now.
+
+    Also while a VM writes to it. To read a snapshot, clone it, and attach the clone.
+
+    \b
+    Example:
+      xenvol sm volume_snapshot mail --id mail-monday
+    """
+    with (
+        _id_of_new(new_id) as snapshot_id,
+        service.manager(f"making a snapshot of volume {volume_id}") as manager,
+    ):
+        snapshot = manager.create_snapshot(snapshot_id, volume_id, name=name)
+        value = _facts(manager, snapshot)
+    _tell(service, snapshot, value)
+
+
+@click.command("volume_clone")
+@click.argument("source_id", metavar="SOURCE")
+@id_option
+@click.option("--size", callback=read_size, help="Make it larger than its source.")
+@name_option
+@service_options
+def volume_clone(service: Service, source_id: str, new_id: str | None, size: int | None, name: str) -> None:
+    """Make a volume with what a volume, or a snapshot, holds.
+
+    \b
+    Examples:
+      xenvol sm volume_clone mail-monday --id mail-copy
+      xenvol sm volume_clone mail --size 20
+    """
+    with _id_of_new(new_id) as volume_id, service.manager(f"cloning {source_id}") as manager:
+        volume = manager.clone_volume(volume_id, source_id, size=size, name=name)
+        value = _facts(manager, volume)
+    _tell(service, volume, value)
+
+
+@click.command("volume_delete")
+@id_argument
+@service_options
+def volume_delete(service: Service, volume_id: str) -> None:
+    """Erase a volume or a snapshot.
+
+    One that is gone already is fine. A volume that a VM has, or that has snapshots, stays.
+
+    \b
+    Example:
+      xenvol sm volume_delete mail
+    """
+    with service.manager(f"deleting volume {volume_id}") as manager:
+        manager.delete_volume(volume_id)
+    service.terminal.result({"deleted": True, "id": volume_id}, f"volume {volume_id} is gone")
+
+
+@click.command("volume_connection")
+@id_argument
+@service_options
+def volume_connection(service: Service, volume_id: str) -> None:
+    """Print the connection_info with which a volume is attached.
+
+    JSON, with or without --json, for `xenvol attach` and its like. It has the passwords in it that are needed to
+    reach the storage; a terminal is shown stars in their place.
+
+    \b
+    Examples:
+      xenvol sm volume_connection mail | xenvol attach - web
+      xenvol sm volume_connection mail | xenvol detach - web
+    """
+    with service.manager(f"looking for volume {volume_id}") as manager:
+        info = manager.initialize_connection(volume_id)
+    data = info["data"]
+    secrets = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
+    if secrets and sys.stdout.isatty():
+        service.terminal.warn(f"{', '.join(secrets)}: not shown at a terminal, and told to a file or a pipe")
+        info = {**info, "data": {**data, **dict.fromkeys(secrets, MASK)}}
+    service.terminal.json(info)
+
+
+@click.command("volume_manage")
+@click.argument("vdi_uuid", metavar="VDI", type=click.UUID)
+@id_option
+@name_option
+@service_options
+def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str) -> None:
+    """Make a disk that is there a volume.
+
+    VDI is its uuid; its SR must be a backend. Nothing on it is touched. The only way to a volume where disks are
+    LUNs of an array (types iscsi and hba).
+
+    \b
+    Example:
+      xenvol sm volume_manage 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11 --id mail
+    """
+    with _id_of_new(new_id) as volume_id, service.manager(f"looking for VDI {vdi_uuid}") as manager:
+        volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name)
+        value = _facts(manager, volume)
+    _tell(service, volume, value)
+
+
+@click.command("volume_unmanage")
+@id_argument
+@service_options
+def volume_unmanage(service: Service, volume_id: str) -> None:
+    """Let go of a volume, and keep its disk.
+
+    \b
+    Example:
+      xenvol sm volume_unmanage mail
+    """
+    with service.manager(f"letting go of volume {volume_id}") as manager:
+        volume = manager.get_volume(volume_id)
+        manager.unmanage_volume(volume_id)
+    service.terminal.result(
+        {"unmanaged": True, "id": volume_id, "vdi_uuid": volume.vdi_uuid},
+        f"{volume_id} is no volume any more; its disk, VDI {volume.vdi_uuid}, stays",
+    )
+
+
+@contextmanager
+def _id_of_new(given: str | None) -> Iterator[str]:
+    """The id of what is to be made; where nobody chose it, whoever must go on with it is told."""
+    if given is not None:
+        yield given
+        return
+    new_id = str(uuid.uuid4())
+    try:
+        yield new_id
+    except (XapiUnreachable, DatabaseError, KeyboardInterrupt) as error:
+        error.add_note(f"its id is {new_id}: the same command with --id {new_id} goes on with it")
+        raise
+
+
+def _facts(manager: StorageManager, volume: Volume) -> dict[str, Any]:
+    """The JSON of a volume."""
+    (backend,) = manager.list_backends(volume.backend_id)
+    return {**volume.as_dict(), "flavor": manager.flavor_of(backend).label}
+
+
+def _tell(service: Service, volume: Volume, value: dict[str, Any]) -> None:
+    what = f"snapshot {volume.id} of {volume.snapshot_of}" if volume.is_snapshot else f"volume {volume.id}"
+    service.terminal.result(
+        value,
+        f"{what} has {human_size(_size(volume))} on backend {volume.backend_id} of flavor {value['flavor']}",
+        f"VDI {volume.vdi_uuid}",
+    )
+
+
+def _size(volume: Volume) -> int:
+    """As it was made, or, while that is not known, as it was asked for."""
+    return volume.size if volume.virtual_size is None else volume.virtual_size
