@@ -36,6 +36,13 @@ class Scratch:
     transport_url: str
     """For oslo.messaging."""
 
+    def queues(self) -> set[str]:
+        """Those that somebody takes messages from. To others oslo.messaging sends in vain: none is kept for them."""
+        vhost = self.transport_url.rpartition("/")[2]
+        told = _rabbitmqctl("list_queues", "--vhost", vhost, "--no-table-headers", "name", "consumers")
+        named = (line.split("\t") for line in told.splitlines())
+        return {name for name, consumers in named if consumers != "0"}
+
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:

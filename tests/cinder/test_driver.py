@@ -271,18 +271,22 @@ class TestErrors:
         with pytest.raises(exception.VolumeBackendAPIException, match="got no answer"):
             driver.create_volume(a_volume())
 
-    def test_of_a_volume_in_use_are_busy(self, xapi: Simulator, driver: XenSMDriver) -> None:
+    def test_of_a_volume_in_use_are_busy(
+        self, xapi: Simulator, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
         """Which for Cinder is no error of the volume: it goes on as before."""
         volume = a_volume()
         driver.create_volume(volume)
         snapshot = a_snapshot(volume)
         driver.create_snapshot(snapshot)
         vm = xapi.add_vm("web")
-        for vdi in vdis_of(xapi):
-            xapi.add_vbd(vm, vdi)
+        xapi.add_vbd(vm, ref_of(xapi, manager.get_volume(snapshot.id).vdi_uuid))
         with pytest.raises(exception.SnapshotIsBusy, match="in use by"):
             driver.delete_snapshot(snapshot)
         with pytest.raises(exception.VolumeIsBusy, match="has snapshots"):
+            driver.delete_volume(volume)
+        xapi.add_vbd(vm, ref_of(xapi, manager.get_volume(volume.id).vdi_uuid))
+        with pytest.raises(exception.VolumeIsBusy, match="in use by"):
             driver.delete_volume(volume)
 
     def test_of_a_source_that_is_not_there_name_its_kind(self, driver: XenSMDriver) -> None:
@@ -411,10 +415,6 @@ def unplug(xapi: Simulator, serverpath: str) -> None:
         for ref, pbd in session.call("PBD.get_all_records").items():
             if pbd["device_config"]["serverpath"] == serverpath:
                 session.call("PBD.unplug", ref)
-
-
-def vdis_of(xapi: Simulator) -> list[str]:
-    return [ref for ref in xapi.db.refs("VDI") if xapi.db.record("VDI", ref)["managed"]]
 
 
 def ref_of(xapi: Simulator, vdi_uuid: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,18 +65,24 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         "words",
         [
-            [f"options=username=u,password={PASSWORD}"],
-            [f"server=//user:{PASSWORD}@10.0.0.4/vols", "x=://u:p@h"],
-            ["chappassword=", PASSWORD],
-            ["password=@/nowhere", PASSWORD],
-            ["server=a", f"password:{PASSWORD}"],
+            ["server=//10.0.0.4/vols", f"options=username=u,password={PASSWORD}"],
+            [f"server=smb://user:{PASSWORD}@10.0.0.4/vols"],
         ],
     )
-    def test_neither_is_one_within_a_value_nor_one_that_went_astray(
-        self, locked: Shell, words: list[str]
-    ) -> None:
+    def test_neither_is_one_within_a_value(self, locked: Shell, words: list[str]) -> None:
+        """It would be stored as it is."""
         result = locked("sm", "backend_add", "gold", "smb", *words)
         assert (result.exit_code, PASSWORD in result.output) == (2, False)
+        assert "has a password in it, which would be stored and shown" in " ".join(result.stderr.split())
+
+    @pytest.mark.parametrize(
+        "words", [["password=@FILE", PASSWORD], ["password=", PASSWORD], ["server=a", f"password:{PASSWORD}"]]
+    )
+    def test_one_that_went_astray_is_not_quoted(self, locked: Shell, words: list[str]) -> None:
+        words = [word.replace("FILE", str(locked.directory / "chap")) for word in words]
+        result = locked("sm", "backend_add", "gold", "smb", *words)
+        assert (result.exit_code, PASSWORD in result.output) == (2, False)
+        assert re.search(r"parameter 2( \('password:\*\*\*'\))? is not key=value", result.stderr)
 
     def test_a_description_may_speak_of_passwords(self, locked: Shell) -> None:
         words = [*LVM_OVER_ISCSI, *login(locked), "name_description=password: ask Bob", *ERASE]
@@ -105,6 +112,12 @@ class TestCommandLine:
         result = locked("sm", "backend_add", "gold", *LVM_OVER_ISCSI, f"chappassword=@{path}")
         assert (result.exit_code, PASSWORD in result.output) == (2, False)
         assert "file of chappassword" in result.stderr
+
+    def test_a_file_may_be_in_ones_home(self, locked: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No shell reads the ~ behind an @."""
+        monkeypatch.setenv("HOME", str(locked.directory))
+        words = [*LVM_OVER_ISCSI, f"chapuser={CHAP[0]}", "chappassword=@~/chap", *ERASE]
+        assert locked.json("sm", "backend_add", "gold", *words)["state"] == "ready"
 
     def test_no_command_has_an_option_for_one(self) -> None:
         for name in COMMANDS:

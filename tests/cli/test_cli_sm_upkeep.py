@@ -66,6 +66,9 @@ class TestSetup:
         rows = [line.split("\t") for line in result.stdout.splitlines()]
         assert [row[3] for row in rows] == ["STATE", "dead", "up"]
         assert "was refused" in rows[1][4]
+        shown = two("sm", "setup", "-vv").stderr
+        assert "warning: backend 1 cannot be used: " in shown
+        assert ("backend 1 is up" in shown, "backend 2 is up" in shown) == (False, True)
         result = two("sm", "setup", "--json")
         dead, up = json.loads(result.stdout)
         assert (result.exit_code, dead["error"]["blame"], up["error"]) == (5, "hypervisor", None)

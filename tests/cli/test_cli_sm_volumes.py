@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -296,3 +302,28 @@ class TestConnection:
         gold.sm("volume_snapshot", "mail", "--id", "monday")
         status, error = gold.error("sm", "volume_connection", "monday")
         assert (status, error["type"]) == (2, "NotSupported")
+
+
+class TestInterrupt:
+    def test_130_and_the_id_is_told_with_which_to_go_on(self, gold: Shell, xapi: Simulator) -> None:
+        order = xapi.faults.hang("VDI.create")
+        environment = {**os.environ, **{k: v for k, v in gold.environment.items() if v is not None}}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xenvol.cli", "sm", "volume_create", "gold", "1"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 60
+        while not order.hits and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+        order.release()
+        assert (process.returncode, stdout) == (130, "")
+        assert stderr.startswith("error: interrupted\n")
+        told = re.search(r"note: its id is (\S+): the same command with --id \1 goes on with it", stderr)
+        assert told is not None
+        assert gold.json("sm", "volume_create", "gold", "1", "--id", told[1])["state"] == "available"
+        assert gold("sm", "audit").exit_code == 0

@@ -17,7 +17,7 @@ from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.initiator import HBA
 from xenvol.simulator.sm.san import Target
 from xenvol.simulator.sm.volumegroup import VolumeGroup
-from xenvol.sm import StorageManager
+from xenvol.sm import Database, StorageManager
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -224,17 +224,18 @@ FORMATTING = [world for world in WORLDS if world.formats]
 
 @contextlib.contextmanager
 def session_of(xapi: Simulator) -> Iterator[Session]:
+    """It does not wait between one attempt and the next."""
     with xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
-        yield session
+        yield Session(session, sleep=lambda seconds: None)
 
 
 def database_in(directory: Path) -> str:
     return f"sqlite:///{directory / 'sm.sqlite'}"
 
 
-def manager_of(session: Session, directory: Path) -> StorageManager:
-    """With a flavor ``gold``."""
-    manager = StorageManager(session, database_in(directory))
+def manager_of(session: Session, place: Path | Database) -> StorageManager:
+    """With a flavor ``gold``, and its database, or one in a directory."""
+    manager = StorageManager(session, database_in(place) if isinstance(place, Path) else place)
     manager.create_flavor("gold", "backups are possible")
     return manager
 

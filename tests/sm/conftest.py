@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,39 @@ def marks(xapi: Simulator) -> list[str]:
         for key in xapi.db.get("VDI", ref, "other_config")
         if key.startswith("xenvol:creating:")
     ]
+
+
+class Finished(Exception):
+    """The work was done before it got there."""
+
+
+class Paused:
+    """A service that stands still at its n-th call of a method, in a thread, until it is released."""
+
+    def __init__(
+        self,
+        pool: Simulator,
+        method: str,
+        work: Callable[[StorageManager], object],
+        database: Database,
+        *,
+        nth: int = 1,
+        answer: bool = False,
+    ) -> None:
+        self.session = log_in(pool)
+        self.order = pool.faults.hang(method, nth=nth, answer=answer)
+        self.executor = ThreadPoolExecutor(1)
+        self.future = self.executor.submit(work, StorageManager(self.session, database))
+        while not self.order.hits:
+            if self.future.done():
+                self.go_on()
+                raise Finished(f"there was no such call of {method}")
+            threading.Event().wait(0.002)
+
+    def go_on(self) -> object:
+        self.order.release()
+        try:
+            return self.future.result(30)
+        finally:
+            self.executor.shutdown()
+            self.session.close()

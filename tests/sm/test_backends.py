@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from backend_lab import (
 )
 
 import xenvol
+from tests.sm.conftest import on_every_database
 from xenvol.errors import (
     HostNotReady,
     UnsupportedSRType,
@@ -46,7 +48,7 @@ from xenvol.errors import (
 from xenvol.secret import Secret
 from xenvol.session import Session
 from xenvol.simulator import Simulator
-from xenvol.sm import StorageManager
+from xenvol.sm import Database, StorageManager
 from xenvol.sm.errors import (
     BackendExists,
     BackendInUse,
@@ -72,8 +74,15 @@ formatting_world = pytest.mark.parametrize("world", FORMATTING, ids=str)
 
 
 @pytest.fixture
-def manager(xapi_session: Session, tmp_path: Path) -> StorageManager:
-    return manager_of(xapi_session, tmp_path)
+def xapi_session(xapi: Simulator) -> Iterator[Session]:
+    with session_of(xapi) as session:
+        yield session
+
+
+@pytest.fixture
+def manager(xapi_session: Session, tmp_path: Path) -> Iterator[StorageManager]:
+    with contextlib.closing(Database(database_in(tmp_path))) as database:
+        yield manager_of(xapi_session, database)
 
 
 def add(manager: StorageManager, world: StorageWorld, **more: str | Secret) -> Backend:
@@ -163,7 +172,7 @@ class TestAdding:
 class TestAnAddThatIsRefused:
     """It leaves nothing: no row, no SR, no secret, no session."""
 
-    @every_world
+    @pytest.mark.parametrize("world", [world for world in WORLDS if world.sr_type != "hba"], ids=str)
     def test_leaves_nothing_where_the_storage_is_dead(
         self, xapi: Simulator, manager: StorageManager, world: StorageWorld, tmp_path: Path
     ) -> None:
@@ -252,6 +261,23 @@ class TestAnAddThatIsRefused:
         assert rows(tmp_path) == [(1, "new")]
         assert add(manager, BY_NAME["nfs"]).id == 1
         assert len(xapi.db.refs("SR")) == 1
+
+    def test_that_died_before_it_told_the_password_is_told_of(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        world = BY_NAME["lvmoiscsi with CHAP"]
+        world.arrange(xapi)
+        xapi.faults.lose_request("secret.*", every=True)
+        with pytest.raises(XapiUnreachable):
+            add(manager, world)
+        xapi.faults.clear()
+        (report,) = manager.do_setup()
+        assert isinstance(report.error, BackendNotReady)
+        assert "backend_password 1 chappassword" in str(report.error)
+        manager.set_backend_password(1, "chappassword", Secret(PASSWORD))
+        xapi.faults.clear()
+        (report,) = manager.do_setup()
+        assert (report.error, report.backend.state) == (None, "ready")
 
     def test_stays_registered_where_there_was_no_answer_and_goes_on_with_what_is_given_now(
         self, xapi: Simulator, manager: StorageManager, tmp_path: Path
@@ -372,11 +398,10 @@ class TestADevice:
     ) -> None:
         world = BY_NAME["lvm"]
         world.arrange(xapi)
-        xapi.faults.lose_answer("SR.create")
-        xapi.faults.lose_request("SR.*", nth=6, every=True)
-        with pytest.raises(XapiUnreachable):
+        xapi.faults.refuse("PBD.get_all_records_where", "SR_BACKEND_FAILURE_1200", "", "by order", "")
+        with pytest.raises(XapiError):
             add(manager, world)
-        xapi.faults.clear()
+        assert rows(tmp_path) == [(1, "new")]
         group = group_on(xapi.storage.host("host1").mounts.devices[DEVICE])
         assert group is not None
         (report,) = StorageManager(xapi_session, database_in(tmp_path)).do_setup()
@@ -469,6 +494,18 @@ class TestTheSameStorageTwice:
         with pytest.raises(BackendExists):
             add(manager, BY_NAME["ext"], host="host2")
 
+    @pytest.mark.parametrize("name", ["iscsi", "hba"])
+    def test_is_the_other_srs_where_the_pool_has_its_luns_already(
+        self, xapi: Simulator, manager: StorageManager, name: str
+    ) -> None:
+        """A second SR of these LUNs would be plugged, and stay empty for ever."""
+        BY_NAME[name].arrange(xapi)
+        sr_uuid = somebodys_sr(xapi, BY_NAME[name], "LUNs")
+        for more in ({}, {"sr_uuid": UNKNOWN_UUID}):
+            with pytest.raises(InvalidConfig, match=f"of SR LUNs .*give sr_uuid={sr_uuid}"):
+                add(manager, BY_NAME[name], **more)
+        assert add(manager, BY_NAME[name], sr_uuid=sr_uuid).origin == "found"
+
     def test_is_free_again_once_it_is_removed(self, xapi: Simulator, manager: StorageManager) -> None:
         BY_NAME["nfs"].arrange(xapi)
         first = add(manager, BY_NAME["nfs"])
@@ -477,21 +514,21 @@ class TestTheSameStorageTwice:
 
 
 class TestTwoAtOnce:
+    @on_every_database
     @pytest.mark.parametrize("call", ["SR.probe", "SR.create", "SR.add_to_other_config"])
-    @pytest.mark.parametrize("name", ["nfs", "lvmoiscsi with CHAP"])
     def test_one_registers_it_and_the_others_are_refused(
-        self, xapi: Simulator, manager: StorageManager, tmp_path: Path, name: str, call: str
+        self, xapi: Simulator, xapi_session: Session, database: Database, database_url: str, call: str
     ) -> None:
         """Wherever the first one is when the others come."""
-        world = BY_NAME[name]
+        world, manager = BY_NAME["lvmoiscsi with CHAP"], manager_of(xapi_session, database)
         world.arrange(xapi)
         xapi.faults.delay(call, 0.3, every=True)
         outcomes: list[object] = []
 
         def attempt() -> None:
-            with session_of(xapi) as session:
+            with session_of(xapi) as session, contextlib.closing(Database(database_url)) as theirs:
                 try:
-                    outcomes.append(add(StorageManager(session, database_in(tmp_path)), world))
+                    outcomes.append(add(StorageManager(session, theirs), world))
                 except XenVolError as error:
                     outcomes.append(error)
 
@@ -558,7 +595,7 @@ class TestTwoAtOnce:
 
         thread = threading.Thread(target=attempt)
         thread.start()
-        while not order.struck:
+        while not order.hits:
             time.sleep(0.01)
         xapi.faults.refuse(
             "SR.create", "SR_BACKEND_FAILURE_1200", "", "whoever comes second fails", "", nth=2
@@ -570,6 +607,31 @@ class TestTwoAtOnce:
         assert manager.list_backends() == [backend]
         manager.create_volume("v", "gold", GIB)
         assert manager.initialize_connection("v")["data"]["password"] == PASSWORD
+
+    def test_an_add_leaves_nothing_of_what_is_removed_under_it(
+        self, xapi: Simulator, manager: StorageManager, tmp_path: Path
+    ) -> None:
+        world = BY_NAME["smb"]
+        world.arrange(xapi)
+        order = xapi.faults.hang("secret.introduce")
+        errors: list[BaseException] = []
+
+        def attempt() -> None:
+            with session_of(xapi) as session:
+                try:
+                    add(StorageManager(session, database_in(tmp_path)), world)
+                except XenVolError as error:
+                    errors.append(error)
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        while not order.hits:
+            time.sleep(0.01)
+        manager.remove_backend(1)
+        order.release()
+        thread.join()
+        assert [type(error) for error in errors] == [UnknownBackend]
+        assert (secrets_of(xapi), xapi.db.refs("SR")) == ({}, [])
 
 
 class TestAnSRThatIsThere:
@@ -585,7 +647,7 @@ class TestAnSRThatIsThere:
         assert (backend.origin, backend.problem, backend.sr_uuid) == ("found", None, sr_uuid)
         assert backend.params["name_label"] == "of somebody else"
         assert set(backend.params) >= {key for key, v in world.config.items() if isinstance(v, str)}
-        with pytest.raises(NotSupported, match="in the pool before|LUNs of an array"):
+        with pytest.raises(NotSupported, match=r"in the pool before|LUNs of an array"):
             manager.remove_backend(backend.id, destroy=True)
         manager.remove_backend(backend.id)
         assert changes(before, xapi.snapshot()) == []
@@ -648,6 +710,17 @@ class TestAnSRThatIsThere:
         manager.create_volume("v", "gold", GIB)
         assert manager.initialize_connection("v")["data"]["chappassword"] == PASSWORD
 
+    def test_is_registered_without_what_its_driver_wrote_for_itself(
+        self, xapi: Simulator, manager: StorageManager
+    ) -> None:
+        """The portals of a multihomed SR, in this pool's PBD."""
+        BY_NAME["lvmoiscsi"].arrange(xapi)
+        config = {**BY_NAME["lvmoiscsi"].plain_config, "multihomed": "true"}
+        sr = xapi.add_sr("x", type="lvmoiscsi", device_config=config, create=True)
+        assert "multihomelist" in xapi.db.get("PBD", xapi.db.refs("PBD")[0], "device_config")
+        backend = manager.add_backend("gold", "lvmoiscsi", {"sr_uuid": xapi.db.get("SR", sr, "uuid")})
+        assert "multihomelist" not in backend.params
+
     def test_of_an_attachment_becomes_the_backends(
         self, xapi: Simulator, xapi_session: Session, manager: StorageManager
     ) -> None:
@@ -655,10 +728,10 @@ class TestAnSRThatIsThere:
         world = BY_NAME["nfs"]
         world.arrange(xapi)
         with another_pool(xapi) as other, session_of(other) as session:
+            add(manager, world)
             other.add_vm("there")
             touch_hosts(other)
             before = other.snapshot()
-            add(manager, world)
             manager.create_volume("v", "gold", GIB)
             info = manager.initialize_connection("v")
             VolumeOps(session).attach_volume(info, "there")
@@ -704,7 +777,7 @@ class TestSecrets:
         manager.remove_backend(backend.id)
         assert secrets_of(xapi) == {}
 
-    @pytest.mark.parametrize("world", WITH_PASSWORDS, ids=str)
+    @pytest.mark.parametrize("world", [BY_NAME["smb"], BY_NAME["lvmoiscsi with CHAP"]], ids=str)
     @pytest.mark.parametrize("fate", ["refuse", "lose_answer", "lose_request"])
     def test_are_in_no_error(
         self,
@@ -732,12 +805,12 @@ class TestSecrets:
                 order(
                     call, *(["INTERNAL_ERROR", f"cannot log in with {PASSWORD}"] if fate == "refuse" else [])
                 )
+                told = ""
                 try:
                     add(again, world)
                 except XenVolError as error:
-                    assert (
-                        PASSWORD not in f"{error!r} {error} {getattr(error, '__notes__', '')} {vars(error)}"
-                    )
+                    told = f"{error!r} {error} {getattr(error, '__notes__', '')} {vars(error)}"
+                assert PASSWORD not in told
                 assert PASSWORD not in caplog.text
                 assert not any(PASSWORD.encode() in each for each in files_in(tmp_path))
 
@@ -749,7 +822,6 @@ class TestSecrets:
         manager.set_backend_password(backend.id, "chappassword", Secret("new-p4ssword"))
         assert set(secrets_of(xapi).values()) == {"new-p4ssword"}
         (pbd,) = xapi.db.refs("PBD")
-        xapi._do("PBD.unplug", pbd) if False else None
         with session_of(xapi) as session:
             session.call("PBD.unplug", pbd)
         (report,) = manager.do_setup()
@@ -789,7 +861,7 @@ class TestRemoving:
             manager.create_volume(f"v{number:02}", "gold", GIB)
         before = xapi.snapshot()
         for destroy in (False, True):
-            with pytest.raises(BackendInUse, match="v00, v01, .* and 2 more") as caught:
+            with pytest.raises(BackendInUse, match=r"v00, v01, .* and 2 more") as caught:
                 manager.remove_backend(backend.id, destroy=destroy)
             assert (caught.value.count, len(caught.value.volumes)) == (12, 10)
         assert changes(before, xapi.snapshot()) == []
@@ -866,6 +938,42 @@ class TestRemoving:
         manager.remove_backend(backend.id)
         assert secrets_of(xapi) == {}
         assert manager.list_backends() == []
+
+    @pytest.mark.parametrize("world", [world for world in WORLDS if not world.luns], ids=str)
+    def test_goes_on_where_an_earlier_call_has_erased_the_sr_and_died(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session, world: StorageWorld
+    ) -> None:
+        world.arrange(xapi)
+        touch_hosts(xapi)
+        before = xapi.snapshot()
+        backend = add(manager, world)
+        sr_ref = xapi_session.call("SR.get_by_uuid", backend.sr_uuid)
+        for pbd_ref in xapi_session.call("SR.get_PBDs", sr_ref):
+            xapi_session.call("PBD.unplug", pbd_ref)
+        xapi_session.call("SR.destroy", sr_ref)
+        manager.remove_backend(backend.id, destroy=True)
+        assert changes(before, xapi.snapshot()) == []
+        assert manager.list_backends() == []
+
+    @pytest.mark.parametrize("destroy", [False, True])
+    def test_is_done_where_the_answer_is_lost(
+        self, xapi: Simulator, manager: StorageManager, destroy: bool
+    ) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        xapi.faults.lose_answer("SR.destroy" if destroy else "SR.forget")
+        manager.remove_backend(backend.id, destroy=destroy)
+        assert (manager.list_backends(), xapi.db.refs("SR")) == ([], [])
+
+    def test_that_was_not_heard_of_leaves_it_plugged(self, xapi: Simulator, manager: StorageManager) -> None:
+        BY_NAME["nfs"].arrange(xapi)
+        backend = add(manager, BY_NAME["nfs"])
+        before = xapi.snapshot()
+        xapi.faults.lose_request("SR.forget")
+        with pytest.raises(XapiUnreachable):
+            manager.remove_backend(backend.id)
+        assert changes(before, xapi.snapshot()) == []
+        assert manager.list_backends() != []
 
     def test_takes_away_what_a_dead_add_has_left(
         self, xapi: Simulator, manager: StorageManager, xapi_session: Session
@@ -1003,7 +1111,7 @@ class TestSetUp:
         with session_of(xapi) as session:
             thread = threading.Thread(target=StorageManager(session, database_in(tmp_path)).do_setup)
             thread.start()
-            while not order.struck:
+            while not order.hits:
                 time.sleep(0.01)
             started = time.monotonic()
             manager.create_volume("v", "gold", GIB)
@@ -1027,7 +1135,7 @@ class TestSetUp:
         reports: list[Any] = []
         thread = threading.Thread(target=lambda: reports.extend(manager.do_setup()))
         thread.start()
-        while not order.struck:
+        while not order.hits:
             time.sleep(0.01)
         with sqlite3.connect(tmp_path / "sm.sqlite") as connection:
             connection.execute("UPDATE sm_backend_config SET deleted = id")
@@ -1167,3 +1275,4 @@ def test_a_session_of_the_official_client_will_do(xapi: Simulator, tmp_path: Pat
     with xenvol.connect(xapi.url, xapi.user, xapi.password) as ours:
         assert len(ours.call("SR.get_all")) == 2
     session.logout()
+    session("close")()

@@ -79,7 +79,7 @@ class Pool:
     def _password(self) -> Secret:
         """From the file, else from the environment, else from whoever sits at the terminal."""
         if self.password_file is not None:
-            return first_line(Path(self.password_file))
+            return first_line(self.password_file)
         if password := os.environ.get(PASSWORD_VARIABLE):
             return Secret(password)
         if self.terminal.has_somebody:
@@ -91,10 +91,11 @@ class Pool:
         )
 
 
-def first_line(path: Path, *, what: str = "password file", holds: str = "the password") -> Secret:
+def first_line(path: str, *, what: str = "password file", holds: str = "the password") -> Secret:
     """Of a file that holds a secret. Raises UsageError, which quotes nothing of it."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # a shell leaves the ~ of key=@~/file to us
+        lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise click.UsageError(f"{what} {path} cannot be read: {reason}") from None  # may quote the file

@@ -40,7 +40,7 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
         ((vdi_ref, vdi),) = found.items()
         if not vdi["managed"]:
             raise UnmanagedVDI(vdi_uuid)
-        if vdi["type"] not in ("user", "system", "ephemeral"):
+        if vdi["type"] not in vdis.DISKS:
             reason = f"it is of type {vdi['type']}, no disk of a VM's"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
         sr_rec = view.record("SR", vdi["SR"])

@@ -1,17 +1,16 @@
-"""Backends: registered, set up once, however many services there are, and removed.
+"""Backends: set up once, however many services there are, and removed.
 
 A row comes first, then the SR: whoever dies between the two leaves a row that anybody can set up. The row is locked
 while its SR is made, so that it is made once; and an SR that was made and not recorded is found by its description.
 
 Storage that is dead takes minutes to say so, and on SQLite a lock is everybody's: so it is asked before the row is
-locked. Whoever goes on with a row that another has left makes it its own, by its `created_at`: the other, if it is
-alive after all, finds that out and lets go.
+locked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,14 +24,13 @@ from xenvol.sm import (
     backend_rows,
     capacity,
     config,
-    flavor_rows,
     passwords,
+    places,
     probing,
     srs,
     vdis,
     volume_rows,
 )
-from xenvol.sm.config import BackendConfig
 from xenvol.sm.context import Context
 from xenvol.sm.errors import (
     BackendExists,
@@ -42,11 +40,9 @@ from xenvol.sm.errors import (
     NotSupported,
     UnknownBackend,
 )
-from xenvol.sm.records import Backend, Origin, new_token, now
+from xenvol.sm.records import Backend, Origin
 from xenvol.sm.srs import SRMaking
-from xenvol.sm.srtypes import sr_type_of
 from xenvol.storage import find_sr, vdis_of
-from xenvol.storage.pbd import find_pbds
 from xenvol.undo import Undo
 from xenvol.view import View
 
@@ -54,7 +50,6 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # backends set up in parallel: each may wait for an array
 _LISTED = 10  # volumes named where they keep a backend from being removed
-_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # SM writes them into a PBD by itself
 
 
 @dataclass(frozen=True)
@@ -66,97 +61,32 @@ class SetupReport:
     """Why it cannot be used; None: it can."""
 
 
-def add(
-    context: Context,
-    flavor_label: str,
-    sr_type: str,
-    given: Mapping[str, str | Secret],
-    *,
-    format_device: str | None = None,
-    weight: float = 1.0,
-) -> Backend:
-    """Register a backend under a flavor, and make its SR, or with ``sr_uuid`` make one known that is there.
-
-    `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
-    goes on where it ended. Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig,
-    DeviceNotBlank, UnknownHost, XapiError, XapiUnreachable; nothing is left then, unless the SR is made already.
-    """
-    wanted = config.parse(sr_type, given)
-    view = context.view()
-    srs.require_driver(view, wanted.sr_type.name)
-    wanted = _completed(view, wanted)
-    wanted.check_complete(but=wanted.sr_type.listed)
-    host_uuid = None
-    if not wanted.sr_type.is_shared:
-        host_uuid = srs.find_host(view, wanted.host)[1]["uuid"]
-    places = _places(wanted, host_uuid)
-    token = new_token()
-
-    def insert(connection: sa.Connection) -> Backend:
-        flavor = flavor_rows.get(connection, flavor_label, lock=True)
-        there = _registered(connection, wanted, places)
-        if there is not None:
-            there = backend_rows.get(connection, there.id, lock=True)
-            if there.state != "new" or there.flavor_id != flavor.id:
-                raise BackendExists(_listed(places), backend_id=there.id)
-            # of somebody who died, or is at it and shall let go
-            params = _text_of(wanted, there.token)
-            values = {"config_params": params, "format_device": format_device, "weight": weight}
-            backend_rows.update(connection, there.id, created_at=now(), **values)
-            return backend_rows.get(connection, there.id)
-        backend_id = backend_rows.add(
-            connection,
-            flavor_id=flavor.id,
-            sr_type=wanted.sr_type.name,
-            config_params=_text_of(wanted, token),
-            token=token,
-            place=backend_rows.digest(_unique(wanted, places)),
-            origin="created" if wanted.sr_uuid is None else "introduced",
-            host_uuid=host_uuid,
-            format_device=format_device,
-            weight=weight,
-            problem=None,
-        )
-        return backend_rows.get(connection, backend_id)
-
-    try:
-        backend = context.database.write(insert)
-    except (IntegrityError, UnknownBackend) as error:  # another service was at it in this very moment
-        there = context.database.read(_registered, wanted, places)
-        if there is None:
-            raise
-        raise BackendExists(_listed(places), backend_id=there.id) from error
-    try:
-        return _set_up(context, view, backend, secrets=wanted.device_config)
-    except BaseException as error:
-        _give_up(context, view, backend, error)
-        raise
-
-
 def set_up(context: Context, view: View, backend_id: int) -> Backend:
     """Make the backend's SR if nobody has, and plug it in this pool. Idempotent.
 
     Of several services that try at once, one makes it, and the others wait.
     """
     backend = context.database.read(backend_rows.get, backend_id)
-    return _set_up(context, view, backend) if backend.state == "new" else connect(context, view, backend_id)
+    return make(context, view, backend) if backend.state == "new" else connect(context, view, backend_id)
 
 
-def _set_up(
+def make(
     context: Context, view: View, backend: Backend, *, secrets: Mapping[str, str | Secret] | None = None
 ) -> Backend:
-    """As `set_up`, of a new backend; `secrets` has its passwords where `add` was given them.
+    """As `set_up`, of a new backend; `secrets` has its passwords where they are known.
 
-    `backend` is the row as this attempt has left it. Raises BackendExists where another attempt has taken it over.
+    `backend` is the row as it was registered. Raises BackendExists where another registration has taken it over.
     """
-    if secrets is not None:
+    if secrets is None:
+        passwords.check_known(view, backend.id, backend.params)
+    else:
         passwords.keep(view, backend.token, secrets)
     _check_before_making(view, backend)
     try:
         with context.database.transaction() as connection:
             there = backend_rows.get(connection, backend.id, lock=True)
-            if there.created_at != backend.created_at:
-                raise BackendExists(_listed(_places_of(backend)), backend_id=backend.id)
+            if secrets is not None and there.created_at != backend.created_at:
+                raise BackendExists(places.listed(places.of_backend(backend)), backend_id=backend.id)
             if there.state == "new":
                 _make_and_record(connection, view, there)
     except IntegrityError as error:  # the SR is another backend's
@@ -173,7 +103,7 @@ def _make_and_record(connection: sa.Connection, view: View, backend: Backend) ->
     undo = Undo()
     making = _making(backend)
     try:
-        sr_ref, origin = _make(view, undo, backend, making)
+        sr_ref, origin = _have_sr(view, undo, backend, making)
         if origin != "found":
             srs.share_sr(view, sr_ref, making)
         srs.plug_sr(view, undo, sr_ref, making, srs.host_of(view, backend))
@@ -277,26 +207,41 @@ def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
             sr_ref = srs.find_made(view, backend.token)
         is_our_doing = sr_ref is not None and srs.is_made_for(view.record("SR", sr_ref), backend.token)
         if destroy:
-            _check_before_erasing(backend, is_our_doing=is_our_doing, is_known=sr_ref is not None)
+            _check_before_erasing(view, backend, is_our_doing=is_our_doing, is_known=sr_ref is not None)
         if sr_ref is not None and is_our_doing:
             for vdi in vdis_of(view, sr_ref).values():
                 vdis.check_unused(view, vdi)  # a VM that is shut down would lose its disk
             srs.remove_sr(view, sr_ref, destroy=destroy)
+        if sr_ref is None and backend.sr_uuid is not None:
+            log.warning(
+                "SR %s is not known to this pool; where another pool has it, it stays", backend.sr_uuid
+            )
         passwords.forget(view, backend.token, backend.params)
         backend_rows.delete(connection, backend_id)
 
 
-def _check_before_erasing(backend: Backend, *, is_our_doing: bool, is_known: bool) -> None:
-    """Raise NotSupported where there is nothing to erase, or nothing that we may."""
+def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, is_known: bool) -> None:
+    """Raise NotSupported where there is nothing to erase, or nothing that we may.
+
+    An SR that the pool does not know may have been erased by the same call before, so the storage is asked.
+    """
     if backend.type.luns:
         reason = "its disks are LUNs of an array: there is nothing to erase, remove it without `destroy`"
-    elif not is_known:
-        reason = "its SR is not known to this pool: `xenvol sm setup` makes it known"
-    elif not is_our_doing:
+    elif is_known and not is_our_doing:
         reason = "its SR was in the pool before it was registered: remove it without `destroy`"
+    elif not is_known and backend.sr_uuid is not None and backend.sr_uuid in _on_storage(view, backend):
+        reason = "its SR is not known to this pool: `xenvol sm setup` makes it known"
     else:
         return
     raise NotSupported(f"erasing backend {backend.id}", reason=reason)
+
+
+def _on_storage(view: View, backend: Backend) -> list[str]:
+    """The SRs that its storage has, where it can tell."""
+    if not _can_probe(view, backend):
+        return []
+    making, host_ref = _making(backend), srs.host_of(view, backend) or view.master
+    return probing.probe(view, host_ref, backend.type, making.device_config, making.sm_config)
 
 
 def set_password(context: Context, backend_id: int, key: str, value: Secret) -> None:
@@ -325,139 +270,32 @@ def _check_before_making(view: View, backend: Backend) -> None:
         return
     if wanted.sr_uuid is not None and find_sr(view, wanted.sr_uuid) is not None:
         return
-    can_probe = "SR_PROBE" in srs.require_driver(view, wanted.sr_type.name)["features"]
     probing.check(
         view,
         host_ref,
         wanted,
         making.device_config,
-        can_probe=can_probe and wanted.sr_type.can_probe,
+        can_probe=_can_probe(view, backend),
         format_device=backend.format_device,
     )
 
 
-def _make(view: View, undo: Undo, backend: Backend, making: SRMaking) -> tuple[SRRef, Origin]:
+def _can_probe(view: View, backend: Backend) -> bool:
+    return backend.type.can_probe and "SR_PROBE" in srs.require_driver(view, backend.type.name)["features"]
+
+
+def _have_sr(view: View, undo: Undo, backend: Backend, making: SRMaking) -> tuple[SRRef, Origin]:
     """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
     sr_uuid = backend.params.get("sr_uuid")
-    made: Origin = "created" if sr_uuid is None else "introduced"
+    made: Origin = "created" if sr_uuid is None and not backend.type.luns else "introduced"
     if (there := srs.find_made(view, backend.token)) is not None:
         return there, made  # by somebody who died before it was recorded
+    if sr_uuid is None and backend.type.luns:
+        return srs.introduce_sr(view, undo, making, backend.token), "introduced"  # a uuid like any other
     if sr_uuid is None:
         return srs.create_sr(view, making, srs.host_of(view, backend) or view.master), made
     there = find_sr(view, sr_uuid) or srs.introduce_sr(view, undo, making, sr_uuid)
     return there, made if srs.is_made_for(view.record("SR", there), backend.token) else "found"
-
-
-def _give_up(context: Context, view: View, backend: Backend, error: BaseException) -> None:
-    """Take back a registration that came to nothing; one whose SR is made, or may be, stays, to be gone on with."""
-
-    def take_back(connection: sa.Connection) -> bool:
-        there = backend_rows.get(connection, backend.id, lock=True)
-        if there.created_at != backend.created_at:
-            return True  # another attempt goes on with it
-        if there.state != "new" or srs.find_made(view, there.token) is not None:
-            return False
-        passwords.forget(view, there.token, there.params)
-        backend_rows.erase(connection, there.id)
-        return True
-
-    try:
-        if isinstance(error, XapiUnreachable) or not context.database.write(take_back):
-            error.add_note(f"backend {backend.id} is registered: `xenvol sm setup` goes on with it")
-    except UnknownBackend:
-        return
-    except XenVolError as failure:
-        error.add_note(f"backend {backend.id} is still registered ({failure})")
-
-
-# ---- which storage it is
-
-
-def _places(wanted: BackendConfig, host_uuid: str | None) -> frozenset[str]:
-    """The names of the storage; what is local to a host has its name with it."""
-    if host_uuid is None:
-        return wanted.places
-    return frozenset(f"{place} of host {host_uuid}" for place in wanted.places)
-
-
-def _places_of(backend: Backend) -> frozenset[str]:
-    return _places(config.parse(backend.sr_type, backend.params), backend.host_uuid)
-
-
-def _unique(wanted: BackendConfig, places: Collection[str]) -> str:
-    """What no two backends have. On storage that tells its SRs apart there may be several, by their uuids."""
-    return _listed(places) + (f" sr_uuid={wanted.sr_uuid}" if wanted.sr_uuid and wanted.has_uuid else "")
-
-
-def _registered(connection: sa.Connection, wanted: BackendConfig, places: Collection[str]) -> Backend | None:
-    """The backend that has this storage already, under whichever of its names, or this SR."""
-    if wanted.sr_uuid is not None:
-        there = backend_rows.find(connection, sr_uuid=wanted.sr_uuid)
-        there = there or backend_rows.find(connection, place=_unique(wanted, places))
-        if there is not None or wanted.has_uuid:
-            return there
-    every = backend_rows.all_of(connection)
-    return next((backend for backend in every if not _places_of(backend).isdisjoint(places)), None)
-
-
-def _listed(places: Collection[str]) -> str:
-    return ", ".join(sorted(places))
-
-
-# ---- what it is made of
-
-
-def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
-    """Of an SR that the pool knows, what its PBDs say, where the administrator does not."""
-    sr_ref = None if wanted.sr_uuid is None else find_sr(view, wanted.sr_uuid)
-    if sr_ref is None:
-        return wanted
-    sr_rec = view.record("SR", sr_ref)
-    if sr_type_of(sr_rec["type"]).name != wanted.sr_type.name:
-        raise InvalidConfig(
-            wanted.sr_type.name,
-            "sr_uuid",
-            problem=f"is an SR of type {sr_rec['type']}",
-            remedy="register it as what it is",
-        )
-    known: dict[str, str | Secret] = {}
-    for host_ref, (_, pbd) in find_pbds(view, sr_ref).items():
-        replaced = {
-            f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
-        }
-        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
-        known = {**passwords.revealed(view, 0, theirs), "host": view.record("host", host_ref)["uuid"]}
-        break
-    said = {
-        "sr_uuid": wanted.sr_uuid,
-        "name_label": wanted.name_label or sr_rec["name_label"],
-        "name_description": wanted.name_description or sr_rec["name_description"],
-        "host": wanted.host,
-        "nosubdir": sr_rec["sm_config"].get("nosubdir"),
-    }
-    told = {key: value for key, value in said.items() if value}
-    return config.parse(wanted.sr_type.name, {**known, **wanted.device_config, **told, **wanted.sm_config})
-
-
-def _text_of(wanted: BackendConfig, token: str) -> str:
-    """Everything but secrets, as it is stored. Raises InvalidConfig where that is too long."""
-    own = {
-        "sr_uuid": wanted.sr_uuid,
-        "name_label": wanted.name_label,
-        "name_description": wanted.name_description,
-    }
-    text = config.to_text(
-        {
-            **{key: value for key, value in own.items() if value is not None},
-            **passwords.referred(token, wanted.device_config),
-            **wanted.sm_config,
-        }
-    )
-    if len(text) > config.LONGEST:
-        problem, remedy = f"and the others have {len(text)} letters", f"at most {config.LONGEST} are kept"
-        longest = max(wanted.device_config, key=lambda key: len(str(wanted.device_config[key])), default="")
-        raise InvalidConfig(wanted.sr_type.name, longest, problem=problem, remedy=remedy)
-    return text
 
 
 def _making(backend: Backend) -> SRMaking:

@@ -3,8 +3,9 @@
 The rows are what placement reads, so that it costs the same with ten backends and with a thousand. They may lag
 behind: whoever places a volume finds out what is true when the storage takes it or not.
 
-A look at the pool is old when it is written down: others make and delete volumes meanwhile. What they have taken of
-a row's `free`, or given back, counts more than what we saw, so `free` is written only where nobody has changed it.
+A look at the pool is old when it is written down: others make and delete volumes meanwhile. So a row is read first,
+with what is promised of it to volumes that are being made; then one looks; and the row's `free` is written only where
+nobody has taken of it or given back, nor written what he saw, since it was read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from xenvol.sm.context import Context
 from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Flavor, now
 from xenvol.sm.tables import backends as backend_table
+from xenvol.sm.tables import moment
 from xenvol.sm.tables import volumes as volume_table
 from xenvol.view import Record, View
 
@@ -32,16 +34,16 @@ _LONGEST = 1000  # letters of a problem, in its column
 Seen = dict[str, Any]
 """What a look at an SR gives for its backend's row: what is in `_SEEN`, or the problem alone that hides it."""
 _SEEN = ("problem", "features", "physical_size", "physical_utilisation", "virtual_allocation")
+_IS_AS_BEFORE = sa.and_(
+    backend_table.c.free == sa.bindparam("free_before", type_=sa.BigInteger),
+    backend_table.c.stats_at.is_not_distinct_from(sa.bindparam("stats_at_before", type_=moment())),
+)
 _KEEP = (
     backend_table.update()
     .where(backend_table.c.id == sa.bindparam("its_id"))
     .values(
         free=sa.case(
-            (
-                backend_table.c.free == sa.bindparam("free_before", type_=sa.BigInteger),
-                sa.bindparam("free_seen", type_=sa.BigInteger),
-            ),
-            else_=backend_table.c.free,
+            (_IS_AS_BEFORE, sa.bindparam("free_seen", type_=sa.BigInteger)), else_=backend_table.c.free
         ),
         **{name: sa.bindparam(f"{name}_seen") for name in (*_SEEN, "stats_at")},
     )
@@ -86,7 +88,8 @@ def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[B
 def note(context: Context, backend: Backend, sr_rec: Record) -> None:
     """Keep the sizes of one SR that has just been read, because something was done there.
 
-    `backend` as it was read before that. Where others have looked since, they may have seen more: we look again.
+    `backend` as it was read before that. Where others have looked since, or where there would be more room than the
+    row says, we look again: in this order somebody's disk may have escaped us.
     """
     if context.database.write(_note, backend, _sizes(sr_rec)):
         return
@@ -150,6 +153,7 @@ def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, S
             {
                 "its_id": backend.id,
                 "free_before": backend.free,
+                "stats_at_before": backend.stats_at,
                 **{f"{name}_seen": value for name, value in told.items()},
             }
         )
@@ -159,7 +163,7 @@ def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, S
 
 
 def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
-    """False where another look has been written since the backend was read."""
+    """False where another look has been written since the backend was read, or `free` would grow."""
     try:
         there = backend_rows.get(connection, backend.id, lock=True)  # from here on nobody takes room
     except UnknownBackend:  # removed meanwhile, and nothing is left to note
@@ -169,6 +173,8 @@ def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
     flavor = flavor_rows.by_id(connection, there.flavor_id)
     promised = volume_rows.promised(connection, there.id)
     free = _free(there, flavor, {"features": there.features, **sizes}, promised)
+    if free > there.free:
+        return False
     backend_rows.update(connection, there.id, **sizes, free=free, stats_at=now())
     return True
 
@@ -248,7 +254,10 @@ def _values(
         problem = "its SR is plugged on no host"
     elif len(sr_rec["PBDs"]) > 1 and master not in hosts:
         problem = "its SR is not plugged on the pool's master, where everything on a shared SR is done"
-    return {"problem": problem, "features": features.get(sr_rec["type"], ""), **_sizes(sr_rec)}
+    told = features.get(sr_rec["type"], "")
+    if sr_rec["sm_config"].get("allocation") == "thin":  # of an SR on LVM; its driver can both
+        told += " THIN_PROVISIONING"
+    return {"problem": problem, "features": told, **_sizes(sr_rec)}
 
 
 def _sizes(sr_rec: Record) -> dict[str, int]:

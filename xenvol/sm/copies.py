@@ -56,6 +56,8 @@ def clone(
     Raises what `snapshot` does; NotSupported for a size below the source's.
     """
     vdis.check_names(volume_id, name)
+    if size is not None:
+        vdis.check_size(size)
     there = context.database.read(volume_rows.find, volume_id)
     if there is not None and there.state == "available":
         _check_same(there, source_id, size=size, snapshot_of=None)

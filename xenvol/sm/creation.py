@@ -55,6 +55,7 @@ def create(
     deleted), NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes).
     """
     vdis.check_names(volume_id, name)
+    vdis.check_size(size)
     request = Request(volume_id=volume_id, size=size, needs=frozenset(needs))
     flavor = context.database.read(flavor_rows.get, flavor_label)
     for _ in range(ATTEMPTS):

@@ -25,6 +25,7 @@ from xenvol.sm import (
     creation,
     flavor_rows,
     flavors,
+    registration,
     volume_rows,
     volumes,
 )
@@ -92,8 +93,8 @@ class StorageManager:
         format_device: str | None = None,
         weight: float = 1.0,
     ) -> Backend:
-        """Register a backend and make its SR: see `xenvol.sm.backends.add`. Passwords must come as `Secret`."""
-        return backends.add(
+        """Register a backend and make its SR: see `xenvol.sm.registration.add`. Passwords must come as `Secret`."""
+        return registration.add(
             self._context, flavor_label, sr_type, config, format_device=format_device, weight=weight
         )
 

@@ -16,7 +16,7 @@ from xenvol.marks import CONNECTED, MANAGED
 from xenvol.refs import HostRef, SRRef
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.errors import DeviceNotBlank, IncompleteConfig, InvalidConfig
-from xenvol.sm.srtypes import SRType
+from xenvol.sm.srtypes import SRType, sr_type_of
 from xenvol.storage import find_sr, find_vdi
 from xenvol.view import View
 
@@ -47,7 +47,9 @@ def check(
     kind = wanted.sr_type
     found = probe(view, host_ref, kind, device_config, wanted.sm_config) if can_probe else []
     wanted.check_complete()
-    if wanted.sr_uuid is None:
+    if kind.luns:
+        _check_luns(view, wanted)
+    elif wanted.sr_uuid is None:
         if kind.formats is not None:
             _check_device(view, kind, device_config[kind.formats], found, format_device=format_device)
     elif can_probe and wanted.has_uuid and wanted.sr_uuid not in found:
@@ -73,6 +75,19 @@ def _check_device(
     if shown is not None and (shown[1]["VBDs"] or {CONNECTED, MANAGED} & set(shown[1]["other_config"])):
         problem = f"names the LUN that is VDI {vdi_uuid} of SR {_called(view, SRRef(shown[1]['SR']))}, in use"
         raise InvalidConfig(kind.name, key, problem=problem, remedy="detach it, and unmanage it, first")
+
+
+def _check_luns(view: View, wanted: BackendConfig) -> None:
+    """Another SR of this pool would keep the LUNs, and this one stay empty (facts/sm-truth.md finding 12)."""
+    for pbd in view.all("PBD").values():
+        if wanted.sr_type.places(pbd["device_config"]).isdisjoint(wanted.places):
+            continue
+        sr_rec = view.record("SR", pbd["SR"])
+        if sr_type_of(sr_rec["type"]).luns:
+            key = wanted.sr_type.listed[0] if wanted.sr_type.listed else "type"
+            problem = f"names the LUNs of SR {_called(view, SRRef(pbd['SR']))}, which this pool has"
+            remedy = f"give sr_uuid={sr_rec['uuid']} to use it, or forget that SR first"
+            raise InvalidConfig(wanted.sr_type.name, key, problem=problem, remedy=remedy)
 
 
 def _called(view: View, sr_ref: SRRef) -> str:

@@ -18,6 +18,8 @@ Origin = Literal["created", "introduced", "found"]
 """Of a backend's SR: made by us, made known by us, or known to the pool before; the last is never forgotten."""
 BackendState = Literal["new", "ready"]
 VolumeState = Literal["creating", "available", "deleting"]
+_THIN_UNSAID = frozenset({"cephfs", "glusterfs", "moosefs"})
+"""Types whose disks are sparse files, though their drivers do not name the feature (facts/sm-drivers.json)."""
 _NOT_OF_RAW_DISKS = frozenset({"VDI_SNAPSHOT", "VDI_CLONE"})
 _NOT_OF_RAW_FILES = _NOT_OF_RAW_DISKS | {"VDI_RESIZE", "VDI_RESIZE_ONLINE"}
 """What raw disks cannot, whatever their storage driver can (facts/sm-truth.md, file and lvm)."""
@@ -114,7 +116,7 @@ class Backend(_Record):
 
     def is_thin_with(self, features: str) -> bool:
         """The same, where the storage driver says that it has these features."""
-        if "THIN_PROVISIONING" in features.split():
+        if "THIN_PROVISIONING" in features.split() or self.type.name in _THIN_UNSAID:
             return True
         return "thin" in self.config_params and self.params.get("allocation") == "thin"  # to parse takes long
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError
+from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError, XapiUnreachable
 from xenvol.marks import BACKEND, MARK
 from xenvol.refs import HostRef, SRRef
 from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
@@ -180,7 +180,8 @@ def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
     if not (is_made_for(sr_rec, making.token) or is_ours(sr_rec)):
         return
     if sr_rec["other_config"].get(BACKEND) != making.token:
-        view.call("SR.remove_from_other_config", sr_ref, BACKEND)  # of a backend that is no more
+        if BACKEND in sr_rec["other_config"]:  # of a backend that is no more
+            view.call("SR.remove_from_other_config", sr_ref, BACKEND)
         try:
             view.call("SR.add_to_other_config", sr_ref, BACKEND, making.token)
         except XapiError as error:
@@ -216,10 +217,23 @@ def remove_sr(view: View, sr_ref: SRRef, *, destroy: bool) -> None:
             for host in reversed(master_first(view, pbds)):
                 view.call("PBD.unplug", pbds[host][0])
                 undo.did(f"unplugged PBD {pbds[host][0]}", view.call, "PBD.plug", pbds[host][0])
-            view.call("SR.destroy" if destroy else "SR.forget", sr_ref)
+            _drop(view, "SR.destroy" if destroy else "SR.forget", sr_ref)
     except BaseException as error:
         undo.unwind(error)
         raise
+
+
+def _drop(view: View, call: str, sr_ref: SRRef) -> None:
+    """After a silence it is looked whether the SR is gone."""
+    try:
+        view.call(call, sr_ref)
+    except XapiUnreachable as silence:
+        try:
+            view.call("SR.get_uuid", sr_ref)
+        except XapiError as error:
+            if is_gone(error, "SR"):
+                return
+        raise silence
 
 
 def find_host(view: View, name: str | None) -> tuple[HostRef, Record]:

@@ -17,6 +17,7 @@ GIB: Final = 1 << 30
 VHD_BLOCK: Final = 2 * MIB
 VHD_MAX: Final = 2040 * GIB
 EXTENT: Final = 4 * MIB
+_ADAPTERS = ("fc", "iscsi", "sas")  # kinds that SM knows
 _LARGEST_VHD = 2 << 40  # LVM's VHDs have tables for this size, so that they can grow (sm/vhdutil.py)
 
 Config = Mapping[str, str]
@@ -65,7 +66,8 @@ class SRType:
     has_uuid: bool = True
     """Whether the storage knows the uuid of the SR on it; else it is an SR under whichever uuid it is introduced."""
     luns: bool = False
-    """One VDI for each LUN that is there already: VDI.create hands out a LUN with whatever is on it."""
+    """One VDI for each LUN that is there already: VDI.create hands out a LUN with whatever is on it. There is nothing
+    to make, so such an SR is introduced."""
     rounded: Callable[[int], int] = vhd_size
     """The virtual size that a disk gets which is asked for with so many bytes."""
     taken: Callable[[int], int] = vhd_size
@@ -145,7 +147,8 @@ def _target(config: Config) -> list[str]:
 
 
 def _adapters(config: Config) -> list[str]:
-    return [f"adapters of type {config.get('type', '').strip().lower() or 'any'}"]
+    kind = config.get("type", "").strip().lower() or "any"
+    return [f"adapters of type {each}" for each in ((kind, *_ADAPTERS) if kind == "any" else (kind,))]
 
 
 def _array(name: str, pool: str) -> Callable[[Config], list[str]]:

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 AT_WORK: Final = 900
 """Seconds from a copy's mark within which its call is done, if ever; a client waits 360 for an answer."""
 
+DISKS: Final = frozenset({"user", "system", "ephemeral"})
+"""Types of what is a VM's disk, or may become one; a backup's changed-block metadata is of another."""
+
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]")
 
 
@@ -55,6 +58,12 @@ def check_names(volume_id: str, name: str = "") -> None:
         raise InvalidSetting("volume id", volume_id, accepted=accepted)
     if len(name) > ID or not _is_printable(name):
         raise InvalidSetting("name", name, accepted=f"at most {ID} letters that can be printed")
+
+
+def check_size(size: int) -> None:
+    """Raise InvalidSetting for what is no number of bytes that a database can hold."""
+    if not 0 < size < 1 << 63:
+        raise InvalidSetting("size", size, accepted="a number of bytes above 0, and below 2^63")
 
 
 def _is_printable(text: str) -> bool:
@@ -103,7 +112,7 @@ class Mark:
 
     def is_of(self, vdi: Record) -> bool:
         """Whether the VDI is what that call has made, and not somebody else's copy of what carried the mark."""
-        if vdi["VBDs"] or self.is_on_source(vdi) or not vdi["managed"]:
+        if vdi["VBDs"] or not vdi["managed"] or vdi["type"] not in DISKS or self.is_on_source(vdi):
             return False
         if self.source_uuid is None:
             return True  # made by VDI.create, and the mark is gone before anybody is told of the volume

@@ -156,7 +156,7 @@ def finish_making(connection: sa.Connection, volume: Volume, *, virtual_size: in
     """It has its VDI, which no longer says that it is being made."""
     return _change(
         connection,
-        [*_same(volume), volumes.c.state == "creating", volumes.c.vdi_uuid == volume.vdi_uuid],
+        [*_same(volume), volumes.c.state == "creating", volumes.c.vdi_uuid.is_not(None)],
         state="available",
         virtual_size=virtual_size,
     )
@@ -179,10 +179,8 @@ def grow(connection: sa.Connection, volume: Volume, *, size: int, virtual_size: 
 
 
 def begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
-    is_vdi = (
-        volumes.c.vdi_uuid.is_(None) if volume.vdi_uuid is None else volumes.c.vdi_uuid == volume.vdi_uuid
-    )
-    return _change(connection, [*_same(volume), volumes.c.state == volume.state, is_vdi], state="deleting")
+    as_it_was = [volumes.c.state == volume.state, volumes.c.vdi_uuid == volume.vdi_uuid]  # or both NULL
+    return _change(connection, [*_same(volume), *as_it_was], state="deleting")
 
 
 def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:

@@ -26,6 +26,7 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
     While a VM has it plugged, only where the storage driver can (VDI_RESIZE_ONLINE). Raises UnknownVolume,
     VolumeNotReady, NotSupported, NoBackendFits (no room), VolumeInUse, XapiError.
     """
+    vdis.check_size(size)
     volume, backend = get_with_backend(context, volume_id)
     if volume.is_snapshot:
         raise NotSupported(f"extending {volume_id}", reason="a snapshot stays as it is")

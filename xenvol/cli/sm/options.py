@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Never
 
 import click
@@ -103,7 +102,7 @@ def _read_url(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if not value:
         return default_url()
     if value.startswith("@"):
-        return first_line(Path(value[1:]), what="database file", holds="the URL").reveal()
+        return first_line(value[1:], what="database file", holds="the URL").reveal()
     is_shown = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
     if is_shown and (_PASSWORD_IN_URL.match(value) or has_secret(value)):
         raise click.BadParameter(

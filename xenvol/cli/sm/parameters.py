@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import click
 
@@ -19,25 +18,30 @@ _FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of 
 
 
 def read_parameters(terminal: Terminal, words: Iterable[str]) -> dict[str, str | Secret]:
-    """What the words say, split at the first ``=``. Raises UsageError, which quotes no secret."""
-    found: dict[str, str | Secret] = {}
-    before = ""
+    """What the words say, split at the first ``=``. Raises UsageError, which quotes no secret.
+
+    Nobody is asked for a secret before all words are read.
+    """
+    pairs: dict[str, str] = {}
+    key = ""
     for number, word in enumerate(words, start=1):
-        key, equals, value = word.partition("=")
+        before, (key, equals, value) = key, word.partition("=")
         if not equals or not key:
             quoted = "" if is_secret_key(before) else f" ({masked(word)!r})"
             raise _wrong(f"parameter {number}{quoted} is not key=value")
-        if key in found:
+        if key in pairs:
             raise _wrong(f"key {key!r} is given twice")
-        found[key] = read_secret(terminal, key, value) if _is_secret(key, value) else _plain(key, value)
-        before = word
-    return found
+        pairs[key] = value if _is_secret(key, value) else _plain(key, value)
+    return {
+        key: read_secret(terminal, key, value) if _is_secret(key, value) else value
+        for key, value in pairs.items()
+    }
 
 
 def read_secret(terminal: Terminal, key: str, value: str) -> Secret:
     """The secret of a key, by what stands behind its ``=``: nothing, or ``@FILE``."""
     if value.startswith("@"):
-        return first_line(Path(value[1:]), what=f"file of {key}", holds="the secret")
+        return first_line(value[1:], what=f"file of {key}", holds="the secret")
     if value:
         raise _wrong(
             f"key {key!r} is a secret, and every user of this machine can read a command line: write "

@@ -1,0 +1,457 @@
+"""Whatever fails at whichever call or statement of the Storage Manager, nothing is lost and nothing is left.
+
+One run reads the journal; then each call of xapi is refused, loses its answer, loses its request, or is the last that
+gets through, in a pool of its own; and so is each statement of the database. Afterwards the same call again completes,
+or an audit mends; database and pool agree; and when all is deleted, pool and storage are as they were at the start.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, vdi_uuids
+from xenvol.errors import XapiUnreachable, XenVolError
+from xenvol.secret import Secret
+from xenvol.simulator import Simulator
+from xenvol.sm import Database, StorageManager
+from xenvol.sm.errors import DatabaseError, UnknownBackend, UnknownVolume
+from xenvol.testing import sweep
+from xenvol.testing.residue import changes, touch_hosts
+
+CHAP = ("initiator", "canary-5ecret-p4ssword")
+IQN = "iqn.2010-10.org.example:store"
+LUN = "36001405000000000000000000000000a"
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    prepare: Callable[[StorageManager], object]
+    run: Callable[[StorageManager], object]
+    goes_forward: bool = False
+    """Once begun it is not taken back: a refusal leaves what the same call goes on with."""
+    hosts: int = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _flavor(manager: StorageManager) -> None:
+    manager.create_flavor("gold", "backups are possible")
+
+
+def _nfs(manager: StorageManager) -> None:
+    _flavor(manager)
+    manager.add_backend("gold", "nfs", NFS)
+
+
+def _volume(manager: StorageManager) -> None:
+    _nfs(manager)
+    manager.create_volume("v1", "gold", GIB)
+
+
+def _snapshot(manager: StorageManager) -> None:
+    _volume(manager)
+    manager.create_snapshot("s1", "v1")
+
+
+def _raw(manager: StorageManager) -> None:
+    _flavor(manager)
+    manager.add_backend("gold", "lvm", {"device": DEVICE, "type": "raw"}, format_device=DEVICE)
+    manager.create_volume("v1", "gold", 8 << 20)
+
+
+def _foreign_disk(manager: StorageManager) -> None:
+    _volume(manager)
+    manager.unmanage_volume("v1")
+
+
+def _forgotten(manager: StorageManager) -> None:
+    """Somebody has forgotten one SR, and unplugged another."""
+    _volume(manager)
+    manager.add_backend("gold", "nfs", NFS_2)
+    call = manager._context.session.call
+    forgotten, unplugged = call("SR.get_all_records").items()
+    for pbd in (*forgotten[1]["PBDs"], *unplugged[1]["PBDs"]):
+        call("PBD.unplug", pbd)
+    call("SR.forget", forgotten[0])
+
+
+def _manage(manager: StorageManager) -> object:
+    (uuid,) = (
+        vdi["uuid"] for vdi in manager._context.session.call("VDI.get_all_records").values() if vdi["managed"]
+    )
+    return manager.manage_volume("v1", uuid)
+
+
+def _unmanage(manager: StorageManager) -> None:
+    try:
+        manager.unmanage_volume("v1")
+    except UnknownVolume:  # the answer was lost
+        assert manager.list_volumes() == []
+
+
+def _remove(manager: StorageManager, *, destroy: bool) -> None:
+    try:
+        manager.remove_backend(1, destroy=destroy)
+    except UnknownBackend:
+        assert manager.list_backends() == []
+
+
+def _iscsi(manager: StorageManager) -> object:
+    config: dict[str, str | Secret] = {
+        "target": "10.0.0.1",
+        "targetIQN": IQN,
+        "SCSIid": LUN,
+        "chapuser": CHAP[0],
+        "chappassword": Secret(CHAP[1]),
+    }
+    return _added(manager, "lvmoiscsi", config, format_device=LUN)
+
+
+def _added(manager: StorageManager, sr_type: str, config: dict[str, Any], **more: Any) -> object:
+    """Registered, by this call or by an earlier one whose answer was lost."""
+    (known,) = manager.list_backends() or [None]
+    if known is not None and known.state == "ready":
+        manager.do_setup()
+        return known
+    return manager.add_backend("gold", sr_type, config, **more)
+
+
+def _set_up(manager: StorageManager) -> None:
+    errors = [report.error for report in manager.do_setup() if report.error is not None]
+    if errors:
+        raise errors[0]
+
+
+OPERATIONS = [
+    Operation("add-nfs", _flavor, lambda m: _added(m, "nfs", NFS), goes_forward=True, hosts=2),
+    Operation(
+        "add-lvm",
+        _flavor,
+        lambda m: _added(m, "lvm", {"device": DEVICE}, format_device=DEVICE),
+        goes_forward=True,
+    ),
+    Operation("add-lvmoiscsi-chap", _flavor, _iscsi, goes_forward=True),
+    Operation("set-up", _forgotten, _set_up, goes_forward=True, hosts=2),
+    Operation("create", _nfs, lambda m: m.create_volume("v1", "gold", GIB)),
+    Operation("extend", _volume, lambda m: m.extend_volume("v1", 2 * GIB)),
+    Operation("snapshot", _volume, lambda m: m.create_snapshot("s1", "v1")),
+    Operation("clone", _volume, lambda m: m.clone_volume("c1", "v1")),
+    Operation("clone-larger", _snapshot, lambda m: m.clone_volume("c1", "s1", size=2 * GIB)),
+    Operation("clone-raw", _raw, lambda m: m.clone_volume("c1", "v1")),
+    Operation("delete", _volume, lambda m: m.delete_volume("v1"), goes_forward=True),
+    Operation("delete-snapshot", _snapshot, lambda m: m.delete_volume("s1"), goes_forward=True),
+    Operation("manage", _foreign_disk, _manage),
+    Operation("unmanage", _volume, _unmanage, goes_forward=True),
+    Operation("remove", _nfs, lambda m: _remove(m, destroy=False), goes_forward=True, hosts=2),
+    Operation("destroy", _nfs, lambda m: _remove(m, destroy=True), goes_forward=True),
+]
+_QUICK = ("create", "clone-larger")
+every_operation = pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(each, id=each.name, marks=[] if each.name in _QUICK else [pytest.mark.slow])
+        for each in OPERATIONS
+    ],
+)
+
+_LOOKED_AT = re.compile(
+    r": (virtual_allocation|physical_size|physical_utilisation): |other_config: \[dirty\]"
+    r"|filelog\.txt: |: (allowed_operations|current_operations): "
+)
+"""What a driver notes on its own storage, and what xapi reckons anew whenever somebody looks."""
+
+
+class Trial:
+    """A pool and a database, before and after an operation that fails somewhere."""
+
+    def __init__(self, xapi: Simulator, operation: Operation, template: Path, path: Path) -> None:
+        self.xapi, self.operation = xapi, operation
+        xapi.reset()
+        arrange_storage(xapi)
+        xapi.storage.san.add_target(IQN, "10.0.0.1:3260", chap=CHAP)
+        xapi.storage.san.add_lun(IQN, 0, 50 * GIB, scsi_id=LUN)
+        touch_hosts(xapi)
+        self.pristine = xapi.snapshot()
+        for old in path.parent.glob(f"{path.name}*"):
+            old.unlink()
+        shutil.copy(template, path)
+        self.url = f"sqlite:///{path}"
+        self.begin()
+        operation.prepare(self.manager)
+        self.before = xapi.snapshot()
+        self.rows_before = self.rows()
+
+    def begin(self) -> None:
+        """What a service does that starts."""
+        self.session = log_in(self.xapi)
+        self.database = Database(self.url)
+        self.manager = StorageManager(self.session, self.database)
+        self.manager.list_flavors()  # the tables are looked at once
+
+    def begin_anew(self) -> None:
+        self.end()
+        self.begin()
+
+    def end(self) -> None:
+        self.database.close()
+        self.session.close()
+
+    def run(self) -> object:
+        return self.operation.run(self.manager)
+
+    def rows(self) -> list[object]:
+        volumes = [(v.id, v.state, v.vdi_uuid, v.size) for v in self.manager.list_volumes()]
+        return [volumes, [(b.id, b.state, b.sr_uuid) for b in self.manager.list_backends()]]
+
+    def difference(self) -> list[str]:
+        return [line for line in changes(self.before, self.xapi.snapshot()) if not _LOOKED_AT.search(line)]
+
+    def finish_by_the_same_call(self) -> None:
+        self.run()
+        self.check_agreement()
+        self.delete_all()
+
+    def finish_by_an_audit(self) -> None:
+        report = self.manager.audit(repair=True)
+        if self.operation.name == "destroy" and not report.agrees:  # what is erased no audit brings back
+            self.run()
+            report = self.manager.audit()
+        assert report.agrees, report
+        self.check_agreement()
+        self.delete_all()
+
+    def check_agreement(self) -> None:
+        report = self.manager.audit()
+        assert report.findings == []
+        named = sorted(volume.vdi_uuid or "" for volume in self.manager.list_volumes())
+        assert set(named) <= set(vdi_uuids(self.xapi))
+        assert all(volume.state == "available" for volume in self.manager.list_volumes())
+        unnamed = set(vdi_uuids(self.xapi)) - set(named)
+        is_let_go_of = self.operation.name in ("manage", "unmanage")
+        assert len(unnamed) <= is_let_go_of, unnamed
+        if not self.manager.list_volumes():
+            assert marks(self.xapi) == []
+
+    def delete_all(self) -> None:
+        """As an administrator would, and then nothing is left but what SR.forget leaves on the storage."""
+        for volume in sorted(self.manager.list_volumes(), key=lambda volume: not volume.is_snapshot):
+            self.manager.delete_volume(volume.id)
+        for ref in list(self.xapi.db.refs("VDI")):
+            if self.xapi.db.get("VDI", ref, "managed"):
+                assert self.operation.name in ("manage", "unmanage")
+                self.session.call("VDI.destroy", ref)
+        for backend in self.manager.list_backends():
+            self.manager.remove_backend(backend.id)
+        assert self.manager.list_backends() == []
+        left = changes(self.pristine, self.xapi.snapshot())
+        assert [line for line in left if not _ON_STORAGE.search(line)] == []
+
+
+_ON_STORAGE = re.compile(
+    r"^storage\.servers\.nfs .*/[0-9a-f-]{36}(: absent → \{\}|/filelog\.txt: .*|/sm-hardlink\.conf: .*"
+    r"|/[0-9a-f-]{36}\.vhd: .*)$"  # the base copies of snapshots: no driver's collector runs here
+    r"|^storage\.servers\.nfs .*: absent → \{\}$"
+    r"|^storage\.(hosts\.\w+\.devices|luns)\..*VG_XenStorage-.*$"
+)
+"""What stays where an SR was made: its directory, or its volume group."""
+
+
+def fails(n: int) -> Callable[[Database], None]:
+    """The n-th statement is not done, and the connection is lost."""
+    return _struck("do_execute", n, n)
+
+
+def is_down(n: int) -> Callable[[Database], None]:
+    """From the n-th statement on the database is away."""
+    return _struck("do_execute", n, 1 << 30)
+
+
+def commit_fails(n: int) -> Callable[[Database], None]:
+    """The n-th commit is not done."""
+    return _struck("do_commit", n, n)
+
+
+def commit_unanswered(n: int) -> Callable[[Database], None]:
+    """The n-th commit is done, and nobody hears."""
+    return _struck("do_commit", n, n, is_done=True)
+
+
+def _struck(method: str, first: int, last: int, *, is_done: bool = False) -> Callable[[Database], None]:
+    def order(database: Database) -> None:
+        dialect: Any = database._engine.dialect
+        really, count = getattr(dialect, method), 0
+
+        def struck(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if not first <= count <= last:
+                return really(*args, **kwargs)
+            database.struck = True  # type: ignore[attr-defined]
+            if is_done:
+                really(*args, **kwargs)
+            raise sqlite3.OperationalError("server closed the connection unexpectedly")
+
+        setattr(dialect, method, struck)
+
+    return order
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with tables and nothing in them: alembic takes longer than most operations."""
+    path = tmp_path_factory.mktemp("template") / "sm.sqlite"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    database.close()  # which writes its log into it
+    return path
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Callable[[int], Simulator]]:
+    started: dict[int, Simulator] = {}
+
+    def pool(hosts: int) -> Simulator:
+        if hosts not in started:
+            started[hosts] = Simulator(hosts=hosts)
+            started[hosts].start()
+        return started[hosts]
+
+    yield pool
+    for xapi in started.values():
+        xapi.close()
+
+
+@pytest.fixture
+def begin(pools: Callable[[int], Simulator], template: Path, tmp_path: Path) -> Callable[[Operation], Trial]:
+    def trial(operation: Operation) -> Trial:
+        return Trial(pools(operation.hosts), operation, template, tmp_path / "sm.sqlite")
+
+    return trial
+
+
+Begin = Callable[[Operation], Trial]
+Finish = Callable[[Trial], None]
+SAME_CALL, AUDIT = Trial.finish_by_the_same_call, Trial.finish_by_an_audit
+either_way = pytest.mark.parametrize(
+    "finish",
+    [pytest.param(SAME_CALL, id="same-call", marks=pytest.mark.slow), pytest.param(AUDIT, id="audit")],
+)
+
+
+def each_call(
+    pools: Callable[[int], Simulator], begin: Begin, operation: Operation, strike: sweep.Strike
+) -> Iterator[sweep.Case[Trial]]:
+    struck = 0
+    xapi = pools(operation.hosts)
+    for case in sweep.each_call(xapi, lambda: begin(operation), Trial.run, strike):
+        struck += 1
+        try:
+            yield case
+        except BaseException as error:
+            error.add_note(str(case))
+            raise
+        finally:
+            case.trial.end()
+    assert struck >= 2
+
+
+def judged(case: sweep.Case[Trial], finish: Finish) -> None:
+    try:
+        finish(case.trial)
+    except BaseException as error:
+        error.add_note(str(case))
+        raise
+
+
+@every_operation
+class TestEveryCall:
+    def test_that_is_refused_leaves_all_as_it_was_or_the_same_call_goes_on(
+        self, pools: Callable[[int], Simulator], begin: Begin, operation: Operation
+    ) -> None:
+        for case in each_call(pools, begin, operation, sweep.refuse):
+            assert case.error is None or isinstance(case.error, XenVolError), case
+            assert not getattr(case.error, "__notes__", []) or operation.goes_forward, case
+            is_named = any(
+                volume.state == "creating" and volume.vdi_uuid for volume in case.trial.manager.list_volumes()
+            )
+            if case.error is not None and not operation.goes_forward and not is_named:
+                assert case.trial.difference() == [], case
+                assert case.trial.rows() == case.trial.rows_before, case
+            judged(case, Trial.finish_by_the_same_call)
+
+    @pytest.mark.slow
+    @either_way
+    @pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])
+    def test_that_is_lost_is_completed_by_the_same_call_again_or_mended_by_an_audit(
+        self,
+        pools: Callable[[int], Simulator],
+        begin: Begin,
+        operation: Operation,
+        strike: sweep.Strike,
+        finish: Finish,
+    ) -> None:
+        for case in each_call(pools, begin, operation, strike):
+            assert case.error is None or isinstance(case.error, XapiUnreachable), case
+            judged(case, finish)
+
+    @either_way
+    def test_at_which_the_service_dies_is_completed_by_the_next_service_or_mended_by_an_audit(
+        self, pools: Callable[[int], Simulator], begin: Begin, operation: Operation, finish: Finish
+    ) -> None:
+        for case in each_call(pools, begin, operation, sweep.die):
+            assert case.error is None or isinstance(case.error, XenVolError), case
+            case.trial.begin_anew()
+            judged(case, finish)
+
+
+@every_operation
+@pytest.mark.parametrize(
+    ("strike", "finish"),
+    [
+        pytest.param(fails, SAME_CALL, id="fails"),
+        pytest.param(is_down, AUDIT, id="is-down", marks=pytest.mark.slow),
+        pytest.param(commit_fails, AUDIT, id="commit-fails", marks=pytest.mark.slow),
+        pytest.param(commit_unanswered, SAME_CALL, id="commit-unanswered", marks=pytest.mark.slow),
+        pytest.param(commit_unanswered, AUDIT, id="commit-unanswered-audit", marks=pytest.mark.slow),
+    ],
+)
+def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
+    begin: Begin,
+    operation: Operation,
+    strike: Callable[[int], Callable[[Database], None]],
+    finish: Finish,
+) -> None:
+    """The service ends with it, and the next one finds what was committed and what was not."""
+    n = 0
+    while True:
+        n += 1
+        trial = begin(operation)
+        strike(n)(trial.database)
+        error: Exception | None = None
+        try:
+            trial.run()
+        except XenVolError as raised:
+            error = raised
+        is_struck = hasattr(trial.database, "struck")
+        assert error is None or isinstance(error, DatabaseError), error
+        trial.begin_anew()
+        try:
+            finish(trial)
+        except BaseException as failed:
+            failed.add_note(f"{strike.__name__} at {n}: {error!r}")
+            raise
+        finally:
+            trial.end()
+        if not is_struck:
+            break
+    assert n > 1

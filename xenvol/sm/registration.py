@@ -1,0 +1,169 @@
+"""A backend is registered: its parameters are completed and checked, its row is written, its SR is made.
+
+Whoever goes on with a row that another has left makes it its own, by its `created_at`: the other, if it is alive
+after all, finds that out and lets go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from xenvol.errors import XapiUnreachable, XenVolError
+from xenvol.secret import Secret
+from xenvol.sm import backend_rows, backends, config, flavor_rows, passwords, places, srs
+from xenvol.sm.config import BackendConfig
+from xenvol.sm.context import Context
+from xenvol.sm.errors import BackendExists, InvalidConfig, UnknownBackend
+from xenvol.sm.records import Backend, new_token, now
+from xenvol.sm.srtypes import sr_type_of
+from xenvol.storage import find_sr
+from xenvol.storage.pbd import find_pbds
+from xenvol.view import View
+
+_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # SM writes them into a PBD by itself
+
+
+def add(
+    context: Context,
+    flavor_label: str,
+    sr_type: str,
+    given: Mapping[str, str | Secret],
+    *,
+    format_device: str | None = None,
+    weight: float = 1.0,
+) -> Backend:
+    """Register a backend under a flavor, and make its SR, or with ``sr_uuid`` make one known that is there.
+
+    `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
+    goes on where it ended. Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig,
+    DeviceNotBlank, UnknownHost, XapiError, XapiUnreachable; nothing is left then, unless the SR is made already.
+    """
+    wanted = config.parse(sr_type, given)
+    view = context.view()
+    srs.require_driver(view, wanted.sr_type.name)
+    wanted = _completed(view, wanted)
+    wanted.check_complete(but=wanted.sr_type.listed)
+    host_uuid = None
+    if not wanted.sr_type.is_shared:
+        host_uuid = srs.find_host(view, wanted.host)[1]["uuid"]
+    names = places.of(wanted, host_uuid)
+    token = new_token()
+
+    def insert(connection: sa.Connection) -> Backend:
+        flavor = flavor_rows.get(connection, flavor_label, lock=True)
+        there = places.registered(connection, wanted, names)
+        if there is not None:
+            there = backend_rows.get(connection, there.id, lock=True)
+            if there.state != "new" or there.flavor_id != flavor.id:
+                raise BackendExists(places.listed(names), backend_id=there.id)
+            # of somebody who died, or is at it and shall let go
+            params = _text_of(wanted, there.token)
+            values = {"config_params": params, "format_device": format_device, "weight": weight}
+            backend_rows.update(connection, there.id, created_at=now(), **values)
+            return backend_rows.get(connection, there.id)
+        backend_id = backend_rows.add(
+            connection,
+            flavor_id=flavor.id,
+            sr_type=wanted.sr_type.name,
+            config_params=_text_of(wanted, token),
+            token=token,
+            place=backend_rows.digest(places.unique(wanted, names)),
+            origin="created",
+            host_uuid=host_uuid,
+            format_device=format_device,
+            weight=weight,
+            problem=None,
+        )
+        return backend_rows.get(connection, backend_id)
+
+    try:
+        backend = context.database.write(insert)
+    except (IntegrityError, UnknownBackend) as error:  # another service was at it in this very moment
+        there = context.database.read(places.registered, wanted, names)
+        if there is None:
+            raise
+        raise BackendExists(places.listed(names), backend_id=there.id) from error
+    try:
+        return backends.make(context, view, backend, secrets=wanted.device_config)
+    except BaseException as error:
+        _give_up(context, view, backend, error)
+        raise
+
+
+def _give_up(context: Context, view: View, backend: Backend, error: BaseException) -> None:
+    """Take back a registration that came to nothing; one whose SR is made, or may be, stays, to be gone on with."""
+
+    def take_back(connection: sa.Connection) -> bool:
+        there = backend_rows.get(connection, backend.id, lock=True)
+        if there.created_at != backend.created_at:
+            return True  # another attempt goes on with it
+        if there.state != "new" or srs.find_made(view, there.token) is not None:
+            return False
+        passwords.forget(view, there.token, there.params)
+        backend_rows.erase(connection, there.id)
+        return True
+
+    try:
+        try:
+            if isinstance(error, XapiUnreachable) or not context.database.write(take_back):
+                error.add_note(f"backend {backend.id} is registered: `xenvol sm setup` goes on with it")
+        except UnknownBackend:  # somebody has removed it meanwhile
+            passwords.forget(view, backend.token, backend.params)
+    except XenVolError as failure:
+        error.add_note(f"backend {backend.id} is still registered ({failure})")
+
+
+def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
+    """Of an SR that the pool knows, what its PBDs say, where the administrator does not."""
+    sr_ref = None if wanted.sr_uuid is None else find_sr(view, wanted.sr_uuid)
+    if sr_ref is None:
+        return wanted
+    sr_rec = view.record("SR", sr_ref)
+    if sr_type_of(sr_rec["type"]).name != wanted.sr_type.name:
+        raise InvalidConfig(
+            wanted.sr_type.name,
+            "sr_uuid",
+            problem=f"is an SR of type {sr_rec['type']}",
+            remedy="register it as what it is",
+        )
+    known: dict[str, str | Secret] = {}
+    for host_ref, (_, pbd) in find_pbds(view, sr_ref).items():
+        replaced = {
+            f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
+        }
+        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
+        known = {**passwords.revealed(view, 0, theirs), "host": view.record("host", host_ref)["uuid"]}
+        break
+    said = {
+        "sr_uuid": wanted.sr_uuid,
+        "name_label": wanted.name_label or sr_rec["name_label"],
+        "name_description": wanted.name_description or sr_rec["name_description"],
+        "host": wanted.host,
+        "nosubdir": sr_rec["sm_config"].get("nosubdir"),
+    }
+    told = {key: value for key, value in said.items() if value}
+    return config.parse(wanted.sr_type.name, {**known, **wanted.device_config, **told, **wanted.sm_config})
+
+
+def _text_of(wanted: BackendConfig, token: str) -> str:
+    """Everything but secrets, as it is stored. Raises InvalidConfig where that is too long."""
+    own = {
+        "sr_uuid": wanted.sr_uuid,
+        "name_label": wanted.name_label,
+        "name_description": wanted.name_description,
+    }
+    text = config.to_text(
+        {
+            **{key: value for key, value in own.items() if value is not None},
+            **passwords.referred(token, wanted.device_config),
+            **wanted.sm_config,
+        }
+    )
+    if len(text) > config.LONGEST:
+        problem, remedy = f"and the others have {len(text)} letters", f"at most {config.LONGEST} are kept"
+        longest = max(wanted.device_config, key=lambda key: len(str(wanted.device_config[key])), default="")
+        raise InvalidConfig(wanted.sr_type.name, longest, problem=problem, remedy=remedy)
+    return text
