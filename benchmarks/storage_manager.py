@@ -35,6 +35,7 @@ from xenvol.sm.records import now
 from xenvol.sm.tables import backends, flavors, moment, volumes
 
 GIB = 1 << 30
+SERVER = "10.0.0.2"
 FLAVOR, POLICIES = "gold", ("first_fit", "most_free", "round_robin", "weighted")
 WITH_ROOM = 10
 PAGE = 100
@@ -74,13 +75,19 @@ class World:
         database.upgrade()
         world = cls(StorageManager(session, database), xapi, database, backend_count, volume_count)
         world.manager.create_flavor(FLAVOR, "backups are possible")
-        srs = xapi.add_srs(backend_count, type="dummy")
-        for sr in srs[-WITH_ROOM:]:
-            xapi.add_vdis(sr, volume_count // backend_count, "other")
-        uuids = [xapi.db.get("SR", sr, "uuid") for sr in srs]
-        (driver,) = session.find("SM", {"type": "dummy"}).values()
+        server = xapi.storage.shares.add_nfs(SERVER)
+        rows = []
+        for number in range(backend_count):
+            path = f"/volumes-{number}"
+            server.export(path, size=1000 * GIB + number * GIB)
+            place = {"server": SERVER, "serverpath": path}
+            sr = xapi.add_sr(path, type="nfs", device_config=place, create=True)
+            if number >= backend_count - WITH_ROOM:
+                for other in range(volume_count // backend_count):
+                    xapi.add_vdi(sr, f"other-{other}", size=1)
+            rows.append(_backend(xapi.db.get("SR", sr, "uuid"), path))
         with database.transaction() as connection:
-            connection.execute(backends.insert(), [_backend(sr, driver["features"]) for sr in uuids])
+            connection.execute(backends.insert(), rows)
             connection.execute(_volumes(backend_count, volume_count))
         _gather_statistics(url)
         return world
@@ -91,10 +98,12 @@ class World:
 
     def set_room(self, *, is_everywhere: bool) -> None:
         """Else in the last few alone; the full ones were filled longest ago."""
-        is_full = sa.false() if is_everywhere else backends.c.id <= self.backends - WITH_ROOM
+        self.manager.stats()  # as the pool has it
         with self.database.transaction() as connection:
-            free = sa.case((is_full, GIB // 2), else_=sa.literal(100 * GIB, sa.BigInteger) + backends.c.id)
-            connection.execute(backends.update().values(free=free, placed_at=backends.c.id))
+            connection.execute(backends.update().values(placed_at=backends.c.id))
+            if not is_everywhere:
+                full = backends.update().where(backends.c.id <= self.backends - WITH_ROOM)
+                connection.execute(full.values(free=GIB // 2))
 
     # ---- what is measured
 
@@ -102,9 +111,7 @@ class World:
         """What a create does to choose its first backend."""
         request = Request(volume_id=str(uuid.uuid4()), size=GIB)
         chosen = policies.get_policy(policy)
-        page = self.database.read(
-            backend_rows.with_room, 1, request.size, order=chosen.order_by, limit=50
-        )
+        page = self.database.read(backend_rows.with_room, 1, request.size, order=chosen.order_by, limit=50)
         fitting = [backend for backend in page if placement.obstacle(backend, request) is None]
         assert chosen.order(fitting, request)
 
@@ -128,12 +135,12 @@ class World:
         assert len(self.manager.list_volumes(flavor_label=FLAVOR, after="volume-5", limit=PAGE)) == PAGE
 
 
-def _backend(sr_uuid: str, features: list[str]) -> dict[str, Any]:
+def _backend(sr_uuid: str, path: str) -> dict[str, Any]:
     return {
-        "flavor_id": 1, "sr_uuid": sr_uuid, "sr_type": "dummy", "config_params": f"sr_uuid={sr_uuid}",
-        "token": str(uuid.uuid4()), "place": sr_uuid, "origin": "found", "state": "ready",
-        "features": " ".join(sorted(features)), "physical_size": 2000 * GIB, "physical_utilisation": 0,
-        "virtual_allocation": 0, "free": 0, "weight": 1.0, "placed_at": 0, "created_at": now(), "deleted": 0,
+        "flavor_id": 1, "sr_uuid": sr_uuid, "sr_type": "nfs", "config_params": f"server={SERVER} serverpath={path}",
+        "token": str(uuid.uuid4()), "place": sr_uuid, "origin": "found", "state": "ready", "features": "",
+        "physical_size": 0, "physical_utilisation": 0, "virtual_allocation": 0, "free": 0, "weight": 1.0,
+        "placed_at": 0, "created_at": now(), "deleted": 0,
     }  # fmt: skip  # because the values are of no interest
 
 
@@ -271,7 +278,9 @@ def run(name: str, urls: Callable[[str], str], options: argparse.Namespace) -> N
         start = time.monotonic()
         small = World.build(stack, urls("small"), *options.small)
         large = World.build(stack, urls("large"), *options.large)
-        print(f"\n{name}: {large.backends:,} backends, {large.volumes:,} rows in {time.monotonic() - start:.0f} s")
+        print(
+            f"\n{name}: {large.backends:,} backends, {large.volumes:,} rows in {time.monotonic() - start:.0f} s"
+        )
         titles = [f"{world.backends:,} / {world.volumes:,}" for world in (small, large)]
         print(f"  {'backends / volumes':38} {titles[0]:>12} {titles[1]:>12}   ratio")
         ratios = compare(small, large, options.rounds)
@@ -283,7 +292,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", type=int, nargs=2, default=[10, 1000], metavar=("BACKENDS", "VOLUMES"))
-    parser.add_argument("--large", type=int, nargs=2, default=[1000, 1_000_000], metavar=("BACKENDS", "VOLUMES"))
+    parser.add_argument(
+        "--large", type=int, nargs=2, default=[1000, 1_000_000], metavar=("BACKENDS", "VOLUMES")
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", choices=["SQLite", *SERVERS])
     options = parser.parse_args()

@@ -197,6 +197,18 @@ class TestADiskThatIsSomebodys:
         assert manager.list_volumes() == []
         assert kinds(manager) == []
 
+    def test_whose_erasing_was_begun_and_that_says_nothing_by_now_is_spared(
+        self, pool: Simulator, manager: StorageManager, nfs: Backend
+    ) -> None:
+        """Only what says that it was made for a row was ever to be erased so; somebody has made it his own since."""
+        vdi = pool.add_vdi(sr_of(pool, nfs), "payroll", size=GIB)
+        uuid = pool.db.get("VDI", vdi, "uuid")
+        claim = volume_rows.claim_for_erasing
+        manager._context.database.write(claim, backend_id=nfs.id, vdi_uuid=uuid)
+        assert kinds(manager, repair=True) == ["half_deleted"]
+        assert pool.db.exists("VDI", vdi)
+        assert manager.list_volumes() == []
+
     def test_is_the_source_of_a_copy_and_keeps_its_mark_while_the_call_may_be_under_way(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:

@@ -205,13 +205,29 @@ class TestAFullCopy:
         assert marks(pool) == []
         assert manager.audit().findings == []
 
+    def test_is_made_of_a_raw_disk_among_others_that_are_not(
+        self, pool: Simulator, manager: StorageManager, lvm: Backend
+    ) -> None:
+        """One that was there already: its backend makes other ones, and clones those by itself."""
+        sr = pool.db.by_uuid("SR", lvm.sr_uuid or "")
+        disk = {"SR": sr, "virtual_size": str(8 * MIB), "type": "user", "sharable": False, "read_only": False}
+        vdi = call(manager, "VDI.create", {**disk, "other_config": {}, "sm_config": {"type": "raw"}})
+        manager.manage_volume("v1", pool.db.get("VDI", vdi, "uuid"))
+        with pool.journal.recording() as calls:
+            manager.clone_volume("c1", "v1")
+        assert "VDI.copy" in calls.methods()
+        with pytest.raises(XapiError, match="UNIMPLEMENTED"):
+            manager.create_snapshot("s1", "v1")
+        assert marks(pool) == []
+        assert manager.audit().findings == []
+
     def test_that_was_broken_off_is_not_taken_for_the_whole(
         self, pool: Simulator, manager: StorageManager, raw: Volume
     ) -> None:
-        pool.faults.lose_request("VDI.copy")
-        pool.faults.lose_request("VDI.destroy")
+        pool.faults.die(before="VDI.copy")
         with pytest.raises(XapiUnreachable):
             manager.clone_volume("c1", "v1")
+        pool.faults.come_back()
         (half,) = set(vdi_uuids(pool)) - {raw.vdi_uuid}
         with pool.journal.recording() as calls:
             clone = manager.clone_volume("c1", "v1")
@@ -377,15 +393,15 @@ class TestTwoCopiersOfWhomOneDied:
         self, pool: Simulator, manager: StorageManager, source: Volume, database: Database
     ) -> None:
         """The first copy carries the second's mark, and its maker has died before it was plain."""
+        pool.faults.lose_request("VDI.clone")
         second = Paused(pool, "VDI.clone", lambda m: m.clone_volume("c2", "v1"), database)
-        pool.faults.lose_request("VDI.set_name_label", every=True)
+        order = pool.faults.lose_request("VDI.set_name_label", every=True)
         with pytest.raises(XapiUnreachable):
             manager.clone_volume("c1", "v1")
-        pool.faults.lose_request("VDI.clone")
+        pool.faults.cancel(order.number)
         with pytest.raises(XapiUnreachable):
             second.go_on()
-        order = pool.faults.orders[0]
-        pool.faults.cancel(order.number)
+        assert any(made.count(":") > 2 for made in marks(pool))
         c2 = manager.clone_volume("c2", "v1")
         c1 = manager.clone_volume("c1", "v1")
         assert len({c1.vdi_uuid, c2.vdi_uuid, source.vdi_uuid}) == 3

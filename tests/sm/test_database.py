@@ -125,6 +125,19 @@ class TestTheTables:
         database.close()
 
 
+@pytest.mark.parametrize("fresh_url", KINDS, indirect=True)
+def test_an_upgrade_waits_for_another(fresh_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "LOCK_WAIT", 1)
+    first, second = Database(fresh_url), Database(fresh_url)
+    with first._connected() as connection, connection.begin(), first._upgrading_alone(connection):
+        with pytest.raises(DatabaseError, match=r"lock|being upgraded"):
+            second.upgrade()
+    second.upgrade()
+    assert first.read(flavor_rows.all_of) == []
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize("fresh_url", ["postgresql", "mariadb"], indirect=True)
 def test_a_server_without_tables_names_the_command_that_makes_them(fresh_url: str) -> None:
     database = Database(fresh_url)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sm.conftest import log_in
+from tests.sm.conftest import NFS, NFS_SMALL, log_in
 from tests.sm.values import GIB, REQUESTS, SOME_BACKENDS, a_backend, a_request
 from xenvol.simulator import Simulator
 from xenvol.sm import Database, StorageManager
@@ -32,7 +34,8 @@ from xenvol.sm.policies import (
 )
 from xenvol.sm.records import Backend
 
-PLUGINS = Path(__file__).parent.parent / "plugins" / "policy"
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "tests" / "plugins" / "policy"
 BUILT_IN = ["first_fit", "most_free", "round_robin", "weighted"]
 POLICIES = {name: get_policy(name) for name in BUILT_IN}
 
@@ -257,6 +260,39 @@ class TestForeignPolicy:
             policy.order([a_backend(1), a_backend(2)], a_request())
         assert caught.value.package == "faulty-policies"
         assert words in caught.value.problem
+
+    @pytest.mark.parametrize("name", ["leaves_out", "returns_twice", "raises", "returns_nothing"])
+    def test_is_not_asked_to_order_nothing(self, name: str, install: Callable[..., None]) -> None:
+        """It need not reckon with it."""
+        install("faulty")
+        assert list(get_policy(name).order([], a_request())) == []
+
+    def test_of_the_guide_places_as_the_guide_says(
+        self, manager: StorageManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The blocks of docs/placement.md, as a package."""
+        guide = (ROOT / "docs" / "placement.md").read_text()
+        (module,) = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+        (entry_point,) = re.findall(r"^```toml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+        ((group, names),) = tomllib.loads(entry_point)["project"]["entry-points"].items()
+        assert len(module.splitlines()) <= 20
+        site = tmp_path / "site"
+        information = site / "acme_guide-1.dist-info"
+        information.mkdir(parents=True)
+        (site / "acme_policies.py").write_text(module)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-guide\nVersion: 1\n")
+        lines = [f"[{group}]", *(f"{name} = {value}" for name, value in names.items())]
+        (information / "entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, "acme_policies", raising=False)
+        try:
+            manager.create_flavor("silver", "", policy="by_size", over_subscription=10)
+            small = manager.add_backend("silver", "nfs", NFS_SMALL)
+            large = manager.add_backend("silver", "nfs", NFS)
+            assert manager.create_volume("a", "silver", GIB).backend_id == small.id
+            assert manager.create_volume("b", "silver", 200 * GIB).backend_id == large.id
+        finally:
+            sys.modules.pop("acme_policies", None)
 
 
 EXPORTS = {f"/v{number}": 10 * number * GIB for number in range(1, 6)}

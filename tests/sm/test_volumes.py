@@ -19,7 +19,7 @@ from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachabl
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager, volumes
 from xenvol.sm.database import Database
-from xenvol.sm.errors import NoBackendFits, NotSupported, UnknownVolume, VolumeNotReady
+from xenvol.sm.errors import BackendNotReady, NoBackendFits, NotSupported, UnknownVolume, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
 from xenvol.volumeops import VolumeOps
 
@@ -226,6 +226,21 @@ class TestADiskThatThePoolHasNot:
         call("PBD.plug", pbd)
         manager.delete_volume("v1")
         assert vdi_uuids(pool) == []
+
+    def test_because_its_sr_was_forgotten_is_still_a_volume(
+        self, pool: Simulator, manager: StorageManager, volume: Volume
+    ) -> None:
+        call = manager._context.session.call
+        (sr,) = pool.db.refs("SR")
+        for pbd in list(pool.db.children(sr, "PBDs")):
+            call("PBD.unplug", pbd)
+        call("SR.forget", sr)
+        with pytest.raises(BackendNotReady, match="not known to this pool"):
+            manager.delete_volume("v1")
+        assert manager.get_volume("v1") == volume
+        manager.do_setup()
+        manager.delete_volume("v1")
+        assert manager.list_volumes() == []
 
     def test_is_reported_and_not_mended(
         self, pool: Simulator, manager: StorageManager, volume: Volume

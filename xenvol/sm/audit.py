@@ -148,8 +148,7 @@ class _Audit:
 
     def _finish_making(self, volume: Volume) -> None:
         """The VDI that was made is named by the row, and all the rest is done; where none was, the row goes."""
-        view = self.context.view()
-        sr_ref, _ = srs.get_sr(view, self.backend)
+        view, sr_ref = self.context.view(), self.sr_ref
         if volume.vdi_uuid is not None:
             try:
                 made: creation.Made | None = creation.find_named(view, volume, self.backend)
@@ -167,7 +166,7 @@ class _Audit:
             copies.finish(self.context, view, made)
 
     def _finish_deleting(self, volume: Volume) -> None:
-        volumes.finish_deleting(self.context, self.context.view(), volume, self.backend)
+        volumes.finish_deleting(self.context, self.context.view(), volume, self.backend, self.sr_ref)
 
     # ---- rows that name a disk
 

@@ -165,15 +165,18 @@ def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothin
             log.warning("backend %d cannot be used: %s", backend.id, error)
             return SetupReport(_refreshed(context, view, backend, error), error)
 
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="xenvol-setup") as pool:
-        reports = []
-        for report in pool.map(attempt, backends):
-            if report is None:
-                continue
-            if report.error is None:
-                progress(f"backend {report.backend.id} is up")
-            reports.append(report)
-        return reports
+    # where one that is being made locks the whole file, the others would wait for it until they give up
+    alone = [backend for backend in backends if backend.state == "new" and context.database.is_sqlite]
+    reports = []
+    for some, at_once in ((alone, 1), ([backend for backend in backends if backend not in alone], _AT_ONCE)):
+        with ThreadPoolExecutor(at_once, thread_name_prefix="xenvol-setup") as pool:
+            for report in pool.map(attempt, some):
+                if report is None:
+                    continue
+                if report.error is None:
+                    progress(f"backend {report.backend.id} is up")
+                reports.append(report)
+    return sorted(reports, key=lambda report: report.backend.id)
 
 
 def _refreshed(context: Context, view: View, backend: Backend, error: XenVolError) -> Backend:

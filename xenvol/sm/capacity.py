@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 1000  # uuids in one filter: some 60 KB, of the 300 KB that xapi takes; and ids in one statement
 _LONGEST = 1000  # letters of a problem, in its column
+_SLACK = 0.01  # of a backend: room that the next look will find, and that is worth no call of its own
 
 Seen = dict[str, Any]
 """What a look at an SR gives for its backend's row: what is in `_SEEN`, or the problem alone that hides it."""
@@ -88,8 +89,8 @@ def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[B
 def note(context: Context, backend: Backend, sr_rec: Record) -> None:
     """Keep the sizes of one SR that has just been read, because something was done there.
 
-    `backend` as it was read before that. Where others have looked since, or where there would be more room than the
-    row says, we look again: in this order somebody's disk may have escaped us.
+    `backend` as it was read before that. Where others have looked since, or where there would be much more room than
+    the row says, we look again: in this order somebody's disk may have escaped us.
     """
     if context.database.write(_note, backend, _sizes(sr_rec)):
         return
@@ -163,7 +164,7 @@ def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, S
 
 
 def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
-    """False where another look has been written since the backend was read, or `free` would grow."""
+    """False where another look has been written since the backend was read, or `free` should grow."""
     try:
         there = backend_rows.get(connection, backend.id, lock=True)  # from here on nobody takes room
     except UnknownBackend:  # removed meanwhile, and nothing is left to note
@@ -173,9 +174,9 @@ def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
     flavor = flavor_rows.by_id(connection, there.flavor_id)
     promised = volume_rows.promised(connection, there.id)
     free = _free(there, flavor, {"features": there.features, **sizes}, promised)
-    if free > there.free:
+    if free - there.free > sizes["physical_size"] * _SLACK:
         return False
-    backend_rows.update(connection, there.id, **sizes, free=free, stats_at=now())
+    backend_rows.update(connection, there.id, **sizes, free=min(free, there.free), stats_at=now())
     return True
 
 

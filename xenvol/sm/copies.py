@@ -133,7 +133,8 @@ def _take_back(context: Context, view: View, made: Made, error: XapiError) -> No
 
 def _delete(context: Context, view: View, made: Made) -> None:
     if context.database.write(volume_rows.begin_deleting, made.volume):
-        volumes.finish_deleting(context, view, made.volume, made.backend)
+        sr_ref = SRRef(view.record("VDI", made.vdi_ref)["SR"])
+        volumes.finish_deleting(context, view, made.volume, made.backend, sr_ref)
 
 
 def _claim(

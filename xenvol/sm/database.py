@@ -276,7 +276,7 @@ _DRIVERS: Final = {
 
 def _shown(url: sa.URL) -> str:
     """Without passwords, also those that came as parameters."""
-    masked = {key: MASK for key in url.query if is_secret_key(key) or "pass" in key.lower()}
+    masked = {key: MASK for key in url.query if is_secret_key(key)}
     shown = url.update_query_dict(masked).render_as_string(hide_password=True)
     return shown.replace(quote(MASK, safe=""), MASK)
 

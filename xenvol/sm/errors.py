@@ -132,8 +132,8 @@ class NoSuchStorageDriver(UnsupportedSRType):
     def __init__(self, sr_type: str, *, host: str, offered: Iterable[str]) -> None:
         super().__init__(sr_type, host=host, offered=offered)
         self.args = (
-            f"{self}; the storage driver {sr_type!r} is offered neither by XCP-ng nor by any current XenServer: "
-            "reach the array by iSCSI, Fibre Channel or NFS (lvmoiscsi, lvmohba, nfs)",
+            f"host {host} offers no SRs of type {sr_type!r}: the storage driver is offered neither by XCP-ng nor by "
+            "any current XenServer; reach the array by iSCSI, Fibre Channel or NFS (lvmoiscsi, lvmohba, nfs)",
         )
 
 

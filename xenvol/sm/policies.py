@@ -158,6 +158,8 @@ class _Checked:
     def order(self, candidates: Sequence[Backend], request: Request) -> Sequence[Backend]:
         """Raises InvalidPolicy."""
         given = tuple(candidates)
+        if not given:
+            return given
         try:
             ordered = list(self._policy.order(given, request))
         except (Exception, SystemExit) as error:

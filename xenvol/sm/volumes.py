@@ -70,11 +70,12 @@ def delete(context: Context, volume_id: str) -> None:
             reason = "it is a LUN of an array, which VDI.destroy does not erase: unmanage it instead"
             raise NotSupported(f"deleting {volume_id}", reason=reason)
         view = context.view()
+        sr_ref, _ = srs.get_sr(view, backend)
         if volume.vdi_uuid is not None and volume.state == "available":
             for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
                 vdis.check_unused(view, vdi)  # before the row says that it goes
         if context.database.write(_begin_deleting, volume):
-            finish_deleting(context, view, volume, backend)
+            finish_deleting(context, view, volume, backend, sr_ref)
             return
     raise Overtaken(volume_id)
 
@@ -89,9 +90,8 @@ def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
     return True
 
 
-def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend) -> None:
+def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend, sr_ref: SRRef) -> None:
     """Erase the disk of a volume whose row says that it goes, and let the row go."""
-    sr_ref, _ = srs.get_sr(view, backend)
     if volume_rows.is_claim(volume):
         vdis.finish_erasing(context, view, volume)
         return
