@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from xenvol.simulator.hooks import Reply
@@ -14,6 +14,7 @@ _LONGEST_LINE = 65536
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorised",
     403: "Forbidden",
     404: "Not Found",
     413: "Request Entity Too Large",
@@ -22,12 +23,13 @@ _REASONS = {
 }
 _PAGES = {
     400: "<h1>HTTP 400 bad request</h1>The HTTP request was malformed. Please correct and retry.",
+    401: "<h1>HTTP 401 unauthorised</h1>Please check your credentials and retry.",
     403: "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden.",
     404: "<h1>HTTP 404 not found</h1>",
     413: "<h1>HTTP 413 request entity too large</h1>",
     500: "<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. "
     "If the problem persists, please contact your support representative.<h1> Additional information </h1>",
-    501: "<h1>HTTP 501 Method Not Implemented</h1>",
+    501: "<h1>HTTP 501 Method Not Implemented</h1><p>Unknown {more} not supported.<br /></p>",
 }
 
 
@@ -42,15 +44,22 @@ class Request:
     is_last: bool
     """The client wants the connection closed afterwards."""
 
+    @property
+    def content_length(self) -> int | None:
+        """What the header says; None for none, or one that is no number."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isdecimal() else None
+
 
 def page(status: int, more: str = "") -> Reply:
-    """One of the pages of HTML that take the place of an answer."""
-    text = f"<html><body>{_PAGES[status]}{html.escape(more, quote=True)}</body></html>"
+    """One of the pages of HTML that take the place of an answer; ``more`` is escaped."""
+    begin, _, end = _PAGES[status].partition("{more}")
+    text = f"<html><body>{begin}{html.escape(more, quote=True)}{end}</body></html>"
     return Reply(status, "text/html", text.encode())
 
 
-def read(stream: BinaryIO, connection: socket.socket) -> Request | None:
-    """The next request; None when the client is done or sends no HTTP."""
+def read_head(stream: BinaryIO) -> Request | None:
+    """The next request up to its body; None when the client is done or sends no HTTP."""
     words = stream.readline(_LONGEST_LINE).decode("latin-1").split()
     if len(words) != 3:
         return None
@@ -59,13 +68,17 @@ def read(stream: BinaryIO, connection: socket.socket) -> Request | None:
     while (line := stream.readline(_LONGEST_LINE).decode("latin-1").strip()) != "":
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    if headers.get("expect", "").lower() == "100-continue":
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    length = headers.get("content-length", "0")
-    body = stream.read(int(length)) if length.isdecimal() else b""
     wish = headers.get("connection", "").lower()
     is_last = wish == "close" or (version == "HTTP/1.0" and wish != "keep-alive")
-    return Request(verb, path, headers, body, is_last)
+    return Request(verb, path, headers, b"", is_last)
+
+
+def read_body(request: Request, stream: BinaryIO, connection: socket.socket) -> Request:
+    """The request with its body, which must fit into memory."""
+    if request.headers.get("expect", "").lower() == "100-continue":
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    length = request.content_length
+    return replace(request, body=stream.read(length)) if length else request
 
 
 def head(reply: Reply, request: Request, *, is_last: bool) -> bytes:
@@ -74,8 +87,11 @@ def head(reply: Reply, request: Request, *, is_last: bool) -> bytes:
         f"content-length: {len(reply.body)}",
         f"connection: {'close' if is_last else 'keep-alive'}",
         "cache-control: no-cache, no-store",
-        f"content-type: {reply.content_type}",
     ]
+    content_type = f"content-type: {reply.content_type}"
+    lines.insert(
+        len(lines) if reply.status == 200 else 2, content_type
+    )  # pages have it second (trace sm/30#220)
     if reply.status == 200:
         lines.append("Access-Control-Allow-Origin: *")
         wanted = request.headers.get("access-control-request-headers")

@@ -16,7 +16,10 @@ from collections.abc import Callable
 from xenvol.simulator import jsonrpc, xmlrpc
 from xenvol.simulator.failure import Failure, Garbage
 from xenvol.simulator.hooks import Answer, Reply
-from xenvol.simulator.http11 import Request, head, page, read
+from xenvol.simulator.http11 import Request, head, page, read_body, read_head
+from xenvol.simulator.images import doors
+from xenvol.simulator.images.body import Broken
+from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.service import Dropped, Service
 from xenvol.simulator.xapi import Xapi
 
@@ -55,8 +58,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        address = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{address}:{self.port}"
+        return _url(self.host, self.port, is_https=self.tls is not None)
 
     @property
     def is_up(self) -> bool:
@@ -124,16 +126,27 @@ class Server:
                 self._connections.add(connection)
             stack.callback(self._forget, connection)
             stream = stack.enter_context(connection.makefile("rb"))
-            while (request := read(stream, connection)) is not None:
+            while (request := read_head(stream)) is not None:
                 try:
+                    if (door := self._door(request)) is not None:
+                        exchange = Exchange(request, stream, connection)
+                        self.service.transfer(door, exchange, self._host(), self._url_of, gone)
+                        exchange.finish()
+                        if not exchange.stays_open:
+                            return
+                        exchange.body.skip_to(exchange.body.length or 0)
+                        continue
+                    request = read_body(request, stream, connection)
                     reply = self._answer(request, gone)
+                except Broken:
+                    return
                 except Dropped as dropped:
                     if dropped.host_dies:
                         self.go_down()
                     return
                 is_last = request.is_last or reply.status != 200
                 connection.sendall(head(reply, request, is_last=is_last) + reply.body)
-                if is_last:
+                if is_last and not self._is_forgotten(request):
                     return
 
     def _forget(self, connection: socket.socket) -> None:
@@ -141,6 +154,13 @@ class Server:
             self._connections.discard(connection)
 
     # ---- requests
+
+    def _door(self, request: Request) -> str | None:
+        return doors.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
+
+    def _is_forgotten(self, request: Request) -> bool:
+        """Whether xapi says that it closes the connection, and does not (trace sm/30#220)."""
+        return request.verb == "GET" and doors.name_of("PUT", request.path.partition("?")[0]) is not None
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
         path = _path(request.path, self.service.xapi.model.release)
@@ -151,7 +171,7 @@ class Server:
         if request.verb in ("GET", "PUT") or not path.startswith("/"):
             return page(403)
         if request.verb != "POST":
-            return page(501)
+            return page(501, request.verb)
         if len(request.body) > LARGEST_BODY:
             return page(413)
         try:
@@ -182,11 +202,24 @@ class Server:
         return Reply(200, "application/json", jsonrpc.success(call, answer.result))
 
     def _call(self, protocol: str, method: str, params: list[object], gone: threading.Event) -> Answer:
-        return self.service.call(protocol, method, params, self.identity(self.service.xapi), gone)
+        return self.service.call(protocol, method, params, self._host(), gone)
+
+    def _host(self) -> str:
+        return self.identity(self.service.xapi)
+
+    def _url_of(self, host: str) -> str:
+        """Where another host of the pool listens. (Real ones redirect to HTTPS, on its usual port.)"""
+        address = self.service.xapi.db.row("host", host)["address"]
+        return _url(address, self.port, is_https=self.tls is not None)
 
 
 _URI_SINCE = (24, 20, 0)
 """The release that reads the path of a request as a URI: what follows ``//`` is a host (trace 10#16)."""
+
+
+def _url(address: str, port: int, *, is_https: bool) -> str:
+    bracketed = f"[{address}]" if ":" in address else address
+    return f"{'https' if is_https else 'http'}://{bracketed}:{port}"
 
 
 def _path(target: str, release: tuple[int, ...]) -> str:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xenvol.simulator import dispatch, sessions
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Incoming, Interceptor, Journal
+from xenvol.simulator.images import doors
+from xenvol.simulator.images.exchange import Exchange
+from xenvol.simulator.images.visit import Visit
 from xenvol.simulator.values import Wire
 from xenvol.simulator.xapi import Xapi
+
+UrlOf = Callable[[str], str]
+"""Host reference to where it listens."""
 
 
 class Dropped(Exception):
@@ -50,16 +56,34 @@ class Service:
     ) -> Answer:
         """Answer a call, or raise `Dropped`. ``gone`` is set when the listener closes: then nothing waits."""
         incoming = Incoming(next(self._numbers), protocol, method, tuple(params), host)
+        return self._through(incoming, gone, self._serve)
+
+    def transfer(
+        self, name: str, exchange: Exchange, host: str, url_of: UrlOf, gone: threading.Event
+    ) -> None:
+        """Serve a request at a door for images, or raise `Dropped`. It is journalled and faulted like a call."""
+        query = dict(exchange.query)
+        session = query.pop("session_id", None)
+        params: tuple[Wire, ...] = (query,) if session is None else (session, query)
+
+        def serve(call: Incoming, fate: Fate) -> Answer:
+            xapi = self.xapi
+            self._expire(xapi, call, fate)
+            exchange.is_mute = fate.lose_answer
+            return doors.serve(name, Visit(exchange, xapi, host, url_of, gone, fate.refuse))
+
+        self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
+
+    def _through(
+        self, incoming: Incoming, gone: threading.Event, serve: Callable[[Incoming, Fate], Answer]
+    ) -> Answer:
         if self.journal is not None:
             self.journal.arrived(incoming)
         answer = None
         try:
             fate = SERVED if self.interceptor is None else self.interceptor.fate(incoming)
             _before(fate, gone)
-            if fate.refuse is not None:
-                answer = Answer(error=tuple(fate.refuse.description))
-            else:
-                answer = self._serve(incoming, fate)
+            answer = serve(incoming, fate)
             _after(fate, gone)
         finally:
             if self.journal is not None:
@@ -67,14 +91,19 @@ class Service:
         return answer
 
     def _serve(self, call: Incoming, fate: Fate) -> Answer:
+        if fate.refuse is not None:
+            return Answer(error=tuple(fate.refuse.description))
         xapi = self.xapi
-        if fate.expire_session and call.session is not None:
-            with xapi.lock:
-                sessions.destroy(xapi, call.session)
+        self._expire(xapi, call, fate)
         try:
             return Answer(dispatch.dispatch(xapi, call.host, call.method, call.params))
         except Failure as failure:
             return Answer(error=tuple(failure.description))
+
+    def _expire(self, xapi: Xapi, call: Incoming, fate: Fate) -> None:
+        if fate.expire_session and call.session is not None:
+            with xapi.lock:
+                sessions.destroy(xapi, call.session)
 
 
 def _before(fate: Fate, gone: threading.Event) -> None:

@@ -130,6 +130,15 @@ class Simulator(BulkBuilder):
         """The storage behind the pool, to arrange and to change under its feet."""
         return self.xapi.world
 
+    @property
+    def dev(self) -> Path:
+        """What stands for ``/dev`` of the master: ``dev / VBD.device`` has the bytes of a disk that is plugged."""
+        return self.dev_of(self.xapi.master)
+
+    def dev_of(self, host: str) -> Path:
+        """The same of any host, by reference, uuid, name or address."""
+        return self.storage.dev(self.db.row("host", self.find_host(host))["hostname"])
+
     def about(self) -> dict[str, Any]:
         """How to log in."""
         return {

@@ -22,6 +22,7 @@ VOLATILE = {
     "*.current_operations": "names the tasks under way",
     "host_metrics.last_updated": "a clock",
     "VM_metrics.last_updated": "a clock",
+    "VM_metrics.VCPUs_utilisation": "a measurement; its keys are numbers, which JSON has not",
     "VM_guest_metrics.last_updated": "a clock",
     "VBD_metrics.last_updated": "a clock",
     "host.software_version": "holds the date of start",

@@ -61,16 +61,16 @@ def _run(call: Call, work: Callable[[Call], Wire]) -> None:
             result = work(call)
         except Failure as failure:
             status = "cancelled" if failure.code == CANCELLED else "failure"
-            _finish(xapi, call.task, status=status, error_info=failure.description)
+            finish(xapi, call.task, status=status, error_info=failure.description)
         except Exception as error:  # nobody may wait for ever for a task whose thread is gone
             log.exception("%s failed", call.method)
             error_info = internal_error(repr(error)).description
-            _finish(xapi, call.task, status="failure", error_info=error_info)
+            finish(xapi, call.task, status="failure", error_info=error_info)
         else:
-            _finish(xapi, call.task, status="success", result=xmlrpc.write(result))
+            finish(xapi, call.task, status="success", result=xmlrpc.write(result))
 
 
-def _finish(xapi: Xapi, task: str, **outcome: Any) -> None:
+def finish(xapi: Xapi, task: str, **outcome: Any) -> None:
     """Unless somebody has set the task's status or destroyed it; its current_operations stay as they are."""
     if xapi.db.exists("task", task) and xapi.db.row("task", task)["status"] == "pending":
         xapi.db.set("task", task, progress=1.0, finished=xapi.now(), allowed_operations=[], **outcome)
@@ -128,8 +128,11 @@ def task_destroy(call: Call, task: str) -> None:
 
 @rule("task.cancel")
 def task_cancel(call: Call, task: str) -> None:
-    """Ask for it; whether anything comes of it is up to what the task does (trace 07#147..156)."""
-    call.db.set("task", task, current_operations={call.task: "cancel"})
+    """Ask for it; whether anything comes of it is up to what the task does (trace 07#147..156, sm/30#366)."""
+    asking = (
+        f"DummyRef:|{call.task.removeprefix('OpaqueRef:')}|task.cancel"  # a call without a task (sm/30#367)
+    )
+    call.db.set("task", task, current_operations={asking: "cancel"})
 
 
 @rule("task.set_status")

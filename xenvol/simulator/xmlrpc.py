@@ -27,6 +27,8 @@ def parse_call(body: bytes) -> tuple[str, list[Wire]]:
     try:
         root = ET.fromstring(body)
     except (ET.ParseError, LookupError, ValueError) as error:
+        if str(error) == "syntax error: line 1, column 0":
+            raise Garbage('Xmlm.Error(1:1, "expected root element")') from error  # trace sm/30#219
         raise Garbage(f"Xmlrpc: {error}") from error
     if root.tag != "methodCall":
         raise Garbage(f'Xmlrpc.Parse_error("open_tag({root.tag})", "open_tag(methodCall)", _)')

@@ -112,6 +112,14 @@ class Script:
     """Calls that are not made, and why."""
     same: Mapping[str, str] = field(default_factory=dict)
     """Names of the recording that stand for one object: ``{"ref10": "dom0"}``."""
+    meanwhile: Mapping[int, Step] = field(default_factory=dict)
+    """By number: what happens before a line while calls go on, that is, without the pool's lock."""
+    params: Mapping[int, Mapping[int, Any]] = field(default_factory=dict)
+    """Arguments, by number of the call and of the argument, that are sent in place of the recorded ones."""
+    free: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Fields of a record that are not compared."""
+    http: Callable[[Player, Mapping[str, Any]], Iterator[str]] | None = None
+    """Makes a request that is no call, and tells what is different about the answer."""
     world: Mapping[str, Any] | str = "recorded"
     """The pool."""
     called: int = 0
@@ -121,12 +129,12 @@ class Script:
 def play(script: Script) -> list[str]:
     """Play it against a simulator of its own; every difference as a line of text."""
     with Simulator(world=script.world) as simulator:
-        player = _Player(script, simulator)
+        player = Player(script, simulator)
         with player.wire:
             return [difference for line in _lines(script) for difference in player.play(line)]
 
 
-class _Player:
+class Player:
     def __init__(self, script: Script, simulator: Simulator) -> None:
         self.script = script
         self.simulator = simulator
@@ -137,7 +145,14 @@ class _Player:
         self._step(script.start, {})
 
     def play(self, line: Mapping[str, Any]) -> Iterator[str]:
-        number, method = line["n"], line["method"]
+        number = line["n"]
+        if number in self.script.meanwhile:
+            self.script.meanwhile[number](self.storage(line.get("seen", {})))
+        if line["proto"] == "http":
+            assert self.script.http is not None, "the script says how to make requests"
+            yield from self.script.http(self, line)
+            return
+        method = line["method"]
         if method == "-":
             if number not in self.script.storage:
                 yield f"#{number}: the script does not say what this means: {line['note']}"
@@ -163,11 +178,16 @@ class _Player:
 
     def _step(self, step: Step, seen: Mapping[str, Any]) -> None:
         with self.simulator.xapi.lock:
-            step(Storage(self.simulator, self.simulator.storage, self.symbols, seen))
+            step(self.storage(seen))
+
+    def storage(self, seen: Mapping[str, Any]) -> Storage:
+        return Storage(self.simulator, self.simulator.storage, self.symbols, seen)
 
     def _call(self, line: Mapping[str, Any]) -> Iterator[str]:
         try:
             params = self.symbols.resolve(line["params"])
+            for position, value in self.script.params.get(line["n"], {}).items():
+                params[position] = value if not isinstance(value, dict) else {**params[position], **value}
         except Unbound as unbound:
             yield f"no value for {unbound}"
             return
@@ -185,7 +205,10 @@ class _Player:
             return
         comparison = Comparison(self.symbols)
         if succeeded:
-            found = comparison.value(line["result"], got, "result", shape_of(line["method"]))
+            expected = line["result"]
+            for name in self.script.free.get(line["n"], ()):
+                expected = {**expected, name: got[name]}
+            found = comparison.value(expected, got, "result", shape_of(line["method"]))
         else:
             found = comparison.error(line["error"], got, "error")
         yield from map(str, found)

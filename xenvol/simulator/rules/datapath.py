@@ -88,3 +88,9 @@ def content(call: Call, host: str, vdi: str) -> Path:
         fault=backend.ATTACH_FAULT,
         vdi=vdi,
     )
+
+
+def room(call: Call, host: str, vdi: str) -> int | None:
+    """Bytes that the disk may still grow by as it is written to; None: as many as it has holes."""
+    row = call.db.row("VDI", vdi)
+    return backend.run(call, row["SR"], host, lambda driver: driver.vdi_room(row["uuid"]), vdi=vdi)

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.failure import NULL, Failure, internal_error
+from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import datapath, hotplug, vbd_operations, vm_facts
+from xenvol.simulator.rules import control_domain, hotplug, vbd_operations, vm_facts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.vbd_create import assert_stays_agile
 from xenvol.simulator.rules.vbd_operations import is_plugged, update_vbd_and_vdi
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
-
-_WITHOUT_NBD = ("dummy", "flaky", "iscsi", "rawiscsi", "hba", "udev")
-"""SR types whose disks a control domain cannot use: their drivers give no address that xapi can connect to
-(facts/sm-truth.md, "VBD on LUN-per-VDI"; trace 04#349)."""
 
 
 @rule("VBD.plug")
@@ -29,7 +25,7 @@ def vbd_plug(call: Call, vbd: str) -> None:
         db = call.db
         row = db.row("VBD", vbd)
         if db.row("VM", row["VM"])["is_control_domain"]:
-            _plug_into_control_domain(call, vbd)
+            control_domain.plug(call, vbd)
         else:
             if vm_facts.has_qemu(db, row["VM"]) and row["type"] != "CD" and row["mode"] == "RO":
                 raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", vbd)
@@ -129,25 +125,9 @@ def _unplug(call: Call, vbd: str, *, force: bool) -> None:
     db = call.db
     row = db.row("VBD", vbd)
     if db.row("VM", row["VM"])["is_control_domain"]:
-        if not row["empty"]:
-            datapath.detach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"])
-        db.set("VBD", vbd, currently_attached=False)
+        control_domain.unplug(call, vbd)
     else:
         hotplug.unplug(call, vbd, force=force)
-
-
-def _plug_into_control_domain(call: Call, vbd: str) -> None:
-    """The disk becomes a block device of the control domain itself; no hypervisor takes part."""
-    db = call.db
-    row = db.row("VBD", vbd)
-    disk = db.row("VDI", row["VDI"])
-    sr = db.row("SR", disk["SR"])
-    datapath.attach(call, db.row("VM", row["VM"])["resident_on"], row["VDI"], read_write=row["mode"] == "RW")
-    if sr["type"] in _WITHOUT_NBD:
-        # the disk stays attached: the control domain still had its link afterwards (trace sm/20c#51)
-        raise internal_error('Failure("Could not parse NBD URI returned from the storage backend: ")')
-    device = f"sm/backend/{sr['uuid']}/{disk['uuid']}"
-    db.set("VBD", vbd, device=device, currently_attached=True)
 
 
 def _refuse_pausing(call: Call, vbd: str, name: str) -> None:

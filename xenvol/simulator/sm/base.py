@@ -283,3 +283,7 @@ class Driver(abc.ABC):
     def vdi_file(self, uuid: str) -> Path:
         """The (sparse) file that holds the disk's bytes as the guest sees them, ``virtual_size`` long."""
         raise SMFailure(46, f"VDI {uuid} not found")
+
+    def vdi_room(self, uuid: str) -> int | None:
+        """Bytes of its storage that the disk may still take as it is written to; None where they are its own."""
+        return None

@@ -48,6 +48,15 @@ class FileDriver(DiskFiles):
                 directory.remove(name)
         self.detach()
 
+    def vdi_room(self, uuid: str) -> int | None:
+        """What the file system has left; its files grow with what is written to them, and with nothing else."""
+        try:
+            self.check_writable()
+        except OSError:
+            return 0
+        self._recount()
+        return self.directory.filesystem.free
+
     def unmount(self, point: str) -> None:
         """umount and rmdir: a bare mount point into which somebody wrote stays, and is ENOTEMPTY."""
         self.mounts.unmount(point)

@@ -81,6 +81,12 @@ class World:
     def host(self, name: str) -> HostStorage:
         return self.hosts.setdefault(name, HostStorage())
 
+    def dev(self, host: str) -> Path:
+        """What stands for ``/dev`` of that host's control domain: a directory with the disks that are plugged."""
+        directory = self.directory / "dev" / host.replace("/", "_")
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
     def close(self) -> None:
         if self._owned:
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,47 @@
+"""Which requests are for a door, and what becomes of those that it refuses."""
+
+from __future__ import annotations
+
+from xenvol.simulator.failure import Failure
+from xenvol.simulator.hooks import Answer
+from xenvol.simulator.images import exporting, importing
+from xenvol.simulator.images.refusals import NoSuchTask, Unauthorised, printed
+from xenvol.simulator.images.visit import Visit
+
+IMPORT, EXPORT = "/import_raw_vdi", "/export_raw_vdi"
+_DOORS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
+
+
+def name_of(verb: str, path: str) -> str | None:
+    """What the journal calls a request at a door (``PUT /import_raw_vdi``); None for any other request.
+
+    A path may go on after a slash (trace sm/30#226).
+    """
+    return next(
+        (f"{verb} {door}" for opens, door in _DOORS if opens == verb and f"{path}/".startswith(f"{door}/")),
+        None,
+    )
+
+
+def serve(name: str, visit: Visit) -> Answer:
+    """Answer the request. What it comes to is for the journal; OSError where the client went away."""
+    verb, _, path = name.partition(" ")
+    door = _DOORS[verb, path]
+    exchange = visit.exchange
+    try:
+        with visit.logged_in() as call:
+            door.serve(visit, call)
+    except Unauthorised:
+        realm = f'WWW-Authenticate: Basic realm="{door.REALM}"'
+        exchange.page("HTTP/1.1 401 Unauthorised", 401, "", realm)
+        return Answer(error=("HTTP_401",))
+    except exporting.NoVDI:
+        exchange.page("HTTP/1.1 500 Internal Error", 500, 'Failure("Missing vdi query parameter")')
+        return Answer(error=("INTERNAL_ERROR",))
+    except NoSuchTask as error:
+        exchange.page("HTTP/1.1 500 Internal Error", 500, printed(error))
+        return Answer(error=("HANDLE_INVALID", "task", error.task))
+    except Failure as failure:
+        exchange.page("HTTP/1.1 500 Internal Error", 500, printed(failure))
+        return Answer(error=tuple(failure.description))
+    return Answer()

@@ -1,0 +1,97 @@
+"""``GET /export_raw_vdi``: a disk's bytes, or the same as a VHD (export_raw_vdi.ml; trace sm/30#12, #228-376)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import BinaryIO
+
+from xenvol.simulator.failure import Failure
+from xenvol.simulator.images import vhdimage
+from xenvol.simulator.images.refusals import Rejected
+from xenvol.simulator.images.vhdformat import MAX_SIZE
+from xenvol.simulator.images.vhdimage import Range
+from xenvol.simulator.images.visit import Visit
+from xenvol.simulator.rulebook import Call
+
+REALM = "get_export_raw_vdi"
+_CONTENT_TYPES = {"raw": "application/octet-stream", "vhd": "application/vhd"}
+_STEP = 8 << 20
+"""Bytes between two looks at the progress."""
+
+
+class NoVDI(Exception):
+    """The request names none."""
+
+
+def serve(visit: Visit, call: Call) -> None:
+    """Raises what the page says that is the answer, or its end."""
+    parameters = visit.exchange.parameters
+    if "vdi" not in parameters:
+        raise NoVDI
+    with call.xapi.lock:
+        vdi = visit.reference("VDI", parameters["vdi"])
+        if not visit.is_at_the_right_host(call.db.row("VDI", vdi)["SR"]):
+            return
+    with visit.under_task(call, "Exporting raw VDI") as under_task:
+        if visit.refusal is not None:
+            raise visit.refusal
+        try:
+            _serve_here(visit, under_task, vdi)
+        except Rejected as rejected:
+            visit.fail_task(rejected.failure, under_task.task)
+            visit.exchange.end(rejected.status)
+
+
+def _serve_here(visit: Visit, call: Call, vdi: str) -> None:
+    exchange = visit.exchange
+    format = exchange.parameters.get("format", "raw").lower()
+    if format not in _CONTENT_TYPES:
+        raise Rejected("HTTP/1.0 404 Not Found", f"Unknown format {format}")
+    with call.xapi.lock:
+        disk = call.db.row("VDI", vdi)
+        size, uuid = disk["virtual_size"], disk["uuid"]
+    if format == "vhd" and size > MAX_SIZE:
+        raise Failure("VDI_TOO_LARGE", vdi, str(MAX_SIZE))
+    exchange.accept(
+        f"task-id:{call.task}",
+        f"content-type:{_CONTENT_TYPES[format]}",
+        f'content-disposition: attachment; filename="{uuid}.{format}"',
+    )
+    with ExitStack() as stack:
+        path = stack.enter_context(visit.plugged(call, vdi, "RO"))
+        source = stack.enter_context(path.open("rb"))
+        if format == "raw":
+            parts: Iterator[bytes | Range] = iter([Range(0, size)])
+        else:
+            parts = _vhd(visit, call, stack, source, size)
+        _send(visit, call, source, parts, size)
+    visit.complete_task(call)
+
+
+def _vhd(visit: Visit, call: Call, stack: ExitStack, source: BinaryIO, size: int) -> Iterator[bytes | Range]:
+    """Of the whole disk, or of what has changed since a base, which is looked for only now (trace sm/30#333)."""
+    seconds = int(call.xapi.clock())
+    given = visit.exchange.parameters.get("base")
+    if given is None:
+        return vhdimage.parts(source, size, seconds=seconds)
+    with call.xapi.lock:
+        base = visit.reference("VDI", given)
+        row = call.db.row("VDI", base)
+        base_size, base_uuid = row["virtual_size"], row["uuid"]
+    path = stack.enter_context(visit.plugged(call, base, "RO"))
+    base_file = stack.enter_context(path.open("rb"))
+    return vhdimage.delta_parts(source, size, base_file, base_size, base_uuid, seconds=seconds)
+
+
+def _send(visit: Visit, call: Call, source: BinaryIO, parts: Iterator[bytes | Range], size: int) -> None:
+    progress = visit.tell_progress(call)
+    for part in parts:
+        if isinstance(part, bytes):
+            visit.exchange.send(part)
+            continue
+        end = part.offset + part.size
+        for offset in range(part.offset, end, _STEP):
+            step = min(_STEP, end - offset)
+            visit.exchange.send_range(source, offset, step)
+            progress(min(offset + step, size), max(size, 1))

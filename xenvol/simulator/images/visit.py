@@ -1,0 +1,205 @@
+"""Who stands at a door, under which task, and which host can serve: what importing and exporting have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenvol.simulator import sessions, tasks
+from xenvol.simulator.failure import NULL, Failure, internal_error
+from xenvol.simulator.images.body import Broken
+from xenvol.simulator.images.exchange import Exchange
+from xenvol.simulator.images.refusals import Missing, NoSuchTask, Unauthorised
+from xenvol.simulator.rulebook import Call
+from xenvol.simulator.rules import datapath, places
+from xenvol.simulator.rules.nested import invoke
+from xenvol.simulator.xapi import Xapi
+
+log = logging.getLogger(__name__)
+
+IO_ERROR = Failure("VDI_IO_ERROR", "Device I/O errors")
+"""What becomes of everything that goes wrong while bytes are copied (trace sm/30#23)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request at a door of one host."""
+
+    exchange: Exchange
+    xapi: Xapi
+    host: str
+    url_of: Callable[[str], str]
+    """Of another host: what a redirect leads to."""
+    gone: threading.Event
+    """Set when the host dies: then it does nothing more, and what it has under way stays as it is."""
+    refusal: Failure | None = None
+    """Ordered for when the host has found that it is the right one."""
+
+    @contextlib.contextmanager
+    def logged_in(self) -> Iterator[Call]:
+        """By a session in the query or a cookie, or by name and password, for the time of the visit.
+
+        Raises `Unauthorised`, which leaves a task that waits for an image waiting (trace sm/30#183).
+        """
+        xapi = self.xapi
+        with xapi.lock:
+            own = NULL
+            session = self.exchange.parameters.get("session_id", "")
+            if "session_id" not in self.exchange.parameters:
+                session = own = self._log_in()
+            elif not xapi.db.exists("session", session):
+                raise Unauthorised
+        try:
+            yield Call(xapi, self.exchange.path.strip("/"), session, _fresh_ref(), self.host)
+        finally:
+            with xapi.lock:
+                sessions.destroy(xapi, own)
+
+    def _log_in(self) -> str:
+        if self.exchange.credentials is None:
+            raise Unauthorised
+        user, password = self.exchange.credentials
+        call = Call(self.xapi, "session.login_with_password", NULL, _fresh_ref(), self.host)
+        try:
+            return sessions.login_with_password(call, user, password, "1.0", "")  # type: ignore[no-any-return]
+        except Failure as failure:
+            raise Unauthorised from failure
+
+    def reference(self, cls: str, name: str) -> str:
+        """Of a reference or a uuid; `Missing`."""
+        db = self.xapi.db
+        if db.exists(cls, name):
+            return name
+        if (ref := db.by_uuid(cls, name)) is None:
+            raise Missing(cls, name)
+        return ref
+
+    def is_at_the_right_host(self, sr: str) -> bool:
+        """Whether the SR is plugged here. If not, the client is sent to a host where it is; NO_HOSTS_AVAILABLE."""
+        db = self.xapi.db
+        plugged = places.plugged_pbds(db, sr) if db.exists("SR", sr) else []
+        hosts = [db.row("PBD", pbd)["host"] for pbd in plugged]
+        if self.host in hosts:
+            return True
+        other = next((h for h in hosts if places.is_live(db, h) and db.row("host", h)["enabled"]), None)
+        if other is None:
+            raise Failure("NO_HOSTS_AVAILABLE")
+        location = f"{self.url_of(other)}{self.exchange.request.path}"
+        self.exchange.end("HTTP/1.1 302 Found", (f"Location: {location}",))
+        return False
+
+    @contextlib.contextmanager
+    def under_task(self, call: Call, label: str) -> Iterator[Call]:
+        """The call under the caller's task, which stays, or under one that goes with the visit; `NoSuchTask`.
+
+        What the body raises fails the task; it is up to the body to complete it.
+        """
+        given = self.exchange.parameters.get("task_id")
+        with call.xapi.lock:
+            if given is not None and not call.db.exists("task", given):
+                raise NoSuchTask(given)
+            task = given if given is not None else tasks.create(call, label)
+        try:
+            yield dataclasses.replace(call, task=task)
+        except Failure as failure:
+            self.fail_task(failure, task)
+            raise
+        except OSError:  # the client is gone, or its host
+            self.fail_task(IO_ERROR, task)
+            raise
+        except Exception as error:  # nobody may wait for ever for a task whose thread is gone
+            log.exception("%s failed", self.exchange)
+            unforeseen = internal_error(repr(error))
+            self.fail_task(unforeseen, task)
+            raise unforeseen from error
+        finally:
+            if given is None:
+                with call.xapi.lock:
+                    if call.db.exists("task", task):
+                        call.db.delete("task", task)
+
+    def fail_task(self, failure: Failure, task: str | None = None) -> None:
+        """The caller's, where it is not said which; `NoSuchTask` where that is none."""
+        task = task or self.exchange.parameters.get("task_id")
+        with self.xapi.lock:
+            if task is not None and not self.xapi.db.exists("task", task):
+                raise NoSuchTask(task)
+            if task is not None and not self.gone.is_set():
+                tasks.finish(self.xapi, task, status="failure", error_info=failure.description)
+
+    def complete_task(self, call: Call, result: str = "") -> None:
+        with self.xapi.lock:
+            if not self.gone.is_set():
+                tasks.finish(self.xapi, call.task, status="success", result=result)
+
+    @contextlib.contextmanager
+    def plugged(self, call: Call, vdi: str, mode: str) -> Iterator[Path]:
+        """The disk in this host's control domain (attach_helpers.ml): the file with its bytes.
+
+        Raises what VBD.create and VBD.plug refuse with, and VDI_IO_ERROR for what goes wrong with the bytes.
+        """
+        with call.xapi.lock:
+            vbd = invoke(
+                call, "VBD.create", _slot(call.db.row("host", self.host)["control_domain"], vdi, mode)
+            )
+        try:
+            with call.xapi.lock:
+                invoke(call, "VBD.plug", vbd)
+                path = datapath.content(call, self.host, vdi)
+            try:
+                yield path
+            except (Broken, OSError) as error:
+                raise IO_ERROR from error
+        finally:
+            with call.xapi.lock:
+                if not self.gone.is_set():
+                    for method in ("VBD.unplug", "VBD.destroy"):
+                        with contextlib.suppress(Failure):
+                            invoke(call, method, vbd)
+
+    def tell_progress(self, call: Call) -> Callable[[int, int], None]:
+        """Writes every whole percent into the task, as vhd-tool says it."""
+        told = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            percent = done * 100 // total
+            if percent > told:
+                told = percent
+                with call.xapi.lock:
+                    if (
+                        call.db.exists("task", call.task)
+                        and call.db.row("task", call.task)["status"] == "pending"
+                    ):
+                        call.db.set("task", call.task, progress=percent / 100)
+
+        return progress
+
+
+def _slot(vm: str, vdi: str, mode: str) -> dict[str, object]:
+    """What a client would send to VBD.create, its optional fields filled in."""
+    return {
+        "VM": vm,
+        "VDI": vdi,
+        "device": "",
+        "userdevice": "autodetect",
+        "bootable": False,
+        "mode": mode,
+        "type": "Disk",
+        "unpluggable": True,
+        "empty": False,
+        "other_config": {},
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+        "currently_attached": False,
+    }
+
+
+def _fresh_ref() -> str:
+    return f"OpaqueRef:{uuid.uuid4()}"
