@@ -143,7 +143,8 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             )
         except ValueError as error:  # an address, or a way to trust it, that cannot be
             LOG.error("xenvol cannot use the options of the pool: %s", error)
-            raise exception.InvalidConfigurationValue(option="xenvol_url", value=url) from error
+            # its value may have a password in it, which is why it is refused
+            raise exception.InvalidConfigurationValue(option="xenvol_url", value="(see the log)") from error
 
     def _option(self, name: str) -> Any:
         """An option's value; None where the operator left it out or empty."""

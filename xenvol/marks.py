@@ -30,3 +30,5 @@ MANAGED = "xenvol:managed"
 CREATING = "xenvol:creating:"
 """Key of a VDI's other_config, followed by the token of a volume: the VDI was made for it, and nobody has said yet
 that it is the one. On the source of a copy it says that a copy is being made, which inherits it."""
+COPIED_BY = "xenvol:copied-by"
+"""On a VDI that is a copy: the key of the mark by which it was made, so that no other disk with that mark is."""

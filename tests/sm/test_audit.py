@@ -158,6 +158,7 @@ class TestWhatACrashHasLeft:
 class TestADiskThatIsSomebodys:
     def test_is_one_without_a_mark(self, pool: Simulator, manager: StorageManager, nfs: Backend) -> None:
         """A copy of a volume's disk says that it is that volume; it is whoever's made it."""
+        manager.create_volume("v9", "gold", GIB)
         pool.add_vdi(sr_of(pool, nfs), "payroll", size=GIB)
         marked(pool, nfs, MANAGED)
         before = pool.snapshot()

@@ -408,10 +408,6 @@ class TestADevice:
         assert report.error is None
         assert group_on(xapi.storage.host("host1").mounts.devices[DEVICE]) == group
 
-    def test_the_permission_to_erase_is_used_up(self, xapi: Simulator, manager: StorageManager) -> None:
-        BY_NAME["lvm"].arrange(xapi)
-        assert add(manager, BY_NAME["lvm"]).format_device is None
-
 
 DUPLICATES: list[tuple[str, Config]] = [
     ("nfs", {"server": "10.0.0.2", "serverpath": "/vols/", "nfsversion": "4"}),

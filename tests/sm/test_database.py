@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +17,14 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from tests.sm.conftest import on_every_database, on_servers
 from xenvol.sm import Database, default_url, flavor_rows
 from xenvol.sm import database as database_module
 from xenvol.sm.errors import DatabaseError
 from xenvol.sm.records import Flavor
-from xenvol.sm.tables import metadata
+from xenvol.sm.tables import REVISION, metadata
 
 machines = multiprocessing.get_context("forkserver")
 machines.set_forkserver_preload(["xenvol.sm"])
@@ -329,3 +332,17 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(database:
                 connection.exec_driver_sql(f"KILL {number}")
     other.close()
     assert [flavor.label for flavor in database.read(flavor_rows.all_of)] == ["gold"]
+
+
+def test_the_revision_that_is_expected_is_that_of_the_last_migration() -> None:
+    """It is written down, so that nobody has to read the migrations to know whether tables are up to date."""
+    assert ScriptDirectory.from_config(database_module._alembic()).get_current_head() == REVISION
+
+
+def test_a_command_that_upgrades_nothing_does_not_load_alembic(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'sm.sqlite'}").upgrade()
+    program = (
+        "import sys; from xenvol.sm import Database, flavor_rows;"
+        "Database(sys.argv[1]).read(flavor_rows.all_of); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, f"sqlite:///{tmp_path / 'sm.sqlite'}"], check=True)

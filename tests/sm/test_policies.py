@@ -13,6 +13,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -65,11 +66,11 @@ class TestEveryPolicy:
     @every_policy
     @given(backends=SOME_BACKENDS, request=REQUESTS, random=st.randoms(use_true_random=False))
     def test_gives_the_same_order_whoever_asks(
-        self, name: str, backends: list[Backend], request: Request, random: st.DataObject
+        self, name: str, backends: list[Backend], request: Request, random: Random
     ) -> None:
         """However the candidates came: two services must come to the same end."""
         shuffled = list(backends)
-        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        random.shuffle(shuffled)
         assert ordered(name, shuffled, request) == ordered(name, backends, request)
 
     @every_policy

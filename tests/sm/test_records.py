@@ -77,7 +77,7 @@ class TestBackend:
         assert told["config_params"] == {"server": "a", "name_label": "a b"}
         assert told["features"] == [*ALL_FEATURES.split(), "THIN_PROVISIONING"]
         assert told["created_at"] == "2026-01-01T00:00:00"
-        assert not {"token", "format_device", "placed_at"} & set(told)
+        assert not {"token", "placed_at"} & set(told)
 
     def test_has_the_type_that_an_old_name_stands_for(self) -> None:
         assert a_backend(sr_type="LVHDoISCSI").type.name == "lvmoiscsi"

@@ -112,10 +112,26 @@ class TestAVolume:
         database.write(volume_rows.begin_deleting, old)
         database.write(volume_rows.finish_deleting, old)
         database.write(volume_rows.add, "v1", backend_id=volume.backend_id, size=GIB, cost=GIB)
-        for change in (volume_rows.begin_deleting, volume_rows.finish_deleting, volume_rows.release):
+        for change in (
+            volume_rows.begin_deleting,
+            volume_rows.keep_after_all,
+            volume_rows.finish_deleting,
+            volume_rows.release,
+        ):
             assert not database.write(change, old)
         assert not database.write(volume_rows.grow, old, size=GIB, virtual_size=GIB, cost=GIB)
         assert database.read(volume_rows.by_token, old.token, "v1") is None
+
+    def test_whose_disk_is_gone_goes_also_where_somebody_has_kept_it_meanwhile(
+        self, database: Database, volume: Volume
+    ) -> None:
+        """Two delete it: one finds it in use and keeps it, the other has erased it before anybody could attach it."""
+        there = finished(database, named(database, volume))
+        assert database.write(volume_rows.begin_deleting, there)
+        assert database.write(volume_rows.keep_after_all, there)
+        assert database.read(volume_rows.get, "v1").state == "available"
+        assert database.write(volume_rows.finish_deleting, there)
+        assert database.read(volume_rows.find, "v1") is None
 
     def test_grows_and_never_shrinks(self, database: Database, volume: Volume) -> None:
         there = finished(database, named(database, volume))

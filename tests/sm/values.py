@@ -40,7 +40,6 @@ def a_backend(backend_id: int = 1, **changes: Any) -> Backend:
         "token": f"token-{backend_id}",
         "origin": "created",
         "host_uuid": None,
-        "format_device": None,
         "state": "ready",
         "features": f"{ALL_FEATURES} THIN_PROVISIONING",
         "physical_size": 100 * GIB,

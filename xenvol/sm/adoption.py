@@ -43,6 +43,9 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
         if vdi["type"] not in vdis.DISKS:
             reason = f"it is of type {vdi['type']}, no disk of a VM's"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
+        if vdi["is_a_snapshot"]:
+            reason = "it is a snapshot of another disk, and would be written to: manage a clone of it"
+            raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
         sr_rec = view.record("SR", vdi["SR"])
         try:
             volume, backend = context.database.write(_adopt, volume_id, vdi, sr_rec, name=name)

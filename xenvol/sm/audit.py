@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from xenvol.errors import VolumeNotFound, XenVolError
+from xenvol.errors import XenVolError
+from xenvol.marks import MANAGED
 from xenvol.refs import VDIRef
 from xenvol.sm import backend_rows, backends, capacity, copies, creation, srs, vdis, volume_rows, volumes
 from xenvol.sm.context import Context
@@ -34,6 +35,7 @@ Kind = Literal[
     "size_differs",
     "orphan_vdi",
     "unsettled",
+    "unknown_vdi",
 ]
 _PAGE = 1000  # rows read at once
 
@@ -150,12 +152,11 @@ class _Audit:
         """The VDI that was made is named by the row, and all the rest is done; where none was, the row goes."""
         view, sr_ref = self.context.view(), self.sr_ref
         if volume.vdi_uuid is not None:
-            try:
-                made: creation.Made | None = creation.find_named(view, volume, self.backend)
-            except VolumeNotFound:
+            if vdis.find_after_scan(view, sr_ref, volume.vdi_uuid) is None:
                 if self.context.database.write(volume_rows.begin_deleting, volume):
-                    self._finish_deleting(volume)
+                    volumes.finish_row(self.context, view, volume, self.backend, sr_ref)
                 return
+            made: creation.Made | None = creation.find_named(view, volume, self.backend)
         else:
             vdi_ref = vdis.find_made(self.context, view, sr_ref, volume)
             if vdi_ref is None:
@@ -220,22 +221,21 @@ class _Audit:
         return None
 
     def _set_size(self, volume: Volume, size: int) -> None:
-        self.context.database.write(
-            volume_rows.grow,
-            volume,
-            size=max(volume.size, size),
-            virtual_size=size,
-            cost=max(volume.cost, size),
-        )
+        self.context.database.write(volume_rows.set_virtual_size, volume, size)
 
     # ---- disks that say whose they are
 
     def _vdis_against_rows(self, there: dict[VDIRef, Record]) -> Found:
+        self.made = vdis.made_by_us(there)
         for vdi_ref, then in there.items():
+            uuid = then["uuid"]
             if not vdis.marks_of(then):
+                if self._is_unknown(vdi_ref, then):
+                    volume_id = then["other_config"][MANAGED]
+                    text = f"VDI {uuid} says that it is volume {volume_id}, of which there is no row"
+                    yield self._finding("unknown_vdi", text, vdi_uuid=uuid), None
                 continue
             stale, is_orphan = self._stale_marks(vdi_ref, then)
-            uuid = then["uuid"]
             if is_orphan:
                 volume_ids = ", ".join(sorted({mark.volume_id for mark in stale}))
                 text = f"VDI {uuid} was made for volume {volume_ids}, and no row names it"
@@ -267,7 +267,19 @@ class _Audit:
             if mark in left and mark not in alive and not (mark.is_on_source(vdi) and mark.is_fresh)
         ]
         may_be_named = named is not None or any(mark.is_of(vdi) for mark in alive)
-        return stale, not may_be_named and any(mark.is_of(vdi) for mark in stale)
+        ours = self.made.get(vdi_ref, [])
+        return stale, not may_be_named and any(mark.is_of(vdi) for mark in stale if mark in ours)
+
+    def _is_unknown(self, vdi_ref: VDIRef, then: Record) -> bool:
+        """Whether it was a volume of a database that knew more: of one that was lost, say, or set back."""
+        volume_id = then["other_config"].get(MANAGED)
+        if volume_id is None or not then["managed"]:
+            return False
+        if self.context.database.read(volume_rows.find, volume_id) is not None:
+            return False  # it is, or is somebody's copy of what is
+        self.view.read({"VDI": [vdi_ref]})
+        vdi = self.view.known("VDI", vdi_ref)
+        return vdi is not None and vdi["other_config"].get(MANAGED) == volume_id
 
     def _is_being_made(self, mark: Mark) -> bool:
         now = self.context.database.read(volume_rows.by_token, mark.token, mark.volume_id)
@@ -278,11 +290,12 @@ class _Audit:
         if not is_orphan:
             vdis.unmark(self.context.view(), vdi_ref, stale)
 
-    def _erase(self, vdi_ref: VDIRef, then: Record) -> None:
+    def _erase(self, vdi_ref: VDIRef, then: Record) -> bool:
         """Once more, now: a row that could still name it would have been there before it was."""
         _, is_orphan = self._stale_marks(vdi_ref, then)
-        if is_orphan:
-            vdis.erase_unnamed(self.context, self.context.view(), self.backend.id, vdi_ref)
+        if not is_orphan:
+            return True  # somebody has done something about it meanwhile
+        return vdis.erase_unnamed(self.context, self.context.view(), self.backend.id, vdi_ref)
 
     # ---- inside
 
@@ -313,7 +326,7 @@ class _Audit:
 
 def _mended(finding: Finding, mend: Callable[[], object]) -> Finding:
     try:
-        mend()
+        is_mended = mend() is not False
     except XenVolError as error:
         return replace(finding, text=f"{finding.text}; not mended: {error}")
-    return replace(finding, repaired=True)
+    return replace(finding, repaired=is_mended)

@@ -121,7 +121,7 @@ def update(connection: sa.Connection, backend_id: int, **values: Any) -> None:
 
 
 def delete(connection: sa.Connection, backend_id: int) -> None:
-    update(connection, backend_id, deleted=backend_id, deleted_at=now(), format_device=None)
+    update(connection, backend_id, deleted=backend_id, deleted_at=now())
 
 
 def erase(connection: sa.Connection, backend_id: int) -> None:

@@ -36,6 +36,7 @@ from xenvol.sm.errors import (
     BackendExists,
     BackendInUse,
     BackendNotReady,
+    DeviceNotBlank,
     InvalidConfig,
     NotSupported,
     UnknownBackend,
@@ -71,24 +72,32 @@ def set_up(context: Context, view: View, backend_id: int) -> Backend:
 
 
 def make(
-    context: Context, view: View, backend: Backend, *, secrets: Mapping[str, str | Secret] | None = None
+    context: Context,
+    view: View,
+    backend: Backend,
+    *,
+    secrets: Mapping[str, str | Secret] | None = None,
+    format_device: str | None = None,
 ) -> Backend:
     """As `set_up`, of a new backend; `secrets` has its passwords where they are known.
 
     `backend` is the row as it was registered. Raises BackendExists where another registration has taken it over.
+
+    `format_device` may be erased for it, now and by this very call: nobody knows what is on it later, so a start-up or
+    an audit never formats what a registration that died was allowed to.
     """
     if secrets is None:
         passwords.check_known(view, backend.id, backend.params)
     else:
         passwords.keep(view, backend.token, secrets)
-    _check_before_making(view, backend)
+    _check_before_making(view, backend, format_device)
     try:
         with context.database.transaction() as connection:
             there = backend_rows.get(connection, backend.id, lock=True)
             if secrets is not None and there.created_at != backend.created_at:
                 raise BackendExists(places.listed(places.of_backend(backend)), backend_id=backend.id)
             if there.state == "new":
-                _make_and_record(connection, view, there)
+                _make_and_record(connection, view, there, format_device)
     except IntegrityError as error:  # the SR is another backend's
         sr_uuid = backend.params.get("sr_uuid", "")
         other = context.database.read(backend_rows.find, sr_uuid=sr_uuid)
@@ -98,12 +107,14 @@ def make(
     return connect(context, view, backend.id)
 
 
-def _make_and_record(connection: sa.Connection, view: View, backend: Backend) -> None:
+def _make_and_record(
+    connection: sa.Connection, view: View, backend: Backend, format_device: str | None
+) -> None:
     """Have the SR, and the row say so. What is on the storage then stays; what is in the pool goes if this fails."""
     undo = Undo()
     making = _making(backend)
     try:
-        sr_ref, origin = _have_sr(view, undo, backend, making)
+        sr_ref, origin = _have_sr(view, undo, backend, making, format_device)
         if origin != "found":
             srs.share_sr(view, sr_ref, making)
         srs.plug_sr(view, undo, sr_ref, making, srs.host_of(view, backend))
@@ -113,7 +124,6 @@ def _make_and_record(connection: sa.Connection, view: View, backend: Backend) ->
             sr_uuid=view.record("SR", sr_ref)["uuid"],
             state="ready",
             origin=origin,
-            format_device=None,
         )
     except BaseException as error:
         undo.unwind(error)
@@ -164,6 +174,11 @@ def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothin
         except XenVolError as error:
             log.warning("backend %d cannot be used: %s", backend.id, error)
             return SetupReport(_refreshed(context, view, backend, error), error)
+        except Exception as error:  # whatever one row is wrong about, the others come up
+            log.exception("backend %d cannot be used", backend.id)
+            return SetupReport(
+                backend, BackendNotReady(backend.id, problem=f"{type(error).__name__}: {error}")
+            )
 
     # where one that is being made locks the whole file, the others would wait for it until they give up
     alone = [backend for backend in backends if backend.state == "new" and context.database.is_sqlite]
@@ -232,19 +247,20 @@ def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, i
         reason = "its disks are LUNs of an array: there is nothing to erase, remove it without `destroy`"
     elif is_known and not is_our_doing:
         reason = "its SR was in the pool before it was registered: remove it without `destroy`"
-    elif not is_known and backend.sr_uuid is not None and backend.sr_uuid in _on_storage(view, backend):
+    elif not is_known and backend.sr_uuid is not None and _may_be_on_storage(view, backend):
         reason = "its SR is not known to this pool: `xenvol sm setup` makes it known"
     else:
         return
     raise NotSupported(f"erasing backend {backend.id}", reason=reason)
 
 
-def _on_storage(view: View, backend: Backend) -> list[str]:
-    """The SRs that its storage has, where it can tell."""
+def _may_be_on_storage(view: View, backend: Backend) -> bool:
+    """Whether its storage has the SR, or cannot tell."""
     if not _can_probe(view, backend):
-        return []
+        return True
     making, host_ref = _making(backend), srs.host_of(view, backend) or view.master
-    return probing.probe(view, host_ref, backend.type, making.device_config, making.sm_config)
+    found = probing.probe(view, host_ref, backend.type, making.device_config, making.sm_config)
+    return backend.sr_uuid in found
 
 
 def set_password(context: Context, backend_id: int, key: str, value: Secret) -> None:
@@ -265,7 +281,7 @@ def set_password(context: Context, backend_id: int, key: str, value: Secret) -> 
         passwords.tell_pbds(view, sr_ref, {key: value})
 
 
-def _check_before_making(view: View, backend: Backend) -> None:
+def _check_before_making(view: View, backend: Backend, format_device: str | None) -> None:
     """Unless its SR is there: see `probing.check`."""
     wanted, making = config.parse(backend.sr_type, backend.params), _making(backend)
     host_ref = srs.host_of(view, backend) or view.master
@@ -279,7 +295,7 @@ def _check_before_making(view: View, backend: Backend) -> None:
         wanted,
         making.device_config,
         can_probe=_can_probe(view, backend),
-        format_device=backend.format_device,
+        format_device=format_device,
     )
 
 
@@ -287,7 +303,9 @@ def _can_probe(view: View, backend: Backend) -> bool:
     return backend.type.can_probe and "SR_PROBE" in srs.require_driver(view, backend.type.name)["features"]
 
 
-def _have_sr(view: View, undo: Undo, backend: Backend, making: SRMaking) -> tuple[SRRef, Origin]:
+def _have_sr(
+    view: View, undo: Undo, backend: Backend, making: SRMaking, format_device: str | None
+) -> tuple[SRRef, Origin]:
     """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
     sr_uuid = backend.params.get("sr_uuid")
     made: Origin = "created" if sr_uuid is None and not backend.type.luns else "introduced"
@@ -296,6 +314,8 @@ def _have_sr(view: View, undo: Undo, backend: Backend, making: SRMaking) -> tupl
     if sr_uuid is None and backend.type.luns:
         return srs.introduce_sr(view, undo, making, backend.token), "introduced"  # a uuid like any other
     if sr_uuid is None:
+        if backend.type.formats is not None and format_device is None:  # it was there a moment ago
+            raise DeviceNotBlank(making.device_config[backend.type.formats], found=[])
         return srs.create_sr(view, making, srs.host_of(view, backend) or view.master), made
     there = find_sr(view, sr_uuid) or srs.introduce_sr(view, undo, making, sr_uuid)
     return there, made if srs.is_made_for(view.record("SR", there), backend.token) else "found"

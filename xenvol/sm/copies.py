@@ -204,6 +204,8 @@ def _make(
         raise
     if made is not None:
         vdis.unmark_source(view, source_ref, copy)
+        if is_begun:
+            vdis.erase_halves(context, view, sr_ref, copy)
     return made
 
 

@@ -164,13 +164,15 @@ def _place(
     reasons: dict[int, str] = {}
     volume = begun
     try:
+        if begun is not None and (made := _go_on(context, view, begun)) is not None:
+            return made
         for backend in _candidates(context, view, flavor, request, reasons, begun=begun):
             claimed = _claim(context, request, name, volume, backend)
             if claimed is None:
                 continue
             volume = claimed
             try:
-                return _make(context, view, volume, backend, is_begun=begun is not None)
+                return _make(context, view, volume, backend)
             except (XapiError, BackendNotReady) as refusal:
                 reasons[backend.id] = str(refusal)
                 log.info("backend %d does not take volume %s: %s", backend.id, volume.id, refusal)
@@ -178,22 +180,39 @@ def _place(
             return None
     except _LostError:
         return None
+    except XenVolError as error:
+        if volume is not None:
+            give_up(context, volume, error)
+        raise
     raise NoBackendFits(flavor.label, size=request.size, reasons=reasons)
 
 
-def _make(context: Context, view: View, volume: Volume, backend: Backend, *, is_begun: bool) -> Made | None:
+def _go_on(context: Context, view: View, begun: Volume) -> Made | None:
+    """The VDI that an attempt has made which died, or got no answer; None where there is none. Raises _LostError."""
+    backend = context.database.read(backend_rows.get, begun.backend_id)
+    try:
+        sr_ref, _ = srs.get_sr(view, backend)
+    except BackendNotReady:
+        return None
+    vdi_ref = vdis.find_made(context, view, sr_ref, begun)
+    if vdi_ref is None:
+        return None
+    made = record(context, view, Undo(), begun, backend, sr_ref, vdi_ref)
+    if made is None:
+        raise _LostError
+    return made
+
+
+def _make(context: Context, view: View, volume: Volume, backend: Backend) -> Made | None:
     """The volume's VDI on this backend, and the row that names it; None where somebody else has changed the row.
 
-    `is_begun`: an attempt that died may have made it here already, so it is looked for first.
     Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable; nothing is left then.
     """
     sr_ref, _ = srs.get_sr(view, backend)
     undo = Undo()
     try:
-        vdi_ref = vdis.find_made(context, view, sr_ref, volume) if is_begun else None
-        if vdi_ref is None:
-            sm_config = {"type": "raw"} if backend.params.get("type") == "raw" else {}
-            vdi_ref = vdis.create_vdi(context, view, undo, sr_ref, volume, sm_config)
+        sm_config = {"type": "raw"} if backend.params.get("type") == "raw" else {}
+        vdi_ref = vdis.create_vdi(context, view, undo, sr_ref, volume, sm_config)
         return record(context, view, undo, volume, backend, sr_ref, vdi_ref)
     except BaseException as error:
         undo.unwind(error)
@@ -211,19 +230,20 @@ def _candidates(
 ) -> Iterator[Backend]:
     """The backends to try, in the policy's order. The caller notes in `reasons` which refused, we which do not fit.
 
-    First the one where the volume was begun; then those that are believed to have room, by an index; and when none
-    of them has taken it, all the others of the flavor, as the pool says that they are now.
+    First those that are believed to have room, by an index; when none of them has taken it, all the others of the
+    flavor, as the pool says that they are now; and as the last the one that gave no answer when it was begun.
     """
     policy = policies.get_policy(flavor.policy)
-    if begun is not None:
-        yield context.database.read(backend_rows.get, begun.backend_id)
+    silent = None if begun is None else begun.backend_id
     for page in _pages(context, flavor, request, policy.order_by):
         fitting = [backend for backend in page if placement.obstacle(backend, request) is None]
-        yield from policy.order([each for each in fitting if each.id not in reasons], request)
+        waiting = [each for each in fitting if each.id not in reasons and each.id != silent]
+        yield from policy.order(waiting, request)
     known = context.database.read(backend_rows.all_of, flavor_id=flavor.id)
     fresh = {backend.id: backend for backend in capacity.refresh(context, view, known)}
     fitting = []
-    for backend in (fresh.get(backend.id, backend) for backend in known if backend.id not in reasons):
+    left = [each for each in known if each.id not in reasons and each.id != silent]
+    for backend in (fresh.get(each.id, each) for each in left):
         reason = placement.obstacle(backend, request)
         if reason is None:
             fitting.append(backend)
@@ -232,6 +252,8 @@ def _candidates(
     for backend in policy.order(fitting, request):
         yield backend
         reasons.setdefault(backend.id, "its last room went to another volume meanwhile")
+    if silent is not None:
+        yield context.database.read(backend_rows.get, silent)
 
 
 def _pages(

@@ -11,19 +11,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
 import tenacity
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from xenvol.secret import MASK, is_secret_key
 from xenvol.sm.errors import DatabaseError
+from xenvol.sm.tables import REVISION
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -133,6 +133,8 @@ class Database:
         with self._speaking(), self._connected() as connection, connection.begin():
             with self._upgrading_alone(connection):
                 self._refuse_newer(_revision_of(connection))
+                from alembic import command  # late, for its cost: a third of a command's start
+
                 config = _alembic()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -147,7 +149,7 @@ class Database:
             return
         with self._speaking(), self._connected(**{_READING: True}) as connection:
             found = _revision_of(connection)
-        if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        if found != REVISION:
             self._refuse_newer(found)
             if not self.is_sqlite:
                 what = "has no tables" if found is None else f"has the tables of an older release ({found})"
@@ -158,6 +160,8 @@ class Database:
         self._is_checked = True
 
     def _refuse_newer(self, found: str | None) -> None:
+        from alembic.script import ScriptDirectory  # late, for its cost
+
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
         if found is not None and found not in known:
             problem = (
@@ -237,15 +241,19 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
 
 def _alembic() -> Config:
+    from alembic.config import Config  # late, for its cost
+
     config = Config()
     config.set_main_option("script_location", "xenvol.sm:migrations")
     return config
 
 
 def _revision_of(connection: sa.Connection) -> str | None:
-    return MigrationContext.configure(
-        connection, opts={"version_table": _VERSION_TABLE}
-    ).get_current_revision()
+    """Of the tables that are there; None: there are none."""
+    if not sa.inspect(connection).has_table(_VERSION_TABLE):
+        return None
+    found: str | None = connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()
+    return found
 
 
 def _parsed(text: str) -> sa.URL:

@@ -38,5 +38,15 @@ def registered(connection: sa.Connection, wanted: BackendConfig, names: Collecti
     return next((backend for backend in every if not of_backend(backend).isdisjoint(names)), None)
 
 
+def is_same(backend: Backend, wanted: BackendConfig, host_uuid: str | None) -> bool:
+    """Whether the backend, which nobody has finished, is the very one that is wanted now."""
+    is_of_type = backend.sr_type == wanted.sr_type.name and backend.host_uuid == host_uuid
+    return (
+        is_of_type
+        and backend.params.get("sr_uuid") == wanted.sr_uuid
+        and of_backend(backend) == of(wanted, host_uuid)
+    )
+
+
 def listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names))

@@ -6,10 +6,11 @@ and of nothing else: a disk that holds a file system looks to it like a blank on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from xenvol.errors import XapiError
 from xenvol.marks import CONNECTED, MANAGED
@@ -51,10 +52,23 @@ def check(
         _check_luns(view, wanted)
     elif wanted.sr_uuid is None:
         if kind.formats is not None:
+            found = [*found, *_of_other_types(view, host_ref, kind, device_config)]
             _check_device(view, kind, device_config[kind.formats], found, format_device=format_device)
     elif can_probe and wanted.has_uuid and wanted.sr_uuid not in found:
         remedy = f"on that storage there is {', '.join(found) or 'none'}"
         raise InvalidConfig(kind.name, "sr_uuid", problem="names no SR that is there", remedy=remedy)
+
+
+def _of_other_types(
+    view: View, host_ref: HostRef, kind: SRType, device_config: Mapping[str, str]
+) -> Iterator[str]:
+    """SRs of other types on the device, which a probe for this one does not see: ``ext`` where ``lvm`` is wanted."""
+    for name in sorted(view.sr_types):
+        other = sr_type_of(name)
+        is_alike = other.formats == kind.formats == "device" and name == other.name != kind.name
+        if is_alike and other.can_probe:
+            with contextlib.suppress(XapiError, IncompleteConfig):  # it says nothing of this device
+                yield from probe(view, host_ref, other, {"device": device_config["device"]}, {})
 
 
 def _check_device(

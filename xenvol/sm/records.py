@@ -84,8 +84,6 @@ class Backend(_Record):
     origin: Origin
     host_uuid: str | None
     """Of a local SR, its host."""
-    format_device: str | None
-    """The device that may be erased to make the SR."""
     state: BackendState
     features: str
     physical_size: int
@@ -134,7 +132,7 @@ class Backend(_Record):
 
     def as_dict(self) -> dict[str, Any]:
         plain = super().as_dict()
-        del plain["token"], plain["format_device"], plain["placed_at"]
+        del plain["token"], plain["placed_at"]
         return {
             **plain,
             "config_params": self.params,

@@ -16,7 +16,7 @@ from xenvol.secret import Secret
 from xenvol.sm import backend_rows, backends, config, flavor_rows, passwords, places, srs
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.context import Context
-from xenvol.sm.errors import BackendExists, InvalidConfig, UnknownBackend
+from xenvol.sm.errors import BackendExists, BackendNotReady, InvalidConfig, UnknownBackend
 from xenvol.sm.records import Backend, new_token, now
 from xenvol.sm.srtypes import sr_type_of
 from xenvol.storage import find_sr
@@ -57,11 +57,12 @@ def add(
         there = places.registered(connection, wanted, names)
         if there is not None:
             there = backend_rows.get(connection, there.id, lock=True)
-            if there.state != "new" or there.flavor_id != flavor.id:
+            is_same = places.is_same(there, wanted, host_uuid)
+            if there.state != "new" or there.flavor_id != flavor.id or not is_same:
                 raise BackendExists(places.listed(names), backend_id=there.id)
             # of somebody who died, or is at it and shall let go
             params = _text_of(wanted, there.token)
-            values = {"config_params": params, "format_device": format_device, "weight": weight}
+            values = {"config_params": params, "weight": weight}
             backend_rows.update(connection, there.id, created_at=now(), **values)
             return backend_rows.get(connection, there.id)
         backend_id = backend_rows.add(
@@ -73,7 +74,6 @@ def add(
             place=backend_rows.digest(places.unique(wanted, names)),
             origin="created",
             host_uuid=host_uuid,
-            format_device=format_device,
             weight=weight,
             problem=None,
         )
@@ -87,7 +87,9 @@ def add(
             raise
         raise BackendExists(places.listed(names), backend_id=there.id) from error
     try:
-        return backends.make(context, view, backend, secrets=wanted.device_config)
+        return backends.make(
+            context, view, backend, secrets=wanted.device_config, format_device=format_device
+        )
     except BaseException as error:
         _give_up(context, view, backend, error)
         raise
@@ -135,7 +137,13 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
             f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
         }
         theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
-        known = {**passwords.revealed(view, 0, theirs), "host": view.record("host", host_ref)["uuid"]}
+        try:
+            known = dict(passwords.revealed(view, 0, theirs))
+        except BackendNotReady as error:
+            key = ", ".join(passwords.keys_in(theirs))
+            problem, remedy = "of that SR is a secret which this pool has lost", f"give it: {key}"
+            raise InvalidConfig(wanted.sr_type.name, key, problem=problem, remedy=remedy) from error
+        known["host"] = view.record("host", host_ref)["uuid"]
         break
     said = {
         "sr_uuid": wanted.sr_uuid,

@@ -239,6 +239,7 @@ _ALL: tuple[SRType, ...] = (
     _of_target("iscsi"),
     _of_target("rawiscsi"),  # what sm's own Makefile calls it (facts/sm-truth.md)
     SRType(name="hba", where=_adapters, has_uuid=False, luns=True, max_size=None),
+    SRType(name="rawhba", where=_adapters, has_uuid=False, luns=True, max_size=None),
     _on_demand("netapp", "aggregate"),
     _on_demand("equal", "storagepool"),
     SRType(name="dummy", has_uuid=False, rounded=_as_it_is, taken=_as_it_is, max_size=None, can_probe=False),

@@ -1,7 +1,7 @@
 """The tables, with the columns that nova-volume had (facts/peers.md e.4) and what is needed beside them.
 
-Rows are never erased: `deleted` is 0 while a row is alive and unlike any other afterwards, so that what must be
-unique (a label, a VDI) is unique among the living. Times are UTC. Sizes are bytes.
+What was a flavor, a backend or a volume keeps its row: `deleted` is 0 while it is alive and unlike any other
+afterwards, so that what must be unique (a label, a VDI) is unique among the living. Times are UTC. Sizes are bytes.
 
 `migrations/versions` makes these tables; a test holds the two against each other.
 """
@@ -19,6 +19,9 @@ metadata = sa.MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
 )
+
+REVISION = "0001"
+"""Of the migrations, the last."""
 
 ID = 255
 
@@ -69,7 +72,6 @@ backends = sa.Table(
     sa.Column("place", text(64), nullable=False),  # a digest: the same storage has the same
     sa.Column("origin", text(16), nullable=False),  # created, introduced or found
     sa.Column("host_uuid", text(36)),  # of a local SR
-    sa.Column("format_device", text(255)),  # the device that may be erased to make the SR; NULL: none
     sa.Column("state", text(16), nullable=False),  # new, ready
     sa.Column("features", text(1023), nullable=False),  # of the storage driver, between spaces
     sa.Column("physical_size", sa.BigInteger, nullable=False),

@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,8 @@ from typing import Any, Final
 
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable
-from xenvol.marks import CONNECTED, CREATING, MANAGED, MARK
+from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
+from xenvol.marks import CONNECTED, COPIED_BY, CREATING, MANAGED
 from xenvol.refs import NULL_REF, SRRef, VDIRef
 from xenvol.sm import volume_rows
 from xenvol.sm.context import Context
@@ -115,7 +116,8 @@ class Mark:
         if vdi["VBDs"] or not vdi["managed"] or vdi["type"] not in DISKS or self.is_on_source(vdi):
             return False
         if self.source_uuid is None:
-            return True  # made by VDI.create, and the mark is gone before anybody is told of the volume
+            # made by VDI.create; the mark is gone before anybody is told of the volume
+            return not vdi["is_a_snapshot"]
         if bool(vdi["is_a_snapshot"]) != (self.call == "VDI.snapshot"):
             return False
         return abs(_seconds(vdi["snapshot_time"]) - self.at) < AT_WORK
@@ -198,6 +200,8 @@ def copy_vdi(
     except BaseException:
         undo.forget()  # it may be under way, and a copy whose source has lost the mark is found by nobody
         raise
+    if CONNECTED in source["other_config"]:  # it is not the copy that somebody has connected
+        view.call("VDI.remove_from_other_config", copy_ref, CONNECTED)
     return copy_ref
 
 
@@ -235,6 +239,17 @@ def find_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> VD
     return min(free, key=lambda ref: (_seconds(made[ref]["snapshot_time"]), ref), default=None)
 
 
+def erase_halves(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
+    """Erase what dead attempts at a full copy have left, now that the row names a whole one. What cannot be, an audit
+    erases."""
+    for ref, vdi in _made(view, sr_ref, volume):
+        if CREATING + volume.token in vdi["other_config"]:
+            try:
+                erase_unnamed(context, view, volume.backend_id, ref)
+            except XenVolError as error:
+                log.warning("VDI %s of a dead attempt at volume %s is left: %s", ref, volume.id, error)
+
+
 def erase_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
     """Erase whatever attempts have made for a volume that is not to be."""
     for ref, _ in _made(view, sr_ref, volume):
@@ -246,31 +261,49 @@ def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, R
     label = label_of(volume)
     if volume.source_id is None and '"' not in label:
         where["name_label"] = label  # a copy has the name of its source, whatever that was then
-    for ref, vdi in view.find("VDI", where).items():
-        if any(mark.token == volume.token and mark.is_of(vdi) for mark in marks_of(vdi)):
-            yield VDIRef(ref), vdi
+    there = {VDIRef(ref): vdi for ref, vdi in view.find("VDI", where).items()}
+    for ref, marks in made_by_us(there).items():
+        if any(mark.token == volume.token for mark in marks):
+            yield ref, there[ref]
+
+
+def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
+    """Of all disks of an SR, those that calls for rows have made, with the marks that prove it.
+
+    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: so where
+    that is known already, or where several disks have the mark, none of them is taken for it.
+    """
+    carriers = Counter(mark.key for vdi in there.values() for mark in marks_of(vdi) if mark.is_of(vdi))
+    known = {vdi["other_config"].get(COPIED_BY) for vdi in there.values()}
+    proved = {
+        ref: [
+            mark
+            for mark in marks_of(vdi)
+            if mark.is_of(vdi)
+            and (mark.source_uuid is None or (carriers[mark.key] == 1 and mark.key not in known))
+        ]
+        for ref, vdi in there.items()
+    }
+    return {ref: marks for ref, marks in proved.items() if marks}
 
 
 def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
     """What is said of a VDI once its row names it: its own name, and no mark of its making. Idempotent.
 
-    A copy has inherited what was said of its source, as that a VM-less connection holds it.
+    Key by key, since it may be in use by now, if another service was faster, and others say things of it.
     """
     vdi = view.record("VDI", vdi_ref)
-    if (
-        volume.source_id is None or volume.state == "available"
-    ):  # it may be in use, and others say things of it
-        unmark(view, vdi_ref, [mark for mark in marks_of(vdi) if not mark.is_on_source(vdi)])
-        _say_managed(view, vdi_ref, vdi, volume)
-        return
-    if vdi["name_label"] != label_of(volume):
-        view.call("VDI.set_name_label", vdi_ref, label_of(volume))
-    if vdi["name_description"] != _description_of(volume):
-        view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
-    ours = {key for key in vdi["other_config"] if key == MARK or key.startswith(f"{MARK}:")}
-    if ours != {MANAGED} or vdi["other_config"][MANAGED] != volume.id:
-        kept = {key: value for key, value in vdi["other_config"].items() if key not in ours}
-        view.call("VDI.set_other_config", vdi_ref, {**kept, MANAGED: volume.id})
+    marks = [mark for mark in marks_of(vdi) if not mark.is_on_source(vdi)]
+    if volume.source_id is not None and volume.state != "available":
+        if vdi["name_label"] != label_of(volume):
+            view.call("VDI.set_name_label", vdi_ref, label_of(volume))
+        if vdi["name_description"] != _description_of(volume):
+            view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
+        for mark in marks:
+            if mark.token == volume.token and mark.source_uuid is not None:
+                _say(view, vdi_ref, vdi, COPIED_BY, mark.key)
+    unmark(view, vdi_ref, marks)
+    _say(view, vdi_ref, vdi, MANAGED, volume.id)
 
 
 def unsettled(vdi: Record, volume: Volume) -> bool:
@@ -381,9 +414,10 @@ def finish_erasing(context: Context, view: View, claim: Volume, *, is_ours: bool
 def check_unused(view: View, vdi: Record) -> None:
     """Raise VolumeInUse where a VM has the disk, or it was connected for one that is to come."""
     if CONNECTED in vdi["other_config"]:
-        raise VolumeInUse(vdi["uuid"], users=["whoever connected it without a VM (`xenvol disconnect`)"])
+        whoever = "whoever connected it without a VM (`xenvol disconnect`)"
+        raise VolumeInUse(vdi["uuid"], users=[whoever], is_to_go=True)
     if users := users_of(view, vdi):
-        raise VolumeInUse(vdi["uuid"], users=users)
+        raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 
 def users_of(view: View, vdi: Record) -> list[str]:
@@ -407,12 +441,14 @@ def _take_back(context: Context, backend_id: int, view: View, vdi_ref: VDIRef) -
         log.info("VDI %s stays: it is another's meanwhile", vdi_ref)
 
 
-def _say_managed(view: View, vdi_ref: VDIRef, vdi: Record, volume: Volume) -> None:
-    if vdi["other_config"].get(MANAGED) == volume.id:
+def _say(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> None:
+    """In the place of what is said there: a copy has inherited what its source says of itself. Idempotent."""
+    if vdi["other_config"].get(key) == value:
         return
-    view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
+    if key in vdi["other_config"]:
+        view.call("VDI.remove_from_other_config", vdi_ref, key)
     try:
-        view.call("VDI.add_to_other_config", vdi_ref, MANAGED, volume.id)
+        view.call("VDI.add_to_other_config", vdi_ref, key, value)
     except XapiError as error:
         if error.code != "MAP_DUPLICATE_KEY":  # another service has said so meanwhile
             raise

@@ -178,15 +178,30 @@ def grow(connection: sa.Connection, volume: Volume, *, size: int, virtual_size: 
     )
 
 
+def set_virtual_size(connection: sa.Connection, volume: Volume, size: int) -> bool:
+    """What its disk has, whatever the row says."""
+    return _change(connection, [*_same(volume), volumes.c.state == "available"], virtual_size=size)
+
+
+def keep_after_all(connection: sa.Connection, volume: Volume) -> bool:
+    """Of a volume that was to be deleted and is in use: it has its disk still."""
+    is_whole = [volumes.c.state == "deleting", volumes.c.vdi_uuid == volume.vdi_uuid]
+    return volume.state == "available" and _change(connection, [*_same(volume), *is_whole], state="available")
+
+
 def begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
     as_it_was = [volumes.c.state == volume.state, volumes.c.vdi_uuid == volume.vdi_uuid]  # or both NULL
     return _change(connection, [*_same(volume), *as_it_was], state="deleting")
 
 
 def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:
+    """Its VDI is gone, so the row goes, also where another service has decided meanwhile to keep it after all."""
+    is_going = volumes.c.state == "deleting"
+    if volume.vdi_uuid is not None:
+        is_going = sa.or_(is_going, volumes.c.vdi_uuid == volume.vdi_uuid)
     return _change(
         connection,
-        [*_same(volume), volumes.c.state == "deleting"],
+        [*_same(volume), is_going],
         deleted=tombstone(),
         deleted_at=now(),
     )

@@ -6,7 +6,7 @@ import logging
 
 import sqlalchemy as sa
 
-from xenvol.errors import XenVolError
+from xenvol.errors import VolumeInUse, XenVolError
 from xenvol.refs import SRRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis, volume_rows
 from xenvol.sm.context import Context
@@ -75,7 +75,11 @@ def delete(context: Context, volume_id: str) -> None:
             for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
                 vdis.check_unused(view, vdi)  # before the row says that it goes
         if context.database.write(_begin_deleting, volume):
-            finish_deleting(context, view, volume, backend, sr_ref)
+            try:
+                finish_deleting(context, view, volume, backend, sr_ref)
+            except VolumeInUse:  # a VM got it since we looked: it is as good as before
+                context.database.write(volume_rows.keep_after_all, volume)
+                raise
             return
     raise Overtaken(volume_id)
 
@@ -87,6 +91,8 @@ def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
     if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
         listed = ", ".join(snapshot.id for snapshot in snapshots)
         raise NotSupported(f"deleting {volume.id}", reason=f"it has snapshots: {listed}; delete them first")
+    if copies := volume_rows.copies_being_made(connection, volume.id, limit=_LISTED):
+        raise NotSupported(f"deleting {volume.id}", reason=f"it is being copied: {', '.join(copies)}")
     return True
 
 
@@ -101,6 +107,11 @@ def finish_deleting(context: Context, view: View, volume: Volume, backend: Backe
         vdi_ref = vdis.find_after_scan(view, sr_ref, volume.vdi_uuid)
         if vdi_ref is not None:
             vdis.erase(view, vdi_ref)
+    finish_row(context, view, volume, backend, sr_ref)
+
+
+def finish_row(context: Context, view: View, volume: Volume, backend: Backend, sr_ref: SRRef) -> None:
+    """Let the row go of a volume that is being deleted, and whose disk is gone."""
 
     def finish(connection: sa.Connection) -> None:
         if volume_rows.finish_deleting(connection, volume):

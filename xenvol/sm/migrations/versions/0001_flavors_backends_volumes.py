@@ -59,7 +59,6 @@ def upgrade() -> None:
         sa.Column("place", _text(64), nullable=False),
         sa.Column("origin", _text(16), nullable=False),
         sa.Column("host_uuid", _text(36)),
-        sa.Column("format_device", _text(255)),
         sa.Column("state", _text(16), nullable=False),
         sa.Column("features", _text(1023), nullable=False),
         sa.Column("physical_size", sa.BigInteger, nullable=False),
