@@ -18,7 +18,7 @@ from tests.sm.conftest import (
 from xenvol.errors import VolumeInUse, XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED
 from xenvol.simulator import Simulator
-from xenvol.sm import StorageManager
+from xenvol.sm import StorageManager, creation
 from xenvol.sm.database import Database
 from xenvol.sm.errors import (
     NoBackendFits,
@@ -406,6 +406,43 @@ class TestTwoCopiersOfWhomOneDied:
         c1 = manager.clone_volume("c1", "v1")
         assert len({c1.vdi_uuid, c2.vdi_uuid, source.vdi_uuid}) == 3
         assert len(vdi_uuids(pool)) == 3
+
+
+class TestAttemptsThatDiedOneAfterTheOther:
+    @pytest.mark.parametrize("method", ["VDI.clone", "VDI.snapshot"])
+    def test_at_one_source_leave_nothing_when_an_audit_has_mended(
+        self, pool: Simulator, manager: StorageManager, source: Volume, method: str
+    ) -> None:
+        """Each copy has the marks of all that died before it at this source."""
+        for number in range(4):
+            pool.faults.die(after=method)
+            with pytest.raises(XapiUnreachable):
+                make(manager, method, f"c{number}", "v1")
+            pool.faults.come_back()
+            manager._context.database.write(
+                creation.drop_unmade, manager.get_volume(f"c{number}")
+            )  # as an audit does, beside which a slow service goes on
+        assert len(vdi_uuids(pool)) == 5
+        assert [finding.kind for finding in manager.audit().findings] == ["orphan_vdi"] * 4
+        assert manager.audit(repair=True).agrees
+        assert vdi_uuids(pool) == [source.vdi_uuid]
+        assert manager.audit().findings == []
+
+    def test_that_cannot_be_told_from_somebodys_copy_are_told_and_left(
+        self, pool: Simulator, manager: StorageManager, source: Volume
+    ) -> None:
+        pool.faults.die(after="VDI.clone")
+        with pytest.raises(XapiUnreachable):
+            manager.clone_volume("c1", "v1")
+        pool.faults.come_back()
+        call(manager, "VDI.clone", vdi_of(pool, source), {})
+        before = vdi_uuids(pool)
+        for _ in range(2):
+            report = manager.audit(repair=True)
+            assert vdi_uuids(pool) == before
+        assert not report.agrees
+        assert [finding.kind for finding in report.findings] == ["orphan_vdi"] * 2
+        assert "nobody can tell" in report.findings[0].text
 
 
 class TestMarks:

@@ -240,26 +240,29 @@ class TestFallingThrough:
             manager.create_volume("v1", "gold", GIB)
 
     def test_a_silence_is_no_refusal(self, pool: Simulator, manager: StorageManager) -> None:
-        """Nobody knows whether the first has made it, so no second one is asked; the same call again goes on there."""
-        first, _ = backends_of(manager, NFS, NFS_2)
-        pool.faults.lose_request("VDI.create")
-        with pytest.raises(XapiUnreachable):
-            manager.create_volume("v1", "gold", GIB)
-        assert manager.get_volume("v1").state == "creating"
-        volume = manager.create_volume("v1", "gold", GIB)
-        assert (volume.state, volume.backend_id) == ("available", first.id)
-        assert vdi_uuids(pool) == [volume.vdi_uuid]
-
-    def test_a_volume_that_was_begun_moves_on_where_its_backend_is_full_by_now(
-        self, pool: Simulator, manager: StorageManager
-    ) -> None:
+        """Nobody knows whether the first has made it, so no second one is asked; the same call again asks it last."""
         first, second = backends_of(manager, NFS, NFS_2)
         pool.faults.lose_request("VDI.create")
         with pytest.raises(XapiUnreachable):
             manager.create_volume("v1", "gold", GIB)
-        pool.faults.refuse("VDI.create", *FULL)
-        assert manager.create_volume("v1", "gold", GIB).backend_id == second.id
+        begun = manager.get_volume("v1")
+        assert (begun.state, begun.backend_id) == ("creating", first.id)
+        volume = manager.create_volume("v1", "gold", GIB)
+        assert (volume.state, volume.backend_id) == ("available", second.id)
+        assert vdi_uuids(pool) == [volume.vdi_uuid]
         assert manager.stats()[0].backend.free == first.free
+
+    def test_a_backend_that_was_silent_is_asked_again_when_all_others_refuse(
+        self, pool: Simulator, manager: StorageManager
+    ) -> None:
+        first, _ = backends_of(manager, NFS, NFS_2)
+        pool.faults.lose_request("VDI.create")
+        with pytest.raises(XapiUnreachable):
+            manager.create_volume("v1", "gold", GIB)
+        pool.faults.refuse("VDI.create", *FULL)
+        volume = manager.create_volume("v1", "gold", GIB)
+        assert (volume.state, volume.backend_id) == ("available", first.id)
+        assert manager.audit().findings == []
 
 
 class TestALostAnswer:

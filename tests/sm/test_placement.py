@@ -65,7 +65,7 @@ class TestObstacle:
         assert (reason is not None) == any(true_of_it.values())
         assert reason is None or any(is_true and words in reason for words, is_true in true_of_it.items())
 
-    @pytest.mark.parametrize("sr_type", ["iscsi", "rawiscsi", "hba"])
+    @pytest.mark.parametrize("sr_type", ["iscsi", "rawiscsi", "hba", "rawhba"])
     def test_a_backend_of_luns_never_takes_a_new_volume(self, sr_type: str) -> None:
         """However much its LUNs have, VDI.create would hand out one of them with its data."""
         reason = obstacle(a_backend(sr_type=sr_type), a_request())

@@ -34,6 +34,7 @@ from xenvol.sm.policies import (
     installed_policies,
 )
 from xenvol.sm.records import Backend
+from xenvol.sm.tables import backends
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins" / "policy"
@@ -403,6 +404,23 @@ class TestFilling:
         with pytest.raises(InvalidPolicy, match="faulty-policies"):
             managers[0].create_volume("volume", "gold", GIB)
         assert before.difference(five.snapshot()) == []
+        assert managers[0].list_volumes() == []
+
+    def test_by_a_policy_that_fails_at_the_second_try_leaves_no_row(
+        self,
+        services: Callable[[str], list[StorageManager]],
+        install: Callable[..., None],
+        five: Simulator,
+        database: Database,
+    ) -> None:
+        """One has refused by then, and the row names it; another is seen to have room after all."""
+        install("faulty")
+        managers = services("minds_the_first")
+        with database.transaction() as connection:
+            connection.execute(backends.update().where(backends.c.id == 4).values(free=0))
+        five.faults.refuse("VDI.create", "SR_BACKEND_FAILURE_78", "", "VDI Creation failed", "")
+        with pytest.raises(InvalidPolicy, match="faulty-policies"):
+            managers[0].create_volume("volume", "gold", 35 * GIB)
         assert managers[0].list_volumes() == []
 
 

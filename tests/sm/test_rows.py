@@ -18,7 +18,6 @@ BACKEND = {
     "config_params": "",
     "origin": "created",
     "host_uuid": None,
-    "format_device": None,
     "weight": 1.0,
     "problem": None,
 }

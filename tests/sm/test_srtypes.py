@@ -46,7 +46,7 @@ class TestSizes:
     def test_a_vhd_ends_at_2040_gib_and_a_lun_nowhere(self) -> None:
         limits = {name: sr_type_of(name).max_size for name in srtypes.known_types()}
         unlimited = {name for name, limit in limits.items() if limit is None}
-        assert unlimited == {"linstor", "iscsi", "rawiscsi", "hba", "netapp", "equal", "dummy"}
+        assert unlimited == {"linstor", "iscsi", "rawiscsi", "hba", "rawhba", "netapp", "equal", "dummy"}
         assert {limit for name, limit in limits.items() if name not in unlimited} == {2040 * GIB}
 
 

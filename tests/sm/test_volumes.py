@@ -76,6 +76,18 @@ class TestExtending:
         assert (extended.size, extended.virtual_size) == (3 * GIB, 3 * GIB)
         assert manager.audit().findings == []
 
+    def test_of_what_somebody_deletes_meanwhile_is_no_success(
+        self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
+    ) -> None:
+        extending = Paused(
+            pool, "VDI.resize", lambda m: m.extend_volume("v1", 2 * GIB), database, answer=True
+        )
+        deleting = Paused(pool, "VDI.destroy", lambda m: m.delete_volume("v1"), database)
+        with pytest.raises(VolumeNotReady, match="deleting"):
+            extending.go_on()
+        deleting.go_on()
+        assert manager.audit().findings == []
+
     def test_that_nobody_recorded_is_completed_by_the_same_call_or_an_audit(
         self, pool: Simulator, manager: StorageManager, volume: Volume
     ) -> None:
@@ -156,23 +168,36 @@ class TestDeleting:
         manager.delete_volume("v1")
         assert pool.db.refs("VDI") == []
 
-    def test_of_a_disk_that_a_vm_got_in_the_last_moment_spares_it_and_goes_on_later(
+    def test_of_a_disk_that_a_vm_got_in_the_last_moment_spares_it_and_keeps_the_volume(
         self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
     ) -> None:
-        """Between the look and the erasing: what has begun to be deleted is told to nobody as a volume again."""
+        """Between the look and the erasing."""
         paused = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
         vm = pool.add_vm("web", power_state="Halted", disks=[vdi_of(pool, volume)])
         with pytest.raises(VolumeInUse):
             paused.go_on()
         assert vdi_uuids(pool) == [volume.vdi_uuid]
-        with pytest.raises(VolumeNotReady, match="deleting"):
-            manager.initialize_connection("v1")
-        report = manager.audit(repair=True)
-        assert not report.agrees
-        assert "in use by web" in report.findings[0].text
+        assert manager.get_volume("v1") == volume
+        assert manager.audit().findings == []
         manager._context.session.call("VM.destroy", vm)
         manager.delete_volume("v1")
         assert vdi_uuids(pool) == []
+
+    def test_by_two_of_whom_one_keeps_it_leaves_no_row_without_a_disk(
+        self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
+    ) -> None:
+        """The one finds it in use, the other comes when it is not any more, and has begun before."""
+        first = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
+        second = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
+        vm = pool.add_vm("web", power_state="Halted", disks=[vdi_of(pool, volume)])
+        with pytest.raises(VolumeInUse):
+            first.go_on()
+        assert manager.get_volume("v1").state == "available"
+        manager._context.session.call("VM.destroy", vm)
+        second.go_on()
+        assert vdi_uuids(pool) == []
+        assert manager.list_volumes() == []
+        assert manager.audit().findings == []
 
     def test_by_several_at_once_is_done_once(
         self, pool: Simulator, manager: StorageManager, volume: Volume

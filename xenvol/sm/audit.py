@@ -226,28 +226,39 @@ class _Audit:
     # ---- disks that say whose they are
 
     def _vdis_against_rows(self, there: dict[VDIRef, Record]) -> Found:
-        self.made = vdis.made_by_us(there)
-        for vdi_ref, then in there.items():
-            uuid = then["uuid"]
-            if not vdis.marks_of(then):
-                if self._is_unknown(vdi_ref, then):
-                    volume_id = then["other_config"][MANAGED]
-                    text = f"VDI {uuid} says that it is volume {volume_id}, of which there is no row"
-                    yield self._finding("unknown_vdi", text, vdi_uuid=uuid), None
-                continue
-            stale, is_orphan = self._stale_marks(vdi_ref, then)
-            if is_orphan:
-                volume_ids = ", ".join(sorted({mark.volume_id for mark in stale}))
-                text = f"VDI {uuid} was made for volume {volume_ids}, and no row names it"
-                finding = self._finding("orphan_vdi", text, vdi_uuid=uuid)
+        marked = {ref: vdi for ref, vdi in there.items() if vdis.marks_of(vdi)}
+        for vdi_ref, vdi in there.items():
+            if vdi_ref not in marked and self._is_unknown(vdi_ref, vdi):
+                volume_id = vdi["other_config"][MANAGED]
+                text = f"VDI {vdi['uuid']} says that it is volume {volume_id}, of which there is no row"
+                yield self._finding("unknown_vdi", text, vdi_uuid=vdi["uuid"]), None
+        # the latest first: a copy also has the marks of those who died at its source before, and when it is told of,
+        # theirs have a mark alone
+        undecided = {ref: vdi for ref, vdi in there.items() if ref in marked or vdis.is_known_copy(vdi)}
+        for vdi_ref in sorted(marked, key=lambda ref: vdis.latest_mark(marked[ref]), reverse=True):
+            then = marked[vdi_ref]
+            ours = vdis.made_by_us(undecided).get(vdi_ref, [])
+            stale, of_nobody = self._stale_marks(vdi_ref, then)
+            volume_ids = ", ".join(sorted({mark.volume_id for mark in of_nobody}))
+            if any(mark in ours for mark in of_nobody):
+                del undecided[vdi_ref]
+                text = f"VDI {then['uuid']} was made for volume {volume_ids}, and no row names it"
+                finding = self._finding("orphan_vdi", text, vdi_uuid=then["uuid"])
                 yield finding, partial(self._erase, vdi_ref, then)
+            elif any(not vdis.is_copied(undecided, mark) for mark in of_nobody):
+                text = (
+                    f"VDI {then['uuid']} was made for volume {volume_ids}, or by somebody else at that moment"
+                )
+                text = f"{text}: nobody can tell; destroy it, or manage it"
+                yield self._finding("orphan_vdi", text, vdi_uuid=then["uuid"]), None
             elif stale:
-                text = f"VDI {uuid} says that it is being made or copied for a volume, and is not"
-                finding = self._finding("unsettled", text, vdi_uuid=uuid)
+                text = f"VDI {then['uuid']} says that it is being made or copied for a volume, and is not"
+                finding = self._finding("unsettled", text, vdi_uuid=then["uuid"])
                 yield finding, partial(self._unmark, vdi_ref, then)
 
-    def _stale_marks(self, vdi_ref: VDIRef, then: Record) -> tuple[list[Mark], bool]:
-        """The marks that are true no longer, and whether the disk is but what somebody who died has left.
+    def _stale_marks(self, vdi_ref: VDIRef, then: Record) -> tuple[list[Mark], list[Mark]]:
+        """The marks that are true no longer; and those of them by whose call the disk may have been made, of which
+        nobody can be going to make a volume.
 
         First the rows of the marks, then the row that names the disk, then the disk: a service that is at work goes the
         other way, so whatever it does meanwhile is seen.
@@ -259,16 +270,18 @@ class _Audit:
         view.read({"VDI": [vdi_ref]})
         vdi = view.known("VDI", vdi_ref)
         if vdi is None or (named is not None and named.state != "available"):
-            return [], False  # `_unfinished` has told of it, or its maker is at work
+            return [], []  # `_unfinished` has told of it, or its maker is at work
         left = vdis.marks_of(vdi)
         stale = [
             mark
             for mark in marks
             if mark in left and mark not in alive and not (mark.is_on_source(vdi) and mark.is_fresh)
         ]
-        may_be_named = named is not None or any(mark.is_of(vdi) for mark in alive)
-        ours = self.made.get(vdi_ref, [])
-        return stale, not may_be_named and any(mark.is_of(vdi) for mark in stale if mark in ours)
+        if named is not None:
+            return stale, []
+        if any(mark.is_of(vdi) for mark in alive):
+            return [], []  # it may yet be the volume of one who is at work
+        return stale, [mark for mark in stale if mark.is_of(vdi)]
 
     def _is_unknown(self, vdi_ref: VDIRef, then: Record) -> bool:
         """Whether it was a volume of a database that knew more: of one that was lost, say, or set back."""
@@ -286,14 +299,13 @@ class _Audit:
         return now is not None and now.vdi_uuid is None
 
     def _unmark(self, vdi_ref: VDIRef, then: Record) -> None:
-        stale, is_orphan = self._stale_marks(vdi_ref, then)
-        if not is_orphan:
-            vdis.unmark(self.context.view(), vdi_ref, stale)
+        stale, _ = self._stale_marks(vdi_ref, then)
+        vdis.unmark(self.context.view(), vdi_ref, stale)
 
     def _erase(self, vdi_ref: VDIRef, then: Record) -> bool:
         """Once more, now: a row that could still name it would have been there before it was."""
-        _, is_orphan = self._stale_marks(vdi_ref, then)
-        if not is_orphan:
+        _, of_nobody = self._stale_marks(vdi_ref, then)
+        if not of_nobody:
             return True  # somebody has done something about it meanwhile
         return vdis.erase_unnamed(self.context, self.context.view(), self.backend.id, vdi_ref)
 

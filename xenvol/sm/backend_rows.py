@@ -83,7 +83,13 @@ def with_room(
     """Some of a flavor's backends that are believed to have room for so much."""
     query = (
         sa.select(backends)
-        .where(backends.c.flavor_id == flavor_id, _LIVE, backends.c.free >= size)
+        .where(
+            backends.c.flavor_id == flavor_id,
+            _LIVE,
+            backends.c.free >= size,
+            backends.c.state == "ready",
+            backends.c.problem.is_(None),
+        )
         .order_by(*_ORDERS[order])
         .limit(limit)
         .offset(offset)

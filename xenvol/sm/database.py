@@ -7,6 +7,7 @@ database, so it ends with whoever held it, killed or not.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ from xenvol.sm.tables import REVISION
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+if importlib.util.find_spec("alembic") is None:
+    raise ModuleNotFoundError(
+        "No module named 'alembic'", name="alembic"
+    )  # it is loaded late, and missed at once
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -106,7 +106,8 @@ volumes = sa.Table(
     *_common(),
     sa.UniqueConstraint("vdi_uuid", "deleted"),
     sa.Index(None, "backend_id", "deleted", "state"),
-    sa.Index(None, "snapshot_of", "deleted"),
+    sa.Index(None, "backend_id", "deleted", "id"),
+    sa.Index(None, "snapshot_of", "deleted", "id"),
     sa.Index(None, "source_id", "deleted"),
     sa.Index(None, "deleted", "id"),
 )

@@ -287,6 +287,22 @@ def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
     return {ref: marks for ref, marks in proved.items() if marks}
 
 
+def is_known_copy(vdi: Record) -> bool:
+    """Whether it says by which mark it was made."""
+    return COPIED_BY in vdi["other_config"]
+
+
+def is_copied(there: Mapping[VDIRef, Record], mark: Mark) -> bool:
+    """Whether the copy that the mark was put on its source for is there, and known."""
+    return any(vdi["other_config"].get(COPIED_BY) == mark.key for vdi in there.values())
+
+
+def latest_mark(vdi: Record) -> tuple[int, int]:
+    """By which disks sort as they were made: the moment of the latest mark, and how many there are."""
+    marks = marks_of(vdi)
+    return max((mark.at for mark in marks), default=0), len(marks)
+
+
 def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
     """What is said of a VDI once its row names it: its own name, and no mark of its making. Idempotent.
 

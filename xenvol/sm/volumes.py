@@ -46,8 +46,11 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
     virtual_size = int(view.record("VDI", vdi_ref)["virtual_size"])
 
     def keep(connection: sa.Connection) -> Volume:
-        volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
-        return volume_rows.get(connection, volume_id)
+        is_there = volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
+        now = volume_rows.get(connection, volume_id)
+        if not is_there:  # somebody is deleting it, or has, and made another of its id
+            raise VolumeNotReady(volume_id, state=now.state)
+        return now
 
     extended = context.database.write(keep)
     _note(context, view, backend, sr_ref)

@@ -99,7 +99,8 @@ def upgrade() -> None:
     _create_indexes(
         "sm_volume",
         ["backend_id", "deleted", "state"],
-        ["snapshot_of", "deleted"],
+        ["backend_id", "deleted", "id"],
+        ["snapshot_of", "deleted", "id"],
         ["source_id", "deleted"],
         ["deleted", "id"],
     )
