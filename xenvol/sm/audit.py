@@ -286,8 +286,8 @@ class _Audit:
     def _is_unknown(self, vdi_ref: VDIRef, then: Record) -> bool:
         """Whether it was a volume of a database that knew more: of one that was lost, say, or set back."""
         volume_id = then["other_config"].get(MANAGED)
-        if volume_id is None or not then["managed"]:
-            return False
+        if volume_id is None or not then["managed"] or then["is_a_snapshot"]:
+            return False  # a backup has inherited what its source said of itself
         if self.context.database.read(volume_rows.find, volume_id) is not None:
             return False  # it is, or is somebody's copy of what is
         self.view.read({"VDI": [vdi_ref]})
