@@ -175,7 +175,7 @@ def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(session
     xenapi = session.xenapi
     for sr_type, seen_by in (("iscsi", xenapi.PBD.plug), ("nfs", xenapi.SR.scan)):
         xenapi.SR.get_all_records_where.return_value = {
-            "OpaqueRef:sr": {"type": sr_type, "sm_config": {}, "PBDs": ["OpaqueRef:pbd"]}
+            "OpaqueRef:sr": {"type": sr_type, "sm_config": {}, "other_config": {}, "PBDs": ["OpaqueRef:pbd"]}
         }
         xenapi.PBD.get_all_records_where.return_value = {
             "OpaqueRef:pbd": {"host": HOST, "currently_attached": True}
