@@ -77,6 +77,7 @@ def _read(master: int) -> Iterator[bytes]:
         os.close(master)
 
 
+@pytest.mark.timeout(400)  # some twenty commands, each a process; machines are shared
 def test_the_first_session_is_as_the_page_shows_it(environment: dict[str, str], xapi: Simulator) -> None:
     shown = block()
     listed = commands(shown)

@@ -31,6 +31,11 @@ IQN = "iqn.2010-10.org.example:store"
 LUN = "36001405000000000000000000000000a"
 
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # each test sweeps a whole operation, in a hundred pools; machines are shared
+
+
 @dataclass(frozen=True)
 class Operation:
     name: str
