@@ -224,7 +224,10 @@ def test_a_backend_that_eight_services_register_at_once_is_made_once(
         manager.delete_volume("v1")
         manager.remove_backend(backend.id, destroy=True)
         assert zone.xapi.db.refs("SR") == zone.xapi.db.refs("PBD") == []
-        assert zone.xapi.db.refs("secret") == secrets
+        # a call of a killed service may still be on its way when the next one makes its own: the storage refuses one of
+        # the two, and of each SR.create that it refuses xapi itself keeps a copy of the password (docs/backends.md)
+        left = set(zone.xapi.db.refs("secret")) - set(secrets)
+        assert len(left) <= _refused(zone.xapi)
     events = [event for event, _ in zone.events()]
     outcomes = Counter(event.outcome for event in events)
     told = f"seed {zone.seed}: {rounds} rounds, {len(zone.killed)} kills, {dict(outcomes)}; each SR was made once"
@@ -235,3 +238,7 @@ def test_a_backend_that_eight_services_register_at_once_is_made_once(
 def _made(xapi: Simulator) -> int:
     """How often an SR was made."""
     return sum(entry.method == "SR.create" and entry.outcome == "success" for entry in xapi.journal)
+
+
+def _refused(xapi: Simulator) -> int:
+    return sum(entry.method == "SR.create" and entry.outcome != "success" for entry in xapi.journal)
