@@ -18,7 +18,7 @@ from xenvol.errors import XenVolError
 from xenvol.marks import MANAGED
 from xenvol.refs import VDIRef
 from xenvol.sm import backend_rows, backends, capacity, copies, creation, srs, vdis, volume_rows, volumes
-from xenvol.sm.context import Context
+from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Volume
 from xenvol.sm.vdis import Mark
@@ -53,9 +53,6 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self)}
-
-
-def say_nothing(text: str) -> None: ...
 
 
 @dataclass

@@ -31,7 +31,7 @@ from xenvol.sm import (
     vdis,
     volume_rows,
 )
-from xenvol.sm.context import Context
+from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.errors import (
     BackendExists,
     BackendInUse,
@@ -153,9 +153,6 @@ def connect(context: Context, view: View, backend_id: int) -> Backend:
     srs.own_sr(view, sr_ref, making)
     (fresh,) = capacity.refresh(context, view, [backend])
     return fresh
-
-
-def say_nothing(text: str) -> None: ...
 
 
 def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:

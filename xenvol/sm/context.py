@@ -17,3 +17,7 @@ class Context:
     def view(self) -> View:
         """A view of the pool for one operation."""
         return View(self.session)
+
+
+def say_nothing(text: str) -> None:
+    """The progress of whoever does not want to hear of it."""

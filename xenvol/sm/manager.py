@@ -32,7 +32,7 @@ from xenvol.sm import (
 from xenvol.sm.audit import AuditReport
 from xenvol.sm.backends import SetupReport
 from xenvol.sm.capacity import BackendStats
-from xenvol.sm.context import Context
+from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.database import Database
 from xenvol.sm.records import Backend, Flavor, Volume
 
@@ -50,7 +50,7 @@ class StorageManager:
             database if isinstance(database, Database) else Database(database),
         )
 
-    def do_setup(self, *, progress: Callable[[str], None] = backends.say_nothing) -> list[SetupReport]:
+    def do_setup(self, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
         """Have every backend's SR made, once, and known to this pool and plugged; what is dead is reported."""
         return backends.set_up_all(self._context, progress=progress)
 
@@ -182,9 +182,7 @@ class StorageManager:
 
     # ---- looking after
 
-    def audit(
-        self, *, repair: bool = False, progress: Callable[[str], None] = audit.say_nothing
-    ) -> AuditReport:
+    def audit(self, *, repair: bool = False, progress: Callable[[str], None] = say_nothing) -> AuditReport:
         """Hold database and pool against each other; `repair` mends what a crash has left."""
         return audit.audit(self._context, repair=repair, progress=progress)
 

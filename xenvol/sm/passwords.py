@@ -17,9 +17,10 @@ from xenvol.refs import SecretRef, SRRef
 from xenvol.secret import Secret
 from xenvol.sm.errors import BackendNotReady
 from xenvol.storage.pbd import find_pbds
+from xenvol.storage.secrets import destroy_secret, find_secret
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import View, gone_is_fine, is_gone
+from xenvol.view import View
 
 _NAMESPACE = uuid.UUID("3f0a8f6e-2c55-5b0e-8f6a-60d3a0a1c7d4")
 _SUFFIX = "_secret"
@@ -53,7 +54,7 @@ def keep(view: View, token: str, device_config: Mapping[str, str | Secret]) -> N
             continue
         view.hide(value)
         secret_uuid = uuid_of(token, key)
-        there = _find(view, secret_uuid) or _introduce(view, key, secret_uuid, value)
+        there = find_secret(view, secret_uuid) or _introduce(view, key, secret_uuid, value)
         if there is not None:
             view.call("secret.set_value", there, value)
 
@@ -64,7 +65,7 @@ def tell_pbds(view: View, sr_ref: SRRef, device_config: Mapping[str, str | Secre
         for key, value in device_config.items():
             if not isinstance(value, Secret):
                 continue
-            copy_ref = _find(view, pbd["device_config"].get(f"{key}{_SUFFIX}", ""))
+            copy_ref = find_secret(view, pbd["device_config"].get(f"{key}{_SUFFIX}", ""))
             if copy_ref is not None:
                 view.call("secret.set_value", copy_ref, value)
 
@@ -93,14 +94,14 @@ def forget(view: View, token: str, params: Mapping[str, str]) -> None:
     """Remove the secrets of a backend. Idempotent; spares those that are not ours."""
     for key in keys_in(params):
         if params[f"{key}{_SUFFIX}"] == uuid_of(token, key):
-            secret_ref = _find(view, uuid_of(token, key))
+            secret_ref = find_secret(view, uuid_of(token, key))
             if secret_ref is not None:
-                _destroy(view, secret_ref)
+                destroy_secret(view, secret_ref)
 
 
 def _secrets(view: View, backend_id: int, params: Mapping[str, str]) -> Iterator[tuple[str, SecretRef]]:
     for key in keys_in(params):
-        secret_ref = _find(view, params[f"{key}{_SUFFIX}"])
+        secret_ref = find_secret(view, params[f"{key}{_SUFFIX}"])
         if secret_ref is None:
             problem = f"its {key} is not known to this pool: `xenvol sm backend_password {backend_id} {key}` tells it"
             raise BackendNotReady(backend_id, problem=problem)
@@ -109,27 +110,13 @@ def _secrets(view: View, backend_id: int, params: Mapping[str, str]) -> Iterator
 
 def _introduce(view: View, key: str, secret_uuid: str, value: Secret) -> SecretRef | None:
     """Make it; one that somebody else has made in this very moment is returned, to be given the value."""
-    look = partial(_find, view, secret_uuid)
+    look = partial(find_secret, view, secret_uuid)
     call: tuple[Any, ...] = ("secret.introduce", secret_uuid, value, {})
     try:
-        make(view, Undo(), f"made a secret for {key}", call, look=look, inverse=_destroy)
+        make(view, Undo(), f"made a secret for {key}", call, look=look, inverse=destroy_secret)
     except XapiError:  # xapi has no code of its own for a uuid that is taken
         there = look()
         if there is None:
             raise
         return there
     return None
-
-
-def _find(view: View, secret_uuid: str) -> SecretRef | None:
-    try:
-        return SecretRef(view.call("secret.get_by_uuid", secret_uuid))
-    except XapiError as error:
-        if is_gone(error, "secret"):
-            return None
-        raise
-
-
-def _destroy(view: View, secret_ref: SecretRef) -> None:
-    with gone_is_fine("secret"):
-        view.call("secret.destroy", secret_ref)

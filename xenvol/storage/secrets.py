@@ -21,7 +21,7 @@ from xenvol.refs import SecretRef
 from xenvol.secret import Secret
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import View, is_gone
+from xenvol.view import View, gone_is_fine, is_gone
 
 SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
 _NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
@@ -42,14 +42,14 @@ def copies_of_passwords(
             plain[f"{key}_secret"] = secret_uuid
     yield plain
     for secret_ref in made:
-        _destroy(view, secret_ref)
+        destroy_secret(view, secret_ref)
 
 
 def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str]) -> None:
     """Remove the secrets that an attempt which died between two calls has left for one of these SRs; one call."""
     uuids = [each for sr_uuid in sr_uuids for key in keys for each in _uuids_of(sr_uuid, key)]
     for secret_ref in view.find("secret", {"uuid": uuids}):
-        _destroy(view, SecretRef(secret_ref))
+        destroy_secret(view, SecretRef(secret_ref))
 
 
 def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
@@ -62,18 +62,22 @@ def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret
                 undo,
                 f"made a secret for {key}",
                 ("secret.introduce", secret_uuid, value, {}),
-                look=partial(_find, view, secret_uuid),
-                inverse=_destroy,
+                look=partial(find_secret, view, secret_uuid),
+                inverse=destroy_secret,
             )
         except XapiError as error:
             refusal = error
             # xapi has no code of its own for a uuid that is taken; its owner may have removed it by now
-            if error.code != "INTERNAL_ERROR" and _find(view, secret_uuid) is None:
+            if error.code != "INTERNAL_ERROR" and find_secret(view, secret_uuid) is None:
                 raise
     raise refusal
 
 
-def _find(view: View, secret_uuid: str) -> SecretRef | None:
+def _uuids_of(sr_uuid: str, key: str) -> list[str]:
+    return [str(uuid.uuid5(_NAMESPACE, f"{sr_uuid}/{key}/{slot}")) for slot in range(SLOTS)]
+
+
+def find_secret(view: View, secret_uuid: str) -> SecretRef | None:
     try:
         return SecretRef(view.call("secret.get_by_uuid", secret_uuid))
     except XapiError as error:
@@ -82,13 +86,7 @@ def _find(view: View, secret_uuid: str) -> SecretRef | None:
         raise
 
 
-def _uuids_of(sr_uuid: str, key: str) -> list[str]:
-    return [str(uuid.uuid5(_NAMESPACE, f"{sr_uuid}/{key}/{slot}")) for slot in range(SLOTS)]
-
-
-def _destroy(view: View, secret_ref: SecretRef) -> None:
-    try:
+def destroy_secret(view: View, secret_ref: SecretRef) -> None:
+    """Idempotent."""
+    with gone_is_fine("secret"):
         view.call("secret.destroy", secret_ref)
-    except XapiError as error:
-        if not is_gone(error, "secret"):
-            raise
