@@ -90,14 +90,21 @@ def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
     )
     # what is on the storage is not taken back: whoever makes it once more finds it by its description
     forward = Undo()
-    return make(
-        view,
-        forward,
-        "made an SR",
-        ("SR.create", *record),
-        look=lambda: find_made(view, making.token),
-        inverse=lambda view, sr_ref: None,
-    )
+    try:
+        return make(
+            view,
+            forward,
+            "made an SR",
+            ("SR.create", *record),
+            look=lambda: find_made(view, making.token),
+            inverse=lambda view, sr_ref: None,
+        )
+    except XapiError as error:
+        # a call of an attempt that died was still on its way, and has made it
+        there = find_made(view, making.token) if error.code == "SR_DEVICE_IN_USE" else None
+        if there is None:
+            raise
+        return there
 
 
 def share_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
