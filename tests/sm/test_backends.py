@@ -295,6 +295,29 @@ class TestAnAddThatIsRefused:
         manager.remove_backend(1)
         assert secrets_of(xapi) == {}
 
+    def test_takes_the_sr_that_a_late_call_of_a_dead_attempt_makes_while_the_storage_is_asked(
+        self, xapi: Simulator, manager: StorageManager, xapi_session: Session
+    ) -> None:
+        world = BY_NAME["lvmohba"]
+        world.arrange(xapi)
+        xapi.faults.lose_request("SR.create", every=True)
+        with xapi.journal.recording() as calls, pytest.raises(XapiUnreachable):
+            add(manager, world)
+        (lost,) = [call for call in calls if call.method == "SR.create"]
+        xapi.faults.clear()
+        order = xapi.faults.hang("SR.probe")
+        added: list[Backend] = []
+        thread = threading.Thread(target=lambda: added.append(add(manager, world)))
+        thread.start()
+        while not order.hits:
+            time.sleep(0.01)
+        late = xapi_session.call("SR.create", *lost.params)
+        order.release()
+        thread.join()
+        (backend,) = added
+        assert xapi.db.refs("SR") == [late]
+        assert (backend.state, backend.sr_uuid) == ("ready", xapi.db.get("SR", late, "uuid"))
+
     @pytest.mark.parametrize("sr_type", ["netapp", "equal"])
     @pytest.mark.xapi(world={"hosts": [{"name": "host1"}], "pool": {"sm_types": ["nfs", "lvm", "iscsi"]}})
     def test_says_that_nobody_ships_that_driver_any_more(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import HostNotReady, XapiUnreachable, XenVolError
+from xenvol.errors import HostNotReady, XapiError, XapiUnreachable, XenVolError
 from xenvol.refs import SRRef
 from xenvol.secret import Secret
 from xenvol.sm import (
@@ -279,21 +279,29 @@ def set_password(context: Context, backend_id: int, key: str, value: Secret) -> 
 
 
 def _check_before_making(view: View, backend: Backend, format_device: str | None) -> None:
-    """Unless its SR is there: see `probing.check`."""
+    """Unless its SR is there: see `probing.check`.
+
+    A call of an attempt that died may still be on its way, and make the SR while the storage is asked: the device is
+    not blank then, because the SR on it is this backend's.
+    """
     wanted, making = config.parse(backend.sr_type, backend.params), _making(backend)
     host_ref = srs.host_of(view, backend) or view.master
     if srs.find_made(view, backend.token) is not None:
         return
     if wanted.sr_uuid is not None and find_sr(view, wanted.sr_uuid) is not None:
         return
-    probing.check(
-        view,
-        host_ref,
-        wanted,
-        making.device_config,
-        can_probe=_can_probe(view, backend),
-        format_device=format_device,
-    )
+    try:
+        probing.check(
+            view,
+            host_ref,
+            wanted,
+            making.device_config,
+            can_probe=_can_probe(view, backend),
+            format_device=format_device,
+        )
+    except (InvalidConfig, DeviceNotBlank, XapiError):
+        if srs.find_made(view, backend.token) is None:
+            raise
 
 
 def _can_probe(view: View, backend: Backend) -> bool:
