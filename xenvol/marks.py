@@ -32,3 +32,7 @@ CREATING = "xenvol:creating:"
 that it is the one. On the source of a copy it says that a copy is being made, which inherits it."""
 COPIED_BY = "xenvol:copied-by"
 """On a VDI that is a copy: the key of the mark by which it was made, so that no other disk with that mark is."""
+
+IMAGE = "xenvol:image"
+"""On a VDI that is being filled, a snapshot that is being read, a VBD by which that is done: the token of the attempt,
+when it began (UTC, ISO 8601) and on which machine, with a space between. What has it and is old is nobody's."""
