@@ -57,11 +57,11 @@ class ByteFile(Protocol):
         ...
 
 
-class EndOfFile(Exception):  # noqa: N818  # it is the end, and an error only to whoever wanted more
+class EndOfFile(Exception):  # it is the end, and an error only to whoever wanted more
     """Somebody wanted bytes behind the end; a format's reader makes a TruncatedImage of it."""
 
 
-class NeedsFile(Exception):  # noqa: N818  # says what to do, and is an error to nobody
+class NeedsFile(Exception):  # says what to do, and is an error to nobody
     """What comes as a stream lies in an order in which it cannot be read as it comes: it must be staged first."""
 
 
