@@ -104,13 +104,13 @@ def without_zeros(pieces: Iterable[Piece]) -> Iterator[Piece]:
             yield Piece(offset + start, data[start:])
 
 
-def dense(image: DiskImage) -> Iterator[Piece]:
-    """The pieces, and zeros wherever there is none: for a disk that may hold other bytes.
+def dense(image: DiskImage, size: int) -> Iterator[Piece]:
+    """The pieces, and zeros wherever there is none: for a disk of `size` bytes that may hold other bytes.
 
     Where the pieces come in no order, the whole disk is zeroed first, and they are laid over it.
     """
     if not image.is_ordered:
-        yield from _zeros(0, image.virtual_size)
+        yield from _zeros(0, size)
         yield from image.pieces()
         return
     position = 0
@@ -118,7 +118,7 @@ def dense(image: DiskImage) -> Iterator[Piece]:
         yield from _zeros(position, piece.offset)
         yield piece
         position = piece.end
-    yield from _zeros(position, image.virtual_size)
+    yield from _zeros(position, size)
 
 
 def _zeros(start: int, end: int) -> Iterator[Piece]:

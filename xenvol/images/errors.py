@@ -6,7 +6,7 @@ URL or a header holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from xenvol.errors import HypervisorError, RequestError, StorageError, XenVolError
 
@@ -141,6 +141,27 @@ class TransferCancelled(XenVolError):
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} was cancelled; nothing of it remains")
         self.what = what
+
+
+class UnknownDisk(RequestError):
+    """No SR, or no VDI, of this name, or several; `candidates` are the uuids of the several."""
+
+    def __init__(self, kind: str, name: str, *, candidates: Iterable[str] = ()) -> None:
+        self.kind = kind
+        self.name = name
+        self.candidates = list(candidates)
+        found = f"{kind}s {', '.join(self.candidates)} have" if self.candidates else f"no {kind} has"
+        super().__init__(f"{found} the reference, uuid or name {name!r}; give a uuid")
+
+
+class DiskNotSuited(RequestError):
+    """The disk, or the SR, is there, and is not one that this can be done with; nothing was made."""
+
+    def __init__(self, what: str, *, problem: str, remedy: str) -> None:
+        super().__init__(f"{what} {problem}: {remedy}")
+        self.what = what
+        self.problem = problem
+        self.remedy = remedy
 
 
 # --- the road -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,199 @@
+"""A disk becomes an image, as it was at one moment; the pool is afterwards as it was.
+
+A disk that a VM writes to meanwhile is read from a snapshot, which says whose it is and goes again.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, cast
+
+from xenvol.images.attempts import Attempt
+from xenvol.images.contents import PIECE, DiskImage, Piece, Stream
+from xenvol.images.errors import TransferFailed
+from xenvol.images.formats.vhd_writer import write_vhd
+from xenvol.images.outputs import Compression, Target, check_free, is_sparse, output, packed, write_raw
+from xenvol.images.places import check_may_be_read, get_vdi, writers_of
+from xenvol.images.progress import Progress, Watch, say_nothing
+from xenvol.images.roads import Road, RoadName, choose
+from xenvol.images.roads.http import HTTPRoad
+from xenvol.images.snapshots import take_snapshot
+from xenvol.images.sources.staging import Staging
+from xenvol.refs import SRRef, VDIRef
+from xenvol.undo import Undo
+from xenvol.view import View
+
+ExportFormat = Literal["raw", "vhd", "tarball"]
+_FOOTER: Final = 512  # bytes of a VHD's, which begins with a copy of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedImage:
+    """What came of it. Sizes in bytes."""
+
+    vdi_uuid: str
+    target: str
+    format: str
+    compression: str
+    virtual_size: int
+    """Of the disk."""
+    size: int
+    """Of the image, before it was compressed; holes count."""
+    road: str
+    was_in_use: bool
+    """Whether it was read from a snapshot."""
+    residue: tuple[str, ...]
+    """What could not be taken back; none, if all went well."""
+
+
+def export_image(
+    session: Any,
+    vdi: str,
+    target: Target,
+    *,
+    format: ExportFormat = "raw",
+    compression: Compression = "none",
+    overwrite: bool = False,
+    road: RoadName = "auto",
+    staging_dir: str | Path | None = None,
+    progress: Callable[[Progress], None] = say_nothing,
+    cancel: threading.Event | None = None,
+) -> ExportedImage:
+    """Write what a VDI (reference, uuid or name) holds to a path, or into an open binary file.
+
+    ``raw`` leaves holes where the target is a file. ``vhd`` is a dynamic one. ``tarball`` holds that as ``0.vhd``, as
+    image services keep it; it is staged, since a tarball says first how long its members are. A file appears under
+    its name when it is complete. Raises UnknownDisk, DiskNotSuited, NoRoad, TargetError, NoRoomToStage,
+    TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
+    """
+    view, attempt, undo = View.of(session), Attempt.begin(), Undo()
+    check_free(target, overwrite=overwrite)
+    vdi_ref, vdi_rec = get_vdi(view, vdi)
+    sr_ref = SRRef(vdi_rec["SR"])
+    in_use = bool(writers_of(view, vdi_rec))
+    check_may_be_read(view, vdi_rec, view.record("SR", sr_ref), in_use=in_use)
+    way = choose(view, sr_ref, attempt, road=road)
+    watch = Watch("the export", progress, cancel)
+    size = int(vdi_rec["virtual_size"])
+    try:
+        source_ref = take_snapshot(view, undo, vdi_ref, vdi_rec, attempt) if in_use else vdi_ref
+        with output(target, overwrite=overwrite) as file, Staging(staging_dir) as staging:
+            with packed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
+                written = _Writing(way, source_ref, size, staging, watch).write(format, stream)
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+    return ExportedImage(
+        vdi_uuid=vdi_rec["uuid"],
+        target=str(target) if isinstance(target, (str, Path)) else str(getattr(target, "name", "a stream")),
+        format=format,
+        compression=compression,
+        virtual_size=size,
+        size=written,
+        road=way.name,
+        was_in_use=in_use,
+        residue=tuple(undo.unwind()),
+    )
+
+
+class _Writing:
+    def __init__(self, way: Road, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch) -> None:
+        self._way = way
+        self._vdi_ref = vdi_ref
+        self._size = size
+        self._staging = staging
+        self._watch = watch
+
+    def write(self, format: ExportFormat, file: BinaryIO) -> int:
+        """The length of the image."""
+        if format == "raw":
+            return self._raw(file)
+        if format == "vhd":
+            return self._vhd(file)
+        with self._staged_vhd() as staged:
+            return self._tarball(staged, file)
+
+    def _raw(self, file: BinaryIO) -> int:
+        with self._way.contents(self._vdi_ref) as disk:
+            if disk.is_ordered or is_sparse(file):
+                write_raw(self._pieces(disk), self._size, file)
+                return self._size
+            path = self._staging.empty_file("disk.raw")
+            with open(path, "r+b") as staged:
+                write_raw(self._pieces(disk), self._size, staged)
+        with open(path, "rb") as staged:
+            return _copy(staged.read, file)
+
+    def _pieces(self, disk: DiskImage) -> Iterator[Piece]:
+        return self._watch.over("writing", disk.pieces(), disk.allocated)
+
+    def _vhd(self, file: BinaryIO) -> int:
+        """As xapi makes it, or made here of what the device holds."""
+        if isinstance(self._way, HTTPRoad):
+            with self._way.vhd_stream(self._vdi_ref) as stream:
+                return self._checked_vhd(stream, file)
+        if is_sparse(file):
+            with self._way.contents(self._vdi_ref) as disk:
+                return write_vhd(self._pieces(disk), self._size, file)
+        with self._staged_vhd() as staged:
+            return _copy(staged.read, file)
+
+    def _checked_vhd(self, stream: Stream, file: BinaryIO) -> int:
+        """The same, and TransferFailed where it does not end with the footer that it begins with: it was cut."""
+        tick = self._watch.counting("writing", None)
+        first, last, size = b"", b"", 0
+        while data := stream.read(PIECE):
+            first = first or data[:_FOOTER]
+            last = (last + data)[-_FOOTER:]
+            size += file.write(data)
+            tick(len(data))
+        if len(first) < _FOOTER or first != last:
+            raise TransferFailed(f"reading {stream.name}", problem="what came is no whole VHD")
+        return size
+
+    @contextmanager
+    def _staged_vhd(self) -> Iterator[BinaryIO]:
+        path = self._staging.empty_file("0.vhd")
+        with open(path, "r+b") as staged:
+            self._vhd(staged)
+            staged.seek(0)
+            yield staged
+
+    def _tarball(self, staged: BinaryIO, file: BinaryIO) -> int:
+        """With one member, the leaf of a chain of one (facts/peers.md e.6)."""
+        member = tarfile.TarInfo("0.vhd")
+        member.size = os.fstat(staged.fileno()).st_size
+        member.mtime = int(time.time())
+        counted = _Counted(file)
+        with tarfile.open(
+            fileobj=cast(BinaryIO, counted), mode="w|", format=tarfile.GNU_FORMAT, bufsize=PIECE
+        ) as archive:
+            archive.addfile(member, staged)
+        return counted.size
+
+
+class _Counted:
+    """A file that is only written to."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self.size += len(data)
+        return len(data)
+
+
+def _copy(read: Callable[[int], bytes], file: BinaryIO) -> int:
+    size = 0
+    while data := read(PIECE):
+        size += file.write(data)
+    return size

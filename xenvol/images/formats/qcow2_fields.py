@@ -1,0 +1,355 @@
+"""What the bytes of a qcow2's header and tables mean, and which of them cannot be meant: no file, only bytes.
+
+The source of every rule is QEMU's docs/interop/qcow2.txt. Big-endian throughout. What a reader of the active disk does
+not need (reference counts, snapshots, bitmaps) is not looked at, so that nothing wrong in it matters.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from xenvol.images.contents import SECTOR
+from xenvol.images.errors import EncryptedImage, InvalidImage, MissingParent, TruncatedImage, UnsupportedImage
+from xenvol.secret import masked
+
+FORMAT: Final = "qcow2"
+MAX_CLUSTER: Final = 2 << 20
+"""Bytes; with cluster_bits 21, the most that QEMU takes. The header and its extensions lie in the first cluster."""
+
+_HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+_HEADER_3: Final = struct.Struct(">QQQII")  # what version 3 adds behind it
+_LENGTH_3: Final = _HEADER.size + _HEADER_3.size  # 104
+_MAX_L1_ENTRIES: Final = (
+    32 << 20
+) // 8  # QEMU's own limit (QCOW_MAX_L1_SIZE): 2 EiB of disk with clusters of 64 KiB
+_MAX_SIZE: Final = 1 << 63  # QEMU's offsets are signed
+
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _SUBCLUSTERS = (1 << bit for bit in range(5))
+# Dirty says only that the reference counts may be wrong, and a reader needs none.
+_FEATURES: Final = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _SUBCLUSTERS
+_COMPRESSIONS: Final[tuple[Literal["zlib", "zstd"], ...]] = ("zlib", "zstd")
+
+_EXTENSION: Final = struct.Struct(">II")  # type, length
+_BACKING_FORMAT: Final = 0xE2792ACA
+_LUKS_HEADER: Final = 0x0537BE77
+_DATA_FILE_NAME: Final = 0x44415441
+
+_OFFSET: Final = 0x00FF_FFFF_FFFF_FE00  # of an L1 or L2 entry
+_COMPRESSED: Final = 1 << 62
+_USED_ONCE: Final = 1 << 63  # "copied"; says nothing to a reader
+_ZERO: Final = 1
+_L1_RESERVED: Final = ~(_OFFSET | _USED_ONCE) & (1 << 64) - 1
+_L2_RESERVED: Final = ~(_OFFSET | _USED_ONCE | _COMPRESSED | _ZERO) & (1 << 64) - 1
+
+_NONZERO: Final = re.compile(rb"[^\0]")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Sizes and offsets in bytes; `l1_entries` is what the disk needs, the table may be longer."""
+
+    version: int
+    virtual_size: int
+    cluster_bits: int
+    l1_offset: int
+    l1_size: int
+    compression: Literal["zlib", "zstd"]
+    has_subclusters: bool
+
+    @property
+    def cluster_size(self) -> int:
+        return 1 << self.cluster_bits
+
+    @property
+    def entry_size(self) -> int:
+        return 16 if self.has_subclusters else 8
+
+    @property
+    def l2_span(self) -> int:
+        """Bytes of the disk that one L2 table tells of."""
+        return self.cluster_size * (self.cluster_size // self.entry_size)
+
+    @property
+    def l1_entries(self) -> int:
+        return -(-self.virtual_size // self.l2_span)
+
+
+class Stored(NamedTuple):
+    """`size` bytes at `offset` of the disk lie at `host` of the file."""
+
+    offset: int
+    host: int
+    size: int
+
+
+class Packed(NamedTuple):
+    """One cluster at `offset` of the disk is compressed to at most `size` bytes at `host` of the file."""
+
+    offset: int
+    host: int
+    size: int
+
+
+def parse_header(start: bytes, name: str) -> Header:
+    """`start` is the first cluster, or the whole file if that is shorter; more does no harm.
+
+    Raises InvalidImage, TruncatedImage, EncryptedImage, MissingParent, and UnsupportedImage for an unknown version
+    or feature, and for an image whose disk is in another file.
+    """
+    if len(start) < _HEADER.size:
+        raise TruncatedImage(name, format=FORMAT, problem="its header is cut", offset=len(start))
+    (magic, version, parent, parent_size, cluster_bits, size, encryption, l1_length, l1_offset, *_) = (
+        _HEADER.unpack_from(start)
+    )
+    if magic != b"QFI\xfb":
+        raise bad(name, "it does not begin as one", 0)
+    if version not in (2, 3):
+        raise UnsupportedImage(
+            name, problem=f"it is a qcow2 of version {version}", remedy="convert it to version 2 or 3"
+        )
+    if not 9 <= cluster_bits <= 21:
+        raise bad(name, f"its clusters would have 2^{cluster_bits} bytes", 20)
+    features, compression, length = _parse_version_3(start, name) if version == 3 else (0, 0, _HEADER.size)
+    if length % 8 or length > 1 << cluster_bits:
+        raise bad(name, f"its header would have {length} bytes", 100)
+    if encryption in (1, 2):
+        raise EncryptedImage(name, format=FORMAT)
+    if encryption:
+        raise bad(name, f"its encryption is of an unknown kind, {encryption}", 32)
+    if parent or parent_size:
+        raise MissingParent(
+            name, format=FORMAT, parent=_text(start[parent : parent + min(parent_size, 1023)])
+        )
+    _check_features(name, features, compression)
+    if features & _SUBCLUSTERS and cluster_bits < 14:
+        raise bad(name, f"its clusters, of 2^{cluster_bits} bytes, are too small for subclusters", 20)
+    _check_extensions(start[: 1 << cluster_bits], length, name)
+    if not 0 < size < _MAX_SIZE or size % SECTOR:
+        raise bad(name, f"its disk would have {size} bytes", 24)
+    header = Header(
+        version=version,
+        virtual_size=size,
+        cluster_bits=cluster_bits,
+        l1_offset=l1_offset,
+        l1_size=l1_length * 8,
+        compression=_COMPRESSIONS[compression],
+        has_subclusters=bool(features & _SUBCLUSTERS),
+    )
+    if not header.l1_entries <= l1_length <= _MAX_L1_ENTRIES:
+        raise bad(
+            name,
+            f"its L1 table has {l1_length} entries, and its disk needs {header.l1_entries}, "
+            f"of {_MAX_L1_ENTRIES} at most",
+            36,
+        )
+    if l1_offset % header.cluster_size:
+        raise bad(name, f"its L1 table begins at {l1_offset}, within a cluster", 40)
+    return header
+
+
+def parse_l1(table: bytes, header: Header, name: str, *, at: int) -> Iterator[tuple[int, int]]:
+    """(index, offset of the L2 table) of each entry that has one; the table's part lies `at` this byte of the file."""
+    entries = _numbers(table)
+    index = 0
+    while (index := _next_used(table, index, 8)) < len(entries):
+        entry = entries[index]
+        offset = entry & _OFFSET
+        if entry & _L1_RESERVED:
+            raise bad(name, f"bits are set that mean nothing in the L1 entry {entry:#x}", at + 8 * index)
+        if offset % header.cluster_size:
+            raise bad(name, f"an L2 table begins at {offset}, within a cluster", at + 8 * index)
+        yield index, offset
+        index += 1
+
+
+def parse_l2(table: bytes, header: Header, name: str, *, at: int, offset: int) -> Iterator[Stored | Packed]:
+    """What the clusters of the disk from `offset` on hold, in order; what is not named is zeros.
+
+    The table, or as much of it as the disk needs, lies `at` this byte of the file. Raises InvalidImage.
+    """
+    if header.has_subclusters:
+        return _parse_subclusters(table, header, name, at, offset)
+    return _parse_clusters(table, header, name, at, offset)
+
+
+def bad(name: str, problem: str, offset: int) -> InvalidImage:
+    return InvalidImage(name, format=FORMAT, problem=problem, offset=offset)
+
+
+def _parse_version_3(start: bytes, name: str) -> tuple[int, int, int]:
+    """The incompatible features, the number of the compression, the header's length in bytes."""
+    if len(start) < _LENGTH_3:
+        raise TruncatedImage(name, format=FORMAT, problem="its header is cut", offset=len(start))
+    features, _, _, _, length = _HEADER_3.unpack_from(start, _HEADER.size)
+    if length < _LENGTH_3:
+        raise bad(name, f"its header would have {length} bytes", 100)
+    return features, start[_LENGTH_3] if length > _LENGTH_3 and len(start) > _LENGTH_3 else 0, length
+
+
+def _check_features(name: str, features: int, compression: int) -> None:
+    if features & _CORRUPT:
+        raise InvalidImage(
+            name,
+            format=FORMAT,
+            problem="it is marked as corrupt",
+            offset=72,
+            remedy="repair a copy of it with `qemu-img check -r all`",
+        )
+    if features & _DATA_FILE:
+        raise _has_data_file(name)
+    if unknown := features & ~_FEATURES:
+        raise UnsupportedImage(
+            name,
+            problem=f"it needs features that xenvol does not know (bits {unknown:#x})",
+            remedy="convert it with the QEMU that made it: `qemu-img convert -O qcow2`",
+        )
+    if compression >= len(_COMPRESSIONS):
+        raise UnsupportedImage(
+            name,
+            problem=f"it is compressed in an unknown way, {compression}",
+            remedy="convert it with the QEMU that made it: `qemu-img convert -O qcow2`",
+        )
+    if bool(compression) != bool(features & _COMPRESSION):
+        raise bad(name, "its header contradicts itself on how it is compressed", 104)
+
+
+def _check_extensions(start: bytes, position: int, name: str) -> None:
+    while position + _EXTENSION.size <= len(start):
+        kind, length = _EXTENSION.unpack_from(start, position)
+        if kind == 0:
+            return
+        position += _EXTENSION.size
+        if length > len(start) - position:
+            raise bad(name, f"an extension of its header would have {length} bytes", position - 4)
+        if kind == _BACKING_FORMAT:  # and no parent in the header, which was looked at before
+            what = _text(start[position : position + min(length, 16)])
+            raise MissingParent(
+                name, format=FORMAT, parent=f"an image, of format {what}, that it does not name"
+            )
+        if kind == _LUKS_HEADER:
+            raise EncryptedImage(name, format=FORMAT)
+        if kind == _DATA_FILE_NAME:
+            raise _has_data_file(name)
+        position += length + -length % 8
+
+
+def _has_data_file(name: str) -> UnsupportedImage:
+    return UnsupportedImage(
+        name,
+        problem="its disk is in another file",
+        remedy="where that file is, make one of both: `qemu-img convert -O qcow2`",
+    )
+
+
+def _parse_clusters(
+    table: bytes, header: Header, name: str, at: int, offset: int
+) -> Iterator[Stored | Packed]:
+    cluster_size = header.cluster_size
+    entries = _numbers(table)
+    index = 0
+    while (index := _next_used(table, index, 8)) < len(entries):
+        entry = entries[index]
+        start = offset + index * cluster_size
+        if entry & _COMPRESSED:
+            yield _packed(entry, start, header)
+            index += 1
+            continue
+        host = entry & _OFFSET
+        if entry & _L2_RESERVED or (entry & _ZERO and header.version == 2):
+            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", at + 8 * index)
+        if host % cluster_size:
+            raise bad(name, f"a cluster begins at {host}, within another", at + 8 * index)
+        if entry & _ZERO:  # whatever lies there
+            index += 1
+            continue
+        count = _run(entries, index, cluster_size)
+        yield Stored(start, host, count * cluster_size)
+        index += count
+
+
+def _parse_subclusters(
+    table: bytes, header: Header, name: str, at: int, offset: int
+) -> Iterator[Stored | Packed]:
+    """Entries of 16 bytes: 32 bits say which parts of the cluster are stored, 32 which are zeros."""
+    cluster_size = header.cluster_size
+    part = cluster_size // 32
+    entries = _numbers(table)
+    index = 0
+    while (index := _next_used(table, index, 16)) < len(entries) // 2:
+        entry, bits = entries[2 * index : 2 * index + 2]
+        where = at + 16 * index
+        start = offset + index * cluster_size
+        index += 1
+        if entry & _COMPRESSED:
+            yield _packed(entry, start, header)
+            continue
+        host = entry & _OFFSET
+        stored = bits & 0xFFFF_FFFF
+        if entry & (_L2_RESERVED | _ZERO):
+            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", where)
+        if host % cluster_size:
+            raise bad(name, f"a cluster begins at {host}, within another", where)
+        if stored & bits >> 32:
+            raise bad(name, "parts of a cluster are said to be both stored and zeros", where + 8)
+        first = 0
+        while stored:
+            skipped = (stored & -stored).bit_length() - 1
+            stored >>= skipped
+            first += skipped
+            count = (~stored & stored + 1).bit_length() - 1  # ones, up to the first zero
+            yield Stored(start + first * part, host + first * part, count * part)
+            stored >>= count
+            first += count
+
+
+def _packed(entry: int, start: int, header: Header) -> Packed:
+    """The offset has as many bits as the number of sectors leaves, which begins with the sector of the offset."""
+    bits = 62 - (header.cluster_bits - 8)
+    host = entry & (1 << bits) - 1
+    sectors = 1 + ((entry & _COMPRESSED - 1) >> bits)
+    return Packed(start, host, sectors * SECTOR - host % SECTOR)
+
+
+def _run(entries: array[int], first: int, step: int) -> int:
+    """How many entries from `first` on are each by `step` more than the one before: clusters in a row.
+
+    Looks further and further ahead, and from the first disappointment on less and less.
+    """
+    limit = len(entries) - first
+    length = 1
+    ahead, grows = 1, True
+    while ahead and length < limit:
+        ahead = min(ahead, limit - length)
+        expected = entries[first] + length * step
+        found = entries[first + length : first + length + ahead]
+        if found == array("Q", range(expected, expected + ahead * step, step)):
+            length += ahead
+            ahead = ahead * 2 if grows else ahead // 2
+        else:
+            ahead //= 2
+            grows = False
+    return length
+
+
+def _next_used(table: bytes, index: int, width: int) -> int:
+    """The first entry from `index` on that is not all zeros, or one behind the last."""
+    found = _NONZERO.search(table, index * width)
+    return len(table) // width if found is None else found.start() // width
+
+
+def _numbers(table: bytes) -> array[int]:
+    numbers = array("Q", table)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
+
+
+def _text(name: bytes) -> str:
+    """As it can be shown: it is a stranger's, and may hold a password (``rbd:…:key=…``)."""
+    return repr(masked(name.decode("utf-8", "replace"))) if name else "another image"

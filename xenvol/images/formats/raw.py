@@ -1,0 +1,160 @@
+"""A raw image is the disk itself: nothing in it says how long it is, so whoever gives it must.
+
+A size that is no multiple of a sector is allowed (ISO images); the last piece is then as odd, and the disk larger.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from xenvol.images.contents import (
+    PIECE,
+    SECTOR,
+    ByteFile,
+    EndOfFile,
+    NeedsFile,
+    Piece,
+    Stream,
+)
+from xenvol.images.errors import InvalidImage, TruncatedImage
+
+_VHD_FOOTER: Final = struct.Struct(
+    ">8s40xQ4xII"
+)  # "Virtual Hard Disk Image Format": cookie, sizes, type, checksum
+_VHD_FIXED: Final = 2
+
+
+class RawImage:
+    """Satisfies `xenvol.images.contents.DiskImage`; ``iso`` is a raw image of another name."""
+
+    is_ordered = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        format: str,
+        virtual_size: int,
+        allocated: int,
+        read: Callable[[], Iterator[Piece]],
+    ) -> None:
+        self.name = name
+        self.format = format
+        self.virtual_size = virtual_size
+        self.allocated: int | None = allocated
+        self._read = read
+
+    def __repr__(self) -> str:
+        return f"<{self.format} image {self.name}: {self.virtual_size} bytes>"
+
+    def pieces(self) -> Iterator[Piece]:
+        """Without the holes that the file system knows. Raises InvalidImage, TruncatedImage, SourceError."""
+        return self._read()
+
+
+def from_file(file: ByteFile, *, format: str = "raw") -> RawImage:
+    """All of the file. Raises InvalidImage if it is empty, SourceError."""
+    _refuse_empty(file.name, format, file.size)
+    return RawImage(
+        file.name,
+        format=format,
+        virtual_size=file.size,
+        allocated=sum(end - start for start, end in _sectors(file)),
+        read=lambda: _pieces_of_file(file, format),
+    )
+
+
+def from_stream(stream: Stream, *, size: int | None = None, format: str = "raw") -> RawImage:
+    """All of the stream, which must have `size` bytes, where that is given, and its `length`, where it says one.
+
+    Raises NeedsFile where neither is known, InvalidImage or TruncatedImage where they differ: at once if both are
+    known, else when the pieces are read to their end. There it raises InvalidImage, too, for what ends as a fixed
+    VHD does: by its beginning it looks like any disk.
+    """
+    known = stream.length if size is None else size
+    if known is None:
+        raise NeedsFile(f"how many bytes {stream.name} has is known only at its end")
+    _refuse_empty(stream.name, format, known)
+    if stream.length is not None and stream.length < known:
+        raise _truncated(stream.name, format, found=stream.length, size=known)
+    if stream.length is not None and stream.length > known:
+        raise _longer(stream.name, format, size=known)
+    return RawImage(
+        stream.name,
+        format=format,
+        virtual_size=known,
+        allocated=known,
+        read=lambda: _pieces_of_stream(stream, format, known),
+    )
+
+
+def _sectors(file: ByteFile) -> Iterator[tuple[int, int]]:
+    """Where there is data, in whole sectors, in order and apart."""
+    done = 0
+    for start, end in file.data_ranges():
+        start = max(done, start - start % SECTOR)
+        end = min(file.size, end + -end % SECTOR)
+        if start < end:
+            yield start, end
+            done = end
+
+
+def _pieces_of_file(file: ByteFile, format: str) -> Iterator[Piece]:
+    for start, end in _sectors(file):
+        while start < end:
+            size = min(end - start, PIECE - start % PIECE)
+            try:
+                yield Piece(start, file.pread(start, size))
+            except EndOfFile as error:  # cut since it was opened
+                raise TruncatedImage(
+                    file.name, format=format, problem=f"it had {file.size} bytes before", offset=start
+                ) from error
+            start += size
+
+
+def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]:
+    offset = 0
+    tail = b""  # the last sector so far
+    while offset < size:
+        wanted = min(PIECE, size - offset)
+        data = stream.read(wanted)
+        if len(data) < wanted:
+            raise _truncated(stream.name, format, found=offset + len(data), size=size)
+        yield Piece(offset, data)
+        offset += wanted
+        tail = (tail + data[-SECTOR:])[-SECTOR:]
+    if stream.read(1):
+        raise _longer(stream.name, format, size=size)
+    if _ends_fixed_vhd(tail, size):
+        raise InvalidImage(
+            stream.name,
+            format=format,
+            problem="it is a fixed VHD, whose last sector is no part of the disk",
+            offset=size - SECTOR,
+            remedy="say that the format is vhd (--format vhd)",
+        )
+
+
+def _ends_fixed_vhd(tail: bytes, size: int) -> bool:
+    if len(tail) != SECTOR:
+        return False
+    cookie, current_size, kind, checksum = _VHD_FOOTER.unpack_from(tail)
+    good = ~(sum(tail) - sum(tail[64:68])) & 0xFFFFFFFF
+    return (cookie, current_size, kind, checksum) == (b"conectix", size - SECTOR, _VHD_FIXED, good)
+
+
+def _refuse_empty(name: str, format: str, size: int) -> None:
+    if size <= 0:
+        raise InvalidImage(name, format=format, problem="it is empty")
+
+
+def _truncated(name: str, format: str, *, found: int, size: int) -> TruncatedImage:
+    return TruncatedImage(
+        name, format=format, problem=f"it ends here, and {size} bytes were said", offset=found
+    )
+
+
+def _longer(name: str, format: str, *, size: int) -> InvalidImage:
+    return InvalidImage(name, format=format, problem=f"it goes on, and {size} bytes were said", offset=size)

@@ -1,0 +1,200 @@
+"""What a tar says of each of its members, read from its blocks of 512 bytes: POSIX ustar and pax, and GNU's.
+
+The walk is pure: it is given bytes, and holds nothing but the header that it is in. What a stranger may claim is
+bounded: the members' number and size, the length of their names, the zeros at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from xenvol.images.errors import InvalidImage, TruncatedImage
+
+BLOCK: Final = 512
+MAX_ENTRIES: Final = 1000  # headers; the longest chain of VHDs has 30
+MAX_MEMBER: Final = 2 << 40  # bytes; a VHD of 2040 GiB with its tables and bitmaps is smaller
+MAX_EXTENSION: Final = (
+    1 << 20
+)  # bytes of a name, or of pax records; Linux's extended attributes have 64 KiB each
+MAX_PADDING: Final = 4 << 20  # bytes of zeros at the end; `tar -b 2048` pads to records of 1 MiB
+_ZERO_BLOCK: Final = bytes(BLOCK)
+_KINDS: Final = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"5": "a directory",
+    b"6": "a pipe",
+    b"D": "a directory's list",
+    b"M": "a part of a file",
+    b"S": "a sparse file of GNU tar (make it without --sparse)",
+    b"V": "a volume's name",
+}
+_REGULAR: Final = (b"0", b"\0", b"7")  # 7: contiguous, which no system knows
+
+
+class Member(NamedTuple):
+    """`offset` is its header's; its `size` bytes of data begin at `start`. All in bytes of the tar."""
+
+    name: str
+    kind: str
+    """``file``, or what else it is, with its article."""
+    size: int
+    offset: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Where the next header is: the data is padded to whole blocks."""
+        return self.start + self.size + -self.size % BLOCK
+
+
+class Bad(NamedTuple):
+    """How errors are made: of the image that they name."""
+
+    image: str
+
+    def tar(self, problem: str, offset: int, remedy: str | None = None) -> InvalidImage:
+        return InvalidImage(self.image, format="tarball", problem=problem, offset=offset, remedy=remedy)
+
+    def cut(self, problem: str, offset: int) -> TruncatedImage:
+        return TruncatedImage(self.image, format="tarball", problem=problem, offset=offset)
+
+
+class Headers:
+    """Walks from header to header. `read` gives so many bytes of the tar from an offset on, fewer at its end.
+
+    The offsets only grow, so that a stream can be read as well as a file.
+    """
+
+    def __init__(self, image: str, read: Callable[[int, int], bytes]) -> None:
+        self._bad = Bad(image)
+        self._read = read
+        self._position = 0
+        self._entries = 0
+
+    def next(self) -> Member | None:
+        """The next member; None behind the last, where all zeros up to the end have been read.
+
+        Raises InvalidImage, TruncatedImage; what `read` raises.
+        """
+        first = self._position
+        name: str | None = None
+        size: int | None = None
+        while (block := self._block()) is not None:
+            offset = self._position
+            kind, claimed = block[156:157], self._number(block[124:136], offset + 124)
+            self._position += BLOCK
+            if kind in (b"L", b"K", b"x", b"X", b"g"):
+                extension = self._extension(claimed, offset)
+                if kind == b"L":
+                    name = _text(extension.split(b"\0", 1)[0])
+                elif kind != b"K":  # K: where a link leads
+                    records = self._records(extension, offset)
+                    if kind == b"g" and not records.keys().isdisjoint((b"path", b"size")):
+                        raise self._bad.tar("it gives all its members one name or size", offset)
+                    name = _text(records[b"path"]) if b"path" in records else name
+                    size = self._decimal(records[b"size"], offset) if b"size" in records else size
+                continue
+            return self._member(block, kind, name, claimed if size is None else size, offset)
+        if first != self._position:
+            raise self._bad.tar("it ends with a name, and the member that has it is missing", first)
+        self._end()
+        return None
+
+    def _member(self, block: bytes, kind: bytes, name: str | None, size: int, offset: int) -> Member:
+        if name is None:
+            name = _text(block[:100].split(b"\0", 1)[0])
+            prefix = block[345:500].split(b"\0", 1)[0]
+            if prefix and block[257:263] == b"ustar\0":  # GNU's (b"ustar ") has other things there
+                name = f"{_text(prefix)}/{name}"
+        what = "file" if kind in _REGULAR else _KINDS.get(kind, f"of the unknown kind {kind!r}")
+        if what == "file" and name.endswith("/"):
+            what = "a directory"  # as V7 said it
+        if what != "file":
+            size = 0  # a directory's says how large it might grow
+        if size > MAX_MEMBER:
+            raise self._bad.tar(f"{shown(name)} has {size} bytes, and no VHD is so large", offset)
+        member = Member(name, what, size, offset, self._position)
+        self._position = member.end
+        return member
+
+    def _block(self) -> bytes | None:
+        """The header here; None of a block of zeros, which ends the tar."""
+        block = self._read(self._position, BLOCK)
+        if len(block) < BLOCK:
+            raise self._bad.cut("it ends without the zeros that a tar ends with", self._position + len(block))
+        if block == _ZERO_BLOCK:
+            return None
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise self._bad.tar(f"it has more than {MAX_ENTRIES} members", self._position)
+        said = self._number(block[148:156], self._position + 148)
+        blank = block[:148] + b" " * 8 + block[156:]
+        unsigned = sum(blank)
+        # old tars summed up signed characters
+        if said not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in blank)):
+            raise self._bad.tar("the checksum of a member's header is wrong", self._position)
+        return block
+
+    def _extension(self, size: int, offset: int) -> bytes:
+        if size > MAX_EXTENSION:
+            raise self._bad.tar(f"a member's name or attributes have {size} bytes", offset)
+        padded = size + -size % BLOCK
+        data = self._read(self._position, padded)
+        if len(data) < padded:
+            raise self._bad.cut("it ends in a member's name or attributes", self._position + len(data))
+        self._position += padded
+        return data[:size]
+
+    def _records(self, data: bytes, offset: int) -> dict[bytes, bytes]:
+        """Those of a pax header: ``length key=value\\n`` one behind the other, the length being the whole record's."""
+        records: dict[bytes, bytes] = {}
+        position = 0
+        while position < len(data) and data[position:].strip(b"\0"):
+            match = re.compile(rb"([0-9]{1,7}) ([^=\0]+)=").match(data, position)
+            end = position + int(match[1]) if match else 0
+            if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+                raise self._bad.tar("the attributes of a member are damaged", offset)
+            if match[2].startswith(b"GNU.sparse."):
+                raise self._bad.tar(f"it holds {_KINDS[b'S']}", offset)
+            records[match[2]] = data[match.end() : end - 1]
+            position = end
+        return records
+
+    def _number(self, field: bytes, offset: int) -> int:
+        """An octal number in text, or in GNU's base 256."""
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:], "big")
+        text = field.split(b"\0", 1)[0].strip(b" ")
+        if not re.fullmatch(b"[0-7]*", text):
+            raise self._bad.tar("a number in a member's header is none", offset)
+        return int(text or b"0", 8)
+
+    def _decimal(self, text: bytes, offset: int) -> int:
+        if not re.fullmatch(b"[0-9]{1,20}", text):
+            raise self._bad.tar("the size of a member is no number", offset)
+        return int(text)
+
+    def _end(self) -> None:
+        """Nothing but zeros, and not many of them."""
+        start = self._position
+        while data := self._read(self._position, 64 << 10):
+            if data.strip(b"\0"):
+                at = self._position + len(data) - len(data.lstrip(b"\0"))
+                raise self._bad.tar("something follows its end", at)
+            self._position += len(data)
+            if self._position - start > MAX_PADDING:
+                raise self._bad.tar("zeros follow its end, and do not stop", start)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def shown(name: str) -> str:
+    """A stranger's name, for a message: short, and with nothing in it that could garble a terminal."""
+    text = repr(name)
+    return text if len(text) <= 100 else f"{text[:96]}…{text[-1]}"

@@ -1,0 +1,301 @@
+"""A tarball holds one chain of VHDs and nothing else: what it holds besides is a surprise, and refused.
+
+Its members are named, leaf first, 0.vhd, 1.vhd…, or as older services did, snap.vhd, image.vhd, base.vhd; a single VHD
+may have any name. swap.vhd is passed over: that disk is made, and not copied. (facts/peers.md e.6)
+
+A stream is read as it comes. A layer that comes before its turn waits in a file; where the leaf comes first, and its
+parents in order, none does. What comes behind the last layer is checked when all pieces have been taken, and is then
+an error like a damaged layer's: what was written is worth nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, overload
+
+from xenvol.images.contents import PIECE, ByteFile, DiskImage, NeedsFile, Stream
+from xenvol.images.errors import InvalidImage
+from xenvol.images.formats import vhd
+from xenvol.images.formats.chain import MAX_CHAIN, flatten
+from xenvol.images.formats.tar_headers import BLOCK, Bad, Headers, Member, shown
+from xenvol.images.sources.files import FileSource, Window
+from xenvol.images.sources.staging import Staging
+from xenvol.images.sources.streams import Peekable
+
+_OLD: Final = ("snap.vhd", "image.vhd", "base.vhd")
+_IGNORED: Final = "swap.vhd"
+_VHD_FOOTER: Final = b"conectix"  # whose copy a VHD that is not fixed begins with
+_VHD_HEADER: Final = b"cxsparse"  # which mostly follows it
+
+log = logging.getLogger(__name__)
+
+
+class Names:
+    """What the members are called decides what they are; taken one by one, as they come. Pure.
+
+    Numbers, the old names, or any other name, which stands alone. A single VHD is the leaf, whatever it is called.
+    """
+
+    def __init__(self, image: str) -> None:
+        self._bad = Bad(image)
+        self.members: dict[str, Member] = {}
+        """By their names without ``./``, in the order in which they came."""
+        self._seen: set[str] = set()
+
+    def take(self, member: Member) -> str | None:
+        """Its name; None of what holds no layer. Raises InvalidImage for what has no business here."""
+        name = member.name.removeprefix("./")
+        if member.kind != "file":
+            if member.kind == "a directory" and name in ("", "."):
+                return None
+            raise self._refused(member, f"is {member.kind}")
+        if "/" in name or not re.fullmatch(r"[^\0-\x1f\x7f\\]+\.vhd", name):
+            raise self._refused(member, "is no VHD of a chain by its name")
+        if name in self._seen:
+            raise self._refused(member, "is there twice")
+        self._seen.add(name)
+        if name == _IGNORED:
+            log.info("%s in %s is passed over", name, self._bad.image)
+            return None
+        if self.members and {_kind(other) for other in self.members} | {_kind(name)} not in (
+            {"number"},
+            {"old"},
+        ):
+            others = ", ".join(shown(other) for other in self.members)
+            raise self._refused(member, f"is of another kind than {others}")
+        if _kind(name) == "number" and int(name.removesuffix(".vhd")) >= MAX_CHAIN and self.members:
+            raise self._refused(member, f"would be more than the {MAX_CHAIN} layers that a chain may have")
+        self.members[name] = member
+        return name
+
+    def below(self, name: str) -> str | None:
+        """Which is the next below `name`, if there is one; None where it stands alone."""
+        if _kind(name) == "number":
+            return f"{int(name.removesuffix('.vhd')) + 1}.vhd"
+        return _OLD[_OLD.index(name) + 1] if name in _OLD[:-1] else None
+
+    def leads(self, name: str) -> bool:
+        """Whether it is the leaf, whatever comes after it."""
+        return name in ("0.vhd", "snap.vhd") or _kind(name) == "any"
+
+    def stands_alone(self, name: str) -> bool:
+        """Whether nothing can be below it."""
+        return _kind(name) == "any"
+
+    def chain(self) -> list[str]:
+        """All layers, leaf first, when all members are known. Raises InvalidImage for a chain with gaps."""
+        names = self.members
+        if not names:
+            raise self._bad.tar("there is no VHD in it", 0)
+        if len(names) == 1:
+            return list(names)
+        if not names.keys().isdisjoint(_OLD):
+            if "image.vhd" not in names:
+                raise self._bad.tar(
+                    "snap.vhd and base.vhd are there, and image.vhd between them is missing", 0
+                )
+            return [name for name in _OLD if name in names]
+        chain = [f"{number}.vhd" for number in range(len(names))]
+        for name in chain:
+            if name not in names:
+                raise self._bad.tar(f"{name} is missing, and {', '.join(sorted(names))} are there", 0)
+        return chain
+
+    def _refused(self, member: Member, why: str) -> InvalidImage:
+        return self._bad.tar(f"{shown(member.name)} {why}", member.offset)
+
+
+def _kind(name: str) -> str:
+    if name in _OLD:
+        return "old"
+    return "number" if re.fullmatch(r"(0|[1-9][0-9]{0,3})\.vhd", name) else "any"
+
+
+def from_file(file: ByteFile, *, directory: Path | None = None) -> DiskImage:
+    """Of a tar that is not compressed, whose members can come in any order; nothing is staged.
+
+    All of its headers, and all tables of the VHDs, are read and checked at once. `directory` is `flatten`'s. Raises
+    InvalidImage, MissingParent, UnsupportedImage, ImageTooLarge, SourceError.
+    """
+    headers = Headers(
+        file.name, lambda offset, size: file.pread(offset, max(0, min(size, file.size - offset)))
+    )
+    names = Names(file.name)
+    while (member := headers.next()) is not None:
+        names.take(member)
+
+    def layer(name: str) -> vhd.Layer:
+        member = names.members[name]
+        part = Window(file, offset=member.start, size=member.size, name=_called(name, file.name))
+        return vhd.from_file(part)
+
+    leaf, *parents = names.chain()
+    return flatten(layer(leaf), _Layers(parents, layer), directory=directory)
+
+
+def from_stream(
+    stream: Stream, *, staging: Staging, tick: Callable[[int], None] | None = None
+) -> DiskImage:
+    """Of a tar as it comes, no longer compressed; read up to the leaf's blocks, or to its end if the leaf comes last.
+
+    `staging` must stay open until the pieces have been taken; `tick` is told the bytes that are staged, and may raise.
+    Raises InvalidImage, MissingParent, UnsupportedImage, ImageTooLarge, SourceError, NoRoomToStage, TargetError, but
+    never NeedsFile; so do the pieces.
+    """
+    leaf, parents = _Walk(stream, staging, tick).layers()
+    return flatten(leaf, parents, directory=staging.directory)
+
+
+class _Layers(Sequence[vhd.Layer]):
+    """Opened anew whenever asked for: the tables of a whole chain are too much to be in memory at one time."""
+
+    def __init__(self, names: Sequence[str], layer: Callable[[str], vhd.Layer]) -> None:
+        self._names = names
+        self._layer = layer
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> vhd.Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Layers: ...
+    def __getitem__(self, index: int | slice) -> vhd.Layer | _Layers:
+        if isinstance(index, slice):
+            return _Layers(self._names[index], self._layer)
+        return self._layer(self._names[index])
+
+
+class _Walk:
+    """Through a tar that comes as a stream: its layers, each in its turn."""
+
+    def __init__(self, stream: Stream, staging: Staging, tick: Callable[[int], None] | None) -> None:
+        self._stream = stream
+        self._staging = staging
+        self._tick = tick
+        self._position = 0
+        self._member: Member | None = None  # in whose data the stream may be
+        self._headers = Headers(stream.name, self._read)
+        self._names = Names(stream.name)
+        self._files: dict[str, FileSource] = {}  # of layers that are staged, and not done with
+        self._chain: list[str] | None = None  # known at the tar's end
+
+    def layers(self) -> tuple[vhd.Layer, Iterable[vhd.Layer]]:
+        """The leaf, and what is below it; if all of that is known already, a sequence, that can be checked."""
+        while (name := self._advance()) is not None and not self._names.leads(name):
+            self._wait(name)
+        if name is not None:
+            leaf = self._open(name)
+            if leaf.kind == "differencing" and self._names.stands_alone(name):
+                return leaf, ()
+            return leaf, self._parents(name)
+        assert self._chain is not None
+        return self._open(self._chain[0]), _Layers(self._chain[1:], self._open)
+
+    def _parents(self, leaf: str) -> Iterator[vhd.Layer]:
+        """As they come; each is asked for when the one before is done with, and at last the tar's end is reached."""
+        name: str | None = leaf
+        while name is not None:
+            below = self._below(name)
+            if name in self._files:
+                self._files.pop(name).close()
+            if below is not None:
+                yield self._open(below)
+            name = below
+
+    def _below(self, name: str) -> str | None:
+        wanted = self._names.below(name)
+        while wanted is None or wanted not in self._files:
+            came = self._advance()
+            if came is None:
+                assert self._chain is not None
+                return next(iter(self._chain[self._chain.index(name) + 1 :]), None)
+            if came == wanted:
+                break
+            self._wait(came)
+        return wanted
+
+    def _advance(self) -> str | None:
+        """The next layer's name, at whose data the stream is then; None at the end of the tar."""
+        while self._chain is None:
+            self._member = self._headers.next()
+            if self._member is None:
+                self._chain = self._names.chain()
+            elif (name := self._names.take(self._member)) is not None:
+                return name
+        return None
+
+    def _wait(self, name: str) -> None:
+        self._stage(name, self._data(name), "it comes before the layers that lie above it")
+
+    def _stage(self, name: str, data: Stream, why: str) -> None:
+        reason = f"{_called(name, self._stream.name)} has to be read from a file: {why}"
+        self._files[name] = self._staging.stage(data, reason=reason, tick=self._tick)
+
+    def _open(self, name: str) -> vhd.Layer:
+        if name in self._files:
+            return vhd.from_file(self._files[name])
+        data = Peekable(self._data(name))
+        start = data.peek(2 * BLOCK)
+        if not (start.startswith(_VHD_FOOTER) or start.startswith(_VHD_HEADER, BLOCK)):
+            return vhd.fixed_from_stream(data)  # it can be nothing else, by its name
+        data.remember()
+        try:
+            layer = vhd.from_stream(data)
+        except NeedsFile as error:
+            data.rewind()
+            self._stage(name, data, str(error))
+            return vhd.from_file(self._files[name])
+        data.forget()
+        return layer
+
+    def _data(self, name: str) -> Stream:
+        assert self._member is not None
+        return _Data(self, self._member, _called(name, self._stream.name))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """For the headers; passes over what lies before `offset`."""
+        while self._position < offset:
+            if not self._take(min(PIECE, offset - self._position)):
+                raise self._cut()
+        return self._take(size)
+
+    def read_data(self, member: Member, size: int) -> bytes:
+        """For `_Data`."""
+        if member is not self._member:
+            raise ValueError("the tar has been read past it")
+        size = min(size, member.start + member.size - self._position)
+        data = self._take(size) if size > 0 else b""
+        if len(data) < size:
+            raise self._cut()
+        return data
+
+    def _take(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
+
+    def _cut(self) -> InvalidImage:
+        assert self._member is not None
+        return Bad(self._stream.name).cut(f"it ends in {shown(self._member.name)}", self._position)
+
+
+class _Data:
+    """Of one member, as a stream, as long as the walk is at it."""
+
+    def __init__(self, walk: _Walk, member: Member, name: str) -> None:
+        self.name = name
+        self.length: int | None = member.size
+        self._walk = walk
+        self._member = member
+
+    def read(self, size: int, /) -> bytes:
+        return self._walk.read_data(self._member, size)
+
+
+def _called(name: str, image: str) -> str:
+    """A layer, in errors."""
+    return f"{name} in {image}"

@@ -1,0 +1,221 @@
+"""The one reader of VHDs: what a layer holds itself, and where on the disk; what lies beneath it is `chain`'s matter.
+
+A VHD ends with its footer, and so must the file or the stream: what ends otherwise was cut, or has grown, and is
+refused. The copy at the beginning of a file may be damaged; that of a stream may not, for nothing else comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from xenvol.images.contents import PIECE, SECTOR, ByteFile, NeedsFile, Piece, Stream
+from xenvol.images.formats.vhd_blocks import Blocks, set_runs
+from xenvol.images.formats.vhd_fields import (
+    FOOTER_SIZE,
+    HEADER_SIZE,
+    Footer,
+    Header,
+    Kind,
+    bad,
+    check_virtual_size,
+    cut,
+    has_cookie,
+    is_fixed_footer,
+    is_footer,
+    parse_footer,
+    parse_header,
+)
+from xenvol.images.formats.vhd_source import FileSource, Source, StreamSource, compare, no_end
+
+UNKNOWN = UUID(int=0)
+"""The `uuid` of a fixed VHD in a stream, until its end has been read."""
+
+
+class Layer:
+    """One VHD, as a DiskImage; of a differencing one the pieces are only the sectors that it holds itself."""
+
+    format = "vhd"
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        virtual_size: int,
+        footer: Footer | None,
+        header: Header | None = None,
+        blocks: Blocks | None = None,
+        as_it_comes: bool = False,
+    ) -> None:
+        self._source = source
+        self._footer = footer
+        self._header = header
+        self._blocks = blocks
+        self._as_it_comes = as_it_comes
+        self.name = source.name
+        self.virtual_size = virtual_size
+        self.kind: Kind = "fixed" if footer is None else footer.kind
+        self.block_size = 0
+        """Bytes; 0 of a fixed VHD."""
+        self.uuid = UNKNOWN if footer is None else footer.uuid
+        self.parent_uuid: UUID | None = None
+        self.parent_name = ""
+        """As its maker called it; a stranger's text, never to be opened."""
+        self.is_hidden = False if footer is None else footer.is_hidden
+        self.allocated: int | None = virtual_size
+        self.is_ordered = True
+        if header is not None and blocks is not None:
+            self.block_size = header.block_size
+            if self.kind == "differencing":
+                self.parent_uuid = header.parent_uuid
+                self.parent_name = header.parent_name
+            self.allocated = blocks.allocated
+            self.is_ordered = blocks.is_ascending or not as_it_comes
+
+    def __repr__(self) -> str:
+        return f"<Layer {self.name!r}: {self.kind} VHD {self.uuid} of {self.virtual_size} bytes>"
+
+    def pieces(self) -> Iterator[Piece]:
+        """In the disk's order from a file, in the file's order from a stream, which is read to its end.
+
+        Raises InvalidImage, SourceError.
+        """
+        if self._header is None or self._blocks is None:
+            yield from self._source.fixed(self.virtual_size)
+            last = self._source.finish(self._footer, self.virtual_size)
+            _check_fixed(last, self.virtual_size, self.name)
+            self.uuid, self.is_hidden = last.uuid, last.is_hidden
+            return
+        for index, start in self._blocks.by_file() if self._as_it_comes else self._blocks.by_disk():
+            yield from self._block(self._header, index, start)
+        self._source.finish(self._footer, self._blocks.end)
+
+    def _block(self, header: Header, index: int, start: int) -> Iterator[Piece]:
+        bitmap = self._source.pread(start, header.bitmap_size)
+        disk = index * header.block_size
+        data = start + header.bitmap_size
+        length = min(header.block_size, self.virtual_size - disk)
+        for at in range(0, length, PIECE):
+            sectors = min(PIECE, length - at) // SECTOR
+            bits = bitmap[at // SECTOR // 8 : -(-(at // SECTOR + sectors) // 8)]
+            runs = [(first * SECTOR, last * SECTOR) for first, last in set_runs(bits, sectors)]
+            if not runs:
+                continue
+            begin, end = runs[0][0], runs[-1][1]
+            held = self._source.pread(data + at + begin, end - begin)
+            if len(runs) == 1:
+                yield Piece(disk + at + begin, held)
+                continue
+            for first, last in runs:
+                yield Piece(disk + at + first, held[first - begin : last - begin])
+
+
+def from_file(file: ByteFile) -> Layer:
+    """Reads and checks all but the blocks. Raises InvalidImage, UnsupportedImage, ImageTooLarge, SourceError."""
+    if file.size < FOOTER_SIZE:
+        raise cut(file.name, "it is shorter than a footer", offset=file.size)
+    source = FileSource(file)
+    first, last = source.pread(0, FOOTER_SIZE), source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
+    has_end = is_footer(last)
+    if has_end or not has_cookie(first):
+        footer = parse_footer(last, image=file.name, offset=file.size - FOOTER_SIZE)
+    else:
+        footer = parse_footer(first, image=file.name, offset=0)
+    if footer.kind == "fixed":
+        if not has_end or is_footer(first):
+            raise bad(file.name, "it begins with a footer, and a fixed VHD only ends with one", offset=0)
+        _check_fixed(footer, file.size - FOOTER_SIZE, file.name)
+        return Layer(source, virtual_size=footer.virtual_size, footer=footer)
+    if has_end and is_footer(first):
+        compare(parse_footer(first, image=file.name, offset=0), footer, image=file.name, size=file.size)
+    header, blocks = _tables(source, footer, file.size)
+    if not has_end:
+        raise no_end(file.name, size=file.size, end=blocks.end)
+    return Layer(source, virtual_size=footer.virtual_size, footer=footer, header=header, blocks=blocks)
+
+
+def from_stream(stream: Stream) -> Layer:
+    """Reads and checks what lies before the blocks; `pieces` reads on, block by block, to the stream's end.
+
+    Raises as `from_file`, and NeedsFile where blocks lie before the table that says where they are.
+    """
+    source = StreamSource(stream)
+    first = source.pread(0, FOOTER_SIZE)
+    if has_cookie(first) and not is_footer(first):
+        raise bad(
+            stream.name,
+            "the copy of its footer at its beginning is damaged",
+            offset=0,
+            remedy="give it as a file: the footer at its end may be good",
+        )
+    footer = parse_footer(first, image=stream.name, offset=0)
+    if footer.kind == "fixed":
+        raise bad(stream.name, "it begins with a footer, and a fixed VHD only ends with one", offset=0)
+    header, blocks = _tables(source, footer, stream.length)
+    if blocks.count and blocks.start < header.table_end:
+        raise NeedsFile(f"blocks of {stream.name} lie before the table that says where they are")
+    return Layer(
+        source,
+        virtual_size=footer.virtual_size,
+        footer=footer,
+        header=header,
+        blocks=blocks,
+        as_it_comes=True,
+    )
+
+
+def fixed_from_stream(stream: Stream) -> Layer:
+    """Of what the caller knows to be a fixed VHD, for it can be told only at its end; there it is checked.
+
+    Until its pieces have been read its `uuid` is `UNKNOWN`, and it does not seem to be hidden. Raises NeedsFile where
+    the stream's length is not known, InvalidImage and ImageTooLarge where no VHD is so long.
+    """
+    if stream.length is None:
+        raise NeedsFile(f"the length of {stream.name} is not known, and so not where its disk ends")
+    if stream.length < FOOTER_SIZE:
+        raise cut(stream.name, "it is shorter than a footer", offset=stream.length)
+    size = stream.length - FOOTER_SIZE
+    check_virtual_size(size, image=stream.name)
+    return Layer(StreamSource(stream), virtual_size=size, footer=None)
+
+
+def is_fixed(file: ByteFile) -> bool:
+    """Whether it ends with a fixed VHD's footer, and does not begin with another one. Raises SourceError.
+
+    What that footer says may still be wrong: then `from_file` refuses it, and it must not be taken for a raw image.
+    """
+    if file.size < FOOTER_SIZE:
+        return False
+    source = FileSource(file)
+    last = source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
+    return is_fixed_footer(last) and not is_footer(source.pread(0, FOOTER_SIZE))
+
+
+def _tables(source: Source, footer: Footer, size: int | None) -> tuple[Header, Blocks]:
+    at = footer.data_offset
+    if at < FOOTER_SIZE:
+        raise bad(source.name, f"its header lies over its footer, at byte {at}", offset=16)
+    header = parse_header(source.pread(at, HEADER_SIZE), footer, image=source.name, offset=at)
+    table = (
+        source.pread(start, min(PIECE, header.table_end - start))
+        for start in range(header.table_offset, header.table_end, PIECE)
+    )
+    return header, Blocks(table, footer, header, image=source.name, file_size=size)
+
+
+def _check_fixed(footer: Footer, size: int, image: str) -> None:
+    """`size` is that of what lies before the footer."""
+    if footer.kind != "fixed":
+        raise bad(image, f"it ends with the footer of a {footer.kind} VHD, and is none", offset=size + 60)
+    if footer.virtual_size > size:
+        raise cut(
+            image,
+            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            offset=size + FOOTER_SIZE,
+        )
+    if footer.virtual_size < size:
+        raise bad(
+            image,
+            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            offset=footer.virtual_size,
+        )

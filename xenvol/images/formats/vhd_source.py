@@ -1,0 +1,157 @@
+"""Where a VHD's bytes come from, a file or a stream: nothing is read outside of it, nor twice from a stream.
+
+Both end with the same check: the last 512 bytes are a footer, and it says what the one at the beginning said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from xenvol.images.contents import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
+from xenvol.images.errors import InvalidImage
+from xenvol.images.formats.vhd_fields import (
+    FOOTER_SIZE,
+    UNUSED,
+    Footer,
+    bad,
+    cut,
+    is_footer,
+    parse_footer,
+)
+
+_LONGEST = UNUSED * SECTOR + (1 << 30)  # bytes; no block begins behind what 32 bits of sectors can say
+
+
+class Source(Protocol):
+    """What a layer reads from."""
+
+    name: str
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Exactly so many. Raises TruncatedImage, NeedsFile where a stream is past them, SourceError."""
+        ...
+
+    def fixed(self, virtual_size: int) -> Iterator[Piece]:
+        """The pieces of a disk that lies at the beginning as it is."""
+        ...
+
+    def finish(self, footer: Footer | None, end: int) -> Footer:
+        """Read to the end; `end` is that of what the tables know. Gives the footer there."""
+        ...
+
+
+class FileSource:
+    def __init__(self, file: ByteFile) -> None:
+        self._file = file
+        self.name = file.name
+
+    def pread(self, offset: int, size: int) -> bytes:
+        if offset + size > self._file.size:
+            raise _ends(self.name, self._file.size, offset + size)
+        try:
+            return self._file.pread(offset, size)
+        except EndOfFile as error:
+            raise _ends(self.name, self._file.size, offset + size) from error
+
+    def fixed(self, virtual_size: int) -> Iterator[Piece]:
+        """Without the file's holes."""
+        done = 0  # where the range before ended, for two may share a sector
+        for start, end in self._file.data_ranges():
+            position = max(done, start // SECTOR * SECTOR)
+            done = min(-(-end // SECTOR) * SECTOR, virtual_size)
+            while position < done:
+                size = min(PIECE - position % PIECE, done - position)
+                yield Piece(position, self.pread(position, size))
+                position += size
+
+    def finish(self, footer: Footer | None, end: int) -> Footer:
+        last = self.pread(self._file.size - FOOTER_SIZE, FOOTER_SIZE)
+        return check_end(last, footer, image=self.name, size=self._file.size, end=end)
+
+
+class StreamSource:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._position = 0
+        self.name = stream.name
+
+    def pread(self, offset: int, size: int) -> bytes:
+        if offset < self._position:
+            raise NeedsFile(
+                f"byte {offset} of {self.name} is wanted after byte {self._position}, which no stream gives"
+            )
+        self._skip_to(offset)
+        data = self._read(size)
+        if len(data) < size:
+            raise _ends(self.name, self._position, offset + size)
+        return data
+
+    def fixed(self, virtual_size: int) -> Iterator[Piece]:
+        for offset in range(0, virtual_size, PIECE):
+            yield Piece(offset, self.pread(offset, min(PIECE, virtual_size - offset)))
+
+    def finish(self, footer: Footer | None, end: int) -> Footer:
+        self._skip_to(end)
+        last = b""
+        while data := self._read(PIECE):
+            last = (last + data)[-FOOTER_SIZE:]
+        return check_end(last, footer, image=self.name, size=self._position, end=end)
+
+    def _skip_to(self, offset: int) -> None:
+        while self._position < offset:
+            if not self._read(min(PIECE, offset - self._position)):
+                raise _ends(self.name, self._position, offset)
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._position += len(data)
+        if self._position > _LONGEST:
+            raise bad(self.name, "it goes on where no VHD can have anything", offset=self._position)
+        return data
+
+
+def check_end(last: bytes, footer: Footer | None, *, image: str, size: int, end: int) -> Footer:
+    """`last` are the last bytes of `size`; `end` is where what is known of it ends, and only a footer may follow.
+
+    A `footer` from its beginning must say the same. Raises InvalidImage.
+    """
+    if not is_footer(last):
+        raise no_end(image, size=size, end=end)
+    found = parse_footer(last, image=image, offset=size - FOOTER_SIZE)
+    if size < end + FOOTER_SIZE:
+        raise _ends(image, size, end + FOOTER_SIZE)
+    if footer is not None:
+        compare(footer, found, image=image, size=size)
+    return found
+
+
+def no_end(image: str, *, size: int, end: int) -> InvalidImage:
+    """Of an image that does not end with a footer."""
+    if size < end + FOOTER_SIZE:
+        return _ends(image, size, end + FOOTER_SIZE)
+    return bad(
+        image,
+        "its last 512 bytes are no footer: its end was cut off, or something was appended to it",
+        offset=size - FOOTER_SIZE,
+    )
+
+
+def compare(first: Footer, last: Footer, *, image: str, size: int) -> None:
+    """Raises InvalidImage where two good footers do not speak of the same disk."""
+    for what, one, other in (
+        ("type", first.kind, last.kind),
+        ("size", first.virtual_size, last.virtual_size),
+        ("UUID", first.uuid, last.uuid),
+        ("header's place", first.data_offset, last.data_offset),
+    ):
+        if one != other:
+            raise bad(
+                image,
+                f"its two footers disagree about its {what}: {one} at its beginning, {other} at its end",
+                offset=size - FOOTER_SIZE,
+            )
+
+
+def _ends(image: str, size: int, wanted: int) -> InvalidImage:
+    return cut(image, f"it ends at byte {size}, and by its own tables goes on to byte {wanted}", offset=size)

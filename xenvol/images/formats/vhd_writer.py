@@ -1,0 +1,107 @@
+"""The one writer of VHDs: dynamic ones, in a file, of what is not zero.
+
+What tells that it is a VHD is written last, so that what was broken off is none. Its blocks lie behind their table
+and in the order in which they were first touched, so that it can be read as a stream.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
+from uuid import UUID, uuid4
+
+from xenvol.images.contents import SECTOR, Piece, without_zeros
+from xenvol.images.errors import ImageTooLarge
+from xenvol.images.formats.vhd_fields import (
+    BLOCK_SIZE,
+    FOOTER_SIZE,
+    HEADER_SIZE,
+    MAX_SIZE,
+    UNUSED,
+    Footer,
+    Header,
+    pack_footer,
+    pack_header,
+)
+
+_EPOCH = 946684800  # 2000-01-01, from which VHDs count their seconds
+
+
+def write_vhd(
+    pieces: Iterable[Piece],
+    virtual_size: int,
+    file: BinaryIO,
+    *,
+    uuid: UUID | None = None,
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """Gives the bytes that the file has then. It is emptied first, and can be sought; `uuid` is the VHD's own.
+
+    The pieces do not overlap; they come in any order. Raises ImageTooLarge, ValueError for a size that is not of whole
+    sectors or a piece that is not on the disk, and what giving the pieces and writing raise.
+    """
+    if virtual_size > MAX_SIZE:
+        raise ImageTooLarge("the image", size=virtual_size, limit=MAX_SIZE, what="a VHD")
+    if virtual_size <= 0 or virtual_size % SECTOR:
+        raise ValueError(f"a VHD's disk is of whole sectors, and {virtual_size} bytes are none")
+    header = Header(
+        table_offset=FOOTER_SIZE + HEADER_SIZE,
+        entries=-(-virtual_size // BLOCK_SIZE),
+        block_size=BLOCK_SIZE,
+        parent_uuid=UUID(int=0),
+        parent_name="",
+    )
+    footer = Footer(
+        kind="dynamic",
+        virtual_size=virtual_size,
+        data_offset=FOOTER_SIZE,
+        uuid=uuid4() if uuid is None else uuid,
+        is_hidden=False,
+    )
+    file.seek(0)
+    file.truncate(0)
+    table, end = _write_blocks(without_zeros(pieces), virtual_size, header, file)
+    closing = pack_footer(footer, created=int(clock()) - _EPOCH)
+    file.seek(end)
+    file.write(closing)
+    if sys.byteorder == "little":
+        table.byteswap()
+    file.seek(header.table_offset)
+    file.write(table.tobytes().ljust(_table_size(header), b"\xff"))
+    file.seek(0)
+    file.write(closing + pack_header(header))
+    file.flush()
+    return end + FOOTER_SIZE
+
+
+def _write_blocks(
+    pieces: Iterable[Piece], virtual_size: int, header: Header, file: BinaryIO
+) -> tuple[array[int], int]:
+    """The block table, and where the next block would be."""
+    table = array("I", [UNUSED]) * header.entries
+    end = header.table_offset + _table_size(header)
+    bitmap = b"\xff" * header.bitmap_size  # all of a new block is there: what is not written in it are zeros
+    for piece in pieces:
+        if piece.offset < 0 or piece.end > virtual_size:
+            raise ValueError(f"a piece at {piece.offset} to {piece.end} of a disk of {virtual_size} bytes")
+        done = 0
+        while done < len(piece.data):
+            block, within = divmod(piece.offset + done, BLOCK_SIZE)
+            size = min(BLOCK_SIZE - within, len(piece.data) - done)
+            if table[block] == UNUSED:
+                table[block] = end // SECTOR
+                file.seek(end)
+                file.write(bitmap)
+                end += header.stride
+            file.seek(table[block] * SECTOR + header.bitmap_size + within)
+            file.write(piece.data if size == len(piece.data) else piece.data[done : done + size])
+            done += size
+    return table, end
+
+
+def _table_size(header: Header) -> int:
+    """Bytes of the table in whole sectors."""
+    return -(-4 * header.entries // SECTOR) * SECTOR

@@ -1,0 +1,302 @@
+"""A VMDK is checked here and unfolded by qemu-img, which is kept to the one file that was given, and to its size.
+
+qemu-img is the reader that is best kept: it runs in a process of its own, with limits, it comes with every system, and
+only who reads VMDKs needs it. What it does not notice is checked here: it takes zeros for what is behind the end of a
+file that was cut, and follows names of other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from xenvol.images.contents import SECTOR, DiskImage, EndOfFile
+from xenvol.images.errors import (
+    InvalidImage,
+    MissingParent,
+    MissingReader,
+    NoRoomToStage,
+    TruncatedImage,
+    UnsupportedImage,
+)
+from xenvol.images.formats import raw
+from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.staging import Staged, Staging
+from xenvol.secret import masked
+
+FORMAT: Final = "vmdk"
+
+# VMware, "Virtual Disk Format 5.0", SparseExtentHeader. Little-endian; places and sizes in sectors.
+_HEADER: Final = struct.Struct("<4sIIQQQQIQQ")
+_AT_END: Final = (
+    1 << 64
+) - 1  # of the grain directory: a footer, two sectors before the end, knows its place
+_COMPRESSED: Final = 1 << 16  # of the flags
+_MAX_SIZE: Final = 64 << 40  # bytes; ESXi's own limit is 62 TB
+_MAX_TABLES: Final = 2 << 20  # as many as that needs with grains of 64 KiB
+_DESCRIPTOR: Final = 20 * SECTOR  # bytes that QEMU looks at, behind the header, wherever the header says
+_KINDS: Final = ("streamoptimized", "monolithicsparse")
+_NO_PARENT: Final = "ffffffff"
+_EXTENT: Final = re.compile(r"(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.IGNORECASE)
+_NONZERO: Final = re.compile(rb"[^\0]")
+
+_CONVERT: Final = "make one file of it, where all of its files are: `qemu-img convert -O qcow2`"
+
+_POLL: Final = 0.1  # seconds; so soon a cancel is noticed
+_MEMORY: Final = 4 << 30  # bytes of address space; qemu-img takes about 1 GiB, most of it never touched
+_CPU: Final = 60  # seconds, and one for each 16 MiB: it unfolds ten times as much
+# Sets the limits before qemu-img begins, and has it killed when this process is: preexec_fn may hang with threads.
+_LAUNCHER: Final = """
+import ctypes, os, resource, sys
+parent, file_size, memory, cpu = map(int, sys.argv[1:5])
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != parent:
+    sys.exit(1)
+for limit, value in (("FSIZE", file_size), ("AS", memory), ("CPU", cpu), ("CORE", 0)):
+    kind = getattr(resource, "RLIMIT_" + limit)
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+os.execv(sys.argv[5], sys.argv[5:])
+"""
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """What the header says; in bytes."""
+
+    capacity: int
+    grain_size: int
+    table_length: int
+    directory: int
+    is_compressed: bool
+
+    @property
+    def tables(self) -> int:
+        return -(-self.capacity // (self.grain_size * self.table_length))
+
+
+def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
+    """Unfolds it into a sparse file of the disk's size, in `staging`, before this returns.
+
+    One file that is a whole disk: monolithicSparse, streamOptimized. `tick` is told of the bytes as they are
+    written, and asked some times a second; what it raises ends it. Raises InvalidImage, TruncatedImage, MissingParent,
+    UnsupportedImage for what needs other files, MissingReader without qemu-img, NoRoomToStage, SourceError.
+    """
+    try:
+        extent = _parse(file)
+        needed = _allocated(file, extent)
+    except EndOfFile as error:
+        raise TruncatedImage(
+            file.name, format=FORMAT, problem="it ends before its header and tables say", offset=file.size
+        ) from error
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise MissingReader(file.name, format="VMDK", package="qemu-img (Debian: qemu-utils)")
+    tick = tick or _nobody_asks
+    with contextlib.ExitStack() as stack:
+        path = file.path
+        if path is None:  # qemu-img opens what it reads by name
+            reason = f"{file.name} has no name that qemu-img could open"
+            path = stack.enter_context(staging.stage(as_stream(file), reason=reason, tick=tick)).path
+            assert path is not None
+        target = staging.empty_file("disk")
+        try:
+            _check_room(file.name, target, needed)
+            _convert(program, path, target, file.name, extent.capacity, tick)
+            return raw.from_file(Staged(target, name=file.name), format=FORMAT)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+
+# --- the check ----------------------------------------------------------------------------------------------------
+
+
+def _parse(file: FileSource) -> _Extent:
+    extent, descriptor_at, descriptor_size = _parse_header(file, 0)
+    if descriptor_at == 0 or extent.capacity == 0:
+        # an extent among others, or, for QEMU, the text of a disk that lies in other files
+        raise UnsupportedImage(file.name, problem="it is one of the files of a VMDK", remedy=_CONVERT)
+    if descriptor_at != SECTOR or not 0 < descriptor_size <= _DESCRIPTOR:
+        raise _bad(file, f"its descriptor would have {descriptor_size} bytes at {descriptor_at}", 0x1C)
+    _check_descriptor(file, file.pread(SECTOR, min(_DESCRIPTOR, file.size - SECTOR)))
+    if extent.directory == _AT_END * SECTOR:
+        # footer, then the marker that ends the stream
+        footer, _, _ = _parse_header(file, max(0, file.size - 2 * SECTOR))
+        if footer.capacity != extent.capacity:
+            raise _bad(file, f"its footer says {footer.capacity} bytes, its header {extent.capacity}", 0x0C)
+        extent = footer
+    if not 0 < extent.capacity <= _MAX_SIZE:
+        raise _bad(file, f"its disk would have {extent.capacity} bytes", 0x0C)
+    grain = extent.grain_size // SECTOR
+    if not 8 <= grain <= 2048 or grain & (grain - 1):
+        raise _bad(file, f"its grains would have {extent.grain_size} bytes", 0x14)
+    if not 0 < extent.table_length <= 512 or extent.tables > _MAX_TABLES:
+        raise _bad(file, f"its tables would have {extent.table_length} entries", 0x2C)
+    return extent
+
+
+def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
+    """With it, where the descriptor is, and how long: in bytes."""
+    magic, version, flags, capacity, grain, text, text_size, length, _, directory = _HEADER.unpack(
+        file.pread(at, _HEADER.size)
+    )
+    if magic != b"KDMV":
+        if at:
+            raise TruncatedImage(
+                file.name, format=FORMAT, problem="the footer at its end is missing", offset=at
+            )
+        raise _bad(file, "it does not begin as one", 0)
+    if not 1 <= version <= 3:
+        raise UnsupportedImage(file.name, problem=f"it is a VMDK of version {version}", remedy=_CONVERT)
+    extent = _Extent(
+        capacity=capacity * SECTOR,
+        grain_size=grain * SECTOR,
+        table_length=length,
+        directory=directory * SECTOR,
+        is_compressed=bool(flags & _COMPRESSED),
+    )
+    return extent, text * SECTOR, text_size * SECTOR
+
+
+def _check_descriptor(file: FileSource, data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    values: dict[str, str] = {}
+    extents: list[str] = []
+    for line in re.split(r"[\r\n\0]+", text):
+        key, equals, value = line.partition("=")
+        if found := _EXTENT.match(line.strip()):
+            extents.append(found[2].upper())
+        elif equals:
+            values[key.strip().lower()] = value.strip().strip('"')
+    if values.get("parentcid", _NO_PARENT).lower() != _NO_PARENT or "parentfilenamehint" in text.lower():
+        hint = values.get("parentfilenamehint")
+        parent = "another image" if hint is None else repr(masked(hint[:1023]))
+        raise MissingParent(file.name, format=FORMAT, parent=parent)
+    kind = values.get("createtype", "")
+    if kind.lower() not in _KINDS or extents != ["SPARSE"]:
+        raise UnsupportedImage(
+            file.name,
+            problem=f"it is a VMDK of type {kind[:40]!r} with {len(extents)} extents, "
+            "and only streamOptimized and monolithicSparse, of one extent, are read",
+            remedy=_CONVERT,
+        )
+
+
+def _allocated(file: FileSource, extent: _Extent) -> int:
+    """Bytes of all grains; each lies within the file, as far as its table says. Raises TruncatedImage, EndOfFile."""
+    grains = 0
+    for table in _tables(file, extent):
+        last = max(table)
+        if last <= 1:  # none, or one that is zeros
+            continue
+        end = last * SECTOR + (SECTOR if extent.is_compressed else min(extent.grain_size, extent.capacity))
+        if end > file.size:
+            raise TruncatedImage(
+                file.name, format=FORMAT, problem=f"a grain lies at {last * SECTOR}", offset=file.size
+            )
+        grains += len(table) - table.count(0) - table.count(1)
+    return grains * extent.grain_size
+
+
+def _tables(file: FileSource, extent: _Extent) -> Iterator[array[int]]:
+    step = 16384
+    for first in range(0, extent.tables, step):
+        count = min(step, extent.tables - first)
+        directory = _numbers(file.pread(extent.directory + 4 * first, 4 * count))
+        for place in directory:
+            if place:
+                yield _numbers(file.pread(place * SECTOR, 4 * extent.table_length))
+
+
+def _numbers(data: bytes) -> array[int]:
+    numbers = array("I", data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _bad(file: FileSource, problem: str, offset: int) -> InvalidImage:
+    return InvalidImage(file.name, format=FORMAT, problem=problem, offset=offset)
+
+
+# --- qemu-img -----------------------------------------------------------------------------------------------------
+
+
+def _check_room(image: str, target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise NoRoomToStage(str(target.parent), needed=needed, free=free, reason=f"{image} must be unfolded")
+
+
+def _convert(
+    program: str, source: Path, target: Path, name: str, capacity: int, tick: Callable[[int], None]
+) -> None:
+    # "backing": null, so that no parent is opened, whatever is said of one
+    opened = {
+        "driver": "vmdk",
+        "file": {"driver": "file", "filename": os.fspath(source.absolute())},
+        "backing": None,
+    }
+    command = [program, "convert", "-O", "raw", f"json:{json.dumps(opened)}", str(target.absolute())]
+    limits = [str(number) for number in (os.getpid(), capacity, _MEMORY, _CPU + (capacity >> 24))]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, *limits, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={"LC_ALL": "C", "PATH": os.defpath},
+        )
+        try:
+            _wait(process, target, tick)
+        finally:
+            process.kill()  # nothing where it has ended
+            process.wait()
+        if process.returncode != 0:
+            raise _failure(name, target, capacity, process.returncode, said)
+    size = target.stat().st_size
+    if size != capacity:
+        problem = f"its disk has {size} bytes, and its header says {capacity}"
+        raise InvalidImage(name, format=FORMAT, problem=problem, offset=0x0C)
+
+
+def _wait(process: subprocess.Popen[bytes], target: Path, tick: Callable[[int], None]) -> None:
+    written = 0
+    while process.returncode is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL)
+        now = target.stat().st_blocks * 512
+        tick(max(0, now - written))
+        written = max(written, now)
+
+
+def _failure(name: str, target: Path, capacity: int, code: int, said: IO[bytes]) -> Exception:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+    text = said.read().decode("utf-8", "replace").strip()
+    if "No space left" in text or "quota" in text.lower():
+        free = shutil.disk_usage(target.parent).free
+        return NoRoomToStage(
+            str(target.parent), needed=capacity, free=free, reason=f"{name} must be unfolded"
+        )
+    last = text.splitlines()[-1] if text else f"it ended with {code}"
+    return InvalidImage(
+        name, format=FORMAT, problem=f"qemu-img cannot read it ({last.removeprefix('qemu-img: ')[-300:]})"
+    )
+
+
+def _nobody_asks(size: int) -> None:
+    """For who does not care how far it is."""

@@ -1,0 +1,247 @@
+"""From where an image is to what it is: fetched, summed up, told by its bytes, and read by its format's reader.
+
+    path ──────▶ file ─────────────────────────┐
+    URL, pipe ─▶ stream ─▶ expanded ─▶ in order? ─▶ its reader
+                                    └─ no ─▶ staged: a file ─▶ its reader
+
+What can be read as it comes is not staged. What is checked before anything is made: the whole of a file's tables and
+its checksum, and of a stream what comes before its first block; the rest is checked as it passes, to its last byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import BinaryIO, Final
+
+from xenvol.images.contents import DiskImage, NeedsFile, Stream
+from xenvol.images.errors import SourceError, UnsupportedImage
+from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
+from xenvol.images.progress import Watch
+from xenvol.images.sources.checksums import Checksum, Summed, check_file
+from xenvol.images.sources.compression import decompressed
+from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.staging import Staging
+from xenvol.images.sources.streams import Peekable, stream_of
+from xenvol.images.sources.urls import open_url
+from xenvol.secret import Secret
+
+FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
+"""What an image can be said to be. Compression is seen through, whatever is said."""
+
+_PACKED: Final = ("gzip", "zstd")
+_NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
+_SAID: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
+"""``ovf`` is what image services call a tarball of VHDs (facts/peers.md e.6)."""
+
+Place = str | os.PathLike[str] | BinaryIO
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where an image is, and what is known of it besides."""
+
+    where: Place | Sequence[str | os.PathLike[str]]
+    """A path, an http or https URL, or a binary file from where it stands; the paths of a chain of VHDs, leaf first."""
+    format: str | None = None
+    """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything."""
+    size: int | None = None
+    """Bytes in all, of a stream that does not say so itself."""
+    checksum: str | None = None
+    """Of the image as it is stored: ``sha256:…``, ``sha512:…``, ``md5:…``, or the digits alone."""
+    headers: Mapping[str, str | Secret] = field(default_factory=dict)
+    """For a URL: the token of an image service."""
+    ca_file: str | None = None
+    insecure: bool = False
+    """Of a URL: whoever answers is believed."""
+
+    @classmethod
+    def of(cls, source: Source) -> ImageSource:
+        return source if isinstance(source, ImageSource) else cls(where=source)
+
+    def checksums(self) -> list[Checksum]:
+        return [] if self.checksum is None else [Checksum.parse(self.checksum)]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a format or a checksum that cannot be."""
+        self.checksums()
+        if self.format is not None and self.format not in (*FORMATS, *_SAID):
+            raise ValueError(f"{self.format!r} is no format of images; there are {', '.join(FORMATS)}")
+
+
+Source = ImageSource | Place | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that is being read."""
+
+    disk: DiskImage
+    name: str
+    format: str
+    """One of `FORMATS`."""
+    finish: Callable[[], None]
+    """To be called when all pieces have been read. Raises ChecksumMismatch, SourceError."""
+
+    @property
+    def label(self) -> str:
+        """What a disk made of it may be called."""
+        return (
+            PurePath(urllib.parse.urlsplit(self.name).path if "://" in self.name else self.name).name
+            or "image"
+        )
+
+
+@contextlib.contextmanager
+def opened(
+    source: Source, *, watch: Watch, staging_dir: str | os.PathLike[str] | None = None
+) -> Iterator[Opened]:
+    """Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage."""
+    wanted = ImageSource.of(source)
+    with ExitStack() as stack:
+        yield _Opening(wanted, stack, stack.enter_context(Staging(staging_dir)), watch).open()
+
+
+class _Opening:
+    def __init__(self, wanted: ImageSource, stack: ExitStack, staging: Staging, watch: Watch) -> None:
+        self._wanted = wanted
+        self._format = None if wanted.format is None else _SAID.get(wanted.format, wanted.format)
+        self._checksums = wanted.checksums()
+        self._stack = stack
+        self._staging = staging
+        self._watch = watch
+
+    def open(self) -> Opened:
+        where = self._wanted.where
+        if isinstance(where, Sequence) and not isinstance(where, str):
+            return self._chain(where)
+        if isinstance(where, str) and where.lower().startswith(("http://", "https://")):
+            download = self._stack.enter_context(
+                open_url(
+                    where,
+                    headers=self._wanted.headers,
+                    ca_file=self._wanted.ca_file,
+                    insecure=self._wanted.insecure,
+                )
+            )
+            if download.expected is not None:
+                self._checksums.append(download.expected)
+            return self._stream(download)
+        if isinstance(where, (str, os.PathLike)):
+            if _is_pipe(where):
+                pipe = self._stack.enter_context(open(where, "rb"))  # noqa: SIM115  # the stack closes it
+                return self._stream(stream_of(pipe, str(where), self._wanted.size))
+            return self._file(self._stack.enter_context(FileSource(where)), summed=True)
+        if _is_file_from_its_start(where):
+            return self._file(self._stack.enter_context(FileSource(where)), summed=True)
+        return self._stream(stream_of(where, _name_of(where), self._wanted.size))
+
+    # ---- what lies at hand
+
+    def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> Opened:
+        if not paths:
+            raise SourceError("the image", problem="no path was given")
+        if self._format not in (None, "vhd") or self._checksums:
+            raise ValueError("a chain of files is of VHDs, and has no checksum of its own")
+        layers = [vhd.from_file(self._stack.enter_context(FileSource(path))) for path in paths]
+        return Opened(chain.flatten(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
+
+    def _file(self, file: FileSource, *, summed: bool) -> Opened:
+        if summed and self._checksums:
+            check_file(file, self._checksums, self._watch.counting("reading", file.size))
+        format = self._told(detect.of_file(file))
+        if format in _PACKED:
+            return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
+        detect.refuse_unreadable(file.name, format)
+        return Opened(self._reader(file, format), file.name, _NAMES.get(format, format), _nothing)
+
+    def _reader(self, file: FileSource, format: str) -> DiskImage:
+        if format in ("vhd", "vhd-fixed"):
+            return chain.flatten(vhd.from_file(file), [])
+        if format == "qcow2":
+            return qcow2.from_file(file)
+        if format == "vmdk":
+            return vmdk.from_file(file, staging=self._staging, tick=self._watch.counting("staging", None))
+        if format == "tar":
+            return tarball.from_file(file)
+        return raw.from_file(file, format=format)
+
+    # ---- what comes once
+
+    def _stream(self, stream: Stream) -> Opened:
+        summed = Summed(stream, self._checksums)
+        first = Peekable(summed)
+        if detect.of_start(first.peek(detect.START)) in _PACKED:
+            return self._read(Peekable(decompressed(first)), summed.check)
+        return self._read(first, summed.check)
+
+    def _read(self, stream: Peekable, finish: Callable[[], None]) -> Opened:
+        format = self._told(detect.of_start(stream.peek(detect.START)) or "raw")
+        if format in _PACKED:
+            remedy = "unpack it once, and give what is in it"
+            raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
+        detect.refuse_unreadable(stream.name, format)
+        if format != "tar":  # which stages its members itself, and would be held in memory here
+            stream.remember()
+        try:
+            disk = self._as_it_comes(stream, format)
+        except NeedsFile as reason:
+            stream.rewind()
+            tick = self._watch.counting("staging", stream.length)
+            file = self._stack.enter_context(self._staging.stage(stream, reason=str(reason), tick=tick))
+            finish()
+            return self._file(file, summed=False)
+        stream.forget()
+        return Opened(disk, stream.name, _NAMES.get(format, format), finish)
+
+    def _as_it_comes(self, stream: Peekable, format: str) -> DiskImage:
+        """Raises NeedsFile for what is read from here and there."""
+        if format == "vhd":
+            is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
+            return chain.flatten(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
+        if format == "tar":
+            return tarball.from_stream(
+                stream, staging=self._staging, tick=self._watch.counting("staging", None)
+            )
+        if format in ("raw", "iso"):
+            return raw.from_stream(stream, size=self._wanted.size, format=format)
+        raise NeedsFile(f"{format} images are not read from their beginning to their end")
+
+    def _told(self, found: str) -> str:
+        """What it is taken for. What was said goes before what was seen, but for what it is packed in."""
+        if self._format is None or found in _PACKED:
+            return found
+        if self._format == "vhd" and found == "vhd-fixed":
+            return found
+        return self._format
+
+
+def _nothing() -> None:
+    """What was read was checked before."""
+
+
+def _is_pipe(path: str | os.PathLike[str]) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode) or stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False  # whoever opens it says why
+
+
+def _is_file_from_its_start(file: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
+    except (OSError, AttributeError, ValueError):
+        return False
+
+
+def _name_of(file: BinaryIO) -> str:
+    name = getattr(file, "name", None)
+    if name in ("<stdin>", 0):
+        return "standard input"
+    return str(name) if isinstance(name, (str, Path)) else "the stream"

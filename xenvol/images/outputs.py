@@ -1,0 +1,122 @@
+"""An image that is written appears whole under its name, or not at all; nothing that was there is lost unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, cast
+
+from xenvol.images.contents import PIECE, Piece
+from xenvol.images.errors import MissingReader, TargetError
+
+Compression = Literal["none", "gzip", "zstd"]
+Target = str | os.PathLike[str] | BinaryIO
+
+_GZIP_LEVEL: Final = 1  # as fast as it gets: what a disk holds is packed already, or packs well at any level
+
+
+@contextlib.contextmanager
+def output(target: Target, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to: the open one, or one that is named `target` when the block ends well.
+
+    Raises TargetError, for a file that is there too unless `overwrite`; never for a device, which is not written.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        yield target
+        target.flush()
+        return
+    path = Path(target)
+    check_free(path, overwrite=overwrite)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(part, path)
+        else:
+            os.link(part, path)  # unlike a rename it fails where somebody was faster
+            os.unlink(part)
+    except OSError as error:
+        raise TargetError(str(path), problem=error.strerror or str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_free(target: Target, *, overwrite: bool) -> None:
+    """Raise TargetError where nothing can be put there."""
+    if not isinstance(target, (str, os.PathLike)):
+        return
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise TargetError(str(path), problem=f"there is no directory {path.parent}")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TargetError(str(path), problem=error.strerror or str(error)) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise TargetError(str(path), problem="it is there, and no file")
+    if not overwrite:
+        raise TargetError(str(path), problem="it is there already (--overwrite replaces it)")
+
+
+@contextlib.contextmanager
+def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[BinaryIO]:
+    """A file whose bytes arrive in `file` compressed. Raises MissingReader."""
+    if compression == "none":
+        yield file
+    elif compression == "gzip":
+        with gzip.GzipFile(
+            fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0, filename=""
+        ) as zipped:
+            yield cast(BinaryIO, zipped)
+    else:
+        try:
+            from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # from Python 3.14 on
+        except ImportError:
+            try:
+                from backports import zstd
+            except ImportError as error:
+                package = "backports.zstd (pip install 'xenvol[images]')"
+                raise MissingReader(image, format="zstd", package=package) from error
+        with zstd.ZstdFile(file, "wb") as zipped:
+            yield cast(BinaryIO, zipped)
+
+
+def is_sparse(file: BinaryIO) -> bool:
+    """Whether holes can be left in it: a regular file, from its beginning."""
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
+    except (OSError, AttributeError, ValueError):
+        return False
+
+
+def write_raw(pieces: Iterable[Piece], size: int, file: BinaryIO) -> None:
+    """A disk of `size` bytes: with holes where the file can have them, else in order, with zeros."""
+    if is_sparse(file):
+        for offset, data in pieces:
+            file.seek(offset)
+            file.write(data)
+        file.truncate(size)
+        file.seek(size)
+        return
+    position = 0
+    for offset, data in pieces:
+        write_zeros(offset - position, file)
+        file.write(data)
+        position = offset + len(data)
+    write_zeros(size - position, file)
+
+
+def write_zeros(size: int, file: BinaryIO) -> None:
+    zeros = bytes(min(size, PIECE))
+    while size > 0:
+        size -= file.write(zeros[:size])

@@ -1,0 +1,122 @@
+"""Which SR and which VDI are meant, and whether this can be done with them: found out before anything is made."""
+
+from __future__ import annotations
+
+from xenvol.errors import VolumeInUse, XapiError
+from xenvol.images.errors import DiskNotSuited, ImageTooLarge, UnknownDisk
+from xenvol.refs import NULL_REF, SRRef, VDIRef, is_ref, is_uuid
+from xenvol.storage import is_lun_per_vdi
+from xenvol.view import Record, View, is_gone
+
+VHD_MAX = 2190433320960
+"""Bytes, 2040 GiB: what a VHD holds at most, of whichever driver (facts/xapi.md 5.5)."""
+
+
+def get_sr(view: View, name: str) -> tuple[SRRef, Record]:
+    """An SR by reference, uuid or name. Raises UnknownDisk."""
+    ref, record = _get(view, "SR", name)
+    return SRRef(ref), record
+
+
+def get_vdi(view: View, name: str) -> tuple[VDIRef, Record]:
+    """A VDI by reference, uuid or name; its SR is remembered. Raises UnknownDisk."""
+    ref, record = _get(view, "VDI", name)
+    return VDIRef(ref), record
+
+
+def _get(view: View, cls: str, name: str) -> tuple[str, Record]:
+    if is_ref(name):
+        try:
+            return name, view.record(cls, name)
+        except XapiError as error:
+            if is_gone(error, cls):
+                raise UnknownDisk(cls, name) from error
+            raise
+    found = view.find(cls, {"uuid" if is_uuid(name) else "name_label": name})
+    if len(found) != 1:
+        raise UnknownDisk(cls, name, candidates=[record["uuid"] for record in found.values()])
+    ((ref, record),) = found.items()
+    return ref, record
+
+
+def check_takes_disks(sr_rec: Record) -> None:
+    """Raise DiskNotSuited where no new disk can be made on the SR.
+
+    Never is one made where a VDI is a LUN: VDI.create hands out a LUN with somebody's data (facts/requirements.md 0.1).
+    """
+    if sr_rec["type"] == "udev":
+        raise DiskNotSuited(_called(sr_rec), problem="shows a host's drives", remedy="give an SR for disks")
+    if is_lun_per_vdi(sr_rec["type"]):
+        raise DiskNotSuited(
+            _called(sr_rec),
+            problem=f"is of type {sr_rec['type']}, whose disks are LUNs that are there already",
+            remedy="make a LUN on the array, and fill the VDI that shows it (--into)",
+        )
+
+
+def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
+    """Raise DiskNotSuited or ImageTooLarge where this image can be no disk of the SR; `size` is its disk's."""
+    if sr_rec["content_type"] == "iso":
+        if format != "iso":
+            problem = f"is an ISO library, and {image} is no ISO image but {format}"
+            raise DiskNotSuited(_called(sr_rec), problem=problem, remedy="give an SR for disks")
+    elif size > VHD_MAX:
+        raise ImageTooLarge(image, size=size, limit=VHD_MAX, what="a disk of an SR")
+
+
+def check_may_be_overwritten(view: View, vdi: Record) -> None:
+    """Raise DiskNotSuited where the disk cannot be written, VolumeInUse where a VM has it at this moment."""
+    for is_so, problem in (
+        (vdi["is_a_snapshot"], "is a snapshot"),
+        (vdi["read_only"], "is read-only"),
+        (not vdi["managed"], "is not managed: others build on it"),
+    ):
+        if is_so:
+            raise DiskNotSuited(f"VDI {vdi['uuid']}", problem=problem, remedy="give a disk that VMs write to")
+    if users := users_of(view, vdi):
+        raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
+
+
+def _called(sr_rec: Record) -> str:
+    return f"SR {sr_rec['name_label']} ({sr_rec['uuid']})"
+
+
+def check_may_be_read(view: View, vdi: Record, sr_rec: Record, *, in_use: bool) -> None:
+    """Raise DiskNotSuited where the disk cannot be exported: hidden, or written to where nothing makes snapshots."""
+    if not vdi["managed"]:
+        remedy = "export the disk, or the snapshot, that is built on it"
+        raise DiskNotSuited(f"VDI {vdi['uuid']}", problem="is not managed", remedy=remedy)
+    if not in_use:
+        return
+    drivers = view.all("SM").values()
+    features = {name for driver in drivers if driver["type"] == sr_rec["type"] for name in driver["features"]}
+    if "VDI_SNAPSHOT" not in features or vdi["sm_config"].get("type") == "raw":
+        kind = "a raw disk" if "VDI_SNAPSHOT" in features else f"of an SR of type {sr_rec['type']}"
+        raise DiskNotSuited(
+            f"VDI {vdi['uuid']}",
+            problem=f"is {kind}, of which there are no snapshots, and {', '.join(writers_of(view, vdi))} writes to it",
+            remedy="detach it, or shut the VM down, for as long as it is read",
+        )
+
+
+def users_of(view: View, vdi: Record) -> list[str]:
+    """The VMs that have the disk plugged, by name."""
+    return _vms(view, _plugged(view, vdi))
+
+
+def writers_of(view: View, vdi: Record) -> list[str]:
+    """Those of them that may write to it."""
+    return _vms(view, [vbd for vbd in _plugged(view, vdi) if vbd["mode"] == "RW"])
+
+
+def _plugged(view: View, vdi: Record) -> list[Record]:
+    """The VBDs that are plugged into a VM, which a control domain is, too."""
+    if not vdi["VBDs"]:
+        return []
+    view.read({"VBD": vdi["VBDs"]})
+    vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    return [vbd for vbd in vbds if vbd["currently_attached"] and vbd["VM"] != NULL_REF]
+
+
+def _vms(view: View, vbds: list[Record]) -> list[str]:
+    return [f"VM {view.record('VM', vbd['VM'])['name_label']}" for vbd in vbds]

@@ -1,0 +1,20 @@
+"""The roads to a disk's bytes: each takes the pieces of any image, and none knows a format of files.
+
+| module | its law |
+| --- | --- |
+| `choice` | which road there is, and why not the others, is known before anything is made |
+| `http` | xapi's own door for disks, from anywhere |
+| `block` | a VBD on the VM in which we run |
+| `device` | a block device that this machine shows |
+| `here` | which VM this machine is |
+| `exchange` | one HTTP request, byte by byte |
+| `tasks` | the truth about a transfer, and who still has a disk |
+| `base` | what every road promises |
+"""
+
+from xenvol.images.roads.base import Patience, Road
+from xenvol.images.roads.choice import RoadName, begins_blank, choose
+from xenvol.images.roads.here import find_own_vm
+from xenvol.images.roads.tasks import release
+
+__all__ = ["Patience", "Road", "RoadName", "begins_blank", "choose", "find_own_vm", "release"]

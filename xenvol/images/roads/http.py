@@ -1,0 +1,345 @@
+"""xapi's own doors for disks, which are open on every host and from everywhere; what came of it is the task's to say.
+
+A disk is filled in xapi's own chunks, each with its place: holes are not sent, pieces may come in any order, and a
+stream that is cut off has no end marker, so that xapi knows. (Of a plain body it only knows when it has a length, and
+then zeros must be sent.) The head is sent alone, and 200, a refusal or a redirect is awaited before any byte of the
+disk: xapi answers before it reads (facts/sm-truth.md, HTTP image transfer), so that no byte goes to a wrong host.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from xenvol.errors import XapiUnreachable
+from xenvol.images.contents import PIECE, DiskImage, EndOfFile, NeedsFile, Piece, Stream, without_zeros
+from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoad, TransferFailed
+from xenvol.images.formats import vhd
+from xenvol.images.roads.base import PATIENCE, Patience, Road, fitting
+from xenvol.images.roads.exchange import Broken, Exchange, begin
+from xenvol.images.roads.tasks import TransferTask, transfer_task
+from xenvol.refs import HostRef, SRRef, VDIRef
+from xenvol.secret import MASK
+from xenvol.session import Endpoint, Session
+from xenvol.session.endpoint import NotConnected
+from xenvol.view import View
+
+IMPORT: Final = "PUT /import_raw_vdi"
+EXPORT: Final = "GET /export_raw_vdi"
+LARGEST_VHD: Final = 2040 << 30
+"""Bytes; of a larger disk xapi makes no VHD: VDI_TOO_LARGE (facts/xapi.md 4.8)."""
+_LOOK: Final = 5.0  # seconds without a word from the host after which its task is asked
+_TAG = re.compile(r"<[^>]*>")
+_EXCERPT: Final = 300  # characters of what a host says, in a message
+_PAGE: Final = 4096
+_LAST_WORDS: Final = 16
+"""Times `_PAGE` bytes; a failure that a host writes into a body is shorter, and then the body ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What there is to know of a VDI before its bytes go or come."""
+
+    ref: VDIRef
+    uuid: str
+    sr_ref: SRRef
+    size: int
+
+
+class HTTPRoad(Road):
+    """Filling, or reading, costs five calls and the transfer: two look for the hosts, the task takes three."""
+
+    name = "http"
+
+    def __init__(
+        self,
+        view: View,
+        session: Session,
+        *,
+        endpoint: Endpoint | None = None,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        """`endpoint`: any host of the pool, for a session that has none since somebody else has logged in."""
+        self._view = view
+        self._session = session
+        self._endpoint = endpoint
+        self._patience = patience
+
+    def __repr__(self) -> str:
+        return f"<HTTPRoad by {self._endpoint or self._session.endpoint}>"
+
+    def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
+        disk = self._disk(vdi_ref)
+        feed = fitting(pieces, disk.size, f"VDI {disk.uuid}")
+        broken, is_whole = None, False
+        with self._exchange(disk, IMPORT, f"writing VDI {disk.uuid}", format="raw", chunked="true") as (
+            task,
+            exchange,
+        ):
+            try:
+                exchange.send(feed)
+                is_whole = True
+                self._await_end(task, exchange)
+            except Broken as error:
+                broken = error.cause
+            exchange.close()
+            task.judge(broken)
+            if not is_whole:
+                raise TransferFailed(task.what, problem="the connection broke, and yet its task says success")
+
+    @contextmanager
+    def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
+        disk = self._disk(vdi_ref)
+        if disk.size <= LARGEST_VHD:
+            with self._download(disk, format="vhd") as stream:
+                layer = _layer(stream, disk)
+                if layer is not None:
+                    yield _VHDContents(layer, stream)
+                    return
+        with self._download(disk, format="raw") as stream:
+            yield _RawContents(disk.size, stream)
+
+    @contextmanager
+    def vhd_stream(self, vdi_ref: VDIRef, *, base: VDIRef | None = None) -> Iterator[Stream]:
+        """The disk as xapi's VHD of it, or of what differs from `base`; none of it is known to be good before its end.
+
+        Its length is not known. `read` gives no bytes at the end only when the task has succeeded, and raises
+        TransferFailed otherwise: what has been read till then may end in the text of an error. Raises ImageTooLarge.
+        """
+        disk = self._disk(vdi_ref)
+        if disk.size > LARGEST_VHD:
+            raise ImageTooLarge(f"VDI {disk.uuid}", size=disk.size, limit=LARGEST_VHD, what="a VHD")
+        query = {"format": "vhd"} if base is None else {"format": "vhd", "base": base}
+        with self._download(disk, **query) as stream:
+            yield stream
+
+    # ---- one transfer
+
+    def _disk(self, vdi_ref: VDIRef) -> Disk:
+        """Read it, and the pool's hosts along; one call."""
+        self._view.read({"VDI": [vdi_ref]}, whole=("host", "pool"))
+        vdi = self._view.record("VDI", vdi_ref)
+        return Disk(vdi_ref, vdi["uuid"], SRRef(vdi["SR"]), int(vdi["virtual_size"]))
+
+    @contextmanager
+    def _download(self, disk: Disk, **query: str) -> Iterator[Download]:
+        with self._exchange(disk, EXPORT, f"reading VDI {disk.uuid}", **query) as (task, exchange):
+            yield Download(task, exchange, name=f"VDI {disk.uuid}")
+
+    @contextmanager
+    def _exchange(
+        self, disk: Disk, call: str, what: str, **query: str
+    ) -> Iterator[tuple[TransferTask, Exchange]]:
+        """An exchange that a host has agreed to. Whoever leaves before the task is judged has broken it off."""
+        endpoints = self._endpoints(disk)
+        with transfer_task(self._view, what, call=call, patience=self._patience) as task:
+            try:
+                with self._begin(task, disk, endpoints, query) as exchange:
+                    yield task, exchange
+            except BaseException as error:
+                if not task.is_settled:
+                    task.abandon(disk.ref, error)
+                raise
+            if not task.is_settled:
+                task.abandon(disk.ref)
+
+    def _begin(
+        self, task: TransferTask, disk: Disk, endpoints: Iterator[Endpoint], query: dict[str, str]
+    ) -> Exchange:
+        verb, _, path = task.call.partition(" ")
+        query = {"vdi": disk.ref, "task_id": task.ref, **query}
+        places = list(endpoints)
+        is_renewed = False
+        while True:
+            session_ref = self._session.handle
+            try:
+                exchange = begin(
+                    places,
+                    verb,
+                    path,
+                    query,
+                    session_ref=session_ref,
+                    follow=lambda location: self._follow(task, location),
+                    patience=self._patience,
+                )
+            except NotConnected as error:
+                task.is_settled = True  # no host has heard of it
+                raise XapiUnreachable(task.call, error) from error
+            except Broken as error:
+                task.judge(error.cause)
+                raise TransferFailed(task.what, problem=f"the connection broke ({error})") from error
+            if exchange.status == 200:
+                return exchange
+            with exchange:
+                if exchange.status == 401 and not is_renewed:
+                    task.is_over()  # a call that goes the session's way, on which it is renewed
+                    is_renewed = True
+                    if self._session.handle != session_ref:
+                        continue
+                self._refuse(task, exchange, session_ref)
+
+    def _refuse(self, task: TransferTask, exchange: Exchange, session_ref: str) -> NoReturn:
+        """The host said no, and has not begun; a task that has not failed by now stays pending for ever."""
+        task.is_settled = True
+        said = exchange.said(_LOOK)
+        if exchange.status != 401 and task.is_over():
+            task.check(status=exchange.status)
+        text = _TAG.sub(" ", said.decode(errors="replace").replace(session_ref, MASK))
+        problem = (
+            f"the host answered HTTP {exchange.status}: {' '.join(text.split())[:_EXCERPT] or 'nothing more'}"
+        )
+        raise TransferFailed(task.what, problem=problem, status=exchange.status)
+
+    def _await_end(self, task: TransferTask, exchange: Exchange) -> None:
+        """Until the host hangs up, or the task is over. Raises Broken."""
+        clock = self._patience.clock
+        deadline = clock() + self._patience.finish
+        while not exchange.is_readable(min(_LOOK, self._patience.finish)):
+            if task.is_over():
+                return
+            if clock() > deadline:
+                raise Broken(TimeoutError(f"the host has not finished after {self._patience.finish:.0f} s"))
+        exchange.said(_LOOK)  # nothing, or the page of an error, of which the task knows more
+
+    # ---- hosts
+
+    def _endpoints(self, disk: Disk) -> Iterator[Endpoint]:
+        """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoRoad."""
+        pbds = self._view.find("PBD", {"SR": disk.sr_ref, "currently_attached": True})
+        hosts = self._view.all("host")
+        plugged = [HostRef(pbd["host"]) for pbd in pbds.values() if pbd["host"] in hosts]
+        if not plugged:
+            raise NoRoad(
+                f"VDI {disk.uuid}", reasons={"http": "its SR is plugged on no host; plug a PBD of it first"}
+            )
+        plugged.sort(key=lambda ref: (ref != self._view.master, not hosts[ref]["enabled"]))
+        own = self._session.endpoint
+        if self._endpoint is not None:
+            return iter([self._endpoint, *(self._endpoint.at(hosts[ref]["address"]) for ref in plugged)])
+        assert own is not None, "a session without an endpoint needs one: `choose` looks"
+        return (own if ref == self._view.master else own.at(hosts[ref]["address"]) for ref in plugged)
+
+    def _follow(self, task: TransferTask, location: str) -> Endpoint:
+        """Where a redirect leads, if that is a host of the pool: nobody else gets the session."""
+        address = urllib.parse.urlsplit(location).hostname or ""
+        base = self._endpoint or self._session.endpoint
+        assert base is not None  # it is how we got here
+        for host in self._view.all("host").values():
+            if host["address"] and _same_address(host["address"], address):
+                return base.at(host["address"])
+        task.is_settled = True
+        raise TransferFailed(
+            task.what, problem=f"the host sends us to {address or 'nowhere'}, which is no host of the pool"
+        )
+
+
+class Download:
+    """The body of an answer, as a Stream: its end is believed when the task has succeeded."""
+
+    length: int | None = None
+
+    def __init__(self, task: TransferTask, exchange: Exchange, *, name: str) -> None:
+        self.name = name
+        self._task = task
+        self._exchange = exchange
+
+    def read(self, size: int, /) -> bytes:
+        """As `Stream.read`. Raises TransferFailed, XapiUnreachable."""
+        if self._task.is_settled:
+            return b""
+        try:
+            data = self._exchange.read(size)
+        except Broken as error:
+            self._task.judge(error.cause)
+            raise self.failed(f"the connection broke ({error})") from error
+        if not data and size:
+            self._task.judge(None)
+        return data
+
+    def explain(self, problem: str) -> TransferFailed:
+        """What was read is no good: perhaps since it ends in the text of an error, which the task then knows."""
+        for _ in range(_LAST_WORDS):
+            if not self.read(_PAGE):
+                break
+        return self.failed(problem)
+
+    def failed(self, problem: str) -> TransferFailed:
+        return TransferFailed(self._task.what, problem=problem)
+
+
+class _VHDContents:
+    """A disk as the VHD that a host makes of it."""
+
+    format = "vhd"
+
+    def __init__(self, layer: vhd.Layer, download: Download) -> None:
+        self._layer = layer
+        self._download = download
+        self.virtual_size = layer.virtual_size
+        self.allocated = layer.allocated
+        self.is_ordered = layer.is_ordered
+
+    def pieces(self) -> Iterator[Piece]:
+        with _no_image_is_bad(self._download):
+            yield from self._layer.pieces()
+            while self._download.read(PIECE):
+                pass
+
+
+class _RawContents:
+    """A disk as its bytes; what is zero is left out."""
+
+    format = "raw"
+    is_ordered = True
+
+    def __init__(self, size: int, download: Download) -> None:
+        self._download = download
+        self.virtual_size = size
+        self.allocated: int | None = size
+
+    def pieces(self) -> Iterator[Piece]:
+        return without_zeros(self._pieces())
+
+    def _pieces(self) -> Iterator[Piece]:
+        position = 0
+        while position < self.virtual_size:
+            data = self._download.read(min(PIECE, self.virtual_size - position))
+            if not data:
+                raise self._download.failed(f"it ended after {position} of {self.virtual_size} bytes")
+            yield Piece(position, data)
+            position += len(data)
+        if self._download.read(1):
+            raise self._download.explain(f"more came than the disk's {self.virtual_size} bytes")
+
+
+def _layer(download: Download, disk: Disk) -> vhd.Layer | None:
+    """The VHD that comes; None where it cannot be read as it comes."""
+    with _no_image_is_bad(download):
+        try:
+            layer = vhd.from_stream(download)
+        except NeedsFile:
+            return None
+    if layer.virtual_size != disk.size or layer.parent_uuid is not None:
+        raise download.failed(
+            f"the VHD that came has {layer.virtual_size} bytes, and the disk has {disk.size}"
+        )
+    return layer
+
+
+@contextmanager
+def _no_image_is_bad(download: Download) -> Iterator[None]:
+    """What a host sends, and is no VHD, is the host's failure, and nobody's bad image."""
+    try:
+        yield
+    except (InvalidImage, EndOfFile) as error:
+        raise download.explain(
+            f"what came is no good VHD ({getattr(error, 'problem', 'it ended too soon')})"
+        ) from error
+
+
+def _same_address(one: str, other: str) -> bool:
+    return one.strip("[]").lower() == other.strip("[]").lower()

@@ -1,0 +1,106 @@
+"""What arrives is what was promised, byte for byte, or it is a ChecksumMismatch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from xenvol.images.contents import PIECE, ByteFile, Stream
+from xenvol.images.errors import ChecksumMismatch
+from xenvol.images.sources.files import as_stream
+from xenvol.images.sources.streams import drain
+
+_DIGITS: Final = {"md5": 32, "sha256": 64, "sha512": 128}
+"""Hexadecimal digits of each; MD5 finds damage, and no forgery, but old image services know no other."""
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """`algorithm` is ``md5``, ``sha256`` or ``sha512``; `digest` is in lower-case hexadecimal digits."""
+
+    algorithm: str
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Checksum:
+        """From ``sha256:ab…``, or from the digits alone, whose number tells the algorithm. Raises ValueError."""
+        algorithm, separator, digest = text.strip().lower().rpartition(":")
+        if not separator:
+            algorithm = next((name for name, digits in _DIGITS.items() if digits == len(digest)), "")
+        if algorithm not in _DIGITS or not re.fullmatch(f"[0-9a-f]{{{_DIGITS[algorithm]}}}", digest):
+            known = ", ".join(f"{name}:{digits} digits" for name, digits in _DIGITS.items())
+            raise ValueError(f"{text!r} is no checksum; in hexadecimal digits, it is one of {known}")
+        return cls(algorithm, digest)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.digest}"
+
+
+class _Sums:
+    """Digests of what passes, one of each algorithm that is asked for."""
+
+    def __init__(self, image: str, expected: Iterable[Checksum]) -> None:
+        self._image = image
+        self._expected = tuple(dict.fromkeys(expected))  # twice the same is once
+        self._hashes = {
+            checksum.algorithm: hashlib.new(checksum.algorithm, usedforsecurity=False)
+            for checksum in self._expected
+        }
+
+    def update(self, data: bytes) -> None:
+        for digest in self._hashes.values():
+            digest.update(data)
+
+    def check(self) -> None:
+        for checksum in self._expected:
+            found = self._hashes[checksum.algorithm].hexdigest()
+            if found != checksum.digest:
+                raise ChecksumMismatch(
+                    self._image, algorithm=checksum.algorithm, expected=checksum.digest, found=found
+                )
+
+
+class Summed:
+    """A stream that is summed up as it is read; a stream itself."""
+
+    name: str
+    length: int | None
+
+    def __init__(self, stream: Stream, expected: Iterable[Checksum]) -> None:
+        self.name = stream.name
+        self.length = stream.length
+        self._stream = stream
+        self._sums = _Sums(stream.name, expected)
+
+    def read(self, size: int, /) -> bytes:
+        """`size` bytes, or fewer where it ends. Raises SourceError."""
+        data = self._stream.read(size)
+        self._sums.update(data)
+        return data
+
+    def check(self) -> None:
+        """Reads what is left, and raises ChecksumMismatch where a sum is another; idempotent. Raises SourceError."""
+        drain(self)
+        self._sums.check()
+
+
+def check_file(
+    file: ByteFile, expected: Iterable[Checksum], tick: Callable[[int], None] | None = None
+) -> None:
+    """One pass over all of the file, holes too. Raises ChecksumMismatch, SourceError.
+
+    `tick` is told the bytes of each piece; what it raises ends the pass. Nothing is read where nothing is expected.
+    """
+    expected = tuple(expected)
+    if not expected:
+        return
+    sums = _Sums(file.name, expected)
+    stream = as_stream(file)
+    while data := stream.read(PIECE):
+        sums.update(data)
+        if tick is not None:
+            tick(len(data))
+    sums.check()

@@ -1,0 +1,145 @@
+"""What is compressed is unfolded as it passes, in pieces of bounded size, while the piece before is at work elsewhere.
+
+The compressed bytes are read by whoever reads the stream. Only the unfolding itself runs beside it, in one thread, one
+piece ahead: zlib and zstd let go of Python's lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+from xenvol.images.contents import PIECE, Stream
+from xenvol.images.errors import InvalidImage, MissingReader, TruncatedImage, UnsupportedImage
+from xenvol.images.sources.expanders import (
+    GZIP_MAGIC,
+    WINDOW_LOG,
+    ZSTD_MAGIC,
+    BadCompression,
+    Expander,
+    Gzip,
+    TooLargeWindow,
+    Zstd,
+    is_skippable,
+)
+from xenvol.images.sources.streams import Peekable
+
+_INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at every call
+
+
+def _zstd_library(image: str) -> Any:
+    """Python's own from 3.14 on, the same for older ones else. Raises MissingReader."""
+    try:
+        if sys.version_info >= (3, 14):
+            return importlib.import_module("compression.zstd")
+        return importlib.import_module("backports.zstd")
+    except ImportError as error:
+        raise MissingReader(
+            image, format="zstd", package="backports.zstd (pip install 'xenvol[images]')"
+        ) from error
+
+
+class _Step(NamedTuple):
+    output: bytes
+    is_hungry: bool
+    is_complete: bool
+
+
+class _Decompressed:
+    length: int | None = None  # gzip says it modulo 4 GiB, and of the last member alone
+
+    def __init__(self, stream: Stream, expander: Expander) -> None:
+        self.name = stream.name
+        self._stream = stream
+        self._expander = expander
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xenvol-decompress")
+        self._step: Future[_Step] | None = None  # at work on the piece after the one that was handed out
+        self._fed = 0
+        self._rest = b""  # of the piece that was handed out in part
+        self._position = 0
+        self._is_at_end = False
+
+    def read(self, size: int, /) -> bytes:
+        """`size` bytes, or fewer where it ends. Raises InvalidImage, TruncatedImage, SourceError."""
+        there = len(self._rest) - self._position
+        if there == 0 and size >= PIECE:
+            return self._join(self._next(), size)
+        if there >= size:
+            self._position += size
+            return self._rest[self._position - size : self._position]
+        head, self._rest, self._position = self._rest[self._position :], b"", 0
+        return self._join(head, size)
+
+    def _join(self, head: bytes, size: int) -> bytes:
+        """`head` and what follows it, up to `size` bytes."""
+        if len(head) == size:
+            return head
+        parts, missing = [head], size - len(head)
+        while missing and (data := self._next()):
+            if len(data) > missing:
+                self._rest, self._position = data, missing
+                data = data[:missing]
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def _next(self) -> bytes:
+        """The next piece, at most PIECE bytes; none at the end."""
+        while not self._is_at_end:
+            if self._step is None:
+                self._step = self._thread.submit(self._expand)
+            try:
+                step = self._step.result()
+            except BadCompression as error:
+                raise InvalidImage(
+                    self.name, format=self._expander.format, problem=str(error), offset=self._fed
+                ) from error
+            except TooLargeWindow as error:
+                raise UnsupportedImage(
+                    self.name,
+                    problem=f"its zstd window has {error} bytes, and {1 << WINDOW_LOG} are read",
+                    remedy="compress it without --long and --ultra, or unfold it first (`zstd -d --long=31`)",
+                ) from error
+            if step.is_hungry:
+                data = self._stream.read(_INPUT)
+                self._fed += len(data)
+                if data:
+                    self._expander.feed(data)
+                elif not step.output:
+                    self._end(step)
+                    break
+            self._step = self._thread.submit(self._expand)
+            if step.output:
+                return step.output
+        return b""
+
+    def _expand(self) -> _Step:
+        output = self._expander.expand(PIECE)
+        return _Step(output, self._expander.is_hungry, self._expander.is_complete)
+
+    def _end(self, step: _Step) -> None:
+        self._is_at_end = True
+        self._thread.shutdown(wait=False)
+        if not step.is_complete:
+            raise TruncatedImage(
+                self.name, format=self._expander.format, problem="it ends in the middle", offset=self._fed
+            )
+
+    def __repr__(self) -> str:
+        return f"<{self._expander.format} stream {self.name}: {self._fed} compressed bytes read>"
+
+
+def decompressed(stream: Peekable) -> Stream:
+    """What is in the gzip or zstd stream; the stream itself where it is neither. Its length is not known.
+
+    It is told by the first bytes. Raises MissingReader: zstd before Python 3.14 needs the extra. Its reads raise
+    InvalidImage, TruncatedImage, UnsupportedImage (zstd that needs more memory than there should be), SourceError.
+    """
+    magic = stream.peek(4)
+    if magic.startswith(GZIP_MAGIC):
+        return _Decompressed(stream, Gzip())
+    if magic == ZSTD_MAGIC or is_skippable(magic):
+        return _Decompressed(stream, Zstd(_zstd_library(stream.name)))
+    return stream

@@ -1,0 +1,164 @@
+"""What is in gzip and zstd, in pieces of bounded size: no I/O, and no more in memory than their own windows."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Final, Protocol
+
+GZIP_MAGIC: Final = b"\x1f\x8b"  # RFC 1952 2.3.1
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # RFC 8878 3.1.1
+_FRAME_HEADER: Final = 18  # bytes of a frame's header, at most
+WINDOW_LOG: Final = 25  # 32 MiB; `zstd -19` needs 8 MiB, --long and --ultra need 128 MiB and more
+
+
+class BadCompression(Exception):  # made an InvalidImage of where the name of the image is known
+    """The compressed bytes are damaged; says how."""
+
+
+class TooLargeWindow(Exception):  # made an UnsupportedImage of there
+    """To unfold it, so many bytes of it have to be in memory."""
+
+
+class Expander(Protocol):
+    """Unfolds one kind of compression, which may consist of members (gzip) or frames (zstd) one behind the other."""
+
+    format: str
+
+    def feed(self, data: bytes, /) -> None:
+        """More compressed bytes, once `is_hungry`."""
+        ...
+
+    def expand(self, size: int, /) -> bytes:
+        """At most `size` bytes; none where there is not enough to go on. Raises BadCompression."""
+        ...
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether all that was fed has been used."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it may end here: behind a whole member."""
+        ...
+
+
+class Gzip:
+    """RFC 1952: members one behind the other, each with its own checksum and length; zeros may follow the last."""
+
+    format = "gzip"
+
+    def __init__(self) -> None:
+        self._member: Any = None  # zlib's object, which has no name that can be said
+        self._data = b""
+        self._is_padding = False
+        self._is_first = True
+
+    def feed(self, data: bytes, /) -> None:
+        self._data += data
+
+    def expand(self, size: int, /) -> bytes:
+        while True:
+            if self._member is None and not self._begin():
+                return b""
+            try:
+                output: bytes = self._member.decompress(self._data, size)
+            except zlib.error as error:
+                raise BadCompression(str(error)) from error
+            if self._member.eof:
+                self._data = self._member.unused_data
+                self._member = None
+            else:
+                self._data = self._member.unconsumed_tail
+                if not output and self._data:  # never seen; but it must not be asked for ever
+                    raise BadCompression("it does not go on")
+            if output or not (self._data or self._member is None):
+                return output
+
+    def _begin(self) -> bool:
+        """Whether a member begins here."""
+        if not self._is_first and (self._is_padding or self._data[:1] == b"\0"):
+            self._is_padding = True
+            if self._data.strip(b"\0"):
+                raise BadCompression("something follows its end")
+            self._data = b""
+        if not self._data:
+            return False
+        if not self._is_first and not GZIP_MAGIC.startswith(self._data[:2]):
+            raise BadCompression("something follows its end")
+        self._is_first = False
+        self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # + 16: with gzip's header and trailer
+        return True
+
+    @property
+    def is_hungry(self) -> bool:
+        return not self._data
+
+    @property
+    def is_complete(self) -> bool:
+        return self._member is None
+
+
+class Zstd:
+    """RFC 8878: frames one behind the other, of which some are to be skipped."""
+
+    format = "zstd"
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._frame: Any = None
+        self._head = b""  # of the frame
+        self._data = b""
+
+    def feed(self, data: bytes, /) -> None:
+        self._data += data
+
+    def expand(self, size: int, /) -> bytes:
+        while True:
+            if self._frame is None:
+                if not self._data:
+                    return b""
+                options = {self._library.DecompressionParameter.window_log_max: WINDOW_LOG}
+                self._frame, self._head = self._library.ZstdDecompressor(options=options), b""
+            self._head += self._data[: _FRAME_HEADER - len(self._head)]
+            try:
+                output: bytes = self._frame.decompress(self._data, size)  # it keeps what it has not used
+            except self._library.ZstdError as error:
+                if (window := window_of(self._head)) > 1 << WINDOW_LOG:
+                    raise TooLargeWindow(window) from error
+                raise BadCompression(str(error)) from error
+            self._data = b""
+            if self._frame.eof:
+                self._data = self._frame.unused_data
+                self._frame = None
+            elif not output and not self._frame.needs_input:  # never seen; but it must not be asked for ever
+                raise BadCompression("it does not go on")
+            if output or self._frame is not None:
+                return output
+
+    @property
+    def is_hungry(self) -> bool:
+        return not self._data and (self._frame is None or self._frame.needs_input)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._frame is None
+
+
+def window_of(frame: bytes) -> int:
+    """Bytes that a zstd frame that begins like this needs in memory to be unfolded; RFC 8878 3.1.1.1. 0 if unknown."""
+    if len(frame) < _FRAME_HEADER or not frame.startswith(ZSTD_MAGIC):
+        return 0
+    descriptor = frame[4]
+    if not descriptor & 0x20:
+        exponent, mantissa = frame[5] >> 3, frame[5] & 7
+        return (1 << (10 + exponent)) // 8 * (8 + mantissa)
+    start = (
+        5 + (0, 1, 2, 4)[descriptor & 3]
+    )  # behind the dictionary's number; the window is the whole content
+    size = (1, 2, 4, 8)[descriptor >> 6]
+    return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
+
+
+def is_skippable(magic: bytes) -> bool:
+    return len(magic) == 4 and magic[0] & 0xF0 == 0x50 and magic[1:] == b"\x2a\x4d\x18"  # RFC 8878 3.1.2

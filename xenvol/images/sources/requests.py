@@ -1,0 +1,127 @@
+"""A secret goes to nobody but whom it is for.
+
+The headers that hold one are not sent to another origin than the first, nor over a wire on which others can read. No
+name, error, log or repr shows them, or the query of a URL, which of signed URLs is the secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from xenvol.images.errors import SourceError
+from xenvol.secret import MASK, Secret, is_secret_key, masked
+
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where to, as whom, over which kind of wire."""
+
+    url: urllib.parse.SplitResult = field(repr=False)
+    name: str
+    headers: Mapping[str, str] = field(repr=False)
+    secret_headers: frozenset[str] = field(repr=False)  # of them, which nobody else may see
+    is_insecure: bool
+
+    @classmethod
+    def parse(cls, url: str, headers: Mapping[str, str | Secret], is_insecure: bool) -> Request:
+        """Raises SourceError for what is no URL of an image, or would send a secret in the clear."""
+        plain = {
+            key: value.reveal() if isinstance(value, Secret) else value for key, value in headers.items()
+        }
+        secret = frozenset(
+            key
+            for key, value in headers.items()
+            if isinstance(value, Secret) or key.lower() in _SECRET_HEADERS or is_secret_key(key)
+        )
+        for key, value in plain.items():
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) or re.search(
+                r"[\0-\x08\x0a-\x1f\x7f]", value
+            ):
+                raise ValueError(f"{key!r} is no header, or its value has a character that no header has")
+        parts = _split(url, name=name_of_url(url))
+        request = cls(parts, name_of_url(url), plain, secret, is_insecure)
+        request.check_wire()
+        return request
+
+    def check_wire(self) -> None:
+        if (
+            self.secret_headers
+            and self.url.scheme == "http"
+            and not (_is_loopback(self.url) or self.is_insecure)
+        ):
+            raise SourceError(
+                self.name,
+                problem=f"{', '.join(sorted(self.secret_headers))} would be sent in the clear: use https, or say "
+                "insecure=True",
+            )
+
+    def redirected(self, location: str) -> Request:
+        """Where an answer sends it on to; without its secrets, if that is another origin."""
+        url = urllib.parse.urljoin(self.url.geturl(), location)
+        name = name_of_url(url)
+        parts = _split(url, name=self.name)
+        if (self.url.scheme, parts.scheme) == ("https", "http") and not self.is_insecure:
+            raise SourceError(
+                self.name,
+                problem=f"it sends us on to {name}, where anybody on the way could change the image",
+            )
+        if _origin(parts) == _origin(self.url):
+            return Request(parts, name, self.headers, self.secret_headers, self.is_insecure)
+        kept = {key: value for key, value in self.headers.items() if key not in self.secret_headers}
+        return Request(parts, name, kept, frozenset(), self.is_insecure)
+
+    def without_secrets(self, text: str) -> str:
+        """What a server says, without what it repeats of what it was told."""
+        for key in self.secret_headers:
+            for word in {self.headers[key], *self.headers[key].split()}:
+                if len(word) > 3:  # shorter ones are no secrets, but parts of many words
+                    text = text.replace(word, MASK)
+        if self.url.query:
+            text = text.replace(self.url.query, MASK)
+        return masked(text)
+
+
+def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SourceError(name, problem="it is no URL") from error
+    if "@" in parts.netloc:
+        raise SourceError(
+            name,
+            problem="a URL with a user or a password in it ends up in logs: give them as an Authorization header",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise SourceError(name, problem="it is no http or https URL of a host")
+    return parts
+
+
+def name_of_url(url: str) -> str:
+    """The URL without what is secret in it, and without what could garble a terminal."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "a URL"
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown
+    )
+
+
+def _origin(parts: urllib.parse.SplitResult) -> tuple[str, str | None, int]:
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _is_loopback(parts: urllib.parse.SplitResult) -> bool:
+    try:
+        return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False  # a name: what it resolves to is the resolver's to say

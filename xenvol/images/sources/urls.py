@@ -1,0 +1,219 @@
+"""An image service is asked once, and what it sends is taken as it is: its bytes, their number, their checksum."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import html
+import logging
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from xenvol.images.errors import MissingReader, SourceError
+from xenvol.images.sources.checksums import Checksum
+from xenvol.images.sources.requests import Request, name_of_url
+from xenvol.secret import Secret
+from xenvol.session.endpoint import CONNECT_TIMEOUT, Trust
+
+if TYPE_CHECKING:  # the extra `images` brings it
+    import urllib3
+
+SILENCE: Final = 60.0  # seconds without a byte; an image service may fetch from its own storage first
+MAX_REDIRECTS: Final = 5
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_EXCERPT: Final = 200  # characters of what a server says of its error
+
+log = logging.getLogger(__name__)
+
+
+class Download:
+    """A stream; what comes of a URL."""
+
+    length: int | None
+    expected: Checksum | None
+    """What the image service says that it is, if it does; compare with `checksums.Summed`."""
+
+    def __init__(self, name: str, response: urllib3.BaseHTTPResponse, *, silence: float) -> None:
+        self.name = name
+        self.length = _length_of(response)
+        self.expected = checksum_in(response.headers)
+        self._response = response
+        self._silence = silence
+        self._position = 0
+
+    def read(self, size: int, /) -> bytes:
+        """`size` bytes, or fewer where it ends. Raises SourceError where it ends too early."""
+        data = self._read(size)
+        if len(data) < size and data:
+            parts, missing = [data], size - len(data)
+            while missing and (data := self._read(missing)):
+                parts.append(data)
+                missing -= len(data)
+            data = b"".join(parts)
+        return data
+
+    def _read(self, size: int) -> bytes:
+        import urllib3  # here, since the core does not need it
+
+        if size <= 0:
+            return b""
+        try:
+            data = self._response.read(size, decode_content=False)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise self._broken(f"no byte came within {self._silence:g} seconds") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._broken("the connection broke") from error
+        self._position += len(data)
+        if not data and self.length is not None and self._position < self.length:
+            raise self._broken("the connection was closed")
+        return data
+
+    def _broken(self, how: str) -> SourceError:
+        of = "" if self.length is None else f" of {self.length}"
+        return SourceError(self.name, problem=f"{how} after {self._position}{of} bytes", status=200)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Download {self.name}: {self._position} of {'?' if self.length is None else self.length} bytes>"
+        )
+
+
+@contextlib.contextmanager
+def open_url(
+    url: str,
+    *,
+    headers: Mapping[str, str | Secret] = {},
+    ca_file: str | None = None,
+    insecure: bool = False,
+    timeout: float = SILENCE,
+) -> Iterator[Download]:
+    """What an http or https URL gives, as a stream; the connection is closed when the block is left.
+
+    `ca_file` holds the authorities that may have signed the host's certificate, instead of the system's. `insecure`
+    lets anybody on the way answer in its place, and read the headers. `timeout` is in seconds without a byte.
+
+    Up to 5 redirects are followed; from https to http only if `insecure`. Headers that hold a secret (a `Secret`, or
+    by their names: Authorization, X-Auth-Token…) go to the first origin alone. Proxies that the environment names are
+    not used. Raises SourceError, with the status where one came; MissingReader without urllib3; ValueError for a
+    ca_file that cannot be read, or a header that is none.
+    """
+    try:
+        import urllib3
+    except ImportError as error:
+        package = "urllib3 (pip install 'xenvol[images]')"
+        raise MissingReader(
+            name_of_url(url), format=urllib.parse.urlsplit(url).scheme, package=package
+        ) from error
+    request = Request.parse(url, headers, insecure)
+    trust = Trust.of(ca_file, None, insecure)
+    pool = urllib3.PoolManager(
+        num_pools=1,
+        ssl_context=trust.context,
+        retries=False,
+        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(pool.clear)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = _ask(pool, request, timeout)
+            stack.callback(response.close)
+            if response.status not in _REDIRECTS:
+                break
+            location = response.headers.get("location")
+            if not location:
+                raise SourceError(request.name, problem="it sends us on to nowhere", status=response.status)
+            request = request.redirected(location)
+            log.debug("sent on to %s", request.name)
+        else:
+            raise SourceError(
+                request.name, problem=f"it sent us on more than {MAX_REDIRECTS} times", status=response.status
+            )
+        if response.status != 200:
+            raise SourceError(request.name, problem=_refusal(request, response), status=response.status)
+        yield Download(request.name, response, silence=timeout)
+
+
+def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3.BaseHTTPResponse:
+    import urllib3
+
+    # the bytes of the image as they are: its length and its checksum are of these
+    headers = {
+        "User-Agent": "xenvol",
+        "Accept": "application/octet-stream, */*",
+        "Accept-Encoding": "identity",
+    }
+    try:
+        return pool.request(
+            "GET",
+            request.url._replace(fragment="").geturl(),
+            headers={**headers, **request.headers},
+            preload_content=False,
+            redirect=False,
+        )
+    except urllib3.exceptions.SSLError as error:
+        problem = f"the certificate of {request.url.hostname} does not prove it to be that, or TLS failed: name the "
+        raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
+    except urllib3.exceptions.ConnectTimeoutError as error:
+        raise SourceError(
+            request.name, problem=f"{request.url.netloc} did not answer within {CONNECT_TIMEOUT:g} seconds"
+        ) from error
+    except urllib3.exceptions.ReadTimeoutError as error:
+        problem = f"{request.url.netloc} said nothing within {timeout:g} seconds"
+        raise SourceError(request.name, problem=problem) from error
+    except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
+        # whose text names the URL with its query
+        cause = error.__cause__ or error.__context__ or error
+        reason = f": {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
+        problem = f"no connection to {request.url.netloc} ({type(error).__name__}){reason}"
+        raise SourceError(request.name, problem=problem) from None
+
+
+def _refusal(request: Request, response: urllib3.BaseHTTPResponse) -> str:
+    import urllib3
+
+    try:
+        body = response.read(4 * _EXCERPT * 4, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError):
+        body = b""
+    text = re.sub(r"(?is)<(style|script|head)\b.*?</\1\s*>|<[^>]*>", " ", body.decode("utf-8", "replace"))
+    text = re.sub(r"[\s\x00-\x20\x7f-\x9f]+", " ", html.unescape(text)).strip()
+    text = request.without_secrets(text)
+    said = f"HTTP {response.status} {request.without_secrets(response.reason or '')}".rstrip()
+    return f"{said}: {text[:_EXCERPT]}{'…' if len(text) > _EXCERPT else ''}" if text else said
+
+
+def checksum_in(headers: Mapping[str, str]) -> Checksum | None:
+    """What an image service promises: all MD5, of which some say it one way and some another.
+
+    Glance sends ``x-image-meta-checksum`` (v1; with it an ETag, which its dom0 plugin compared) or its digits as
+    ``Content-MD5`` (v2), where others follow RFC 1864 and send it in base64. An ETag that comes without the former
+    is a name, and no checksum, however it looks.
+    """
+    if headers.get("content-encoding", "identity") != "identity":
+        return None  # it is of the bytes without it
+    if checksum := _md5(headers.get("x-image-meta-checksum", "")) or _md5(headers.get("content-md5", "")):
+        return checksum
+    if any(key.lower().startswith("x-image-meta-") for key in headers):
+        return _md5(headers.get("etag", "").strip('"'))
+    return None
+
+
+def _md5(text: str) -> Checksum | None:
+    text = text.strip()
+    if re.fullmatch("[0-9a-fA-F]{32}", text):
+        return Checksum("md5", text.lower())
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return Checksum("md5", digest.hex()) if len(digest) == 16 else None
+
+
+def _length_of(response: urllib3.BaseHTTPResponse) -> int | None:
+    if "chunked" in response.headers.get("transfer-encoding", "").lower():
+        return None
+    length = response.headers.get("content-length", "").strip()
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None

@@ -1,0 +1,130 @@
+"""What was written is noted as it goes, and compared with what can be read back.
+
+Pieces may be written in any order and are read in order, cut elsewhere. So each is noted as (where, how long, digest)
+in a table on disk, which sorts them and keeps memory flat; what was not written must read as zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from xenvol.images.contents import DiskImage, Piece, is_zero, without_zeros
+from xenvol.images.errors import NotAsWritten
+
+_AT_ONCE = 256  # rows of the table written together
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Ledger:
+    """What went onto one disk. Close it, or use it in a `with` block."""
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect(
+            "", isolation_level=None
+        )  # "": a file that nobody else sees, gone when closed
+        self._table.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192;"
+            "CREATE TABLE written (start INTEGER PRIMARY KEY, size INTEGER, digest BLOB)"
+        )
+        self._waiting: list[tuple[int, int, bytes]] = []
+
+    def noting(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same pieces, which must not overlap."""
+        for piece in pieces:
+            self._waiting.append((piece.offset, len(piece.data), _digest(piece.data)))
+            if len(self._waiting) >= _AT_ONCE:
+                self._flush()
+            yield piece
+
+    def check(self, disk: str, found: DiskImage, *, is_blank: bool = True) -> Iterator[Piece]:
+        """Yield what is read as it is compared with what was written; raises NotAsWritten.
+
+        `found` must be ordered. Where the disk was not `is_blank`, what nobody wrote may be anything.
+        """
+        assert found.is_ordered, "what is read back comes in order"
+        self._flush()
+        reading = _Reading(without_zeros(found.pieces()))
+        position = 0
+        for start, size, digest in self._table.execute(
+            "SELECT start, size, digest FROM written ORDER BY start"
+        ):
+            if is_blank and (other := reading.first_byte(position, start)) is not None:
+                raise NotAsWritten(disk, offset=other)
+            data = reading.take(start, size)
+            if _digest(data) != digest:
+                raise NotAsWritten(disk, offset=start)
+            yield Piece(start, data)
+            position = start + size
+        if is_blank and (other := reading.first_byte(position, None)) is not None:
+            raise NotAsWritten(disk, offset=other)
+        reading.finish()
+
+    def _flush(self) -> None:
+        self._table.execute("BEGIN")
+        self._table.executemany("INSERT INTO written VALUES (?, ?, ?)", self._waiting)
+        self._table.execute("COMMIT")
+        self._waiting.clear()
+
+    def close(self) -> None:
+        self._table.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Reading:
+    """Pieces in order, cut anew."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._now: Piece | None = next(pieces, None)
+
+    def first_byte(self, start: int, end: int | None) -> int | None:
+        """Where the first byte is that is not zero, from `start` on and before `end`; nothing is taken."""
+        self._skip(start)
+        while self._now is not None and (end is None or self._now.offset < end):
+            offset = max(start, self._now.offset)
+            data = self._now.data[offset - self._now.offset :]
+            data = data if end is None else data[: end - offset]
+            if not is_zero(data):
+                return offset + len(data) - len(data.lstrip(b"\0"))
+            if end is not None and self._now.end >= end:
+                return None
+            self._now = next(self._pieces, None)
+        return None
+
+    def take(self, start: int, size: int) -> bytes:
+        """These bytes, zeros where no piece is."""
+        self._skip(start)
+        end = start + size
+        if self._now is None or self._now.offset >= end:
+            return bytes(size)
+        if self._now.offset <= start and self._now.end >= end:
+            begin = start - self._now.offset
+            return self._now.data[begin : begin + size]
+        data = bytearray(size)
+        while self._now is not None and self._now.offset < end:
+            offset, piece = self._now
+            low, high = max(start, offset), min(end, offset + len(piece))
+            data[low - start : high - start] = piece[low - offset : high - offset]
+            if offset + len(piece) > end:
+                break
+            self._now = next(self._pieces, None)
+        return bytes(data)
+
+    def _skip(self, start: int) -> None:
+        while self._now is not None and self._now.end <= start:
+            self._now = next(self._pieces, None)
+
+    def finish(self) -> None:
+        """To the end, where the source says whether it was complete."""
+        for _ in self._pieces:
+            pass
