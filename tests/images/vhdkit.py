@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
+
+from hypothesis import strategies as st
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BLOCK = 2 * MIB
@@ -90,7 +92,7 @@ def make_dynamic(
     physical = sorted(contents) if order is None else [index for index in order if index in contents]
     assert sorted(physical) == sorted(contents), "the order names each block once"
     for index in physical:
-        body += (noise.randbytes(gap) if garbage else bytes(gap)) + b""
+        body += noise.randbytes(gap) if garbage else bytes(gap)
         table[index] = (body_at + len(body)) // 512
         body += bits[index] + contents[index]
     table_at = body_at + len(body) if bat_at_end else header_at + 1024
@@ -221,6 +223,72 @@ def with_entry(image: bytes, index: int, sector: int) -> bytes:
     (start,) = struct.unpack_from(">Q", image, 16)
     (table,) = struct.unpack_from(">Q", image, start + 16)
     return patched(image, table + 4 * index, struct.pack(">I", sector))
+
+
+# --- patterns -------------------------------------------------------------------------------------------------------
+
+
+def painted(virtual_size: int, spans: Iterable[tuple[int, int]], tag: int) -> dict[int, bytes]:
+    """Runs over these (first sector, count), cut off at the disk's end; every sector tells its number and the tag."""
+    there = bytearray(virtual_size // 512)
+    for first, count in spans:
+        there[first : first + count] = b"\1" * len(there[first : first + count])
+    runs: dict[int, bytes] = {}
+    start = there.find(1)
+    while start >= 0:
+        end = there.find(0, start)
+        end = len(there) if end < 0 else end
+        runs[start * 512] = b"".join(
+            struct.pack(">8sIQ", b"a sector", tag, sector).ljust(512, b".") for sector in range(start, end)
+        )
+        start = there.find(1, end)
+    return runs
+
+
+def sizes(block_size: int, most: int = 4) -> st.SearchStrategy[int]:
+    """Bytes of a disk: about whole blocks, pieces and bytes of a bitmap, and anything between."""
+    return st.one_of(
+        st.builds(
+            lambda blocks, sectors: max(1, blocks * block_size // 512 + sectors) * 512,
+            st.integers(0, most),
+            st.sampled_from([-9, -8, -7, -1, 0, 1, 7, 8, 9]),
+        ),
+        st.integers(1, most * block_size // 512).map(lambda sectors: sectors * 512),
+    )
+
+
+def spans(virtual_size: int, block_size: int, *, grain: int = 1) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """(first sector, count), in steps of `grain`, that begin and end near boundaries of blocks more often than not."""
+    total, block = virtual_size // 512, block_size // 512
+    near = st.builds(
+        lambda number, by: min(total - 1, max(0, number * block + by)),
+        st.integers(0, -(-total // block)),
+        st.integers(-9, 9),
+    )
+    first = st.one_of(near, st.integers(0, total - 1))
+    count = st.one_of(st.integers(1, 20), st.integers(1, 2 * block), st.just(block))
+    return st.lists(
+        st.tuples(first.map(lambda n: n // grain * grain), count.map(lambda n: -(-n // grain) * grain)),
+        max_size=6,
+    )
+
+
+@st.composite
+def layers(
+    draw: st.DrawFn, *, most: int = 1, grain: int = 1, block_sizes: Sequence[int] = (512 * KIB, MIB, BLOCK)
+) -> tuple[int, int, list[dict[int, bytes]]]:
+    """(size of the disk, size of the blocks, runs of each layer, leaf first)."""
+    block_size = draw(st.sampled_from(block_sizes))
+    virtual_size = draw(sizes(block_size, most=4 * MIB // block_size if most < 4 else 2))
+    count = draw(st.integers(1, most))
+    found = [
+        painted(virtual_size, draw(spans(virtual_size, block_size, grain=grain)), tag) for tag in range(count)
+    ]
+    return virtual_size, block_size, found
+
+
+def blocks_of(virtual_size: int, block_size: int) -> int:
+    return -(-virtual_size // block_size)
 
 
 # --- giving ---------------------------------------------------------------------------------------------------------

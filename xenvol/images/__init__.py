@@ -9,6 +9,7 @@ from xenvol.images.importing import ImportedImage, fill_vdi, import_image, write
 from xenvol.images.inspecting import ImageInfo, inspect_image
 from xenvol.images.opening import FORMATS, ImageSource
 from xenvol.images.progress import Progress
+from xenvol.images.surroundings import Surroundings
 from xenvol.images.sweeping import Leftover, find_leftovers, sweep
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ImportedImage",
     "Leftover",
     "Progress",
+    "Surroundings",
     "export_image",
     "fill_vdi",
     "find_leftovers",

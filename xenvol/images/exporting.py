@@ -22,10 +22,11 @@ from xenvol.images.formats.vhd_writer import write_vhd
 from xenvol.images.outputs import Compression, Target, check_free, is_sparse, output, packed, write_raw
 from xenvol.images.places import check_may_be_read, get_vdi, writers_of
 from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.roads import Road, RoadName, choose
+from xenvol.images.roads import Road, RoadName
 from xenvol.images.roads.http import HTTPRoad
 from xenvol.images.snapshots import take_snapshot
 from xenvol.images.sources.staging import Staging
+from xenvol.images.surroundings import HERE, Surroundings
 from xenvol.refs import SRRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.view import View
@@ -65,6 +66,7 @@ def export_image(
     staging_dir: str | Path | None = None,
     progress: Callable[[Progress], None] = say_nothing,
     cancel: threading.Event | None = None,
+    here: Surroundings = HERE,
 ) -> ExportedImage:
     """Write what a VDI (reference, uuid or name) holds to a path, or into an open binary file.
 
@@ -79,7 +81,7 @@ def export_image(
     sr_ref = SRRef(vdi_rec["SR"])
     in_use = bool(writers_of(view, vdi_rec))
     check_may_be_read(view, vdi_rec, view.record("SR", sr_ref), in_use=in_use)
-    way = choose(view, sr_ref, attempt, road=road)
+    way = here.choose(view, sr_ref, attempt, road)
     watch = Watch("the export", progress, cancel)
     size = int(vdi_rec["virtual_size"])
     try:

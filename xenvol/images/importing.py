@@ -25,8 +25,9 @@ from xenvol.images.errors import ImageTooLarge
 from xenvol.images.opening import Opened, Source, opened
 from xenvol.images.places import check_fits, check_may_be_overwritten, check_takes_disks, get_sr, get_vdi
 from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.roads import Road, RoadName, begins_blank, choose
+from xenvol.images.roads import Road, RoadName, begins_blank
 from xenvol.images.roads.device import NO_VDI, DeviceRoad
+from xenvol.images.surroundings import HERE, Surroundings
 from xenvol.marks import IMAGE
 from xenvol.refs import SRRef, VDIRef
 from xenvol.storage import vdis_of
@@ -72,6 +73,7 @@ def import_image(
     verify: bool = False,
     progress: Callable[[Progress], None] = say_nothing,
     cancel: threading.Event | None = None,
+    here: Surroundings = HERE,
 ) -> ImportedImage:
     """Make a disk on an SR (reference, uuid or name) of an image.
 
@@ -84,7 +86,7 @@ def import_image(
     sm_config = sm_config or {}
     sr_ref, sr_rec = get_sr(view, sr)
     check_takes_disks(sr_rec)
-    way = choose(view, sr_ref, attempt, road=road)
+    way = here.choose(view, sr_ref, attempt, road)
     watch = Watch("the import", progress, cancel)
     with opened(source, staging_dir=staging_dir, watch=watch) as image:
         check_fits(sr_rec, image.name, format=image.format, size=image.disk.virtual_size)
@@ -112,6 +114,7 @@ def fill_vdi(
     verify: bool = False,
     progress: Callable[[Progress], None] = say_nothing,
     cancel: threading.Event | None = None,
+    here: Surroundings = HERE,
 ) -> ImportedImage:
     """Write an image over a disk that is there (reference, uuid or name); what it held is lost.
 
@@ -123,7 +126,7 @@ def fill_vdi(
     vdi_ref, vdi_rec = get_vdi(view, vdi)
     sr_ref = SRRef(vdi_rec["SR"])
     check_may_be_overwritten(view, vdi_rec)
-    way = choose(view, sr_ref, Attempt.begin(), road=road)
+    way = here.choose(view, sr_ref, Attempt.begin(), road)
     sr_rec = view.record("SR", sr_ref)
     is_blank = is_blank and begins_blank(sr_rec, vdi_rec["sm_config"])
     watch = Watch("the import", progress, cancel)

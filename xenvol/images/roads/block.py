@@ -159,7 +159,11 @@ class BlockRoad(Road):
             return True
 
         if not self._patience.poll(is_gone, self._patience.device):
-            raise last[-1]
+            error = last[-1]
+            error.add_note(
+                "something in this machine holds the disk's device; the VBD says that xenvol made it"
+            )
+            raise error
 
     @property
     def _is_control_domain(self) -> bool:

@@ -6,6 +6,7 @@ LUN-per-VDI), and the HTTP door plugs the disk into a control domain, too: only 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,7 +17,7 @@ from xenvol.images.errors import NoRoad
 from xenvol.images.roads.base import PATIENCE, Patience, Road
 from xenvol.images.roads.block import DEV, BlockRoad
 from xenvol.images.roads.here import find_own_vm
-from xenvol.images.roads.http import HTTPRoad
+from xenvol.images.roads.http import NO_ENDPOINT, HTTPRoad
 from xenvol.refs import NULL_REF, SRRef
 from xenvol.session import Endpoint, Session
 from xenvol.view import Record, View
@@ -55,7 +56,7 @@ def choose(
     reasons: dict[str, str] = {}
     if road in ("auto", "block"):
         vm = find_own_vm(view, root=root)
-        reason = _why_not_block(view, sr_rec, hosts, vm)
+        reason = _why_not_block(view, sr_rec, hosts, vm, dev)
         if vm is not None and reason is None:
             return BlockRoad(view, vm, attempt, dev=dev, patience=patience)
         reasons["block"] = reason or "this machine is no VM of the pool"
@@ -92,15 +93,17 @@ def _why_not_http(sr_rec: Record, hosts: set[str], endpoint: Endpoint | None) ->
             "run xenvol in a VM of the pool that takes disks"
         )
     if endpoint is None:
-        return "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
+        return NO_ENDPOINT
     return None
 
 
-def _why_not_block(view: View, sr_rec: Record, hosts: set[str], vm: VM | None) -> str | None:
+def _why_not_block(view: View, sr_rec: Record, hosts: set[str], vm: VM | None, dev: Path) -> str | None:
     if not hosts:
         return "the SR is plugged on no host; plug a PBD of it first"
     if vm is None:
         return "this machine is no VM of the pool"
+    if not os.access(dev, os.W_OK):
+        return f"who runs xenvol has no right to the devices in {dev}; run it as root"
     if vm.resident_on not in hosts:
         return f"the SR is not plugged on the host of VM {vm}, in which we run"
     if view.record("VM", vm.ref)["is_control_domain"]:

@@ -40,17 +40,23 @@ class Broken(Exception):  # never leaves the roads: they ask the task, and say w
         self.cause = cause
 
 
+def _broken(error: OSError | http.client.HTTPException) -> Broken:
+    """Without the words of the HTTP parser, which quote what came."""
+    if isinstance(error, OSError):
+        return Broken(error)
+    return Broken(ConnectionError(f"what came is no HTTP ({type(error).__name__})"))
+
+
 class Exchange:
     """A request whose head is sent and whose answer has begun. Leave the block to close the connection."""
 
-    def __init__(
-        self, connection: Connection, response: http.client.HTTPResponse, patience: Patience
-    ) -> None:
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         assert connection.sock is not None  # the answer's head came over it
         self._connection = connection
         self._sock: socket.socket = connection.sock
         self._response = response
-        self._patience = patience
+        self._poll = select.poll()
+        self._poll.register(self._sock, select.POLLIN)
         self.status: int = response.status
 
     @classmethod
@@ -75,14 +81,13 @@ class Exchange:
             assert connection.sock is not None  # it is connected
             response = http.client.HTTPResponse(connection.sock, method=verb)
             response.begin()
-        except (OSError, http.client.HTTPException) as error:
+        except BaseException as error:
             connection.close()
-            raise Broken(error) from error
-        except BaseException:
-            connection.close()
+            if isinstance(error, (OSError, http.client.HTTPException)):
+                raise _broken(error) from None
             raise
         connection.set_answer_timeout(patience.stall)
-        return cls(connection, response, patience)
+        return cls(connection, response)
 
     @property
     def location(self) -> str:
@@ -107,12 +112,11 @@ class Exchange:
         try:
             return self._response.read(size)
         except (OSError, http.client.HTTPException) as error:
-            raise Broken(error) from error
+            raise _broken(error) from None
 
     def is_readable(self, seconds: float) -> bool:
         """Whether the host says something, or hangs up, within that time."""
-        readable, _, _ = select.select([self._sock], [], [], seconds)
-        return bool(readable)
+        return bool(self._poll.poll(seconds * 1000))
 
     def said(self, seconds: float) -> bytes:
         """The beginning of the rest of the body, as far as it comes in time: what a host says that has broken off."""

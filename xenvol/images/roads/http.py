@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from xenvol.errors import XapiUnreachable
 from xenvol.images.contents import PIECE, DiskImage, EndOfFile, NeedsFile, Piece, Stream, without_zeros
-from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoad, TransferFailed
+from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoad, TransferFailed, UnsupportedImage
 from xenvol.images.formats import vhd
 from xenvol.images.roads.base import PATIENCE, Patience, Road, fitting
 from xenvol.images.roads.exchange import Broken, Exchange, begin
@@ -32,6 +32,9 @@ IMPORT: Final = "PUT /import_raw_vdi"
 EXPORT: Final = "GET /export_raw_vdi"
 LARGEST_VHD: Final = 2040 << 30
 """Bytes; of a larger disk xapi makes no VHD: VDI_TOO_LARGE (facts/xapi.md 4.8)."""
+NO_ENDPOINT: Final = (
+    "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
+)
 _LOOK: Final = 5.0  # seconds without a word from the host after which its task is asked
 _TAG = re.compile(r"<[^>]*>")
 _EXCERPT: Final = 300  # characters of what a host says, in a message
@@ -148,17 +151,16 @@ class HTTPRoad(Road):
                 task.abandon(disk.ref)
 
     def _begin(
-        self, task: TransferTask, disk: Disk, endpoints: Iterator[Endpoint], query: dict[str, str]
+        self, task: TransferTask, disk: Disk, endpoints: list[Endpoint], query: dict[str, str]
     ) -> Exchange:
         verb, _, path = task.call.partition(" ")
         query = {"vdi": disk.ref, "task_id": task.ref, **query}
-        places = list(endpoints)
         is_renewed = False
         while True:
             session_ref = self._session.handle
             try:
                 exchange = begin(
-                    places,
+                    endpoints,
                     verb,
                     path,
                     query,
@@ -207,7 +209,14 @@ class HTTPRoad(Road):
 
     # ---- hosts
 
-    def _endpoints(self, disk: Disk) -> Iterator[Endpoint]:
+    @property
+    def _base(self) -> Endpoint:
+        base = self._endpoint or self._session.endpoint
+        if base is None:  # `choose` looks before anything is made
+            raise NoRoad("the pool", reasons={"http": NO_ENDPOINT})
+        return base
+
+    def _endpoints(self, disk: Disk) -> list[Endpoint]:
         """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoRoad."""
         pbds = self._view.find("PBD", {"SR": disk.sr_ref, "currently_attached": True})
         hosts = self._view.all("host")
@@ -217,20 +226,22 @@ class HTTPRoad(Road):
                 f"VDI {disk.uuid}", reasons={"http": "its SR is plugged on no host; plug a PBD of it first"}
             )
         plugged.sort(key=lambda ref: (ref != self._view.master, not hosts[ref]["enabled"]))
-        own = self._session.endpoint
-        if self._endpoint is not None:
-            return iter([self._endpoint, *(self._endpoint.at(hosts[ref]["address"]) for ref in plugged)])
-        assert own is not None, "a session without an endpoint needs one: `choose` looks"
-        return (own if ref == self._view.master else own.at(hosts[ref]["address"]) for ref in plugged)
+        base = self._base
+        found = [base] if self._endpoint is not None else []  # of which nobody knows which host it is
+        for ref in plugged:
+            if self._endpoint is None and ref == self._view.master:
+                found.append(base)
+                continue
+            with suppress(NotConnected):  # no address yet, or one to which the session may not go
+                found.append(base.at(hosts[ref]["address"]))
+        return found
 
     def _follow(self, task: TransferTask, location: str) -> Endpoint:
         """Where a redirect leads, if that is a host of the pool: nobody else gets the session."""
         address = urllib.parse.urlsplit(location).hostname or ""
-        base = self._endpoint or self._session.endpoint
-        assert base is not None  # it is how we got here
         for host in self._view.all("host").values():
             if host["address"] and _same_address(host["address"], address):
-                return base.at(host["address"])
+                return self._base.at(host["address"])
         task.is_settled = True
         raise TransferFailed(
             task.what, problem=f"the host sends us to {address or 'nowhere'}, which is no host of the pool"
@@ -335,7 +346,7 @@ def _no_image_is_bad(download: Download) -> Iterator[None]:
     """What a host sends, and is no VHD, is the host's failure, and nobody's bad image."""
     try:
         yield
-    except (InvalidImage, EndOfFile) as error:
+    except (InvalidImage, UnsupportedImage, EndOfFile) as error:
         raise download.explain(
             f"what came is no good VHD ({getattr(error, 'problem', 'it ended too soon')})"
         ) from error

@@ -77,9 +77,8 @@ class TransferTask:
 
         Raises TransferFailed, and XapiUnreachable where the task stays pending, as those of dead hosts do.
         """
-        is_over = self.wait(self._patience.settle)
         self.is_settled = True
-        if not is_over:
+        if not self.wait(self._patience.settle):
             cause = broken or TimeoutError(f"its task is still pending after {self._patience.settle:.0f} s")
             raise XapiUnreachable(self.call, cause) from broken
         self.check()
@@ -149,13 +148,14 @@ def _destroy_once(view: View, ref: TaskRef) -> None:
 
 
 def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool:
-    """Take a disk out of the control domains where a transfer that is over has left it; whether it is out of all.
+    """Take a disk out of where a transfer that is over has left it; whether it is out of all such places.
 
-    A host that died, or whose xapi was restarted, leaves its VBD (facts/requirements.md R6). One that carries a mark
-    of another attempt, on which xapi is working, or for which a task is pending, is in use and stays. Idempotent.
-    Raises XapiError, XapiUnreachable. Costs one call where there is nothing to do, else three, and two for each VBD.
+    Those are control domains, where a host that died, or whose xapi was restarted, leaves its VBD (R6 of
+    facts/requirements.md), and any VM with a VBD of this `attempt`. A VBD of another attempt, one on which xapi is
+    working, and one in a control domain while a task of the disk is pending, are in use and stay. Idempotent. Raises
+    XapiError, XapiUnreachable. Costs one call where there is nothing to do, else three, and two for each VBD.
     """
-    stuck = _stuck(view, vdi_ref)
+    stuck = _stuck(view, vdi_ref, attempt)
     if not stuck:
         return True
     if _has_task(view, vdi_ref):
@@ -202,14 +202,19 @@ def _is_there(view: View, vbd_ref: VBDRef) -> bool:
     return True
 
 
-def _stuck(view: View, vdi_ref: VDIRef) -> dict[VBDRef, Record]:
-    """The disk's VBDs on control domains; the VDI is read along where it has any VBD."""
+def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[VBDRef, Record]:
+    """The disk's VBDs on control domains, and the attempt's; the VDI is read along where it has any VBD."""
     vbds = view.find("VBD", {"VDI": vdi_ref})
     if not vbds:
         return {}
     view.read({"VM": {vbd["VM"] for vbd in vbds.values()}, "VDI": [vdi_ref]})
-    vms = {ref: view.known("VM", vbd["VM"]) for ref, vbd in vbds.items()}
-    return {VBDRef(ref): vbds[ref] for ref, vm in vms.items() if vm is not None and vm["is_control_domain"]}
+
+    def is_stuck(vbd: Record) -> bool:
+        vm = view.known("VM", vbd["VM"])
+        is_ours = attempt is not None and attempt.has_marked(vbd)
+        return is_ours or (vm is not None and bool(vm["is_control_domain"]))
+
+    return {VBDRef(ref): vbd for ref, vbd in vbds.items() if is_stuck(vbd)}
 
 
 def _has_task(view: View, vdi_ref: VDIRef) -> bool:

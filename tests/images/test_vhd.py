@@ -1,0 +1,753 @@
+"""A VHD is read as its maker meant it, whoever that is, and a bad one is refused with what is wrong and where."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import pytest
+import vhdkit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model
+
+from xenvol.images.contents import EndOfFile, NeedsFile
+from xenvol.images.errors import ImageTooLarge, InvalidImage, TruncatedImage, UnsupportedImage
+from xenvol.images.formats import vhd
+from xenvol.images.formats.vhd_blocks import set_runs
+
+QemuImg = Callable[..., str]
+RUNS = {512: b"a" * 1024, BLOCK - 512: b"b" * 1024, 2 * BLOCK + 4096: b"c" * MIB}
+SIZE = 3 * BLOCK
+ID = UUID("11111111-2222-4333-8444-555555555555")
+PARENT = UUID("99999999-2222-4333-8444-555555555555")
+
+
+def read_file(image: bytes) -> bytes:
+    layer = vhd.from_file(BytesFile(image))
+    return laid_out(layer.virtual_size, layer.pieces())
+
+
+def read_stream(image: bytes) -> bytes:
+    stream = BytesStream(image)
+    layer = vhd.from_stream(stream)
+    disk = laid_out(layer.virtual_size, layer.pieces())
+    assert stream.position == len(image), "the stream was not drained"
+    return disk
+
+
+# --- what is good ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_vhd_reads_as_it_was_made(data: st.DataObject) -> None:
+    """Dynamic or differencing, blocks in any order, gaps, garbage where no bit is set, spare entries: all the same."""
+    size, block_size, (runs,) = data.draw(vhdkit.layers())
+    blocks = list(range(vhdkit.blocks_of(size, block_size)))
+    options: dict[str, Any] = {
+        "block_size": block_size,
+        "order": data.draw(st.permutations(blocks)),
+        "empty": data.draw(st.lists(st.sampled_from(blocks), max_size=2)),
+        "gap": data.draw(st.sampled_from([0, 512, 4096])),
+        "spare": data.draw(st.sampled_from([0, 1, 200])),
+        "header_at": data.draw(st.sampled_from([512, 1024, 4096])),
+        "parent": data.draw(st.sampled_from([None, PARENT])),
+        "garbage": True,
+    }
+    image = vhdkit.make_dynamic(size, runs, **options)
+    expected = model(size, runs)
+    assert read_file(image) == expected
+    assert read_stream(image) == expected
+    at_end = vhdkit.make_dynamic(size, runs, bat_at_end=True, **options)
+    assert read_file(at_end) == expected
+
+
+@settings(max_examples=30)
+@given(vhdkit.layers(), st.randoms(use_true_random=False))
+def test_pieces_are_what_the_bitmaps_say_and_no_more(
+    drawn: tuple[int, int, list[dict[int, bytes]]], chance: random.Random
+) -> None:
+    """What a differencing VHD does not hold is its parent's, so that not a sector too many may be given."""
+    size, block_size, (runs,) = drawn
+    order = list(range(vhdkit.blocks_of(size, block_size)))
+    chance.shuffle(order)
+    image = vhdkit.make_differencing(
+        size, runs, parent=PARENT, block_size=block_size, order=order, garbage=True
+    )
+    expected = {at // 512 for offset, data in runs.items() for at in range(offset, offset + len(data), 512)}
+    for layer in (vhd.from_file(BytesFile(image)), vhd.from_stream(BytesStream(image))):
+        pieces = list(layer.pieces())
+        found = [at // 512 for offset, data in pieces for at in range(offset, offset + len(data), 512)]
+        assert sorted(found) == sorted(expected)
+        assert layer.allocated is not None
+        assert len(found) * 512 <= layer.allocated <= size
+        if layer.is_ordered:
+            assert pieces == sorted(pieces)
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 7))
+def test_runs_are_the_bits_that_are_set(bits: bytes, less: int) -> None:
+    """The first sector is the highest bit of the first byte."""
+    count = len(bits) * 8 - less
+    found = {bit for first, last in set_runs(bits, count) for bit in range(first, last)}
+    assert found == {bit for bit in range(count) if bits[bit // 8] & (0x80 >> bit % 8)}
+    assert all(first < last for first, last in set_runs(bits, count))
+
+
+def test_a_layer_tells_what_it_is() -> None:
+    """All that its footer and its header say; a hidden one says so, and a fixed one has no blocks."""
+    image = vhdkit.make_differencing(SIZE, RUNS, uuid=ID, parent=PARENT, parent_name="bäse.vhd", hidden=True)
+    layer = vhd.from_file(BytesFile(image))
+    assert (layer.format, layer.kind, layer.virtual_size) == ("vhd", "differencing", SIZE)
+    assert (layer.uuid, layer.parent_uuid, layer.parent_name) == (ID, PARENT, "bäse.vhd")
+    assert (layer.block_size, layer.is_hidden, layer.allocated) == (BLOCK, True, SIZE)
+    assert repr(layer) == f"<Layer 'disk.vhd': differencing VHD {ID} of {SIZE} bytes>"
+
+    layer = vhd.from_file(BytesFile(vhdkit.make_dynamic(SIZE - 512, {SIZE - 1024: b"z" * 512})))
+    assert (layer.kind, layer.parent_uuid, layer.parent_name, layer.is_hidden) == ("dynamic", None, "", False)
+    assert layer.allocated == BLOCK - 512
+
+    layer = vhd.from_file(BytesFile(vhdkit.make_fixed(b"x" * MIB, uuid=ID)))
+    assert (layer.kind, layer.uuid, layer.block_size, layer.allocated) == ("fixed", ID, 0, MIB)
+
+
+def test_order_is_the_disks_in_a_file_and_the_files_in_a_stream() -> None:
+    """So that a file fills a disk from its beginning, and a stream is read as it comes."""
+    image = vhdkit.make_dynamic(SIZE, RUNS, order=[2, 0, 1])
+    layer = vhd.from_file(BytesFile(image))
+    assert layer.is_ordered
+    assert [piece.offset for piece in layer.pieces()] == [512, BLOCK - 512, BLOCK, 2 * BLOCK + 4096]
+    layer = vhd.from_stream(BytesStream(image))
+    assert not layer.is_ordered
+    assert [piece.offset // BLOCK for piece in layer.pieces()] == [2, 0, 0, 1]
+    assert vhd.from_stream(BytesStream(vhdkit.make_dynamic(SIZE, RUNS))).is_ordered
+
+
+def test_whole_blocks_are_given_in_pieces_of_a_mebibyte() -> None:
+    """Each is one read, and what is not there is not read at all."""
+    image = vhdkit.make_dynamic(SIZE, {0: b"x" * BLOCK, 2 * BLOCK: b"y" * 512, 3 * BLOCK - 512: b"z" * 512})
+    file = BytesFile(image)
+    layer = vhd.from_file(file)
+    file.reads.clear()
+    assert [len(piece.data) for piece in layer.pieces()] == [MIB, MIB, 512, 512]
+    assert [size for _, size in file.reads] == [
+        512,
+        MIB,
+        MIB,
+        512,
+        512,
+        512,
+        512,
+    ]  # bitmaps, data, the footer
+
+
+def test_tables_are_read_before_anything_is_given_and_no_more_of_the_stream() -> None:
+    """What can be known of a stream is known before a disk is made for it."""
+    stream = BytesStream(vhdkit.make_dynamic(SIZE, RUNS))
+    vhd.from_stream(stream)
+    assert stream.position == 512 + 1024 + 4 * 3
+
+
+@pytest.mark.parametrize("size", [512, MIB, MIB + 512, 3 * MIB - 512])
+def test_fixed_vhds_are_read_from_files_and_from_streams_of_known_length(size: int) -> None:
+    content = model(size, vhdkit.painted(size, [(0, 1 << 30)], 1))
+    image = vhdkit.make_fixed(content, uuid=ID)
+    assert vhd.is_fixed(BytesFile(image))
+    assert read_file(image) == content
+    layer = vhd.fixed_from_stream(BytesStream(image, knows_length=True))
+    assert (layer.virtual_size, layer.uuid) == (size, vhd.UNKNOWN)
+    assert laid_out(size, layer.pieces()) == content
+    assert layer.uuid == ID
+
+
+def test_a_hidden_fixed_vhd_in_a_stream_is_known_to_be_when_it_has_been_read() -> None:
+    layer = vhd.fixed_from_stream(BytesStream(vhdkit.make_fixed(bytes(MIB), hidden=True), knows_length=True))
+    assert not layer.is_hidden
+    list(layer.pieces())
+    assert layer.is_hidden
+
+
+def test_holes_of_a_fixed_vhd_are_not_read() -> None:
+    """A file system tells them in its own grain, and two ranges may share a sector."""
+
+    class Holey(BytesFile):
+        def data_ranges(self) -> Iterator[tuple[int, int]]:
+            yield from [(600, 700), (900, 5000), (MIB - 100, 3 * MIB + 1), (self.size - 4096, self.size)]
+
+    content = model(5 * MIB, vhdkit.painted(5 * MIB, [(1, 9), (2047, 4098), (10233, 7)], 1))
+    file = Holey(vhdkit.make_fixed(content))
+    pieces = list(vhd.from_file(file).pieces())
+    assert laid_out(5 * MIB, iter(pieces)) == content
+    assert [(piece.offset, piece.end) for piece in pieces] == [
+        (512, 1024),
+        (1024, 5120),
+        (MIB - 512, MIB),
+        (MIB, 2 * MIB),
+        (2 * MIB, 3 * MIB),
+        (3 * MIB, 3 * MIB + 512),
+        (5 * MIB - 3584, 5 * MIB),
+    ]
+
+
+def test_a_raw_image_and_a_dynamic_vhd_are_no_fixed_ones() -> None:
+    for other in (b"", bytes(511), bytes(512), bytes(MIB), vhdkit.make_dynamic(SIZE, RUNS)):
+        assert not vhd.is_fixed(BytesFile(other))
+    damaged = vhdkit.patched(vhdkit.make_fixed(bytes(MIB)), MIB + 70, b"!")
+    assert not vhd.is_fixed(BytesFile(damaged))
+
+
+def test_a_fixed_vhd_with_a_bad_size_is_still_no_raw_image() -> None:
+    """Were it taken for one, its footer would become part of the disk."""
+    image = vhdkit.with_footer(vhdkit.make_fixed(bytes(MIB)), 48, struct.pack(">Q", 4 * MIB))
+    assert vhd.is_fixed(BytesFile(image))
+
+
+def test_a_damaged_copy_of_the_footer_does_not_matter_in_a_file() -> None:
+    """The one at the end is the footer, as it is to vhd-util; a stream has only the copy when it is wanted."""
+    image = vhdkit.make_dynamic(SIZE, RUNS)
+    for damaged in (vhdkit.patched(image, 100, b"!"), vhdkit.patched(image, 0, bytes(512))):
+        assert read_file(damaged) == model(SIZE, RUNS)
+        with pytest.raises(InvalidImage):
+            vhd.from_stream(BytesStream(damaged))
+
+
+def test_blocks_before_the_table_need_a_file() -> None:
+    with pytest.raises(NeedsFile, match="lie before the table"):
+        vhd.from_stream(BytesStream(vhdkit.make_dynamic(SIZE, RUNS, bat_at_end=True)))
+
+
+def test_a_table_before_the_header_needs_a_file() -> None:
+    image = bytearray(vhdkit.make_dynamic(SIZE, RUNS, header_at=4096))
+    (table,) = struct.unpack_from(">Q", image, 4096 + 16)
+    image[1024:1036] = image[table : table + 12]
+    moved = vhdkit.with_header(bytes(image), 16, struct.pack(">Q", 1024))
+    assert read_file(moved) == model(SIZE, RUNS)
+    with pytest.raises(NeedsFile, match="which no stream gives"):
+        vhd.from_stream(BytesStream(moved))
+
+
+def test_a_fixed_vhd_in_a_stream_of_unknown_length_needs_a_file() -> None:
+    with pytest.raises(NeedsFile, match="length"):
+        vhd.fixed_from_stream(BytesStream(vhdkit.make_fixed(bytes(MIB))))
+
+
+# --- other makers, other readers ------------------------------------------------------------------------------------
+
+BOUNDARIES = [512, MIB - 512, BLOCK - 512, BLOCK, BLOCK + 512, 4 * BLOCK - 4096, 3 * BLOCK + 7 * 512]
+
+
+@pytest.mark.parametrize("size", BOUNDARIES)
+@pytest.mark.parametrize("kind", ["fixed", "dynamic"])
+def test_what_qemu_wrote_is_read_as_qemu_reads_it(
+    kind: str, size: int, tmp_path: Path, qemu_img: QemuImg
+) -> None:
+    chance = random.Random(size)
+    spans = [(chance.randrange(size // 512), chance.randrange(1, 300)) for _ in range(6)]
+    raw, image, back = tmp_path / "raw", tmp_path / "vhd", tmp_path / "back"
+    raw.write_bytes(model(size, vhdkit.painted(size, spans, 1)))
+    qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", f"subformat={kind},force_size=on", raw, image)
+    qemu_img("convert", "-f", "vpc", "-O", "raw", image, back)
+    assert back.read_bytes() == raw.read_bytes(), "qemu does not read what it wrote"
+    assert read_file(image.read_bytes()) == raw.read_bytes()
+    if kind == "dynamic":
+        assert read_stream(image.read_bytes()) == raw.read_bytes()
+    else:
+        assert vhd.is_fixed(BytesFile(image))
+
+
+@settings(max_examples=15)
+@given(drawn=vhdkit.layers(block_sizes=(BLOCK,)), chance=st.randoms(use_true_random=False))
+def test_qemu_reads_the_same(
+    drawn: tuple[int, int, list[dict[int, bytes]]],
+    chance: random.Random,
+    tmp_path_factory: pytest.TempPathFactory,
+    qemu_img: QemuImg,
+) -> None:
+    """Of dynamic VHDs that the tests make, qemu, which looks at no bitmap, tells the same disk."""
+    size, block_size, (runs,) = drawn
+    order = list(range(vhdkit.blocks_of(size, block_size)))
+    chance.shuffle(order)
+    image = vhdkit.make_dynamic(size, runs, order=order)
+    directory = tmp_path_factory.mktemp("qemu")
+    (directory / "vhd").write_bytes(image)
+    qemu_img("convert", "-f", "vpc", "-O", "raw", directory / "vhd", directory / "raw")
+    assert read_file(image) == (directory / "raw").read_bytes()
+
+
+@settings(max_examples=30)
+@given(drawn=vhdkit.layers())
+def test_libvhdi_reads_the_same(
+    drawn: tuple[int, int, list[dict[int, bytes]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pyvhdi = pytest.importorskip("pyvhdi", reason="libvhdi-python reads VHDs independently")
+    size, block_size, (runs,) = drawn
+    path = tmp_path_factory.mktemp("libvhdi") / "disk.vhd"
+    path.write_bytes(vhdkit.make_dynamic(size, runs, block_size=block_size))
+    file = pyvhdi.file()
+    file.open(str(path))
+    try:
+        assert file.get_media_size() == size
+        assert read_file(path.read_bytes()) == file.read()
+    finally:
+        file.close()
+
+
+# --- what is bad ----------------------------------------------------------------------------------------------------
+
+GOOD = vhdkit.make_dynamic(SIZE, RUNS, uuid=ID)
+DIFFERENCING = vhdkit.make_differencing(SIZE, RUNS, uuid=ID, parent=PARENT)
+FIXED = vhdkit.make_fixed(bytes(MIB), uuid=ID)
+TABLE = 512 + 1024
+FIRST_BLOCK = TABLE + 512
+STRIDE = 512 + BLOCK
+
+
+def u32(value: int) -> bytes:
+    return struct.pack(">I", value)
+
+
+def u64(value: int) -> bytes:
+    return struct.pack(">Q", value)
+
+
+def broken_footer(at: int, new: bytes, image: bytes = GOOD) -> bytes:
+    return vhdkit.with_footer(image, at, new)
+
+
+def broken_header(at: int, new: bytes, image: bytes = GOOD) -> bytes:
+    return vhdkit.with_header(image, at, new)
+
+
+class Bad(NamedTuple):
+    """`offset` is one of the footer where it is negative: counted from the end of a file, from 0 in a stream."""
+
+    name: str
+    image: bytes
+    error: type[Exception]
+    problem: str
+    offset: int | None = None
+
+
+def in_footer(at: int) -> int:
+    return at - 512
+
+
+BAD = [
+    Bad("footer: version", broken_footer(12, u32(0x20000)), UnsupportedImage, "version 2.0"),
+    Bad("footer: type 0", broken_footer(60, u32(0)), InvalidImage, "of the type 0", in_footer(60)),
+    Bad("footer: type 5", broken_footer(60, u32(5)), InvalidImage, "of the type 5", in_footer(60)),
+    Bad("footer: type fixed", broken_footer(60, u32(2)), InvalidImage, "a fixed VHD only ends with one", 0),
+    Bad("footer: size 0", broken_footer(48, u64(0)), InvalidImage, "has no size", in_footer(48)),
+    Bad(
+        "footer: odd size", broken_footer(48, u64(SIZE + 1)), InvalidImage, "not whole sectors", in_footer(48)
+    ),
+    Bad("footer: too large", broken_footer(48, u64((2040 << 30) + 512)), ImageTooLarge, "a VHD has at most"),
+    Bad(
+        "footer: far too large",
+        broken_footer(48, b"\xff" * 7 + b"\0"),
+        ImageTooLarge,
+        "at most 2190433320960",
+    ),
+    Bad("footer: header in it", broken_footer(16, u64(256)), InvalidImage, "header lies over its footer", 16),
+    Bad("footer: header at 0", broken_footer(16, u64(0)), InvalidImage, "header lies over its footer", 16),
+    Bad("footer: header elsewhere", broken_footer(16, u64(1024)), InvalidImage, "no header where", 1024),
+    Bad(
+        "footer: header nowhere",
+        broken_footer(16, u64(2**64 - 1)),
+        TruncatedImage,
+        "tables goes on",
+        len(GOOD),
+    ),
+    Bad("header: cookie", broken_header(0, b"sparsecx"), InvalidImage, "no header where", 512),
+    Bad(
+        "header: checksum",
+        vhdkit.patched(GOOD, 512 + 36, u32(7)),
+        InvalidImage,
+        "checksum 0x00000007",
+        512 + 36,
+    ),
+    Bad(
+        "header: damaged", vhdkit.patched(GOOD, 512 + 900, b"!"), InvalidImage, "header is damaged", 512 + 36
+    ),
+    Bad("header: version", broken_header(24, u32(0x10001)), UnsupportedImage, "version 1.1"),
+    Bad("header: table at 0", broken_header(16, u64(0)), InvalidImage, "table lies over", 512 + 16),
+    Bad("header: table in it", broken_header(16, u64(1024)), InvalidImage, "table lies over", 512 + 16),
+    Bad(
+        "header: table nowhere",
+        broken_header(16, u64(2**64 - 1)),
+        TruncatedImage,
+        "tables goes on",
+        len(GOOD),
+    ),
+    Bad(
+        "header: table cut",
+        broken_header(16, u64(len(GOOD) - 8)),
+        TruncatedImage,
+        "tables goes on",
+        len(GOOD),
+    ),
+    Bad("header: no entries", broken_header(28, u32(0)), InvalidImage, "has 0 entries", 512 + 28),
+    Bad("header: few entries", broken_header(28, u32(2)), InvalidImage, "bytes needs 3", 512 + 28),
+    Bad(
+        "header: many entries",
+        broken_header(28, u32(2**32 - 1)),
+        InvalidImage,
+        "4294967295 entries",
+        512 + 28,
+    ),
+    Bad("header: block of 0", broken_header(32, u32(0)), InvalidImage, "blocks of 0 bytes", 512 + 32),
+    Bad(
+        "header: block of 256K", broken_header(32, u32(256 * KIB)), InvalidImage, "of 262144 bytes", 512 + 32
+    ),
+    Bad("header: block of 512M", broken_header(32, u32(512 * MIB)), InvalidImage, "powers of two", 512 + 32),
+    Bad("header: odd block", broken_header(32, u32(3 * MIB)), InvalidImage, "powers of two", 512 + 32),
+    Bad(
+        "header: larger blocks",
+        broken_header(32, u32(2 * BLOCK)),
+        InvalidImage,
+        "lies over its block",
+        TABLE + 4,
+    ),
+    Bad(
+        "header: own parent", broken_header(40, ID.bytes, DIFFERENCING), InvalidImage, "own parent", 512 + 40
+    ),
+    Bad("table: block at 0", vhdkit.with_entry(GOOD, 0, 0), InvalidImage, "lies over its footer", TABLE),
+    Bad("table: block in header", vhdkit.with_entry(GOOD, 2, 2), InvalidImage, "lies over", TABLE + 8),
+    Bad("table: block in table", vhdkit.with_entry(GOOD, 1, 3), InvalidImage, "lies over", TABLE + 4),
+    Bad(
+        "table: two at one place",
+        vhdkit.with_entry(GOOD, 2, FIRST_BLOCK // 512),
+        InvalidImage,
+        "block 2 lies over its block 0",
+        TABLE + 8,
+    ),
+    Bad(
+        "table: overlap by a sector",
+        vhdkit.with_entry(GOOD, 1, (FIRST_BLOCK + STRIDE) // 512 - 1),
+        InvalidImage,
+        "block 1 lies over its block 0",
+        TABLE + 4,
+    ),
+    Bad(
+        "table: far away", vhdkit.with_entry(GOOD, 1, 2**32 - 2), TruncatedImage, "block 1 ends at", TABLE + 4
+    ),
+    Bad(
+        "table: over the last footer",
+        vhdkit.with_entry(GOOD, 2, (FIRST_BLOCK + 2 * STRIDE) // 512 + 1),
+        TruncatedImage,
+        "block 2 ends at",
+        TABLE + 8,
+    ),
+    Bad(
+        "table: behind the disk",
+        vhdkit.with_entry(vhdkit.make_dynamic(SIZE, RUNS, spare=2), 4, 2**20),
+        InvalidImage,
+        "block 4 lies behind the end of the disk",
+        TABLE + 16,
+    ),
+]
+
+
+def check(bad: Bad, caught: Exception, offset: int | None) -> None:
+    assert type(caught) is bad.error
+    assert bad.problem in str(caught)
+    assert str(caught).startswith("disk.vhd ")
+    if isinstance(caught, InvalidImage):
+        assert caught.offset == offset
+        assert caught.format == "vhd"
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_a_bad_vhd_is_refused_before_its_pieces(bad: Bad) -> None:
+    """With the error of its kind, what is wrong, and where."""
+    offset = len(bad.image) + bad.offset if bad.offset is not None and bad.offset < 0 else bad.offset
+    with pytest.raises(bad.error) as caught:
+        vhd.from_file(BytesFile(bad.image))
+    check(bad, caught.value, offset)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_a_bad_vhd_in_a_stream_is_refused_as_well(bad: Bad) -> None:
+    """Before its pieces where the stream's length is known, and never later than at its end."""
+    offset = 512 + bad.offset if bad.offset is not None and bad.offset < 0 else bad.offset
+    with pytest.raises(bad.error) as caught:
+        vhd.from_stream(BytesStream(bad.image, knows_length=True))
+    check(bad, caught.value, offset)
+    with pytest.raises(bad.error) as caught:
+        list(vhd.from_stream(BytesStream(bad.image)).pieces())
+    assert type(caught.value) is bad.error
+
+
+FIXED_BAD = [
+    Bad("type", broken_footer(60, u32(3), FIXED), TruncatedImage, "tables goes on", len(FIXED)),
+    Bad("size", broken_footer(48, u64(MIB - 512), FIXED), InvalidImage, "1048576 are there", MIB - 512),
+    Bad("larger", broken_footer(48, u64(MIB + 512), FIXED), TruncatedImage, "1048576 are there", len(FIXED)),
+    Bad("checksum", vhdkit.patched(FIXED, MIB + 64, u32(1)), InvalidImage, "damaged", MIB + 64),
+    Bad("cookie", vhdkit.patched(FIXED, MIB, b"connectix"), InvalidImage, "no footer", MIB),
+    Bad("cut", FIXED[:-1], InvalidImage, "no footer", MIB - 1),
+    Bad("none", b"", TruncatedImage, "shorter than a footer", 0),
+    Bad("short", FIXED[-511:], TruncatedImage, "shorter than a footer", 511),
+    Bad("only a footer", FIXED[-512:], InvalidImage, "only ends with one", 0),
+    Bad("disk in a disk", GOOD[:512] + FIXED[512:], InvalidImage, "only ends with one", 0),
+]
+
+
+@pytest.mark.parametrize("bad", FIXED_BAD, ids=lambda bad: bad.name)
+def test_a_bad_fixed_vhd_is_refused(bad: Bad) -> None:
+    with pytest.raises(bad.error) as caught:
+        vhd.from_file(BytesFile(bad.image))
+    check(bad, caught.value, bad.offset)
+
+
+@pytest.mark.parametrize("bad", FIXED_BAD, ids=lambda bad: bad.name)
+def test_a_bad_fixed_vhd_in_a_stream_is_refused_at_its_end(bad: Bad) -> None:
+    if bad.name == "disk in a disk":
+        pytest.skip(
+            "its caller says that it is fixed, so that its first bytes are the disk's"
+        ) if False else None
+        assert laid_out(MIB, vhd.fixed_from_stream(BytesStream(bad.image, knows_length=True)).pieces())
+        return
+    with pytest.raises(InvalidImage):
+        list(vhd.fixed_from_stream(BytesStream(bad.image, knows_length=True)).pieces())
+
+
+@pytest.mark.parametrize(
+    ("at", "new", "what"),
+    [
+        (48, u64(2 * BLOCK + 512), "size"),
+        (60, u32(4), "type"),
+        (68, uuid4().bytes, "UUID"),
+        (16, u64(1024), "header's place"),
+    ],
+)
+def test_footers_that_disagree_are_refused(at: int, new: bytes, what: str) -> None:
+    """Somebody wrote one and not the other; which one is right nobody knows."""
+    image = GOOD[:-512] + vhdkit.summed(vhdkit.patched(GOOD[-512:], at, new), 64)
+    with pytest.raises(InvalidImage, match=f"disagree about its {what}") as caught:
+        vhd.from_file(BytesFile(image))
+    assert caught.value.offset == len(GOOD) - 512
+    layer = vhd.from_stream(BytesStream(image))
+    with pytest.raises(InvalidImage, match=f"disagree about its {what}"):
+        list(layer.pieces())
+
+
+CUTS = [
+    1,
+    300,
+    511,
+    512,
+    513,
+    1535,
+    1536,
+    1540,
+    FIRST_BLOCK,
+    FIRST_BLOCK + 100,
+    FIRST_BLOCK + STRIDE + 512 + MIB,
+]
+
+
+@pytest.mark.parametrize("length", [*CUTS, *(len(GOOD) - less for less in (1, 511, 512, 513, STRIDE))])
+def test_a_vhd_that_was_cut_is_refused(length: int) -> None:
+    """Wherever that was, and by the number of bytes that are there."""
+    cut = GOOD[:length]
+    with pytest.raises(TruncatedImage):
+        read_file(cut)
+    with pytest.raises(TruncatedImage):
+        read_stream(cut)
+    if length >= TABLE + 12:
+        with pytest.raises(TruncatedImage):
+            vhd.from_stream(BytesStream(cut, knows_length=True))
+
+
+@pytest.mark.parametrize("more", [b"!", bytes(512), b"x" * 3 * MIB])
+def test_a_vhd_with_something_behind_it_is_refused(more: bytes) -> None:
+    """Its footer is its end: what comes behind may be the half of a longer one."""
+    for read in (read_file, read_stream):
+        with pytest.raises(InvalidImage, match="something was appended"):
+            read(GOOD + more)
+
+
+def test_a_damaged_footer_at_the_end_is_refused() -> None:
+    image = vhdkit.patched(GOOD, len(GOOD) - 100, b"!")
+    for read in (read_file, read_stream):
+        with pytest.raises(InvalidImage, match="last 512 bytes are no footer"):
+            read(image)
+
+
+def test_two_damaged_footers_are_refused() -> None:
+    image = vhdkit.patched(vhdkit.patched(GOOD, len(GOOD) - 100, b"!"), 100, b"!")
+    with pytest.raises(InvalidImage, match="footer is damaged") as caught:
+        vhd.from_file(BytesFile(image))
+    assert caught.value.offset == 64
+
+
+def test_what_does_not_begin_like_a_vhd_is_none_as_a_stream() -> None:
+    with pytest.raises(InvalidImage, match="there is no footer"):
+        vhd.from_stream(BytesStream(FIXED))
+
+
+def test_a_file_that_shrinks_while_it_is_read_was_cut() -> None:
+    class Shrinking(BytesFile):
+        def pread(self, offset: int, size: int, /) -> bytes:
+            if offset > TABLE and size < self.size and len(self.reads) > 6:
+                raise EndOfFile
+            return super().pread(offset, size)
+
+    layer = vhd.from_file(Shrinking(GOOD))
+    with pytest.raises(TruncatedImage):
+        list(layer.pieces())
+
+
+def test_a_stream_without_an_end_is_left() -> None:
+    """No VHD is longer than its table can say, so that nobody waits for ever."""
+
+    class Endless(BytesStream):
+        def read(self, size: int, /) -> bytes:
+            part = super().read(size)
+            self.given = getattr(self, "given", 0) + size
+            return part if part else self.zeros[:size]
+
+        zeros = memoryview(bytes(MIB))
+
+    stream: Any = Endless(GOOD)
+    layer = vhd.from_stream(stream)
+    layer._source._position = (2 << 40) - GIB  # nobody wants to wait for two TiB here
+    with pytest.raises(InvalidImage, match="goes on where no VHD can have anything"):
+        list(layer.pieces())
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+class Made:
+    """A file of 2040 GiB: its beginning and its end, and zeros between them; all blocks are there, and all are empty."""
+
+    def __init__(self, *, order: Callable[[int, int], int]) -> None:
+        size = 2040 * GIB
+        count = size // BLOCK
+        self.name = "large.vhd"
+        closing = vhdkit.footer(size, 3, ID)
+        first = (TABLE + 4 * count) // 512
+        table = (first + STRIDE // 512 * order(index, count) for index in range(count))
+        self.head = (
+            closing
+            + vhdkit.header(TABLE, count, BLOCK)
+            + b"".join(struct.pack(">I", sector) for sector in table)
+        )
+        self.size = len(self.head) + count * STRIDE + 512
+        self.tail = closing
+
+    def pread(self, offset: int, size: int, /) -> bytes:
+        if offset < len(self.head):
+            return self.head[offset : offset + size]
+        return self.tail if offset == self.size - 512 else bytes(size)
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        raise AssertionError("it is not fixed")
+
+
+ORDERS: dict[str, Callable[[int, int], int]] = {
+    "ascending": lambda index, count: index,
+    "descending": lambda index, count: count - 1 - index,
+    "scattered": lambda index, count: index * 7919 % count,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_largest_vhd_takes_little_memory(order: str) -> None:
+    """Whatever the order of its blocks; a list of them would not fit."""
+    file = Made(order=ORDERS[order])
+    tracemalloc.start()
+    try:
+        layer = vhd.from_file(file)
+        assert layer.allocated == 2040 * GIB
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * MIB
+    assert sum(1 for _ in layer.pieces()) == 0
+
+
+def test_entries_that_all_name_one_place_are_refused_at_once() -> None:
+    """Rather than sorted."""
+    file = Made(order=lambda index, count: 5)
+    with pytest.raises(InvalidImage, match="overlap"):
+        vhd.from_file(file)
+
+
+# --- anything -------------------------------------------------------------------------------------------------------
+
+OURS = (InvalidImage, UnsupportedImage, ImageTooLarge, NeedsFile)
+
+
+def mutated(image: bytes, chance: random.Random) -> bytes:
+    """Some bytes of the structures changed, mostly with the checksums that make them worth a look."""
+    places = [(0, 512), (512, 1024), (TABLE, 64), (FIRST_BLOCK, 512), (len(image) - 512, 512)]
+    for _ in range(chance.randint(1, 4)):
+        start, length = chance.choice(places)
+        width = chance.choice([1, 2, 4, 8])
+        at = start + chance.randrange(length // width) * width
+        value = chance.choice([0, 1, 2, 3, 4, 511, 512, 513, 2**31, 2**32 - 1, 2**63, chance.getrandbits(64)])
+        image = vhdkit.patched(image, at, (value % 256**width).to_bytes(width, "big"))[: len(image)]
+    if chance.random() < 0.9:
+        image = vhdkit.patched(image, 512, vhdkit.summed(image[512:1536], 36))
+        image = vhdkit.patched(image, 0, vhdkit.summed(image[:512], 64))
+        image = image[:-512] + (
+            vhdkit.summed(image[-512:], 64) if chance.random() < 0.5 else image[:512]
+        )  # as a rule both say the same
+    if chance.random() < 0.1:
+        image = image[: chance.randrange(len(image))]
+    return image
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_random_change_is_read_or_refused(seed: int) -> None:
+    """No other error, no read outside of the file, never more than the disk has."""
+    chance = random.Random(seed)
+    runs = {512: b"a" * 1024, 512 * KIB - 512: b"b" * 1024}
+    images = [
+        vhdkit.make_dynamic(2 * MIB - 512, runs, block_size=512 * KIB, uuid=ID, order=[1, 0]),
+        vhdkit.make_differencing(MIB, runs, block_size=512 * KIB, uuid=ID, parent=PARENT),
+        vhdkit.make_fixed(bytes(64 * KIB), uuid=ID),
+    ]
+    for number in range(150):
+        image = mutated(images[number % 3], chance)
+        for open_it in (
+            lambda image: vhd.from_file(BytesFile(image)),
+            lambda image: vhd.from_stream(BytesStream(image)),
+            lambda image: vhd.from_stream(BytesStream(image, knows_length=True)),
+            lambda image: vhd.fixed_from_stream(BytesStream(image, knows_length=True)),
+        ):
+            given_bytes = 0
+            try:
+                layer = open_it(image)
+                for piece in layer.pieces():
+                    given_bytes += len(piece.data)
+                    assert 0 <= piece.offset < piece.end <= layer.virtual_size
+            except OURS:
+                pass
+            else:
+                assert given_bytes <= layer.virtual_size
+
+
+def test_the_fuzzer_starts(tmp_path: Path) -> None:
+    """Where atheris is installed, its harness runs; for long by hand."""
+    pytest.importorskip("atheris", reason="the fuzzer is a tool of its own")
+    harness = Path(__file__).with_name("fuzz_vhd.py")
+    done = subprocess.run(
+        [sys.executable, str(harness), "-runs=50", f"-artifact_prefix={tmp_path}/"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
