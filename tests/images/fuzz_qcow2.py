@@ -1,4 +1,4 @@
-"""A second maker of qcow2 images, which shares no code with the library, and what must hold of the reader with any bytes.
+"""A second maker of qcow2 images, which shares no code with the library, and what holds of the reader with any bytes.
 
 ``python tests/images/fuzz_qcow2.py -max_total_time=60`` fuzzes (needs ``pip install atheris``); a bounded part of it
 runs with the tests (test_qcow2.py).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -23,13 +24,12 @@ from fuzz_qcow2 import (
     Qcow2,
     corpus,
     examine,
-    extension,
     mutate,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xenvol.images.contents import PIECE, DiskImage, EndOfFile, dense
+from xenvol.images.contents import PIECE, DiskImage, EndOfFile, Piece
 from xenvol.images.errors import (
     EncryptedImage,
     InvalidImage,
@@ -69,7 +69,7 @@ class OnDisk:
 
 
 def unfolded(image: DiskImage) -> bytes:
-    return b"".join(piece.data for piece in dense(image))
+    return unfolded_pieces(list(image.pieces()), image.virtual_size)
 
 
 def disk_of(path: Path) -> bytes:
@@ -160,10 +160,10 @@ def test_what_qemu_img_makes_is_read_as_it_was(
     assert unfolded_pieces(pieces, len(disk)) == disk
     assert max(len(piece.data) for piece in pieces) <= PIECE
     assert sum(len(piece.data) for piece in pieces) == image.allocated
-    assert all(a.end < b.offset or b.offset % PIECE == 0 for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.end < b.offset or b.offset % PIECE == 0 for a, b in itertools.pairwise(pieces))
 
 
-def unfolded_pieces(pieces: list[qcow2.Piece], size: int) -> bytes:
+def unfolded_pieces(pieces: list[Piece], size: int) -> bytes:
     disk = bytearray(size)
     for offset, data in pieces:
         disk[offset : offset + len(data)] = data
@@ -218,13 +218,15 @@ def test_what_qemu_io_writes_zeroes_and_discards_in_any_order_is_read(
             commands.append(f"write -z -u {rng.randrange(16) << 19} 512k")
         qemu_io(path, *commands)
         assert disk_of(path) == by_qemu(qemu_img, path), options
-        if round_ == 0:
+        has_snapshots = "0.10" not in options  # QEMU does not resize such a one of version 2
+        if round_ == 0 and has_snapshots:
             qemu_img("snapshot", "-c", "inside", path)
         elif round_ == 1:
             size += 3 << 20
             qemu_img("resize", path, size)
         elif round_ == 2:
-            qemu_img("snapshot", "-d", "inside", path)
+            if has_snapshots:
+                qemu_img("snapshot", "-d", "inside", path)
             size -= (5 << 20) + 512
             qemu_img("resize", "--shrink", path, size)
     assert len(disk_of(path)) == size
@@ -303,7 +305,7 @@ def test_any_clusters_in_any_order_read_as_they_were_made(made: Qcow2) -> None:
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(images())
+@given(made=images())
 def test_qemu_reads_what_the_second_maker_makes_as_we_do(
     made: Qcow2, qemu_img: QemuImg, tmp_path: Path
 ) -> None:
@@ -422,7 +424,7 @@ def test_what_is_broken_below_was_good() -> None:
         (40, ">Q", 0, InvalidImage, "its L1 table lies where its header", 0),
         (40, ">Q", 1 << 40, TruncatedImage, "its L1 table ends at", len(GOOD)),
         (40, ">Q", (1 << 64) - 65536, TruncatedImage, "its L1 table ends at", len(GOOD)),
-        (40, ">Q", L2, TruncatedImage, "an L2 table ends at", len(GOOD)),
+        (40, ">Q", L2, InvalidImage, "mean nothing in the L2 entry", BASE.places[0]),
         (72, ">Q", 2, InvalidImage, "marked as corrupt", 72),
         (72, ">Q", 4, UnsupportedImage, "in another file", None),
         (72, ">Q", 8, InvalidImage, "contradicts itself", 104),
@@ -498,15 +500,15 @@ def test_an_l2_table_cannot_be_its_own_data() -> None:
 def test_a_run_over_a_table_is_found() -> None:
     """Not by its first cluster alone: the table lies in the middle of clusters in a row."""
     clusters = {n: Cluster("data", b"x" * 512) for n in range(3 * 64)}
-    made = Qcow2(size=96 << 10, cluster_bits=9, clusters=clusters)
+    made = Qcow2(size=96 << 10, cluster_bits=9, clusters=clusters, seed=2)
     data = made.make()
-    table = made.l1[1]
-    first = table - 512 * 2
+    tables = set(made.l1.values())
+    inside = next(t for t in tables if not {t - 1024, t - 512} & {0, 512, *tables})
     for index in range(5):
-        struct.pack_into(">Q", data, made.l1[0] + 8 * index, (first + 512 * index) | 1 << 63)
+        struct.pack_into(">Q", data, made.l1[0] + 8 * index, (inside - 1024 + 512 * index) | 1 << 63)
     with pytest.raises(InvalidImage, match="a cluster lies where") as caught:
         qcow2.from_file(Bytes(data))
-    assert caught.value.offset == made.l1[0]
+    assert caught.value.offset == inside
 
 
 @pytest.mark.parametrize(
@@ -530,7 +532,7 @@ def test_qemus_own_children_and_split_disks_are_refused(qemu_img: QemuImg, tmp_p
     base, child = tmp_path / "base.qcow2", tmp_path / "child.qcow2"
     qemu_img("create", "-f", "qcow2", base, "1M")
     qemu_img("create", "-f", "qcow2", "-b", base, "-F", "qcow2", child)
-    with pytest.raises(MissingParent, match="base.qcow2"):
+    with pytest.raises(MissingParent, match=r"base\.qcow2"):
         disk_of(child)
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path}/data.raw", tmp_path / "split.qcow2", "1M")
     with pytest.raises(UnsupportedImage, match="another file"):
@@ -610,7 +612,6 @@ def deflated(data: bytes, window: int = -12) -> bytes:
         (deflated(bytes(65537)), "has more than the 65536 bytes"),
         (deflated(bytes(64 << 20)), "has more than the 65536 bytes"),
         (b"\xff" * 100, "cannot be unfolded"),
-        (b"", "compressed cluster ends at"),
         (deflated(random.Random(0).randbytes(65536))[:60000], "has "),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ class Pool:
     def root(self, vm: str | None = None) -> Path:
         """Where a machine's own files lie: of the master's control domain, or of a guest."""
         db = self.xapi.db
-        root = self.home / "root"
+        root = self.home / (vm or "root")
         uuid = db.row("VM", vm or db.row("host", self.xapi.xapi.master)["control_domain"])["uuid"]
         files = (
             {"etc/xensource-inventory": f"A='b'\nCONTROL_DOMAIN_UUID='{uuid}'\nINSTALLATION_UUID='x'\n"}
@@ -152,7 +153,7 @@ def assembled(disk: DiskImage) -> bytes:
         data[offset : offset + len(piece)] = piece
         covered.append((offset, offset + len(piece)))
     covered.sort()
-    assert all(end <= start for (_, end), (start, _) in zip(covered, covered[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(covered))
     return bytes(data)
 
 

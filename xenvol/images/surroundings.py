@@ -8,6 +8,7 @@ from typing import Final
 
 from xenvol.images.attempts import Attempt
 from xenvol.images.roads import Patience, Road, RoadName, choose
+from xenvol.images.roads.base import PATIENCE
 from xenvol.refs import SRRef
 from xenvol.session import Endpoint
 from xenvol.view import View

@@ -128,7 +128,7 @@ class Qcow2Image:
         """The parts; those that follow each other, on the disk and in the file, as one."""
         row: Stored | None = None
         for part in self._parts():
-            if row is not None and part == Stored(row.offset + row.size, row.host + row.size, part.size):
+            if isinstance(part, Stored) and row is not None and _follows(row, part):
                 row = row._replace(size=row.size + part.size)
                 continue
             if row is not None:
@@ -222,6 +222,10 @@ class Qcow2Image:
 
     def _expander(self) -> _Expand:
         return _inflate if self._header.compression == "zlib" else _zstd_expander(self.name)
+
+
+def _follows(row: Stored, part: Stored) -> bool:
+    return part.offset == row.offset + row.size and part.host == row.host + row.size
 
 
 class _BadCluster(Exception):  # made an InvalidImage of where its place is known

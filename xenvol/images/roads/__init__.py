@@ -12,9 +12,9 @@
 | `base` | what every road promises |
 """
 
-from xenvol.images.roads.base import Patience, Road
+from xenvol.images.roads.base import PATIENCE, Patience, Road
 from xenvol.images.roads.choice import RoadName, begins_blank, choose
 from xenvol.images.roads.here import find_own_vm
 from xenvol.images.roads.tasks import release
 
-__all__ = ["Patience", "Road", "RoadName", "begins_blank", "choose", "find_own_vm", "release"]
+__all__ = ["PATIENCE", "Patience", "Road", "RoadName", "begins_blank", "choose", "find_own_vm", "release"]

@@ -26,6 +26,7 @@ from xenvol.images.sources.expanders import (
 )
 from xenvol.images.sources.streams import Peekable
 
+_OUTPUT: Final = 256 << 10  # bytes: with 1 MiB at once, zstd takes twice the time, most of it for fresh memory
 _INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at every call
 
 
@@ -116,8 +117,12 @@ class _Decompressed:
         return b""
 
     def _expand(self) -> _Step:
-        output = self._expander.expand(PIECE)
-        return _Step(output, self._expander.is_hungry, self._expander.is_complete)
+        parts: list[bytes] = []
+        missing = PIECE
+        while missing and (part := self._expander.expand(min(missing, _OUTPUT))):
+            parts.append(part)
+            missing -= len(part)
+        return _Step(b"".join(parts), self._expander.is_hungry, self._expander.is_complete)
 
     def _end(self, step: _Step) -> None:
         self._is_at_end = True
