@@ -6,14 +6,23 @@ runs with the tests (test_qcow2.py).
 
 from __future__ import annotations
 
+import importlib
 import random
 import struct
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from backports import zstd
+
+if __name__ == "__main__":
+    import atheris
+
+    with atheris.instrument_imports(include=["xenvol.images.formats"]):
+        importlib.import_module("xenvol.images.formats.qcow2")
 
 from xenvol.images.contents import PIECE, EndOfFile
 from xenvol.images.errors import InvalidImage, UnsupportedImage
@@ -281,30 +290,20 @@ def _entry(data: bytearray, rng: random.Random) -> int:
 
 
 def main() -> None:
-    import atheris
-
     def one(data: bytes) -> None:
         examine(data)
 
     def custom(data: bytes, size: int, seed: int) -> bytes:
         rng = random.Random(seed)
         if rng.random() < 0.3:
-            return atheris.Mutate(data, min(size, len(data) + 64))
+            return bytes(atheris.Mutate(data, min(size, len(data) + 64)))
         return bytes(mutate(bytearray(data), rng)[:size])
-
-    import tempfile
-    from pathlib import Path
 
     with tempfile.TemporaryDirectory() as directory:
         for number, image in enumerate(corpus(random.Random(0))):
             Path(directory, str(number)).write_bytes(image)
-        atheris.instrument_all() if "--all" in sys.argv else None
-        options = ["-max_len=300000", "-rss_limit_mb=512", "-timeout=10", "-len_control=0"]
-        atheris.Setup(
-            [sys.argv[0], *options, *[a for a in sys.argv[1:] if a != "--all"], directory],
-            one,
-            custom_mutator=custom,
-        )
+        options = ["-max_len=600000", "-rss_limit_mb=512", "-timeout=10", "-len_control=0"]
+        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], directory], one, custom_mutator=custom)
         atheris.Fuzz()
 
 

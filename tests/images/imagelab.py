@@ -131,6 +131,12 @@ class Lab:
         ]
         return slots + [task for task in tasks if "xenvol" in task] + marks
 
+    @classmethod
+    def of(cls, xapi: Simulator, root: Path) -> Lab:
+        """Logged in; the simulator's end is the session's."""
+        session = xenvol.connect(xapi.url, xapi.user, xapi.password)
+        return cls(xapi, Session(session, sleep=lambda seconds: None), root)
+
 
 @contextmanager
 def lab(root: Path, **kwargs: object) -> Iterator[Lab]:

@@ -33,16 +33,14 @@ from test_road_choice import (
 import xenvol
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.contents import NeedsFile, Piece
-from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoad, TransferCancelled, TransferFailed
+from xenvol.images.errors import ImageTooLarge, NoRoad, TransferCancelled, TransferFailed
 from xenvol.images.formats import vhd
-from xenvol.images.roads import Patience, release
+from xenvol.images.roads import Patience, Road, release
 from xenvol.images.roads.exchange import CHUNK
-from xenvol.images.roads.http import HTTPRoad
 from xenvol.refs import VDIRef
-from xenvol.session import Endpoint, Session
+from xenvol.session import Endpoint
 from xenvol.simulator import Simulator
 from xenvol.testing import sweep
-from xenvol.view import View
 
 __all__ = ["hosts", "pool"]  # fixtures
 
@@ -126,7 +124,7 @@ class TestBytes:
             assert "is not the pinned one" in str(caught.value)
             assert pool.residue() == []
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.lists(
             st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 300), st.sampled_from(b"\0ab")),
@@ -187,8 +185,9 @@ class TestContents:
             assert (disk.format, disk.virtual_size) == ("raw", size)
             pieces = disk.pieces()
             assert next(pieces) == (MIB, b"a" * MIB)
-            with pytest.raises(TransferFailed):
-                next(pieces)  # the file behind it is shorter
+            with pytest.raises(TransferFailed) as caught:
+                next(pieces)  # the file behind it is shorter, and the page of an error is no piece
+            assert caught.value.code == IO_ERROR
         with pytest.raises(ImageTooLarge), pool.http().vhd_stream(vdi):
             pass
         assert pool.residue() == []
@@ -199,9 +198,8 @@ class TestContents:
         with pool.http().contents(vdi) as disk:
             next(disk.pieces())
         assert pool.residue() == []
-        with pytest.raises(ZeroDivisionError), pool.http().contents(vdi) as disk:
-            next(disk.pieces())
-            1 / 0
+        with pytest.raises(Stop):
+            look_at(pool.http(), vdi, raising(Stop()))
         assert pool.residue() == []
 
     def test_as_a_stream_are_xapis_own_vhd_or_what_differs_from_a_base(self, pool: Pool) -> None:
@@ -363,22 +361,29 @@ class TestRefusals:
         assert pool.residue() == []
 
     def test_of_a_session_that_is_over_is_followed_by_a_new_one(self, pool: Pool) -> None:
-        vdi = pool.vdi()
-        pool.xapi.faults.expire_session(PUT)
+        vdi, first = pool.vdi(), pool.session.handle
+        pool.xapi.faults.delay(PUT, 0.5)
+        ended = threading.Timer(0.2, lambda: with_lock(pool, lambda: pool.xapi.db.delete("session", first)))
+        ended.start()
         pool.http().fill(vdi, [Piece(0, b"a" * MIB)])
+        ended.join()
+        assert pool.session.handle != first
         assert pool.bytes_of(vdi)[:MIB] == b"a" * MIB
         assert pool.residue() == []
 
-    def test_of_two_sessions_in_a_row_is_a_401_with_nothing_left(self, pool: Pool) -> None:
+    def test_of_a_good_session_is_a_401_with_nothing_left(self, pool: Pool) -> None:
         vdi = pool.vdi()
-        pool.xapi.faults.expire_session(PUT, every=True)
-        with pytest.raises(TransferFailed) as caught:
-            pool.http().fill(vdi, [Piece(0, b"a" * MIB)])
-        assert caught.value.status == 401
-        assert "HTTP 401" in str(caught.value)
-        assert "OpaqueRef" not in str(caught.value)
-        # a task that pends is marked, and goes with xapi's next collection
-        assert [line for line in pool.residue() if "pending" not in line] == []
+        answer = (
+            "HTTP/1.1 401 Unauthorised\r\nContent-Type: text/html\r\n\r\n<html><body><h1>HTTP 401</h1>not you, "
+            f"{pool.session.handle}</body></html>"
+        )
+        with listening(answer.encode(), answer.encode()) as (port, heard):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"))
+            with pytest.raises(TransferFailed, match=r"HTTP 401: HTTP 401 not you, \*\*\*$") as caught:
+                road.fill(vdi, [Piece(0, b"a" * MIB)])
+        assert len(heard) == 1
+        assert (caught.value.status, caught.value.code) == (401, None)
+        assert pool.residue() == []
 
     def test_of_a_full_storage_is_an_io_error(self, pool: Pool) -> None:
         vdi = pool.vdi(64 * MIB)
@@ -404,33 +409,320 @@ class TestRefusals:
     def test_of_an_unknown_base_comes_in_the_body_of_the_vhd(self, pool: Pool) -> None:
         """sm/30#333."""
         vdi = pool.vdi()
-        with pytest.raises(TransferFailed) as caught:
-            with pool.http().vhd_stream(vdi, base=VDIRef("deadbeef-0000-0000-0000-000000000000")) as stream:
-                while stream.read(MIB):
-                    pass
+        with pool.http().vhd_stream(vdi, base=VDIRef("deadbeef-0000-0000-0000-000000000000")) as stream:
+            with pytest.raises(TransferFailed) as caught:
+                list(iter(lambda: stream.read(MIB), b""))
         assert caught.value.code == "UUID_INVALID"
         assert pool.residue() == []
 
     def test_that_ends_a_vhd_is_the_hosts_failure_and_no_bad_image(self, pool: Pool) -> None:
         vdi = pool.vdi(64 * MIB)
         pool.http().fill(vdi, [Piece(at, b"a" * MIB) for at in range(0, 64 * MIB, MIB)])
-        with pool.xapi.xapi.lock:
-            os.truncate(pool.file(vdi), 33 * MIB)  # the storage fails there
-        for way in ("vhd", "raw"):
-            with pytest.raises(TransferFailed) as caught:
-                with pool.http()._download(pool.http()._disk(vdi), format=way) as stream:
-                    from xenvol.images.roads import http
-
-                    disk = (
-                        http._VHDContents(vhd.from_stream(stream), stream)
-                        if way == "vhd"
-                        else http._RawContents(64 * MIB, stream)
-                    )
-                    assembled(disk)
-            assert not isinstance(caught.value, InvalidImage)
-            assert pool.residue() == []
+        with pytest.raises(TransferFailed) as caught:  # the storage fails there:
+            look_at(pool.http(), vdi, lambda: os.truncate(pool.file(vdi), 33 * MIB))
+        assert caught.value.code == IO_ERROR
+        assert pool.residue() == []
 
 
 def with_lock(pool: Pool, act: Callable[[], object]) -> None:
     with pool.xapi.xapi.lock:
         act()
+
+
+class Stop(Exception):
+    """What a source of pieces may raise."""
+
+
+def breaking(pool: Pool, act: Callable[[], object], after: int = 3) -> Iterator[Piece]:
+    """Pieces, between which something happens while the disk is in a control domain."""
+    for number in range(after):
+        yield Piece(number * MIB, b"a" * MIB)
+    deadline = time.monotonic() + 10
+    while not pool.vbds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pool.vbds()
+    act()
+    for number in range(after, SIZE // MIB):
+        yield Piece(number * MIB, b"a" * MIB)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def look_at(road: Road, vdi: VDIRef, act: Callable[[], object]) -> None:
+    """Something happens after the first piece, and the rest is read."""
+    with road.contents(vdi) as disk:
+        pieces = disk.pieces()
+        next(pieces)
+        act()
+        for _ in pieces:
+            pass
+
+
+class TestBrokenOff:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            Stop(),
+            TransferCancelled("the import"),
+            KeyboardInterrupt(),
+            TransferFailed("elsewhere", problem="no"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_by_whoever_gives_the_pieces_leaves_his_error_and_a_disk_that_can_be_destroyed(
+        self, pool: Pool, error: BaseException
+    ) -> None:
+        vdi = pool.vdi()
+        with pytest.raises(type(error)) as caught:
+            pool.http().fill(vdi, breaking(pool, raising(error)))
+        assert caught.value is error
+        assert not getattr(error, "__notes__", [])
+        assert pool.residue() == []
+        pool.view.call("VDI.destroy", vdi)
+
+    def test_by_who_reads_leaves_his_error_and_a_disk_that_can_be_destroyed(self, pool: Pool) -> None:
+        vdi = pool.vdi(64 * MIB)
+        pool.http().fill(vdi, [Piece(at, b"a" * MIB) for at in range(0, 64 * MIB, MIB)])
+        with pytest.raises(KeyboardInterrupt):
+            look_at(pool.http(), vdi, raising(KeyboardInterrupt()))
+        assert pool.residue() == []
+        pool.view.call("VDI.destroy", vdi)
+
+    def test_by_the_network_is_what_the_task_says(self, pool: Pool) -> None:
+        vdi = pool.vdi()
+        with pytest.raises(TransferFailed) as caught:
+            pool.http().fill(vdi, breaking(pool, pool.xapi.faults.drop_connection))
+        assert caught.value.code == IO_ERROR
+        assert pool.residue() == []
+
+    def test_while_it_is_read_by_the_network_is_what_the_task_says(self, pool: Pool) -> None:
+        vdi = pool.vdi(64 * MIB)
+        pool.http().fill(vdi, [Piece(at, b"a" * MIB) for at in range(0, 64 * MIB, MIB)])
+        with pytest.raises(TransferFailed) as caught:
+            look_at(pool.http(), vdi, pool.xapi.faults.drop_connection)
+        assert caught.value.code == IO_ERROR
+        assert pool.residue() == []
+
+    def test_by_a_dead_host_is_a_silence_and_its_vbd_is_released_later(self, hosts: Pool) -> None:
+        """Its task pends for ever, so that it is not waited for for ever."""
+        sr = hosts.local_sr()
+        vdi = hosts.vdi(sr=sr)
+        with pytest.raises(XapiUnreachable):
+            hosts.http(sr, patience=BRIEF).fill(
+                vdi, breaking(hosts, lambda: hosts.xapi.faults.die(host="host2"))
+            )
+        assert len(hosts.residue()) == 1  # the VBD; the task is gone
+        hosts.xapi.faults.come_back()
+        assert release(hosts.view, vdi) is True
+        assert hosts.residue() == []
+        with hosts.xapi.journal.recording() as calls:
+            assert release(hosts.view, vdi) is True
+        assert len(calls) == 1
+        hosts.view.call("VDI.destroy", vdi)
+
+    def test_twice_by_the_user_leaves_the_first_interrupt_and_a_note(self, pool: Pool) -> None:
+        vdi = pool.vdi()
+
+        def interrupted(seconds: float) -> None:
+            raise KeyboardInterrupt
+
+        road = pool.http(patience=Patience(sleep=interrupted, settle=5))
+        with pytest.raises(Stop) as caught:  # the first look comes before the host has noticed
+            road.fill(vdi, breaking(pool, raising(Stop())))
+        (note,) = caught.value.__notes__
+        assert "nobody knows whether the host has ended it" in note
+
+
+class TestSilence:
+    @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
+    def test_instead_of_an_answer_is_a_silence(self, pool: Pool, answer: bytes) -> None:
+        vdi = pool.vdi()
+        with listening(answer) as (port, _):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            with pytest.raises(XapiUnreachable) as caught:
+                road.fill(vdi, [Piece(0, b"a" * MIB)])
+        assert caught.value.was_sent
+        assert "nonsense" not in str(caught.value)
+        assert pool.residue() == []
+
+    @pytest.mark.parametrize("size", [MIB, 64 * MIB])
+    def test_after_200_is_not_waited_for_for_ever(self, pool: Pool, size: int) -> None:
+        """With as much as the socket takes, and with more."""
+        vdi = pool.vdi(64 * MIB)
+        with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=lambda connection: time.sleep(2)) as (port, _):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            started = time.monotonic()
+            with pytest.raises(XapiUnreachable):
+                road.fill(vdi, (Piece(at, b"a" * MIB) for at in range(0, size, MIB)))
+            assert time.monotonic() - started < 10
+        assert pool.residue() == []
+
+    def test_after_the_end_marker_is_no_failure_where_the_task_has_succeeded(self, pool: Pool) -> None:
+        vdi = pool.vdi()
+        got = bytearray()
+
+        def take(connection: socket.socket) -> None:
+            while not got.endswith(CHUNK.pack(0, 0)) and (data := connection.recv(MIB)):
+                got.extend(data)
+            with_lock(pool, succeed)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, CHUNK_LINGER)  # a reset, no end
+
+        def succeed() -> None:
+            for ref in pool.xapi.db.refs("task"):
+                if pool.xapi.db.row("task", ref)["status"] == "pending":
+                    pool.xapi.db.set("task", ref, status="success")
+
+        with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=take) as (port, heard):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=HURRY)
+            road.fill(vdi, [Piece(MIB, b"a" * 1024)])
+        assert got == CHUNK.pack(MIB, 1024) + b"a" * 1024 + CHUNK.pack(0, 0)
+        assert b"chunked=true" in heard[0].splitlines()[0]
+        assert pool.residue() == []
+
+    def test_of_a_host_that_says_nothing_is_over_when_its_task_is(self, pool: Pool) -> None:
+        """Its connection may stay open: what counts is the task."""
+        vdi = pool.vdi()
+
+        def take(connection: socket.socket) -> None:
+            for ref in pool.xapi.db.refs("task"):
+                if pool.xapi.db.row("task", ref)["status"] == "pending":
+                    with_lock(pool, lambda ref=ref: pool.xapi.db.set("task", ref, status="success"))
+            connection.recv(MIB)
+            time.sleep(2)
+
+        with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=take) as (port, _):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            road.fill(vdi, [Piece(MIB, b"a" * 1024)])
+        assert pool.residue() == []
+
+
+CHUNK_LINGER = b"\x01\0\0\0\0\0\0\0"
+"""struct linger: on, for no time."""
+
+
+class Trial:
+    """A pool with a disk, and a road to it, in which one call goes wrong."""
+
+    def __init__(self, xapi: Simulator, home: Path, way: str) -> None:
+        xapi.reset()
+        self.pool = Pool(xapi, home)
+        self.vdi = self.pool.vdi()
+        self.file = self.pool.file(self.vdi)
+        self.road = self.pool.http(patience=BRIEF) if way == "http" else self.pool.block(patience=BRIEF)
+
+    def fill(self) -> None:
+        self.road.fill(self.vdi, [Piece(0, b"a" * MIB), Piece(4 * MIB, b"b" * MIB)])
+
+    def read(self) -> bytes:
+        return read(self.road, self.vdi)
+
+
+@pytest.fixture(scope="module")
+def xapi() -> Iterator[Simulator]:
+    with Simulator() as made:
+        yield made
+
+
+@pytest.mark.parametrize("way", ["http", "block"])
+@pytest.mark.parametrize("run", [Trial.fill, Trial.read], ids=["fill", "read"])
+class TestSweep:
+    @pytest.mark.parametrize("strike", [sweep.refuse, sweep.lose_answer, sweep.lose_request])
+    def test_a_call_that_goes_wrong_leaves_no_vbd_and_no_task(
+        self,
+        xapi: Simulator,
+        tmp_path: Path,
+        way: str,
+        run: Callable[[Trial], object],
+        strike: sweep.Strike,
+    ) -> None:
+        struck = 0
+        for case in sweep.each_call(xapi, lambda: Trial(xapi, tmp_path, way), run, strike):
+            struck += 1
+            expected = (
+                (TransferFailed, XapiError) if strike is sweep.refuse else (TransferFailed, XapiUnreachable)
+            )
+            assert case.error is None or isinstance(case.error, expected), case
+            assert case.trial.pool.residue() == [], case
+            if case.error is None and run is Trial.fill:
+                assert case.trial.file.read_bytes()[4 * MIB : 5 * MIB] == b"b" * MIB, case
+            case.trial.pool.view.call("VDI.destroy", case.trial.vdi)
+            case.trial.pool.session.close()
+        assert struck >= 5
+
+    def test_what_a_process_leaves_that_died_is_released_by_the_next(
+        self, xapi: Simulator, tmp_path: Path, way: str, run: Callable[[Trial], object]
+    ) -> None:
+        for case in sweep.each_call(xapi, lambda: Trial(xapi, tmp_path, way), run, sweep.die):
+            pool = case.trial.pool
+            assert release(pool.view, case.trial.vdi, pool.attempt) is True, case
+            assert [line for line in pool.residue() if not line.startswith("task xenvol")] == [], case
+            pool.view.call("VDI.destroy", case.trial.vdi)
+            pool.session.close()
+
+
+class TestSecrets:
+    def test_are_in_no_url_no_log_and_no_error(self, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        vdi = pool.vdi()
+        texts = []
+        with pool.xapi.journal.recording() as calls:
+            road = pool.http()
+            road.fill(vdi, [Piece(0, b"a" * MIB)])
+            read(road, vdi)
+        texts += [repr(call.params) for call in calls if call.method in (PUT, GET)]
+        texts += [repr(road), caplog.text]
+        with listening(b"nonsense\r\n\r\n") as (port, heard):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            with pytest.raises(XapiUnreachable) as caught:
+                road.fill(vdi, [])
+        texts += [str(caught.value), heard[0].splitlines()[0].decode()]
+        for text in texts:
+            assert pool.session.handle not in text
+            assert pool.xapi.password not in text.replace("xenvol.secret", "")
+        assert f"Cookie: session_id={pool.session.handle}".encode() in heard[0].splitlines()
+
+
+class TestRelease:
+    def test_leaves_what_a_task_is_pending_for(self, pool: Pool) -> None:
+        """Somebody's transfer, under his own task, or under none that says of which disk."""
+        vdi = pool.vdi()
+        dom0 = pool.xapi.db.row("host", pool.xapi.xapi.master)["control_domain"]
+        with pool.xapi.xapi.lock:
+            pool.xapi.add_vbd(dom0, vdi)
+        uuid = pool.view.record("VDI", vdi)["uuid"]
+        for label in (f"xenvol: writing VDI {uuid} (0123)", "Importing raw VDI"):
+            task = pool.view.call("task.create", label, "")
+            assert release(pool.view, vdi) is False
+            assert len(pool.vbds()) == 1
+            pool.view.call("task.set_status", task, "cancelled")
+        pool.view.call("task.create", "something else", "")
+        assert release(pool.view, vdi) is True
+        assert pool.vbds() == []
+
+    def test_leaves_what_another_attempt_has_marked_and_guests(self, pool: Pool) -> None:
+        vdi = pool.vdi()
+        dom0 = pool.xapi.db.row("host", pool.xapi.xapi.master)["control_domain"]
+        record = {
+            "VM": dom0,
+            "VDI": vdi,
+            "userdevice": "autodetect",
+            "bootable": False,
+            "mode": "RW",
+            "type": "Disk",
+            "empty": False,
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+            "other_config": pool.attempt.mark,
+        }
+        pool.view.call("VBD.create", record)
+        guest = pool.xapi.add_vm("guest")
+        other = pool.view.call("VBD.create", {**record, "VM": guest, "other_config": {}})
+        assert release(pool.view, vdi) is False
+        assert len(pool.vbds()) == 2
+        assert release(pool.view, vdi, pool.attempt) is True
+        assert pool.vbds() == [other]

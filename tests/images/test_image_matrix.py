@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,15 @@ class Maker:
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("root")) as made:
-        yield made
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lab]]:
+    """A pool for each SR type: some of them would want the same device."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(lab(tmp_path_factory.mktemp("root"))) for name in DISK_SRS}
+
+
+@pytest.fixture
+def pool(pools: dict[str, Lab], sr_type: str) -> Lab:
+    return pools[sr_type]
 
 
 OFTEN = ("nfs", "lvmoiscsi")

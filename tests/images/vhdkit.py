@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -273,22 +274,37 @@ def spans(virtual_size: int, block_size: int, *, grain: int = 1) -> st.SearchStr
     )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A disk for a property: sizes in bytes, and where its layers have something, leaf first."""
+
+    size: int
+    block_size: int
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def layers(self) -> list[dict[int, bytes]]:
+        return [painted(self.size, spans, tag) for tag, spans in enumerate(self.spans)]
+
+    @property
+    def blocks(self) -> list[int]:
+        """The numbers of all its blocks."""
+        return list(range(-(-self.size // self.block_size)))
+
+
 @st.composite
-def layers(
-    draw: st.DrawFn, *, most: int = 1, grain: int = 1, block_sizes: Sequence[int] = (512 * KIB, MIB, BLOCK)
-) -> tuple[int, int, list[dict[int, bytes]]]:
-    """(size of the disk, size of the blocks, runs of each layer, leaf first)."""
+def disks(
+    draw: st.DrawFn,
+    *,
+    layers: tuple[int, int] = (1, 1),
+    grain: int = 1,
+    block_sizes: Sequence[int] = (512 * KIB, MIB, BLOCK),
+) -> Drawn:
     block_size = draw(st.sampled_from(block_sizes))
-    virtual_size = draw(sizes(block_size, most=4 * MIB // block_size if most < 4 else 2))
-    count = draw(st.integers(1, most))
-    found = [
-        painted(virtual_size, draw(spans(virtual_size, block_size, grain=grain)), tag) for tag in range(count)
-    ]
-    return virtual_size, block_size, found
-
-
-def blocks_of(virtual_size: int, block_size: int) -> int:
-    return -(-virtual_size // block_size)
+    size = draw(sizes(block_size, most=max(2, 2 * MIB // block_size)))
+    count = draw(st.integers(*layers))
+    drawn = [tuple(draw(spans(size, block_size, grain=grain))) for _ in range(count)]
+    return Drawn(size, block_size, tuple(drawn))
 
 
 # --- giving ---------------------------------------------------------------------------------------------------------
@@ -348,3 +364,11 @@ def laid_out(virtual_size: int, pieces: Iterator[tuple[int, bytes]]) -> bytes:
         seen[first:last] = b"\1" * (last - first)
         disk[offset : offset + len(data)] = data
     return bytes(disk)
+
+
+def same(found: bytes, expected: bytes) -> None:
+    """Asserts that; what differs is told by its first sector, and not by megabytes."""
+    if found != expected:
+        assert len(found) == len(expected)
+        at = next(at for at in range(0, len(found), 512) if found[at : at + 512] != expected[at : at + 512])
+        raise AssertionError(f"at {at}: {found[at : at + 32]!r} instead of {expected[at : at + 32]!r}")

@@ -42,12 +42,14 @@ _BLAMES: dict[type[BaseException], Blame] = {
     XapiUnreachable: Blame("unreachable", 7, "no answer: the same command again finds out, and completes it"),
     click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: the same command again completes it"),
 }
+_INTERRUPTED = _BLAMES[click.Abort]
 _BLAMES_BY_NAME: dict[str, Blame] = {
+    "xenvol.images.errors.TransferCancelled": _INTERRUPTED,
     "xenvol.sm.errors.DatabaseError": Blame(
         "database", 8, "the Storage Manager's database is not there, not reached, or of another release"
     ),
 }
-"""Errors that can only be imported where the extra `sm` is installed."""
+"""Errors that can only be imported where the extra `sm` is installed, or that most commands never see."""
 _UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left behind")
 
 _ALL = (*_BLAMES.values(), *_BLAMES_BY_NAME.values())
@@ -100,8 +102,8 @@ def hint_of(error: BaseException) -> str | None:
         return error.hint
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
         return (
-            "the same command again completes it; `xenvol detach`, or `xenvol sm audit --repair`, takes back "
-            "what is left"
+            "the same command again completes it; `xenvol detach`, `xenvol image sweep`, or `xenvol sm audit "
+            "--repair`, takes back what is left"
         )
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"

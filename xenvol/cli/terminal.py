@@ -13,12 +13,23 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -27,12 +38,16 @@ from xenvol.refs import is_uuid
 from xenvol.secret import Secret, masked
 from xenvol.session import CallRecord
 
+if TYPE_CHECKING:  # most commands carry no image
+    from xenvol import images
+
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 """What of the library's log is shown, by the number of -v."""
 
 
 _FOLDED = 30  # letters that a column of a table may be folded to before a uuid is
 _GAP = 3  # between columns
+_REDRAWN = 0.1  # seconds; a disk's pieces come faster than anybody reads
 
 
 class Terminal:
@@ -58,6 +73,14 @@ class Terminal:
             return
         for line in lines:
             self.say(line)
+
+    def aside(self, value: object, *lines: str) -> None:
+        """The same on standard error, for a command whose standard output is an image."""
+        if self.as_json:
+            self._line({"result": value})
+            return
+        for line in lines:
+            self.err.print(Text(clean(line)), soft_wrap=not self.err.is_terminal)
 
     def listing(self, value: object, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
         """The JSON value, or a table for people."""
@@ -131,6 +154,37 @@ class Terminal:
                 self._bar = None
 
     @contextmanager
+    def transferring(self) -> Iterator[Callable[[images.Progress], None]]:
+        """A bar in the spinner's place until the block is left, for people at a terminal; yields what is to be told.
+
+        Elsewhere, -v shows one line for each phase.
+        """
+        bar = _TransferBar(self.err) if self.err.is_terminal and not self.as_json else None
+        waiting = self._bar
+        phases: set[str] = set()
+
+        def tell(progress: images.Progress) -> None:
+            if bar is not None:
+                if not phases:  # the spinner says what is done until then
+                    if waiting is not None:
+                        waiting.stop()
+                    bar.start()
+                    self._bar = bar
+                bar.show(progress)
+            elif progress.phase not in phases and self.verbosity:
+                self.progress(_phase(progress))
+            phases.add(progress.phase)
+
+        try:
+            yield tell
+        finally:
+            self._bar = waiting
+            if bar is not None and phases:
+                bar.stop()
+                if waiting is not None:
+                    waiting.start()
+
+    @contextmanager
     def _logging(self) -> Iterator[None]:
         logger = logging.getLogger("xenvol")
         handler = _LogHandler(self)
@@ -199,6 +253,54 @@ class Terminal:
 
     def _line(self, value: object) -> None:
         click.echo(json.dumps(value), err=True)
+
+
+class _Amounts(ProgressColumn):
+    """How much there is of how much, and how much a second that makes."""
+
+    def render(self, task: Task) -> Text:
+        amount = human_size(int(task.completed))
+        if task.total is not None:
+            amount += f" of {human_size(int(task.total))}"
+        speed = task.finished_speed or task.speed
+        return Text(amount if speed is None else f"{amount}, {human_size(int(speed))}/s")
+
+
+class _TransferBar(Progress):
+    """Of one transfer, which has phases."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            _Amounts(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._phases: dict[str, TaskID] = {}
+        self._shown = 0.0
+
+    def show(self, progress: images.Progress) -> None:
+        """Not every time that it is told, but the beginning and the end."""
+        phase, done, total = progress.phase, progress.done, progress.total
+        if phase not in self._phases:
+            for earlier in self._phases.values():
+                self.update(earlier, visible=False)
+            self._phases[phase] = self.add_task(phase, total=total)
+        elif done != total and self.get_time() - self._shown < _REDRAWN:
+            return
+        self._shown = self.get_time()
+        self.update(self._phases[phase], completed=done, total=total)
+
+
+def _phase(progress: images.Progress) -> str:
+    return (
+        progress.phase
+        if progress.total is None
+        else f"{progress.phase}, {human_size(progress.total)} at most"
+    )
 
 
 class _LogHandler(logging.Handler):

@@ -21,7 +21,8 @@ class InvalidImage(RequestError):
     ) -> None:
         where = "" if offset is None else f" (at byte {offset})"
         advice = "" if remedy is None else f"; {remedy}"
-        super().__init__(f"{image} is no good {format} image: {problem}{where}{advice}")
+        called = format.upper() if format in ("vhd", "vmdk", "iso") else format
+        super().__init__(f"{image} is no good {called} image: {problem}{where}{advice}")
         self.image = image
         self.format = format
         self.problem = problem

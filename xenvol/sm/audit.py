@@ -2,7 +2,8 @@
 
 It may run at any time beside services that are at work. What looks wrong is looked at once more before it is told,
 and again in the very transaction that mends it: a service that is alive finds that its row has changed, takes back
-what it made, and begins anew. No disk is erased but one that says that it was made for a row, by a call that can
+what it made, and begins anew. Who fills a volume with an image, which may take hours, is let finish as long as he says
+that he is at it. No disk is erased but one that says that it was made for a row, by a call that can
 have made it, where that row is no more or is another disk, and that no VM has; and only while a row of its own keeps
 everybody else from making it a volume (`xenvol.sm.vdis`). Any other disk is somebody's, whoever's it is.
 """
@@ -17,7 +18,18 @@ from typing import Any, Literal
 from xenvol.errors import XenVolError
 from xenvol.marks import MANAGED
 from xenvol.refs import VDIRef
-from xenvol.sm import backend_rows, backends, capacity, copies, creation, srs, vdis, volume_rows, volumes
+from xenvol.sm import (
+    backend_rows,
+    backends,
+    capacity,
+    copies,
+    creation,
+    filling,
+    srs,
+    vdis,
+    volume_rows,
+    volumes,
+)
 from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Volume
@@ -74,15 +86,22 @@ class AuditReport:
 
 
 def audit(
-    context: Context, *, repair: bool = False, progress: Callable[[str], None] = say_nothing
+    context: Context,
+    *,
+    repair: bool = False,
+    silence: float = filling.SILENCE,
+    progress: Callable[[str], None] = say_nothing,
 ) -> AuditReport:
-    """Look at every backend; with `repair`, mend what can be mended without a loss. `progress` is told what is next."""
+    """Look at every backend; with `repair`, mend what can be mended without a loss. `progress` is told what is next.
+
+    Who fills a volume and has not said so for `silence` seconds is taken for dead.
+    """
     report = AuditReport()
     for backend in context.database.read(backend_rows.all_of):
         progress(f"backend {backend.id}")
         report.backends += 1
         try:
-            for finding, mend in _Audit(context, backend, report).findings():
+            for finding, mend in _Audit(context, backend, report, silence).findings():
                 report.findings.append(_mended(finding, mend) if repair and mend is not None else finding)
         except UnknownBackend:  # removed meanwhile
             continue
@@ -95,8 +114,8 @@ Found = Iterator[tuple[Finding, Callable[[], object] | None]]
 class _Audit:
     """Of one backend. A finding comes with what mends it; None: nobody but its owner can."""
 
-    def __init__(self, context: Context, backend: Backend, report: AuditReport) -> None:
-        self.context, self.backend, self.report = context, backend, report
+    def __init__(self, context: Context, backend: Backend, report: AuditReport, silence: float) -> None:
+        self.context, self.backend, self.report, self.silence = context, backend, report, silence
         self.view = context.view()
 
     def findings(self) -> Found:
@@ -139,11 +158,18 @@ class _Audit:
     def _unfinished(self) -> Found:
         for volume in self._volumes():
             if volume.state == "creating":
+                if self._is_being_filled(volume):
+                    continue
                 text = f"volume {volume.id} was begun and never finished"
                 yield self._about(volume, "half_made", text), partial(self._finish_making, volume)
             elif volume.state == "deleting":
                 text = f"volume {volume.id} was to be deleted and is still there"
                 yield self._about(volume, "half_deleted", text), partial(self._finish_deleting, volume)
+
+    def _is_being_filled(self, volume: Volume) -> bool:
+        if volume.image is None or volume.vdi_uuid is not None:
+            return False
+        return self.context.database.read(filling.is_at_work, volume, silence=self.silence)
 
     def _finish_making(self, volume: Volume) -> None:
         """The VDI that was made is named by the row, and all the rest is done; where none was, the row goes."""

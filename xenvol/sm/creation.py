@@ -4,7 +4,8 @@
 
 Several services may be at the same volume: each may make a VDI, the row takes one, and who made another erases that.
 So nothing is locked, and whoever dies leaves what the next one, or an audit, can tell. What fails before the row
-names its VDI is taken back; from there on it goes forward, and the same call again completes it.
+names its VDI is taken back; from there on it goes forward, and the same call again completes it. A VDI that shall hold
+an image is filled before its row names it (`xenvol.sm.filling`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from xenvol.sm.errors import (
     VolumeExists,
     VolumeNotReady,
 )
+from xenvol.sm.filling import Filling
 from xenvol.sm.placement import Request
 from xenvol.sm.records import Backend, Flavor, Volume
 from xenvol.undo import Undo
@@ -48,11 +50,13 @@ def create(
     *,
     name: str = "",
     needs: Iterable[str] = (),
+    filling: Filling | None = None,
 ) -> Volume:
-    """A volume of so many bytes at least, on a backend of the flavor. Idempotent by its id.
+    """A volume of so many bytes at least, on a backend of the flavor, empty or filled. Idempotent by its id.
 
     Raises UnknownFlavor, InvalidSetting, VolumeExists (the id is another volume), VolumeNotReady (it is being
-    deleted), NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes).
+    deleted), NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes), and
+    what the filling raises: nothing is left then, and no other backend is tried.
     """
     vdis.check_names(volume_id, name)
     vdis.check_size(size)
@@ -62,14 +66,15 @@ def create(
         view = context.view()
         volume = context.database.read(volume_rows.find, volume_id)
         if volume is not None:
-            _check_same(context, volume, flavor, size)
+            image = None if filling is None else filling.image
+            _check_same(context, volume, flavor, size, image)
             if volume.state == "available":
                 return volume
         if volume is not None and volume.vdi_uuid is not None:
             backend = context.database.read(backend_rows.get, volume.backend_id)
             made: Made | None = find_named(view, volume, backend)
         else:
-            made = _place(context, view, flavor, request, name, volume)
+            made = _place(context, view, flavor, request, name, volume, filling)
         finished = None if made is None else finish(context, view, made)
         if finished is not None:
             return finished
@@ -158,7 +163,13 @@ def record(
 
 
 def _place(
-    context: Context, view: View, flavor: Flavor, request: Request, name: str, begun: Volume | None
+    context: Context,
+    view: View,
+    flavor: Flavor,
+    request: Request,
+    name: str,
+    begun: Volume | None,
+    filling: Filling | None,
 ) -> Made | None:
     """The volume, with a VDI that its row names; None where somebody else was at it too: look again."""
     reasons: dict[int, str] = {}
@@ -167,22 +178,27 @@ def _place(
         if begun is not None and (made := _go_on(context, view, begun)) is not None:
             return made
         for backend in _candidates(context, view, flavor, request, reasons, begun=begun):
-            claimed = _claim(context, request, name, volume, backend)
+            claimed = _claim(context, request, name, volume, backend, filling)
             if claimed is None:
                 continue
             volume = claimed
             try:
-                return _make(context, view, volume, backend)
-            except (XapiError, BackendNotReady) as refusal:
+                made = _make(context, view, volume, backend, filling)
+                if made is not None and begun is not None and filling is not None:
+                    _erase_halves(context, view, begun, made)
+                return made
+            except (XapiError, BackendNotReady, _CannotFillError) as refusal:
+                if filling is not None and filling.has_begun:
+                    raise
                 reasons[backend.id] = str(refusal)
                 log.info("backend %d does not take volume %s: %s", backend.id, volume.id, refusal)
         if volume is not None and not context.database.write(drop_unmade, volume):
             return None
     except _LostError:
         return None
-    except XenVolError as error:
+    except BaseException as error:
         if volume is not None:
-            give_up(context, volume, error)
+            give_up(context, volume, error, is_over=filling is not None and filling.has_begun)
         raise
     raise NoBackendFits(flavor.label, size=request.size, reasons=reasons)
 
@@ -203,20 +219,42 @@ def _go_on(context: Context, view: View, begun: Volume) -> Made | None:
     return made
 
 
-def _make(context: Context, view: View, volume: Volume, backend: Backend) -> Made | None:
+def _make(
+    context: Context, view: View, volume: Volume, backend: Backend, filling: Filling | None
+) -> Made | None:
     """The volume's VDI on this backend, and the row that names it; None where somebody else has changed the row.
 
-    Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable; nothing is left then.
+    Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable, _CannotFillError, and what the
+    filling raises; nothing is left then.
     """
-    sr_ref, _ = srs.get_sr(view, backend)
+    sr_ref, sr_rec = srs.get_sr(view, backend)
+    obstacle = None if filling is None else filling.obstacle(sr_ref, sr_rec)
+    if obstacle is not None:
+        raise _CannotFillError(obstacle)
     undo = Undo()
     try:
         sm_config = {"type": "raw"} if backend.params.get("type") == "raw" else {}
         vdi_ref = vdis.create_vdi(context, view, undo, sr_ref, volume, sm_config)
+        if filling is not None and not filling.run(context, volume, vdi_ref):
+            undo.unwind()
+            return None
         return record(context, view, undo, volume, backend, sr_ref, vdi_ref)
     except BaseException as error:
         undo.unwind(error)
         raise
+
+
+def _erase_halves(context: Context, view: View, begun: Volume, made: Made) -> None:
+    """What dead attempts have left where this one began, or where it ended."""
+    backends = {made.backend.id: made.backend}
+    if begun.backend_id not in backends:
+        backends[begun.backend_id] = context.database.read(backend_rows.get, begun.backend_id)
+    for backend in backends.values():
+        try:
+            sr_ref, _ = srs.get_sr(view, backend)
+            vdis.erase_halves(context, view, sr_ref, made.volume)
+        except XenVolError as error:  # an audit finds them
+            log.warning("backend %d: halves of volume %s may be left: %s", backend.id, begun.id, error)
 
 
 def _candidates(
@@ -278,8 +316,17 @@ class _LostError(Exception):
     """Somebody else has changed the row."""
 
 
+class _CannotFillError(Exception):
+    """No disk of this backend can be filled; nothing was made."""
+
+
 def _claim(
-    context: Context, request: Request, name: str, volume: Volume | None, backend: Backend
+    context: Context,
+    request: Request,
+    name: str,
+    volume: Volume | None,
+    backend: Backend,
+    filling: Filling | None,
 ) -> Volume | None:
     """The volume's row, with this backend in it and room there taken; None where there is no room any more.
 
@@ -294,7 +341,13 @@ def _claim(
             return None
         if volume is None:
             return volume_rows.add(
-                connection, request.volume_id, backend_id=backend.id, size=request.size, cost=cost, name=name
+                connection,
+                request.volume_id,
+                backend_id=backend.id,
+                size=request.size,
+                cost=cost,
+                name=name,
+                image=None if filling is None else filling.image,
             )
         if not volume_rows.move(connection, volume, backend_id=backend.id, cost=cost):
             raise _LostError
@@ -315,9 +368,14 @@ def drop_unmade(connection: sa.Connection, volume: Volume) -> bool:
     return is_gone
 
 
-def give_up(context: Context, volume: Volume, error: BaseException) -> None:
-    """A refusal did not happen, so there is nothing to go on with; after a silence the row stays for the next one."""
-    if isinstance(error, XapiUnreachable | DatabaseError) or not isinstance(error, XenVolError):
+def give_up(context: Context, volume: Volume, error: BaseException, *, is_over: bool = False) -> None:
+    """A refusal did not happen, so there is nothing to go on with; after a silence the row stays for the next one.
+
+    So it does after an interrupt, unless all that was under way `is_over`.
+    """
+    if isinstance(error, XapiUnreachable | DatabaseError):
+        return
+    if not (is_over or isinstance(error, XenVolError)):
         return
     try:
         context.database.write(drop_unmade, volume)
@@ -325,13 +383,16 @@ def give_up(context: Context, volume: Volume, error: BaseException) -> None:
         error.add_note(f"volume {volume.id} is still begun ({failure}): `xenvol sm audit --repair` ends it")
 
 
-def _check_same(context: Context, volume: Volume, flavor: Flavor, size: int) -> None:
+def _check_same(context: Context, volume: Volume, flavor: Flavor, size: int, image: str | None) -> None:
     """The volume with this id is the one that is asked for. Raises VolumeExists, VolumeNotReady."""
     backend = context.database.read(backend_rows.get, volume.backend_id)
     if volume.state == "deleting":
         raise VolumeNotReady(volume.id, state="being deleted")
     if volume.is_snapshot or volume.source_id is not None:
         raise VolumeExists(volume.id, difference=f"is a copy of {volume.source_id!r}")
+    if volume.image != image:
+        what = "was made of no image" if volume.image is None else f"was made of the image {volume.image!r}"
+        raise VolumeExists(volume.id, difference=what)
     if backend.flavor_id != flavor.id:
         raise VolumeExists(volume.id, difference="has another flavor")
     if volume.size != size:

@@ -23,6 +23,7 @@ from xenvol.sm import (
     connections,
     copies,
     creation,
+    filling,
     flavor_rows,
     flavors,
     registration,
@@ -34,6 +35,7 @@ from xenvol.sm.backends import SetupReport
 from xenvol.sm.capacity import BackendStats
 from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.database import Database
+from xenvol.sm.filling import Filling
 from xenvol.sm.records import Backend, Flavor, Volume
 
 
@@ -49,6 +51,10 @@ class StorageManager:
             session if isinstance(session, Session) else Session(session),
             database if isinstance(database, Database) else Database(database),
         )
+
+    @property
+    def session(self) -> Session:
+        return self._context.session
 
     def do_setup(self, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
         """Have every backend's SR made, once, and known to this pool and plugged; what is dead is reported."""
@@ -121,10 +127,22 @@ class StorageManager:
     # ---- volumes
 
     def create_volume(
-        self, volume_id: str, flavor_label: str, size: int, *, name: str = "", needs: Iterable[str] = ()
+        self,
+        volume_id: str,
+        flavor_label: str,
+        size: int,
+        *,
+        name: str = "",
+        needs: Iterable[str] = (),
+        filling: Filling | None = None,
     ) -> Volume:
-        """A volume of `size` bytes at least; `needs` are of snapshot, clone, resize, resize_online."""
-        return creation.create(self._context, volume_id, flavor_label, size, name=name, needs=needs)
+        """A volume of `size` bytes at least; `needs` are of snapshot, clone, resize, resize_online.
+
+        With a `filling` it holds an image before it is anybody's: see `xenvol.volume_images`.
+        """
+        return creation.create(
+            self._context, volume_id, flavor_label, size, name=name, needs=needs, filling=filling
+        )
 
     def get_volume(self, volume_id: str) -> Volume:
         """Raises UnknownVolume."""
@@ -182,9 +200,18 @@ class StorageManager:
 
     # ---- looking after
 
-    def audit(self, *, repair: bool = False, progress: Callable[[str], None] = say_nothing) -> AuditReport:
-        """Hold database and pool against each other; `repair` mends what a crash has left."""
-        return audit.audit(self._context, repair=repair, progress=progress)
+    def audit(
+        self,
+        *,
+        repair: bool = False,
+        silence: float = filling.SILENCE,
+        progress: Callable[[str], None] = say_nothing,
+    ) -> AuditReport:
+        """Hold database and pool against each other; `repair` mends what a crash has left.
+
+        Who fills a volume with an image says so every minute; after `silence` seconds he is taken for dead.
+        """
+        return audit.audit(self._context, repair=repair, silence=silence, progress=progress)
 
     def __repr__(self) -> str:
         return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"

@@ -162,6 +162,8 @@ class Volume(_Record):
     """What it was copied from."""
     snapshot_of: str | None
     """Of a snapshot, its volume."""
+    image: str | None
+    """Of a volume that was made of an image, which."""
     created_at: datetime.datetime
 
     @property

@@ -20,7 +20,7 @@ metadata = sa.MetaData(
     }
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """Of the migrations, the last."""
 
 ID = 255
@@ -103,6 +103,7 @@ volumes = sa.Table(
     sa.Column("cost", sa.BigInteger, nullable=False),  # what it takes of its backend's `free`
     sa.Column("source_id", text(ID)),  # the volume or snapshot that it was copied from
     sa.Column("snapshot_of", text(ID)),  # of a snapshot: its volume
+    sa.Column("image", text(255)),  # what it was filled with before it was available
     *_common(),
     sa.UniqueConstraint("vdi_uuid", "deleted"),
     sa.Index(None, "backend_id", "deleted", "state"),

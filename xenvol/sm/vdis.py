@@ -229,21 +229,23 @@ def is_raw(vdi: Record) -> bool:
 
 def find_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> VDIRef | None:
     """A VDI that an attempt has made for the volume, whole, and that no row names; of several the first."""
-    made = {
-        ref: vdi
-        for ref, vdi in _made(view, sr_ref, volume)
-        if volume.source_id is None or CREATING + volume.token not in vdi["other_config"]  # `fill_vdi`
-    }
+    made = {ref: vdi for ref, vdi in _made(view, sr_ref, volume) if not _may_be_half(vdi, volume)}
     unnamed = context.database.read(volume_rows.unnamed, {vdi["uuid"] for vdi in made.values()})
     free = [ref for ref, vdi in made.items() if vdi["uuid"] in unnamed]
     return min(free, key=lambda ref: (_seconds(made[ref]["snapshot_time"]), ref), default=None)
 
 
+def _may_be_half(vdi: Record, volume: Volume) -> bool:
+    """Whether it is a disk that is filled after it was made: by `fill_vdi`, or with an image."""
+    is_filled = volume.source_id is not None or volume.image is not None
+    return is_filled and CREATING + volume.token in vdi["other_config"]
+
+
 def erase_halves(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
-    """Erase what dead attempts at a full copy have left, now that the row names a whole one. What cannot be, an audit
-    erases."""
+    """Erase what dead attempts at filling a disk have left, now that the row names a whole one. What cannot be, an
+    audit erases."""
     for ref, vdi in _made(view, sr_ref, volume):
-        if CREATING + volume.token in vdi["other_config"]:
+        if _may_be_half(vdi, volume) and vdi["uuid"] != volume.vdi_uuid:
             try:
                 erase_unnamed(context, view, volume.backend_id, ref)
             except XenVolError as error:

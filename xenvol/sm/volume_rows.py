@@ -6,10 +6,13 @@ Four laws, which the rest stands on:
 2. It is available only after that, and is told to nobody before.
 3. Of the rows that live, one names a VDI: a unique index sees to it.
 4. A VDI is erased only while a row that is being deleted names it, so never one that another row has meanwhile.
+
+Of a row with an `image` that names no VDI, `updated_at` is set while somebody fills a disk for it, and only then.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection
 from typing import Any
 
@@ -24,6 +27,7 @@ ERASING = "erasing:"
 
 _LIVE = volumes.c.deleted == 0
 _BEING_MADE = sa.and_(_LIVE, volumes.c.state == "creating", volumes.c.vdi_uuid.is_(None))
+_BEING_FILLED = sa.and_(_BEING_MADE, volumes.c.image.is_not(None), volumes.c.updated_at.is_not(None))
 
 
 def find(connection: sa.Connection, volume_id: str) -> Volume | None:
@@ -91,9 +95,19 @@ def count(connection: sa.Connection, backend_id: int) -> int:
 
 
 def promised(connection: sa.Connection, backend_id: int) -> int:
-    """What volumes that have no VDI yet will take of a backend; the pool cannot show it."""
+    """What volumes that have no VDI yet will take of a backend; the pool cannot show it.
+
+    It shows the disk of one that is being filled, though its row does not name that yet.
+    """
     query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0))
-    return int(connection.execute(query.where(volumes.c.backend_id == backend_id, _BEING_MADE)).scalar_one())
+    where = [volumes.c.backend_id == backend_id, _BEING_MADE, sa.not_(_BEING_FILLED)]
+    return int(connection.execute(query.where(*where)).scalar_one())
+
+
+def filled_at(connection: sa.Connection, volume: Volume) -> datetime.datetime | None:
+    """When somebody last said that he fills a disk for it; None where nobody does."""
+    query = sa.select(volumes.c.updated_at).where(*_same(volume), _BEING_FILLED)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def add(
@@ -119,6 +133,7 @@ def add(
         "cost": cost,
         "source_id": None,
         "snapshot_of": None,
+        "image": None,
         "created_at": now(),
         "updated_at": None,
         "deleted_at": None,
@@ -133,7 +148,18 @@ def add(
 
 def move(connection: sa.Connection, volume: Volume, *, backend_id: int, cost: int) -> bool:
     """To another backend, while it has no VDI yet."""
-    return _change(connection, _unmade(volume), backend_id=backend_id, cost=cost)
+    at = now() if volume.image is None else None
+    return _change(connection, _unmade(volume), backend_id=backend_id, cost=cost, updated_at=at)
+
+
+def say_filling(connection: sa.Connection, volume: Volume) -> bool:
+    """Somebody fills a disk for it, now; False where the row is no longer what it was."""
+    return _change(connection, _unmade(volume))
+
+
+def say_not_filling(connection: sa.Connection, volume: Volume) -> None:
+    """He does so no more, and it is not filled."""
+    _change(connection, [*_unmade(volume), volumes.c.image.is_not(None)], updated_at=None)
 
 
 def name_vdi(

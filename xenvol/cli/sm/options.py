@@ -1,20 +1,19 @@
-"""What the commands of `xenvol sm` share: the database, with a pool or without one, and how sizes are written."""
+"""What the commands of `xenvol sm` share: the database, with a pool or without one."""
 
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Never
 
 import click
 from click.core import ParameterSource
 
 from xenvol.cli.options import Pool, first_line, output_options, pool_options
+from xenvol.cli.sizes import read_size as read_size  # the commands have it from here
 from xenvol.cli.terminal import Terminal
 from xenvol.secret import has_secret
 from xenvol.sm import Database, StorageManager, default_url
@@ -23,27 +22,9 @@ DATABASE_VARIABLE = "XENVOL_SM_DATABASE"
 
 NOT_WELL = 5  # the exit status of storage errors: `setup` found a dead backend, `audit` a disagreement
 
-_UNITS = {"": 30, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?) ?(?:(b)|([kmgtp])(?:ib)?)?", re.ASCII | re.IGNORECASE)
-_LARGEST = (1 << 63) - 1  # bytes that a database's column can tell
 _PASSWORD_IN_URL = re.compile(
     r"^[^:]+://[^:/]*:[^@]+@"
 )  # as SQLAlchemy reads it: it may hold any letter but @
-
-
-def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """A number of GiB, or of the unit that follows, in bytes; a fraction of a byte counts as a whole one."""
-    if value is None:
-        return None
-    found = _SIZE.fullmatch(value)
-    if found is None:
-        problem = f"{value!r} is no size: write 10 (GiB), 10GiB, 512MiB, 1.5TiB or 4096B"
-        raise click.BadParameter(problem, ctx, param)
-    number, is_bytes, unit = found.groups()
-    size = math.ceil(Fraction(number) * (1 << _UNITS[(is_bytes or unit or "").lower()]))
-    if not 0 < size <= _LARGEST:
-        raise click.BadParameter(f"{value!r} is no size of a disk", ctx, param)
-    return size
 
 
 class _NoPool:

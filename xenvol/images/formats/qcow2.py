@@ -3,17 +3,20 @@
 No other file is opened, whatever the image says of one. An image that was not closed (dirty) is read, since only its
 reference counts may be wrong, and these are for writers; one that QEMU marked as corrupt is refused. Two clusters of
 the disk may be one of the file, as the format allows; but no data may lie where a table lies, nor two tables in one
-place. Memory: one L2 table (2 MiB at most), a piece, and a bit for each cluster of the file (`_MAX_CLUSTERS`).
+place. What is a hole of the file is left out (images made with preallocation). Memory: one L2 table (2 MiB at most), a
+piece, a bit for each cluster of the file (`_MAX_CLUSTERS`), and where it has data (`_MAX_RANGES`).
 """
 
 from __future__ import annotations
 
 import sys
 import zlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from xenvol.images.contents import PIECE, ByteFile, DiskImage, EndOfFile, Piece
+from xenvol.images.contents import PIECE, SECTOR, ByteFile, DiskImage, EndOfFile, Piece
 from xenvol.images.errors import MissingReader, TruncatedImage, UnsupportedImage
 from xenvol.images.formats.qcow2_fields import (
     FORMAT,
@@ -29,6 +32,7 @@ from xenvol.images.formats.qcow2_fields import (
 
 _L1_STEP: Final = 64 << 10  # bytes of the L1 table in memory at a time
 _MAX_CLUSTERS: Final = 1 << 28  # 32 MiB of bits; a file of 16 TiB, with the usual clusters of 64 KiB
+_MAX_RANGES: Final = 1 << 20  # 16 MiB; what lies behind so many holes is read, holes and all
 _DEFLATE_WINDOW: Final = -15  # raw; QEMU writes with -12, which this reads too, and others' writers with more
 _ZSTD_WINDOW: Final = 23  # 8 MiB, which every reader should take (RFC 8878, 3.1.1.1.2), and four clusters
 
@@ -68,6 +72,7 @@ class Qcow2Image:
         self._file = file
         self._header = header
         self._tables = _Places(-(-file.size // header.cluster_size))
+        self._ranges = _Ranges()
 
     def __repr__(self) -> str:
         return f"<{FORMAT} image {self.name}: {self.virtual_size} bytes, {self.allocated} allocated>"
@@ -78,9 +83,10 @@ class Qcow2Image:
         Raises InvalidImage, MissingReader where clusters are compressed in a way that needs another package.
         """
         self._mark_tables()
+        self._ranges = _Ranges(self._file)
         allocated = 0
         has_packed = False
-        for part in self._parts():
+        for part in self._data():
             if isinstance(part, Packed):
                 allocated += min(self._header.cluster_size, self.virtual_size - part.offset)
                 has_packed = True
@@ -108,7 +114,7 @@ class Qcow2Image:
     def _chunks(self) -> Iterator[Piece]:
         """None lies on both sides of a multiple of `PIECE`."""
         expand: _Expand | None = None
-        for part in self._rows():
+        for part in self._data():
             if isinstance(part, Packed):
                 expand = expand or self._expander()
                 data = self._expand(part, expand)
@@ -123,6 +129,15 @@ class Qcow2Image:
                 size = min(part.size - done, PIECE - offset % PIECE)
                 yield Piece(offset, self._read(part.host + done, size))
                 done += size
+
+    def _data(self) -> Iterator[Stored | Packed]:
+        """The rows, without what is a hole of the file."""
+        for row in self._rows():
+            if isinstance(row, Packed):
+                yield row
+                continue
+            for start, end in self._ranges.within(row.host, row.host + row.size):
+                yield Stored(row.offset + start - row.host, start, end - start)
 
     def _rows(self) -> Iterator[Stored | Packed]:
         """The parts; those that follow each other, on the disk and in the file, as one."""
@@ -248,6 +263,34 @@ class _Places:
         start, end = first // 8, (first + count - 1) // 8 + 1
         bits = int.from_bytes(self._bits[start:end], "little") >> first % 8 & (1 << count) - 1
         return first + (bits & -bits).bit_length() - 1 if bits else None
+
+
+class _Ranges:
+    """Where a file has data, in whole sectors."""
+
+    def __init__(self, file: ByteFile | None = None) -> None:
+        self._starts = array("Q")
+        self._ends = array("Q")
+        if file is None:
+            return
+        for start, end in file.data_ranges():
+            start -= start % SECTOR
+            end += -end % SECTOR
+            if self._ends and start <= self._ends[-1]:
+                self._ends[-1] = end
+                continue
+            if len(self._ends) == _MAX_RANGES:
+                self._ends[-1] = file.size
+                return
+            self._starts.append(start)
+            self._ends.append(end)
+
+    def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(start, end) of each range, as far as it lies within these."""
+        index = bisect_right(self._ends, start)
+        while index < len(self._ends) and self._starts[index] < end:
+            yield max(start, self._starts[index]), min(end, self._ends[index])
+            index += 1
 
 
 def _inflate(packed: bytes, size: int) -> bytes:

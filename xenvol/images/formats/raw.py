@@ -5,25 +5,11 @@ A size that is no multiple of a sector is allowed (ISO images); the last piece i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
-from typing import Final
 
-from xenvol.images.contents import (
-    PIECE,
-    SECTOR,
-    ByteFile,
-    EndOfFile,
-    NeedsFile,
-    Piece,
-    Stream,
-)
+from xenvol.images.contents import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
 from xenvol.images.errors import InvalidImage, TruncatedImage
-
-_VHD_FOOTER: Final = struct.Struct(
-    ">8s40xQ4xII"
-)  # "Virtual Hard Disk Image Format": cookie, sizes, type, checksum
-_VHD_FIXED: Final = 2
+from xenvol.images.formats.vhd_fields import is_fixed_footer
 
 
 class RawImage:
@@ -138,11 +124,8 @@ def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]
 
 
 def _ends_fixed_vhd(tail: bytes, size: int) -> bool:
-    if len(tail) != SECTOR:
-        return False
-    cookie, current_size, kind, checksum = _VHD_FOOTER.unpack_from(tail)
-    good = ~(sum(tail) - sum(tail[64:68])) & 0xFFFFFFFF
-    return (cookie, current_size, kind, checksum) == (b"conectix", size - SECTOR, _VHD_FIXED, good)
+    """A footer that is good, and that means just this disk; any other is the disk's own."""
+    return is_fixed_footer(tail) and int.from_bytes(tail[48:56], "big") == size - SECTOR  # its current size
 
 
 def _refuse_empty(name: str, format: str, size: int) -> None:

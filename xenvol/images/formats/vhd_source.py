@@ -71,8 +71,9 @@ class FileSource:
 
 
 class StreamSource:
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, *, longest: int = _LONGEST) -> None:
         self._stream = stream
+        self._longest = longest
         self._position = 0
         self.name = stream.name
 
@@ -106,7 +107,7 @@ class StreamSource:
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self._position += len(data)
-        if self._position > _LONGEST:
+        if self._position > self._longest:
             raise bad(self.name, "it goes on where no VHD can have anything", offset=self._position)
         return data
 

@@ -132,7 +132,8 @@ def _parse(file: FileSource) -> _Extent:
         raise UnsupportedImage(file.name, problem="it is one of the files of a VMDK", remedy=_CONVERT)
     if descriptor_at != SECTOR or not 0 < descriptor_size <= _DESCRIPTOR:
         raise _bad(file, f"its descriptor would have {descriptor_size} bytes at {descriptor_at}", 0x1C)
-    _check_descriptor(file, file.pread(SECTOR, min(_DESCRIPTOR, file.size - SECTOR)))
+    seen = max(descriptor_size, min(_DESCRIPTOR, file.size - SECTOR))  # QEMU looks behind its end as well
+    _check_descriptor(file, file.pread(SECTOR, seen))
     if extent.directory == _AT_END * SECTOR:
         # footer, then the marker that ends the stream
         footer, _, _ = _parse_header(file, max(0, file.size - 2 * SECTOR))

@@ -73,6 +73,7 @@ class Exchange:
         """Send the head, and wait for the answer's. Raises NotConnected when nothing was sent, else Broken."""
         connection = Connection(endpoint, timeout=patience.head, connect_timeout=patience.connect)
         connection.connect()
+        response: http.client.HTTPResponse | None = None
         try:
             connection.putrequest(verb, f"{path}?{urllib.parse.urlencode(query)}", skip_accept_encoding=True)
             connection.putheader("User-Agent", "xenvol")
@@ -82,6 +83,8 @@ class Exchange:
             response = http.client.HTTPResponse(connection.sock, method=verb)
             response.begin()
         except BaseException as error:
+            if response is not None:
+                response.close()  # which has a hold on the socket, so that the host would not notice
             connection.close()
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise _broken(error) from None

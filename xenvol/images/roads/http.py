@@ -318,9 +318,11 @@ class _RawContents:
     def _pieces(self) -> Iterator[Piece]:
         position = 0
         while position < self.virtual_size:
-            data = self._download.read(min(PIECE, self.virtual_size - position))
-            if not data:
-                raise self._download.failed(f"it ended after {position} of {self.virtual_size} bytes")
+            size = min(PIECE, self.virtual_size - position)
+            data = self._download.read(size)
+            if len(data) < size:  # it ends, perhaps in the text of an error
+                end = position + len(data)
+                raise self._download.explain(f"it ended after {end} of {self.virtual_size} bytes")
             yield Piece(position, data)
             position += len(data)
         if self._download.read(1):

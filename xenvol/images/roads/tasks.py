@@ -106,6 +106,14 @@ class TransferTask:
             if error is not None:
                 error.add_note(f"{self.what}: {left}")
 
+    def end(self) -> None:
+        """What nobody works on, and still is pending, is cancelled by us: only what is over can be destroyed."""
+        if self._record["status"] in _PENDING:
+            try:
+                self._view.call("task.set_status", self.ref, "cancelled")
+            except (XapiError, XapiUnreachable) as error:
+                log.info("%s: its task stays pending: %s", self.what, error)
+
     def _cancel(self) -> None:
         """Ask the host to end it; it does so when the connection is closed, too, so that its answer does not matter."""
         try:
@@ -125,14 +133,16 @@ def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> It
 
     create = ("task.create", unique, "")
     ref = make(view, undo, f"created task {unique}", create, look=look, inverse=_destroy)
+    task = TransferTask(view, ref, what=what, call=call, patience=patience)
     try:
-        yield TransferTask(view, ref, what=what, call=call, patience=patience)
+        yield task
     finally:
+        task.end()
         undo.unwind()  # xapi collects what is left of tasks itself, so that it is no failure if one stays
 
 
 def _destroy(view: View, ref: TaskRef) -> None:
-    """Idempotent, so that it may be said twice: one that is still pending is marked, and goes with its end."""
+    """Idempotent, so that it may be said twice."""
     try:
         _destroy_once(view, ref)
     except (XapiError, XapiUnreachable):

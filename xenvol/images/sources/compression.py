@@ -26,7 +26,9 @@ from xenvol.images.sources.expanders import (
 )
 from xenvol.images.sources.streams import Peekable
 
-_OUTPUT: Final = 256 << 10  # bytes: with 1 MiB at once, zstd takes twice the time, most of it for fresh memory
+_OUTPUT: Final = (
+    256 << 10
+)  # bytes: with 1 MiB at once, zstd takes twice the time, most of it for fresh memory
 _INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at every call
 
 
@@ -91,18 +93,7 @@ class _Decompressed:
         while not self._is_at_end:
             if self._step is None:
                 self._step = self._thread.submit(self._expand)
-            try:
-                step = self._step.result()
-            except BadCompression as error:
-                raise InvalidImage(
-                    self.name, format=self._expander.format, problem=str(error), offset=self._fed
-                ) from error
-            except TooLargeWindow as error:
-                raise UnsupportedImage(
-                    self.name,
-                    problem=f"its zstd window has {error} bytes, and {1 << WINDOW_LOG} are read",
-                    remedy="compress it without --long and --ultra, or unfold it first (`zstd -d --long=31`)",
-                ) from error
+            step = self._result(self._step)
             if step.is_hungry:
                 data = self._stream.read(_INPUT)
                 self._fed += len(data)
@@ -115,6 +106,22 @@ class _Decompressed:
             if step.output:
                 return step.output
         return b""
+
+    def _result(self, step: Future[_Step]) -> _Step:
+        try:
+            return step.result()
+        except BadCompression as error:
+            self._thread.shutdown(wait=False)
+            raise InvalidImage(
+                self.name, format=self._expander.format, problem=str(error), offset=self._fed
+            ) from error
+        except TooLargeWindow as error:
+            self._thread.shutdown(wait=False)
+            raise UnsupportedImage(
+                self.name,
+                problem=f"its zstd window has {error} bytes, and {1 << WINDOW_LOG} are read",
+                remedy="compress it without --long and --ultra, or unfold it first (`zstd -d --long=31`)",
+            ) from error
 
     def _expand(self) -> _Step:
         parts: list[bytes] = []

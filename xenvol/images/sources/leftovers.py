@@ -53,7 +53,10 @@ class Owner:
     @classmethod
     def parse(cls, text: bytes) -> Owner:
         """Raises ValueError for what this module has not written."""
-        value = json.loads(text)
+        try:
+            value = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("no mark of a staging directory") from error
         match value:
             case {"host": str(host), "pid": int(pid), "started": str(started)} if (
                 len(value) == 3 and 0 < pid < 1 << 31

@@ -50,21 +50,24 @@ class Request:
         request.check_wire()
         return request
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read along."""
+        return self.url.scheme == "https" or _is_loopback(self.url)
+
     def check_wire(self) -> None:
-        if (
-            self.secret_headers
-            and self.url.scheme == "http"
-            and not (_is_loopback(self.url) or self.is_insecure)
-        ):
+        if self.secret_headers and not (self.is_private or self.is_insecure):
+            named = ", ".join(sorted(self.secret_headers))
             raise SourceError(
-                self.name,
-                problem=f"{', '.join(sorted(self.secret_headers))} would be sent in the clear: use https, or say "
-                "insecure=True",
+                self.name, problem=f"{named} would be sent in the clear: use https, or say insecure=True"
             )
 
     def redirected(self, location: str) -> Request:
         """Where an answer sends it on to; without its secrets, if that is another origin."""
-        url = urllib.parse.urljoin(self.url.geturl(), location)
+        try:
+            url = urllib.parse.urljoin(self.url.geturl(), location)
+        except ValueError:
+            raise SourceError(self.name, problem="it sends us on to what is no URL") from None
         name = name_of_url(url)
         parts = _split(url, name=self.name)
         if (self.url.scheme, parts.scheme) == ("https", "http") and not self.is_insecure:

@@ -6,10 +6,11 @@ ends, however it ends; where the process was killed, the next import that stages
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -70,35 +71,35 @@ class Staging:
     def _write(self, stream: Stream, path: Path, reason: str, tick: Callable[[int], None] | None) -> None:
         size = 0
         unchecked = 0
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with self._written(path, reason):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             while data := stream.read(PIECE):
                 if stream.length is None and unchecked >= _CHECK_EVERY:
                     self._check_room(PIECE, reason)
                     unchecked = 0
                 for offset, part in without_zeros([Piece(size, data)]):
-                    self._pwrite(descriptor, part, offset, reason)
+                    with self._written(path, reason):
+                        _pwrite(descriptor, part, offset)
                     unchecked += len(part)
                 size += len(data)
                 if tick is not None:
                     tick(len(data))
-            os.ftruncate(descriptor, size)
-        except OSError as error:
-            raise TargetError(str(path), problem=problem_of(error)) from error
+            with self._written(path, reason):
+                os.ftruncate(descriptor, size)
         finally:
             os.close(descriptor)
 
-    def _pwrite(self, descriptor: int, data: bytes, offset: int, reason: str) -> None:
+    @contextlib.contextmanager
+    def _written(self, path: Path, reason: str) -> Iterator[None]:
+        """What the file system has against it. Neither the stream's errors nor the listener's are its own."""
         try:
-            done = os.pwrite(descriptor, data, offset)
-            while done < len(data):
-                done += os.pwrite(descriptor, data[done:], offset + done)
+            yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise NoRoomToStage(
-                str(self.directory), needed=len(data), free=self._room(), reason=reason
-            ) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = self._room()
+                raise NoRoomToStage(str(self.directory), needed=PIECE, free=free, reason=reason) from error
+            raise TargetError(str(path), problem=problem_of(error)) from error
 
     def empty_file(self, name: str) -> Path:
         """A new empty file that others cannot read; its name ends in `name`. Raises TargetError."""
@@ -157,3 +158,9 @@ class Staging:
             raise TargetError(str(self.directory), problem=problem_of(error)) from error
         reserve = min(RESERVE, state.f_blocks * state.f_frsize // RESERVE_SHARE)
         return max(0, state.f_bavail * state.f_frsize - reserve)
+
+
+def _pwrite(descriptor: int, data: bytes, offset: int) -> None:
+    done = os.pwrite(descriptor, data, offset)
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)

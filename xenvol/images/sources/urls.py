@@ -8,7 +8,7 @@ import contextlib
 import html
 import logging
 import re
-import urllib.parse
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from xenvol.images.errors import MissingReader, SourceError
 from xenvol.images.sources.checksums import Checksum
 from xenvol.images.sources.requests import Request, name_of_url
 from xenvol.secret import Secret
-from xenvol.session.endpoint import CONNECT_TIMEOUT, Trust
+from xenvol.session.endpoint import CONNECT_TIMEOUT, InsecureConnection, Trust
 
 if TYPE_CHECKING:  # the extra `images` brings it
     import urllib3
@@ -93,7 +93,8 @@ def open_url(
     """What an http or https URL gives, as a stream; the connection is closed when the block is left.
 
     `ca_file` holds the authorities that may have signed the host's certificate, instead of the system's. `insecure`
-    lets anybody on the way answer in its place, and read the headers. `timeout` is in seconds without a byte.
+    lets anybody on the way answer in its place, and read the headers; warnings say so (InsecureConnection, urllib3's
+    InsecureRequestWarning). `timeout` is in seconds without a byte.
 
     Up to 5 redirects are followed; from https to http only if `insecure`. Headers that hold a secret (a `Secret`, or
     by their names: Authorization, X-Auth-Token…) go to the first origin alone. Proxies that the environment names are
@@ -104,11 +105,14 @@ def open_url(
         import urllib3
     except ImportError as error:
         package = "urllib3 (pip install 'xenvol[images]')"
-        raise MissingReader(
-            name_of_url(url), format=urllib.parse.urlsplit(url).scheme, package=package
-        ) from error
+        raise MissingReader(name_of_url(url), format="http", package=package) from error
     request = Request.parse(url, headers, insecure)
     trust = Trust.of(ca_file, None, insecure)
+    if not request.is_private and request.secret_headers:
+        risk = (
+            f"{', '.join(sorted(request.secret_headers))} and the image travel to {request.name} in the clear"
+        )
+        warnings.warn(risk, InsecureConnection, stacklevel=3)  # above the context manager's own call
     pool = urllib3.PoolManager(
         num_pools=1,
         ssl_context=trust.context,
@@ -156,19 +160,26 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
     except urllib3.exceptions.SSLError as error:
         problem = f"the certificate of {request.url.hostname} does not prove it to be that, or TLS failed: name the "
         raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
-    except urllib3.exceptions.ConnectTimeoutError as error:
-        raise SourceError(
-            request.name, problem=f"{request.url.netloc} did not answer within {CONNECT_TIMEOUT:g} seconds"
-        ) from error
     except urllib3.exceptions.ReadTimeoutError as error:
         problem = f"{request.url.netloc} said nothing within {timeout:g} seconds"
         raise SourceError(request.name, problem=problem) from error
     except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
-        # whose text names the URL with its query
-        cause = error.__cause__ or error.__context__ or error
-        reason = f": {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
-        problem = f"no connection to {request.url.netloc} ({type(error).__name__}){reason}"
-        raise SourceError(request.name, problem=problem) from None
+        # not "from" it: its text names the URL with its query
+        raise SourceError(
+            request.name, problem=f"no connection to {request.url.netloc} ({_cause_of(error)})"
+        ) from None
+
+
+def _cause_of(error: BaseException) -> str:
+    """What the system says, which is beneath what urllib3 says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if isinstance(cause, TimeoutError):
+            return f"nobody answered within {CONNECT_TIMEOUT:g} seconds"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _refusal(request: Request, response: urllib3.BaseHTTPResponse) -> str:

@@ -1,0 +1,51 @@
+"""`xenvol image`: each command is one call of `xenvol.images`.
+
+What reads URLs, and zstd before Python 3.14, comes with the extra `images`; nothing else needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from xenvol.cli.group import Commands, Entry
+
+COMMANDS: Mapping[str, Entry] = {
+    name: Entry(f"xenvol.cli.image.{module}:{function}", about, "images")
+    for name, module, function, about in (
+        ("import", "importing", "import_", "Make a disk of an image, or write one over a disk."),
+        ("write", "importing", "write", "Write an image over a block device of this machine."),
+        ("export", "exporting", "export", "Write what a disk holds to an image."),
+        ("info", "looking", "info", "Show what an image is, and whether it is whole."),
+        ("sweep", "looking", "sweep_", "Show what transfers that were killed have left, and take it away."),
+    )
+}
+
+
+class ImageCommands(Commands):
+    entries = COMMANDS
+    elsewhere = {  # as qemu-img, and others, call them
+        "convert": "import",
+        "download": "export",
+        "upload": "import",
+        "check": "info",
+        "inspect": "info",
+    }
+
+
+@click.group("image", cls=ImageCommands)
+def image() -> None:
+    """Make disks of images, and images of disks.
+
+    On SRs of any type. An image is raw, VHD (with its chain), qcow2, VMDK, ISO, or a tarball of VHDs, compressed or
+    not; its bytes tell which. It comes from a file, from standard input or from an image service, and is checked
+    before anything is made: a disk holds the image exactly, or there is no disk.
+
+    \b
+    Example:
+      xenvol image info debian.qcow2
+      xenvol image import debian.qcow2 'local storage' --name debian --json
+      xenvol image export debian debian.vhd --format vhd
+      xenvol image sweep
+    """

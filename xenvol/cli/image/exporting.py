@@ -1,0 +1,78 @@
+"""The command that writes an image of a disk. Where that goes to standard output, nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from xenvol.cli.image.options import road_option, staging_option
+from xenvol.cli.image.standard import standard_output
+from xenvol.cli.options import Pool, pool_options
+from xenvol.cli.terminal import human_size
+from xenvol.images import export_image
+
+
+@click.command("export")
+@click.argument("vdi", metavar="VDI")
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "--format",
+    "target_format",
+    type=click.Choice(["raw", "vhd", "tarball"]),
+    default="raw",
+    show_default=True,
+    help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    default="none",
+    show_default=True,
+    help="With what it is packed.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
+)
+@road_option
+@staging_option
+@pool_options
+def export(
+    pool: Pool, *, vdi: str, target: str, target_format: Any, compress: Any, overwrite: bool, **how: Any
+) -> None:
+    """Write what a disk holds to an image.
+
+    VDI is a name, a uuid or a reference, of a snapshot too. TARGET is a file, which appears when it is whole, or -
+    for standard output. A disk that a VM writes to is read from a snapshot, which goes again.
+
+    \b
+    Examples:
+      xenvol image export debian debian.raw
+      xenvol image export debian debian.vhd --format vhd --overwrite --json
+      xenvol image export debian - --format tarball --compress gzip | ssh backup 'cat > debian.tgz'
+    """
+    is_stream = target == "-"
+    place = standard_output() if is_stream else target
+    with pool.session(f"writing an image of {vdi}") as session:
+        with pool.terminal.transferring() as progress:
+            exported = export_image(
+                session,
+                vdi,
+                place,
+                format=target_format,
+                compression=compress,
+                overwrite=overwrite,
+                progress=progress,
+                **how,
+            )
+    for step in exported.residue:
+        pool.terminal.warn(step)
+    packed = "" if compress == "none" else f", packed with {compress}"
+    tell = pool.terminal.aside if is_stream else pool.terminal.result
+    tell(
+        asdict(exported),
+        f"{exported.target} holds VDI {exported.vdi_uuid} ({target_format}{packed}, "
+        f"{human_size(exported.virtual_size)})"
+        + (", as it was when the export began" if exported.was_in_use else ""),
+    )

@@ -1,0 +1,116 @@
+"""The commands that look: at an image, and at what transfers that died have left."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.text import Text
+
+from xenvol.cli.image.options import source_options, staging_option
+from xenvol.cli.options import Pool, output_options, pool_options
+from xenvol.cli.terminal import Terminal, human_size
+from xenvol.images import ImageSource, Leftover, find_leftovers, inspect_image, sweep
+
+NOT_WELL = 5  # the exit status of storage errors: something could not be taken away
+
+_AGE = re.compile(r"(\d{1,6}) ?([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command("info")
+@source_options
+@click.option(
+    "--check", is_flag=True, help="Read all of it, as an import would, and see whether it is whole."
+)
+@staging_option
+@output_options
+def info(terminal: Terminal, *, source: ImageSource, check: bool, staging_dir: str | None) -> None:
+    """Show what an image is, and whether it is whole.
+
+    No pool is asked. IMAGE is a path, - for standard input, or an http or https URL; with --parent, the leaf of a
+    chain of VHDs. Without --check only what stands at its beginning, and its tables, are looked at.
+
+    \b
+    Examples:
+      xenvol image info debian.qcow2
+      xenvol image info debian.qcow2 --check --checksum sha256:… --json | jq .virtual_size
+    """
+    with terminal.working("looking at the image"), terminal.transferring() as progress:
+        found = inspect_image(source, check=check, staging_dir=staging_dir, progress=progress)
+    rows = [
+        ["image", found.image],
+        ["format", found.format],
+        ["size of the disk", f"{human_size(found.virtual_size)} ({found.virtual_size} bytes)"],
+        ["data", "not known" if found.allocated is None else f"{human_size(found.allocated)} at most"],
+        ["checked", "all of it is good" if found.is_checked else "no (--check)"],
+    ]
+    terminal.listing(asdict(found), ["KEY", "VALUE"], rows)
+
+
+def read_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime.timedelta:
+    """``90s``, ``30m``, ``24h``, ``7d``."""
+    found = _AGE.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no time: write 30m, 24h or 7d", ctx, param)
+    number, unit = found.groups()
+    return datetime.timedelta(seconds=int(number) * _SECONDS[unit])
+
+
+@click.command("sweep")
+@click.option(
+    "--older-than",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    callback=read_age,
+    help="What a transfer began so long ago: 30m, 24h, 7d. Longer than any that may still be under way.",
+)
+@click.option("--remove", is_flag=True, help="Take it away; else it is only shown.")
+@pool_options
+def sweep_(pool: Pool, *, older_than: datetime.timedelta, remove: bool) -> None:
+    """Show what transfers that were killed have left, and take it away.
+
+    A disk that was never finished, a snapshot that was read, a slot of a control domain: each says that a transfer
+    made it, and when. Nothing else is touched, and nothing that a VM has. With --remove it exits with 5 if something
+    stays.
+
+    \b
+    Examples:
+      xenvol image sweep
+      xenvol image sweep --older-than 7d --remove --json | jq '.[] | select(.kept)'
+    """
+    with pool.session("looking at the disks of the pool") as session:
+        found = (sweep if remove else find_leftovers)(session, older_than=older_than)
+    pool.terminal.listing(
+        [_facts(leftover, remove) for leftover in found],
+        ["WHAT", "VDI", "NAME", "BEGAN", "BY", "REMOVED"],
+        [_row(leftover, remove) for leftover in found],
+    )
+    if remove and any(leftover.kept is not None for leftover in found):
+        click.get_current_context().exit(NOT_WELL)
+
+
+def _facts(leftover: Leftover, is_removed: bool) -> dict[str, Any]:
+    return {
+        **asdict(leftover),
+        "began": leftover.began.isoformat(),
+        "removed": is_removed and leftover.kept is None,
+    }
+
+
+def _row(leftover: Leftover, is_removed: bool) -> list[str | Text]:
+    fate = Text("yes", style="green") if is_removed else Text("no (--remove)")
+    if leftover.kept is not None:
+        fate = Text(f"no: {leftover.kept}", style="red")
+    return [
+        leftover.kind,
+        leftover.vdi_uuid,
+        leftover.name,
+        f"{leftover.began:%Y-%m-%d %H:%M:%S} UTC",
+        leftover.machine,
+        fate,
+    ]

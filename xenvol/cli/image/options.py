@@ -1,0 +1,203 @@
+"""What the commands of `xenvol image` share: where an image is, how it travels, and the question before data is lost.
+
+The value of a header that lets somebody in is never on a command line, where every user of the machine could read it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from xenvol.cli.image.standard import standard_input
+from xenvol.cli.options import first_line
+from xenvol.cli.sizes import read_size
+from xenvol.cli.terminal import Terminal
+from xenvol.images import FORMATS, ImageSource
+from xenvol.images.sources.requests import Request
+from xenvol.secret import Secret, has_secret
+from xenvol.session.endpoint import Trust
+
+TOKEN = "X-Auth-Token"
+
+staging_option = click.option(
+    "--staging-dir",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIRECTORY",
+    help="Where what cannot be carried as it comes is kept meanwhile; else the system's temporary directory.",
+)
+road_option = click.option(
+    "--road",
+    type=click.Choice(["auto", "http", "block"]),
+    default="auto",
+    show_default=True,
+    help="To the disk's bytes: xapi's HTTP door, from anywhere; or a block device of the VM in which this runs.",
+)
+verify_option = click.option("--verify", is_flag=True, help="Read it back, and compare.")
+blank_option = click.option(
+    "--blank",
+    is_flag=True,
+    help="It is new, and nothing was ever written to it: holes of the image are not written either.",
+)
+yes_option = click.option(
+    "--yes", is_flag=True, help="What it holds may be lost; else you are asked, at a terminal."
+)
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command gets an `ImageSource` as `source`, from an argument IMAGE and what is said of it."""
+
+    @click.argument("image", metavar="IMAGE")
+    @click.option(
+        "--parent",
+        "parents",
+        multiple=True,
+        metavar="PATH",
+        help="Of a VHD that holds only differences, what it differs from. Once for each of the chain, the base last.",
+    )
+    @click.option(
+        "--format",
+        "source_format",
+        type=click.Choice(FORMATS),
+        help="What the image is. Else its bytes tell: a raw disk may begin like anything.",
+    )
+    @click.option(
+        "--size",
+        metavar="SIZE",
+        callback=read_size,
+        help="Of a stream that does not say how long it is: 10 (GiB), 512MiB, 4096B.",
+    )
+    @click.option(
+        "--checksum",
+        metavar="[ALGORITHM:]DIGEST",
+        help="Of the image as it is stored: sha256:…, sha512:…, md5:…",
+    )
+    @click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="A header for the image service, which anybody may read. May be given several times.",
+    )
+    @click.option(
+        "--header-file",
+        "header_files",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Its first line is a header that is a secret: `Authorization: Bearer …`.",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help=f"Its first line is the token for the image service, sent as {TOKEN}.",
+    )
+    @click.option(
+        "--image-ca-file",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Certificates (PEM) of the authorities that vouch for the image service; else the system's.",
+    )
+    @click.option(
+        "--image-insecure",
+        is_flag=True,
+        help="Instead: believe whoever answers, who could then read the token.",
+    )
+    @functools.wraps(command)
+    def run(
+        *,
+        image: str,
+        parents: tuple[str, ...],
+        source_format: str | None,
+        size: int | None,
+        checksum: str | None,
+        headers: tuple[str, ...],
+        header_files: tuple[str, ...],
+        token_file: str | None,
+        image_ca_file: str | None,
+        image_insecure: bool,
+        **options: Any,
+    ) -> None:
+        is_url = image.lower().startswith(("http://", "https://"))
+        if not is_url and (headers or header_files or token_file or image_ca_file or image_insecure):
+            raise wrong(f"{image} is no URL: it takes no headers, no token, and nobody vouches for it")
+        if parents:
+            _check_chain((image, *parents), source_format, checksum)
+        try:
+            source = ImageSource(
+                where=(image, *parents) if parents else standard_input() if image == "-" else image,
+                format=source_format,
+                size=size,
+                checksum=checksum,
+                headers=_headers(image, headers, header_files, token_file, image_insecure) if is_url else {},
+                ca_file=image_ca_file,
+                insecure=image_insecure,
+            )
+            Trust.of(image_ca_file, None, image_insecure)
+        except ValueError as error:
+            raise wrong(str(error).replace("ca_file", "--image-ca-file")) from error
+        command(source=source, **options)
+
+    return run
+
+
+def _check_chain(paths: Sequence[str], source_format: str | None, checksum: str | None) -> None:
+    if any(path == "-" or "://" in path for path in paths):
+        raise wrong("a chain of VHDs is of files: with --parent, IMAGE is a path, too")
+    if source_format not in (None, "vhd") or checksum is not None:
+        raise wrong(
+            "a chain of files is of VHDs, and has no checksum of its own: leave --format and --checksum away"
+        )
+
+
+def _headers(
+    url: str, plain: Sequence[str], files: Sequence[str], token_file: str | None, insecure: bool
+) -> Mapping[str, str | Secret]:
+    """Raises UsageError, which quotes no value; ValueError for what is no header; SourceError for what is no URL."""
+    headers: dict[str, str | Secret] = {}
+    for number, text in enumerate(plain, start=1):
+        name, value = _split(text, f"header {number}")
+        if Request.parse(url, {name: value}, is_insecure=True).secret_headers or has_secret(value):
+            raise wrong(
+                f"header {name!r} is a secret, and every user of this machine can read a command line: "
+                "write it to a file, as `NAME: VALUE`, and name that (--header-file)"
+            )
+        headers[name] = value
+    for path in files:
+        line = first_line(path, what="header file", holds="the header")
+        name, value = _split(line.reveal(), f"the first line of {path}")
+        headers[name] = Secret(value)
+    if token_file is not None:
+        headers[TOKEN] = first_line(token_file, what="token file", holds="the token")
+    Request.parse(url, headers, insecure)  # what would be sent in the clear is said before anybody logs in
+    return headers
+
+
+def _split(text: str, what: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or not value.strip():
+        raise wrong(f"{what} is not `NAME: VALUE`")
+    return name.strip(), value.strip()
+
+
+def confirm(terminal: Terminal, what: str, name: str) -> None:
+    """Whoever sits there types the name of what will be overwritten. Raises UsageError where he does not."""
+    terminal.warn(f"what {what} holds will be lost")
+    if terminal.ask(f"To overwrite it, type its name ({name}); Enter leaves it as it is").strip() != name:
+        raise wrong(f"{what} is as it was, since its name was not typed")
+
+
+def check_may_ask(terminal: Terminal, what: str) -> None:
+    """Raise UsageError where nobody is there to be asked: a program, or who pipes an image in."""
+    if terminal.as_json or not sys.stdin.isatty():
+        raise wrong(
+            f"what {what} holds would be lost: say --yes; at a terminal, and without --json, you would be asked"
+        )
+
+
+def wrong(problem: str) -> click.UsageError:
+    return click.UsageError(problem, click.get_current_context())
