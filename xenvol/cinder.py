@@ -20,6 +20,7 @@ from cinder.volume import configuration, driver, volume_utils
 from oslo_config import cfg
 
 import xenvol
+from xenvol import cinder_images
 from xenvol.errors import RequestError, VolumeInUse, XenVolError
 from xenvol.secret import Secret
 from xenvol.session import Session
@@ -227,18 +228,30 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         with _translated():
             self.manager.terminate_connection(volume.id, connector)
 
-    # --- what would have to pass through Cinder's host -----------------------------------------------------
+    # --- images --------------------------------------------------------------------------------------------
 
     def clone_image(
         self, context: Any, volume: Any, image_location: Any, image_meta: Any, image_service: Any
-    ) -> NoReturn:
-        """Refused here, before the volume is made, and not when its data cannot be written."""
-        raise exception.ImageCopyFailure(reason=_NO_DATA_PATH)
+    ) -> tuple[None, bool]:
+        """No image lies where a volume could be cloned from it: Cinder goes on with its cache, or a copy."""
+        return None, False
 
-    def copy_volume_to_image(
-        self, context: Any, volume: Any, image_service: Any, image_meta: Any
-    ) -> NoReturn:
-        raise exception.VolumeDriverException(message=_NO_DATA_PATH)
+    def copy_image_to_volume(
+        self, context: Any, volume: Any, image_service: Any, image_id: str, disable_sparse: bool = False
+    ) -> None:
+        """Onto a volume that was just made, or, with `disable_sparse`, over one that may hold other data."""
+        with _translated():
+            cinder_images.copy_image_to_volume(
+                self.manager, context, volume.id, image_service, image_id, is_blank=not disable_sparse
+            )
+
+    def copy_volume_to_image(self, context: Any, volume: Any, image_service: Any, image_meta: Any) -> None:
+        """Also of a volume that a VM has, where Cinder allows that: what it holds at one moment."""
+        backend_name = volume_utils.extract_host(volume.service_topic_queue)
+        with _translated():
+            cinder_images.copy_volume_to_image(
+                self.manager, context, volume, image_service, image_meta, backend_name=backend_name
+            )
 
     # --- VDIs that are there already -----------------------------------------------------------------------
 
@@ -371,9 +384,6 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return [vdi for vdi in vdis.values() if vdi["type"] in ("user", "system")]
 
 
-_NO_DATA_PATH = (
-    "Cinder reads and writes volumes through os-brick, and os-brick has no connector for the VDIs of a pool"
-)
 _NO_SNAPSHOTS = "the Storage Manager takes over VDIs as volumes, and not as snapshots"
 
 

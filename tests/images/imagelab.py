@@ -6,13 +6,14 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import xenvol
-from tests.sm.backend_lab import BY_NAME, LUN, StorageWorld
+from tests.sm.backend_lab import BY_NAME, IQN, StorageWorld
 from xenvol.images import Surroundings
 from xenvol.images.roads import Patience
-from xenvol.session import Session
+from xenvol.session import CallRecord, Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
@@ -55,11 +56,14 @@ class Lab:
         config = {"location": "10.0.0.9:/isos", "type": "nfs_iso"}
         return self.xapi.add_sr("isos", type="iso", content_type="iso", device_config=config, create=True)
 
-    def lun(self) -> str:
+    def lun(self, size: int = 8 * MIB) -> str:
         """The uuid of the VDI that shows a LUN, on an SR of type iscsi."""
         self.sr("iscsi")
-        vdis = [self.xapi.db.get("VDI", ref, "uuid") for ref in self.xapi.db.refs("VDI")]
-        digest = hashlib.md5(LUN.encode(), usedforsecurity=False).hexdigest()
+        scsi_id = "3600140500000000000000000000beef"
+        self.xapi.storage.san.add_lun(IQN, 7, size, scsi_id=scsi_id)
+        self.session.call("SR.scan", self.srs["iscsi"])
+        digest = hashlib.md5(scsi_id.encode(), usedforsecurity=False).hexdigest()
+        vdis = [self.xapi.db.get("VDI", ref, "uuid") for ref in self.vdis("iscsi")]
         (uuid,) = [uuid for uuid in vdis if uuid.replace("-", "") == digest]
         return str(uuid)
 
@@ -153,3 +157,27 @@ def pattern(size: int, *, seed: int = 1, density: float = 0.5, grain: int = 64 *
         length = min(grain, size - start)
         grains.append(chance.randbytes(length) if chance.random() < density else bytes(length))
     return b"".join(grains)
+
+
+class Guest:
+    """A guest of the pool in which we run; its kernel shows disks, as simulated ones do not."""
+
+    def __init__(self, pool: Lab) -> None:
+        self._pool = pool
+        db = pool.xapi.db
+        self._dev = pool.root / "guest-dev"
+        self._dev.mkdir()
+        self._vm = pool.xapi.add_vm("worker", resident_on=db.get("pool", db.refs("pool")[0], "master"))
+        self.session = Session(pool.session, on_call=self._hear)
+        self.here = replace(pool.run_in(self._vm), dev=self._dev)
+
+    def _hear(self, call: CallRecord) -> None:
+        db = self._pool.xapi.db
+        vbds = [db.row("VBD", ref) for ref in db.refs("VBD")]
+        ours = [vbd for vbd in vbds if vbd["VM"] == self._vm]
+        if call.call == "VBD.plug" and call.outcome == "ok":
+            for vbd in ours:
+                (self._dev / vbd["device"]).symlink_to(self._pool.file(db.get("VDI", vbd["VDI"], "uuid")))
+        elif call.call == "VBD.unplug" and call.outcome == "ok":
+            for path in self._dev.iterdir():
+                path.unlink()

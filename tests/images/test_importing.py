@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from imagelab import DISK_SRS, MIB, Lab, lab, pattern
+import vhdkit
+from imagelab import DISK_SRS, MIB, Guest, Lab, lab, pattern
 
-from xenvol.images import import_image
+from xenvol.images import export_image, fill_vdi, import_image
+from xenvol.images.errors import DiskNotSuited, NoRoad, NotAsWritten
+from xenvol.session import CallRecord, Session
 
 
 @pytest.fixture
@@ -30,3 +33,131 @@ def test_a_raw_image_is_the_disk(pool: Lab, tmp_path: Path, sr_type: str, road: 
     assert pool.residue() == []
     pool.session.call("VDI.destroy", made.vdi_ref)
     assert before.difference(pool.xapi.snapshot()) == []
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A pool that many tests leave as they found it."""
+    with lab(tmp_path_factory.mktemp("root")) as made:
+        made.sr("nfs")
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(pattern(5 * MIB))
+    return path
+
+
+class TestWhereADiskMayHoldOldBytes:
+    """Raw disks on LVM, and disks that were there before: what the image has no data for becomes zeros."""
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    @pytest.mark.parametrize("sr_type", ["lvm", "lvmoiscsi"])
+    def test_a_raw_disk_is_zeroed_where_the_image_has_holes(
+        self, pool: Lab, image: Path, sr_type: str, road: str
+    ) -> None:
+        sr = pool.sr(sr_type)
+        made = import_image(
+            pool.session, image, sr, sm_config={"type": "raw"}, verify=True, here=pool.on(road)
+        )
+        assert made.written == made.vdi_size
+        assert pool.content(made.vdi_uuid) == image.read_bytes().ljust(made.vdi_size, b"\0")
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    @pytest.mark.parametrize("order", [None, [2, 0, 1]])
+    def test_a_disk_that_is_filled_has_nothing_left_of_before(
+        self, shared: Lab, tmp_path: Path, road: str, order: list[int] | None
+    ) -> None:
+        layer = vhdkit.painted(6 * MIB, [(first, 2) for first in range(0, 6 * 2048, 11)], 1)
+        path = tmp_path / "disk.vhd"
+        path.write_bytes(vhdkit.make_dynamic(6 * MIB, layer, order=order, garbage=True))
+        vdi = shared.vdi("nfs", 8 * MIB)
+        shared.file(vdi).write_bytes(b"old" * (8 * MIB // 3))
+        made = fill_vdi(shared.session, path, vdi, verify=True, here=shared.on(road))
+        assert (made.vdi_uuid, made.written >= 8 * MIB) == (vdi, True)
+        assert shared.content(vdi) == vhdkit.model(6 * MIB, layer).ljust(8 * MIB, b"\0")
+        assert shared.residue() == []
+
+    def test_a_disk_that_is_said_to_be_blank_gets_the_data_alone(self, shared: Lab, image: Path) -> None:
+        vdi = shared.vdi("nfs", 8 * MIB)
+        made = fill_vdi(shared.session, image, vdi, is_blank=True, here=shared.elsewhere)
+        assert made.written < 5 * MIB
+        assert shared.content(vdi) == image.read_bytes().ljust(8 * MIB, b"\0")
+
+    def test_verifying_finds_what_the_storage_has_lost(self, shared: Lab, image: Path) -> None:
+        before = shared.xapi.snapshot()
+
+        def lose_a_byte(call: CallRecord) -> None:
+            if call.call == "task.destroy" and not damaged:
+                (ref,) = (ref for ref in shared.vdis("nfs") if is_new(ref))
+                with shared.file(shared.xapi.db.get("VDI", ref, "uuid")).open("r+b") as file:
+                    file.seek(3 * MIB + 77)
+                    damaged.append(file.write(b"?"))
+
+        def is_new(ref: str) -> bool:
+            return bool(shared.xapi.db.get("VDI", ref, "name_label") == "disk.raw")
+
+        damaged: list[int] = []
+        session = Session(shared.session, on_call=lose_a_byte)
+        with pytest.raises(NotAsWritten) as caught:
+            import_image(session, image, shared.sr(), verify=True, here=shared.elsewhere)
+        assert damaged == [1]
+        assert 2 * MIB <= caught.value.offset <= 3 * MIB + 77
+        sizes = ["SR.physical_utilisation"]
+        assert before.difference(shared.xapi.snapshot(), ignore=sizes) == shared.residue() == []
+
+
+class TestALUN:
+    def test_is_never_made_from_an_image(self, pool: Lab, image: Path) -> None:
+        """VDI.create would hand out a LUN with somebody's data."""
+        sr = pool.sr("iscsi")
+        with pool.xapi.journal.recording() as calls, pytest.raises(DiskNotSuited, match="LUNs"):
+            import_image(pool.session, image, sr, here=pool.elsewhere)
+        assert "VDI.create" not in calls.methods()
+
+    @pytest.mark.parametrize("road", ["auto", "http", "block"])
+    def test_cannot_be_reached_through_a_control_domain(self, pool: Lab, image: Path, road: str) -> None:
+        """Storage managers since 4.0 give it no address there; it is said before anything is made."""
+        vdi = pool.lun()
+        before = pool.xapi.snapshot()
+        with pool.xapi.journal.recording() as calls, pytest.raises(NoRoad) as caught:
+            fill_vdi(pool.session, image, vdi, road=road, here=pool.run_in(None))  # type: ignore[arg-type]
+        assert "control domain" in str(caught.value)
+        assert set(caught.value.reasons) == ({"http", "block"} if road == "auto" else {road})
+        assert before.difference(pool.xapi.snapshot()) == []
+        assert {
+            call for call in calls.methods() if not call.startswith(("event", "VDI.get", "PBD.get", "SR.get"))
+        } <= {"VM.get_all_records_where"}
+
+    def test_is_filled_and_read_by_a_guest_in_which_we_run(
+        self, pool: Lab, image: Path, tmp_path: Path
+    ) -> None:
+        """All of it is written: a LUN holds what its last owner wrote."""
+        vdi, guest = pool.lun(), Guest(pool)
+        before = pool.xapi.snapshot()
+        made = fill_vdi(guest.session, image, vdi, verify=True, here=guest.here)
+        assert (made.road, made.written) == ("block", made.vdi_size)
+        export_image(guest.session, vdi, tmp_path / "copy", here=guest.here)
+        with (tmp_path / "copy").open("rb") as file:
+            assert file.read(5 * MIB) == image.read_bytes()
+        assert before.difference(pool.xapi.snapshot()) == pool.residue() == []
+
+
+class TestAnISOImage:
+    @pytest.mark.parametrize("road", ["http", "block"])
+    def test_goes_into_an_iso_library_under_its_name(self, pool: Lab, tmp_path: Path, road: str) -> None:
+        disc = bytearray(pattern(2 * MIB, density=1.0))
+        disc[0x8000:0x8006] = b"\x01CD001"
+        (tmp_path / "install-1.0.iso").write_bytes(disc)
+        made = import_image(pool.session, tmp_path / "install-1.0.iso", pool.sr("iso"), here=pool.on(road))
+        vdi = pool.session.call("VDI.get_record", made.vdi_ref)
+        assert (made.format, vdi["location"], vdi["name_label"]) == (
+            "iso",
+            "install-1.0.iso",
+            "install-1.0.iso",
+        )
+        assert pool.content(made.vdi_uuid) == bytes(disc)
+        pool.session.call("SR.scan", pool.srs["iso"])
+        assert pool.session.call("VDI.get_uuid", made.vdi_ref) == made.vdi_uuid

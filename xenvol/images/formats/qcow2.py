@@ -118,9 +118,8 @@ class Qcow2Image:
             if isinstance(part, Packed):
                 expand = expand or self._expander()
                 data = self._expand(part, expand)
-                for skip in range(
-                    0, len(data), PIECE
-                ):  # a cluster is aligned, and may be larger than a piece
+                # Clusters are aligned, and one may be larger than a piece.
+                for skip in range(0, len(data), PIECE):
                     yield Piece(part.offset + skip, data[skip : skip + PIECE])
                 continue
             done = 0
@@ -163,9 +162,7 @@ class Qcow2Image:
                 if isinstance(part, Packed):
                     self._check_place("a compressed cluster", part.host, 1)
                     yield part
-                elif (
-                    part.offset < self.virtual_size
-                ):  # else it is of the last cluster's end, behind the disk's
+                elif part.offset < self.virtual_size:  # of a last cluster's parts, not all need be
                     part = part._replace(size=min(part.size, self.virtual_size - part.offset))
                     self._check_place("a cluster", part.host, part.size)
                     yield part

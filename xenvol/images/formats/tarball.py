@@ -120,12 +120,12 @@ def from_file(file: ByteFile, *, directory: Path | None = None) -> DiskImage:
     All of its headers, and all tables of the VHDs, are read and checked at once. `directory` is `flatten`'s. Raises
     InvalidImage, MissingParent, UnsupportedImage, ImageTooLarge, SourceError.
     """
-    headers = Headers(
-        file.name, lambda offset, size: file.pread(offset, max(0, min(size, file.size - offset)))
-    )
+    headers = Headers(file.name, lambda offset, size: _part(file, offset, size))
     names = Names(file.name)
     while (member := headers.next()) is not None:
         names.take(member)
+        if member.start + member.size > file.size:
+            raise _cut(file.name, member, file.size)
 
     def layer(name: str) -> vhd.Layer:
         member = names.members[name]
@@ -136,9 +136,7 @@ def from_file(file: ByteFile, *, directory: Path | None = None) -> DiskImage:
     return flatten(layer(leaf), _Layers(parents, layer), directory=directory)
 
 
-def from_stream(
-    stream: Stream, *, staging: Staging, tick: Callable[[int], None] | None = None
-) -> DiskImage:
+def from_stream(stream: Stream, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
     """Of a tar as it comes, no longer compressed; read up to the leaf's blocks, or to its end if the leaf comes last.
 
     `staging` must stay open until the pieces have been taken; `tick` is told the bytes that are staged, and may raise.
@@ -280,7 +278,7 @@ class _Walk:
 
     def _cut(self) -> InvalidImage:
         assert self._member is not None
-        return Bad(self._stream.name).cut(f"it ends in {shown(self._member.name)}", self._position)
+        return _cut(self._stream.name, self._member, self._position)
 
 
 class _Data:
@@ -299,3 +297,12 @@ class _Data:
 def _called(name: str, image: str) -> str:
     """A layer, in errors."""
     return f"{name} in {image}"
+
+
+def _cut(image: str, member: Member, end: int) -> InvalidImage:
+    return Bad(image).cut(f"it ends in {shown(member.name)}", end)
+
+
+def _part(file: ByteFile, offset: int, size: int) -> bytes:
+    """Fewer bytes at the end, and none behind it."""
+    return file.pread(offset, min(size, file.size - offset)) if offset < file.size else b""

@@ -61,7 +61,7 @@ def choose(
             return BlockRoad(view, vm, attempt, dev=dev, patience=patience)
         reasons["block"] = reason or "this machine is no VM of the pool"
     if road in ("auto", "http"):
-        session = session_of(view)
+        session = _session_of(view)
         reason = _why_not_http(sr_rec, hosts, endpoint if endpoint is not None else session.endpoint)
         if reason is None:
             return HTTPRoad(view, session, endpoint=endpoint, patience=patience)
@@ -69,7 +69,8 @@ def choose(
     raise NoRoad(name, reasons=reasons)
 
 
-def session_of(view: View) -> Session:
+def _session_of(view: View) -> Session:
+    """The session itself, whose reference and address the HTTP door needs."""
     return view._session
 
 

@@ -26,6 +26,9 @@ _PENDING: Final = ("pending", "cancelling")
 _BY_XAPI: Final = ("Importing raw VDI", "Exporting raw VDI")
 """What a transfer is called that somebody began without a task of his own; nothing in it says of which disk."""
 
+_LATER: Final = 10.0
+"""Seconds: a host lets go of a disk before it ends the task, so that a VBD which is there later is somebody else's."""
+
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +98,9 @@ class TransferTask:
                 self._cancel()
             if not self.wait(self._patience.settle):
                 left = "the host has not ended it, and may still have the disk in its control domain"
-            elif not self._patience.poll(lambda: not _stuck(self._view, vdi_ref), self._patience.settle):
+            elif not self._patience.poll(
+                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._patience.settle)
+            ):
                 left = "its disk is still in a control domain"
         except BaseException as failure:
             if error is None:
