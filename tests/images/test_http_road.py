@@ -79,8 +79,12 @@ class TestBytes:
     def test_of_no_piece_at_all_leave_the_disk_as_it_is(self, pool: Pool) -> None:
         vdi = pool.vdi()
         pool.http().fill(vdi, [])
-        pool.http().fill(vdi, [Piece(0, b""), Piece(MIB, b"")])
         assert pool.bytes_of(vdi) == bytes(SIZE)
+
+    def test_behind_an_empty_piece_arrive_although_it_looks_like_the_end_marker(self, pool: Pool) -> None:
+        vdi = pool.vdi()
+        pool.http().fill(vdi, [Piece(0, b""), Piece(MIB, b"a" * 512)])
+        assert pool.bytes_of(vdi)[MIB : MIB + 512] == b"a" * 512
 
     def test_that_are_odd_at_the_end_are_filled_up_with_zeros_to_the_sector(self, pool: Pool) -> None:
         vdi = pool.vdi()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import secrets
 import stat
@@ -92,10 +93,12 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
 
 
 def is_sparse(file: BinaryIO) -> bool:
-    """Whether holes can be left in it: a regular file, from its beginning."""
+    """Whether holes can be left in it: a regular file, from its beginning; what compresses into one is none."""
+    if not isinstance(file, (io.BufferedRandom, io.BufferedWriter, io.FileIO)):
+        return False
     try:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
-    except (OSError, AttributeError, ValueError):
+    except (OSError, ValueError):
         return False
 
 

@@ -1,0 +1,270 @@
+"""A disk becomes an image as it was at one moment, and the pool and the directory are afterwards as they were."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+from imagelab import MIB, Lab, lab, pattern
+
+from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.images import ImageSource, Progress, export_image, import_image, sweep
+from xenvol.images.errors import (
+    DiskNotSuited,
+    NoRoomToStage,
+    TargetError,
+    TransferCancelled,
+    TransferFailed,
+    UnknownDisk,
+)
+
+SIZE = 6 * MIB
+DATA = pattern(SIZE, seed=4)
+BASES = ["VDI.sm_config.vhd-parent", "VDI.physical_utilisation", "SR.physical_utilisation"]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("root")) as made:
+        made.sr("nfs")
+        yield made
+
+
+@pytest.fixture
+def vdi(pool: Lab) -> str:
+    uuid = pool.vdi("nfs", SIZE)
+    pool.file(uuid).write_bytes(DATA)
+    return uuid
+
+
+@pytest.fixture(params=["http", "block"])
+def road(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Received(threading.Thread):
+    """Reads meanwhile what comes out."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self._data = b""
+        self.start()
+
+    def run(self) -> None:
+        self._data = self._file.read()
+
+    def all(self) -> bytes:
+        self.join()
+        return self._data
+
+
+def difference(pool: Lab, before: object) -> list[str]:
+    """Without the base that a snapshot leaves, for the storage to coalesce."""
+    lines = before.difference(pool.xapi.snapshot(), ignore=BASES)  # type: ignore[attr-defined]
+    return [
+        line
+        for line in lines
+        if not any(words in line for words in ("base copy", ".vhd: ", "/filelog.txt: "))
+    ]
+
+
+class TestADiskInUse:
+    @pytest.fixture
+    def vdi(self, pool: Lab, vdi: str) -> str:
+        pool.xapi.add_vbd(pool.xapi.add_vm("web"), pool.ref(vdi))
+        return vdi
+
+    def test_is_read_from_a_snapshot_which_goes(self, pool: Lab, vdi: str, tmp_path: Path, road: str) -> None:
+        before = pool.xapi.snapshot()
+        with pool.xapi.journal.recording() as calls:
+            made = export_image(pool.session, vdi, tmp_path / "image", here=pool.on(road))
+        assert (made.was_in_use, made.residue) == (True, ())
+        assert (tmp_path / "image").read_bytes() == DATA
+        assert calls.methods().count("VDI.snapshot") == calls.methods().count("VDI.destroy") == 1
+        assert difference(pool, before) == pool.residue() == []
+
+    def test_of_which_there_is_no_snapshot_is_refused_with_who_writes_to_it(
+        self, pool: Lab, tmp_path: Path
+    ) -> None:
+        vdi = pool.vdi("nfs", SIZE, sm_config={"type": "raw"})
+        pool.xapi.add_vbd(pool.xapi.add_vm("database"), pool.ref(vdi))
+        before = pool.xapi.snapshot()
+        with pytest.raises(DiskNotSuited, match="VM database writes to it"):
+            export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
+        assert before.difference(pool.xapi.snapshot()) == list(tmp_path.glob("*ima*")) == []
+
+    def test_whose_mark_of_a_dead_export_is_still_there_is_exported(
+        self, pool: Lab, vdi: str, tmp_path: Path
+    ) -> None:
+        pool.session.call("VDI.add_to_other_config", pool.ref(vdi), "xenvol:exported", "an attempt that died")
+        export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
+        assert (tmp_path / "image").read_bytes() == DATA
+        assert pool.residue() == []
+
+    def test_keeps_the_snapshots_of_others(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
+        theirs = pool.session.call("VDI.snapshot", pool.ref(vdi), {})
+        export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
+        sweep(pool.session)
+        assert pool.session.call("VDI.get_is_a_snapshot", theirs)
+
+    def test_whose_snapshot_cannot_be_erased_is_exported_and_says_so(
+        self, pool: Lab, vdi: str, tmp_path: Path
+    ) -> None:
+        pool.xapi.faults.refuse("VDI.destroy", "SR_BACKEND_FAILURE_80", "", "no", "", every=True)
+        try:
+            made = export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
+        finally:
+            pool.xapi.faults.clear()
+        (residue,) = made.residue
+        assert "made a snapshot of VDI" in residue
+        assert "SR_BACKEND_FAILURE_80" in residue
+
+
+class TestATarget:
+    def test_may_be_a_pipe(self, pool: Lab, vdi: str, road: str) -> None:
+        for format in ("raw", "vhd"):
+            with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+                assert cat.stdin is not None
+                assert cat.stdout is not None
+                received = Received(cat.stdout)
+                with cat.stdin as pipe:
+                    export_image(pool.session, vdi, pipe, format=format, here=pool.on(road))  # type: ignore[arg-type]
+                data = received.all()
+            if format == "raw":
+                assert data == DATA
+            else:
+                again = import_image(pool.session, io.BytesIO(data), pool.sr(), here=pool.on(road))
+                assert pool.content(again.vdi_uuid) == DATA
+
+    def test_that_is_there_is_not_replaced_unasked(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
+        target = tmp_path / "image"
+        target.write_text("precious")
+        with pool.xapi.journal.recording() as calls, pytest.raises(TargetError, match="there already"):
+            export_image(pool.session, vdi, target, here=pool.elsewhere)
+        assert calls.methods() == []
+        assert target.read_text() == "precious"
+        export_image(pool.session, vdi, target, overwrite=True, here=pool.elsewhere)
+        assert target.read_bytes() == DATA
+
+    def test_keeps_what_it_held_when_the_export_fails(
+        self, pool: Lab, vdi: str, tmp_path: Path, road: str
+    ) -> None:
+        target = tmp_path / "image"
+        target.write_text("precious")
+        pool.xapi.faults.refuse("*", "SR_BACKEND_FAILURE_46", "", "gone", "", nth=6, every=True)
+        try:
+            with pytest.raises((XapiError, TransferFailed)):
+                export_image(pool.session, vdi, target, overwrite=True, here=pool.on(road))
+        finally:
+            pool.xapi.faults.clear()
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["image"]
+        assert target.read_text() == "precious"
+        sweep(pool.session, older_than=datetime.timedelta(seconds=-5))
+
+    def test_in_no_directory_is_refused_before_anything_is_asked(
+        self, pool: Lab, vdi: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(TargetError, match="no directory"):
+            export_image(pool.session, vdi, tmp_path / "nowhere" / "image", here=pool.elsewhere)
+
+    def test_that_is_a_device_is_refused(self, pool: Lab, vdi: str) -> None:
+        with pytest.raises(TargetError, match="no file"):
+            export_image(pool.session, vdi, "/dev/null", overwrite=True, here=pool.elsewhere)
+
+    def test_has_holes_where_the_disk_has_zeros(self, pool: Lab, tmp_path: Path, road: str) -> None:
+        vdi = pool.vdi("nfs", 64 * MIB)
+        with pool.file(vdi).open("r+b") as file:
+            file.seek(40 * MIB)
+            file.write(b"data")
+        export_image(pool.session, vdi, tmp_path / "image", here=pool.on(road))
+        state = (tmp_path / "image").stat()
+        assert (state.st_size, state.st_blocks * 512 <= 2 * MIB) == (64 * MIB, True)
+
+
+@pytest.mark.parametrize(("compression", "program"), [("gzip", "gzip"), ("zstd", "zstd")])
+@pytest.mark.parametrize("format", ["raw", "vhd", "tarball"])
+def test_what_is_compressed_is_what_the_usual_programs_expand(
+    pool: Lab, vdi: str, tmp_path: Path, format: str, compression: str, program: str
+) -> None:
+    packed, plain = tmp_path / "packed", tmp_path / "plain"
+    export_image(
+        pool.session,
+        vdi,
+        packed,
+        format=format,
+        compression=compression,
+        here=pool.elsewhere,  # type: ignore[arg-type]
+    )
+    with packed.open("rb") as source, plain.open("wb") as target:
+        subprocess.run([program, "-dc"], stdin=source, stdout=target, check=True)
+    if format == "raw":
+        assert plain.read_bytes() == DATA
+    again = import_image(pool.session, packed, pool.sr(), here=pool.elsewhere)
+    assert again.format == format
+    assert pool.content(again.vdi_uuid) == DATA
+
+
+def test_what_is_cancelled_leaves_nothing(pool: Lab, vdi: str, tmp_path: Path, road: str) -> None:
+    cancel, staging = threading.Event(), tmp_path / "staging"
+    staging.mkdir()
+    before = pool.xapi.snapshot()
+
+    def stop(progress: Progress) -> None:
+        cancel.set()
+
+    with pytest.raises(TransferCancelled) as caught:
+        export_image(
+            pool.session,
+            vdi,
+            tmp_path / "image",
+            format="tarball",
+            staging_dir=staging,
+            progress=stop,
+            cancel=cancel,
+            here=pool.on(road),
+        )
+    assert getattr(caught.value, "__notes__", []) == []
+    assert not (tmp_path / "image").exists()
+    assert list(staging.iterdir()) == pool.residue() == before.difference(pool.xapi.snapshot()) == []
+
+
+def test_a_vhd_that_ends_too_early_is_no_image(pool: Lab, vdi: str, tmp_path: Path) -> None:
+    pool.xapi.faults.drop_connection("GET /export_raw_vdi")
+    with pytest.raises((TransferFailed, XapiUnreachable)):
+        export_image(pool.session, vdi, tmp_path / "image", format="vhd", here=pool.elsewhere)
+    assert not list(tmp_path.glob("*image*"))
+
+
+def test_an_unknown_disk_is_named(pool: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UnknownDisk, match=r"no VDI has .* 'nothing'"):
+        export_image(pool.session, "nothing", tmp_path / "image", here=pool.elsewhere)
+
+
+def test_a_full_staging_directory_is_named(
+    pool: Lab, vdi: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 100, 0, 0, 0, 0, 0, 0, 255))
+    )
+    source = ImageSource(where=io.BytesIO(b"QFI\xfb\0\0\0\3" + bytes(MIB)), size=8 + MIB)
+    before = pool.xapi.snapshot()
+    with pytest.raises(NoRoomToStage, match="qcow2 images are not read from their beginning"):
+        import_image(pool.session, source, pool.sr(), staging_dir=tmp_path, here=pool.elsewhere)
+    assert list(tmp_path.glob("xenvol*")) == before.difference(pool.xapi.snapshot()) == []
+
+
+def test_progress_tells_how_far_it_is(pool: Lab, vdi: str, tmp_path: Path, road: str) -> None:
+    told: list[Progress] = []
+    export_image(pool.session, vdi, tmp_path / "image", progress=told.append, here=pool.on(road))
+    assert {progress.phase for progress in told} == {"writing"}
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+    assert all(progress.total is None or progress.done <= progress.total for progress in told)
+    assert told[-1].done > 0
