@@ -69,7 +69,7 @@ def copy_image_to_volume(
         source = ImageSource(
             where=fetched or cast(BinaryIO, _Chunks(image_id, image_service.download(context, image_id))),
             format=_format_of(meta, image_id),
-            size=meta.get("size"),
+            size=None if meta.get("container_format") == "compressed" else meta.get("size"),
             checksum=_checksum_of(meta),
         )
         done = fill_volume(

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,6 +71,15 @@ def running(name: str, command: Sequence[str | Path], log: Path, **env: str) -> 
         yield process
     finally:
         process.stop()
+
+
+def path_with_sudo(directory: Path) -> str:
+    """A PATH with a `sudo` that runs what `cinder-rootwrap` would, as whoever asks, and with Cinder's programs."""
+    directory.mkdir(exist_ok=True)
+    program = directory / "sudo"
+    program.write_text('#!/bin/sh\n[ "$1" = cinder-rootwrap ] && shift 2\nexec "$@"\n')
+    program.chmod(0o755)
+    return f"{directory}:{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 def wait_for(

@@ -17,7 +17,8 @@ from typing import Any
 
 import requests
 
-from tests.cinder.processes import Process, running, wait_for
+from tests.cinder.glance import Glance, serving
+from tests.cinder.processes import Process, path_with_sudo, running, wait_for
 from tests.cinder.scratch import Scratch, scratch
 
 BIN = Path(sys.executable).parent
@@ -53,6 +54,7 @@ FLAVORS = {"gold": "/export/gold", "silver": "/export/silver"}
 CONF = """\
 [DEFAULT]
 auth_strategy = noauth
+glance_api_servers = {glance}
 transport_url = {transport_url}
 host = {host}
 enabled_backends = {backend}
@@ -234,9 +236,14 @@ class Services:
     pool: Pool
     threading: Mapping[str, str]
     """What the environment tells cinder-volume of threads."""
+    glance: Glance
     undo: ExitStack
     processes: dict[str, Process] = field(default_factory=dict)
     api: CinderAPI = field(init=False)
+
+    @property
+    def path(self) -> str:
+        return path_with_sudo(self.directory / "bin")
 
     def xenvol(self, *arguments: str) -> Any:
         """The command line, on the same pool and the same Storage Manager; what it says as JSON."""
@@ -254,7 +261,7 @@ class Services:
     def start(self, name: str) -> None:
         """Again, too; its output goes on in the same file."""
         command = [BIN / name, "--config-file", self.directory / "cinder.conf"]
-        env = self.threading if name == "cinder-volume" else {}
+        env = {**self.threading, "PATH": self.path} if name == "cinder-volume" else {}
         log = self.directory / f"{name}.log"
         self.processes[name] = self.undo.enter_context(running(name, command, log, **env))
 
@@ -289,7 +296,8 @@ def services(directory: Path, threading: Mapping[str, str]) -> Iterator[Services
     """Started, and known to each other. Raises scratch.Unavailable."""
     with ExitStack() as undo:
         mine = undo.enter_context(scratch())
-        made = Services(directory, mine, _serve_pool(undo, directory), threading, undo)
+        glance = undo.enter_context(serving())
+        made = Services(directory, mine, _serve_pool(undo, directory), threading, glance, undo)
         try:
             _configure(made)
             _prepare(made)
@@ -323,6 +331,7 @@ def _configure(made: Services) -> None:
         paste=etc / "api-paste.ini",
         filters=etc / "resource_filters.json",
         pool=made.pool.url,
+        glance=made.glance.url,
         **dataclasses.asdict(made.scratch),
     )
     (made.directory / "cinder.conf").write_text(text)

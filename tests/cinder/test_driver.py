@@ -315,13 +315,6 @@ class TestWhatIsNotSupported:
             with pytest.raises(exception.InvalidVolumeType, match="ciphertext"):
                 make()
 
-    def test_is_an_image(self, driver: XenSMDriver) -> None:
-        """Before anything is made."""
-        with pytest.raises(exception.ImageCopyFailure, match="os-brick"):
-            driver.clone_image(None, a_volume(), None, {}, None)
-        with pytest.raises(exception.VolumeDriverException, match="os-brick"):
-            driver.copy_volume_to_image(None, a_volume(), None, {})
-
     def test_is_managing_snapshots(self, driver: XenSMDriver) -> None:
         """The base class does nothing at all, and Cinder would believe it."""
         for refused in (

@@ -6,6 +6,8 @@ Each test leaves the pool as it was, to the last field, and the Storage Manager 
 from __future__ import annotations
 
 import json
+import random
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -251,6 +253,49 @@ def test_a_vdi_that_is_not_there_becomes_no_volume(api: CinderAPI) -> None:
     )
     api.until(f"/volumes/{volume_id}", "error")
     api.delete(f"/volumes/{volume_id}")
+
+
+@pytest.mark.parametrize("disk_format", ["raw", "qcow2", "vhd"])
+def test_a_volume_is_made_of_an_image_and_an_image_of_it(
+    cinder: Services, api: CinderAPI, xapi: Session, tmp_path: Path, disk_format: str
+) -> None:
+    """What the image service gets back is what it gave; nothing stays in Cinder's directory for images."""
+    disk = random.Random(disk_format).randbytes(3 << 20)
+    (tmp_path / "disk").write_bytes(disk)
+    known = {"vhd": "vpc"}.get(disk_format, disk_format)
+    command = ["qemu-img", "convert", "-f", "raw", "-O", known, tmp_path / "disk", tmp_path / "image"]
+    subprocess.run(command, check=True, timeout=60)
+    image_id = cinder.glance.add((tmp_path / "image").read_bytes(), disk_format)
+
+    volume_id = api.create_volume(1, imageRef=image_id)
+    made = api.until(f"/volumes/{volume_id}", "available")
+    assert made["volume_image_metadata"]["image_id"] == image_id
+    copied = tmp_path / "copied"
+    cinder.xenvol("sm", "volume_to_image", volume_id, str(copied))
+    with copied.open("rb") as file:
+        assert file.read(3 << 20) == disk
+
+    asked = {"image_name": "back", "disk_format": disk_format, "container_format": "bare", "force": False}
+    uploaded = api.act(f"/volumes/{volume_id}", "os-volume_upload_image", **asked)
+    back_id = uploaded["os-volume_upload_image"]["image_id"]
+    api.until(f"/volumes/{volume_id}", "available")
+    assert cinder.glance.records[back_id]["status"] == "active"
+    (tmp_path / "back").write_bytes(cinder.glance.data[back_id])
+    compare = ["qemu-img", "compare", "-f", known, "-F", "raw", tmp_path / "back", copied]
+    assert subprocess.run(compare, check=False, timeout=100).returncode == 0
+    api.delete(f"/volumes/{volume_id}")
+    assert vdis(xapi) == {}
+    assert list((cinder.directory / "state" / "conversion").iterdir()) == []
+
+
+def test_an_image_that_is_not_what_was_promised_makes_no_volume(
+    cinder: Services, api: CinderAPI, xapi: Session
+) -> None:
+    image_id = cinder.glance.add(b"x" * (1 << 20), "raw", os_hash_value="0" * 128)
+    volume_id = api.create_volume(1, imageRef=image_id)
+    api.until(f"/volumes/{volume_id}", "error")
+    api.delete(f"/volumes/{volume_id}")
+    assert vdis(xapi) == {}
 
 
 @pytest.mark.parametrize(

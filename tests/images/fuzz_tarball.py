@@ -166,6 +166,7 @@ def corpus() -> dict[str, bytes]:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     chance = random.Random(seed)
+    data = data[:max_size]  # what comes out of compressed data may be longer
     if data[:2] == b"\x1f\x8b" or data[1:4] in (b"\xb5\x2f\xfd", b"\x2a\x4d\x18"):
         if chance.random() < 0.5:
             changed: bytes = atheris.Mutate(data, max_size)
@@ -235,17 +236,30 @@ def _change(parts: list[tuple[bytes, bytes]], chance: random.Random) -> None:
         parts[at] = head, body
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        for name, data in corpus().items():
-            Path(directory, name).write_bytes(data)
-            one_input(data)
-        arguments = [f"-max_len={MOST}", "-timeout=20", "-rss_limit_mb=1024", *sys.argv[1:], directory]
-        atheris.Setup([sys.argv[0], *arguments], one_input, custom_mutator=mutate)
-        atheris.Fuzz()
+def main() -> int:
+    """The exit code of the fuzzer, which ends its process without a chance to clean up; so it has one of its own."""
+    with tempfile.TemporaryDirectory() as corpus_directory:
+        child = os.fork()
+        if child == 0:
+            for name, data in corpus().items():
+                Path(corpus_directory, name).write_bytes(data)
+                one_input(data)
+            options = [
+                f"-max_len={MOST}",
+                "-timeout=20",
+                "-rss_limit_mb=1024",
+                *sys.argv[1:],
+                corpus_directory,
+            ]
+            atheris.Setup([sys.argv[0], *options], one_input, custom_mutator=mutate)
+            atheris.Fuzz()
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
 
 
-_DIRECTORY = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+_DIRECTORY = ""  # where layers are staged: in memory, if that can be
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as _DIRECTORY:
+        code = main()
+    sys.exit(code)

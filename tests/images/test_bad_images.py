@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,13 @@ class Bad:
     error: type[XenVolError]
     says: str
     sr: str = "nfs"
+
+    @property
+    def words(self) -> str:
+        """What it says, for a table: a uuid is another each time."""
+        return re.sub(
+            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "it holds only what differs from…", self.says
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -181,29 +189,39 @@ A, B, C = uuid4(), uuid4(), uuid4()
 ZIPPED = gzip.compress(DISK, 1)
 
 BAD = (
-    Bad("no such file", lambda directory, qemu_img: directory / "missing", SourceError, "no such file"),
-    Bad("a directory", lambda directory, qemu_img: directory, SourceError, "directory"),
-    Bad("an empty file", of_bytes(lambda: b""), InvalidImage, "empty"),
+    Bad(
+        "no such file",
+        lambda directory, qemu_img: directory / "missing",
+        SourceError,
+        "there is no such file",
+    ),
+    Bad("a directory", lambda directory, qemu_img: directory, SourceError, "it is a directory"),
+    Bad("an empty file", of_bytes(lambda: b""), InvalidImage, "it is empty"),
     Bad(
         "raw, from a stream that ends early",
         sent(lambda: DISK[:-1], format="raw", size=SIZE),
         SourceError,
         "ended after",
     ),
-    Bad("raw, larger than any disk", huge, ImageTooLarge, "at most 2190433320960"),
-    Bad("raw, into an ISO library", of_bytes(lambda: DISK), DiskNotSuited, "ISO library", "iso"),
+    Bad("raw, larger than any disk", huge, ImageTooLarge, "has at most 2190433320960"),
+    Bad("raw, into an ISO library", of_bytes(lambda: DISK), DiskNotSuited, "is an ISO library", "iso"),
     Bad(
         "VHD dynamic, cut off",
         of_bytes(lambda: dynamic()[: 3 * MIB]),
         TruncatedImage,
         "the file ends at 3145728",
     ),
-    Bad("VHD dynamic, cut off, as a stream", sent(lambda: dynamic()[: 3 * MIB]), TruncatedImage, "ends"),
+    Bad(
+        "VHD dynamic, cut off, as a stream",
+        sent(lambda: dynamic()[: 3 * MIB]),
+        TruncatedImage,
+        "it ends at byte",
+    ),
     Bad(
         "VHD dynamic, its header damaged",
         of_bytes(lambda: vhdkit.patched(dynamic(), 512 + 40, b"\xff")),
         InvalidImage,
-        "checksum",
+        "its header is damaged",
     ),
     Bad(
         "VHD, a block outside the file",
@@ -228,60 +246,97 @@ BAD = (
         "VHD chain that refers to itself",
         chain(lambda: [differencing(B, uuid=A), differencing(A, uuid=B), differencing(B, uuid=A)]),
         InvalidImage,
-        "",
+        "its chain refers to itself",
     ),
-    Bad("VHD chain, too long", chain(lambda: vhdkit.make_chain(SIZE, [{}] * 31)), InvalidImage, "30"),
-    Bad("VHD chain, its leaf hidden", chain(lambda: [dynamic(hidden=True)]), InvalidImage, "hidden"),
+    Bad(
+        "VHD chain, too long",
+        chain(lambda: vhdkit.make_chain(SIZE, [{}] * 31)),
+        InvalidImage,
+        "its chain has more than 30 layers",
+    ),
+    Bad(
+        "VHD chain, its leaf hidden",
+        chain(lambda: [dynamic(hidden=True)]),
+        InvalidImage,
+        "it is hidden: other VHDs stand on it",
+    ),
     Bad(
         "VHD fixed, its size wrong",
         of_bytes(lambda: vhdkit.make_fixed(DISK)[512:]),
         TruncatedImage,
         "5242368 are there",
     ),
-    Bad("qcow2, cut off", cut(qcow2(), MIB), TruncatedImage, ""),
-    Bad("qcow2 with a backing file", with_backing_file, MissingParent, "secret"),
+    Bad("qcow2, cut off", cut(qcow2(), MIB), TruncatedImage, "a cluster ends at"),
+    Bad("qcow2 with a backing file", with_backing_file, MissingParent, "it holds only what differs from"),
     Bad(
         "qcow2 with an external data file",
         with_external_data,
         UnsupportedImage,
         "its disk is in another file",
     ),
-    Bad("qcow2, encrypted", encrypted, EncryptedImage, "encrypted"),
-    Bad("qcow2, marked as corrupt", changed(qcow2("-o", "compat=1.1"), 79, b"\x02"), InvalidImage, "corrupt"),
-    Bad("qcow2, its table outside the file", changed(qcow2(), 40, b"\x7f" * 8), InvalidImage, ""),
-    Bad("VHDX", of_bytes(lambda: b"vhdxfile" + bytes(MIB)), UnsupportedImage, "qemu-img convert"),
-    Bad("an OVA", of_bytes(lambda: tarball(("machine.ovf", b"<xml/>"))), UnsupportedImage, "OVA"),
+    Bad("qcow2, encrypted", encrypted, EncryptedImage, "it is encrypted"),
+    Bad(
+        "qcow2, marked as corrupt",
+        changed(qcow2("-o", "compat=1.1"), 79, b"\x02"),
+        InvalidImage,
+        "it is marked as corrupt",
+    ),
+    Bad(
+        "qcow2, its table outside the file",
+        changed(qcow2(), 40, b"\x7f" * 8),
+        InvalidImage,
+        "its L1 table begins at",
+    ),
+    Bad(
+        "VHDX", of_bytes(lambda: b"vhdxfile" + bytes(MIB)), UnsupportedImage, "it is a VHDX; convert it first"
+    ),
+    Bad(
+        "an OVA",
+        of_bytes(lambda: tarball(("machine.ovf", b"<xml/>"))),
+        UnsupportedImage,
+        "it is an OVA, a whole machine",
+    ),
     Bad(
         "tarball, a path that leads out",
         of_bytes(lambda: tarball(("../0.vhd", dynamic()))),
         InvalidImage,
-        "../0.vhd",
+        "'../0.vhd' is no VHD of a chain by its name",
     ),
     Bad(
         "tarball, an absolute path",
         of_bytes(lambda: tarball(("/etc/0.vhd", dynamic()))),
         InvalidImage,
-        "/etc/0.vhd",
+        "'/etc/0.vhd' is no VHD of a chain by its name",
     ),
     Bad(
         "tarball, a symbolic link",
         of_bytes(lambda: linked(tarfile.SYMTYPE, "/etc/passwd")),
         InvalidImage,
-        "0.vhd",
+        "'0.vhd' is a symbolic link",
     ),
-    Bad("tarball, a device", of_bytes(lambda: linked(tarfile.CHRTYPE, "")), InvalidImage, "0.vhd"),
-    Bad("tarball without a VHD", of_bytes(lambda: tarball(("readme", b"hello"))), InvalidImage, "readme"),
+    Bad(
+        "tarball, a device",
+        of_bytes(lambda: linked(tarfile.CHRTYPE, "")),
+        InvalidImage,
+        "'0.vhd' is a device",
+    ),
+    Bad(
+        "tarball without a VHD",
+        of_bytes(lambda: tarball(("readme", b"hello"))),
+        InvalidImage,
+        "'readme' is no VHD of a chain by its name",
+    ),
     Bad(
         "tarball with a gap",
         of_bytes(lambda: tarball(("0.vhd", differencing(A)), ("2.vhd", dynamic(uuid=A)))),
         InvalidImage,
-        "1.vhd",
+        "1.vhd is missing",
     ),
     Bad(
         "tarball with a member twice",
         of_bytes(lambda: tarball(("0.vhd", dynamic()), ("0.vhd", dynamic()))),
         InvalidImage,
-        "twice",
+        "'0.vhd' is there twice",
     ),
     Bad(
         "tarball, its base missing",
@@ -299,16 +354,18 @@ BAD = (
         "tarball, cut off, as a stream",
         sent(lambda: tarball(("0.vhd", dynamic()))[: 3 * MIB]),
         TruncatedImage,
-        "",
+        "it ends in '0.vhd'",
     ),
-    Bad("gzip, cut off", of_bytes(lambda: ZIPPED[: len(ZIPPED) // 2]), TruncatedImage, ""),
-    Bad("gzip, damaged", of_bytes(lambda: ZIPPED[:-8] + bytes(8)), InvalidImage, ""),
-    Bad("gzip in gzip", of_bytes(lambda: gzip.compress(ZIPPED)), UnsupportedImage, "twice"),
+    Bad(
+        "gzip, cut off", of_bytes(lambda: ZIPPED[: len(ZIPPED) // 2]), TruncatedImage, "it ends in the middle"
+    ),
+    Bad("gzip, damaged", of_bytes(lambda: ZIPPED[:-8] + bytes(8)), InvalidImage, "incorrect data check"),
+    Bad("gzip in gzip", of_bytes(lambda: gzip.compress(ZIPPED)), UnsupportedImage, "it is compressed twice"),
     Bad(
         "a bomb: 64 MiB of zeros where a tar header is",
         of_bytes(lambda: gzip.compress(tarball(("0.vhd", dynamic())) + bytes(64 * MIB))),
         InvalidImage,
-        "",
+        "zeros follow its end, and do not stop",
     ),
     Bad(
         "MD5 of another image",

@@ -128,6 +128,31 @@ def test_anything_else_is_raw(size: int) -> None:
         assert detect.of_file(vhdkit.BytesFile(data[:size])) == "raw"
 
 
+def unnamed_v7() -> bytes:
+    """The sum of a header is right, and there is no name in it."""
+    return bytes(148) + b"0000400\0" + bytes(356)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"BZh9 is no block" + bytes(512),
+        bytes(4) + b"1AY&SY" + bytes(512),
+        b"\x40\x2a\x4d\x18" + bytes(512),
+        b"\x50\x2a\x4d\x19" + bytes(512),
+        unnamed_v7(),
+        v7_tarball()[:500],
+        at(0x8000, b"CD001"),
+        at(258, b"ustar"),
+        at(1, b"conectix"),
+        b"KDM" + bytes(600),
+    ],
+)
+def test_what_only_looks_like_a_mark_is_raw(start: bytes) -> None:
+    """A part of one, or one in another place."""
+    assert detect.of_start(start[: detect.START]) is None
+
+
 def test_less_of_the_beginning_tells_less() -> None:
     """And is no error."""
     for format, data in MADE:

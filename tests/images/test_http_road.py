@@ -122,8 +122,10 @@ class TestBytes:
         with pool_in(tmp_path, tls=True) as pool:
             vdi = pool.vdi()
             wrong = Endpoint.parse(pool.xapi.url, xenvol.session.Trust(fingerprints=frozenset(["0" * 64])))
-            with pytest.raises(XapiUnreachable) as caught:
-                pool.http(endpoint=wrong).fill(vdi, [Piece(0, b"a" * 512)])
+            road = pool.http(endpoint=wrong)
+            with pool.xapi.journal.recording() as calls, pytest.raises(XapiUnreachable) as caught:
+                road.fill(vdi, [Piece(0, b"a" * 512)])
+            assert "task.get_record" not in calls.methods()  # no host has heard of it
             assert not caught.value.was_sent
             assert "is not the pinned one" in str(caught.value)
             assert pool.residue() == []
@@ -199,8 +201,10 @@ class TestContents:
     def test_that_nobody_reads_to_the_end_leave_nothing(self, pool: Pool) -> None:
         vdi = pool.vdi(256 * MIB)
         pool.http().fill(vdi, [Piece(at, b"a" * MIB) for at in range(0, 256 * MIB, MIB)])
-        with pool.http().contents(vdi) as disk:
-            next(disk.pieces())
+        with pool.xapi.journal.recording() as calls:
+            with pool.http().contents(vdi) as disk:
+                next(disk.pieces())
+        assert "task.cancel" in calls.methods()
         assert pool.residue() == []
         with pytest.raises(Stop):
             look_at(pool.http(), vdi, raising(Stop()))
@@ -237,6 +241,16 @@ class TestHosts:
         assert hosts.bytes_of(vdi) == data
         assert read(road, vdi) == data
         assert hosts.residue() == []
+
+    def test_of_which_one_is_the_master_are_known_by_the_address_that_the_session_has(
+        self, pool: Pool
+    ) -> None:
+        """A name on a certificate, or a socket: not what xapi says."""
+        with pool.xapi.xapi.lock:
+            pool.xapi.db.set("host", pool.xapi.xapi.master, address="192.0.2.1")
+        vdi = pool.vdi()
+        pool.http().fill(vdi, [Piece(0, b"a" * 512)])
+        assert pool.bytes_of(vdi)[:512] == b"a" * 512
 
     def test_that_do_not_have_it_send_us_on_before_a_byte_has_gone(self, hosts: Pool) -> None:
         sr = hosts.local_sr()

@@ -526,6 +526,16 @@ def test_each_field_that_cannot_be_is_refused_before_a_byte_of_data_is_read(
         assert caught.value.offset == offset
 
 
+def test_a_header_without_a_compression_type_is_read() -> None:
+    """As QEMU wrote it before 5.1: of 104 bytes, and its extensions follow at once."""
+    image = qcow2.from_file(Bytes(broken(100, ">I", 104)))
+    assert unfolded(image) == BASE.disk()
+    with pytest.raises(MissingParent):
+        qcow2.from_file(
+            Bytes(broken(104, ">Q", BACKING_FORMAT << 32 | 5, base=bytes(broken(100, ">I", 104))))
+        )
+
+
 def test_a_zero_cluster_may_name_any_place() -> None:
     """Nothing is read there."""
     image = qcow2.from_file(Bytes(broken(L2 + 8, ">Q", OFFSETS_END | 1)))

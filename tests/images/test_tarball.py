@@ -216,9 +216,7 @@ class TestChains:
             (own,) = place.directory.iterdir()
             assert [path.name for path in own.iterdir() if path.name.endswith("stream")] == []
 
-    @settings(
-        max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    )
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(data=st.data())
     def test_any_layers_in_any_order_make_the_disk_that_they_are(self, data: st.DataObject) -> None:
         """Up to sixteen, of random sectors, read as a stream and as a file, against a model of plain bytes."""

@@ -294,6 +294,7 @@ class TestRefusals:
             ("https://", "no http or https URL"),
             ("https://host:0/image", "no http or https URL"),
             ("https://host:99999/image", "no URL"),
+            ("https://ho\x1bst/image", "no http or https URL"),
             ("https://[::1/image", "no URL"),
         ],
     )

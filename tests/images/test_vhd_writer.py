@@ -131,6 +131,7 @@ def test_the_structures_are_what_the_specification_says() -> None:
     ("size", "geometry"),
     [
         # by the appendix of the specification, worked out by hand
+        (MIB, (30, 4, 17)),
         (512 * 17 * 4 * 1000, (1000, 4, 17)),
         (512 * 17 * 16 * 1023, (1023, 16, 17)),
         (512 * 31 * 16 * 1000, (1000, 16, 31)),

@@ -171,7 +171,7 @@ class Terminal:
                     bar.start()
                     self._bar = bar
                 bar.show(progress)
-            elif progress.phase not in phases and self.verbosity:
+            elif progress.phase not in phases:
                 self.progress(_phase(progress))
             phases.add(progress.phase)
 

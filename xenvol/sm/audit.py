@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.marks import MANAGED
+from xenvol.marks import IMAGE, MANAGED
 from xenvol.refs import VDIRef
 from xenvol.sm import (
     backend_rows,
@@ -274,6 +274,11 @@ class _Audit:
                 )
                 text = f"{text}: nobody can tell; destroy it, or manage it"
                 yield self._finding("orphan_vdi", text, vdi_uuid=then["uuid"]), None
+            elif (holder := self._holder_of_half(vdi_ref, stale)) is not None:
+                volume_ids = ", ".join(sorted({mark.volume_id for mark in stale}))
+                text = f"VDI {then['uuid']} was made for volume {volume_ids}, no row names it, and {holder} has it"
+                text = f"{text}: it is filled, or `xenvol image sweep` takes it from there in time"
+                yield self._finding("orphan_vdi", text, vdi_uuid=then["uuid"]), None
             elif stale:
                 text = f"VDI {then['uuid']} says that it is being made or copied for a volume, and is not"
                 finding = self._finding("unsettled", text, vdi_uuid=then["uuid"])
@@ -305,6 +310,26 @@ class _Audit:
         if any(mark.is_of(vdi) for mark in alive):
             return [], []  # it may yet be the volume of one who is at work
         return stale, [mark for mark in stale if mark.is_of(vdi)]
+
+    def _holder_of_half(self, vdi_ref: VDIRef, stale: list[Mark]) -> str | None:
+        """The VM in which a disk is being filled, or was, that is no volume: its disk it is not, so not somebody's.
+
+        It keeps the mark of its making, or nobody would know it for a half when it is free.
+        """
+        if all(mark.source_uuid is not None for mark in stale):
+            return None
+        view = self.context.view()
+        view.read({"VDI": [vdi_ref]})
+        vdi = view.known("VDI", vdi_ref)
+        if vdi is None or self.context.database.read(volume_rows.by_vdi, vdi["uuid"]) is not None:
+            return None
+        view.read({"VBD": vdi["VBDs"]})
+        vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+        view.read({"VM": {vbd["VM"] for vbd in vbds}})
+        vms = [(vm, vbd) for vbd in vbds if (vm := view.known("VM", vbd["VM"])) is not None]
+        if not vms or not all(vm["is_control_domain"] or IMAGE in vbd["other_config"] for vm, vbd in vms):
+            return None
+        return ", ".join(sorted({vm["name_label"] for vm, _ in vms}))
 
     def _is_unknown(self, vdi_ref: VDIRef, then: Record) -> bool:
         """Whether it was a volume of a database that knew more: of one that was lost, say, or set back."""

@@ -136,8 +136,7 @@ def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
         for flavor_id in {backend.flavor_id for backend in backends}
     }
     cost = sa.func.sum(volume_table.c.cost)
-    being_made = sa.and_(volume_table.c.state == "creating", volume_table.c.vdi_uuid.is_(None))
-    promised = _of_volumes(connection, backend_ids, cost, being_made)
+    promised = _of_volumes(connection, backend_ids, cost, volume_rows.PROMISED)
     return [_Before(backend, flavors[backend.flavor_id], promised.get(backend.id, 0)) for backend in backends]
 
 

@@ -231,17 +231,21 @@ def _make(
     obstacle = None if filling is None else filling.obstacle(sr_ref, sr_rec)
     if obstacle is not None:
         raise _CannotFillError(obstacle)
-    undo = Undo()
+    undo, made = Undo(), None
     try:
         sm_config = {"type": "raw"} if backend.params.get("type") == "raw" else {}
         vdi_ref = vdis.create_vdi(context, view, undo, sr_ref, volume, sm_config)
         if filling is not None and not filling.run(context, volume, vdi_ref):
             undo.unwind()
-            return None
-        return record(context, view, undo, volume, backend, sr_ref, vdi_ref)
+        else:
+            made = record(context, view, undo, volume, backend, sr_ref, vdi_ref)
     except BaseException as error:
         undo.unwind(error)
         raise
+    finally:
+        if filling is not None and made is None:
+            filling.give_up(context, volume)
+    return made
 
 
 def _erase_halves(context: Context, view: View, begun: Volume, made: Made) -> None:

@@ -71,6 +71,15 @@ class Filling:
             self._write(vdi_ref)
         return True
 
+    def give_up(self, context: Context, volume: Volume) -> None:
+        """The row says no more that somebody is at it, so that an audit need not wait. Idempotent."""
+        if not self.has_begun:
+            return
+        try:
+            context.database.write(volume_rows.say_not_filling, volume)
+        except DatabaseError as error:
+            log.warning("volume %s: that it is not filled is not noted: %s", volume.id, error)
+
     def __repr__(self) -> str:
         return f"<Filling with {self.image}: {'begun' if self.has_begun else 'not begun'}>"
 
@@ -83,7 +92,7 @@ def is_at_work(connection: sa.Connection, volume: Volume, *, silence: float) -> 
 
 @contextmanager
 def _said(context: Context, volume: Volume) -> Iterator[None]:
-    """The row says that somebody is at it; not after a failure, so that an audit need not wait."""
+    """The row says that somebody is at it, again and again."""
     is_over = threading.Event()
 
     def say() -> None:
@@ -98,14 +107,6 @@ def _said(context: Context, volume: Volume) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except BaseException:
-        is_over.set()
-        thread.join()
-        try:
-            context.database.write(volume_rows.say_not_filling, volume)
-        except DatabaseError as error:
-            log.warning("volume %s: that it is not filled is not noted: %s", volume.id, error)
-        raise
     finally:
         is_over.set()
         thread.join()

@@ -28,6 +28,8 @@ ERASING = "erasing:"
 _LIVE = volumes.c.deleted == 0
 _BEING_MADE = sa.and_(_LIVE, volumes.c.state == "creating", volumes.c.vdi_uuid.is_(None))
 _BEING_FILLED = sa.and_(_BEING_MADE, volumes.c.image.is_not(None), volumes.c.updated_at.is_not(None))
+PROMISED = sa.and_(_BEING_MADE, sa.not_(_BEING_FILLED))
+"""Rows of volumes whose disk no pool shows yet; it shows that of one that is being filled."""
 
 
 def find(connection: sa.Connection, volume_id: str) -> Volume | None:
@@ -95,13 +97,9 @@ def count(connection: sa.Connection, backend_id: int) -> int:
 
 
 def promised(connection: sa.Connection, backend_id: int) -> int:
-    """What volumes that have no VDI yet will take of a backend; the pool cannot show it.
-
-    It shows the disk of one that is being filled, though its row does not name that yet.
-    """
+    """What volumes that have no VDI yet will take of a backend; the pool cannot show it."""
     query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0))
-    where = [volumes.c.backend_id == backend_id, _BEING_MADE, sa.not_(_BEING_FILLED)]
-    return int(connection.execute(query.where(*where)).scalar_one())
+    return int(connection.execute(query.where(volumes.c.backend_id == backend_id, PROMISED)).scalar_one())
 
 
 def filled_at(connection: sa.Connection, volume: Volume) -> datetime.datetime | None:

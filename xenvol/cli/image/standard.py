@@ -10,11 +10,15 @@ import io
 import os
 import stat
 import sys
-from typing import BinaryIO, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final, cast
 
 import click
 
 from xenvol.images.errors import TargetError
+
+NAME: Final = "standard output"
 
 
 def standard_input() -> BinaryIO:
@@ -36,63 +40,67 @@ def standard_output() -> BinaryIO:
         )
     file = sys.stdout.buffer
     file.flush()
+    if _is_new_file(file):
+        return cast(BinaryIO, _NewFile(file.fileno()))
     # without a buffer: what a broken pipe has not taken would be written once more when the program ends
-    return cast(BinaryIO, _Output(cast(BinaryIO, getattr(file, "raw", file))))
+    return cast(BinaryIO, _Pipe(cast(BinaryIO, getattr(file, "raw", file))))
 
 
-class _Output:
-    name = "standard output"
+class _Pipe:
+    """To be written from its beginning to its end."""
+
+    name = NAME
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._has_holes = _is_new_file(file)
 
     def write(self, data: bytes) -> int:
-        """All of it."""
-        left = memoryview(data)
-        while left:
-            try:
-                written = self._file.write(left)
-            except OSError as error:
-                raise _broken(error) from error
-            if written is None:  # what a raw file says
-                raise TargetError(self.name, problem="it does not wait for its bytes (it is non-blocking)")
-            left = left[written:]
-        return len(data)
+        return _write(self._file.write, data)
 
     def flush(self) -> None:
-        try:
+        with _told():
             self._file.flush()
-        except OSError as error:
-            raise _broken(error) from error
-
-    # ---- only of a file that may have holes
-
-    def fileno(self) -> int:
-        if not self._has_holes:
-            raise io.UnsupportedOperation("fileno")
-        return self._file.fileno()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except OSError as error:
-            raise _broken(error) from error
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            raise _broken(error) from error
 
 
-def _broken(error: OSError) -> TargetError:
-    if isinstance(error, BrokenPipeError):
-        return TargetError(_Output.name, problem="whoever read it is gone")
-    return TargetError(_Output.name, problem=error.strerror or str(error))
+class _NewFile(io.FileIO):
+    """A file in which holes can be left, and which stays open."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.name = NAME  # else its number is
+
+    def write(self, data: Any, /) -> int:
+        return _write(super().write, data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with _told():
+            return super().seek(offset, whence)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with _told():
+            return super().truncate(size)
+
+
+def _write(write: Callable[[memoryview], int | None], data: bytes) -> int:
+    """All of it: a raw file may take less at a time."""
+    left = memoryview(data)
+    while left:
+        with _told():
+            written = write(left)
+        if written is None:
+            raise TargetError(NAME, problem="it does not wait for its bytes (it is non-blocking)")
+        left = left[written:]
+    return len(data)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise TargetError(NAME, problem="whoever read it is gone") from error
+    except OSError as error:
+        raise TargetError(NAME, problem=error.strerror or str(error)) from error
 
 
 def _is_new_file(file: BinaryIO) -> bool:
@@ -102,5 +110,5 @@ def _is_new_file(file: BinaryIO) -> bool:
         state = os.fstat(descriptor)
         appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
         return stat.S_ISREG(state.st_mode) and state.st_size == 0 and not appends
-    except (OSError, AttributeError, ValueError):
+    except (OSError, ValueError):
         return False

@@ -57,10 +57,10 @@ def volume_create(
       xenvol sm volume_create gold 10
       xenvol sm volume_create gold 512MiB --id mail --name 'mail spool' --needs snapshot
     """
-    with _id_of_new(new_id) as volume_id, service.manager(f"making volume {volume_id}") as manager:
+    with id_of_new(new_id) as volume_id, service.manager(f"making volume {volume_id}") as manager:
         volume = manager.create_volume(volume_id, flavor_label, size, name=name, needs=needs)
-        value = _facts(manager, volume)
-    _tell(service, volume, value)
+        value = facts(manager, volume)
+    tell(service, volume, value)
 
 
 @click.command("volume_list")
@@ -121,7 +121,7 @@ def volume_show(service: Service, volume_id: str) -> None:
     """
     with service.manager(f"looking for volume {volume_id}") as manager:
         volume = manager.get_volume(volume_id)
-        value = _facts(manager, volume)
+        value = facts(manager, volume)
     size = _size(volume)
     told = {
         "id": volume.id,
@@ -133,6 +133,7 @@ def volume_show(service: Service, volume_id: str) -> None:
         "VDI": volume.vdi_uuid,
         "snapshot of": volume.snapshot_of,
         "copied from": None if volume.is_snapshot else volume.source_id,
+        "made of": volume.image,
         "created": f"{volume.created_at:%Y-%m-%d %H:%M:%S} UTC",
     }
     rows = [[key, text] for key, text in told.items() if text is not None]
@@ -155,8 +156,8 @@ def volume_extend(service: Service, volume_id: str, size: int) -> None:
     """
     with service.manager(f"extending volume {volume_id}") as manager:
         volume = manager.extend_volume(volume_id, size)
-        value = _facts(manager, volume)
-    _tell(service, volume, value)
+        value = facts(manager, volume)
+    tell(service, volume, value)
 
 
 @click.command("volume_snapshot")
@@ -174,12 +175,12 @@ def volume_snapshot(service: Service, volume_id: str, new_id: str | None, name: 
       xenvol sm volume_snapshot mail --id mail-monday
     """
     with (
-        _id_of_new(new_id) as snapshot_id,
+        id_of_new(new_id) as snapshot_id,
         service.manager(f"making a snapshot of volume {volume_id}") as manager,
     ):
         snapshot = manager.create_snapshot(snapshot_id, volume_id, name=name)
-        value = _facts(manager, snapshot)
-    _tell(service, snapshot, value)
+        value = facts(manager, snapshot)
+    tell(service, snapshot, value)
 
 
 @click.command("volume_clone")
@@ -196,10 +197,10 @@ def volume_clone(service: Service, source_id: str, new_id: str | None, size: int
       xenvol sm volume_clone mail-monday --id mail-copy
       xenvol sm volume_clone mail --size 20
     """
-    with _id_of_new(new_id) as volume_id, service.manager(f"cloning {source_id}") as manager:
+    with id_of_new(new_id) as volume_id, service.manager(f"cloning {source_id}") as manager:
         volume = manager.clone_volume(volume_id, source_id, size=size, name=name)
-        value = _facts(manager, volume)
-    _tell(service, volume, value)
+        value = facts(manager, volume)
+    tell(service, volume, value)
 
 
 @click.command("volume_delete")
@@ -258,10 +259,10 @@ def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, nam
     Example:
       xenvol sm volume_manage 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11 --id mail
     """
-    with _id_of_new(new_id) as volume_id, service.manager(f"looking for VDI {vdi_uuid}") as manager:
+    with id_of_new(new_id) as volume_id, service.manager(f"looking for VDI {vdi_uuid}") as manager:
         volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name)
-        value = _facts(manager, volume)
-    _tell(service, volume, value)
+        value = facts(manager, volume)
+    tell(service, volume, value)
 
 
 @click.command("volume_unmanage")
@@ -284,7 +285,7 @@ def volume_unmanage(service: Service, volume_id: str) -> None:
 
 
 @contextmanager
-def _id_of_new(given: str | None) -> Iterator[str]:
+def id_of_new(given: str | None) -> Iterator[str]:
     """The id of what is to be made; where nobody chose it, whoever must go on with it is told."""
     if given is not None:
         yield given
@@ -297,13 +298,13 @@ def _id_of_new(given: str | None) -> Iterator[str]:
         raise
 
 
-def _facts(manager: StorageManager, volume: Volume) -> dict[str, Any]:
+def facts(manager: StorageManager, volume: Volume) -> dict[str, Any]:
     """The JSON of a volume."""
     (backend,) = manager.list_backends(volume.backend_id)
     return {**volume.as_dict(), "flavor": manager.flavor_of(backend).label}
 
 
-def _tell(service: Service, volume: Volume, value: dict[str, Any]) -> None:
+def tell(service: Service, volume: Volume, value: dict[str, Any]) -> None:
     what = f"snapshot {volume.id} of {volume.snapshot_of}" if volume.is_snapshot else f"volume {volume.id}"
     service.terminal.result(
         value,

@@ -90,7 +90,7 @@ def of_file(file: ByteFile) -> str:
     A good footer at the end goes before what the disk begins with, which is its guest's.
     """
     format = of_start(file.pread(0, min(START, file.size)))
-    if format != "vhd" and vhd.is_fixed(file):
+    if vhd.is_fixed(file):
         return "vhd-fixed"
     return "raw" if format is None else format
 

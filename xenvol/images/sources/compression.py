@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -26,9 +27,7 @@ from xenvol.images.sources.expanders import (
 )
 from xenvol.images.sources.streams import Peekable
 
-_OUTPUT: Final = (
-    256 << 10
-)  # bytes: with 1 MiB at once, zstd takes twice the time, most of it for fresh memory
+_OUTPUT: Final = 256 << 10  # bytes: with 1 MiB at once, zstd takes twice the time (for fresh memory)
 _INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at every call
 
 
@@ -45,7 +44,7 @@ def _zstd_library(image: str) -> Any:
 
 
 class _Step(NamedTuple):
-    output: bytes
+    parts: list[bytes]
     is_hungry: bool
     is_complete: bool
 
@@ -60,37 +59,29 @@ class _Decompressed:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xenvol-decompress")
         self._step: Future[_Step] | None = None  # at work on the piece after the one that was handed out
         self._fed = 0
-        self._rest = b""  # of the piece that was handed out in part
+        self._parts: deque[bytes] = deque()  # of the piece that is being handed out
+        self._rest = b""  # the part of it that is, from `_position` on
         self._position = 0
         self._is_at_end = False
 
     def read(self, size: int, /) -> bytes:
         """`size` bytes, or fewer where it ends. Raises InvalidImage, TruncatedImage, SourceError."""
-        there = len(self._rest) - self._position
-        if there == 0 and size >= PIECE:
-            return self._join(self._next(), size)
-        if there >= size:
-            self._position += size
-            return self._rest[self._position - size : self._position]
-        head, self._rest, self._position = self._rest[self._position :], b"", 0
-        return self._join(head, size)
-
-    def _join(self, head: bytes, size: int) -> bytes:
-        """`head` and what follows it, up to `size` bytes."""
-        if len(head) == size:
-            return head
-        parts, missing = [head], size - len(head)
-        while missing and (data := self._next()):
-            if len(data) > missing:
-                self._rest, self._position = data, missing
-                data = data[:missing]
-            parts.append(data)
-            missing -= len(data)
-        return b"".join(parts)
+        parts: list[bytes] = []
+        missing = size
+        while missing:
+            if self._position == len(self._rest):
+                self._rest, self._position = self._next(), 0
+                if not self._rest:
+                    break
+            part = self._rest[self._position : self._position + missing]
+            parts.append(part)
+            self._position += len(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next(self) -> bytes:
-        """The next piece, at most PIECE bytes; none at the end."""
-        while not self._is_at_end:
+        """The next part, at most _OUTPUT bytes; none at the end."""
+        while not (self._parts or self._is_at_end):
             if self._step is None:
                 self._step = self._thread.submit(self._expand)
             step = self._result(self._step)
@@ -99,13 +90,12 @@ class _Decompressed:
                 self._fed += len(data)
                 if data:
                     self._expander.feed(data)
-                elif not step.output:
+                elif not step.parts:
                     self._end(step)
                     break
             self._step = self._thread.submit(self._expand)
-            if step.output:
-                return step.output
-        return b""
+            self._parts.extend(step.parts)
+        return self._parts.popleft() if self._parts else b""
 
     def _result(self, step: Future[_Step]) -> _Step:
         try:
@@ -129,7 +119,7 @@ class _Decompressed:
         while missing and (part := self._expander.expand(min(missing, _OUTPUT))):
             parts.append(part)
             missing -= len(part)
-        return _Step(b"".join(parts), self._expander.is_hungry, self._expander.is_complete)
+        return _Step(parts, self._expander.is_hungry, self._expander.is_complete)
 
     def _end(self, step: _Step) -> None:
         self._is_at_end = True

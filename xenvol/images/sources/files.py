@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import stat
@@ -223,8 +222,7 @@ def _open(path: Path, name: str) -> int:
             raise SourceError(
                 name, problem="it is neither a file nor a block device; give it as standard input"
             )
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
     except BaseException:
         os.close(descriptor)
         raise

@@ -104,9 +104,11 @@ class OwnDirectory:
 def _remove(path: Path, mark: int, pid: int) -> None:
     if os.getpid() != pid:
         return  # a fork's end is not the end of the import
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        log.warning("%s could not be removed", path)
     if mark >= 0:
-        os.close(mark)
-    shutil.rmtree(path, onerror=lambda function, name, error: log.warning("%s stays: %s", name, error[1]))
+        os.close(mark)  # and with it the lock: until then nobody else removes it
 
 
 def sweep(directory: Path, *, now: Callable[[], float] = time.time) -> list[Path]:

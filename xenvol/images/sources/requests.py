@@ -102,7 +102,12 @@ def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
             name,
             problem="a URL with a user or a password in it ends up in logs: give them as an Authorization header",
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not parts.netloc.isprintable()
+        or port == 0
+    ):
         raise SourceError(name, problem="it is no http or https URL of a host")
     return parts
 

@@ -76,7 +76,8 @@ class _FileStream:
     def __init__(self, file: BinaryIO, name: str, length: int | None) -> None:
         self.name = name
         self.length = length
-        self._file = file
+        # one call of the kernel at a time: within `read` Python hears of no signal until all bytes have come
+        self._read_some = getattr(file, "read1", file.read)
         self._position = 0
 
     def read(self, size: int, /) -> bytes:
@@ -97,7 +98,7 @@ class _FileStream:
 
     def _read(self, size: int) -> bytes:
         try:
-            data = self._file.read(size)
+            data = self._read_some(size)
         except (OSError, ValueError) as error:  # ValueError: it is closed
             raise SourceError(self.name, problem=problem_of(error)) from error
         except (

@@ -1,0 +1,319 @@
+"""An image from wherever it comes: an image service, a pipe, a process that is killed; and what that costs."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import vhdkit
+import XenAPI
+from imagelab import MIB, Lab, lab, pattern
+
+from xenvol.images import ImageSource, Progress, find_leftovers, import_image, inspect_image, sweep
+from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled
+from xenvol.secret import Secret
+
+SIZE = 5 * MIB
+DATA = pattern(SIZE, seed=9)
+QemuImg = Callable[..., str]
+TOKEN = "canary-t0ken-of-the-image-service"
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("root")) as made:
+        made.sr("nfs")
+        yield made
+
+
+@contextmanager
+def image_service(data: bytes, **headers: str) -> Iterator[str]:
+    """Gives these bytes to whoever has the token."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers["X-Auth-Token"] != TOKEN:
+                self.send_error(401)
+                return
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v2/images/5f/file"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+class TestAnImageService:
+    @pytest.mark.parametrize("format", ["raw", "vhd"])
+    def test_gives_an_image_that_is_not_staged(self, pool: Lab, tmp_path: Path, format: str) -> None:
+        layer = {0: DATA}
+        data = DATA if format == "raw" else vhdkit.make_dynamic(SIZE, layer)
+        told: list[Progress] = []
+        with image_service(data, x_image_meta_checksum=md5(data)) as url:
+            source = ImageSource(where=url, headers={"X-Auth-Token": Secret(TOKEN)})
+            made = import_image(pool.session, source, pool.sr(), progress=told.append, here=pool.elsewhere)
+        assert {progress.phase for progress in told} == {"writing"}
+        assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
+        assert (made.format, pool.session.call("VDI.get_name_label", made.vdi_ref)) == (format, "file")
+
+    def test_whose_checksum_is_anothers_makes_no_disk(self, pool: Lab) -> None:
+        before = pool.xapi.snapshot()
+        with image_service(DATA, x_image_meta_checksum=md5(b"another")) as url:
+            source = ImageSource(where=url, headers={"X-Auth-Token": Secret(TOKEN)})
+            with pytest.raises(ChecksumMismatch):
+                import_image(pool.session, source, pool.sr(), here=pool.elsewhere)
+        assert (
+            before.difference(pool.xapi.snapshot(), ignore=["SR.physical_utilisation"])
+            == pool.residue()
+            == []
+        )
+
+    def test_that_refuses_makes_no_disk_and_hears_no_more_of_the_token(
+        self, pool: Lab, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        before = pool.xapi.snapshot()
+        with image_service(DATA) as url:
+            source = ImageSource(where=url, headers={"X-Auth-Token": Secret(TOKEN + "x")})
+            with pytest.raises(SourceError) as caught:
+                import_image(pool.session, source, pool.sr(), here=pool.elsewhere)
+        assert caught.value.status == 401
+        assert TOKEN not in repr(source) + str(caught.value) + caplog.text
+        assert before.difference(pool.xapi.snapshot()) == []
+
+
+class TestAPipe:
+    def test_of_a_known_size_is_not_staged(self, pool: Lab, tmp_path: Path) -> None:
+        (tmp_path / "raw").write_bytes(DATA)
+        told: list[Progress] = []
+        with subprocess.Popen(["cat", tmp_path / "raw"], stdout=subprocess.PIPE) as cat:
+            assert cat.stdout is not None
+            source = ImageSource(where=cat.stdout, size=SIZE)  # type: ignore[arg-type]
+            made = import_image(pool.session, source, pool.sr(), progress=told.append, here=pool.elsewhere)
+        assert {progress.phase for progress in told} == {"writing"}
+        assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
+
+    @pytest.mark.parametrize("size", [None, len(DATA) + 512])
+    def test_that_ends_as_a_fixed_vhd_is_told_by_its_end_or_refused(
+        self, pool: Lab, size: int | None, tmp_path: Path
+    ) -> None:
+        """Its beginning is the disk's; where it is staged the end is seen, else whoever knows must say so."""
+        vhd = vhdkit.make_fixed(DATA)
+        before = pool.xapi.snapshot()
+        if size is None:
+            made = import_image(
+                pool.session, io.BytesIO(vhd), pool.sr(), staging_dir=tmp_path, here=pool.elsewhere
+            )
+            assert (made.format, made.virtual_size, list(tmp_path.glob("xenvol*"))) == ("vhd", SIZE, [])
+            return
+        with pytest.raises(Exception, match="--format vhd"):
+            import_image(
+                pool.session, ImageSource(where=io.BytesIO(vhd), size=size), pool.sr(), here=pool.elsewhere
+            )
+        assert before.difference(pool.xapi.snapshot(), ignore=["SR.physical_utilisation"]) == []
+        source = ImageSource(where=io.BytesIO(vhd), size=size, format="vhd")
+        made = import_image(pool.session, source, pool.sr(), here=pool.elsewhere)
+        assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
+
+
+@pytest.mark.parametrize("road", ["http", "block"])
+@pytest.mark.parametrize("phase", ["staging", "writing", "verifying"])
+def test_what_is_cancelled_leaves_nothing(pool: Lab, tmp_path: Path, road: str, phase: str) -> None:
+    cancel, reached = threading.Event(), []
+    before = pool.xapi.snapshot()
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == phase:
+            reached.append(progress)
+            cancel.set()
+
+    with pytest.raises(TransferCancelled, match="nothing of it remains"):
+        import_image(
+            pool.session,
+            io.BytesIO(DATA),  # of unknown length: it is staged
+            pool.sr(),
+            verify=True,
+            staging_dir=tmp_path,
+            progress=stop,
+            cancel=cancel,
+            here=pool.on(road),
+        )
+    assert len(reached) == 1
+    assert before.difference(pool.xapi.snapshot(), ignore=["SR.physical_utilisation"]) == pool.residue() == []
+    assert list(tmp_path.glob("xenvol*")) == []
+
+
+IMPORT = """
+import sys, xenvol
+from xenvol.images import import_image, ImageSource
+url, sr, image, staging = sys.argv[1:5]
+session = xenvol.connect(url, "root", "secret")
+source = ImageSource(where=sys.stdin.buffer) if image == "-" else image
+import_image(session, source, sr, staging_dir=staging, name_label="victim")
+"""
+
+
+def started(pool: Lab, image: str, staging: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", IMPORT, pool.xapi.url, pool.sr(), image, str(staging)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within a minute"
+        time.sleep(0.01)
+
+
+class TestAKilledProcess:
+    def test_leaves_a_staging_directory_that_the_next_import_sweeps(self, pool: Lab, tmp_path: Path) -> None:
+        with started(pool, "-", tmp_path) as process:
+            assert process.stdin is not None
+            process.stdin.write(DATA)
+            process.stdin.flush()
+            wait_for(lambda: [path for path in tmp_path.rglob("*stream") if path.stat().st_size])
+            process.kill()
+        assert list(tmp_path.glob("xenvol*")) != []
+        import_image(pool.session, io.BytesIO(DATA), pool.sr(), staging_dir=tmp_path, here=pool.elsewhere)
+        assert list(tmp_path.glob("xenvol*")) == []
+
+    def test_leaves_a_disk_that_a_sweep_finds_by_its_mark(self, pool: Lab, tmp_path: Path) -> None:
+        fifo = tmp_path / "image.vhd"
+        os.mkfifo(fifo)
+        data = vhdkit.make_dynamic(SIZE, {0: DATA})
+        before = pool.xapi.snapshot()
+        with started(pool, str(fifo), tmp_path) as process:
+            with fifo.open("wb", buffering=0) as pipe:
+                pipe.write(data[: 3 * MIB])
+                db = pool.xapi.db
+                wait_for(lambda: [vbd for vbd in db.refs("VBD") if db.get("VBD", vbd, "currently_attached")])
+                process.kill()
+                process.wait()
+        assert find_leftovers(pool.session) == []  # it is not old yet
+        wait_for(lambda: not pool.xapi.db.refs("VBD"))  # xapi notices by itself that nobody sends any more
+        now = datetime.timedelta(seconds=-5)
+        (found,) = find_leftovers(pool.session, older_than=now)
+        assert (found.kind, found.name, found.kept) == ("disk", "victim", None)
+        assert sweep(pool.session, older_than=now) == [found]
+        assert (
+            before.difference(pool.xapi.snapshot(), ignore=["SR.physical_utilisation"])
+            == pool.residue()
+            == []
+        )
+
+    def test_that_is_interrupted_takes_all_back(self, pool: Lab, tmp_path: Path) -> None:
+        fifo = tmp_path / "image.vhd"
+        os.mkfifo(fifo)
+        data = vhdkit.make_dynamic(SIZE, {0: DATA})
+        before = pool.xapi.snapshot()
+        with started(pool, str(fifo), tmp_path) as process:
+            with fifo.open("wb", buffering=0) as pipe:
+                pipe.write(data[: 3 * MIB])
+                wait_for(lambda: pool.xapi.db.refs("VBD"))
+                process.send_signal(signal.SIGINT)
+                process.wait(60)
+        assert process.returncode not in (0, None)
+        assert (
+            before.difference(pool.xapi.snapshot(), ignore=["SR.physical_utilisation"])
+            == pool.residue()
+            == []
+        )
+        assert list(tmp_path.glob("xenvol*")) == []
+
+
+MEASURE = """
+import resource, sys, xenvol
+from pathlib import Path
+from xenvol.images import Surroundings, export_image, import_image
+url, sr, image, road, root, dev = sys.argv[1:7]
+session = xenvol.connect(url, "root", "secret")
+here = Surroundings(root=Path(root), dev=Path(dev))
+small = Path(image).with_name("small")
+small.write_bytes(b"x" * (1 << 20))
+import_image(session, small, sr, road=road, here=here)  # all that is imported is, and all that is cached
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = import_image(session, image, sr, road=road, verify=True, here=here)
+export_image(session, made.vdi_uuid, image + ".out", format="vhd", road=road, here=here)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ["http", "block"])
+@pytest.mark.parametrize("format", ["raw", "tarball"])
+def test_memory_stays_flat(pool: Lab, tmp_path: Path, qemu_img: QemuImg, road: str, format: str) -> None:
+    """300 MiB of data on a disk of 200 GiB, in, verified and out again: less than 64 MiB more than for 1 MiB."""
+    size, data = 200 << 30, os.urandom(MIB)
+    raw, image = tmp_path / "raw", tmp_path / "image"
+    with raw.open("wb") as file:
+        for number in range(300):
+            file.seek(number * (size // 300) // 4096 * 4096)
+            file.write(data)
+        file.truncate(size)
+    if format == "raw":
+        raw.rename(image)
+    else:
+        options = ["-f", "raw", "-O", "vpc", "-o", "subformat=dynamic,force_size=on"]
+        qemu_img("convert", *options, raw, tmp_path / "0.vhd")
+        subprocess.run(["tar", "-C", tmp_path, "-czf", image, "0.vhd"], check=True)
+    here = pool.on(road)
+    dev = here.dev if road == "block" else tmp_path
+    command = [sys.executable, "-c", MEASURE, pool.xapi.url, pool.sr(), image, road, here.root, dev]
+    grown = int(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+    assert grown < 64 << 10, f"{grown} KiB"
+
+
+def test_a_session_that_somebody_else_has_logged_in_needs_to_be_told_where(pool: Lab, tmp_path: Path) -> None:
+
+    session = XenAPI.Session(pool.xapi.url)
+    session.xenapi.login_with_password("root", "secret", "1.0", "test")
+    try:
+        (tmp_path / "raw").write_bytes(DATA)
+        with pytest.raises(Exception, match="endpoint"):
+            import_image(session, tmp_path / "raw", pool.sr(), here=pool.elsewhere)
+        made = import_image(session, tmp_path / "raw", pool.sr(), here=pool.on("block"))
+        assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
+    finally:
+        session.xenapi.session.logout()
+
+
+def test_an_image_is_told_without_a_pool(tmp_path: Path) -> None:
+    path = tmp_path / "disk.txt"
+    path.write_bytes(vhdkit.make_dynamic(SIZE, {2 * MIB: DATA[:MIB]}))
+    info = inspect_image(path, check=True)
+    assert (info.format, info.virtual_size, info.is_checked) == ("vhd", SIZE, True)
+    assert MIB <= (info.allocated or 0) <= 2 * MIB
+
+
+def test_a_mistake_in_what_is_said_of_a_source_is_found_at_once() -> None:
+    for wrong in ({"format": "png"}, {"checksum": "sha256:12"}):
+        with pytest.raises(ValueError):
+            ImageSource(where="disk", **wrong)  # type: ignore[arg-type]

@@ -1,0 +1,182 @@
+"""The commands between volumes and images; what they have to do with images is as in `xenvol image`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from xenvol import volume_images
+from xenvol.cli.image.options import (
+    check_may_ask,
+    confirm,
+    road_option,
+    source_options,
+    staging_option,
+    verify_option,
+    yes_option,
+)
+from xenvol.cli.image.standard import standard_output
+from xenvol.cli.sizes import read_size
+from xenvol.cli.sm.options import Service, service_options
+from xenvol.cli.sm.volumes import facts, id_argument, id_of_new, id_option, name_option, tell
+from xenvol.cli.terminal import human_size
+from xenvol.images import ImageSource
+from xenvol.sm.placement import FEATURES
+
+
+@click.command("volume_create_from_image")
+@click.argument("flavor_label", metavar="FLAVOR")
+@source_options
+@click.option(
+    "--volume-size", callback=read_size, metavar="SIZE", help="Make it larger than the disk in the image."
+)
+@id_option
+@name_option
+@click.option(
+    "--needs",
+    multiple=True,
+    type=click.Choice(list(FEATURES)),
+    help="What its backend must be able to do. May be given several times.",
+)
+@road_option
+@staging_option
+@verify_option
+@service_options
+def volume_create_from_image(
+    service: Service,
+    *,
+    flavor_label: str,
+    source: ImageSource,
+    volume_size: int | None,
+    new_id: str | None,
+    name: str,
+    needs: tuple[str, ...],
+    **how: Any,
+) -> None:
+    """Make a volume that holds an image.
+
+    IMAGE is a path, - for standard input, or an http or https URL; with --parent, the leaf of a chain of VHDs. The
+    volume is there when it holds all of the image; whatever goes wrong before, what was made is taken back.
+
+    \b
+    Examples:
+      xenvol sm volume_create_from_image gold debian.qcow2 --id web-root
+      xenvol sm volume_create_from_image gold debian.vhd --volume-size 20 --verify
+      xenvol sm volume_create_from_image gold https://images.example.com/v2/images/0d9c/file --token-file ~/.token
+    """
+    with id_of_new(new_id) as volume_id, service.manager(f"making volume {volume_id}") as manager:
+        with service.terminal.transferring() as progress:
+            volume = volume_images.create_volume_from_image(
+                manager,
+                volume_id,
+                flavor_label,
+                source,
+                size=volume_size,
+                name=name,
+                needs=needs,
+                progress=progress,
+                **how,
+            )
+        value = facts(manager, volume)
+    tell(service, volume, value)
+
+
+@click.command("volume_fill")
+@id_argument
+@source_options
+@yes_option
+@road_option
+@staging_option
+@verify_option
+@service_options
+def volume_fill(service: Service, *, volume_id: str, source: ImageSource, yes: bool, **how: Any) -> None:
+    """Write an image over a volume that is there.
+
+    What it held is lost, and what is behind the image is zeroed. No VM may have it. Also for a LUN that was made a
+    volume, where this runs in a VM of the pool to which the LUN can be given.
+
+    \b
+    Example:
+      xenvol sm volume_fill web-root debian.qcow2 --yes
+    """
+    if not yes:
+        check_may_ask(service.terminal, f"volume {volume_id}")
+        confirm(service.terminal, f"volume {volume_id}", volume_id)
+    with service.manager(f"writing an image over volume {volume_id}") as manager:
+        with service.terminal.transferring() as progress:
+            filled = volume_images.fill_volume(manager, volume_id, source, progress=progress, **how)
+    service.terminal.result(
+        {"id": volume_id, **asdict(filled)},
+        f"volume {volume_id} holds {filled.image} ({filled.format})",
+        f"{human_size(filled.written)} written by {filled.road}",
+    )
+
+
+@click.command("volume_to_image")
+@id_argument
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "--format",
+    "target_format",
+    type=click.Choice(["raw", "vhd", "tarball"]),
+    default="raw",
+    show_default=True,
+    help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "gzip", "zstd"]),
+    default="none",
+    show_default=True,
+    help="With what it is packed.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
+)
+@road_option
+@staging_option
+@service_options
+def volume_to_image(
+    service: Service,
+    *,
+    volume_id: str,
+    target: str,
+    target_format: Any,
+    compress: Any,
+    overwrite: bool,
+    **how: Any,
+) -> None:
+    """Write what a volume, or a snapshot, holds to an image.
+
+    TARGET is a file, which appears when it is whole, or - for standard output. A volume that a VM writes to is read
+    as it is at one moment.
+
+    \b
+    Examples:
+      xenvol sm volume_to_image web-root web-root.raw
+      xenvol sm volume_to_image web-root-monday - --format vhd | ssh backup 'cat > monday.vhd'
+    """
+    is_stream = target == "-"
+    place = standard_output() if is_stream else target
+    with service.manager(f"writing an image of volume {volume_id}") as manager:
+        with service.terminal.transferring() as progress:
+            exported = volume_images.volume_to_image(
+                manager,
+                volume_id,
+                place,
+                format=target_format,
+                compression=compress,
+                overwrite=overwrite,
+                progress=progress,
+                **how,
+            )
+    for step in exported.residue:
+        service.terminal.warn(step)
+    report = service.terminal.aside if is_stream else service.terminal.result
+    report(
+        {"id": volume_id, **asdict(exported)},
+        f"{exported.target} holds volume {volume_id} ({target_format}, {human_size(exported.virtual_size)})"
+        + (", as it was when this began" if exported.was_in_use else ""),
+    )
