@@ -74,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match self.path.strip("/").split("/"):
+            case ["versions"]:
+                self._json({"versions": [{"id": "v2.9", "status": "CURRENT"}]})
             case ["v2", "schemas", "image"]:
                 self._json(image_schema._BASE_SCHEMA)
             case ["v2", "images", image_id] if image_id in self.glance.records:
