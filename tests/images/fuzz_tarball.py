@@ -169,20 +169,19 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     data = data[:max_size]  # what comes out of compressed data may be longer
     if data[:2] == b"\x1f\x8b" or data[1:4] in (b"\xb5\x2f\xfd", b"\x2a\x4d\x18"):
         if chance.random() < 0.5:
-            changed: bytes = atheris.Mutate(data, max_size)
-            return changed
+            return bytes(atheris.Mutate(data, max_size))[:max_size]
         with contextlib.suppress(Exception):  # what is damaged is changed as bytes
             is_gzip = data[:2] == b"\x1f\x8b"
             inner = mutate(gzip.decompress(data) if is_gzip else zstd.decompress(data), max_size, seed)
             return (gzip.compress(inner) if is_gzip else zstd.compress(inner))[:max_size]
-        return bytes(atheris.Mutate(data, max_size))
+        return bytes(atheris.Mutate(data, max_size))[:max_size]
     if chance.random() < 0.15:
-        return bytes(atheris.Mutate(data, max_size))
+        return bytes(atheris.Mutate(data, max_size))[:max_size]
     parts = _split(data)
     for _ in range(chance.randint(1, 3)):
         _change(parts, chance)
-    made = b"".join(head + body for head, body in parts)
-    return made[:max_size] if chance.random() < 0.9 else made[: chance.randrange(len(made) + 1)]
+    made = b"".join(head + body for head, body in parts)[:max_size]
+    return made if chance.random() < 0.9 else made[: chance.randrange(len(made) + 1)]
 
 
 def _split(data: bytes) -> list[tuple[bytes, bytes]]:

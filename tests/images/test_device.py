@@ -80,6 +80,13 @@ def test_holes_and_zeros_are_left_out(file: Path) -> None:
         assert sum(len(piece.data) for piece in disk.pieces()) <= 64 * KIB
 
 
+def test_a_hole_at_the_end_is_not_read_however_large(file: Path) -> None:
+    road(file).fill(NO_VDI, [Piece(MIB, b"a" * 512)])
+    os.truncate(file, 8 << 40)
+    with road(file).contents() as disk:
+        assert [piece.offset for piece in disk.pieces()] == [MIB]
+
+
 def test_the_odd_end_of_an_image_is_filled_up_to_the_sector_but_not_beyond_the_device(tmp_path: Path) -> None:
     path = tmp_path / "odd"
     path.write_bytes(b"x" * 1300)

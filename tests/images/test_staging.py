@@ -226,8 +226,6 @@ class TestRoom:
 
         def pwrite(descriptor: int, data: bytes, offset: int) -> int:
             call = next(calls)
-            if call == 0:
-                return write(descriptor, data[:1000], offset)  # the first is short, as on a real one
             if call == 3:
                 raise OSError(code, os.strerror(code))
             return write(descriptor, data, offset)
@@ -240,6 +238,16 @@ class TestRoom:
             assert [path.name for path in own.iterdir()] == [MARK]
             data = random.Random(2).randbytes(PIECE)
             assert place.stage(stream(data), reason="it fits").pread(0, PIECE) == data
+
+    def test_a_short_write_is_gone_on_with(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A system may write less than it is given."""
+        write = os.pwrite
+        monkeypatch.setattr(
+            os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:99_991], offset)
+        )
+        data = random.Random(3).randbytes(2 * PIECE)
+        with Staging(tmp_path) as place:
+            assert place.stage(stream(data), reason="it must").pread(0, len(data)) == data
 
     def test_a_disk_that_fails_is_a_target_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

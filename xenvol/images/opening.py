@@ -52,7 +52,7 @@ class ImageSource:
     format: str | None = None
     """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything."""
     size: int | None = None
-    """Bytes in all, of a stream that does not say so itself."""
+    """Bytes in all, as it is stored, of a stream that does not say so itself."""
     checksum: str | None = None
     """Of the image as it is stored: ``sha256:…``, ``sha512:…``, ``md5:…``, or the digits alone."""
     headers: Mapping[str, str | Secret] = field(default_factory=dict)
@@ -130,6 +130,8 @@ class _Opening:
                     insecure=self._wanted.insecure,
                 )
             )
+            if download.length is None:
+                download.length = self._wanted.size
             if download.expected is not None:
                 self._checksums.append(download.expected)
             return self._stream(download)
@@ -210,7 +212,7 @@ class _Opening:
                 stream, staging=self._staging, tick=self._watch.counting("staging", None)
             )
         if format in ("raw", "iso"):
-            return raw.from_stream(stream, size=self._wanted.size, format=format)
+            return raw.from_stream(stream, format=format)
         raise NeedsFile(f"{format} images are not read from their beginning to their end")
 
     def _told(self, found: str) -> str:

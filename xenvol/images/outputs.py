@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import io
 import os
@@ -93,11 +94,13 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
 
 
 def is_sparse(file: BinaryIO) -> bool:
-    """Whether holes can be left in it: a regular file, from its beginning; what compresses into one is none."""
+    """Whether holes can be left in it: an empty regular file, not to be appended to; what compresses into one is none."""
     if not isinstance(file, (io.BufferedRandom, io.BufferedWriter, io.FileIO)):
         return False
     try:
-        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
+        state = os.fstat(file.fileno())
+        appends = fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND
+        return stat.S_ISREG(state.st_mode) and state.st_size == 0 and not appends
     except (OSError, ValueError):
         return False
 

@@ -50,7 +50,6 @@ _DESCRIPTOR: Final = 20 * SECTOR  # bytes that QEMU looks at, behind the header,
 _KINDS: Final = ("streamoptimized", "monolithicsparse")
 _NO_PARENT: Final = "ffffffff"
 _EXTENT: Final = re.compile(r"(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.IGNORECASE)
-_NONZERO: Final = re.compile(rb"[^\0]")
 
 _CONVERT: Final = "make one file of it, where all of its files are: `qemu-img convert -O qcow2`"
 

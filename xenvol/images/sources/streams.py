@@ -49,7 +49,7 @@ class Peekable:
 
     def remember(self) -> None:
         """From here on, what is read is held in memory, until `rewind` or `forget`."""
-        self._forget_before()
+        self.forget()
         self._remembers = True
 
     def rewind(self) -> None:
