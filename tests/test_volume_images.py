@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import Shell
 from tests.images.imagelab import IMPATIENT
 from tests.sm.conftest import DEVICE, GIB, MIB, NFS, NFS_2, arrange_storage, log_in, vdi_uuids
 from tests.sm.test_sm_fault_sweep import Operation, Trial, each_call, judged
@@ -652,3 +653,46 @@ class TestEveryCallOfCreatingFromAnImage:
             assert case.error is None or isinstance(case.error, XenVolError), case
             case.trial.begin_anew()
             judged(case, finish)
+
+
+class TestTheCommands:
+    @pytest.fixture
+    def shell(self, xapi: Simulator, tmp_path: Path) -> Shell:
+        """With a flavor `gold` on an NFS export."""
+        shell = Shell(xapi, tmp_path)
+        arrange_storage(xapi)
+        shell.sm("flavor_create", "gold", "")
+        shell.sm("backend_add", "gold", "nfs", *(f"{key}={value}" for key, value in NFS.items()))
+        return shell
+
+    def test_make_a_volume_of_an_image_and_the_image_of_it(
+        self, shell: Shell, image: Path, tmp_path: Path
+    ) -> None:
+        made = shell.json(
+            "sm", "volume_create_from_image", "gold", str(image), "--id", "v1", "--volume-size", "8MiB"
+        )
+        assert (made["id"], made["size"], made["image"]) == ("v1", 8 * MIB, str(image))
+        target = tmp_path / "out.raw"
+        written = shell.json("sm", "volume_to_image", "v1", str(target))
+        assert (written["id"], written["virtual_size"]) == ("v1", 8 * MIB)
+        assert target.read_bytes() == disk_of(image, 8 * MIB)
+        assert str(image) in shell.sm("volume_show", "v1")
+
+    def test_say_in_words_what_they_did(self, shell: Shell, image: Path, tmp_path: Path) -> None:
+        assert "volume v1 has 6 MiB" in shell.sm("volume_create_from_image", "gold", str(image), "--id", "v1")
+        assert f"volume v1 holds {image} (raw)" in shell.sm("volume_fill", "v1", str(image), "--yes")
+        assert "holds volume v1 (vhd" in shell.sm(
+            "volume_to_image", "v1", str(tmp_path / "out.vhd"), "--format", "vhd"
+        )
+
+    def test_overwrite_nothing_that_nobody_said_may_be_lost(self, shell: Shell, image: Path) -> None:
+        shell.sm("volume_create", "gold", "8MiB", "--id", "v1")
+        status, error = shell.error("sm", "volume_fill", "v1", str(image))
+        assert (status, "--yes" in error["message"]) == (2, True)
+
+    def test_that_fail_leave_no_volume(self, shell: Shell, image: Path) -> None:
+        status, error = shell.error(
+            "sm", "volume_create_from_image", "gold", str(image), "--checksum", "0" * 64
+        )
+        assert (status, error["type"]) == (2, "ChecksumMismatch")
+        assert shell.json("sm", "volume_list") == []
