@@ -56,6 +56,11 @@ class View:
             self._secrets.add(text)
 
     @property
+    def session(self) -> Session:
+        """The session that calls are made in."""
+        return self._session
+
+    @property
     def xenapi(self) -> Any:
         return self._session.xenapi
 

@@ -37,7 +37,7 @@ from xenvol.images.errors import (
     TruncatedImage,
     UnsupportedImage,
 )
-from xenvol.images.formats import qcow2
+from xenvol.images.formats import qcow2, qcow2_places
 
 QemuImg = Callable[..., str]
 MIB = 1 << 20
@@ -361,7 +361,7 @@ def test_preallocated_clusters_that_nobody_wrote_are_not_read() -> None:
 
 def test_of_too_many_holes_the_last_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that their list does not fill the memory."""
-    monkeypatch.setattr(qcow2, "_MAX_RANGES", 3)
+    monkeypatch.setattr(qcow2_places, "MAX_RANGES", 3)
     made = Qcow2(size=10 << 20, clusters={n: Cluster("data", bytes([n + 1]) * 65536) for n in range(10)})
 
     class Holey(Bytes):
@@ -386,6 +386,31 @@ def test_clusters_in_a_row_are_read_at_once() -> None:
     tables = 64
     assert len(file.reads) - before == 1 + tables + 2
     assert unfolded(image) == made.disk()
+
+
+def test_who_waits_is_asked_at_each_table() -> None:
+    """With no size, since nothing of the disk has been read yet; what is raised ends the check there."""
+
+    class Enough(Exception):
+        pass
+
+    clusters = {n: Cluster("zero") for n in range(0, 4096, 64)}
+    file = Bytes(Qcow2(size=2 << 20, cluster_bits=9, clusters=clusters).make())
+    told: list[int] = []
+    qcow2.from_file(file, tick=told.append)
+    tables = 64
+    ranges = 1
+    assert told == [0] * (2 * tables + ranges)
+    for last in (1, tables, tables + ranges, tables + ranges + 1, 2 * tables + ranges):
+        calls = itertools.count(1)
+
+        def enough(size: int, calls: Iterator[int] = calls, last: int = last) -> None:
+            if next(calls) == last:
+                raise Enough
+
+        with pytest.raises(Enough):
+            qcow2.from_file(file, tick=enough)
+        assert next(calls) == last + 1
 
 
 def test_clusters_apart_are_joined_to_pieces() -> None:

@@ -27,7 +27,7 @@ from xenvol.images.errors import (
 )
 from xenvol.images.formats import vmdk
 from xenvol.images.sources.files import FileSource
-from xenvol.images.sources.staging import Staging
+from xenvol.images.sources.staging import RESERVE, Staging
 
 QemuImg = Callable[..., str]
 KIB = 1 << 10
@@ -316,14 +316,16 @@ def test_a_damaged_grain_is_qemus_to_find(qemu_img: QemuImg, tmp_path: Path, sta
 
 
 def test_no_room_is_noticed_before(tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((0, 0)) and _Usage())
+    """What stays free for others is not counted."""
+    blocks = (RESERVE >> 9) + 2
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: os.statvfs_result((512, 512, 1 << 40, blocks, blocks, 0, 0, 0, 0, 255))
+    )
     monkeypatch.setattr("shutil.which", lambda name: "/bin/false")
-    with pytest.raises(NoRoomToStage):
+    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be unfolded") as caught:
         opened(streamed(random.Random(3).randbytes(1 << 20)), tmp_path, staging)
-
-
-class _Usage:
-    free = 1000
+    assert (caught.value.needed, caught.value.free) == (1 << 20, 1024)
+    assert caught.value.directory == str(tmp_path / "staging")
 
 
 def qemu_img_that(tmp_path: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +356,17 @@ def test_qemu_img_is_held_to_the_disks_size(
     with pytest.raises(InvalidImage) as caught:
         opened(streamed(pattern(1 << 20)), tmp_path, staging)
     assert f"({1 << 20}, {1 << 20}), ({4 << 30}, {4 << 30}), (60, 60), (0, 0)" in str(caught.value)
+
+
+@pytest.mark.parametrize("said", ["No space left on device", "Disk quota exceeded"])
+def test_a_disk_that_gets_full_is_no_bad_image(
+    said: str, tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """qemu-img says so in words alone."""
+    qemu_img_that(tmp_path, f"sys.exit('qemu-img: error while writing: {said}')", monkeypatch)
+    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be unfolded") as caught:
+        opened(streamed(pattern(1 << 20)), tmp_path, staging)
+    assert (caught.value.directory, caught.value.needed) == (str(tmp_path / "staging"), 1 << 20)
 
 
 def test_a_disk_of_another_size_than_was_said_is_refused(

@@ -167,7 +167,7 @@ class _Opening:
         if format in ("vhd", "vhd-fixed"):
             return chain.flatten(vhd.from_file(file), [])
         if format == "qcow2":
-            return qcow2.from_file(file)
+            return qcow2.from_file(file, tick=self._watch.counting("reading", None))
         if format == "vmdk":
             return vmdk.from_file(file, staging=self._staging, tick=self._watch.counting("staging", None))
         if format == "tar":

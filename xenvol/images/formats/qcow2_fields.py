@@ -1,4 +1,4 @@
-"""What the bytes of a qcow2's header and tables mean, and which of them cannot be meant: no file, only bytes.
+"""What the bytes of a qcow2's header mean, and which of them cannot be meant: no file, only bytes.
 
 The source of every rule is QEMU's docs/interop/qcow2.txt. Big-endian throughout. What a reader of the active disk does
 not need (reference counts, snapshots, bitmaps) is not looked at, so that nothing wrong in it matters.
@@ -6,13 +6,9 @@ not need (reference counts, snapshots, bitmaps) is not looked at, so that nothin
 
 from __future__ import annotations
 
-import re
 import struct
-import sys
-from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from xenvol.images.contents import SECTOR
 from xenvol.images.errors import EncryptedImage, InvalidImage, MissingParent, TruncatedImage, UnsupportedImage
@@ -39,15 +35,6 @@ _EXTENSION: Final = struct.Struct(">II")  # type, length
 _BACKING_FORMAT: Final = 0xE2792ACA
 _LUKS_HEADER: Final = 0x0537BE77
 _DATA_FILE_NAME: Final = 0x44415441
-
-_OFFSET: Final = 0x00FF_FFFF_FFFF_FE00  # of an L1 or L2 entry
-_COMPRESSED: Final = 1 << 62
-_USED_ONCE: Final = 1 << 63  # "copied"; says nothing to a reader
-_ZERO: Final = 1
-_L1_RESERVED: Final = ~(_OFFSET | _USED_ONCE) & (1 << 64) - 1
-_L2_RESERVED: Final = ~(_OFFSET | _USED_ONCE | _COMPRESSED | _ZERO) & (1 << 64) - 1
-
-_NONZERO: Final = re.compile(rb"[^\0]")
 
 
 @dataclass(frozen=True)
@@ -78,22 +65,6 @@ class Header:
     @property
     def l1_entries(self) -> int:
         return -(-self.virtual_size // self.l2_span)
-
-
-class Stored(NamedTuple):
-    """`size` bytes at `offset` of the disk lie at `host` of the file."""
-
-    offset: int
-    host: int
-    size: int
-
-
-class Packed(NamedTuple):
-    """One cluster at `offset` of the disk is compressed to at most `size` bytes at `host` of the file."""
-
-    offset: int
-    host: int
-    size: int
 
 
 def parse_header(start: bytes, name: str) -> Header:
@@ -151,31 +122,6 @@ def parse_header(start: bytes, name: str) -> Header:
     if l1_offset % header.cluster_size:
         raise bad(name, f"its L1 table begins at {l1_offset}, within a cluster", 40)
     return header
-
-
-def parse_l1(table: bytes, header: Header, name: str, *, at: int) -> Iterator[tuple[int, int]]:
-    """(index, offset of the L2 table) of each entry that has one; the table's part lies `at` this byte of the file."""
-    entries = _numbers(table)
-    index = 0
-    while (index := _next_used(table, index, 8)) < len(entries):
-        entry = entries[index]
-        offset = entry & _OFFSET
-        if entry & _L1_RESERVED:
-            raise bad(name, f"bits are set that mean nothing in the L1 entry {entry:#x}", at + 8 * index)
-        if offset % header.cluster_size:
-            raise bad(name, f"an L2 table begins at {offset}, within a cluster", at + 8 * index)
-        yield index, offset
-        index += 1
-
-
-def parse_l2(table: bytes, header: Header, name: str, *, at: int, offset: int) -> Iterator[Stored | Packed]:
-    """What the clusters of the disk from `offset` on hold, in order; what is not named is zeros.
-
-    The table, or as much of it as the disk needs, lies `at` this byte of the file. Raises InvalidImage.
-    """
-    if header.has_subclusters:
-        return _parse_subclusters(table, header, name, at, offset)
-    return _parse_clusters(table, header, name, at, offset)
 
 
 def bad(name: str, problem: str, offset: int) -> InvalidImage:
@@ -245,109 +191,6 @@ def _has_data_file(name: str) -> UnsupportedImage:
         problem="its disk is in another file",
         remedy="where that file is, make one of both: `qemu-img convert -O qcow2`",
     )
-
-
-def _parse_clusters(
-    table: bytes, header: Header, name: str, at: int, offset: int
-) -> Iterator[Stored | Packed]:
-    cluster_size = header.cluster_size
-    entries = _numbers(table)
-    index = 0
-    while (index := _next_used(table, index, 8)) < len(entries):
-        entry = entries[index]
-        start = offset + index * cluster_size
-        if entry & _COMPRESSED:
-            yield _packed(entry, start, header)
-            index += 1
-            continue
-        host = entry & _OFFSET
-        if entry & _L2_RESERVED or (entry & _ZERO and header.version == 2):
-            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", at + 8 * index)
-        if host % cluster_size:
-            raise bad(name, f"a cluster begins at {host}, within another", at + 8 * index)
-        if entry & _ZERO:  # whatever lies there
-            index += 1
-            continue
-        count = _run(entries, index, cluster_size)
-        yield Stored(start, host, count * cluster_size)
-        index += count
-
-
-def _parse_subclusters(
-    table: bytes, header: Header, name: str, at: int, offset: int
-) -> Iterator[Stored | Packed]:
-    """Entries of 16 bytes: 32 bits say which parts of the cluster are stored, 32 which are zeros."""
-    cluster_size = header.cluster_size
-    part = cluster_size // 32
-    entries = _numbers(table)
-    index = 0
-    while (index := _next_used(table, index, 16)) < len(entries) // 2:
-        entry, bits = entries[2 * index : 2 * index + 2]
-        where = at + 16 * index
-        start = offset + index * cluster_size
-        index += 1
-        if entry & _COMPRESSED:
-            yield _packed(entry, start, header)
-            continue
-        host = entry & _OFFSET
-        stored = bits & 0xFFFF_FFFF
-        if entry & (_L2_RESERVED | _ZERO):
-            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", where)
-        if host % cluster_size:
-            raise bad(name, f"a cluster begins at {host}, within another", where)
-        if stored & bits >> 32:
-            raise bad(name, "parts of a cluster are said to be both stored and zeros", where + 8)
-        first = 0
-        while stored:
-            skipped = (stored & -stored).bit_length() - 1
-            stored >>= skipped
-            first += skipped
-            count = (~stored & stored + 1).bit_length() - 1  # ones, up to the first zero
-            yield Stored(start + first * part, host + first * part, count * part)
-            stored >>= count
-            first += count
-
-
-def _packed(entry: int, start: int, header: Header) -> Packed:
-    """The offset has as many bits as the number of sectors leaves, which begins with the sector of the offset."""
-    bits = 62 - (header.cluster_bits - 8)
-    host = entry & (1 << bits) - 1
-    sectors = 1 + ((entry & _COMPRESSED - 1) >> bits)
-    return Packed(start, host, sectors * SECTOR - host % SECTOR)
-
-
-def _run(entries: array[int], first: int, step: int) -> int:
-    """How many entries from `first` on are each by `step` more than the one before: clusters in a row.
-
-    Looks further and further ahead, and from the first disappointment on less and less.
-    """
-    limit = len(entries) - first
-    length = 1
-    ahead, grows = 1, True
-    while ahead and length < limit:
-        ahead = min(ahead, limit - length)
-        expected = entries[first] + length * step
-        found = entries[first + length : first + length + ahead]
-        if found == array("Q", range(expected, expected + ahead * step, step)):
-            length += ahead
-            ahead = ahead * 2 if grows else ahead // 2
-        else:
-            ahead //= 2
-            grows = False
-    return length
-
-
-def _next_used(table: bytes, index: int, width: int) -> int:
-    """The first entry from `index` on that is not all zeros, or one behind the last."""
-    found = _NONZERO.search(table, index * width)
-    return len(table) // width if found is None else found.start() // width
-
-
-def _numbers(table: bytes) -> array[int]:
-    numbers = array("Q", table)
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return numbers
 
 
 def _text(name: bytes) -> str:

@@ -1,42 +1,33 @@
-"""A VMDK is checked here and unfolded by qemu-img, which is kept to the one file that was given, and to its size.
+"""What qemu-img does not notice of a VMDK is checked here, before it unfolds it.
 
-qemu-img is the reader that is best kept: it runs in a process of its own, with limits, it comes with every system, and
-only who reads VMDKs needs it. What it does not notice is checked here: it takes zeros for what is behind the end of a
-file that was cut, and follows names of other files.
+It takes zeros for what is behind the end of a file that was cut, and follows names of other files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from xenvol.images.contents import SECTOR, DiskImage, EndOfFile
 from xenvol.images.errors import (
     InvalidImage,
     MissingParent,
     MissingReader,
-    NoRoomToStage,
     TruncatedImage,
     UnsupportedImage,
 )
 from xenvol.images.formats import raw
+from xenvol.images.formats.vmdk_process import FORMAT, unfold
 from xenvol.images.sources.files import FileSource, as_stream
 from xenvol.images.sources.staging import Staged, Staging
 from xenvol.secret import masked
-
-FORMAT: Final = "vmdk"
 
 # VMware, "Virtual Disk Format 5.0", SparseExtentHeader. Little-endian; places and sizes in sectors.
 _HEADER: Final = struct.Struct("<4sIIQQQQIQQ")
@@ -52,24 +43,6 @@ _NO_PARENT: Final = "ffffffff"
 _EXTENT: Final = re.compile(r"(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.IGNORECASE)
 
 _CONVERT: Final = "make one file of it, where all of its files are: `qemu-img convert -O qcow2`"
-
-_POLL: Final = 0.1  # seconds; so soon a cancel is noticed
-_MEMORY: Final = 4 << 30  # bytes of address space; qemu-img takes about 1 GiB, most of it never touched
-_CPU: Final = 60  # seconds, and one for each 16 MiB: it unfolds ten times as much
-# Sets the limits before qemu-img begins, and has it killed when this process is: preexec_fn may hang with threads.
-_LAUNCHER: Final = """
-import ctypes, os, resource, sys
-parent, file_size, memory, cpu = map(int, sys.argv[1:5])
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() != parent:
-    sys.exit(1)
-for limit, value in (("FSIZE", file_size), ("AS", memory), ("CPU", cpu), ("CORE", 0)):
-    kind = getattr(resource, "RLIMIT_" + limit)
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-os.execv(sys.argv[5], sys.argv[5:])
-"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +65,8 @@ def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None]
 
     One file that is a whole disk: monolithicSparse, streamOptimized. `tick` is told of the bytes as they are
     written, and asked some times a second; what it raises ends it. Raises InvalidImage, TruncatedImage, MissingParent,
-    UnsupportedImage for what needs other files, MissingReader without qemu-img, NoRoomToStage, SourceError.
+    UnsupportedImage for what needs other files, MissingReader without qemu-img, NoRoomToStage, TargetError,
+    SourceError.
     """
     try:
         extent = _parse(file)
@@ -113,12 +87,24 @@ def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None]
             assert path is not None
         target = staging.empty_file("disk")
         try:
-            _check_room(file.name, target, needed)
-            _convert(program, path, target, file.name, extent.capacity, tick)
+            staging.check_room(needed, reason=f"{file.name} must be unfolded")
+            unfold(
+                path,
+                target,
+                program=program,
+                name=file.name,
+                size=extent.capacity,
+                staging=staging,
+                tick=tick,
+            )
             return raw.from_file(Staged(target, name=file.name), format=FORMAT)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
+
+
+def _nobody_asks(size: int) -> None:
+    """For who does not care how far it is."""
 
 
 # --- the check ----------------------------------------------------------------------------------------------------
@@ -231,72 +217,3 @@ def _numbers(data: bytes) -> array[int]:
 
 def _bad(file: FileSource, problem: str, offset: int) -> InvalidImage:
     return InvalidImage(file.name, format=FORMAT, problem=problem, offset=offset)
-
-
-# --- qemu-img -----------------------------------------------------------------------------------------------------
-
-
-def _check_room(image: str, target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise NoRoomToStage(str(target.parent), needed=needed, free=free, reason=f"{image} must be unfolded")
-
-
-def _convert(
-    program: str, source: Path, target: Path, name: str, capacity: int, tick: Callable[[int], None]
-) -> None:
-    # "backing": null, so that no parent is opened, whatever is said of one
-    opened = {
-        "driver": "vmdk",
-        "file": {"driver": "file", "filename": os.fspath(source.absolute())},
-        "backing": None,
-    }
-    command = [program, "convert", "-O", "raw", f"json:{json.dumps(opened)}", str(target.absolute())]
-    limits = [str(number) for number in (os.getpid(), capacity, _MEMORY, _CPU + (capacity >> 24))]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAUNCHER, *limits, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            env={"LC_ALL": "C", "PATH": os.defpath},
-        )
-        try:
-            _wait(process, target, tick)
-        finally:
-            process.kill()  # nothing where it has ended
-            process.wait()
-        if process.returncode != 0:
-            raise _failure(name, target, capacity, process.returncode, said)
-    size = target.stat().st_size
-    if size != capacity:
-        problem = f"its disk has {size} bytes, and its header says {capacity}"
-        raise InvalidImage(name, format=FORMAT, problem=problem, offset=0x0C)
-
-
-def _wait(process: subprocess.Popen[bytes], target: Path, tick: Callable[[int], None]) -> None:
-    written = 0
-    while process.returncode is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL)
-        now = target.stat().st_blocks * 512
-        tick(max(0, now - written))
-        written = max(written, now)
-
-
-def _failure(name: str, target: Path, capacity: int, code: int, said: IO[bytes]) -> Exception:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-    text = said.read().decode("utf-8", "replace").strip()
-    if "No space left" in text or "quota" in text.lower():
-        free = shutil.disk_usage(target.parent).free
-        return NoRoomToStage(
-            str(target.parent), needed=capacity, free=free, reason=f"{name} must be unfolded"
-        )
-    last = text.splitlines()[-1] if text else f"it ended with {code}"
-    return InvalidImage(
-        name, format=FORMAT, problem=f"qemu-img cannot read it ({last.removeprefix('qemu-img: ')[-300:]})"
-    )
-
-
-def _nobody_asks(size: int) -> None:
-    """For who does not care how far it is."""

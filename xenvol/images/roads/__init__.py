@@ -7,7 +7,7 @@
 | `block` | a VBD on the VM in which we run |
 | `device` | a block device that this machine shows |
 | `here` | which VM this machine is |
-| `exchange` | one HTTP request, byte by byte |
+| `exchange`, `download` | one HTTP request, byte by byte; what comes of it, as an image |
 | `tasks` | the truth about a transfer, and who still has a disk |
 | `base` | what every road promises |
 """

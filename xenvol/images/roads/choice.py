@@ -19,7 +19,7 @@ from xenvol.images.roads.block import DEV, BlockRoad
 from xenvol.images.roads.here import find_own_vm
 from xenvol.images.roads.http import NO_ENDPOINT, HTTPRoad
 from xenvol.refs import NULL_REF, SRRef
-from xenvol.session import Endpoint, Session
+from xenvol.session import Endpoint
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_takes_disk
 
@@ -61,17 +61,12 @@ def choose(
             return BlockRoad(view, vm, attempt, dev=dev, patience=patience)
         reasons["block"] = reason or "this machine is no VM of the pool"
     if road in ("auto", "http"):
-        session = _session_of(view)
+        session = view.session
         reason = _why_not_http(sr_rec, hosts, endpoint if endpoint is not None else session.endpoint)
         if reason is None:
             return HTTPRoad(view, session, endpoint=endpoint, patience=patience)
         reasons["http"] = reason
     raise NoRoad(name, reasons=reasons)
-
-
-def _session_of(view: View) -> Session:
-    """The session itself, whose reference and address the HTTP door needs."""
-    return view._session
 
 
 def begins_blank(sr_rec: Record, vdi_sm_config: Mapping[str, Any]) -> bool:

@@ -59,7 +59,7 @@ class Staging:
         nothing is left. Raises NoRoomToStage, at once where the stream says its length; TargetError, SourceError.
         """
         if stream.length is not None:
-            self._check_room(stream.length, reason)
+            self.check_room(stream.length, reason=reason)
         path = self.empty_file("stream")
         try:
             self._write(stream, path, reason, tick)
@@ -76,7 +76,7 @@ class Staging:
         try:
             while data := stream.read(PIECE):
                 if stream.length is None and unchecked >= _CHECK_EVERY:
-                    self._check_room(PIECE, reason)
+                    self.check_room(PIECE, reason=reason)
                     unchecked = 0
                 for offset, part in without_zeros([Piece(size, data)]):
                     with self._written(path, reason):
@@ -97,7 +97,7 @@ class Staging:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                free = self._room()
+                free = self.room()
                 raise NoRoomToStage(str(self.directory), needed=PIECE, free=free, reason=reason) from error
             raise TargetError(str(path), problem=problem_of(error)) from error
 
@@ -113,6 +113,21 @@ class Staging:
         except (OSError, ValueError) as error:
             raise TargetError(str(path), problem=problem_of(error)) from error
         return path
+
+    def check_room(self, needed: int, *, reason: str) -> None:
+        """For so many bytes; `reason` ends the sentence "… are needed, since". Raises NoRoomToStage, TargetError."""
+        free = self.room()
+        if needed > free:
+            raise NoRoomToStage(str(self.directory), needed=needed, free=free, reason=reason)
+
+    def room(self) -> int:
+        """Bytes that may be taken: a reserve stays free for others. Raises TargetError."""
+        try:
+            state = os.statvfs(self.directory)
+        except OSError as error:
+            raise TargetError(str(self.directory), problem=problem_of(error)) from error
+        reserve = min(RESERVE, state.f_blocks * state.f_frsize // RESERVE_SHARE)
+        return max(0, state.f_bavail * state.f_frsize - reserve)
 
     def _own_directory(self) -> Path:
         if self._is_closed:
@@ -145,19 +160,6 @@ class Staging:
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "unused" if self._own is None else f"{self._files} files"
         return f"<Staging {self.directory}: {state}>"
-
-    def _check_room(self, needed: int, reason: str) -> None:
-        free = self._room()
-        if needed > free:
-            raise NoRoomToStage(str(self.directory), needed=needed, free=free, reason=reason)
-
-    def _room(self) -> int:
-        try:
-            state = os.statvfs(self.directory)
-        except OSError as error:
-            raise TargetError(str(self.directory), problem=problem_of(error)) from error
-        reserve = min(RESERVE, state.f_blocks * state.f_frsize // RESERVE_SHARE)
-        return max(0, state.f_bavail * state.f_frsize - reserve)
 
 
 def _pwrite(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,0 +1,108 @@
+"""A VMDK is unfolded by qemu-img, which is kept to the one file that was given, and to its disk's size.
+
+qemu-img is the reader that is best kept: it runs in a process of its own, with limits, it comes with every system, and
+only who reads VMDKs needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final
+
+from xenvol.images.errors import InvalidImage, NoRoomToStage
+from xenvol.images.sources.staging import Staging
+
+FORMAT: Final = "vmdk"
+"""As qemu-img calls it, too."""
+
+_POLL: Final = 0.1  # seconds; so soon a cancel is noticed
+_MEMORY: Final = 4 << 30  # bytes of address space; qemu-img takes about 1 GiB, most of it never touched
+_CPU: Final = 60  # seconds, and one for each 16 MiB: it unfolds ten times as much
+# Sets the limits before qemu-img begins, and has it killed when this process is: preexec_fn may hang with threads.
+_LAUNCHER: Final = """
+import ctypes, os, resource, sys
+parent, file_size, memory, cpu = map(int, sys.argv[1:5])
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != parent:
+    sys.exit(1)
+for limit, value in (("FSIZE", file_size), ("AS", memory), ("CPU", cpu), ("CORE", 0)):
+    kind = getattr(resource, "RLIMIT_" + limit)
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+os.execv(sys.argv[5], sys.argv[5:])
+"""
+
+
+def unfold(
+    source: Path,
+    target: Path,
+    *,
+    program: str,
+    name: str,
+    size: int,
+    staging: Staging,
+    tick: Callable[[int], None],
+) -> None:
+    """Has `program`, a qemu-img, write the disk of `size` bytes into `target`, an empty file in `staging`.
+
+    `tick` is told of the bytes as they are written, and asked some times a second; what it raises ends it, and the
+    process. The target's removal is the caller's. Raises InvalidImage, NoRoomToStage.
+    """
+    # "backing": null, so that no parent is opened, whatever is said of one
+    opened = {
+        "driver": FORMAT,
+        "file": {"driver": "file", "filename": os.fspath(source.absolute())},
+        "backing": None,
+    }
+    command = [program, "convert", "-O", "raw", f"json:{json.dumps(opened)}", str(target.absolute())]
+    limits = [str(number) for number in (os.getpid(), size, _MEMORY, _CPU + (size >> 24))]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, *limits, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={"LC_ALL": "C", "PATH": os.defpath},
+        )
+        try:
+            _wait(process, target, tick)
+        finally:
+            process.kill()  # nothing where it has ended
+            process.wait()
+        if process.returncode != 0:
+            raise _failure(name, staging, size, process.returncode, said)
+    written = target.stat().st_size
+    if written != size:
+        problem = f"its disk has {written} bytes, and its header says {size}"
+        raise InvalidImage(name, format=FORMAT, problem=problem, offset=0x0C)
+
+
+def _wait(process: subprocess.Popen[bytes], target: Path, tick: Callable[[int], None]) -> None:
+    written = 0
+    while process.returncode is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL)
+        now = target.stat().st_blocks * 512
+        tick(max(0, now - written))
+        written = max(written, now)
+
+
+def _failure(name: str, staging: Staging, size: int, code: int, said: IO[bytes]) -> Exception:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+    text = said.read().decode("utf-8", "replace").strip()
+    if "No space left" in text or "quota" in text.lower():
+        return NoRoomToStage(
+            str(staging.directory), needed=size, free=staging.room(), reason=f"{name} must be unfolded"
+        )
+    last = text.splitlines()[-1] if text else f"it ended with {code}"
+    return InvalidImage(
+        name, format=FORMAT, problem=f"qemu-img cannot read it ({last.removeprefix('qemu-img: ')[-300:]})"
+    )
