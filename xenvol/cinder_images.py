@@ -31,6 +31,7 @@ from xenvol.images.errors import (
 from xenvol.images.exporting import ExportFormat
 from xenvol.images.outputs import Compression
 from xenvol.sm import StorageManager
+from xenvol.undo import Undo
 from xenvol.volume_images import fill_volume, volume_to_image
 
 LOG = logging.getLogger(__name__)
@@ -59,10 +60,32 @@ def copy_image_to_volume(
     *,
     is_blank: bool,
 ) -> None:
-    """Write an image over a volume, compared with the image service's checksum. `is_blank`: it was never written to.
+    """Write an image over a volume, compared with the image service's checksum.
 
-    Raises ImageUnacceptable, ImageTooBig (no room to stage it), ImageDownloadFailed, XenVolError.
+    `is_blank`: it was just made and never written to. Where that fails it is deleted: Cinder may create it again by the
+    same id, which must not give it the half of an image (a lookup of its own can hide why it failed, and then it
+    schedules the volume anew). Raises ImageUnacceptable, ImageTooBig (no room to stage it), ImageDownloadFailed,
+    XenVolError.
     """
+    undo = Undo()
+    if is_blank:
+        undo.did(f"made volume {volume_id}", manager.delete_volume, volume_id)
+    try:
+        _copy(manager, context, volume_id, image_service, image_id, is_blank=is_blank)
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+
+
+def _copy(
+    manager: StorageManager,
+    context: Any,
+    volume_id: str,
+    image_service: Any,
+    image_id: str,
+    *,
+    is_blank: bool,
+) -> None:
     meta = image_service.show(context, image_id)
     fetched = image_utils.TemporaryImages.for_image_service(image_service).get(context, image_id)
     with _translated(image_id):

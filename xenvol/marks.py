@@ -36,6 +36,8 @@ COPIED_BY = "xenvol:copied-by"
 IMAGE = "xenvol:image"
 """On a VDI that is being filled, a snapshot that is being read, a VBD by which that is done: the token of the attempt,
 when it began (UTC, ISO 8601) and on which machine, with a space between. What has it and is old is nobody's."""
+IMAGE_OF = "xenvol:image-of"
+"""On a VDI that has `IMAGE`: its own uuid. A copy inherits both, names another disk, and so is its maker's."""
 EXPORTED = "xenvol:exported"
 """On a VDI while a snapshot of it is made, and so on the snapshot, too: the same words. It says that the snapshot is
 that attempt's, until `IMAGE` does."""

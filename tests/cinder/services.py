@@ -187,7 +187,7 @@ class CinderAPI:
             raise
         return shown
 
-    def until(self, path: str, *statuses: str) -> dict[str, Any]:
+    def until(self, path: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
         """Wait until it has one of these; an error that is none of them ends the wait."""
 
         def has_it() -> dict[str, Any] | None:
@@ -198,7 +198,7 @@ class CinderAPI:
             assert not shown["status"].startswith("error"), f"{path} is {shown['status']}"
             return None
 
-        return wait_for(f"{path} to be {' or '.join(statuses)}", has_it)
+        return wait_for(f"{path} to be {' or '.join(statuses)}", has_it, seconds=seconds)
 
     def until_gone(self, path: str) -> None:
         def is_gone() -> bool | None:

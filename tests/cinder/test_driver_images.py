@@ -127,10 +127,25 @@ def conversion_dir(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def volume(driver: XenSMDriver, conversion_dir: Path) -> Any:
     """Of 1 GiB, just made."""
-    made = test_driver.a_volume("gold", 1, **{"xenvol:flavor": "gold", "image_service:store_id": "fast"})
-    made.glance_metadata = {}
+    made = a_volume()
     driver.create_volume(made)
     return made
+
+
+def a_volume() -> Any:
+    made = test_driver.a_volume("gold", 1, **{"xenvol:flavor": "gold", "image_service:store_id": "fast"})
+    made.glance_metadata = {}
+    made.cluster_name = None
+    return made
+
+
+@pytest.fixture
+def undone(volume: Any, manager: StorageManager, xapi: Simulator) -> Iterator[None]:
+    """For a test whose image cannot be written: the volume is gone then, and so is its disk."""
+    yield
+    assert manager.list_volumes() == []
+    assert [ref for ref in xapi.db.refs("VDI") if xapi.db.record("VDI", ref)["managed"]] == []
+    assert manager.audit().findings == []
 
 
 def disk(size: int = 3 * MIB) -> bytes:
@@ -208,8 +223,17 @@ def iso(size: int = 3 * MIB) -> bytes:
 
 
 class TestAnImageOntoAVolume:
-    @pytest.mark.parametrize("format", FORMATS)
-    @pytest.mark.parametrize("is_fetched", [False, True], ids=["streamed", "fetched by Cinder before"])
+    @pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"  # a pipe of oslo.privsep's, which starts a helper
+    )
+    @pytest.mark.parametrize(
+        ("format", "is_fetched"),
+        [
+            *((format, False) for format in FORMATS),
+            # Cinder 29.0.0 itself refuses a bare VHD: it has qemu-img look at it as `-f vhd`, which is `vpc` there
+            *((format, True) for format in FORMATS if format != "vhd"),
+        ],
+    )
     def test_of_each_format_is_there_byte_by_byte(
         self,
         driver: XenSMDriver,
@@ -251,6 +275,7 @@ class TestAnImageOntoAVolume:
             {"os_hash_algo": None, "os_hash_value": None, "checksum": "0" * 32},
         ],
     )
+    @pytest.mark.usefixtures("undone")
     def test_that_is_not_what_the_service_promised_is_unacceptable(
         self, driver: XenSMDriver, volume: Any, meta: dict[str, Any]
     ) -> None:
@@ -280,35 +305,45 @@ class TestAnImageOntoAVolume:
             ({"disk_format": "qcow2"}, "is no good qcow2 image"),
         ],
     )
+    @pytest.mark.usefixtures("undone")
     def test_that_cannot_be_read_is_unacceptable(
-        self, driver: XenSMDriver, volume: Any, content: Content, meta: dict[str, Any], reason: str
+        self, driver: XenSMDriver, volume: Any, meta: dict[str, Any], reason: str
     ) -> None:
         service = ImageService(disk(), **meta)
         with pytest.raises(exception.ImageUnacceptable, match=reason):
             driver.copy_image_to_volume(CONTEXT, volume, service, service.id)
-        assert content(volume) == b""
 
+    @pytest.mark.usefixtures("undone")
     def test_that_is_larger_than_the_volume_is_unacceptable(
-        self, driver: XenSMDriver, volume: Any, content: Content, tmp_path: Path
+        self, driver: XenSMDriver, volume: Any, tmp_path: Path
     ) -> None:
         (tmp_path / "large").touch()
         subprocess.run(["qemu-img", "create", "-f", "qcow2", tmp_path / "large", "2G"], check=True)
         service = ImageService((tmp_path / "large").read_bytes(), disk_format="qcow2")
         with pytest.raises(exception.ImageUnacceptable, match="2147483648 bytes"):
             driver.copy_image_to_volume(CONTEXT, volume, service, service.id)
-        assert content(volume) == b""
 
+    @pytest.mark.usefixtures("undone")
     def test_whose_download_breaks_is_told_as_that(self, driver: XenSMDriver, volume: Any) -> None:
         service = ImageService(disk())
         service.breaks_after = MIB
         with pytest.raises(exception.ImageDownloadFailed, match="the image service is gone"):
             driver.copy_image_to_volume(CONTEXT, volume, service, service.id)
-        driver.delete_volume(volume)
+        driver.delete_volume(volume)  # as Cinder does, when its owner does
 
     def test_is_never_cloned_so_that_cinder_goes_on_with_its_cache_or_a_copy(
         self, driver: XenSMDriver
     ) -> None:
-        assert driver.clone_image(CONTEXT, test_driver.a_volume(), None, {}, None) == (None, False)
+        assert driver.clone_image(CONTEXT, a_volume(), None, {}, None) == (None, False)
+
+    def test_that_cannot_be_written_over_a_volume_which_held_something_leaves_it_there(
+        self, driver: XenSMDriver, volume: Any, manager: StorageManager
+    ) -> None:
+        """And says that it may hold a part."""
+        service = ImageService(disk(), os_hash_value="0" * 128)
+        with pytest.raises(exception.ImageUnacceptable, match="may hold a part of the image"):
+            driver.copy_image_to_volume(CONTEXT, volume, service, service.id, disable_sparse=True)
+        assert [made.id for made in manager.list_volumes()] == [volume.id]
 
 
 class TestAVolumeAsAnImage:
@@ -341,7 +376,7 @@ class TestAVolumeAsAnImage:
         driver.copy_volume_to_image(CONTEXT, volume, service, service.meta)
         with tarfile.open(service.uploads, mode="r:gz") as archive:
             assert archive.getnames() == ["0.vhd"]
-        again = test_driver.a_volume()
+        again = a_volume()
         driver.create_volume(again)
         back = ImageService(service.uploads.read_bytes(), disk_format="vhd", container_format="ovf")
         driver.copy_image_to_volume(CONTEXT, again, back, back.id)
@@ -350,4 +385,4 @@ class TestAVolumeAsAnImage:
     def test_of_no_volume_is_refused(self, driver: XenSMDriver, conversion_dir: Path) -> None:
         service = ImageService()
         with pytest.raises(exception.VolumeNotFound):
-            driver.copy_volume_to_image(CONTEXT, test_driver.a_volume(), service, service.meta)
+            driver.copy_volume_to_image(CONTEXT, a_volume(), service, service.meta)

@@ -255,11 +255,14 @@ def test_a_vdi_that_is_not_there_becomes_no_volume(api: CinderAPI) -> None:
     api.delete(f"/volumes/{volume_id}")
 
 
-@pytest.mark.parametrize("disk_format", ["raw", "qcow2", "vhd"])
+@pytest.mark.parametrize("disk_format", ["raw", "qcow2"])
 def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     cinder: Services, api: CinderAPI, xapi: Session, tmp_path: Path, disk_format: str
 ) -> None:
-    """What the image service gets back is what it gave; nothing stays in Cinder's directory for images."""
+    """What the image service gets back is what it gave; nothing stays in Cinder's directory for images.
+
+    A bare VHD is refused by Cinder 29.0.0 itself, before any driver is asked (`qemu-img info -f vhd`).
+    """
     disk = random.Random(disk_format).randbytes(3 << 20)
     (tmp_path / "disk").write_bytes(disk)
     known = {"vhd": "vpc"}.get(disk_format, disk_format)
@@ -278,7 +281,7 @@ def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     asked = {"image_name": "back", "disk_format": disk_format, "container_format": "bare", "force": False}
     uploaded = api.act(f"/volumes/{volume_id}", "os-volume_upload_image", **asked)
     back_id = uploaded["os-volume_upload_image"]["image_id"]
-    api.until(f"/volumes/{volume_id}", "available")
+    api.until(f"/volumes/{volume_id}", "available", seconds=90)
     assert cinder.glance.records[back_id]["status"] == "active"
     (tmp_path / "back").write_bytes(cinder.glance.data[back_id])
     compare = ["qemu-img", "compare", "-f", known, "-F", "raw", tmp_path / "back", copied]

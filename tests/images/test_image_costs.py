@@ -11,11 +11,11 @@ from imagelab import MIB, Lab, lab, pattern
 from xenvol.images import export_image, fill_vdi, import_image
 
 CALLS = {
-    "import": (10, 11),
-    "import, verified": (15, 16),
+    "import": (12, 13),
+    "import, verified": (17, 18),
     "fill a disk that is there": (8, 9),
     "export": (8, 9),
-    "export of a disk in use": (17, 19),
+    "export of a disk in use": (19, 20),
 }
 """By HTTP, and by the block device; a PUT and a GET are not counted."""
 

@@ -148,7 +148,8 @@ class TestFileSource:
         path = tmp_path / "disk"
         path.write_bytes(gzip.compress(data) if kind == "gzip" else data)
         with tempfile.NamedTemporaryFile() as temporary:
-            temporary.write(data)  # not flushed
+            temporary.write(data[:-100])
+            temporary.write(data[-100:])  # not flushed
             opened: Any = {
                 "bytes": lambda: io.BytesIO(data),
                 "file": lambda: path.open("rb"),

@@ -361,6 +361,12 @@ class TestHeaders:
         name = header("././@LongLink", b"L", 6) + padded(b"0.vhd\0")
         assert read(name + block + padded(ALONE) + END, place) == vhdkit.model(SIZE, LAYERS[2])
 
+    def test_times_of_gnu_are_no_part_of_a_name(self, place: Staging) -> None:
+        """They lie where POSIX has the first part of a long name."""
+        block = header("0.vhd", size=len(ALONE))
+        block = resummed(block[:345] + b"14716045103\0" + block[357:])
+        assert read_stream(block + padded(ALONE) + END, place) == vhdkit.model(SIZE, LAYERS[2])
+
     def test_old_sums_of_signed_characters_are_right_too(self, place: Staging) -> None:
         """Of names with other letters than English."""
         block = header("\u00fc.vhd", size=len(ALONE))
@@ -629,7 +635,14 @@ print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 class TestMemory:
-    @pytest.mark.parametrize("kind", ["gzip", "zstd", "staged"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "gzip",
+            pytest.param("zstd", marks=pytest.mark.slow),
+            pytest.param("staged", marks=pytest.mark.slow),
+        ],
+    )
     def test_a_tarball_that_unfolds_a_thousandfold_takes_no_more_memory_than_another(
         self, tmp_path: Path, kind: str
     ) -> None:

@@ -238,6 +238,32 @@ def test_a_table_before_the_header_needs_a_file() -> None:
         vhd.from_stream(BytesStream(moved))
 
 
+def test_a_block_before_the_table_is_found_among_others_behind_it() -> None:
+    """Before anything is given, and not when its turn comes."""
+    image = vhdkit.make_dynamic(SIZE, RUNS, bat_at_end=True)
+    first = image[1536 : 1536 + 512 + BLOCK]
+    moved = vhdkit.with_entry(image[:-512] + first + image[-512:], 0, (len(image) - 512) // 512)
+    same(read_file(moved), model(SIZE, RUNS))
+    with pytest.raises(NeedsFile, match="lie before the table"):
+        vhd.from_stream(BytesStream(moved))
+
+
+def test_a_block_on_the_header_alone_is_refused() -> None:
+    """Neither the footer nor the table is beneath it."""
+    image = vhdkit.with_entry(vhdkit.make_dynamic(BLOCK, {0: b"x" * 512}, bat_at_end=True), 0, 2)
+    with pytest.raises(InvalidImage, match="block 0 lies over its footer, its header"):
+        vhd.from_file(BytesFile(image))
+
+
+@pytest.mark.parametrize("gap", [1, 411, 512, MIB - 1024, MIB - 412, MIB - 1, MIB, MIB + 3])
+def test_something_may_lie_between_the_last_block_and_the_footer(gap: int) -> None:
+    """Storage managers leave room there; wherever the last read of it ends, the footer is what is last."""
+    image = vhdkit.make_dynamic(SIZE, RUNS, whole=True)
+    image = image[:-512] + b"?" * gap + image[-512:]
+    same(read_file(image), model(SIZE, RUNS))
+    same(read_stream(image), model(SIZE, RUNS))
+
+
 def test_a_fixed_vhd_in_a_stream_of_unknown_length_needs_a_file() -> None:
     with pytest.raises(NeedsFile, match="length"):
         vhd.fixed_from_stream(BytesStream(vhdkit.make_fixed(bytes(MIB))))
@@ -413,6 +439,13 @@ BAD = [
     Bad("table: block at 0", vhdkit.with_entry(GOOD, 0, 0), InvalidImage, "lies over its footer", TABLE),
     Bad("table: block in header", vhdkit.with_entry(GOOD, 2, 2), InvalidImage, "lies over", TABLE + 8),
     Bad("table: block in table", vhdkit.with_entry(GOOD, 1, 3), InvalidImage, "lies over", TABLE + 4),
+    Bad(
+        "table: block on the footer alone",
+        vhdkit.with_entry(vhdkit.make_dynamic(SIZE, RUNS, header_at=2 * BLOCK), 0, 0),
+        InvalidImage,
+        "block 0 lies over its footer",
+        2 * BLOCK + 1024,
+    ),
     Bad(
         "table: two at one place",
         vhdkit.with_entry(GOOD, 2, FIRST_BLOCK // 512),

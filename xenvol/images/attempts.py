@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.marks import IMAGE
+from xenvol.marks import IMAGE, IMAGE_OF
+from xenvol.refs import VDIRef
+from xenvol.verbs import change
+from xenvol.view import View
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,38 @@ class Attempt:
         """For the other_config of what it makes."""
         return {IMAGE: f"{self.token} {self.began.isoformat()} {self.machine}"}
 
+    def bind(self, view: View, vdi_ref: VDIRef) -> None:
+        """Have a disk that is marked say which disk it is, so that no copy of it is taken for it. Idempotent."""
+        uuid = view.record("VDI", vdi_ref)["uuid"]
+        change(
+            view,
+            None,
+            "marked the disk",
+            ("VDI.add_to_other_config", vdi_ref, IMAGE_OF, uuid),
+            look=lambda: IMAGE_OF in view.call("VDI.get_other_config", vdi_ref),
+            inverse=lambda: None,
+        )
+
     def has_marked(self, record: Mapping[str, Any]) -> bool:
         return bool(self.mark.items() <= record["other_config"].items())
+
+
+def is_copy(vdi: Mapping[str, Any]) -> bool:
+    """Whether a disk has its mark from another one: somebody has copied that while it was being filled, or read."""
+    return bool(vdi["other_config"].get(IMAGE_OF, vdi["uuid"]) != vdi["uuid"])
+
+
+def unmark(view: View, vdi_ref: VDIRef) -> None:
+    """The disk is what it shall be, and nobody's doing any more. Idempotent."""
+    for key in (IMAGE, IMAGE_OF):  # in this order: what has the second alone is a disk like any other
+        change(
+            view,
+            None,
+            "finished the disk",
+            ("VDI.remove_from_other_config", vdi_ref, key),
+            look=lambda key=key: key not in view.call("VDI.get_other_config", vdi_ref),  # type: ignore[misc]
+            inverse=lambda: None,
+        )
 
 
 def attempt_of(record: Mapping[str, Any], key: str = IMAGE) -> Attempt | None:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xenvol.images.attempts import Attempt
+from xenvol.images.attempts import Attempt, unmark
 from xenvol.images.carrying import Target, carry
 from xenvol.images.discarding import discard_disk
 from xenvol.images.errors import ImageTooLarge
@@ -28,11 +28,10 @@ from xenvol.images.progress import Progress, Watch, say_nothing
 from xenvol.images.roads import Road, RoadName, begins_blank
 from xenvol.images.roads.device import NO_VDI, DeviceRoad
 from xenvol.images.surroundings import HERE, Surroundings
-from xenvol.marks import IMAGE
 from xenvol.refs import SRRef, VDIRef
 from xenvol.storage import vdis_of
 from xenvol.undo import Undo
-from xenvol.verbs import change, make
+from xenvol.verbs import make
 from xenvol.view import Record, View
 
 _ISO_PATH = re.compile(r"[a-z0-9.-]+\.(iso|img)", re.IGNORECASE)
@@ -94,9 +93,11 @@ def import_image(
             record = _record(sr_ref, sr_rec, image, name_label, name_description, sm_config)
             vdi_ref = create_vdi(view, undo, record, attempt)
             vdi = view.record("VDI", vdi_ref)
+            attempt.bind(view, vdi_ref)
             target = _target(way, vdi_ref, vdi, image, is_blank=begins_blank(sr_rec, vdi["sm_config"]))
             written = carry(image, target, verify=verify, watch=watch)
-            settle_vdi(view, undo, vdi_ref)
+            unmark(view, vdi_ref)
+            undo.forget()
         except BaseException as error:
             undo.unwind(error)
             raise
@@ -202,19 +203,6 @@ def create_vdi(view: View, undo: Undo, record: Record, attempt: Attempt) -> VDIR
         inverse=partial(discard_disk, attempt=attempt),
     )
     return vdi_ref
-
-
-def settle_vdi(view: View, undo: Undo, vdi_ref: VDIRef) -> None:
-    """The disk is what it shall be: it says no more that somebody is at it, and stays."""
-    change(
-        view,
-        None,
-        "finished the VDI",
-        ("VDI.remove_from_other_config", vdi_ref, IMAGE),
-        look=lambda: IMAGE not in view.call("VDI.get_other_config", vdi_ref),
-        inverse=lambda: None,
-    )
-    undo.forget()
 
 
 def _record(

@@ -94,7 +94,7 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
 
 
 def is_sparse(file: BinaryIO) -> bool:
-    """Whether holes can be left in it: an empty regular file, not to be appended to; what compresses into one is none."""
+    """Whether holes can be left in it: an empty regular file that is not appended to, and nothing that compresses."""
     if not isinstance(file, (io.BufferedRandom, io.BufferedWriter, io.FileIO)):
         return False
     try:

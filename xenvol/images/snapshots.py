@@ -22,10 +22,10 @@ def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, attempt:
     """A snapshot of the disk, which `undo` erases. Raises XapiError, XapiUnreachable; then there is none."""
     (word,) = attempt.mark.values()
     marking = Undo()
-    marking.did(f"marked VDI {vdi['uuid']}", unmark, view, vdi_ref)
+    marking.did(f"marked VDI {vdi['uuid']}", forget_export, view, vdi_ref)
     try:
         if EXPORTED in vdi["other_config"]:  # of an attempt that died
-            unmark(view, vdi_ref)
+            forget_export(view, vdi_ref)
         view.call("VDI.add_to_other_config", vdi_ref, EXPORTED, word)
 
         def look() -> VDIRef | None:
@@ -42,6 +42,7 @@ def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, attempt:
             inverse=partial(discard_disk, attempt=attempt),
         )
         _mark(view, snapshot_ref, word)
+        attempt.bind(view, snapshot_ref)
     except BaseException as error:
         marking.unwind(error)
         raise
@@ -65,7 +66,7 @@ def _mark(view: View, snapshot_ref: VDIRef, word: str) -> None:
             raise
 
 
-def unmark(view: View, vdi_ref: VDIRef) -> None:
+def forget_export(view: View, vdi_ref: VDIRef) -> None:
     """The source is nobody's any more. Idempotent, as the call is."""
     with gone_is_fine("VDI"):
         view.call("VDI.remove_from_other_config", vdi_ref, EXPORTED)

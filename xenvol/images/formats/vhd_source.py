@@ -93,7 +93,6 @@ class StreamSource:
             yield Piece(offset, self.pread(offset, min(PIECE, virtual_size - offset)))
 
     def finish(self, footer: Footer | None, end: int) -> Footer:
-        self._skip_to(end)
         last = b""
         while data := self._read(PIECE):
             last = (last + data)[-FOOTER_SIZE:]

@@ -59,7 +59,8 @@ class Request:
         if self.secret_headers and not (self.is_private or self.is_insecure):
             named = ", ".join(sorted(self.secret_headers))
             raise SourceError(
-                self.name, problem=f"{named} would be sent in the clear: use https, or say insecure=True (--image-insecure)"
+                self.name,
+                problem=f"{named} would be sent in the clear: use https, or say insecure=True (--image-insecure)",
             )
 
     def redirected(self, location: str) -> Request:

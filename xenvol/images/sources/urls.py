@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from xenvol.images.errors import MissingReader, SourceError
 from xenvol.images.sources.checksums import Checksum
 from xenvol.images.sources.requests import Request, name_of_url
-from xenvol.secret import Secret
+from xenvol.secret import MASK, Secret
 from xenvol.session.endpoint import CONNECT_TIMEOUT, InsecureConnection, Trust
 
 if TYPE_CHECKING:  # the extra `images` brings it
@@ -150,13 +150,14 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
         "Accept-Encoding": "identity",
     }
     try:
-        return pool.request(
-            "GET",
-            request.url._replace(fragment="").geturl(),
-            headers={**headers, **request.headers},
-            preload_content=False,
-            redirect=False,
-        )
+        with _unlogged(request.url.query):
+            return pool.request(
+                "GET",
+                request.url._replace(fragment="").geturl(),
+                headers={**headers, **request.headers},
+                preload_content=False,
+                redirect=False,
+            )
     except urllib3.exceptions.SSLError as error:
         problem = f"the certificate of {request.url.hostname} does not prove it to be that, or TLS failed: name the "
         raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
@@ -164,10 +165,26 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
         problem = f"{request.url.netloc} said nothing within {timeout:g} seconds"
         raise SourceError(request.name, problem=problem) from error
     except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
-        # not "from" it: its text names the URL with its query
         raise SourceError(
             request.name, problem=f"no connection to {request.url.netloc} ({_cause_of(error)})"
-        ) from None
+        ) from error
+
+
+@contextlib.contextmanager
+def _unlogged(query: str) -> Iterator[None]:
+    """urllib3 logs what it asks for, for who debugs; the query is masked there."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        if query and query in (text := record.getMessage()):
+            record.msg, record.args = text.replace(query, MASK), ()
+        return True
+
+    theirs = logging.getLogger("urllib3.connectionpool")
+    theirs.addFilter(mask)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(mask)
 
 
 def _cause_of(error: BaseException) -> str:
