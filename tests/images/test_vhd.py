@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 import vhdkit
@@ -204,7 +204,7 @@ def test_holes_of_a_fixed_vhd_are_not_read() -> None:
 def test_a_raw_image_and_a_dynamic_vhd_are_no_fixed_ones() -> None:
     for other in (b"", bytes(511), bytes(512), bytes(MIB), vhdkit.make_dynamic(SIZE, RUNS)):
         assert not vhd.is_fixed(BytesFile(other))
-    damaged = vhdkit.patched(vhdkit.make_fixed(bytes(MIB)), MIB + 70, b"!")
+    damaged = vhdkit.patched(vhdkit.make_fixed(bytes(MIB), uuid=ID), MIB + 70, b"!")
     assert not vhd.is_fixed(BytesFile(damaged))
 
 
@@ -217,9 +217,12 @@ def test_a_fixed_vhd_with_a_bad_size_is_still_no_raw_image() -> None:
 def test_a_damaged_copy_of_the_footer_does_not_matter_in_a_file() -> None:
     """The one at the end is the footer, as it is to vhd-util; a stream has only the copy when it is wanted."""
     image = vhdkit.make_dynamic(SIZE, RUNS)
-    for damaged in (vhdkit.patched(image, 100, b"!"), vhdkit.patched(image, 0, bytes(512))):
+    for damaged, problem in (
+        (vhdkit.patched(image, 100, b"!"), "beginning is damaged .*; give it as a file"),
+        (vhdkit.patched(image, 0, bytes(512)), "there is no footer"),
+    ):
         same(read_file(damaged), model(SIZE, RUNS))
-        with pytest.raises(InvalidImage):
+        with pytest.raises(InvalidImage, match=problem):
             vhd.from_stream(BytesStream(damaged))
 
 
@@ -548,9 +551,10 @@ def test_a_bad_fixed_vhd_in_a_stream_is_refused_at_its_end(bad: Bad) -> None:
     [
         (48, u64(2 * BLOCK + 512), "size"),
         (60, u32(4), "type"),
-        (68, uuid4().bytes, "UUID"),
+        (68, PARENT.bytes, "UUID"),
         (16, u64(1024), "header's place"),
     ],
+    ids=["size", "type", "UUID", "place"],
 )
 def test_footers_that_disagree_are_refused(at: int, new: bytes, what: str) -> None:
     """Somebody wrote one and not the other; which one is right nobody knows."""
@@ -591,7 +595,7 @@ def test_a_vhd_that_was_cut_is_refused(length: int) -> None:
             vhd.from_stream(BytesStream(cut, knows_length=True))
 
 
-@pytest.mark.parametrize("more", [b"!", bytes(512), b"x" * 3 * MIB])
+@pytest.mark.parametrize("more", [b"!", bytes(512), b"x" * 3 * MIB], ids=len)
 def test_a_vhd_with_something_behind_it_is_refused(more: bytes) -> None:
     """Its footer is its end: what comes behind may be the half of a longer one."""
     for read in (read_file, read_stream):
@@ -601,9 +605,10 @@ def test_a_vhd_with_something_behind_it_is_refused(more: bytes) -> None:
 
 def test_a_damaged_footer_at_the_end_is_refused() -> None:
     image = vhdkit.patched(GOOD, len(GOOD) - 100, b"!")
-    for read in (read_file, read_stream):
-        with pytest.raises(InvalidImage, match="last 512 bytes are no footer"):
-            read(image)
+    with pytest.raises(InvalidImage, match="last 512 bytes are no footer"):
+        vhd.from_file(BytesFile(image))
+    with pytest.raises(InvalidImage, match="last 512 bytes are no footer"):
+        read_stream(image)
 
 
 def test_two_damaged_footers_are_refused() -> None:

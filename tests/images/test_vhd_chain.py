@@ -202,7 +202,9 @@ def test_layers_in_the_wrong_order_are_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("base", [vhdkit.make_dynamic(SIZE), vhdkit.make_fixed(bytes(SIZE))])
+@pytest.mark.parametrize(
+    "base", [vhdkit.make_dynamic(SIZE), vhdkit.make_fixed(bytes(SIZE))], ids=["dynamic", "fixed"]
+)
 def test_a_layer_that_nobody_stands_on_is_refused(base: bytes) -> None:
     both(opened([base, vhdkit.make_dynamic(SIZE)]), InvalidImage, r"^1\.vhd .* given as a parent of 0\.vhd")
     images = vhdkit.make_chain(SIZE, [{}, {}])

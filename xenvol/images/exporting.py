@@ -101,7 +101,7 @@ def export_image(
         size=written,
         road=way.name,
         was_in_use=in_use,
-        residue=tuple(undo.unwind()),
+        residue=tuple(undo.unwind() and undo.unwind()),  # what failed is tried once more
     )
 
 

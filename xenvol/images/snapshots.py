@@ -46,7 +46,8 @@ def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, attempt:
     except BaseException as error:
         marking.unwind(error)
         raise
-    marking.unwind()
+    if marking.unwind():  # tried once more, when the snapshot goes
+        undo.did(f"marked VDI {vdi['uuid']}", forget_export, view, vdi_ref)
     return snapshot_ref
 
 

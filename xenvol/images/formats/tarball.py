@@ -52,7 +52,9 @@ class Names:
             if member.kind == "a directory" and name in ("", "."):
                 return None
             raise self._refused(member, f"is {member.kind}")
-        if "/" in name or not re.fullmatch(r"[^\0-\x1f\x7f\\]+\.vhd", name):
+        if not (
+            re.fullmatch(r"[^/\\]{1,251}\.vhd", name) and name.isprintable()
+        ):  # as files are called, at most
             raise self._refused(member, "is no VHD of a chain by its name")
         if name in self._seen:
             raise self._refused(member, "is there twice")
