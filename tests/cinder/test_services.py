@@ -255,6 +255,12 @@ def test_a_vdi_that_is_not_there_becomes_no_volume(api: CinderAPI) -> None:
     api.delete(f"/volumes/{volume_id}")
 
 
+# Not on native threads: there a second thread that touches an image hangs in Cinder 29.0.0 itself, for any driver. It
+# wraps the files in `eventlet.tpool.Proxy`, whose answers go to the thread that was first.
+on_eventlet = pytest.mark.parametrize("running", ["eventlet"], indirect=True)
+
+
+@on_eventlet
 @pytest.mark.parametrize("disk_format", ["raw", "qcow2"])
 def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     cinder: Services, api: CinderAPI, xapi: Session, tmp_path: Path, disk_format: str
@@ -291,6 +297,7 @@ def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     assert list((cinder.directory / "state" / "conversion").iterdir()) == []
 
 
+@on_eventlet
 def test_an_image_that_is_not_what_was_promised_makes_no_volume(
     cinder: Services, api: CinderAPI, xapi: Session
 ) -> None:

@@ -33,6 +33,11 @@ def written(pieces: list[Piece], size: int) -> bytes:
     return image
 
 
+def read_back(image: bytes) -> bytes:
+    layer = vhd.from_file(BytesFile(image))
+    return laid_out(layer.virtual_size, layer.pieces())
+
+
 def in_pieces(runs: dict[int, bytes], chance: random.Random) -> list[Piece]:
     """Cut anywhere, in any order."""
     pieces = []
@@ -124,7 +129,17 @@ def test_the_structures_are_what_the_specification_says() -> None:
     assert image[1548:2048] == b"\xff" * 500
     assert image[2048:2560] == b"\xff" * 512
     assert image[28:32] == b"tap\0"
-    assert struct.unpack_from(">I", image, 24)[0] > 0x2E000000  # made after 2024, in seconds since 2000
+    file = io.BytesIO()
+    write_vhd([], MIB, file, clock=lambda: 946684805.5)
+    assert struct.unpack_from(">I", file.getvalue(), 24) == (5,)  # seconds since 2000
+
+
+def test_what_was_in_the_file_is_gone() -> None:
+    """Where nothing is written, a block would show it."""
+    file = io.BytesIO(b"?" * 3 * BLOCK)
+    length = write_vhd([Piece(MIB, b"x" * 512)], BLOCK, file)
+    assert len(file.getvalue()) == length < 2 * BLOCK
+    same(read_back(file.getvalue()), model(BLOCK, {MIB: b"x" * 512}))
 
 
 @pytest.mark.parametrize(

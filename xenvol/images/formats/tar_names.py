@@ -1,0 +1,99 @@
+"""What the members of a tarball are called decides what they are, and which order they make. (facts/peers.md e.6)"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+from xenvol.images.errors import InvalidImage
+from xenvol.images.formats.chain import MAX_CHAIN
+from xenvol.images.formats.tar_headers import Bad, Member, shown
+
+_OLD: Final = ("snap.vhd", "image.vhd", "base.vhd")
+_IGNORED: Final = "swap.vhd"
+
+log = logging.getLogger(__name__)
+
+
+class Names:
+    """Taken one by one, as they come. Pure.
+
+    Numbers, the old names, or any other name, which stands alone. A single VHD is the leaf, whatever it is called.
+    """
+
+    def __init__(self, image: str) -> None:
+        self._bad = Bad(image)
+        self.members: dict[str, Member] = {}
+        """By their names without ``./``, in the order in which they came."""
+        self._seen: set[str] = set()
+
+    def take(self, member: Member) -> str | None:
+        """Its name; None of what holds no layer. Raises InvalidImage for what has no business here."""
+        name = member.name.removeprefix("./")
+        if member.kind != "file":
+            if member.kind == "a directory" and name in ("", "."):
+                return None
+            raise self._refused(member, f"is {member.kind}")
+        if not (
+            re.fullmatch(r"[^/\\]{1,251}\.vhd", name) and name.isprintable()
+        ):  # as files are called, at most
+            raise self._refused(member, "is no VHD of a chain by its name")
+        if name in self._seen:
+            raise self._refused(member, "is there twice")
+        self._seen.add(name)
+        if name == _IGNORED:
+            log.info("%s in %s is passed over", name, self._bad.image)
+            return None
+        if self.members and {_kind(other) for other in self.members} | {_kind(name)} not in (
+            {"number"},
+            {"old"},
+        ):
+            others = ", ".join(shown(other) for other in self.members)
+            raise self._refused(member, f"is of another kind than {others}")
+        if _kind(name) == "number" and int(name.removesuffix(".vhd")) >= MAX_CHAIN and self.members:
+            raise self._refused(member, f"would be more than the {MAX_CHAIN} layers that a chain may have")
+        self.members[name] = member
+        return name
+
+    def below(self, name: str) -> str | None:
+        """Which is the next below `name`, if there is one; None where it stands alone."""
+        if _kind(name) == "number":
+            return f"{int(name.removesuffix('.vhd')) + 1}.vhd"
+        return _OLD[_OLD.index(name) + 1] if name in _OLD[:-1] else None
+
+    def leads(self, name: str) -> bool:
+        """Whether it is the leaf, whatever comes after it."""
+        return name in ("0.vhd", "snap.vhd") or _kind(name) == "any"
+
+    def stands_alone(self, name: str) -> bool:
+        """Whether nothing can be below it."""
+        return _kind(name) == "any"
+
+    def chain(self) -> list[str]:
+        """All layers, leaf first, when all members are known. Raises InvalidImage for a chain with gaps."""
+        names = self.members
+        if not names:
+            raise self._bad.tar("there is no VHD in it", 0)
+        if len(names) == 1:
+            return list(names)
+        if not names.keys().isdisjoint(_OLD):
+            if "image.vhd" not in names:
+                raise self._bad.tar(
+                    "snap.vhd and base.vhd are there, and image.vhd between them is missing", 0
+                )
+            return [name for name in _OLD if name in names]
+        chain = [f"{number}.vhd" for number in range(len(names))]
+        for name in chain:
+            if name not in names:
+                raise self._bad.tar(f"{name} is missing, and {', '.join(sorted(names))} are there", 0)
+        return chain
+
+    def _refused(self, member: Member, why: str) -> InvalidImage:
+        return self._bad.tar(f"{shown(member.name)} {why}", member.offset)
+
+
+def _kind(name: str) -> str:
+    if name in _OLD:
+        return "old"
+    return "number" if re.fullmatch(r"(0|[1-9][0-9]{0,3})\.vhd", name) else "any"
