@@ -38,6 +38,9 @@ IMAGE = "xenvol:image"
 when it began (UTC, ISO 8601) and on which machine, with a space between. What has it and is old is nobody's."""
 IMAGE_OF = "xenvol:image-of"
 """On a VDI that has `IMAGE`: its own uuid. A copy inherits both, names another disk, and so is its maker's."""
-EXPORTED = "xenvol:exported"
-"""On a VDI while a snapshot of it is made, and so on the snapshot, too: the same words. It says that the snapshot is
-that attempt's, until `IMAGE` does."""
+EXPORTED = "xenvol:exported:"
+"""Key of a VDI's other_config, followed by the token of an export, while a snapshot of it is made; the snapshot inherits
+it. The same words. It says that the snapshot may be that export's; that it is, `IMAGE` says."""
+FILLED = "xenvol:filled"
+"""On a VDI that was there before and that is written over: the same words. After a failure it stays, with ``-`` for the
+machine: the disk holds neither what it held nor the image."""

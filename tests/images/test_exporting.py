@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import io
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import IO
 import pytest
 from imagelab import MIB, Lab, lab, pattern
 
+import xenvol
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images import ImageSource, Progress, export_image, import_image, sweep
 from xenvol.images.errors import (
@@ -24,6 +27,7 @@ from xenvol.images.errors import (
     TransferFailed,
     UnknownDisk,
 )
+from xenvol.session import CallRecord, Session
 
 SIZE = 6 * MIB
 DATA = pattern(SIZE, seed=4)
@@ -101,13 +105,45 @@ class TestADiskInUse:
             export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
         assert before.difference(pool.xapi.snapshot()) == list(tmp_path.glob("*ima*")) == []
 
-    def test_whose_mark_of_a_dead_export_is_still_there_is_exported(
+    def test_that_two_export_at_once_is_exported_twice(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
+        before = pool.xapi.snapshot()
+        failures: list[BaseException] = []
+
+        def run(number: int) -> None:
+            try:
+                with xenvol.connect(pool.xapi.url, "root", "secret") as session:
+                    export_image(session, vdi, tmp_path / str(number), here=pool.elsewhere)
+            except BaseException as error:  # noqa: BLE001  # it is asserted on
+                failures.append(error)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert {(tmp_path / str(number)).read_bytes() == DATA for number in range(4)} == {True}
+        assert difference(pool, before) == pool.residue() == []
+
+    def test_is_not_read_from_a_snapshot_that_somebody_else_made_when_our_call_got_lost(
         self, pool: Lab, vdi: str, tmp_path: Path
     ) -> None:
-        pool.session.call("VDI.add_to_other_config", pool.ref(vdi), "xenvol:exported", "an attempt that died")
-        export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere)
-        assert (tmp_path / "image").read_bytes() == DATA
-        assert pool.residue() == []
+        theirs: list[str] = []
+
+        def make_one(call: CallRecord) -> None:
+            if call.call == "VDI.snapshot" and call.outcome == "unreachable":
+                theirs.append(pool.session.call("VDI.snapshot", pool.ref(vdi), {}))
+
+        pool.xapi.faults.lose_request("VDI.snapshot")
+        with pytest.raises(XapiUnreachable) as caught:
+            export_image(
+                Session(pool.session, on_call=make_one), vdi, tmp_path / "image", here=pool.elsewhere
+            )
+        assert "may have been made" in caught.value.__notes__[0]
+        assert pool.session.call("VDI.get_is_a_snapshot", theirs[0])
+        for word in sweep(pool.session, older_than=datetime.timedelta(seconds=-5)):
+            assert word.kept is not None
+        pool.session.call("VDI.destroy", theirs[0])
 
     def test_keeps_the_snapshots_of_others(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
         theirs = pool.session.call("VDI.snapshot", pool.ref(vdi), {})
@@ -128,7 +164,81 @@ class TestADiskInUse:
         assert "SR_BACKEND_FAILURE_80" in residue
 
 
+class TestADiskThatComesIntoUse:
+    @pytest.mark.parametrize("when", [1, 3])
+    def test_meanwhile_is_of_no_one_moment_and_so_no_image(
+        self, pool: Lab, vdi: str, tmp_path: Path, road: str, when: int
+    ) -> None:
+        def plug(progress: Progress) -> None:
+            told.append(progress)
+            if len(told) == when:
+                pool.xapi.add_vbd(pool.xapi.add_vm("early"), pool.ref(vdi))
+
+        told: list[Progress] = []
+        residue = pool.residue()
+        with pytest.raises(TransferFailed, match="VM early got it meanwhile"):
+            export_image(pool.session, vdi, tmp_path / "image", progress=plug, here=pool.on(road))
+        assert (list(tmp_path.glob("*image*")), pool.residue()) == ([], residue)
+
+    def test_without_a_vm_is_read_from_a_snapshot(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
+        """It was connected for somebody who boots from it, or writes to it elsewhere."""
+        pool.session.call("VDI.add_to_other_config", pool.ref(vdi), "xenvol:connected", "1")
+        assert export_image(pool.session, vdi, tmp_path / "image", here=pool.elsewhere).was_in_use
+
+
 class TestATarget:
+    def test_is_gone_when_its_process_is_killed(self, pool: Lab, vdi: str, tmp_path: Path) -> None:
+        program = "\n".join(
+            (
+                "import sys, xenvol, os, signal",
+                "from xenvol.images import export_image",
+                "session = xenvol.connect(sys.argv[1], 'root', 'secret')",
+                "kill = lambda progress: os.kill(os.getpid(), signal.SIGKILL)",
+                "export_image(session, sys.argv[2], sys.argv[3], progress=kill)",
+            )
+        )
+        command = [sys.executable, "-c", program, pool.xapi.url, vdi, str(tmp_path / "image")]
+        assert subprocess.run(command, check=False).returncode == -9
+        assert list(tmp_path.glob("*image*")) == []
+        sweep(pool.session, older_than=datetime.timedelta(seconds=-5))
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    @pytest.mark.parametrize("lacks", ["O_TMPFILE", "link", "both"])
+    def test_may_be_on_a_file_system_that_lacks_this_and_that(
+        self,
+        pool: Lab,
+        vdi: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        lacks: str,
+        overwrite: bool,
+    ) -> None:
+        """NFS has no files without a name, FAT no hard links."""
+        really_open = os.open
+
+        def no_tmpfile(path: object, flags: int, *rest: object, **named: object) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "not supported")
+            return really_open(path, flags, *rest, **named)  # type: ignore[arg-type]
+
+        def no_link(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "not permitted")
+
+        target = tmp_path / "image"
+        if overwrite:
+            target.write_text("old")
+        if lacks in ("O_TMPFILE", "both"):
+            monkeypatch.setattr(os, "open", no_tmpfile)
+        if lacks in ("link", "both"):
+            monkeypatch.setattr(os, "link", no_link)
+        if lacks == "link":
+            with pytest.raises(TargetError):  # such a file system is not known: without a name, it gets none
+                export_image(pool.session, vdi, target, overwrite=overwrite, here=pool.elsewhere)
+            return
+        export_image(pool.session, vdi, target, overwrite=overwrite, here=pool.elsewhere)
+        assert target.read_bytes() == DATA
+        assert [path.name for path in tmp_path.iterdir() if "image" in path.name] == ["image"]
+
     def test_may_be_a_pipe(self, pool: Lab, vdi: str, road: str) -> None:
         for format in ("raw", "vhd"):
             with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
@@ -215,7 +325,7 @@ def test_what_is_compressed_is_what_the_usual_programs_expand(
 def test_what_is_cancelled_leaves_nothing(pool: Lab, vdi: str, tmp_path: Path, road: str) -> None:
     cancel, staging = threading.Event(), tmp_path / "staging"
     staging.mkdir()
-    before = pool.xapi.snapshot()
+    before, residue = pool.xapi.snapshot(), pool.residue()
 
     def stop(progress: Progress) -> None:
         cancel.set()
@@ -233,7 +343,8 @@ def test_what_is_cancelled_leaves_nothing(pool: Lab, vdi: str, tmp_path: Path, r
         )
     assert getattr(caught.value, "__notes__", []) == []
     assert not (tmp_path / "image").exists()
-    assert list(staging.iterdir()) == pool.residue() == before.difference(pool.xapi.snapshot()) == []
+    assert list(staging.iterdir()) == before.difference(pool.xapi.snapshot()) == []
+    assert pool.residue() == residue
 
 
 def test_a_vhd_that_ends_too_early_is_no_image(pool: Lab, vdi: str, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from xenvol.images import export_image, fill_vdi, import_image
 CALLS = {
     "import": (12, 13),
     "import, verified": (17, 18),
-    "fill a disk that is there": (8, 9),
-    "export": (8, 9),
+    "fill a disk that is there": (12, 13),
+    "export": (9, 10),
     "export of a disk in use": (19, 20),
 }
 """By HTTP, and by the block device; a PUT and a GET are not counted."""

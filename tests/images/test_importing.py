@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +12,18 @@ import pytest
 import vhdkit
 from imagelab import DISK_SRS, MIB, Guest, Lab, lab, pattern
 
-from xenvol.images import export_image, fill_vdi, import_image
-from xenvol.images.errors import DiskNotSuited, NoRoad, NotAsWritten
+import xenvol
+from xenvol.errors import VolumeInUse, XapiUnreachable
+from xenvol.images import (
+    ImageSource,
+    Progress,
+    export_image,
+    fill_vdi,
+    find_leftovers,
+    import_image,
+)
+from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NoRoad, NotAsWritten, TransferFailed
+from xenvol.marks import FILLED
 from xenvol.session import CallRecord, Session
 
 
@@ -161,3 +174,133 @@ class TestAnISOImage:
         assert pool.content(made.vdi_uuid) == bytes(disc)
         pool.session.call("SR.scan", pool.srs["iso"])
         assert pool.session.call("VDI.get_uuid", made.vdi_ref) == made.vdi_uuid
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    @pytest.mark.parametrize("size", [3 * MIB + 2048, 2 * MIB - 2048])
+    def test_of_any_size_is_verified_and_exported_again(
+        self, shared: Lab, tmp_path: Path, size: int, road: str
+    ) -> None:
+        disc = bytearray(pattern(size, density=1.0))
+        disc[0x8000:0x8006] = b"\x01CD001"
+        path = tmp_path / f"{road}-{size}.iso"
+        path.write_bytes(disc)
+        made = import_image(shared.session, path, shared.sr("iso"), verify=True, here=shared.on(road))
+        assert (made.virtual_size, made.vdi_size) == (size, size)
+        export_image(shared.session, made.vdi_uuid, tmp_path / "copy", here=shared.on(road))
+        assert (tmp_path / "copy").read_bytes() == bytes(disc)
+
+
+class TestADiskThatIsThere:
+    """It is written over by one import at a time, and never while it is anybody's."""
+
+    @pytest.mark.parametrize("power_state", ["Running", "Halted", "Suspended"])
+    def test_and_that_a_vm_has_is_refused(self, pool: Lab, image: Path, power_state: str) -> None:
+        vdi = pool.vdi("nfs", 8 * MIB)
+        pool.file(vdi).write_bytes(b"precious" * (8 * MIB // 8))
+        pool.xapi.add_vm("web", power_state=power_state, disks=[pool.ref(vdi)])
+        before = pool.xapi.snapshot()
+        with pytest.raises(VolumeInUse, match="VM web"):
+            fill_vdi(pool.session, image, vdi, here=pool.elsewhere)
+        assert before.difference(pool.xapi.snapshot()) == []
+        assert pool.content(vdi) == b"precious" * (8 * MIB // 8)
+
+    def test_and_connected_or_no_disk_of_a_vm_is_refused(self, shared: Lab, image: Path) -> None:
+        vdi = shared.vdi("nfs", 8 * MIB)
+        shared.session.call("VDI.add_to_other_config", shared.ref(vdi), "xenvol:connected", "1")
+        memory = shared.vdi("nfs", 8 * MIB, type="suspend")
+        for each, problem in ((vdi, "connected"), (memory, "of type suspend")):
+            with pytest.raises(DiskNotSuited, match=problem):
+                fill_vdi(shared.session, image, each, here=shared.elsewhere)
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    def test_and_that_a_vm_gets_before_the_first_byte_is_not_touched(
+        self, shared: Lab, image: Path, road: str
+    ) -> None:
+        """An image may be fetched for hours after the disk was looked at."""
+        vdi = shared.vdi("nfs", 8 * MIB)
+        told: list[Progress] = []
+
+        def plug(progress: Progress) -> None:
+            if not told:
+                shared.xapi.add_vbd(shared.xapi.add_vm("early"), shared.ref(vdi))
+            told.append(progress)
+
+        with pytest.raises(VolumeInUse, match="VM early"):
+            fill_vdi(shared.session, io.BytesIO(image.read_bytes()), vdi, progress=plug, here=shared.on(road))
+        assert {progress.phase for progress in told} == {"staging"}
+        assert shared.content(vdi) == bytes(8 * MIB)
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    def test_and_that_a_vm_gets_meanwhile_is_a_failure_and_says_so(
+        self, shared: Lab, image: Path, road: str
+    ) -> None:
+        vdi = shared.vdi("nfs", 8 * MIB)
+        vm = shared.xapi.add_vm("late")
+        told: list[Progress] = []
+
+        def plug(progress: Progress) -> None:
+            if not told:
+                shared.xapi.add_vbd(vm, shared.ref(vdi))
+            told.append(progress)
+
+        with pytest.raises(TransferFailed, match="VM late got the disk") as caught:
+            fill_vdi(shared.session, image, vdi, progress=plug, here=shared.on(road))
+        assert "may hold a part" in caught.value.__notes__[0]
+        assert shared.session.call("VDI.get_other_config", shared.ref(vdi))[FILLED].endswith(" -")
+
+    def test_and_that_two_fill_at_once_is_filled_by_one(self, shared: Lab, tmp_path: Path) -> None:
+        vdi = shared.vdi("nfs", 8 * MIB)
+        outcomes: list[str] = []
+
+        def fill(letter: bytes) -> None:
+            (tmp_path / letter.decode()).write_bytes(letter * (8 * MIB))
+            with xenvol.connect(shared.xapi.url, "root", "secret") as session:
+                try:
+                    fill_vdi(session, tmp_path / letter.decode(), vdi, here=shared.elsewhere)
+                    outcomes.append(letter.decode())
+                except (DiskNotSuited, VolumeInUse) as error:
+                    outcomes.append(type(error).__name__)
+
+        threads = [threading.Thread(target=fill, args=(letter,)) for letter in (b"A", b"B", b"C")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        done = [outcome for outcome in outcomes if len(outcome) == 1]
+        assert len(done) >= 1
+        assert shared.content(vdi) in [letter.encode() * (8 * MIB) for letter in done]
+        assert FILLED not in shared.session.call("VDI.get_other_config", shared.ref(vdi))
+
+    def test_and_half_filled_says_so_and_is_filled_again(self, shared: Lab, image: Path) -> None:
+        vdi = shared.vdi("nfs", 8 * MIB)
+        shared.xapi.faults.drop_connection("PUT /import_raw_vdi")
+        with pytest.raises((TransferFailed, XapiUnreachable)):
+            fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+        assert [each.kind for each in find_leftovers(shared.session) if each.vdi_uuid == vdi] == ["half"]
+        fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+        assert shared.content(vdi) == image.read_bytes().ljust(8 * MIB, b"\0")
+        assert [each for each in find_leftovers(shared.session) if each.vdi_uuid == vdi] == []
+
+
+def test_a_raw_disk_that_begins_like_a_packed_image_is_what_it_is_said_to_be(
+    shared: Lab, tmp_path: Path
+) -> None:
+    """A guest has put a tar.gz at the beginning of its disk."""
+    disk = gzip.compress(b"what the guest put there" * 500).ljust(4 * MIB, b"\0")
+    (tmp_path / "disk").write_bytes(disk)
+    for where in (tmp_path / "disk", io.BytesIO(disk)):
+        source = ImageSource(where=where, format="raw", size=len(disk))
+        made = import_image(shared.session, source, shared.sr(), here=shared.elsewhere)
+        assert (made.format, made.virtual_size) == ("raw", 4 * MIB)
+        assert shared.content(made.vdi_uuid) == disk
+
+
+def test_what_never_ends_is_cut_off_at_the_largest_disk(
+    shared: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros take no room where they are staged."""
+    monkeypatch.setattr("xenvol.images.opening._LONGEST", 64 * MIB)
+    bomb = io.BytesIO(gzip.compress(bytes(80 * MIB)))
+    with pytest.raises(ImageTooLarge):
+        import_image(shared.session, bomb, shared.sr(), staging_dir=tmp_path, here=shared.elsewhere)
+    assert list(tmp_path.glob("xenvol*")) == []

@@ -295,11 +295,22 @@ def make_left(directory: Path, *, age: float = 0, name: str | None = None, **mar
     """What an import of a process that is dead has left, or would have, had it another mark."""
     own = directory / (name or f"{PREFIX}1234-{'ab' * 8}")
     own.mkdir()
-    told = {"host": leftovers._host(), "pid": os.getpid(), "started": "before"} | mark
+    told = {"host": Owner.this().host, "pid": os.getpid(), "started": "before"} | mark
     (own / MARK).write_text(json.dumps(told))
     (own / "1-stream").write_bytes(b"data")
     os.utime(own / MARK, (time.time() - age,) * 2)
     return own
+
+
+def proc_of(directory: Path, *, boot: str = "c4e8a3f0", namespace: int = 4026531836) -> Path:
+    """What a host says in /proc, started as `boot`; its processes are ours."""
+    (directory / "self" / "ns").mkdir(parents=True)
+    (directory / "self" / "ns" / "pid").symlink_to(f"pid:[{namespace}]")
+    (directory / "self" / "stat").symlink_to("/proc/self/stat")
+    (directory / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
+    (directory / "sys" / "kernel" / "random").mkdir(parents=True)
+    (directory / "sys" / "kernel" / "random" / "boot_id").write_text(f"{boot}\n")
+    return directory
 
 
 class TestSweep:
@@ -343,6 +354,47 @@ class TestSweep:
         make_left(tmp_path, name=f"{PREFIX}2-{'0' * 16}", host="elsewhere", age=-DAY)  # its clock is ahead
         assert sweep(tmp_path) == [old]
         assert sweep(tmp_path) == []
+
+    @pytest.mark.parametrize("differs", [{"boot": "0b54b5b1"}, {"namespace": 4026532201}])
+    def test_a_host_of_the_same_name_is_another(
+        self, differs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cloned machines share a name, and the first namespace of numbers is the same on all of them; or it is a
+        container, whose numbers mean others here.
+        """
+        monkeypatch.setattr(leftovers, "_PROC", proc_of(tmp_path / "theirs", **differs))
+        theirs = Owner.this()
+        monkeypatch.setattr(leftovers, "_PROC", proc_of(tmp_path / "ours"))
+        ours = Owner.this()
+        assert ours.is_here()
+        assert not theirs.is_here()
+        assert (theirs.pid, theirs.started) == (ours.pid, ours.started)
+        place = tmp_path / "place"
+        place.mkdir()
+        make_left(place, name=f"{PREFIX}1-{'0' * 16}", host=theirs.host, pid=2**31 - 1)
+        old = make_left(place, name=f"{PREFIX}2-{'0' * 16}", host=theirs.host, age=MAX_AGE + 60)
+        dead = make_left(place, name=f"{PREFIX}3-{'0' * 16}", host=ours.host, pid=2**31 - 1)
+        assert sweep(place) == [old, dead]
+
+    @pytest.mark.parametrize("missing", ["sys/kernel/random/boot_id", "self/ns/pid"])
+    @pytest.mark.parametrize("is_empty", [True, False])
+    def test_where_a_host_cannot_tell_itself_from_others_only_age_counts(
+        self, missing: str, is_empty: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not even its own mark is then of a process that it could see."""
+        proc = proc_of(tmp_path / "proc")
+        monkeypatch.setattr(leftovers, "_PROC", proc)
+        known = Owner.this().host
+        (proc / missing).unlink()
+        if is_empty:
+            (proc / missing).touch()
+        assert not Owner.this().is_here()
+        place = tmp_path / "place"
+        place.mkdir()
+        make_left(place, name=f"{PREFIX}1-{'0' * 16}", pid=2**31 - 1)
+        make_left(place, name=f"{PREFIX}2-{'0' * 16}", host=known, pid=2**31 - 1)
+        old = make_left(place, name=f"{PREFIX}3-{'0' * 16}", age=MAX_AGE + 60)
+        assert sweep(place) == [old]
 
     def test_each_file_that_is_begun_makes_it_new(self, tmp_path: Path) -> None:
         """So that a long import of another host is not taken for one that died."""
@@ -437,15 +489,14 @@ class TestSweep:
         process.wait()
         assert leftovers._started(process.pid) is None
 
-    def test_where_the_system_tells_no_starts_a_number_must_do(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """As on BSDs: who lives is kept, and who is gone is not."""
-        monkeypatch.setattr(leftovers, "_PROC", tmp_path)
-        this = Owner.this()
-        assert this.is_here()
-        assert this.is_alive()
-        assert not Owner(this.host, 2**31 - 1, this.started).is_alive()
+    def test_a_system_without_proc_stages_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As BSDs are: what is left there goes when it is old."""
+        monkeypatch.setattr(leftovers, "_PROC", tmp_path / "proc")
+        with Staging(tmp_path) as place:
+            place.empty_file("x")
+            (own,) = tmp_path.iterdir()
+            assert Owner.parse((own / MARK).read_bytes()) == Owner.this()
+            assert not Owner.this().is_here()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from imagelab import MIB, Lab, lab
 
 from xenvol.images import find_leftovers, sweep
 from xenvol.images.attempts import Attempt, attempt_of
-from xenvol.marks import EXPORTED, IMAGE, IMAGE_OF
+from xenvol.images.claiming import OVER
+from xenvol.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
 from xenvol.session import CallRecord, Session
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -27,6 +28,8 @@ def pool(tmp_path: Path) -> Iterator[Lab]:
 
 def marked(pool: Lab, vdi: str, key: str = IMAGE, word: str = WORD) -> str:
     pool.session.call("VDI.add_to_other_config", pool.ref(vdi), key, word)
+    if key == IMAGE:
+        pool.session.call("VDI.add_to_other_config", pool.ref(vdi), IMAGE_OF, vdi)
     return vdi
 
 
@@ -76,7 +79,6 @@ def test_a_disk_that_has_become_a_volume_stays(pool: Lab) -> None:
 def test_a_copy_that_has_inherited_the_mark_stays_and_loses_it(pool: Lab) -> None:
     """A clone, a snapshot or a copy of a disk that was being filled is somebody's who made it."""
     vdi = marked(pool, pool.vdi(size=4 * MIB))
-    pool.session.call("VDI.add_to_other_config", pool.ref(vdi), IMAGE_OF, vdi)
     copies = [
         pool.session.call("VDI.clone", pool.ref(vdi), {}),
         pool.session.call("VDI.snapshot", pool.ref(vdi), {}),
@@ -109,15 +111,45 @@ def test_a_word_that_nobody_can_read_is_nobodys(pool: Lab) -> None:
     assert find_leftovers(pool.session) == sweep(pool.session) == []
 
 
+def test_a_disk_that_does_not_say_which_one_it_is_stays_and_is_told_of(pool: Lab) -> None:
+    """It was begun and nothing else; or it is somebody's copy of one that was."""
+    vdi = pool.vdi()
+    pool.session.call("VDI.add_to_other_config", pool.ref(vdi), IMAGE, WORD)
+    (kept,) = sweep(pool.session)
+    assert (kept.kind, "somebody else's" in str(kept.kept)) == ("disk", True)
+    assert pool.ref(vdi)
+
+
+def test_a_disk_that_was_half_filled_stays_and_is_told_of(pool: Lab) -> None:
+    vdi = marked(pool, pool.vdi(), key=FILLED, word=WORD.replace("elsewhere/77", OVER))
+    (kept,) = sweep(pool.session)
+    assert (kept.kind, kept.vdi_uuid, "fill it again" in str(kept.kept)) == ("half", vdi, True)
+    assert FILLED in pool.session.call("VDI.get_other_config", pool.ref(vdi))
+
+
+def test_a_slot_of_somebody_else_in_a_control_domain_stays(pool: Lab) -> None:
+    """Only that of the attempt goes: a backup may be reading the same disk."""
+    vdi = pool.vdi()
+    db = pool.xapi.db
+    (domain, *_) = [ref for ref in db.refs("VM") if db.get("VM", ref, "is_control_domain")]
+    ours = pool.xapi.add_vbd(domain, pool.ref(vdi), mode="RO")
+    theirs = pool.xapi.add_vbd(domain, pool.ref(vdi), mode="RO")
+    pool.session.call("VBD.add_to_other_config", ours, IMAGE, WORD)
+    (found,) = sweep(pool.session)
+    assert (found.kind, found.kept) == ("slot", None)
+    assert db.refs("VBD") == [theirs]
+    assert db.get("VBD", theirs, "currently_attached")
+
+
 def test_the_mark_of_an_export_that_died_before_its_snapshot_goes(pool: Lab) -> None:
-    vdi = marked(pool, pool.vdi(), key=EXPORTED)
+    vdi = marked(pool, pool.vdi(), key=EXPORTED + "0123456789abcdef")
     (found,) = sweep(pool.session)
     assert (found.kind, found.kept) == ("mark", None)
     assert pool.session.call("VDI.get_other_config", pool.ref(vdi)) == {}
 
 
 def test_a_snapshot_that_only_looks_like_an_exports_stays_and_is_told_of(pool: Lab) -> None:
-    vdi = marked(pool, pool.vdi(), key=EXPORTED)
+    vdi = marked(pool, pool.vdi(), key=EXPORTED + "0123456789abcdef")
     snapshot = pool.session.call("VDI.snapshot", pool.ref(vdi), {})
     swept = {each.kind: each for each in sweep(pool.session)}
     assert swept["snapshot"].vdi_uuid == pool.session.call("VDI.get_uuid", snapshot)

@@ -696,3 +696,34 @@ def test_a_plain_file_is_read_without_staging(tmp_path: Path) -> None:
     with FileSource(path) as file:
         assert disk_of(tarball.from_file(file)) == DISK
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_what_a_chain_keeps_on_disk_lies_in_the_staging_directory(
+    is_stream: bool, order: Sequence[int], place: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in the system's for temporary files, which may be a small one; it has no name there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(place.directory / "missing"))
+    layers = [runs(number, 0, 2 * MIB, 4 * MIB) for number in (1, 2, 3)]
+    images = vhdkit.make_chain(3 * SIZE, layers, block_size=BLOCK_SIZE)
+    data = tar([(f"{number}.vhd", images[number]) for number in order])
+    image = (
+        from_stream(data, place)
+        if is_stream
+        else tarball.from_file(vhdkit.BytesFile(data, "image.tar"), directory=place.directory)
+    )
+    kept: set[str] = set()
+    pieces = []
+    for piece in image.pieces():
+        pieces.append(piece)
+        kept |= {target for target in map(target_of, os.listdir("/proc/self/fd")) if "(deleted)" in target}
+    assert vhdkit.laid_out(3 * SIZE, iter(pieces)) == vhdkit.model(3 * SIZE, *layers)
+    assert any(target.startswith(f"{place.directory}/#") for target in kept), kept
+
+
+def target_of(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:  # of the listing itself
+        return ""

@@ -194,6 +194,47 @@ def test_the_wrong_parent_is_refused() -> None:
     both(opened([images[0], other]), InvalidImage, r"^0\.vhd .* and 1\.vhd, which follows, is")
 
 
+NOBODY = UUID(int=0)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_parent_without_a_uuid_is_not_anybodys(number: int) -> None:
+    """Zeros are a UUID like another: they are compared, in the middle of a chain and at its end."""
+    uuids = [UUID(int=value) for value in (1, 2, 3)]
+    ours = vhdkit.make_chain(SIZE, [{}, {}, {}], uuids=uuids)
+    uuids[number] = NOBODY
+    theirs = vhdkit.make_chain(SIZE, [{}, {0: b"x" * 512}, {0: b"x" * 512}], uuids=uuids)
+    match = rf"^{number - 1}\.vhd .* differs from {UUID(int=number + 1)}, and .*, which follows, is {NOBODY}"
+    both(opened([*ours[:number], *theirs[number:]]), InvalidImage, match)
+    with pytest.raises(InvalidImage, match=match):
+        read(streamed([*ours[:number], *theirs[number:]]))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_parent_without_a_uuid_is_its_childs(number: int) -> None:
+    uuids = [UUID(int=value) for value in (1, 2, 3)]
+    uuids[number] = NOBODY
+    layers = [vhdkit.painted(SIZE, [(at, 2)], at) for at in (1, 2, 3)]
+    images = vhdkit.make_chain(SIZE, layers, uuids=uuids)
+    same(read(opened(images)), model(SIZE, *layers))
+    same(read(streamed(images)), model(SIZE, *layers))
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize("uuid", [NOBODY, UUID(int=9)])
+def test_a_fixed_base_is_compared_too(uuid: UUID, is_streamed: bool) -> None:
+    """At its end at the latest."""
+    leaf = vhdkit.make_differencing(MIB, {0: b"x" * 512}, parent=UUID(int=2))
+    image = vhdkit.make_fixed(bytes(MIB), uuid=uuid)
+    base = (
+        vhd.fixed_from_stream(BytesStream(image, "1.vhd", knows_length=True))
+        if is_streamed
+        else vhd.from_file(BytesFile(image, "1.vhd"))
+    )
+    with pytest.raises(InvalidImage, match=f"which follows, is {uuid}"):
+        read([*opened([leaf]), base])
+
+
 def test_layers_in_the_wrong_order_are_refused() -> None:
     first, second, third = vhdkit.make_chain(SIZE, [{}, {}, {}])
     both(opened([first, third, second]), InvalidImage, "which follows, is")
@@ -219,6 +260,11 @@ def test_a_chain_that_refers_to_itself_is_refused() -> None:
         vhdkit.make_differencing(SIZE, uuid=one, parent=two),
     ]
     both(opened(images), InvalidImage, r"refers to itself: 2\.vhd and 0\.vhd are both")
+    fixed = vhd.fixed_from_stream(
+        BytesStream(vhdkit.make_fixed(bytes(SIZE), uuid=one), "base.vhd", knows_length=True)
+    )
+    with pytest.raises(InvalidImage, match=r"refers to itself: base\.vhd and 0\.vhd are both"):
+        read([*opened(images[:2]), fixed])
 
 
 def test_a_hidden_leaf_is_refused_and_a_hidden_parent_is_what_it_should_be() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,8 +27,8 @@ from xenvol.images.errors import (
     UnsupportedImage,
 )
 from xenvol.images.formats import vmdk
-from xenvol.images.sources.files import FileSource
-from xenvol.images.sources.staging import RESERVE, Staging
+from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.staging import RESERVE, Staged, Staging
 
 QemuImg = Callable[..., str]
 KIB = 1 << 10
@@ -145,19 +146,44 @@ def test_what_vmware_streams_is_read(qemu_img: QemuImg, tmp_path: Path, staging:
         assert unfolded(vmdk.from_file(file, staging=staging)) == disk
 
 
-def test_an_open_file_without_a_name_is_read(qemu_img: QemuImg, tmp_path: Path, staging: Staging) -> None:
-    """It is staged first, and that copy is gone when the disk is there."""
+@pytest.mark.parametrize("has_name", [True, False])
+def test_a_file_is_copied_before_qemu_img_reads_it(
+    has_name: bool, qemu_img: QemuImg, tmp_path: Path, staging: Staging
+) -> None:
+    """And the copy is gone when the disk is there."""
     disk = pattern(3 << 20)
-    (tmp_path / "disk.vmdk").write_bytes(streamed(disk))
-    with (tmp_path / "disk.vmdk").open("rb") as stream, FileSource(stream) as file:
-        image = vmdk.from_file(file, staging=staging)
+    path = tmp_path / "disk.vmdk"
+    path.write_bytes(streamed(disk))
+    told: list[int] = []
+    with path.open("rb") as stream, FileSource(path if has_name else stream) as file:
+        image = vmdk.from_file(file, staging=staging, tick=told.append)
     assert unfolded(image) == disk
-    own = next(entry for entry in (tmp_path / "staging").iterdir() if entry.is_dir())
-    assert [entry.name for entry in own.iterdir() if "stream" in entry.name] == []
+    assert sum(told) >= path.stat().st_size
+    assert staged_names(tmp_path) == ["disk"]
 
 
-def test_progress_is_told_and_may_end_it(qemu_img: QemuImg, tmp_path: Path, staging: Staging) -> None:
-    """What is raised while it is asked ends qemu-img, and its file is gone."""
+def test_what_is_staged_already_is_not_copied(qemu_img: QemuImg, tmp_path: Path, staging: Staging) -> None:
+    """Nobody else can change it; it stays whoever's it is."""
+    disk = pattern(3 << 20)
+    path = tmp_path / "disk.vmdk"
+    path.write_bytes(streamed(disk))
+    with FileSource(path) as file, staging.stage(as_stream(file), reason="it must") as copy:
+        image = vmdk.from_file(copy, staging=staging)
+        assert unfolded(image) == disk
+        assert staging._files == 2
+        assert staged_names(tmp_path) == ["disk", "stream"]
+
+
+def staged_names(tmp_path: Path) -> list[str]:
+    (own,) = (tmp_path / "staging").iterdir()
+    return sorted(entry.name.partition("-")[2] for entry in own.iterdir() if entry.name[0].isdigit())
+
+
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_progress_is_told_and_may_end_it(
+    is_staged: bool, qemu_img: QemuImg, tmp_path: Path, staging: Staging
+) -> None:
+    """What is raised while it is asked ends the copying, or qemu-img, and its file is gone."""
 
     class Enough(Exception):
         pass
@@ -167,13 +193,14 @@ def test_progress_is_told_and_may_end_it(qemu_img: QemuImg, tmp_path: Path, stag
 
     told: list[int] = []
     path = made(qemu_img, tmp_path, "streamOptimized", random.Random(1).randbytes(8 << 20))
-    with FileSource(path) as file:
+    with Staged(path) if is_staged else FileSource(path) as file:
         vmdk.from_file(file, staging=staging, tick=told.append)
-        assert sum(told) >= 8 << 20
+        assert sum(told) >= (8 << 20) + (0 if is_staged else file.size)
+        (own,) = (tmp_path / "staging").iterdir()
+        before = sorted(own.iterdir())
         with pytest.raises(Enough):
             vmdk.from_file(file, staging=staging, tick=enough)
-    own = next(entry for entry in (tmp_path / "staging").iterdir() if entry.is_dir())
-    assert [entry for entry in own.iterdir() if "disk" in entry.name] == []
+        assert sorted(own.iterdir()) == before
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
@@ -249,6 +276,67 @@ def test_a_descriptor_that_speaks_of_other_files_is_refused(
         opened(streamed(pattern(1 << 20), DESCRIPTOR.replace(old, new)), tmp_path, staging)
 
 
+def elsewhere(tmp_path: Path) -> bytes:
+    """A descriptor of a disk of 1 MiB that is a file of somebody else's."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret".ljust(1 << 20, b"s"))
+    return textwrap.dedent(f"""\
+        # Disk DescriptorFile
+        version=1
+        CID=fffffffe
+        parentCID=ffffffff
+        createType="monolithicFlat"
+        RW 2048 FLAT "{secret}" 0
+        ddb.adapterType = "ide"
+        """).encode()
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_file_that_changes_when_qemu_img_begins_is_read_as_it_was_checked(
+    is_replaced: bool, qemu_img: QemuImg, tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether another comes in its place or it is written over: no file that it names then gets into the disk."""
+    disk = pattern(1 << 20)
+    (tmp_path / "evil").write_bytes(elsewhere(tmp_path))
+    assert b"monolithicFlat" in (tmp_path / "evil").read_bytes()
+    assert "virtual size: 1 MiB" in qemu_img("info", tmp_path / "evil")
+    real = shutil.which("qemu-img")
+    assert real is not None
+    swap = "os.replace(evil, path)" if is_replaced else "open(path, 'wb').write(open(evil, 'rb').read())"
+    qemu_img_that(
+        tmp_path,
+        f"""
+        evil, path = {str(tmp_path / "evil")!r}, {str(tmp_path / "disk.vmdk")!r}
+        {swap}
+        os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+        """,
+        monkeypatch,
+    )
+    assert unfolded(opened(streamed(disk), tmp_path, staging)) == disk
+    assert (tmp_path / "disk.vmdk").read_bytes() == elsewhere(tmp_path)  # it was changed
+
+
+@pytest.mark.parametrize("old", ["SPARSE", "streamOptimized"])
+def test_a_file_that_changes_before_it_is_copied_is_checked_again(
+    old: str, qemu_img: QemuImg, tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is checked is what qemu-img reads."""
+    path = tmp_path / "disk.vmdk"
+    found = shutil.which
+
+    def changes(name: str) -> str | None:
+        data = path.read_bytes()
+        assert old.encode() in data
+        with path.open("r+b") as file:  # the same file, which is open already
+            file.write(data.replace(old.encode(), b"FLAT".ljust(len(old))))
+        return found(name)
+
+    monkeypatch.setattr(shutil, "which", changes)
+    with pytest.raises(UnsupportedImage, match="it is a VMDK of type"):
+        opened(streamed(pattern(1 << 20)), tmp_path, staging)
+    assert staged_names(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("at", "layout", "value", "error", "problem"),
     [
@@ -322,10 +410,18 @@ def test_no_room_is_noticed_before(tmp_path: Path, staging: Staging, monkeypatch
         os, "statvfs", lambda path: os.statvfs_result((512, 512, 1 << 40, blocks, blocks, 0, 0, 0, 0, 255))
     )
     monkeypatch.setattr("shutil.which", lambda name: "/bin/false")
-    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be unfolded") as caught:
-        opened(streamed(random.Random(3).randbytes(1 << 20)), tmp_path, staging)
-    assert (caught.value.needed, caught.value.free) == (1 << 20, 1024)
+    data = streamed(random.Random(3).randbytes(1 << 20))
+    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be copied and unfolded") as caught:
+        opened(data, tmp_path, staging)
+    assert (caught.value.needed, caught.value.free) == (len(data) + (1 << 20), 1024)
     assert caught.value.directory == str(tmp_path / "staging")
+    assert list((tmp_path / "staging").iterdir()) == []
+    with (
+        Staged(tmp_path / "disk.vmdk") as file,
+        pytest.raises(NoRoomToStage, match="must be unfolded") as caught,
+    ):
+        vmdk.from_file(file, staging=staging)
+    assert caught.value.needed == 1 << 20
 
 
 def qemu_img_that(tmp_path: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.marks import IMAGE, IMAGE_OF
+from xenvol.marks import EXPORTED, IMAGE, IMAGE_OF
 from xenvol.refs import VDIRef
 from xenvol.verbs import change
 from xenvol.view import View
@@ -37,9 +37,14 @@ class Attempt:
         return cls(secrets.token_hex(8), now, f"{socket.gethostname()}/{os.getpid()}")
 
     @property
+    def word(self) -> str:
+        """What is said of it."""
+        return f"{self.token} {self.began.isoformat()} {self.machine}"
+
+    @property
     def mark(self) -> dict[str, str]:
         """For the other_config of what it makes."""
-        return {IMAGE: f"{self.token} {self.began.isoformat()} {self.machine}"}
+        return {IMAGE: self.word}
 
     def bind(self, view: View, vdi_ref: VDIRef) -> None:
         """Have a disk that is marked say which disk it is, so that no copy of it is taken for it. Idempotent."""
@@ -57,9 +62,9 @@ class Attempt:
         return bool(self.mark.items() <= record["other_config"].items())
 
 
-def is_copy(vdi: Mapping[str, Any]) -> bool:
-    """Whether a disk has its mark from another one: somebody has copied that while it was being filled, or read."""
-    return bool(vdi["other_config"].get(IMAGE_OF, vdi["uuid"]) != vdi["uuid"])
+def is_own(vdi_rec: Mapping[str, Any]) -> bool:
+    """Whether a disk's mark is its own, and not that of a disk that somebody has copied while it had one."""
+    return bool(vdi_rec["other_config"].get(IMAGE_OF) == vdi_rec["uuid"])
 
 
 def unmark(view: View, vdi_ref: VDIRef) -> None:
@@ -77,7 +82,17 @@ def unmark(view: View, vdi_ref: VDIRef) -> None:
 
 def attempt_of(record: Mapping[str, Any], key: str = IMAGE) -> Attempt | None:
     """Whose doing an object is; None where it is nobody's, or where what it says cannot be read."""
-    match record["other_config"].get(key, "").split(" "):
+    return _parsed(record["other_config"].get(key, ""))
+
+
+def exports_of(record: Mapping[str, Any]) -> dict[str, Attempt]:
+    """Who makes, or was about to make, a snapshot of a disk: by key of other_config."""
+    found = {key: _parsed(word) for key, word in record["other_config"].items() if key.startswith(EXPORTED)}
+    return {key: attempt for key, attempt in found.items() if attempt is not None}
+
+
+def _parsed(word: str) -> Attempt | None:
+    match word.split(" "):
         case [token, began, machine]:
             try:
                 at = datetime.datetime.fromisoformat(began)

@@ -38,7 +38,7 @@ def carry(image: Opened, target: Target, *, verify: bool, watch: Watch) -> int:
     """
     disk = image.disk
     total = disk.allocated if target.is_blank else target.size
-    with Ledger() if verify else nullcontext() as ledger:
+    with Ledger(image.scratch) if verify else nullcontext() as ledger:
         noted = _Noted(disk, ledger)
         pieces = noted.pieces() if target.is_blank else dense(noted, target.size)
         count = _Count()

@@ -15,6 +15,8 @@ PIECE = 1 << 20
 """Bytes of a piece, at most: what is in memory at one time is a few of these."""
 GRAIN = 64 << 10
 """Bytes; zeros are looked for in steps of this size."""
+VHD_MAX = 2040 << 30
+"""Bytes: what a VHD holds at most, of whichever driver (facts/xapi.md 5.5)."""
 _ZEROS = bytes(PIECE)
 
 

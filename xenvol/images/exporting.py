@@ -5,6 +5,7 @@ A disk that a VM writes to meanwhile is read from a snapshot, which says whose i
 
 from __future__ import annotations
 
+import errno
 import os
 import tarfile
 import threading
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, Final, Literal, cast
 
 from xenvol.images.attempts import Attempt
 from xenvol.images.contents import PIECE, DiskImage, Piece, Stream
-from xenvol.images.errors import TransferFailed
+from xenvol.images.errors import NoRoomToStage, TransferFailed
 from xenvol.images.formats.vhd_writer import write_vhd
 from xenvol.images.outputs import Compression, Target, check_free, is_sparse, output, packed, write_raw
 from xenvol.images.places import check_may_be_read, get_vdi, writers_of
@@ -87,8 +88,13 @@ def export_image(
     try:
         source_ref = take_snapshot(view, undo, vdi_ref, vdi_rec, attempt) if in_use else vdi_ref
         with output(target, overwrite=overwrite) as file, Staging(staging_dir) as staging:
+            writing = _Writing(
+                way, source_ref, size, staging, watch, least=int(vdi_rec["physical_utilisation"])
+            )
             with packed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
-                written = _Writing(way, source_ref, size, staging, watch).write(format, stream)
+                written = writing.write(format, stream)
+            if not in_use:
+                _check_still_unused(view, vdi_ref)
     except BaseException as error:
         undo.unwind(error)
         raise
@@ -105,12 +111,24 @@ def export_image(
     )
 
 
+def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
+    """Raise TransferFailed where the disk was written to while it was read: what was read is of no one moment."""
+    view.read({"VDI": [vdi_ref]})
+    vdi_rec = view.known("VDI", vdi_ref)
+    if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
+        problem = f"{', '.join(writers)} got it meanwhile, and may have written to it: export it again"
+        raise TransferFailed(f"reading VDI {vdi_rec['uuid']}", problem=problem)
+
+
 class _Writing:
-    def __init__(self, way: Road, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch) -> None:
+    def __init__(
+        self, way: Road, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch, *, least: int
+    ) -> None:
         self._way = way
         self._vdi_ref = vdi_ref
         self._size = size
         self._staging = staging
+        self._least = least
         self._watch = watch
 
     def write(self, format: ExportFormat, file: BinaryIO) -> int:
@@ -127,11 +145,10 @@ class _Writing:
             if disk.is_ordered or is_sparse(file):
                 write_raw(self._pieces(disk), self._size, file)
                 return self._size
-            path = self._staging.empty_file("disk.raw")
-            with open(path, "r+b") as staged:
+            with self._staged("disk.raw", "the host sends it in no order") as staged:
                 write_raw(self._pieces(disk), self._size, staged)
-        with open(path, "rb") as staged:
-            return _copy(staged.read, file)
+                staged.seek(0)
+                return _copy(staged.read, file)
 
     def _pieces(self, disk: DiskImage) -> Iterator[Piece]:
         return self._watch.over("writing", disk.pieces(), disk.allocated)
@@ -162,11 +179,23 @@ class _Writing:
 
     @contextmanager
     def _staged_vhd(self) -> Iterator[BinaryIO]:
-        path = self._staging.empty_file("0.vhd")
-        with open(path, "r+b") as staged:
+        """Raises NoRoomToStage."""
+        with self._staged("0.vhd", "a tarball says first how long its members are") as staged:
             self._vhd(staged)
             staged.seek(0)
             yield staged
+
+    @contextmanager
+    def _staged(self, name: str, reason: str) -> Iterator[BinaryIO]:
+        self._staging.check_room(self._least, reason=reason)
+        with open(self._staging.empty_file(name), "r+b") as staged:
+            try:
+                yield staged
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                directory, free = str(self._staging.directory), self._staging.room()
+                raise NoRoomToStage(directory, needed=self._size, free=free, reason=reason) from error
 
     def _tarball(self, staged: BinaryIO, file: BinaryIO) -> int:
         """With one member, the leaf of a chain of one (facts/peers.md e.6)."""

@@ -9,10 +9,9 @@ all that was made, the VDI too.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from xenvol.images.attempts import Attempt, unmark
 from xenvol.images.carrying import Target, carry
+from xenvol.images.claiming import claimed
 from xenvol.images.discarding import discard_disk
 from xenvol.images.errors import ImageTooLarge
 from xenvol.images.opening import Opened, Source, opened
@@ -53,7 +53,7 @@ class ImportedImage:
     vdi_size: int
     """Of the VDI: the same, rounded up as its storage driver does."""
     written: int
-    """Bytes that were sent: neither holes nor zeros."""
+    """Bytes that were sent; holes and zeros only where the disk may hold other bytes."""
     road: str
     is_verified: bool
     """Whether it was read back and compared."""
@@ -87,21 +87,22 @@ def import_image(
     check_takes_disks(sr_rec)
     way = here.choose(view, sr_ref, attempt, road)
     watch = Watch("the import", progress, cancel)
-    with opened(source, staging_dir=staging_dir, watch=watch) as image:
-        check_fits(sr_rec, image.name, format=image.format, size=image.disk.virtual_size)
-        try:
+    try:
+        with opened(source, staging_dir=staging_dir, watch=watch) as image:
+            check_fits(sr_rec, image.name, format=image.format, size=image.disk.virtual_size)
             record = _record(sr_ref, sr_rec, image, name_label, name_description, sm_config)
             vdi_ref = create_vdi(view, undo, record, attempt)
-            vdi = view.record("VDI", vdi_ref)
             attempt.bind(view, vdi_ref)
-            target = _target(way, vdi_ref, vdi, image, is_blank=begins_blank(sr_rec, vdi["sm_config"]))
+            vdi_rec = view.record("VDI", vdi_ref)
+            target = _target(
+                way, vdi_ref, vdi_rec, image, is_blank=begins_blank(sr_rec, vdi_rec["sm_config"])
+            )
             written = carry(image, target, verify=verify, watch=watch)
-            unmark(view, vdi_ref)
-            undo.forget()
-        except BaseException as error:
-            undo.unwind(error)
-            raise
-    return _imported(image, target, vdi, sr_rec, written=written, verify=verify)
+        unmark(view, vdi_ref)  # last of all: from here on it stays
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+    return _imported(image, target, vdi_rec, sr_rec, written=written, verify=verify)
 
 
 def fill_vdi(
@@ -121,19 +122,19 @@ def fill_vdi(
 
     Behind the image, and in its holes, zeros are written, unless the disk `is_blank`: new, and never written to.
     Raises what `import_image` does, and VolumeInUse where a VM has the disk. After a failure its content is neither
-    the old nor the new, and a note on the error says so.
+    the old nor the new; a note on the error says so, and a word on the disk (`xenvol.images.claiming`).
     """
-    view = View.of(session)
+    view, attempt = View.of(session), Attempt.begin()
     vdi_ref, vdi_rec = get_vdi(view, vdi)
     sr_ref = SRRef(vdi_rec["SR"])
     check_may_be_overwritten(view, vdi_rec)
-    way = here.choose(view, sr_ref, Attempt.begin(), road)
+    way = here.choose(view, sr_ref, attempt, road)
     sr_rec = view.record("SR", sr_ref)
     is_blank = is_blank and begins_blank(sr_rec, vdi_rec["sm_config"])
     watch = Watch("the import", progress, cancel)
     with opened(source, staging_dir=staging_dir, watch=watch) as image:
         target = _target(way, vdi_ref, vdi_rec, image, is_blank=is_blank)
-        with _told(target.name):
+        with claimed(view, vdi_ref, attempt):
             written = carry(image, target, verify=verify, watch=watch)
     return _imported(image, target, vdi_rec, sr_rec, written=written, verify=verify)
 
@@ -157,18 +158,11 @@ def write_device(
     with opened(source, staging_dir=staging_dir, watch=watch) as image:
         target = Target(way, NO_VDI, f"device {device}", way.size, is_blank)
         _check_size(image, target)
-        with _told(target.name):
+        try:
             return carry(image, target, verify=verify, watch=watch)
-
-
-@contextlib.contextmanager
-def _told(disk: str) -> Iterator[None]:
-    """What an error leaves of a disk that was there before is said."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"{disk} may hold a part of the image: fill it again before it is used")
-        raise
+        except BaseException as error:
+            error.add_note(f"{target.name} may hold a part of the image: fill it again before it is used")
+            raise
 
 
 def _target(way: Road, vdi_ref: VDIRef, vdi: Record, image: Opened, *, is_blank: bool) -> Target:
@@ -188,7 +182,7 @@ def _check_size(image: Opened, target: Target) -> None:
 
 
 def create_vdi(view: View, undo: Undo, record: Record, attempt: Attempt) -> VDIRef:
-    """A new disk that says whose attempt it is. Never where VDIs are LUNs: see `check_takes_new_disk`."""
+    """A new disk that says whose attempt it is. Never where VDIs are LUNs: see `check_takes_disks`."""
 
     def look() -> VDIRef | None:
         ours = [ref for ref, vdi in vdis_of(view, record["SR"]).items() if attempt.has_marked(vdi)]

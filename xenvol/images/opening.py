@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeGuard
 
-from xenvol.images.contents import DiskImage, NeedsFile, Stream
-from xenvol.images.errors import SourceError, UnsupportedImage
+from xenvol.images.contents import VHD_MAX, DiskImage, NeedsFile, Stream
+from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
 from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
 from xenvol.images.progress import Watch
 from xenvol.images.sources.checksums import Checksum, Summed, check_file
 from xenvol.images.sources.compression import decompressed
 from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.requests import name_of_url
 from xenvol.images.sources.staging import Staging
 from xenvol.images.sources.streams import Peekable, stream_of
 from xenvol.images.sources.urls import open_url
@@ -40,17 +41,21 @@ _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
 _SAID: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
 """``ovf`` is what image services call a tarball of VHDs (facts/peers.md e.6)."""
 
+_LONGEST: Final = VHD_MAX + (1 << 30)
+"""Bytes of an image that is staged: the largest disk, and its tables."""
+
 Place = str | os.PathLike[str] | BinaryIO
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageSource:
     """Where an image is, and what is known of it besides."""
 
     where: Place | Sequence[str | os.PathLike[str]]
     """A path, an http or https URL, or a binary file from where it stands; the paths of a chain of VHDs, leaf first."""
     format: str | None = None
-    """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything."""
+    """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything, and what is
+    said to be ``raw`` or ``iso`` is not unpacked, either."""
     size: int | None = None
     """Bytes in all, as it is stored, of a stream that does not say so itself."""
     checksum: str | None = None
@@ -64,6 +69,11 @@ class ImageSource:
     @classmethod
     def of(cls, source: Source) -> ImageSource:
         return source if isinstance(source, ImageSource) else cls(where=source)
+
+    def __repr__(self) -> str:
+        """Without what a URL's query and headers may hold."""
+        where = name_of_url(self.where) if _is_url(self.where) else repr(self.where)
+        return f"<ImageSource {where}{'' if self.format is None else f', {self.format}'}>"
 
     def checksums(self) -> list[Checksum]:
         return [] if self.checksum is None else [Checksum.parse(self.checksum)]
@@ -88,6 +98,8 @@ class Opened:
     """One of `FORMATS`."""
     finish: Callable[[], None]
     """To be called when all pieces have been read. Raises ChecksumMismatch, SourceError."""
+    scratch: Path
+    """A directory for what grows with the image and is no part of it."""
 
     @property
     def label(self) -> str:
@@ -121,7 +133,7 @@ class _Opening:
         where = self._wanted.where
         if isinstance(where, Sequence) and not isinstance(where, str):
             return self._chain(where)
-        if isinstance(where, str) and where.lower().startswith(("http://", "https://")):
+        if _is_url(where):
             download = self._stack.enter_context(
                 open_url(
                     where,
@@ -152,26 +164,27 @@ class _Opening:
         if self._format not in (None, "vhd") or self._checksums:
             raise ValueError("a chain of files is of VHDs, and has no checksum of its own")
         layers = [vhd.from_file(self._stack.enter_context(FileSource(path))) for path in paths]
-        return Opened(chain.flatten(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
+        return self._opened(self._flat(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
 
     def _file(self, file: FileSource, *, summed: bool) -> Opened:
         if summed and self._checksums:
             check_file(file, self._checksums, self._watch.counting("reading", file.size))
-        format = self._told(detect.of_file(file))
-        if format in _PACKED:
+        found = detect.of_file(file)
+        if self._is_packed(found):
             return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
+        format = self._told(found)
         detect.refuse_unreadable(file.name, format)
-        return Opened(self._reader(file, format), file.name, _NAMES.get(format, format), _nothing)
+        return self._opened(self._reader(file, format), file.name, format, _nothing)
 
     def _reader(self, file: FileSource, format: str) -> DiskImage:
         if format in ("vhd", "vhd-fixed"):
-            return chain.flatten(vhd.from_file(file), [])
+            return self._flat(vhd.from_file(file), [])
         if format == "qcow2":
             return qcow2.from_file(file, tick=self._watch.counting("reading", None))
         if format == "vmdk":
             return vmdk.from_file(file, staging=self._staging, tick=self._watch.counting("staging", None))
         if format == "tar":
-            return tarball.from_file(file)
+            return tarball.from_file(file, directory=self._staging.directory)
         return raw.from_file(file, format=format)
 
     # ---- what comes once
@@ -179,15 +192,16 @@ class _Opening:
     def _stream(self, stream: Stream) -> Opened:
         summed = Summed(stream, self._checksums)
         first = Peekable(summed)
-        if detect.of_start(first.peek(detect.START)) in _PACKED:
+        if self._is_packed(detect.of_start(first.peek(detect.START))):
             return self._read(Peekable(decompressed(first)), summed.check)
         return self._read(first, summed.check)
 
     def _read(self, stream: Peekable, finish: Callable[[], None]) -> Opened:
-        format = self._told(detect.of_start(stream.peek(detect.START)) or "raw")
-        if format in _PACKED:
+        found = detect.of_start(stream.peek(detect.START)) or "raw"
+        if self._is_packed(found):
             remedy = "unpack it once, and give what is in it"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
+        format = self._told(found)
         detect.refuse_unreadable(stream.name, format)
         if format != "tar":  # which stages its members itself, and would be held in memory here
             stream.remember()
@@ -196,17 +210,18 @@ class _Opening:
         except NeedsFile as reason:
             stream.rewind()
             tick = self._watch.counting("staging", stream.length)
-            file = self._stack.enter_context(self._staging.stage(stream, reason=str(reason), tick=tick))
+            limited = _Limited(stream)
+            file = self._stack.enter_context(self._staging.stage(limited, reason=str(reason), tick=tick))
             finish()
             return self._file(file, summed=False)
         stream.forget()
-        return Opened(disk, stream.name, _NAMES.get(format, format), finish)
+        return self._opened(disk, stream.name, format, finish)
 
     def _as_it_comes(self, stream: Peekable, format: str) -> DiskImage:
         """Raises NeedsFile for what is read from here and there."""
         if format == "vhd":
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
-            return chain.flatten(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
+            return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
         if format == "tar":
             return tarball.from_stream(
                 stream, staging=self._staging, tick=self._watch.counting("staging", None)
@@ -215,17 +230,47 @@ class _Opening:
             return raw.from_stream(stream, format=format)
         raise NeedsFile(f"{format} images are not read from their beginning to their end")
 
+    def _is_packed(self, found: str | None) -> bool:
+        """Whether it is to be unpacked first. A disk may begin like anything: not where it is said to be one."""
+        return found in _PACKED and self._format not in ("raw", "iso")
+
+    def _flat(self, leaf: vhd.Layer, parents: Sequence[vhd.Layer]) -> DiskImage:
+        return chain.flatten(leaf, parents, directory=self._staging.directory)
+
+    def _opened(self, disk: DiskImage, name: str, format: str, finish: Callable[[], None]) -> Opened:
+        return Opened(disk, name, _NAMES.get(format, format), finish, self._staging.directory)
+
     def _told(self, found: str) -> str:
-        """What it is taken for. What was said goes before what was seen, but for what it is packed in."""
-        if self._format is None or found in _PACKED:
+        """What it is taken for: what was said goes before what was seen."""
+        if self._format is None:
             return found
         if self._format == "vhd" and found == "vhd-fixed":
             return found
         return self._format
 
 
+class _Limited:
+    """A stream that no disk is longer than: what is compressed could go on for ever, and zeros take no room."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.name, self.length = stream.name, stream.length
+        self._stream = stream
+        self._left = _LONGEST
+
+    def read(self, size: int, /) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ImageTooLarge(self.name, size=_LONGEST - self._left, limit=_LONGEST, what="an image")
+        return data
+
+
 def _nothing() -> None:
     """What was read was checked before."""
+
+
+def _is_url(where: object) -> TypeGuard[str]:
+    return isinstance(where, str) and where.lower().startswith(("http://", "https://"))
 
 
 def _is_pipe(path: str | os.PathLike[str]) -> bool:

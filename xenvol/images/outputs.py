@@ -34,21 +34,66 @@ def output(target: Target, *, overwrite: bool = False) -> Iterator[BinaryIO]:
         return
     path = Path(target)
     check_free(path, overwrite=overwrite)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
+        with _unnamed(path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if overwrite:
-            os.replace(part, path)
-        else:
-            os.link(part, path)  # unlike a rename it fails where somebody was faster
-            os.unlink(part)
+            _name(file, path, overwrite=overwrite)
     except OSError as error:
         raise TargetError(str(path), problem=error.strerror or str(error)) from error
+
+
+@contextlib.contextmanager
+def _unnamed(path: Path) -> Iterator[BinaryIO]:
+    """A file in the same directory that goes when it is closed, also by a kill; with a name where it must have one."""
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:  # the file system has no such files (NFS, FAT…)
+        part = _part_of(path)
+        with open(part, "x+b") as file:
+            try:
+                yield file
+            finally:
+                part.unlink(missing_ok=True)
+        return
+    with open(descriptor, "r+b") as file:
+        yield file
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _name(file: BinaryIO, path: Path, *, overwrite: bool) -> None:
+    """The file gets its name at once, with all that is in it."""
+    has_name = isinstance(file.name, str)
+    there = file.name if has_name else f"/proc/self/fd/{file.fileno()}"
+    try:
+        if not overwrite:
+            _link(there, path)  # unlike a rename it fails where somebody was faster
+            return
+        part = _part_of(path)
+        _link(there, part)
+    except FileExistsError:
+        raise
+    except OSError:
+        if not has_name:
+            raise
+        if not overwrite:  # there are no hard links: the name is taken first, by an empty file
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        part = Path(there)
+    os.replace(part, path)
+
+
+def _link(there: str, path: Path) -> None:
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(
+            there, path.name, dst_dir_fd=directory
+        )  # linkat, which follows the link in /proc; link does not
     finally:
-        part.unlink(missing_ok=True)
+        os.close(directory)
 
 
 def check_free(target: Target, *, overwrite: bool) -> None:

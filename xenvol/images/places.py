@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from xenvol.errors import VolumeInUse, XapiError
+from xenvol.images.contents import VHD_MAX
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, UnknownDisk
-from xenvol.refs import NULL_REF, SRRef, VDIRef, is_ref, is_uuid
+from xenvol.marks import CONNECTED
+from xenvol.refs import SRRef, VDIRef, is_ref, is_uuid
 from xenvol.storage import is_lun_per_vdi
 from xenvol.view import Record, View, is_gone
 
-VHD_MAX = 2190433320960
-"""Bytes, 2040 GiB: what a VHD holds at most, of whichever driver (facts/xapi.md 5.5)."""
+DISKS = frozenset({"user", "system", "ephemeral"})
+"""Types of what is a VM's disk; others hold a VM's memory, or what belongs to the pool."""
 
 
 def get_sr(view: View, name: str) -> tuple[SRRef, Record]:
@@ -64,58 +66,71 @@ def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
         raise ImageTooLarge(image, size=size, limit=VHD_MAX, what="a disk of an SR")
 
 
-def check_may_be_overwritten(view: View, vdi: Record) -> None:
-    """Raise DiskNotSuited where the disk cannot be written, VolumeInUse where a VM has it at this moment."""
+def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:
+    """Raise DiskNotSuited where the disk is not one to be written over, VolumeInUse where it is somebody's."""
+    called = f"VDI {vdi_rec['uuid']}"
     for is_so, problem in (
-        (vdi["is_a_snapshot"], "is a snapshot"),
-        (vdi["read_only"], "is read-only"),
-        (not vdi["managed"], "is not managed: others build on it"),
+        (vdi_rec["is_a_snapshot"], "is a snapshot"),
+        (vdi_rec["read_only"], "is read-only"),
+        (not vdi_rec["managed"], "is not managed: others build on it"),
+        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and no VM's disk"),
+        (CONNECTED in vdi_rec["other_config"], "is connected for somebody, without a VM"),
     ):
         if is_so:
-            raise DiskNotSuited(f"VDI {vdi['uuid']}", problem=problem, remedy="give a disk that VMs write to")
-    if users := users_of(view, vdi):
-        raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
+            raise DiskNotSuited(called, problem=problem, remedy="give a disk that nobody uses")
+    if holders := holders_of(view, vdi_rec):
+        raise VolumeInUse(vdi_rec["uuid"], users=holders, is_to_go=True)
 
 
 def _called(sr_rec: Record) -> str:
     return f"SR {sr_rec['name_label']} ({sr_rec['uuid']})"
 
 
-def check_may_be_read(view: View, vdi: Record, sr_rec: Record, *, in_use: bool) -> None:
+def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bool) -> None:
     """Raise DiskNotSuited where the disk cannot be exported: hidden, or written to where nothing makes snapshots."""
-    if not vdi["managed"]:
+    called = f"VDI {vdi_rec['uuid']}"
+    if not vdi_rec["managed"]:
         remedy = "export the disk, or the snapshot, that is built on it"
-        raise DiskNotSuited(f"VDI {vdi['uuid']}", problem="is not managed", remedy=remedy)
+        raise DiskNotSuited(called, problem="is not managed", remedy=remedy)
     if not in_use:
         return
     drivers = view.all("SM").values()
     features = {name for driver in drivers if driver["type"] == sr_rec["type"] for name in driver["features"]}
-    if "VDI_SNAPSHOT" not in features or vdi["sm_config"].get("type") == "raw":
+    if "VDI_SNAPSHOT" not in features or vdi_rec["sm_config"].get("type") == "raw":
         kind = "a raw disk" if "VDI_SNAPSHOT" in features else f"of an SR of type {sr_rec['type']}"
+        whose = ", ".join(writers_of(view, vdi_rec))
         raise DiskNotSuited(
-            f"VDI {vdi['uuid']}",
-            problem=f"is {kind}, of which there are no snapshots, and {', '.join(writers_of(view, vdi))} writes to it",
+            called,
+            problem=f"is {kind}, of which there are no snapshots, and {whose} writes to it",
             remedy="detach it, or shut the VM down, for as long as it is read",
         )
 
 
-def users_of(view: View, vdi: Record) -> list[str]:
-    """The VMs that have the disk plugged, by name."""
-    return _vms(view, _plugged(view, vdi))
+def holders_of(view: View, vdi_rec: Record) -> list[str]:
+    """The VMs that have the disk, running or not, by name; of control domains only those that have it plugged."""
+    vbds = _vbds(view, vdi_rec)
+    return _vms(view, [vbd for vbd in vbds if vbd["currently_attached"] or not _is_transfers(view, vbd)])
 
 
-def writers_of(view: View, vdi: Record) -> list[str]:
-    """Those of them that may write to it."""
-    return _vms(view, [vbd for vbd in _plugged(view, vdi) if vbd["mode"] == "RW"])
+def writers_of(view: View, vdi_rec: Record) -> list[str]:
+    """The VMs that may write to the disk now, by name; and who it is connected for without a VM."""
+    plugged = [vbd for vbd in _vbds(view, vdi_rec) if vbd["currently_attached"] and vbd["mode"] == "RW"]
+    return [*_vms(view, plugged), *(["somebody"] if CONNECTED in vdi_rec["other_config"] else [])]
 
 
-def _plugged(view: View, vdi: Record) -> list[Record]:
-    """The VBDs that are plugged into a VM, which a control domain is, too."""
-    if not vdi["VBDs"]:
+def _vbds(view: View, vdi_rec: Record) -> list[Record]:
+    """Of VMs that are there."""
+    if not vdi_rec["VBDs"]:
         return []
-    view.read({"VBD": vdi["VBDs"]})
-    vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
-    return [vbd for vbd in vbds if vbd["currently_attached"] and vbd["VM"] != NULL_REF]
+    view.read({"VBD": vdi_rec["VBDs"]})
+    vbds = [vbd for ref in vdi_rec["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    view.read({"VM": {vbd["VM"] for vbd in vbds}})
+    return [vbd for vbd in vbds if view.known("VM", vbd["VM"]) is not None]
+
+
+def _is_transfers(view: View, vbd: Record) -> bool:
+    """A control domain's is that of a transfer, which ends."""
+    return bool(view.record("VM", vbd["VM"])["is_control_domain"])
 
 
 def _vms(view: View, vbds: list[Record]) -> list[str]:

@@ -1,73 +1,70 @@
-"""A snapshot that is an export's says so; it is made, found again after a silence, and gone when it has been read.
+"""A snapshot that is an export's says so before it is read, and is gone when that is done.
 
 xapi lets nobody say anything of a snapshot in the call that makes it, but it inherits the other_config of its source.
-So the source says for that moment whose the next snapshot is, and the snapshot says it for good before it is read.
+So the source says for that moment who makes one, and whoever is killed then leaves a snapshot of which that is known.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError
 from xenvol.images.attempts import Attempt
 from xenvol.images.discarding import discard_disk
-from xenvol.marks import EXPORTED, IMAGE
+from xenvol.marks import EXPORTED, IMAGE, IMAGE_OF
 from xenvol.refs import VDIRef
 from xenvol.undo import Undo
-from xenvol.verbs import make
+from xenvol.verbs import change
 from xenvol.view import Record, View, gone_is_fine
 
 
-def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, attempt: Attempt) -> VDIRef:
-    """A snapshot of the disk, which `undo` erases. Raises XapiError, XapiUnreachable; then there is none."""
-    (word,) = attempt.mark.values()
+def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi_rec: Record, attempt: Attempt) -> VDIRef:
+    """A snapshot of the disk, which `undo` erases. Raises XapiError, and then there is none; XapiUnreachable.
+
+    After a silence nothing is taken for ours: it could be one that somebody else has made at that very moment.
+    """
+    key = EXPORTED + attempt.token
     marking = Undo()
-    marking.did(f"marked VDI {vdi['uuid']}", forget_export, view, vdi_ref)
+    marking.did(f"marked VDI {vdi_rec['uuid']}", forget_export, view, vdi_ref, key)
     try:
-        if EXPORTED in vdi["other_config"]:  # of an attempt that died
-            forget_export(view, vdi_ref)
-        view.call("VDI.add_to_other_config", vdi_ref, EXPORTED, word)
-
-        def look() -> VDIRef | None:
-            found = view.find("VDI", {"snapshot_of": vdi_ref})
-            ours = [ref for ref, each in found.items() if _is_ours(each, word)]
-            return VDIRef(ours[0]) if len(ours) == 1 else None
-
-        snapshot_ref: VDIRef = make(
-            view,
-            undo,
-            f"made a snapshot of VDI {vdi['uuid']}",
-            ("VDI.snapshot", vdi_ref, {}),
-            look=look,
-            inverse=partial(discard_disk, attempt=attempt),
-        )
-        _mark(view, snapshot_ref, word)
+        view.call("VDI.add_to_other_config", vdi_ref, key, attempt.word)
+        snapshot_ref = _snapshot(view, vdi_ref, vdi_rec, key)
+        undo.did(f"made a snapshot of VDI {vdi_rec['uuid']}", discard_disk, view, snapshot_ref, attempt)
+        for inherited in {IMAGE, IMAGE_OF} & set(vdi_rec["other_config"]):
+            view.call("VDI.remove_from_other_config", snapshot_ref, inherited)
         attempt.bind(view, snapshot_ref)
+        _mark(view, snapshot_ref, attempt.word)
     except BaseException as error:
         marking.unwind(error)
         raise
     if marking.unwind():  # tried once more, when the snapshot goes
-        undo.did(f"marked VDI {vdi['uuid']}", forget_export, view, vdi_ref)
+        undo.did(f"marked VDI {vdi_rec['uuid']}", forget_export, view, vdi_ref, key)
     return snapshot_ref
 
 
-def _is_ours(vdi: Record, word: str) -> bool:
-    """A snapshot of a whole VM has slots; ours is nobody's."""
-    return bool(vdi["is_a_snapshot"] and not vdi["VBDs"] and vdi["other_config"].get(EXPORTED) == word)
+def _snapshot(view: View, vdi_ref: VDIRef, vdi_rec: Record, key: str) -> VDIRef:
+    try:
+        return VDIRef(view.call("VDI.snapshot", vdi_ref, {}))
+    except XapiError:
+        raise
+    except BaseException as error:
+        error.add_note(
+            f"a snapshot of VDI {vdi_rec['uuid']} may have been made, with {key} in its other_config; it stays, since "
+            "it could be somebody else's: `xenvol image sweep` tells of it"
+        )
+        raise
 
 
 def _mark(view: View, snapshot_ref: VDIRef, word: str) -> None:
-    try:
-        view.call("VDI.add_to_other_config", snapshot_ref, IMAGE, word)
-    except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":
-            raise
-    except XapiUnreachable:
-        if view.call("VDI.get_other_config", snapshot_ref).get(IMAGE) != word:
-            raise
+    change(
+        view,
+        None,
+        "marked the snapshot",
+        ("VDI.add_to_other_config", snapshot_ref, IMAGE, word),
+        look=lambda: bool(view.call("VDI.get_other_config", snapshot_ref).get(IMAGE) == word),
+        inverse=lambda: None,
+    )
 
 
-def forget_export(view: View, vdi_ref: VDIRef) -> None:
+def forget_export(view: View, vdi_ref: VDIRef, key: str) -> None:
     """The source is nobody's any more. Idempotent, as the call is."""
     with gone_is_fine("VDI"):
-        view.call("VDI.remove_from_other_config", vdi_ref, EXPORTED)
+        view.call("VDI.remove_from_other_config", vdi_ref, key)

@@ -13,19 +13,21 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.images.attempts import Attempt, attempt_of, is_copy, unmark
+from xenvol.images.attempts import Attempt, attempt_of, exports_of, is_own, unmark
+from xenvol.images.claiming import OVER
 from xenvol.images.discarding import discard_disk
 from xenvol.images.errors import DiskNotSuited
-from xenvol.images.roads import release
+from xenvol.images.roads.tasks import remove_vbd
 from xenvol.images.snapshots import forget_export
-from xenvol.marks import EXPORTED, IMAGE, MANAGED
-from xenvol.refs import VDIRef
+from xenvol.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
+from xenvol.refs import VBDRef, VDIRef
 from xenvol.view import Record, View, gone_is_fine
 
 OLD: Final = datetime.timedelta(hours=24)
 """An import of terabytes takes hours, and one that is under way must not be swept."""
 
-Kind = Literal["disk", "snapshot", "slot", "mark"]
+Kind = Literal["disk", "snapshot", "slot", "mark", "half"]
+_MAY_BE_ANOTHERS: Final = "it may be somebody else's copy: whoever knows that it is not destroys it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Leftover:
 
     kind: Kind
     """``disk``: begun and never finished; ``snapshot``: read by an export; ``slot``: a VBD on the VM in which a
-    transfer ran; ``mark``: a word on a disk that is fine."""
+    transfer ran; ``mark``: a word on a disk that is fine; ``half``: a disk that was there before, half written over."""
     vdi_uuid: str
     name: str
     """The disk's."""
@@ -74,65 +76,81 @@ def _found(
 ) -> Iterator[tuple[Leftover, Callable[[], object]]]:
     oldest = (now or datetime.datetime.now(datetime.UTC)) - older_than
     vdis: dict[str, Record] = view.call("VDI.get_all_records")
-    view.read({"VBD": [vbd for vdi in vdis.values() for vbd in vdi["VBDs"]]})
-    for ref, vdi in vdis.items():
-        if (attempt := attempt_of(vdi)) is not None:
-            if attempt.began < oldest:
-                yield _of_disk(view, VDIRef(ref), vdi, attempt)
-        elif (attempt := attempt_of(vdi, EXPORTED)) is not None and attempt.began < oldest:
-            yield _of_mark(view, VDIRef(ref), vdi, attempt)
-        for vbd in _vbds(view, vdi):
+    view.read({"VBD": [vbd for vdi_rec in vdis.values() for vbd in vdi_rec["VBDs"]]})
+    for ref, vdi_rec in vdis.items():
+        yield from _of_disk(view, VDIRef(ref), vdi_rec, oldest)
+        for vbd_ref, vbd in _vbds(view, vdi_rec).items():
             attempt = attempt_of(vbd)
-            if attempt is not None and attempt.began < oldest and IMAGE not in vdi["other_config"]:
-                yield _leftover("slot", vdi, attempt), partial(release, view, VDIRef(ref), attempt)
+            if attempt is not None and attempt.began < oldest and attempt_of(vdi_rec) != attempt:
+                yield _leftover("slot", vdi_rec, attempt), partial(remove_vbd, view, vbd_ref)
 
 
-def _vbds(view: View, vdi: Record) -> list[Record]:
-    return [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+def _of_disk(
+    view: View, ref: VDIRef, vdi_rec: Record, oldest: datetime.datetime
+) -> Iterator[tuple[Leftover, Callable[[], object]]]:
+    if IMAGE in vdi_rec["other_config"]:
+        attempt = attempt_of(vdi_rec)
+        if attempt is not None and attempt.began < oldest:
+            yield _of_marked(view, ref, vdi_rec, attempt)
+    else:
+        for key, attempt in exports_of(vdi_rec).items():
+            if attempt.began < oldest:
+                kept = _MAY_BE_ANOTHERS if vdi_rec["is_a_snapshot"] else None
+                kind: Kind = "snapshot" if vdi_rec["is_a_snapshot"] else "mark"
+                yield _leftover(kind, vdi_rec, attempt, kept), partial(forget_export, view, ref, key)
+    attempt = attempt_of(vdi_rec, FILLED)
+    if attempt is not None and (attempt.began < oldest or attempt.machine == OVER):
+        kept = "it holds neither what it held nor an image: fill it again, or destroy it"
+        yield _leftover("half", vdi_rec, attempt, kept), lambda: None
 
 
-def _of_disk(view: View, ref: VDIRef, vdi: Record, attempt: Attempt) -> tuple[Leftover, Callable[[], object]]:
-    if is_copy(vdi):
-        return _leftover("mark", vdi, attempt), partial(unmark, view, ref)
-    kind: Kind = "snapshot" if vdi["is_a_snapshot"] else "disk"
-    return _leftover(kind, vdi, attempt, _whose(view, vdi, attempt)), partial(_erase, view, ref, attempt)
+def _of_marked(
+    view: View, ref: VDIRef, vdi_rec: Record, attempt: Attempt
+) -> tuple[Leftover, Callable[[], object]]:
+    if not is_own(vdi_rec) and IMAGE_OF in vdi_rec["other_config"]:  # a copy of one
+        return _leftover("mark", vdi_rec, attempt), partial(unmark, view, ref)
+    kind: Kind = "snapshot" if vdi_rec["is_a_snapshot"] else "disk"
+    kept = _whose(view, vdi_rec, attempt)
+    return _leftover(kind, vdi_rec, attempt, kept), partial(_erase, view, ref, attempt)
 
 
-def _whose(view: View, vdi: Record, attempt: Attempt) -> str | None:
+def _whose(view: View, vdi_rec: Record, attempt: Attempt) -> str | None:
     """Who has got the disk, or taken it over; None: it is still that attempt's."""
-    if MANAGED in vdi["other_config"]:
-        return f"it is volume {vdi['other_config'][MANAGED]} of the Storage Manager"
-    for vbd in _vbds(view, vdi):
-        vm = view.record("VM", vbd["VM"])
-        if not attempt.has_marked(vbd) and not vm["is_control_domain"]:
-            return f"VM {vm['name_label']} has it"
+    if not is_own(vdi_rec):
+        return _MAY_BE_ANOTHERS
+    if MANAGED in vdi_rec["other_config"]:
+        return f"it is volume {vdi_rec['other_config'][MANAGED]} of the Storage Manager"
+    vbds = [vbd for vbd in _vbds(view, vdi_rec).values() if not attempt.has_marked(vbd)]
+    view.read({"VM": {vbd["VM"] for vbd in vbds}})
+    for vbd in vbds:
+        vm_rec = view.known("VM", vbd["VM"])
+        if vm_rec is not None and not vm_rec["is_control_domain"]:
+            return f"VM {vm_rec['name_label']} has it"
     return None
+
+
+def _vbds(view: View, vdi_rec: Record) -> dict[VBDRef, Record]:
+    known = {VBDRef(ref): view.known("VBD", ref) for ref in vdi_rec["VBDs"]}
+    return {ref: vbd for ref, vbd in known.items() if vbd is not None}
 
 
 def _erase(view: View, ref: VDIRef, attempt: Attempt) -> None:
     """As it is now: much can have happened since all disks were looked at. Raises DiskNotSuited."""
     with gone_is_fine("VDI"):
-        vdi = view.call("VDI.get_record", ref)
-        view.read({"VBD": vdi["VBDs"]})
-        whose = _whose(view, vdi, attempt)
-        if whose is not None or is_copy(vdi) or attempt_of(vdi) != attempt:
+        vdi_rec = view.call("VDI.get_record", ref)
+        view.read({"VBD": vdi_rec["VBDs"]})
+        whose = _whose(view, vdi_rec, attempt)
+        if whose is not None or attempt_of(vdi_rec) != attempt:
             problem = whose or "is no more what was found"
-            raise DiskNotSuited(f"VDI {vdi['uuid']}", problem=problem, remedy="look again")
+            raise DiskNotSuited(f"VDI {vdi_rec['uuid']}", problem=problem, remedy="look again")
         discard_disk(view, ref, attempt)
 
 
-def _of_mark(view: View, ref: VDIRef, vdi: Record, attempt: Attempt) -> tuple[Leftover, Callable[[], object]]:
-    if not vdi["is_a_snapshot"]:
-        return _leftover("mark", vdi, attempt), partial(forget_export, view, ref)
-    kept = "it may be somebody else's: whoever knows that it is not destroys it"
-    return _leftover("snapshot", vdi, attempt, kept), lambda: None
-
-
-def _leftover(kind: Kind, vdi: Record, attempt: Attempt, kept: str | None = None) -> Leftover:
+def _leftover(kind: Kind, vdi_rec: Record, attempt: Attempt, kept: str | None = None) -> Leftover:
     return Leftover(
         kind=kind,
-        vdi_uuid=vdi["uuid"],
-        name=vdi["name_label"],
+        vdi_uuid=vdi_rec["uuid"],
+        name=vdi_rec["name_label"],
         began=attempt.began,
         machine=attempt.machine,
         kept=kept,

@@ -7,8 +7,11 @@ in a table on disk, which sorts them and keeps memory flat; what was not written
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from xenvol.images.contents import DiskImage, Piece, is_zero, without_zeros
 from xenvol.images.errors import NotAsWritten
@@ -23,10 +26,14 @@ def _digest(data: bytes) -> bytes:
 class Ledger:
     """What went onto one disk. Close it, or use it in a `with` block."""
 
-    def __init__(self) -> None:
-        self._table = sqlite3.connect(
-            "", isolation_level=None
-        )  # "": a file that nobody else sees, gone when closed
+    def __init__(self, directory: Path) -> None:
+        descriptor, path = tempfile.mkstemp(dir=directory, prefix="xenvol-")
+        os.close(descriptor)
+        try:
+            self._table = sqlite3.connect(path, isolation_level=None)
+            self._table.execute("SELECT count(*) FROM sqlite_master")  # opens it
+        finally:
+            os.unlink(path)  # it goes when it is closed, or its process is killed
         self._table.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192;"
             "CREATE TABLE written (start INTEGER PRIMARY KEY, size INTEGER, digest BLOB)"
@@ -41,11 +48,8 @@ class Ledger:
                 self._flush()
             yield piece
 
-    def check(self, disk: str, found: DiskImage, *, is_blank: bool = True) -> Iterator[Piece]:
-        """Yield what is read as it is compared with what was written; raises NotAsWritten.
-
-        `found` must be ordered. Where the disk was not `is_blank`, what nobody wrote may be anything.
-        """
+    def check(self, disk: str, found: DiskImage) -> Iterator[Piece]:
+        """Yield what is read as it is compared with what was written; raises NotAsWritten. `found` must be ordered."""
         assert found.is_ordered, "what is read back comes in order"
         self._flush()
         reading = _Reading(without_zeros(found.pieces()))
@@ -53,14 +57,14 @@ class Ledger:
         for start, size, digest in self._table.execute(
             "SELECT start, size, digest FROM written ORDER BY start"
         ):
-            if is_blank and (other := reading.first_byte(position, start)) is not None:
+            if (other := reading.first_byte(position, start)) is not None:
                 raise NotAsWritten(disk, offset=other)
             data = reading.take(start, size)
             if _digest(data) != digest:
                 raise NotAsWritten(disk, offset=start)
             yield Piece(start, data)
             position = start + size
-        if is_blank and (other := reading.first_byte(position, None)) is not None:
+        if (other := reading.first_byte(position, None)) is not None:
             raise NotAsWritten(disk, offset=other)
         reading.finish()
 

@@ -68,9 +68,11 @@ class _Flat:
                         raise _missing(child)
                     check.link(child, parent)
                     layer = parent
+                was_known = _uuid_of(layer) is not None
                 for piece in self._on_disk(layer):
                     yield from coverage.left(piece)
-                check.uuid(child, layer)  # the same
+                if not was_known:
+                    check.identity(child, layer, layer.uuid)
         for more in parents:
             check.link(layer, more)
 
@@ -104,25 +106,32 @@ class _Check:
                 f"its chain has more than {MAX_CHAIN} layers",
                 remedy="coalesce some first, with `vhd-util coalesce`",
             )
-        if parent.uuid != UNKNOWN:
-            self.uuid(child, parent)
-            if parent.uuid in self._names:
-                raise _bad(
-                    self._leaf,
-                    f"its chain refers to itself: {parent.name} and {self._names[parent.uuid]} are both {parent.uuid}",
-                )
-            self._names[parent.uuid] = parent.name
+        uuid = _uuid_of(parent)
+        if uuid is not None:
+            self.identity(child, parent, uuid)
 
-    def uuid(self, child: Layer, parent: Layer) -> None:
-        if child.parent_uuid != parent.uuid:
+    def identity(self, child: Layer, parent: Layer, uuid: UUID) -> None:
+        """That `parent`, which is `uuid`, is the one that `child` means; once for each link."""
+        if child.parent_uuid != uuid:
             raise _bad(
                 child,
-                f"it holds what differs from {child.parent_uuid}, and {parent.name}, which follows, is {parent.uuid}",
+                f"it holds what differs from {child.parent_uuid}, and {parent.name}, which follows, is {uuid}",
             )
+        if uuid in self._names:
+            raise _bad(
+                self._leaf,
+                f"its chain refers to itself: {parent.name} and {self._names[uuid]} are both {uuid}",
+            )
+        self._names[uuid] = parent.name
 
     def end(self, layer: Layer) -> None:
         if _needs_parent(layer):
             raise _missing(layer)
+
+
+def _uuid_of(layer: Layer) -> UUID | None:
+    """None where it is not known yet: of a fixed VHD in a stream, before its end. Of others, zeros are a UUID too."""
+    return None if layer.kind == "fixed" and layer.uuid == UNKNOWN else layer.uuid
 
 
 def _needs_parent(layer: Layer) -> bool:

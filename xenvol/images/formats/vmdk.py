@@ -1,6 +1,7 @@
 """What qemu-img does not notice of a VMDK is checked here, before it unfolds it.
 
-It takes zeros for what is behind the end of a file that was cut, and follows names of other files.
+It takes zeros for what is behind the end of a file that was cut, and follows names of other files. It opens by name
+what was checked through a descriptor, so both are done to a copy that nobody else can change.
 """
 
 from __future__ import annotations
@@ -63,33 +64,28 @@ class _Extent:
 def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
     """Unfolds it into a sparse file of the disk's size, in `staging`, before this returns.
 
-    One file that is a whole disk: monolithicSparse, streamOptimized. `tick` is told of the bytes as they are
-    written, and asked some times a second; what it raises ends it. Raises InvalidImage, TruncatedImage, MissingParent,
-    UnsupportedImage for what needs other files, MissingReader without qemu-img, NoRoomToStage, TargetError,
-    SourceError.
+    One file that is a whole disk: monolithicSparse, streamOptimized. What is not staged yet is copied there first, and
+    the copy is gone when this returns. `tick` is told of the bytes as they are copied and written, and asked some times
+    a second; what it raises ends it. Raises InvalidImage, TruncatedImage, MissingParent, UnsupportedImage for what
+    needs other files, MissingReader without qemu-img, NoRoomToStage, TargetError, SourceError.
     """
-    try:
-        extent = _parse(file)
-        needed = _allocated(file, extent)
-    except EndOfFile as error:
-        raise TruncatedImage(
-            file.name, format=FORMAT, problem="it ends before its header and tables say", offset=file.size
-        ) from error
+    extent, needed = _check(file)  # before it is copied
     program = shutil.which("qemu-img")
     if program is None:
         raise MissingReader(file.name, format="VMDK", package="qemu-img (Debian: qemu-utils)")
     tick = tick or _nobody_asks
     with contextlib.ExitStack() as stack:
-        path = file.path
-        if path is None:  # qemu-img opens what it reads by name
-            reason = f"{file.name} has no name that qemu-img could open"
-            path = stack.enter_context(staging.stage(as_stream(file), reason=reason, tick=tick)).path
-            assert path is not None
+        if not isinstance(file, Staged):
+            staging.check_room(file.size + needed, reason=f"{file.name} must be copied and unfolded")
+            reason = f"{file.name} must not change between its check and its reading"
+            file = stack.enter_context(staging.stage(as_stream(file), reason=reason, tick=tick))
+            extent, needed = _check(file)  # the file may have changed since
+        assert file.path is not None, "what is staged has a name"
         target = staging.empty_file("disk")
         try:
             staging.check_room(needed, reason=f"{file.name} must be unfolded")
             unfold(
-                path,
+                file.path,
                 target,
                 program=program,
                 name=file.name,
@@ -108,6 +104,17 @@ def _nobody_asks(size: int) -> None:
 
 
 # --- the check ----------------------------------------------------------------------------------------------------
+
+
+def _check(file: FileSource) -> tuple[_Extent, int]:
+    """With it, how many bytes its grains unfold to, at most."""
+    try:
+        extent = _parse(file)
+        return extent, _allocated(file, extent)
+    except EndOfFile as error:
+        raise TruncatedImage(
+            file.name, format=FORMAT, problem="it ends before its header and tables say", offset=file.size
+        ) from error
 
 
 def _parse(file: FileSource) -> _Extent:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from xenvol.errors import XapiUnreachable
-from xenvol.images.contents import SECTOR, DiskImage, Piece, Stream
+from xenvol.images.contents import VHD_MAX, DiskImage, Piece, Stream
 from xenvol.images.errors import ImageTooLarge, NoRoad, TransferFailed
 from xenvol.images.roads.base import PATIENCE, Patience, Road, fitting
 from xenvol.images.roads.download import Download, RawContents, VHDContents, read_layer
@@ -30,8 +30,8 @@ from xenvol.view import View
 
 IMPORT: Final = "PUT /import_raw_vdi"
 EXPORT: Final = "GET /export_raw_vdi"
-LARGEST_VHD: Final = 2040 << 30
-"""Bytes; of a larger disk xapi makes no VHD: VDI_TOO_LARGE (facts/xapi.md 4.8)."""
+VHD_BLOCK: Final = 2 << 20
+"""Bytes; disks that are VHDs are multiples of it, and raw ones, such as ISO images, of any size."""
 NO_ENDPOINT: Final = (
     "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
 )
@@ -94,7 +94,7 @@ class HTTPRoad(Road):
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
         disk = self._disk(vdi_ref)
-        if disk.size <= LARGEST_VHD and disk.size % SECTOR == 0:  # a raw disk may be of any size
+        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # a VHD is rounded up
             with self._download(disk, format="vhd") as stream:
                 layer = read_layer(stream, disk.size)
                 if layer is not None:
@@ -111,8 +111,8 @@ class HTTPRoad(Road):
         TransferFailed otherwise: what has been read till then may end in the text of an error. Raises ImageTooLarge.
         """
         disk = self._disk(vdi_ref)
-        if disk.size > LARGEST_VHD:
-            raise ImageTooLarge(f"VDI {disk.uuid}", size=disk.size, limit=LARGEST_VHD, what="a VHD")
+        if disk.size > VHD_MAX:
+            raise ImageTooLarge(f"VDI {disk.uuid}", size=disk.size, limit=VHD_MAX, what="a VHD")
         query = {"format": "vhd"} if base is None else {"format": "vhd", "base": base}
         with self._download(disk, **query) as stream:
             yield stream

@@ -41,14 +41,15 @@ class Owner:
     """A process: numbers come back, but not with the same start on the same host."""
 
     host: str
-    """Its name, and the namespace of its process numbers: a container may share the name."""
+    """What `_host` says; its name alone where that is not known."""
     pid: int
     started: str
-    """When, in what the system counts in; of a system that does not say it, always the same."""
+    """When, in clock ticks since the host's start; empty where the system does not say it."""
 
     @classmethod
     def this(cls) -> Owner:
-        return cls(_host(), os.getpid(), _started(os.getpid()) or "")
+        host = _host()
+        return cls(socket.gethostname() if host is None else host, os.getpid(), _started(os.getpid()) or "")
 
     @classmethod
     def parse(cls, text: bytes) -> Owner:
@@ -65,7 +66,9 @@ class Owner:
         raise ValueError("no mark of a staging directory")
 
     def is_here(self) -> bool:
-        return self.host == _host()
+        """Whether it can be seen if it lives; where this host is not known, nobody can."""
+        host = _host()
+        return host is not None and self.host == host
 
     def is_alive(self) -> bool:
         """Asked only of one that `is_here`."""
@@ -191,29 +194,26 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _host() -> str:
+def _host() -> str | None:
+    """Where process numbers mean the same: a name, the namespace of the numbers, and the host's start.
+
+    Containers share a name; hosts do too, and the first namespace has one number on all of them; the start's id is of
+    one host alone (random(4)). None of a system that does not say all of it.
+    """
     try:
         namespace = os.readlink(_PROC / "self/ns/pid")
+        boot = (_PROC / "sys/kernel/random/boot_id").read_bytes().decode("ascii", "replace").strip()
     except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}".rstrip()
+        return None
+    return f"{socket.gethostname()} {namespace} {boot}" if boot else None
 
 
 def _started(pid: int) -> str | None:
     """None of a process that is not there, or is no more than waiting to be forgotten."""
-    if not (_PROC / "self/stat").exists():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:
-            pass  # it is there, and somebody else's
-        return "running"
     try:
         fields = (
             (_PROC / f"{pid}/stat").read_bytes().rpartition(b")")[2].split()
         )  # proc(5); a name may hold spaces
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else f"{boot} {fields[19].decode()}"
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
