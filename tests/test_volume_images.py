@@ -17,7 +17,7 @@ from tests.cli.conftest import Shell
 from tests.images.imagelab import IMPATIENT
 from tests.sm.conftest import DEVICE, GIB, MIB, NFS, NFS_2, arrange_storage, log_in, vdi_uuids
 from tests.sm.test_sm_fault_sweep import Operation, Trial, each_call, judged
-from xenvol.errors import XenVolError
+from xenvol.errors import XapiError, XenVolError
 from xenvol.images import ImageSource, Progress
 from xenvol.images.errors import (
     ChecksumMismatch,
@@ -393,6 +393,19 @@ class TestWhatFails:
             create(manager, source)
         assert calls.methods().count("VDI.create") == is_stream
         assert not hasattr(caught.value, "__notes__")
+        all_gone(pool, manager, before)
+
+    def test_at_a_call_of_the_transfer_leaves_nothing_and_is_tried_on_no_other_backend(
+        self, pool: Simulator, manager: StorageManager, nfs: Backend, image: Path
+    ) -> None:
+        """The storage has taken the disk; and a stream that has begun does not come a second time."""
+        manager.add_backend("gold", "nfs", NFS_2)
+        before = pool.snapshot()
+        pool.faults.refuse("task.create", *FULL)
+        with pool.journal.recording() as calls, pytest.raises(XapiError) as caught:
+            create(manager, image)
+        assert caught.value.code == FULL[0]
+        assert calls.methods().count("VDI.create") == 1
         all_gone(pool, manager, before)
 
     def test_as_a_bad_image_or_as_none_leaves_nothing(
