@@ -94,10 +94,13 @@ def _of_disk(
             yield _of_marked(view, ref, vdi_rec, attempt)
     else:
         for key, attempt in exports_of(vdi_rec).items():
-            if attempt.began < oldest:
-                kept = _MAY_BE_ANOTHERS if vdi_rec["is_a_snapshot"] else None
-                kind: Kind = "snapshot" if vdi_rec["is_a_snapshot"] else "mark"
-                yield _leftover(kind, vdi_rec, attempt, kept), partial(forget_export, view, ref, key)
+            if attempt.began >= oldest:
+                continue
+            if vdi_rec["is_a_snapshot"]:
+                kept = _whose(view, vdi_rec, attempt)
+                yield _leftover("snapshot", vdi_rec, attempt, kept), partial(discard_disk, view, ref, attempt)
+            else:
+                yield _leftover("mark", vdi_rec, attempt), partial(forget_export, view, ref, key)
     attempt = attempt_of(vdi_rec, FILLED)
     if attempt is not None and (attempt.began < oldest or attempt.machine == OVER):
         kept = "it holds neither what it held nor an image: fill it again, or destroy it"
