@@ -9,6 +9,7 @@ It needs the extras ``sm`` and ``images``.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -168,8 +169,14 @@ class _Writing:
 
 def _known_as(source: Source, image: Opened) -> str:
     """By what the same image is known when the same call comes again."""
-    checksums = ImageSource.of(source).checksums()
-    name = str(checksums[0]) if checksums else image.name
+    wanted = ImageSource.of(source)
+    checksums = wanted.checksums()
+    if checksums:
+        name = str(checksums[0])
+    elif hasattr(wanted.where, "read"):  # of a stream nobody knows whether it is the same one
+        name = f"{image.name} ({secrets.token_hex(8)})"
+    else:
+        name = image.name
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # of a path whose bytes are no text
     if len(name) <= LONGEST:
         return name

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KEYS = {
     "id", "backend_id", "flavor", "vdi_uuid", "state", "name", "size", "virtual_size", "source_id", "snapshot_of",
-    "created_at",
+    "created_at", "image",
 }  # fmt: skip  # because a set of words reads better in lines than in a column
 
 

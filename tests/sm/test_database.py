@@ -81,7 +81,7 @@ class TestTheTables:
         database = Database(fresh_url)
         assert database.read(flavor_rows.all_of) == []
         with database._engine.connect() as connection:
-            assert list(connection.exec_driver_sql("SELECT * FROM sm_alembic_version")) == [("0001",)]
+            assert list(connection.exec_driver_sql("SELECT * FROM sm_alembic_version")) == [(REVISION,)]
         database.close()
 
     def test_are_gone_on_with_where_an_upgrade_was_killed(self, fresh_url: str) -> None:

@@ -48,12 +48,12 @@ class Device:
             os.fsync(self._fd)
         except OSError as error:
             raise self._failed("flushing", error) from error
-        with suppress(
-            OSError
-        ):  # so that what is read back comes from the storage, and nobody's memory is taken
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def pieces(self) -> Iterator[Piece]:
+        with suppress(
+            OSError
+        ):  # what is read back comes from the storage, and not from what was just written
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return without_zeros(self._pieces())
 
     def _pieces(self) -> Iterator[Piece]:

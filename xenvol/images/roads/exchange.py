@@ -7,7 +7,7 @@ network does is one exception, `Broken`, which says that the exchange is over an
 from __future__ import annotations
 
 import http.client
-import select
+import selectors
 import socket
 import ssl
 import struct
@@ -55,8 +55,8 @@ class Exchange:
         self._connection = connection
         self._sock: socket.socket = connection.sock
         self._response = response
-        self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLIN)
+        self._selector = selectors.DefaultSelector()  # which knows eventlet's ways, unlike select.poll
+        self._selector.register(self._sock, selectors.EVENT_READ)
         self.status: int = response.status
 
     @classmethod
@@ -119,7 +119,7 @@ class Exchange:
 
     def is_readable(self, seconds: float) -> bool:
         """Whether the host says something, or hangs up, within that time."""
-        return bool(self._poll.poll(seconds * 1000))
+        return bool(self._selector.select(seconds))
 
     def said(self, seconds: float) -> bytes:
         """The beginning of the rest of the body, as far as it comes in time: what a host says that has broken off."""
@@ -134,6 +134,7 @@ class Exchange:
 
     def close(self) -> None:
         """Idempotent; the host notices at once."""
+        self._selector.close()
         self._response.close()
         self._connection.close()
 
