@@ -39,8 +39,8 @@ when it began (UTC, ISO 8601) and on which machine, with a space between. What h
 IMAGE_OF = "xenvol:image-of"
 """On a VDI that has `IMAGE`: its own uuid. A copy inherits both, names another disk, and so is its maker's."""
 EXPORTED = "xenvol:exported:"
-"""Key of a VDI's other_config, followed by the token of an export, while a snapshot of it is made; that inherits it. The
-same words. It says that the snapshot may be that export's; that it is, `IMAGE_OF` says."""
+"""Key of a VDI's other_config, followed by the token of an export, while a snapshot of it is made; that inherits it.
+The same words. It says that the snapshot may be that export's; that it is, `IMAGE_OF` says."""
 FILLED = "xenvol:filled"
 """On a VDI that was there before and that is written over: the same words. After a failure it stays, with ``-`` for the
 machine: the disk holds neither what it held nor the image."""
