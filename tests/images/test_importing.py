@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,13 @@ from xenvol.images import (
     find_leftovers,
     import_image,
 )
+from xenvol.images.attempts import Attempt
+from xenvol.images.claiming import claimed
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NoRoad, NotAsWritten, TransferFailed
 from xenvol.marks import FILLED
+from xenvol.refs import VDIRef
 from xenvol.session import CallRecord, Session
+from xenvol.view import View
 
 
 @pytest.fixture
@@ -270,6 +276,18 @@ class TestADiskThatIsThere:
         assert len(done) >= 1
         assert shared.content(vdi) in [letter.encode() * (8 * MIB) for letter in done]
         assert FILLED not in shared.session.call("VDI.get_other_config", shared.ref(vdi))
+
+    def test_and_claimed_just_now_is_refused_however_long_ago_that_import_began(
+        self, shared: Lab, image: Path
+    ) -> None:
+        """It may have staged its image for hours, and has not plugged the disk yet."""
+        view, attempt = View.of(shared.session), Attempt.begin()
+        began_long_ago = replace(attempt, began=attempt.began - datetime.timedelta(hours=5))
+        vdi = shared.vdi("nfs", 8 * MIB)
+        with claimed(view, VDIRef(shared.ref(vdi)), began_long_ago):
+            with pytest.raises(DiskNotSuited, match="is being filled"):
+                fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+        fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
 
     def test_and_half_filled_says_so_and_is_filled_again(self, shared: Lab, image: Path) -> None:
         vdi = shared.vdi("nfs", 8 * MIB)

@@ -33,6 +33,7 @@ def claimed(view: View, vdi_ref: VDIRef, attempt: Attempt) -> Iterator[None]:
 
     After a failure the disk says that it is half filled, and a note on the error does.
     """
+    attempt = replace(Attempt.begin(), token=attempt.token)  # which may have begun hours ago, with staging
     uuid = _claim(view, vdi_ref, attempt)
     try:
         yield
