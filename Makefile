@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-all test-cinder bench check clean
+.PHONY: help demo test test-slow test-all test-cinder bench fuzz check clean
 
 help:           ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-cinder:    ## a real Cinder, with our volume driver, on a simulated pool (n
 
 bench: $(STAMP) ## ratios of speeds, each against something that it names
 	@for each in benchmarks/*.py; do echo; echo "$$each"; $(BIN)/python $$each || exit 1; done
+
+fuzz: $(STAMP)  ## the readers of images, for SECONDS_EACH, 60 if it is not set
+	@for each in tests/images/fuzz_*.py; do echo "$$each"; $(BIN)/python $$each -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
 
 check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/ruff check .
