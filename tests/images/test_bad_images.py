@@ -393,7 +393,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
-@pytest.mark.parametrize("road", ["http", "block"])
+@pytest.mark.parametrize("road", ["http", pytest.param("block", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_a_bad_image_is_refused_by_name_and_leaves_nothing(
     pool: Lab, tmp_path: Path, qemu_img: QemuImg, bad: Bad, road: str

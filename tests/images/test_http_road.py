@@ -544,15 +544,18 @@ class TestBrokenOff:
         hosts.view.call("VDI.destroy", vdi)
 
     def test_twice_by_the_user_leaves_the_first_interrupt_and_a_note(self, pool: Pool) -> None:
-        vdi = pool.vdi()
-
         def interrupted(seconds: float) -> None:
             raise KeyboardInterrupt
 
-        road = pool.http(patience=Patience(sleep=interrupted, settle=5))
-        with pytest.raises(Stop) as caught:  # the first look comes before the host has noticed
-            road.fill(vdi, breaking(pool, raising(Stop())))
-        (note,) = caught.value.__notes__
+        for _ in range(
+            30
+        ):  # until a look comes before the host has noticed, as it does but for a busy machine
+            road = pool.http(patience=Patience(sleep=interrupted, settle=5))
+            with pytest.raises(Stop) as caught:
+                road.fill(pool.vdi(), breaking(pool, raising(Stop())))
+            if notes := getattr(caught.value, "__notes__", []):
+                break
+        (note,) = notes
         assert "nobody knows whether the host has ended it" in note
 
 

@@ -108,15 +108,29 @@ def xapi() -> Iterator[Simulator]:
         yield made
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+OFTEN = ("import-http", "export of a disk in use-block")
+"""What `make test` sweeps; `make test-slow` sweeps all."""
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(each, marks=() if str(each) in OFTEN else pytest.mark.slow, id=str(each))
+        for each in OPERATIONS
+    ],
+)
 class TestSweep:
     @pytest.fixture
-    def begin(self, xapi: Simulator, tmp_path: Path, operation: Operation) -> Callable[[], Trial]:
+    def begin(self, xapi: Simulator, tmp_path: Path, operation: Operation) -> Iterator[Callable[[], Trial]]:
         (tmp_path / "disk.raw").write_bytes(DATA)
+        open_labs: list[Lab] = []
 
         def make() -> Trial:
+            while open_labs:
+                open_labs.pop().session.close()
             xapi.reset()
             pool = Lab.of(xapi, tmp_path)
+            open_labs.append(pool)
             pool.sr("nfs")
             trial = Trial(pool, tmp_path)
             if operation.name != "import":
@@ -128,7 +142,9 @@ class TestSweep:
             trial.before = xapi.snapshot()
             return trial
 
-        return make
+        yield make
+        while open_labs:
+            open_labs.pop().session.close()
 
     def check(self, case: sweep.Case[Trial], operation: Operation) -> None:
         """It is done, all of it, or it never was."""
@@ -171,7 +187,14 @@ class TestSweep:
         assert not case.trial.target.exists()
         assert case.trial.difference() == [], case
 
-    @pytest.mark.parametrize("strike", [sweep.refuse, sweep.lose_answer, sweep.lose_request])
+    @pytest.mark.parametrize(
+        "strike",
+        [
+            sweep.refuse,
+            pytest.param(sweep.lose_answer, marks=pytest.mark.slow),
+            pytest.param(sweep.lose_request, marks=pytest.mark.slow),
+        ],
+    )
     def test_a_call_that_goes_wrong_leaves_nothing(
         self, xapi: Simulator, begin: Callable[[], Trial], operation: Operation, strike: sweep.Strike
     ) -> None:

@@ -300,6 +300,7 @@ def test_a_session_that_somebody_else_has_logged_in_needs_to_be_told_where(pool:
         assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
     finally:
         session.xenapi.session.logout()
+        session("close")()  # the official client leaves that to the garbage collector, which warns
 
 
 def test_an_image_is_told_without_a_pool(tmp_path: Path) -> None:

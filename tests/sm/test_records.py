@@ -26,6 +26,7 @@ SNAPSHOT = Volume(
     source_id="volume",
     snapshot_of="volume",
     created_at=THEN,
+    image=None,
 )
 
 

@@ -130,7 +130,7 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
             from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # from Python 3.14 on
         except ImportError:
             try:
-                from backports import zstd
+                from backports import zstd  # the extra `images` brings it
             except ImportError as error:
                 package = "backports.zstd (pip install 'xenvol[images]')"
                 raise MissingReader(image, format="zstd", package=package) from error

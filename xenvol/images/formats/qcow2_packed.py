@@ -36,9 +36,9 @@ def inflate(packed: bytes, size: int) -> bytes:
 def zstd_expander(name: str) -> Expand:
     try:
         if sys.version_info >= (3, 14):
-            from compression import zstd
+            from compression import zstd  # from Python 3.14 on
         else:
-            from backports import zstd
+            from backports import zstd  # before that, the extra `images` brings it
     except ImportError as error:
         raise MissingReader(
             name, format="qcow2 (zstd)", package="backports.zstd (pip install 'xenvol[images]')"

@@ -102,7 +102,7 @@ def open_url(
     ca_file that cannot be read, or a header that is none.
     """
     try:
-        import urllib3
+        import urllib3  # the extra `images` brings it
     except ImportError as error:
         package = "urllib3 (pip install 'xenvol[images]')"
         raise MissingReader(name_of_url(url), format="http", package=package) from error
@@ -141,7 +141,7 @@ def open_url(
 
 
 def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3.BaseHTTPResponse:
-    import urllib3
+    import urllib3  # the extra `images` brings it
 
     # the bytes of the image as they are: its length and its checksum are of these
     headers = {
@@ -200,7 +200,7 @@ def _cause_of(error: BaseException) -> str:
 
 
 def _refusal(request: Request, response: urllib3.BaseHTTPResponse) -> str:
-    import urllib3
+    import urllib3  # the extra `images` brings it
 
     try:
         body = response.read(4 * _EXCERPT * 4, decode_content=False)
