@@ -92,6 +92,7 @@ def _copy(
         source = ImageSource(
             where=fetched or cast(BinaryIO, _Chunks(image_id, image_service.download(context, image_id))),
             format=_format_of(meta, image_id),
+            is_packed=meta.get("container_format") == "compressed",
             size=None if meta.get("container_format") == "compressed" else meta.get("size"),
             checksum=_checksum_of(meta),
         )

@@ -313,6 +313,20 @@ def test_a_raw_disk_that_begins_like_a_packed_image_is_what_it_is_said_to_be(
         assert shared.content(made.vdi_uuid) == disk
 
 
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_raw_disk_that_is_said_to_be_packed_is_unpacked_once(
+    shared: Lab, tmp_path: Path, as_file: bool
+) -> None:
+    disk = gzip.compress(b"what the guest put there" * 500).ljust(4 * MIB, b"\0")
+    packed = gzip.compress(disk)
+    (tmp_path / "disk").write_bytes(packed)
+    where = tmp_path / "disk" if as_file else io.BytesIO(packed)
+    source = ImageSource(where=where, format="raw", is_packed=True)
+    made = import_image(shared.session, source, shared.sr(), here=shared.elsewhere)
+    assert (made.format, made.virtual_size) == ("raw", 4 * MIB)
+    assert shared.content(made.vdi_uuid) == disk
+
+
 def test_what_never_ends_is_cut_off_at_the_largest_disk(
     shared: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

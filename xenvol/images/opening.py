@@ -37,6 +37,7 @@ FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
 """What an image can be said to be. Compression is seen through, whatever is said."""
 
 _PACKED: Final = ("gzip", "zstd")
+_ANYTHING: Final = ("raw", "iso")  # what is said to be a disk may begin like anything
 _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
 _SAID: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
 """``ovf`` is what image services call a tarball of VHDs (facts/peers.md e.6)."""
@@ -56,6 +57,8 @@ class ImageSource:
     format: str | None = None
     """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything, and what is
     said to be ``raw`` or ``iso`` is not unpacked, either."""
+    is_packed: bool = False
+    """Whether there is gzip or zstd around what is said to be ``raw`` or ``iso``; around others the bytes tell."""
     size: int | None = None
     """Bytes in all, as it is stored, of a stream that does not say so itself."""
     checksum: str | None = None
@@ -170,7 +173,7 @@ class _Opening:
         if summed and self._checksums:
             check_file(file, self._checksums, self._watch.counting("reading", file.size))
         found = detect.of_file(file)
-        if self._is_packed(found):
+        if summed and self._is_packed(found):  # what is not summed up is staged, and was unpacked before
             return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
         format = self._told(found)
         detect.refuse_unreadable(file.name, format)
@@ -198,7 +201,7 @@ class _Opening:
 
     def _read(self, stream: Peekable, finish: Callable[[], None]) -> Opened:
         found = detect.of_start(stream.peek(detect.START)) or "raw"
-        if self._is_packed(found):
+        if found in _PACKED and self._format not in _ANYTHING:
             remedy = "unpack it once, and give what is in it"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
@@ -232,7 +235,7 @@ class _Opening:
 
     def _is_packed(self, found: str | None) -> bool:
         """Whether it is to be unpacked first. A disk may begin like anything: not where it is said to be one."""
-        return found in _PACKED and self._format not in ("raw", "iso")
+        return found in _PACKED and (self._wanted.is_packed or self._format not in _ANYTHING)
 
     def _flat(self, leaf: vhd.Layer, parents: Sequence[vhd.Layer]) -> DiskImage:
         return chain.flatten(leaf, parents, directory=self._staging.directory)
