@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model, same
 
-from xenvol.images.contents import Piece
+from xenvol.images.contents import VHD_MAX, Piece
 from xenvol.images.errors import ImageTooLarge, InvalidImage
 from xenvol.images.formats import vhd
-from xenvol.images.formats.vhd_fields import MAX_SIZE
 from xenvol.images.formats.vhd_writer import write_vhd
 
 ID = UUID("11111111-2222-4333-8444-555555555555")
@@ -174,8 +173,8 @@ def test_what_was_broken_off_is_no_vhd() -> None:
 def test_a_disk_that_no_vhd_can_hold_is_refused_before_anything_is_written() -> None:
     file = io.BytesIO(b"untouched")
     with pytest.raises(ImageTooLarge) as caught:
-        write_vhd([], MAX_SIZE + 512, file)
-    assert (caught.value.size, caught.value.limit) == (MAX_SIZE + 512, 2190433320960)
+        write_vhd([], VHD_MAX + 512, file)
+    assert (caught.value.size, caught.value.limit) == (VHD_MAX + 512, 2190433320960)
     for size in (0, -512, 511, MIB + 1):
         with pytest.raises(ValueError, match="whole sectors"):
             write_vhd([], size, file)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal, cast
 
 from xenvol.images.contents import PIECE, Piece
-from xenvol.images.errors import MissingReader, TargetError
+from xenvol.images.errors import TargetError
+from xenvol.images.sources.compression import zstd_library
 
 Compression = Literal["none", "gzip", "zstd"]
 Target = str | os.PathLike[str] | BinaryIO
@@ -126,15 +127,7 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
         ) as zipped:
             yield cast(BinaryIO, zipped)
     else:
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # from Python 3.14 on
-        except ImportError:
-            try:
-                from backports import zstd  # the extra `images` brings it
-            except ImportError as error:
-                package = "backports.zstd (pip install 'xenvol[images]')"
-                raise MissingReader(image, format="zstd", package=package) from error
-        with zstd.ZstdFile(file, "wb") as zipped:
+        with zstd_library(image).ZstdFile(file, "wb") as zipped:
             yield cast(BinaryIO, zipped)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xenvol.cli.image.options import road_option, staging_option
+from xenvol.cli.image.options import export_options, road_option, staging_option
 from xenvol.cli.image.standard import standard_output
 from xenvol.cli.options import Pool, pool_options
 from xenvol.cli.terminal import human_size
@@ -17,24 +17,7 @@ from xenvol.images import export_image
 @click.command("export")
 @click.argument("vdi", metavar="VDI")
 @click.argument("target", metavar="TARGET")
-@click.option(
-    "--format",
-    "target_format",
-    type=click.Choice(["raw", "vhd", "tarball"]),
-    default="raw",
-    show_default=True,
-    help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
-)
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    default="none",
-    show_default=True,
-    help="With what it is packed.",
-)
-@click.option(
-    "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
-)
+@export_options
 @road_option
 @staging_option
 @pool_options

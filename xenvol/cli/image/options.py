@@ -201,3 +201,31 @@ def check_may_ask(terminal: Terminal, what: str) -> None:
 
 def wrong(problem: str) -> click.UsageError:
     return click.UsageError(problem, click.get_current_context())
+
+
+def export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command gets `target_format`, `compress` and `overwrite`."""
+
+    @click.option(
+        "--format",
+        "target_format",
+        type=click.Choice(["raw", "vhd", "tarball"]),
+        default="raw",
+        show_default=True,
+        help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
+    )
+    @click.option(
+        "--compress",
+        type=click.Choice(["none", "gzip", "zstd"]),
+        default="none",
+        show_default=True,
+        help="With what it is packed.",
+    )
+    @click.option(
+        "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
+    )
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        command(*arguments, **options)
+
+    return run

@@ -11,6 +11,7 @@ from xenvol import volume_images
 from xenvol.cli.image.options import (
     check_may_ask,
     confirm,
+    export_options,
     road_option,
     source_options,
     staging_option,
@@ -117,24 +118,7 @@ def volume_fill(service: Service, *, volume_id: str, source: ImageSource, yes: b
 @click.command("volume_to_image")
 @id_argument
 @click.argument("target", metavar="TARGET")
-@click.option(
-    "--format",
-    "target_format",
-    type=click.Choice(["raw", "vhd", "tarball"]),
-    default="raw",
-    show_default=True,
-    help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
-)
-@click.option(
-    "--compress",
-    type=click.Choice(["none", "gzip", "zstd"]),
-    default="none",
-    show_default=True,
-    help="With what it is packed.",
-)
-@click.option(
-    "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
-)
+@export_options
 @road_option
 @staging_option
 @service_options

@@ -5,12 +5,11 @@ What is behind the packed bytes is not looked at: the format counts them in whol
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable
 from typing import Final
 
-from xenvol.images.errors import MissingReader
+from xenvol.images.sources.compression import zstd_library
 
 _DEFLATE_WINDOW: Final = -15  # raw; QEMU writes with -12, which this reads too, and others' writers with more
 _ZSTD_WINDOW: Final = 23  # 8 MiB, which every reader should take (RFC 8878, 3.1.1.1.2), and four clusters
@@ -34,15 +33,7 @@ def inflate(packed: bytes, size: int) -> bytes:
 
 
 def zstd_expander(name: str) -> Expand:
-    try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # from Python 3.14 on
-        else:
-            from backports import zstd  # before that, the extra `images` brings it
-    except ImportError as error:
-        raise MissingReader(
-            name, format="qcow2 (zstd)", package="backports.zstd (pip install 'xenvol[images]')"
-        ) from error
+    zstd = zstd_library(name, format="qcow2 (zstd)")
     options = {zstd.DecompressionParameter.window_log_max.value: _ZSTD_WINDOW}
 
     def expand(packed: bytes, size: int) -> bytes:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from xenvol.images.contents import SECTOR
+from xenvol.images.contents import SECTOR, VHD_MAX
 from xenvol.images.errors import ImageTooLarge, InvalidImage, TruncatedImage, UnsupportedImage
 
 Kind = Literal["fixed", "dynamic", "differencing"]
 
 FOOTER_SIZE = 512
 HEADER_SIZE = 1024
-MAX_SIZE = 2040 << 30
-"""Bytes of a disk, at most: 2190433320960, as xapi says it too (facts/xapi.md 4.8)."""
 BLOCK_SIZE = 2 << 20
 """Bytes; what everybody writes."""
 UNUSED = 0xFFFFFFFF
@@ -150,8 +148,8 @@ def check_virtual_size(size: int, *, image: str, offset: int | None = None) -> N
         raise bad(image, "its disk has no size", offset=offset)
     if size % SECTOR:
         raise bad(image, f"its disk has {size} bytes, which are not whole sectors", offset=offset)
-    if size > MAX_SIZE:
-        raise ImageTooLarge(image, size=size, limit=MAX_SIZE, what="a VHD")
+    if size > VHD_MAX:
+        raise ImageTooLarge(image, size=size, limit=VHD_MAX, what="a VHD")
 
 
 def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Header:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
-from xenvol.images.contents import SECTOR, Piece, without_zeros
+from xenvol.images.contents import SECTOR, VHD_MAX, Piece, without_zeros
 from xenvol.images.errors import ImageTooLarge
 from xenvol.images.formats.vhd_fields import (
     BLOCK_SIZE,
     FOOTER_SIZE,
     HEADER_SIZE,
-    MAX_SIZE,
     UNUSED,
     Footer,
     Header,
@@ -43,8 +42,8 @@ def write_vhd(
     The pieces do not overlap; they come in any order. Raises ImageTooLarge, ValueError for a size that is not of whole
     sectors or a piece that is not on the disk, and what giving the pieces and writing raise.
     """
-    if virtual_size > MAX_SIZE:
-        raise ImageTooLarge("the image", size=virtual_size, limit=MAX_SIZE, what="a VHD")
+    if virtual_size > VHD_MAX:
+        raise ImageTooLarge("the image", size=virtual_size, limit=VHD_MAX, what="a VHD")
     if virtual_size <= 0 or virtual_size % SECTOR:
         raise ValueError(f"a VHD's disk is of whole sectors, and {virtual_size} bytes are none")
     header = Header(

@@ -31,7 +31,7 @@ _OUTPUT: Final = 256 << 10  # bytes: with 1 MiB at once, zstd takes twice the ti
 _INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at every call
 
 
-def _zstd_library(image: str) -> Any:
+def zstd_library(image: str, *, format: str = "zstd") -> Any:
     """Python's own from 3.14 on, the same for older ones else. Raises MissingReader."""
     try:
         if sys.version_info >= (3, 14):
@@ -39,7 +39,7 @@ def _zstd_library(image: str) -> Any:
         return importlib.import_module("backports.zstd")
     except ImportError as error:
         raise MissingReader(
-            image, format="zstd", package="backports.zstd (pip install 'xenvol[images]')"
+            image, format=format, package="backports.zstd (pip install 'xenvol[images]')"
         ) from error
 
 
@@ -143,5 +143,5 @@ def decompressed(stream: Peekable) -> Stream:
     if magic.startswith(GZIP_MAGIC):
         return _Decompressed(stream, Gzip())
     if magic == ZSTD_MAGIC or is_skippable(magic):
-        return _Decompressed(stream, Zstd(_zstd_library(stream.name)))
+        return _Decompressed(stream, Zstd(zstd_library(stream.name)))
     return stream
