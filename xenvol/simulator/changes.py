@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _DELETIONS_MOST = 512  # per class; then the oldest go (db_cache_types.ml, Table.remove)
 _DELETIONS_KEPT = 257
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One object's latest change."""
 
     stamp: int

@@ -50,7 +50,11 @@ class Database:
         self._children: dict[tuple[str, str], dict[str, None]] = {}
         self._parent_sets = {(c, f): (pc, pf) for c, f, pc, pf in model.relations}
         self._child_sets = {(pc, pf): (c, f) for c, f, pc, pf in model.relations}
-        self.on_change: Callable[[str, str], None] = lambda cls, ref: None
+        self.on_change: Callable[[str, str], None] = _tell_nobody
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the listener, which belongs to the `Xapi` around this database."""
+        return {**self.__dict__, "on_change": _tell_nobody}
 
     # ---- reading
 
@@ -244,6 +248,10 @@ class Database:
                     members = self._children[target, parent_field]
                     del members[ref]
                     members[ref] = None
+
+
+def _tell_nobody(cls: str, ref: str) -> None:
+    """The listener of a database that has none."""
 
 
 _NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")

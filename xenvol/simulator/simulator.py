@@ -10,6 +10,7 @@ the master by its address alone.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.resources
 import re
@@ -20,8 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from xenvol.simulator import bootstrap, worlds
+from xenvol.simulator import bootstrap, checkpoint, worlds
 from xenvol.simulator.bulk import BulkBuilder
+from xenvol.simulator.checkpoint import Checkpoint, Template
 from xenvol.simulator.control import Control
 from xenvol.simulator.database import Database
 from xenvol.simulator.faults import Faults
@@ -71,6 +73,9 @@ class Simulator(BulkBuilder):
         self.tls = tls
         self._storage_delays = storage_delays
         self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
+        is_shipped = world is None or world in worlds.NAMES
+        self._kind = (self.version, hosts or 1, world) if is_shipped else None
+        """What simulators have in common that start alike; None for a world that only this one has."""
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
         self.journal = Journal()
         """All calls (`xenvol.simulator.journal`)."""
@@ -176,22 +181,27 @@ class Simulator(BulkBuilder):
 
     def reset(self) -> None:
         """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
-        self.faults.clear()
-        self._collector.stop()
-        old = self.xapi
-        self._service.xapi = self._build()
-        self._collector = Collector(self.xapi)
-        for server in self._servers[len(self._hosts) :]:
-            server.close()
-        del self._servers[len(self._hosts) :]
-        del self._addresses[len(self._hosts) :]
-        for server in self._servers:
-            server.come_back()
-        if self._servers:
-            self._collector.start()
-        self.journal.clear()
+        self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
         self._order_faults()
-        _discard(old)
+
+    def checkpoint(self) -> Checkpoint:
+        """Keep the whole state of now for `restore`; RuntimeError while a call is under way."""
+        kept = checkpoint.take(self.xapi)
+        is_up = [server.is_up for server in self._servers] or [True] * len(self._hosts)
+        hosts = tuple(zip(self._hosts, self._addresses, is_up, strict=True))
+        return dataclasses.replace(kept, hosts=hosts)
+
+    def restore(self, kept: Checkpoint) -> None:
+        """Back to the state of that checkpoint, sessions and dead hosts too; faults and journal are cleared.
+
+        Calls under way end on the pool that they began on, which is gone.
+        """
+        xapi = checkpoint.make(kept)
+        self._hosts_of[xapi] = [host for host, _, _ in kept.hosts]
+        self._go_on_with(xapi, [address for _, address, _ in kept.hosts])
+        for server, (_, _, is_up) in zip(self._servers, kept.hosts, strict=False):
+            if not is_up:
+                server.go_down()
 
     def snapshot(self) -> Snapshot:
         """The whole state now, to be compared with a later one."""
@@ -233,7 +243,40 @@ class Simulator(BulkBuilder):
     def _hosts(self) -> list[str]:
         return self._hosts_of[self.xapi]
 
+    def _go_on_with(self, xapi: Xapi, addresses: list[str]) -> None:
+        """Put another pool in the place of this one, at the same addresses."""
+        self.faults.clear()
+        self._collector.stop()
+        old, self._service.xapi = self.xapi, xapi
+        self._collector = Collector(xapi)
+        self._addresses[:] = addresses
+        for server in self._servers[len(addresses) :]:
+            server.close()
+        del self._servers[len(addresses) :]
+        for server in self._servers:
+            server.come_back()
+        if self._servers:
+            for index in range(len(self._servers), len(addresses)):
+                self._servers.append(self._server(index))
+                self._servers[-1].start()
+            self._collector.start()
+        self.journal.clear()
+        _discard(old)
+
     def _build(self) -> Xapi:
+        """A pool as it is at the start. It is built where no other simulator of this process started alike."""
+        if self._kind is None:
+            return self._built()
+        if self._kind not in _TEMPLATES:
+            _TEMPLATES[self._kind] = Template(self._built)
+        xapi = _TEMPLATES[self._kind].make()
+        with xapi.lock:
+            self._place(xapi)
+        self._hosts_of[xapi] = xapi.db.refs("host")
+        xapi.storage_delays = self._storage_delays
+        return xapi
+
+    def _built(self) -> Xapi:
         spec = self._spec
         world = World.from_dict(spec.storage)
         try:
@@ -289,6 +332,10 @@ class Simulator(BulkBuilder):
         if host is None:
             return list(self._servers)
         return [self._servers[self._hosts.index(self.find_host(host))]]
+
+
+_TEMPLATES: dict[tuple[str, int, str], Template] = {}
+"""By version, number of hosts, and world."""
 
 
 def _address(wanted: str, index: int) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from xenvol.simulator import datamodel
 from xenvol.simulator.database import Database
@@ -18,6 +19,22 @@ from xenvol.simulator.failure import NULL
 from xenvol.simulator.guests import Guest
 from xenvol.simulator.notify import EVERYTHING, Bell
 from xenvol.simulator.sm.world import World
+
+
+_STATE = (
+    "db",
+    "world",
+    "guests",
+    "domains",
+    "domains_use_storage",
+    "storage_delays",
+    "attached_srs",
+    "datapaths",
+    "users",
+    "login_penalty",
+    "local_sessions",
+)
+"""The attributes of `Xapi` that a checkpoint keeps; the others are of the running program."""
 
 
 class Xapi:
@@ -62,6 +79,19 @@ class Xapi:
         """Seconds that a failed log-in takes; about 2 for a real PAM."""
         self.local_sessions: dict[str, str] = {}
         """Sessions of session.slave_local_login_with_password, and the host that knows them."""
+
+    def state(self) -> dict[str, Any]:
+        """What makes this pool what it is, to be pickled: everything but locks, listeners and what is under way."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Xapi:
+        """A pool that goes on from a state, which it takes over."""
+        xapi = cls(version=state["db"].model.version, world=state["world"])
+        for name, value in state.items():
+            setattr(xapi, name, value)
+        xapi.db.on_change = xapi._changed
+        return xapi
 
     @property
     def master(self) -> str:

@@ -1,4 +1,4 @@
-"""Sparse files: where their data lies, and a copy that keeps the holes."""
+"""Sparse files: where their data lies, and copies that keep the holes."""
 
 from __future__ import annotations
 
@@ -29,3 +29,25 @@ def sparse_copy(source: Path, target: Path) -> Path:
             while (left := end - reader.tell()) > 0:
                 writer.write(reader.read(min(left, 1 << 20)))
     return target
+
+
+SavedFile = tuple[int, tuple[tuple[int, bytes], ...]]
+"""A file's length in bytes, and its stretches of data: offset and bytes."""
+
+
+def save_file(path: Path) -> SavedFile:
+    """Read the data of a file, without its holes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        return size, tuple((start, os.pread(file.fileno(), end - start, start)) for start, end in data_ranges(file, size))
+
+
+def restore_file(path: Path, saved: SavedFile) -> None:
+    """Write a file that `save_file` has read, with all directories above it."""
+    size, stretches = saved
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for start, data in stretches:
+            file.seek(start)
+            file.write(data)
+        file.truncate(size)

@@ -18,6 +18,11 @@ from xenvol.simulator.sm.san import San
 from xenvol.simulator.sm.shares import HostMounts, Shares
 
 
+def new_directory() -> Path:
+    """An empty directory for the files of a world; only its owner may look into it."""
+    return Path(tempfile.mkdtemp(prefix="xenvol-world-"))
+
+
 @dataclass
 class HostStorage:
     """What one host has logged in to and mounted."""
@@ -34,7 +39,7 @@ class World:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._owned = directory is None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="xenvol-world-"))
+        self.directory = directory or new_directory()
         self.san = San(self.directory / "luns")
         """iSCSI targets, portals, FC ports and their LUNs."""
         self.shares = Shares(self.directory / "shares")
@@ -43,6 +48,10 @@ class World:
 
     def __repr__(self) -> str:
         return f"<World in {self.directory}: {self.san!r}, {self.shares!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A world that is made again lies in a directory of its own (`xenvol.simulator.checkpoint`)."""
+        return {**self.__dict__, "_owned": True}
 
     @classmethod
     def from_dict(cls, values: Any, directory: Path | None = None, *, where: str = "storage") -> World:
