@@ -3,12 +3,16 @@
 The packages in tests/plugins are installed as pip would have: a directory on sys.path with a dist-info in it.
 """
 
+import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import AmbiguousDriver, DriverLoadFailed, InvalidDriver, UnknownDriver
@@ -195,3 +199,31 @@ def test_the_registry_costs_nothing_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_package_that_is_installed_into_a_known_folder_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does pip: ``sys.path`` stays, and the folder gets another entry. It is gone again when it is removed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownDriver):
+        get_driver_class("late_arrival", environ={})
+    info = tmp_path / "late_arrival-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late-arrival\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[xenvol.drivers]\nlate_arrival = xenvol.drivers.iscsi:ISCSIDriver\n"
+    )
+    os.utime(tmp_path, ns=(1, 1))  # a clock too coarse to tell the two apart would hide the change
+    assert get_driver_class("late_arrival", environ={}).__name__ == "ISCSIDriver"
+    shutil.rmtree(info)
+    with pytest.raises(UnknownDriver):
+        get_driver_class("late_arrival", environ={})
+
+
+def test_a_driver_is_looked_up_without_reading_metadata_again(mocker: MockerFixture) -> None:
+    """An attach and a detach need one each; the metadata of a hundred packages cost more than their calls."""
+    get_driver_class("iscsi", environ={})
+    read = mocker.spy(importlib.metadata, "entry_points")
+    assert get_driver_class("nfs", environ={})
+    assert read.call_count == 0

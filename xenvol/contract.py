@@ -4,6 +4,7 @@ The check is structural: subclassing `VolumeDriver` is not asked for, the method
 wrong is said with the method's own signature and what to change it to.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,11 @@ def find_problem(driver_class: object) -> str | None:
     if not inspect.isclass(driver_class):
         kind = type(driver_class).__name__
         return f"the entry point is a {kind}, not a class: let it name the driver's class"
+    return _problem_of_class(driver_class)
+
+
+@functools.lru_cache(maxsize=64)  # every operation asks about the same few classes
+def _problem_of_class(driver_class: type) -> str | None:
     left = sorted(getattr(driver_class, "__abstractmethods__", ()))
     if left:
         return f"{driver_class.__qualname__} leaves {', '.join(left)} abstract: implement it"
