@@ -75,8 +75,8 @@ class Trial:
         self.before = xapi.snapshot()
 
     def log_in(self) -> VolumeOps:
-        session = xenvol.connect(self.xapi.url, self.xapi.user, self.xapi.password)
-        return VolumeOps(Session(session, sleep=lambda seconds: None))
+        self.session = xenvol.connect(self.xapi.url, self.xapi.user, self.xapi.password)
+        return VolumeOps(Session(self.session, sleep=lambda seconds: None))
 
     def run(self) -> object:
         return self.operation.run(self.ops, self.scenario)
@@ -113,9 +113,11 @@ def each_call(
     pool: Simulator, scenario: Scenario, operation: Operation, strike: sweep.Strike
 ) -> Iterator[sweep.Case[Trial]]:
     struck = 0
-    for case in sweep.each_call(pool, lambda: Trial(pool, scenario, operation), Trial.run, strike):
+    trial = Trial(pool, scenario, operation)
+    for case in sweep.each_call(pool, lambda: trial, Trial.run, strike):
         struck += 1
         yield case
+    trial.session.close()
     assert struck >= 3
 
 
@@ -154,3 +156,4 @@ class TestSweep:
             assert case.error is None or isinstance(case.error, XenVolError), case
             case.trial.ops = case.trial.log_in()
             case.trial.finish()
+            case.trial.session.close()

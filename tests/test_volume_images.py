@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -618,8 +619,15 @@ def pools() -> Iterator[Pools]:
 
 
 @pytest.fixture
-def begin(pools: Pools, template: Path, tmp_path: Path) -> Begin:
-    return lambda operation: Trial(pools(1), operation, template, tmp_path / "sm.sqlite")
+def begin(pools: Pools, template: Path, tmp_path: Path) -> Iterator[Begin]:
+    with contextlib.ExitStack() as stack:
+
+        def trial(operation: Operation) -> Trial:
+            trial = Trial(pools(1), operation, template, tmp_path / "sm.sqlite")
+            stack.callback(trial.session.close)
+            return trial
+
+        yield trial
 
 
 class TestEveryCallOfCreatingFromAnImage:

@@ -634,7 +634,11 @@ class Trial:
         self.pool = Pool(xapi, home)
         self.vdi = self.pool.vdi()
         self.file = self.pool.file(self.vdi)
-        self.road = self.pool.http(patience=BRIEF) if way == "http" else self.pool.block(patience=BRIEF)
+        self.way = way
+
+    @property
+    def road(self) -> Road:
+        return self.pool.http(patience=BRIEF) if self.way == "http" else self.pool.block(patience=BRIEF)
 
     def fill(self) -> None:
         self.road.fill(self.vdi, [Piece(0, b"a" * MIB), Piece(4 * MIB, b"b" * MIB)])
@@ -672,7 +676,6 @@ class TestSweep:
             if case.error is None and run is Trial.fill:
                 assert case.trial.file.read_bytes()[4 * MIB : 5 * MIB] == b"b" * MIB, case
             case.trial.pool.view.call("VDI.destroy", case.trial.vdi)
-            case.trial.pool.session.close()
         assert struck >= 5
 
     def test_what_a_process_leaves_that_died_is_released_by_the_next(
@@ -683,7 +686,6 @@ class TestSweep:
             assert release(pool.view, case.trial.vdi, pool.attempt) is True, case
             assert [line for line in pool.residue() if not line.startswith("task xenvol")] == [], case
             pool.view.call("VDI.destroy", case.trial.vdi)
-            pool.session.close()
 
 
 class TestSecrets:

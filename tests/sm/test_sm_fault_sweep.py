@@ -7,6 +7,8 @@ or an audit mends; database and pool agree; and when all is deleted, pool and st
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import re
 import shutil
 import sqlite3
@@ -202,10 +204,26 @@ class Trial:
         operation.prepare(self.manager)
         self.before = xapi.snapshot()
         self.rows_before = self.rows()
+        self.database.close()  # which writes its log into the file
+        self.path, self.saved = path, path.read_bytes()
+        self.first_session = self.session
+
+    def again(self) -> Trial:
+        """The same trial once more, in a pool that was restored: the service still runs, and its rows are as they
+        were."""
+        trial = copy.copy(self)
+        for old in self.path.parent.glob(f"{self.path.name}*"):
+            old.unlink()
+        self.path.write_bytes(self.saved)
+        trial.open()
+        return trial
 
     def begin(self) -> None:
         """What a service does that starts."""
         self.session = log_in(self.xapi)
+        self.open()
+
+    def open(self) -> None:
         self.database = Database(self.url)
         self.manager = StorageManager(self.session, self.database)
         self.manager.list_flavors()  # the tables are looked at once
@@ -215,8 +233,10 @@ class Trial:
         self.begin()
 
     def end(self) -> None:
+        """The first session stays: the next call is struck with it."""
         self.database.close()
-        self.session.close()
+        if self.session is not self.first_session:
+            self.session.close()
 
     def run(self) -> object:
         return self.operation.run(self.manager)
@@ -344,11 +364,17 @@ def pools() -> Iterator[Callable[[int], Simulator]]:
 
 
 @pytest.fixture
-def begin(pools: Callable[[int], Simulator], template: Path, tmp_path: Path) -> Callable[[Operation], Trial]:
-    def trial(operation: Operation) -> Trial:
-        return Trial(pools(operation.hosts), operation, template, tmp_path / "sm.sqlite")
+def begin(
+    pools: Callable[[int], Simulator], template: Path, tmp_path: Path
+) -> Iterator[Callable[[Operation], Trial]]:
+    with contextlib.ExitStack() as stack:
 
-    return trial
+        def trial(operation: Operation) -> Trial:
+            trial = Trial(pools(operation.hosts), operation, template, tmp_path / "sm.sqlite")
+            stack.callback(trial.session.close)
+            return trial
+
+        yield trial
 
 
 Begin = Callable[[Operation], Trial]
@@ -365,7 +391,7 @@ def each_call(
 ) -> Iterator[sweep.Case[Trial]]:
     struck = 0
     xapi = pools(operation.hosts)
-    for case in sweep.each_call(xapi, lambda: begin(operation), Trial.run, strike):
+    for case in sweep.each_call(xapi, lambda: begin(operation), Trial.run, strike, again=Trial.again):
         struck += 1
         try:
             yield case
@@ -445,9 +471,12 @@ def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
 ) -> None:
     """The service ends with it, and the next one finds what was committed and what was not."""
     n = 0
+    first = begin(operation)
+    kept = first.xapi.checkpoint()
     while True:
         n += 1
-        trial = begin(operation)
+        first.xapi.restore(kept)
+        trial = first.again()
         strike(n)(trial.database)
         error: Exception | None = None
         try:

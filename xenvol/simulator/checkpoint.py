@@ -4,8 +4,8 @@
     ...
     xapi.restore(checkpoint)         # a client that was logged in then is logged in again
 
-What the running program holds is not kept: ordered faults, the journal, calls under way. References and uuids stay,
-so that what was noted at the checkpoint is true again after `Simulator.restore`.
+What the running program holds is not kept: ordered faults, the journal, calls under way. References, uuids and paths
+stay, so that what was noted at the checkpoint is true again after `Simulator.restore`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ def take(xapi: Xapi) -> Checkpoint:
         return Checkpoint(
             _dump(xapi),
             tuple((str(p.relative_to(root)), save_file(p)) for p in paths if not p.is_symlink()),
-            tuple((str(p.relative_to(root)), str(p.readlink().relative_to(root))) for p in paths if p.is_symlink()),
+            tuple(
+                (str(p.relative_to(root)), str(p.readlink().relative_to(root)))
+                for p in paths
+                if p.is_symlink()
+            ),
             xapi.clock,
         )
 
 
-def make(checkpoint: Checkpoint) -> Xapi:
-    """The pool of a checkpoint once more, its files in a new directory."""
-    directory = new_directory()
+def make(checkpoint: Checkpoint, directory: Path) -> Xapi:
+    """The pool of a checkpoint once more, its files in that directory, which is empty."""
     for name, saved in checkpoint.files:
         restore_file(directory / name, saved)
     for name, target in checkpoint.links:
@@ -99,7 +102,7 @@ class Template:
         renamed = dict(zip(self._made_up, _new_uuids(len(self._made_up)), strict=True))
         pieces = self._pieces.copy()
         pieces[1::2] = [renamed.get(each, each) for each in pieces[1::2]]
-        return make(replace(self._checkpoint, state=b"".join(pieces)))
+        return make(replace(self._checkpoint, state=b"".join(pieces)), new_directory())
 
 
 def _new_uuids(count: int) -> Iterator[bytes]:

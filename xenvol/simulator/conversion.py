@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xenvol.simulator import datamodel
 from xenvol.simulator.datamodel import DataModel
 from xenvol.simulator.failure import internal_error
 from xenvol.simulator.ocaml import failure, ocaml_float, ocaml_int64
@@ -132,6 +133,9 @@ def _enum(values: tuple[str, ...], wire: Wire) -> str:
 
 def encode(model: DataModel, declared: Type, value: Any) -> Wire:
     """A result as a wire value; TypeError where a rule returned something else than it declares."""
+    python_type = _PYTHON.get(declared.kind)
+    if python_type is not None and type(value) is python_type:  # most values, so they are asked about first
+        return value
     if isinstance(value, Marshalled):
         return value.wire
     match declared.kind:
@@ -151,9 +155,7 @@ def encode(model: DataModel, declared: Type, value: Any) -> Wire:
             return None if value is None else encode(model, _some(declared.item), value)
         case "record":
             return encode_record(model, declared.name, value)
-    if not isinstance(value, _PYTHON[declared.kind]) or (declared.kind == "int" and value is True):
-        raise TypeError(f"{value!r} is no {declared.kind}")
-    return value
+    raise TypeError(f"{value!r} is no {declared.kind}")
 
 
 _PYTHON = {"string": str, "ref": str, "enum": str, "int": int, "bool": bool}
@@ -161,9 +163,14 @@ _PYTHON = {"string": str, "ref": str, "enum": str, "int": int, "bool": bool}
 
 def encode_record(model: DataModel, cls: str, record: Mapping[str, Any]) -> Wire:
     """Every field that the record has, in the data model's order."""
-    fields = model.classes[cls].fields
     return {
-        name: encode(model, parse_type(field.type), record[name])
-        for name, field in fields.items()
-        if name in record and not (field.type.endswith(" option") and record[name] is None)
+        name: encode(model, declared, record[name])
+        for name, declared in _field_types(model.version, cls)
+        if name in record and not (declared.kind == "option" and record[name] is None)
     }
+
+
+@functools.cache
+def _field_types(version: str, cls: str) -> tuple[tuple[str, Type], ...]:
+    fields = datamodel.load(version).classes[cls].fields
+    return tuple((name, parse_type(field.type)) for name, field in fields.items())

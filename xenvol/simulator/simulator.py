@@ -196,7 +196,8 @@ class Simulator(BulkBuilder):
 
         Calls under way end on the pool that they began on, which is gone.
         """
-        xapi = checkpoint.make(kept)
+        with self.xapi.lock:
+            xapi = checkpoint.make(kept, self.storage.give_up_directory())
         self._hosts_of[xapi] = [host for host, _, _ in kept.hosts]
         self._go_on_with(xapi, [address for _, address, _ in kept.hosts])
         for server, (_, _, is_up) in zip(self._servers, kept.hosts, strict=False):

@@ -20,7 +20,6 @@ from xenvol.simulator.guests import Guest
 from xenvol.simulator.notify import EVERYTHING, Bell
 from xenvol.simulator.sm.world import World
 
-
 _STATE = (
     "db",
     "world",

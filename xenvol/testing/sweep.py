@@ -6,11 +6,14 @@ One run without a fault tells which calls there are. Then each is struck:
         assert isinstance(case.error, XapiError), case
         assert pool_is_as_it_was(case.trial), case
 
-`begin` builds the pool anew and returns whatever `run` and the judge need; `run` is the operation.
+`begin` builds the pool and returns the trial: whatever `run` and the judge need. It is called once. For each call the
+pool is restored as `begin` left it, sessions too, which is much cheaper than to build it, and `again` makes the trial
+of the case from the first one: a shallow copy, unless the trial has state outside the pool. `run` is the operation.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -73,11 +76,22 @@ def calls_of(xapi: Simulator, begin: Callable[[], T], run: Callable[[T], object]
 
 
 def each_call(
-    xapi: Simulator, begin: Callable[[], T], run: Callable[[T], object], strike: Strike
+    xapi: Simulator,
+    begin: Callable[[], T],
+    run: Callable[[T], object],
+    strike: Strike,
+    *,
+    again: Callable[[T], T] = copy.copy,
 ) -> Iterator[Case[T]]:
-    """Strike the first call, then in a new pool the second, and so on; faults are over when a case is judged."""
-    for n, call in enumerate(calls_of(xapi, begin, run), 1):
-        trial = begin()
+    """Strike the first call, then in the pool as it was the second, and so on; faults are over when a case is judged.
+
+    A session of the first trial stays logged in for all cases: the judge leaves it open.
+    """
+    first = begin()
+    kept = xapi.checkpoint()
+    for n, call in enumerate(calls_of(xapi, lambda: again(first), run), 1):
+        xapi.restore(kept)
+        trial = again(first)
         strike(xapi.faults, n)
         error: Exception | None = None
         try:

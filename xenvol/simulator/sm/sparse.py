@@ -39,7 +39,9 @@ def save_file(path: Path) -> SavedFile:
     """Read the data of a file, without its holes."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        return size, tuple((start, os.pread(file.fileno(), end - start, start)) for start, end in data_ranges(file, size))
+        return size, tuple(
+            (start, os.pread(file.fileno(), end - start, start)) for start, end in data_ranges(file, size)
+        )
 
 
 def restore_file(path: Path, saved: SavedFile) -> None:

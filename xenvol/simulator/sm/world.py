@@ -96,6 +96,13 @@ class World:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
+    def give_up_directory(self) -> Path:
+        """Remove all files, and leave the empty directory to another world."""
+        self._owned = False
+        for entry in self.directory.iterdir():
+            shutil.rmtree(entry)
+        return self.directory
+
     def close(self) -> None:
         if self._owned:
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from xenvol.refs import HostRef, SRRef, VDIRef
 from xenvol.session import Session
 from xenvol.session.wire import Call
 from xenvol.simulator import Simulator
-from xenvol.testing import residue
+from xenvol.testing import residue, sweep
 from xenvol.testing.conformance.requirement import listed, must_pass, require
 from xenvol.view import View
 from xenvol.volumeops import VolumeOps
@@ -64,6 +64,23 @@ class Bench:
         residue.touch_hosts(self.xapi)
         self.remember()
         self.log_in()
+        return self
+
+    def each_call(
+        self, run: Callable[[Self], object], strike: sweep.Strike, *, begin: Callable[[], Self] | None = None
+    ) -> Iterator[sweep.Case[Self]]:
+        """`sweep.each_call` in a pool that `begin` has built."""
+        return sweep.each_call(self.xapi, begin or self.begin, run, strike, again=type(self).again)
+
+    def again(self) -> Self:
+        """Go on as `begin` left it, in a pool that was restored: with the first session and no later one."""
+        first, *later = self._clients
+        self._clients = [first]
+        for client in later:
+            client.close()
+        self.session = _Watched(first, self.refused)
+        self.forbidden = frozenset()
+        self.refused.clear()
         return self
 
     def remember(self) -> None:

@@ -25,7 +25,7 @@ _STRIKES = pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_requ
 class Failing(Kit):
     def test_a_refused_call_of_connect_is_rolled_back(self, bench: Bench) -> None:
         """The refusal leaves as it was said, or as the cause of what leaves, and nothing stays behind."""
-        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.refuse):
+        for case in bench.each_call(Bench.connect, sweep.refuse):
             require(
                 case.error is None or _is_the_refusal(case.error),
                 f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
@@ -39,7 +39,7 @@ class Failing(Kit):
     def test_a_lost_call_of_connect_is_completed_by_the_same_call_again(
         self, bench: Bench, strike: sweep.Strike
     ) -> None:
-        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
+        for case in bench.each_call(Bench.connect, strike):
             _check_silence(case)
             if case.error is not None and strike is sweep.lose_request:
                 bench.check_nothing_left(f"{case}; after rollback", _TAKE_BACK)
@@ -47,17 +47,17 @@ class Failing(Kit):
 
     def test_a_connect_that_was_killed_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
         """Neither the connect nor its rollback got another call through."""
-        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.die):
+        for case in bench.each_call(Bench.connect, sweep.die):
             _check_silence(case)
             self._check_completes(bench, case)
 
     def test_a_connect_that_was_killed_is_cleaned_up_by_a_disconnect(self, bench: Bench) -> None:
         """Whoever deletes the volume then finds what is left by the data alone."""
-        for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, sweep.die):
+        for case in bench.each_call(Bench.connect, sweep.die):
             self._check_cleans_up(bench, case)
 
     def test_a_refused_call_of_disconnect_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
-        for case in sweep.each_call(bench.xapi, lambda: _connected(bench), Bench.disconnect, sweep.refuse):
+        for case in bench.each_call(Bench.disconnect, sweep.refuse, begin=lambda: _connected(bench)):
             require(
                 case.error is None or _is_the_refusal(case.error),
                 f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
@@ -74,7 +74,7 @@ class Failing(Kit):
     def test_a_lost_call_of_disconnect_is_completed_by_the_same_call_again(
         self, bench: Bench, strike: sweep.Strike
     ) -> None:
-        for case in sweep.each_call(bench.xapi, lambda: _connected(bench), Bench.disconnect, strike):
+        for case in bench.each_call(Bench.disconnect, strike, begin=lambda: _connected(bench)):
             _check_silence(case)
             self._check_cleans_up(bench, case)
 

@@ -44,7 +44,7 @@ class Secrets(Kit):
         ops.detach_volume(bench.connection_info, vm)
         self._check(secrets, "a call's parameters", "\n".join(map(str, bench.xapi.journal)))
         for strike in (sweep.refuse, sweep.lose_answer):
-            for case in sweep.each_call(bench.xapi, bench.begin, Bench.connect, strike):
+            for case in bench.each_call(Bench.connect, strike):
                 if case.error is not None:
                     shown = traceback.format_exception(case.error)
                     self._check(secrets, f"the error of {case.call}", "".join(shown) + repr(case.error))
