@@ -17,6 +17,7 @@ import pytest
 from tests.cli.conftest import Shell
 from tests.images.imagelab import IMPATIENT
 from tests.sm.conftest import DEVICE, GIB, MIB, NFS, NFS_2, arrange_storage, log_in, vdi_uuids
+from tests.sm.sqlite_file import with_tables
 from tests.sm.test_sm_fault_sweep import Operation, Trial, each_call, judged
 from xenvol.errors import XapiError, XenVolError
 from xenvol.images import ImageSource, Progress
@@ -57,7 +58,7 @@ def pool(xapi: Simulator) -> Simulator:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'sm.sqlite'}")
+    database = Database(with_tables(tmp_path / "sm.sqlite"))
     yield database
     database.close()
 
@@ -603,27 +604,17 @@ Pools = Callable[[int], Simulator]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with tables and nothing in them."""
-    path = tmp_path_factory.mktemp("template") / "sm.sqlite"
-    database = Database(f"sqlite:///{path}")
-    database.upgrade()
-    database.close()
-    return path
-
-
-@pytest.fixture(scope="module")
 def pools() -> Iterator[Pools]:
     with Simulator() as xapi:
         yield lambda hosts: xapi
 
 
 @pytest.fixture
-def begin(pools: Pools, template: Path, tmp_path: Path) -> Iterator[Begin]:
+def begin(pools: Pools, tmp_path: Path) -> Iterator[Begin]:
     with contextlib.ExitStack() as stack:
 
         def trial(operation: Operation) -> Trial:
-            trial = Trial(pools(1), operation, template, tmp_path / "sm.sqlite")
+            trial = Trial(pools(1), operation, tmp_path / "sm.sqlite")
             stack.callback(trial.session.close)
             return trial
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.sm.sqlite_file import with_tables
 from xenvol.cli.app import app
 from xenvol.simulator import Simulator
 
@@ -25,7 +26,7 @@ class Shell:
             "XENVOL_URL": xapi.url,
             "XENVOL_USER": xapi.user,
             "XENVOL_PASSWORD": xapi.password,
-            "XENVOL_SM_DATABASE": f"sqlite:///{self.database}",
+            "XENVOL_SM_DATABASE": with_tables(self.database),
         }
 
     def sm(self, *arguments: str) -> str:

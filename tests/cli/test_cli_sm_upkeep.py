@@ -190,9 +190,10 @@ class TestDatabase:
 
     def test_without_any_it_is_a_file_in_the_users_data_directory(self, shell: Shell, tmp_path: Path) -> None:
         home = {"XENVOL_SM_DATABASE": None, "XDG_DATA_HOME": str(tmp_path / "data")}
+        before = shell.database.read_bytes()
         assert shell("sm", "flavor_create", "gold", "…", **home).exit_code == 0
         assert (tmp_path / "data/xenvol/sm.sqlite").exists()
-        assert not shell.database.exists()
+        assert shell.database.read_bytes() == before
 
 
 class TestWithoutAPool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import xenvol
+from tests.sm.sqlite_file import with_tables
 from xenvol.refs import is_uuid
 from xenvol.secret import Secret
 from xenvol.session import Session
@@ -230,7 +231,7 @@ def session_of(xapi: Simulator) -> Iterator[Session]:
 
 
 def database_in(directory: Path) -> str:
-    return f"sqlite:///{directory / 'sm.sqlite'}"
+    return with_tables(directory / "sm.sqlite")
 
 
 def manager_of(session: Session, place: Path | Database) -> StorageManager:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import xenvol
+from tests.sm.sqlite_file import with_tables
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import Database, StorageManager
@@ -96,7 +97,7 @@ def database_url(
     """An empty database: SQLite, or what the test is parametrized with (see `on_every_database`)."""
     kind = getattr(request, "param", "sqlite")
     if kind == "sqlite":
-        yield f"sqlite:///{tmp_path / 'sm.sqlite'}"
+        yield with_tables(tmp_path / "sm.sqlite")
         return
     url = server_url(kind)
     yield url

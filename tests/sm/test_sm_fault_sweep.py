@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, vdi_uuids
+from tests.sm.sqlite_file import with_tables
 from xenvol.errors import XapiUnreachable, XenVolError
 from xenvol.secret import Secret
 from xenvol.simulator import Simulator
@@ -188,7 +188,7 @@ driver's, which does not run here, joins the two.
 class Trial:
     """A pool and a database, before and after an operation that fails somewhere."""
 
-    def __init__(self, xapi: Simulator, operation: Operation, template: Path, path: Path) -> None:
+    def __init__(self, xapi: Simulator, operation: Operation, path: Path) -> None:
         self.xapi, self.operation = xapi, operation
         xapi.reset()
         arrange_storage(xapi)
@@ -198,8 +198,7 @@ class Trial:
         self.pristine = xapi.snapshot()
         for old in path.parent.glob(f"{path.name}*"):
             old.unlink()
-        shutil.copy(template, path)
-        self.url = f"sqlite:///{path}"
+        self.url = with_tables(path)
         self.begin()
         operation.prepare(self.manager)
         self.before = xapi.snapshot()
@@ -339,16 +338,6 @@ def _struck(method: str, first: int, last: int, *, is_done: bool = False) -> Cal
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with tables and nothing in them: alembic takes longer than most operations."""
-    path = tmp_path_factory.mktemp("template") / "sm.sqlite"
-    database = Database(f"sqlite:///{path}")
-    database.upgrade()
-    database.close()  # which writes its log into it
-    return path
-
-
-@pytest.fixture(scope="module")
 def pools() -> Iterator[Callable[[int], Simulator]]:
     started: dict[int, Simulator] = {}
 
@@ -364,13 +353,11 @@ def pools() -> Iterator[Callable[[int], Simulator]]:
 
 
 @pytest.fixture
-def begin(
-    pools: Callable[[int], Simulator], template: Path, tmp_path: Path
-) -> Iterator[Callable[[Operation], Trial]]:
+def begin(pools: Callable[[int], Simulator], tmp_path: Path) -> Iterator[Callable[[Operation], Trial]]:
     with contextlib.ExitStack() as stack:
 
         def trial(operation: Operation) -> Trial:
-            trial = Trial(pools(operation.hosts), operation, template, tmp_path / "sm.sqlite")
+            trial = Trial(pools(operation.hosts), operation, tmp_path / "sm.sqlite")
             stack.callback(trial.session.close)
             return trial
 

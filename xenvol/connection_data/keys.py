@@ -4,6 +4,7 @@ Unknown keys are tolerated, null is as good as absent, numbers may be strings. W
 `InvalidConnectionInfo` with the words of the field.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Mapping
@@ -79,7 +80,8 @@ def refusal(key: str, table: type, *, driver: str, problem: str = "is missing") 
     return InvalidConnectionInfo(key, driver, accepted=accepted_keys(table)[key], problem=problem)
 
 
-def accepted_keys(table: type) -> dict[str, str]:
+@functools.cache
+def accepted_keys(table: type) -> Mapping[str, str]:
     """Every key of a table with the form that it takes, for help texts; any class with annotations will do."""
     return {
         key: next((meta.description for meta in _metas(hint) if meta.description), "")

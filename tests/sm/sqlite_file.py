@@ -1,0 +1,31 @@
+"""A SQLite file with the tables in it: made once per process by the migrations, and then copied.
+
+Alembic takes 60 ms of CPU, which is more than most tests of the Storage Manager need for their own work.
+tests/sm/test_database.py tests the migrations themselves, on new files and on both servers.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from xenvol.sm import Database
+
+
+@functools.cache
+def _content() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "sm.sqlite"
+        database = Database(f"sqlite:///{path}")
+        database.upgrade()
+        database.close()  # which writes its log into the file
+        return path.read_bytes()
+
+
+def with_tables(path: Path) -> str:
+    """Write the file there, and return its URL; a file that is there stays."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_content())
+    return f"sqlite:///{path}"
