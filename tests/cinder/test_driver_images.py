@@ -20,7 +20,7 @@ from cinder.image import image_utils
 from oslo_config import cfg
 
 from tests.cinder import test_driver
-from tests.cinder.processes import path_with_sudo
+from tests.cinder.processes import LIMIT, path_with_sudo
 from xenvol.cinder import XenSMDriver
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
@@ -157,7 +157,7 @@ def converted(data: bytes, directory: Path, to: str, *options: str) -> bytes:
     source, target = directory / "source", directory / "target"
     source.write_bytes(data)
     subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", to, *options, source, target], check=True, timeout=60
+        ["qemu-img", "convert", "-f", "raw", "-O", to, *options, source, target], check=True, timeout=LIMIT
     )
     return target.read_bytes()
 
@@ -362,7 +362,7 @@ class TestAVolumeAsAnImage:
         os.truncate(expected, GIB)
         known = {"vhd": "vpc"}.get(disk_format, disk_format)
         command = ["qemu-img", "compare", "-f", known, "-F", "raw", service.uploads, expected]
-        compared = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        compared = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
         assert compared.stdout == "Images are identical.\n", compared
         assert manager.audit().findings == []
 
