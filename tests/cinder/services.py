@@ -133,6 +133,8 @@ class CinderAPI:
 
     root: str
     scratch: Scratch
+    type_ids: list[str] = field(default_factory=list)
+    """The volume types that were created, in this order."""
     project: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
@@ -150,7 +152,8 @@ class CinderAPI:
         return self.request("POST", f"{path}/action", {action: arguments})
 
     def create_type(self, name: str, **extra_specs: str) -> None:
-        self.post("/types", volume_type={"name": name, "extra_specs": extra_specs})
+        made = self.post("/types", volume_type={"name": name, "extra_specs": extra_specs})
+        self.type_ids.append(made["volume_type"]["id"])
 
     def create_volume(self, size: int, volume_type: str | None = "gold", **source: str) -> str:
         wanted = {"size": size, "volume_type": volume_type, **source}
@@ -239,9 +242,6 @@ class CinderAPI:
         """As an administrator does with what could not be deleted at first."""
         self.act(path, "os-force_delete")
         self.until_gone(path)
-
-    def type_ids(self) -> set[str]:
-        return {each["id"] for each in self.request("GET", "/types?is_public=None")["volume_types"]}
 
     def left(self) -> list[str]:
         """The paths of all there is, snapshots before their volumes."""
