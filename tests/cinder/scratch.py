@@ -12,16 +12,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import kombu
 import pymysql
 import sqlalchemy as sa
 
+from tests.cinder.processes import LIMIT
+
 PREFIX = "xenvol_cinder_"
 MARIADB = os.environ.get("XENVOL_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306")
 RABBITMQ = os.environ.get("XENVOL_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
-_PATIENCE = 5  # seconds until a server that does not answer is one that is not there
+_PATIENCE = 60  # seconds until a server that does not answer counts as absent; an absent one refuses at once
 
 
 class Unavailable(Exception):
@@ -36,12 +38,26 @@ class Scratch:
     transport_url: str
     """For oslo.messaging."""
 
-    def queues(self) -> set[str]:
-        """Those that somebody takes messages from. To others oslo.messaging sends in vain: none is kept for them."""
-        vhost = self.transport_url.rpartition("/")[2]
-        told = _rabbitmqctl("list_queues", "--vhost", vhost, "--no-table-headers", "name", "consumers")
-        named = (line.split("\t") for line in told.splitlines())
-        return {name for name, consumers in named if consumers != "0"}
+    _server: pymysql.cursors.Cursor = field(repr=False)
+    _broker: kombu.Connection = field(repr=False)
+
+    def is_consumed(self, queue: str) -> bool:
+        """Whether a service takes messages from this queue. oslo.messaging drops what it sends to any other."""
+        channel = self._broker.channel()  # of its own: the broker closes it when there is no such queue
+        try:
+            return bool(channel.queue_declare(queue, passive=True).consumer_count > 0)
+        except self._broker.channel_errors:
+            return False
+        finally:
+            channel.close()
+
+    def status(self, table: str, row_id: str) -> str | None:
+        """The status of a volume or snapshot in Cinder's own table, which its API may translate; None if deleted."""
+        database = sa.make_url(self.cinder_database).database
+        query = f"SELECT status FROM {database}.{table} WHERE id = %s AND NOT deleted"
+        self._server.execute(query, [row_id])
+        row = self._server.fetchone()
+        return None if row is None else str(row[0])
 
 
 @contextmanager
@@ -60,11 +76,13 @@ def scratch() -> Iterator[Scratch]:
         undo.callback(_rabbitmqctl, "delete_vhost", name)
         broker = kombu.Connection(f"{RABBITMQ}/{name}", connect_timeout=_PATIENCE)
         _rabbitmqctl("set_permissions", "--vhost", name, str(broker.userid), ".*", ".*", ".*")
-        _check(broker)
+        undo.enter_context(_connected(broker))
         yield Scratch(
             f"{MARIADB}/{name}?charset=utf8mb4",
             f"{MARIADB}/{name}_sm",
             broker.as_uri(include_password=True).replace("amqp://", "rabbit://"),
+            server,
+            broker,
         )
 
 
@@ -92,7 +110,7 @@ def _rabbitmqctl(*arguments: str) -> str:
     if shutil.which("rabbitmqctl") is None:
         raise Unavailable("rabbitmqctl, which makes a RabbitMQ vhost for the run, is not installed")
     done = subprocess.run(
-        ["rabbitmqctl", "--quiet", *arguments], capture_output=True, text=True, timeout=60, check=False
+        ["rabbitmqctl", "--quiet", *arguments], capture_output=True, text=True, timeout=LIMIT, check=False
     )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
@@ -100,14 +118,16 @@ def _rabbitmqctl(*arguments: str) -> str:
     return done.stdout
 
 
-def _check(broker: kombu.Connection) -> None:
+@contextmanager
+def _connected(broker: kombu.Connection) -> Iterator[None]:
     try:
-        with broker:
-            broker.connect()
+        broker.connect()
     except broker.connection_errors as error:
         raise Unavailable(
             f"no RabbitMQ answers at {broker.as_uri()} (XENVOL_TEST_RABBITMQ): {error}"
         ) from error
+    with broker:
+        yield
 
 
 def _sweep(server: pymysql.cursors.Cursor, vhosts: set[str]) -> None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import re
-import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
+from click.testing import CliRunner
 
-from tests.cinder.glance import Glance, serving
-from tests.cinder.processes import Process, path_with_sudo, running, wait_for
+from tests.cinder.glance import Glance
+from tests.cinder.processes import LIMIT, Process, path_with_sudo, running, wait_for
 from tests.cinder.scratch import Scratch, scratch
+from xenvol.cli.app import app
+
+T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 HOST, BACKEND = "cinder-host", "xen"
-QUEUES = {"cinder-scheduler", f"cinder-volume.{HOST}@{BACKEND}", f"cinder-volume.{HOST}@{BACKEND}.{HOST}"}
+VOLUME_QUEUES = (f"cinder-volume.{HOST}@{BACKEND}", f"cinder-volume.{HOST}@{BACKEND}.{HOST}")
+QUEUES = ("cinder-scheduler", *VOLUME_QUEUES)
 TAIL = 40  # lines of each log that a failure shows
 VOLATILE = [
     # A copy leaves a hidden ancestor of VHDs, which a real SR's collector takes away in its time, and the simulator's
@@ -67,6 +69,8 @@ osapi_volume_listen_port = 0
 osapi_volume_workers = 1
 # what the scheduler knows of the pools is seconds old
 backend_stats_polling_interval = 3
+# a volume whose cinder-volume is killed counts until its reservation expires
+quota_volumes = -1
 [database]
 connection = {cinder_database}
 # each service would take up to 55 connections, and MariaDB has 151 for all that run beside each other
@@ -99,7 +103,7 @@ class Pool:
     url: str
 
     def control(self, method: str, path: str, body: object = None) -> Any:
-        answer = requests.request(method, f"{self.url}/simulator{path}", json=body, timeout=30)
+        answer = requests.request(method, f"{self.url}/simulator{path}", json=body, timeout=LIMIT)
         assert answer.ok, answer.text
         return answer.json()
 
@@ -128,12 +132,15 @@ class CinderAPI:
     """Plain HTTP, as an administrator: with noauth everybody is one."""
 
     root: str
+    scratch: Scratch
+    type_ids: list[str] = field(default_factory=list)
+    """The volume types that were created, in this order."""
     project: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
         headers = {"X-Auth-Token": f"admin:{self.project}", "OpenStack-API-Version": "volume 3.71"}
         url = f"{self.root}/v3/{self.project}{path}"
-        answer = requests.request(method, url, json=body, headers=headers, timeout=60)
+        answer = requests.request(method, url, json=body, headers=headers, timeout=LIMIT)
         if not answer.ok:
             raise Refused(answer.status_code, answer.text)
         return answer.json() if answer.content else None
@@ -145,7 +152,8 @@ class CinderAPI:
         return self.request("POST", f"{path}/action", {action: arguments})
 
     def create_type(self, name: str, **extra_specs: str) -> None:
-        self.post("/types", volume_type={"name": name, "extra_specs": extra_specs})
+        made = self.post("/types", volume_type={"name": name, "extra_specs": extra_specs})
+        self.type_ids.append(made["volume_type"]["id"])
 
     def create_volume(self, size: int, volume_type: str | None = "gold", **source: str) -> str:
         wanted = {"size": size, "volume_type": volume_type, **source}
@@ -187,26 +195,43 @@ class CinderAPI:
             raise
         return shown
 
-    def until(self, path: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+    def until(self, path: str, *statuses: str) -> dict[str, Any]:
         """Wait until it has one of these; an error that is none of them ends the wait."""
 
-        def has_it() -> dict[str, Any] | None:
-            shown = self.find(path)
+        def has_it(shown: dict[str, Any] | None) -> dict[str, Any] | None:
             assert shown is not None, f"{path} is gone"
             if shown["status"] in statuses:
                 return shown
             assert not shown["status"].startswith("error"), f"{path} is {shown['status']}"
             return None
 
-        return wait_for(f"{path} to be {' or '.join(statuses)}", has_it, seconds=seconds)
+        return wait_for(f"{path} to be {' or '.join(statuses)}", self._when_changed(path, has_it))
 
     def until_gone(self, path: str) -> None:
-        def is_gone() -> bool | None:
-            shown = self.find(path)
+        def is_gone(shown: dict[str, Any] | None) -> bool | None:
             assert shown is None or not shown["status"].startswith("error_"), f"{path} is {shown['status']}"
             return shown is None or None
 
-        wait_for(f"{path} to be gone", is_gone)
+        wait_for(f"{path} to be gone", self._when_changed(path, is_gone))
+
+    def _when_changed(
+        self, path: str, judge: Callable[[dict[str, Any] | None], T | None]
+    ) -> Callable[[], T | None]:
+        """Return a function that asks the API, and has `judge` judge the answer, when Cinder changed the status.
+
+        Many requests to the API would take the CPU time that the service needs to do what the test waits for.
+        """
+        kind, row_id = path.strip("/").split("/")
+        seen: list[str | None] = []
+
+        def look() -> T | None:
+            status = self.scratch.status(kind, row_id)
+            if seen == [status]:
+                return None
+            seen[:] = [status]
+            return judge(self.find(path))
+
+        return look
 
     def delete(self, path: str) -> None:
         """And wait until it is gone."""
@@ -234,10 +259,10 @@ class Services:
     directory: Path
     scratch: Scratch
     pool: Pool
-    threading: Mapping[str, str]
-    """What the environment tells cinder-volume of threads."""
     glance: Glance
     undo: ExitStack
+    threading: Mapping[str, str] = field(default_factory=dict)
+    """What the environment tells cinder-volume of threads."""
     processes: dict[str, Process] = field(default_factory=dict)
     api: CinderAPI = field(init=False)
 
@@ -246,36 +271,58 @@ class Services:
         return path_with_sudo(self.directory / "bin")
 
     def xenvol(self, *arguments: str) -> Any:
-        """The command line, on the same pool and the same Storage Manager; what it says as JSON."""
+        """The command line, on the same pool and the same Storage Manager; what it says as JSON.
+
+        In this process: a test runs several commands, and a new process spends half a second on imports.
+        """
         env = {
-            **os.environ,
             "XENVOL_URL": self.pool.url,
             "XENVOL_PASSWORD_FILE": str(self.directory / "password"),
             "XENVOL_SM_DATABASE": self.scratch.sm_database,
         }
-        command = [BIN / "xenvol", *arguments, "--json"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, f"xenvol {' '.join(arguments)}: {done.stderr}"
+        done = CliRunner().invoke(app, [*arguments, "--json"], env=env)
+        assert done.exit_code == 0, f"xenvol {' '.join(arguments)}: {done.stderr or done.exception}"
         return json.loads(done.stdout)
 
     def start(self, name: str) -> None:
-        """Again, too; its output goes on in the same file."""
+        """Again, too; its output goes on in the same file.
+
+        At the end it is killed: a graceful shutdown of Cinder takes seconds, and the scratch goes anyway.
+        """
         command = [BIN / name, "--config-file", self.directory / "cinder.conf"]
         env = {**self.threading, "PATH": self.path} if name == "cinder-volume" else {}
-        log = self.directory / f"{name}.log"
-        self.processes[name] = self.undo.enter_context(running(name, command, log, **env))
+        self.processes[name] = Process(name, command, self.directory / f"{name}.log", env)
+        self.undo.callback(self.processes[name].kill)
 
-    def wait_until_up(self) -> None:
+    def start_volume(self, threading: Mapping[str, str]) -> None:
+        """Start cinder-volume with this in its environment, and wait until it serves."""
+        self.threading = threading
+        self.start("cinder-volume")
+        self._wait_for_queues()
+        alive = list(self.processes.values())
+        wait_for("the scheduler to know the pools", self._knows_pools, alive=alive, pause=0.3)
+
+    def stop_volume(self) -> None:
+        """Wait until the broker has noticed: a message goes to the next cinder-volume then."""
+        self.processes.pop("cinder-volume").kill()
+        wait_for("cinder-volume to leave its queues", lambda: not self._consumed(VOLUME_QUEUES) or None)
+
+    def wait_for_api(self) -> None:
+        listening = r"wsgi starting up on (http://127\.0\.0\.1:\d+)"
+        api = self.processes["cinder-api"]
+        url = wait_for("cinder-api to listen", lambda: api.said(listening), alive=[api])
+        self.api = CinderAPI(url, self.scratch)
+
+    def _wait_for_queues(self) -> None:
         alive = list(self.processes.values())
         wait_for(
-            "the services to take messages", lambda: self.scratch.queues() >= QUEUES or None, alive=alive
+            "the services to take messages",
+            lambda: self._consumed(QUEUES) == set(QUEUES) or None,
+            alive=alive,
         )
-        listening = r"wsgi starting up on (http://127\.0\.0\.1:\d+)"
-        url = wait_for(
-            "cinder-api to listen", lambda: self.processes["cinder-api"].said(listening), alive=alive
-        )
-        self.api = CinderAPI(url)
-        wait_for("the scheduler to know the pools", self._knows_pools, alive=alive)
+
+    def _consumed(self, queues: Sequence[str]) -> set[str]:
+        return {queue for queue in queues if self.scratch.is_consumed(queue)}
 
     def _knows_pools(self) -> bool | None:
         pools = self.api.request("GET", "/scheduler-stats/get_pools")["pools"]
@@ -292,35 +339,41 @@ class Services:
 
 
 @contextmanager
-def services(directory: Path, threading: Mapping[str, str]) -> Iterator[Services]:
-    """Started, and known to each other. Raises scratch.Unavailable."""
+def services(directory: Path) -> Iterator[Services]:
+    """API and scheduler, started; cinder-volume starts with `start_volume`. Raises scratch.Unavailable."""
     with ExitStack() as undo:
         mine = undo.enter_context(scratch())
-        glance = undo.enter_context(serving())
-        made = Services(directory, mine, _serve_pool(undo, directory), threading, glance, undo)
+        pool, glance, glance_url = _serve(undo, directory)
+        made = Services(directory, mine, pool, glance, undo)
         try:
-            _configure(made)
+            _configure(made, glance_url)
             _prepare(made)
-            for name in ("cinder-scheduler", "cinder-api", "cinder-volume"):
+            for name in ("cinder-scheduler", "cinder-api"):
                 made.start(name)
-            made.wait_until_up()
+            made.wait_for_api()
         except BaseException as error:
             error.add_note(made.tails())
             raise
         yield made
 
 
-def _serve_pool(undo: ExitStack, directory: Path) -> Pool:
+def _serve(undo: ExitStack, directory: Path) -> tuple[Pool, Glance, str]:
+    """A simulated pool and an image service, which start at the same time."""
     world = directory / "world.json"
     world.write_text(json.dumps(WORLD))
+    (directory / "password").write_text("secret\n")
     command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v"]
     simulator = undo.enter_context(running("simulator", command, directory / "simulator.log"))
-    url = wait_for("the simulator", lambda: simulator.said(r"simulator: (\S+)"), alive=[simulator])
-    (directory / "password").write_text("secret\n")
-    return Pool(url)
+    images = Glance(directory / "images")
+    images.directory.mkdir()
+    command = [sys.executable, "-m", "tests.cinder.glance", images.directory]
+    glance = undo.enter_context(running("glance", command, directory / "glance.log"))
+    pool_url = wait_for("the simulator", lambda: simulator.said(r"simulator: (\S+)"), alive=[simulator])
+    glance_url = wait_for("the image service", lambda: glance.said(r"glance: (\S+)"), alive=[glance])
+    return Pool(pool_url), images, glance_url
 
 
-def _configure(made: Services) -> None:
+def _configure(made: Services, glance_url: str) -> None:
     etc = Path(sys.prefix) / "etc" / "cinder"
     for name in ("state", "locks", "coordination"):
         (made.directory / name).mkdir()
@@ -331,22 +384,21 @@ def _configure(made: Services) -> None:
         paste=etc / "api-paste.ini",
         filters=etc / "resource_filters.json",
         pool=made.pool.url,
-        glance=made.glance.url,
-        **dataclasses.asdict(made.scratch),
+        glance=glance_url,
+        transport_url=made.scratch.transport_url,
+        cinder_database=made.scratch.cinder_database,
+        sm_database=made.scratch.sm_database,
     )
     (made.directory / "cinder.conf").write_text(text)
 
 
 def _prepare(made: Services) -> None:
-    """Cinder's tables; the Storage Manager's, with a flavor on each export."""
-    _run(made, "cinder-manage", "--config-file", str(made.directory / "cinder.conf"), "db", "sync")
-    made.xenvol("sm", "db_upgrade")
-    for label, path in FLAVORS.items():
-        made.xenvol("sm", "flavor_create", label, f"{label} for tests")
-        made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")
-
-
-def _run(made: Services, name: str, *arguments: str) -> None:
-    with running(name, [BIN / name, *arguments], made.directory / f"{name}.log") as process:
-        status = process.wait(60)
-    assert status == 0, f"{name} ended with status {status}"
+    """Cinder's tables; and meanwhile the Storage Manager's, with a flavor on each export."""
+    command = [BIN / "cinder-manage", "--config-file", made.directory / "cinder.conf", "db", "sync"]
+    with running("cinder-manage", command, made.directory / "cinder-manage.log") as process:
+        made.xenvol("sm", "db_upgrade")
+        for label, path in FLAVORS.items():
+            made.xenvol("sm", "flavor_create", label, f"{label} for tests")
+            made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")
+        status = process.wait()
+    assert status == 0, f"cinder-manage ended with status {status}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from xenvol.cinder import OPTIONS, XenSMDriver
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager
+from xenvol.sm.database import Database
 
 objects.register_all()
 
@@ -35,9 +38,23 @@ def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'sm.sqlite'}"
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of the Storage Manager with its tables, and nothing in them."""
+    directory = tmp_path_factory.mktemp("tables")
+    made, whole = directory / "made.sqlite", directory / "whole.sqlite"
+    Database(f"sqlite:///{made}").upgrade()
+    with closing(sqlite3.connect(made)) as connection:
+        connection.execute("VACUUM INTO ?", [str(whole)])  # what SQLite still has in files beside it, too
+    return whole
+
+
 @pytest.fixture
-def manager(xapi: Simulator, xapi_session: Session, database: str) -> StorageManager:
+def manager(
+    xapi: Simulator, xapi_session: Session, database: str, tables: Path, tmp_path: Path
+) -> StorageManager:
     """With the flavors gold and silver, on one file server."""
+    shutil.copyfile(tables, tmp_path / "sm.sqlite")  # to make the tables takes longer than to copy them
     server = xapi.storage.shares.add_nfs("10.0.0.20")
     manager = StorageManager(xapi_session, database)
     for label in ("gold", "silver"):

@@ -20,7 +20,7 @@ from cinder.image import image_utils
 from oslo_config import cfg
 
 from tests.cinder import test_driver
-from tests.cinder.processes import path_with_sudo
+from tests.cinder.processes import LIMIT, path_with_sudo
 from xenvol.cinder import XenSMDriver
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
@@ -28,16 +28,23 @@ from xenvol.simulator.rules import datapath
 from xenvol.sm import StorageManager
 
 # fixtures
-database, manager, make_driver, driver = (
+database, tables, manager, make_driver, driver = (
     test_driver.database,
+    test_driver.tables,
     test_driver.manager,
     test_driver.make_driver,
     test_driver.driver,
 )
 
+pytestmark = pytest.mark.filterwarnings(
+    # a pipe of oslo.privsep's, which starts a helper in the first test that needs one
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
+
 GIB, MIB = 1 << 30, 1 << 20
 LARGEST = 16 * MIB
 """Of the disks here, but for their holes."""
+_ZEROS = bytes(MIB)
 CONTEXT = context.get_admin_context()
 
 
@@ -102,7 +109,7 @@ class ImageService:
         assert self.uploads is not None
         with self.uploads.open("wb") as file:
             while piece := data.read(MIB):
-                if piece.strip(b"\0"):
+                if piece != _ZEROS[: len(piece)]:
                     file.write(piece)
                 else:  # a hole, since most of it is
                     file.seek(len(piece), os.SEEK_CUR)
@@ -157,7 +164,7 @@ def converted(data: bytes, directory: Path, to: str, *options: str) -> bytes:
     source, target = directory / "source", directory / "target"
     source.write_bytes(data)
     subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", to, *options, source, target], check=True, timeout=60
+        ["qemu-img", "convert", "-f", "raw", "-O", to, *options, source, target], check=True, timeout=LIMIT
     )
     return target.read_bytes()
 
@@ -223,9 +230,6 @@ def iso(size: int = 3 * MIB) -> bytes:
 
 
 class TestAnImageOntoAVolume:
-    @pytest.mark.filterwarnings(
-        "ignore::pytest.PytestUnraisableExceptionWarning"  # a pipe of oslo.privsep's, which starts a helper
-    )
     @pytest.mark.parametrize(
         ("format", "is_fetched"),
         [
@@ -362,7 +366,7 @@ class TestAVolumeAsAnImage:
         os.truncate(expected, GIB)
         known = {"vhd": "vpc"}.get(disk_format, disk_format)
         command = ["qemu-img", "compare", "-f", known, "-F", "raw", service.uploads, expected]
-        compared = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        compared = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
         assert compared.stdout == "Images are identical.\n", compared
         assert manager.audit().findings == []
 

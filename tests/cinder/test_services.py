@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import xenvol
-from tests.cinder.processes import wait_for
+from tests.cinder.processes import LIMIT, wait_for
 from tests.cinder.scratch import Unavailable
 from tests.cinder.services import BACKEND, HOST, CinderAPI, Services, services
 from xenvol.session import Session
@@ -28,12 +28,12 @@ THREADING = {
 GIB = 1 << 30
 
 
-@pytest.fixture(scope="module", params=THREADING)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """All services, with cinder-volume on greenlets, and again with it on threads."""
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """All services but cinder-volume, and a type for each flavor."""
     with ExitStack() as undo:
         try:
-            made = undo.enter_context(services(tmp_path_factory.mktemp("cinder"), THREADING[request.param]))
+            made = undo.enter_context(services(tmp_path_factory.mktemp("cinder")))
         except Unavailable as reason:
             pytest.skip(str(reason))
         for label in ("gold", "silver"):
@@ -41,17 +41,31 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield made
 
 
+@pytest.fixture(scope="module", params=THREADING)
+def running(request: pytest.FixtureRequest, started: Services) -> Iterator[Services]:
+    """All services, with cinder-volume on greenlets, and again with it on threads."""
+    try:
+        started.start_volume(THREADING[request.param])
+    except BaseException as error:
+        error.add_note(started.tails())
+        raise
+    yield started
+    started.stop_volume()
+
+
 @pytest.fixture
 def cinder(running: Services) -> Iterator[Services]:
     """For one test, which leaves nothing."""
     scan(running)
-    before = running.pool.snapshot()
+    before, types = running.pool.snapshot(), len(running.api.type_ids)
     yield running
     running.pool.forget_orders()
     left = running.api.left()
     for path in left:
         running.api.delete_again(path)  # so that the next test is told only of what it did itself
     assert left == []
+    while len(running.api.type_ids) > types:
+        running.api.request("DELETE", f"/types/{running.api.type_ids.pop()}")
     assert running.xenvol("sm", "audit")["findings"] == []
     scan(running)
     assert running.pool.changes_since(before) == []
@@ -273,11 +287,11 @@ def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     (tmp_path / "disk").write_bytes(disk)
     known = {"vhd": "vpc"}.get(disk_format, disk_format)
     command = ["qemu-img", "convert", "-f", "raw", "-O", known, tmp_path / "disk", tmp_path / "image"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=LIMIT)
     image_id = cinder.glance.add((tmp_path / "image").read_bytes(), disk_format)
 
     volume_id = api.create_volume(1, imageRef=image_id)
-    made = api.until(f"/volumes/{volume_id}", "available", seconds=90)
+    made = api.until(f"/volumes/{volume_id}", "available")
     assert made["volume_image_metadata"]["image_id"] == image_id
     copied = tmp_path / "copied"
     cinder.xenvol("sm", "volume_to_image", volume_id, str(copied))
@@ -287,11 +301,10 @@ def test_a_volume_is_made_of_an_image_and_an_image_of_it(
     asked = {"image_name": "back", "disk_format": disk_format, "container_format": "bare", "force": False}
     uploaded = api.act(f"/volumes/{volume_id}", "os-volume_upload_image", **asked)
     back_id = uploaded["os-volume_upload_image"]["image_id"]
-    api.until(f"/volumes/{volume_id}", "available", seconds=90)
-    assert cinder.glance.records[back_id]["status"] == "active"
-    (tmp_path / "back").write_bytes(cinder.glance.data[back_id])
-    compare = ["qemu-img", "compare", "-f", known, "-F", "raw", tmp_path / "back", copied]
-    assert subprocess.run(compare, check=False, timeout=100).returncode == 0
+    api.until(f"/volumes/{volume_id}", "available")
+    assert cinder.glance.record(back_id)["status"] == "active"
+    compare = ["qemu-img", "compare", "-f", known, "-F", "raw", cinder.glance.data(back_id), copied]
+    assert subprocess.run(compare, check=False, timeout=LIMIT).returncode == 0
     api.delete(f"/volumes/{volume_id}")
     assert vdis(xapi) == {}
     assert list((cinder.directory / "state" / "conversion").iterdir()) == []
@@ -304,7 +317,7 @@ def test_an_image_that_is_not_what_was_promised_makes_no_volume(
     """Cinder tries it three times, since a lookup of its own hides from it that the image is at fault."""
     image_id = cinder.glance.add(b"x" * (1 << 20), "raw", os_hash_value="0" * 128)
     volume_id = api.create_volume(1, imageRef=image_id)
-    api.until(f"/volumes/{volume_id}", "error", seconds=90)
+    api.until(f"/volumes/{volume_id}", "error")
     api.delete(f"/volumes/{volume_id}")
     assert vdis(xapi) == {}
 
@@ -341,7 +354,7 @@ def test_what_a_killed_cinder_volume_began_is_finished_by_the_next(
     cinder: Services, api: CinderAPI, xapi: Session
 ) -> None:
     """Killed while the pool makes the disk: the volume is in an error, and deleting it leaves nothing."""
-    cinder.pool.order("delay", "VDI.create", seconds=2, answer=True)
+    cinder.pool.order("hang", "VDI.create", answer=True)
     volume_id = api.create_volume(1)
     wait_for("the pool to make the disk", lambda: vdis(xapi) or None)
     cinder.processes["cinder-volume"].kill()
