@@ -48,6 +48,7 @@ def environment(xapi: Simulator, tmp_path: Path) -> dict[str, str]:
     xapi.add_vm("web")
     (tmp_path / "password").write_text(xapi.password)
     return {
+        **{name: os.environ[name] for name in ("PYTHONPYCACHEPREFIX", "TMPDIR") if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "XENVOL_URL": xapi.url,
