@@ -7,7 +7,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -19,6 +18,7 @@ import vhdkit
 from backports import zstd
 from fuzz_qcow2 import Qcow2
 
+from tests import needs
 from xenvol.images.errors import UnsupportedImage
 from xenvol.images.formats import detect
 
@@ -99,9 +99,7 @@ def test_what_qemu_img_makes_is_told(format: str, qemu_img: Callable[..., str], 
 
 
 def test_an_iso_of_a_real_tool_is_told(tmp_path: Path) -> None:
-    program = shutil.which("xorriso") or shutil.which("genisoimage") or shutil.which("mkisofs")
-    if program is None:
-        pytest.skip("no tool that makes ISO images; on Debian: apt-get install genisoimage")
+    program = needs.program("genisoimage", "mkisofs", "xorriso")
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("x")
     as_mkisofs = ["-as", "mkisofs"] if program.endswith("xorriso") else []

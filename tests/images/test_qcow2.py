@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from fuzz_qcow2 import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import needs
 from xenvol.images.contents import PIECE, DiskImage, EndOfFile, Piece
 from xenvol.images.errors import (
     EncryptedImage,
@@ -89,10 +89,7 @@ def by_qemu(qemu_img: QemuImg, path: Path) -> bytes:
 
 
 def qemu_io(path: Path, *commands: str) -> None:
-    program = shutil.which("qemu-io")
-    if program is None:
-        assert "CI" not in os.environ, "qemu-io is missing; on Debian: apt-get install qemu-utils"
-        pytest.skip("qemu-io is missing; on Debian: apt-get install qemu-utils")
+    program = needs.program("qemu-io")
     arguments = [argument for command in commands for argument in ("-c", command)]
     done = subprocess.run(
         [program, "-f", "qcow2", "-d", "unmap", *arguments, path], capture_output=True, text=True, timeout=100
@@ -242,9 +239,7 @@ def test_an_image_that_was_not_closed_is_read(qemu_img: QemuImg, tmp_path: Path)
     """Only its reference counts may be wrong, and a reader needs none."""
     path = tmp_path / "disk.qcow2"
     qemu_img("create", "-f", "qcow2", "-o", "lazy_refcounts=on", path, "4M")
-    program = shutil.which("qemu-io")
-    if program is None:
-        pytest.skip("qemu-io is missing; on Debian: apt-get install qemu-utils")
+    program = needs.program("qemu-io")
     subprocess.run(
         [program, "-f", "qcow2", "-c", "write -P 3 1M 128k", "-c", "flush", "-c", "abort", path],
         capture_output=True,
@@ -816,8 +811,7 @@ def test_where_we_read_a_broken_image_qemu_reads_the_same(qemu_img: QemuImg, tmp
         )
         for bits in (9, 10, 12)
     ]
-    program = shutil.which("qemu-img")
-    assert program is not None
+    program = needs.program("qemu-img")
     compared = 0
     for number in range(150):
         data = mutate(bytearray(with_refcounts(rng.choice(seeds))), rng)

@@ -8,7 +8,6 @@ import gzip
 import io
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import needs
 from xenvol.images.contents import PIECE, EndOfFile, Stream
 from xenvol.images.errors import (
     InvalidImage,
@@ -410,13 +410,8 @@ class TestPeekable:
 
 
 def zstd_of(data: bytes, *options: str) -> bytes:
-    program = shutil.which("zstd")
-    if program is None:
-        assert "CI" not in os.environ, "zstd is missing; on Debian: apt-get install zstd"
-        pytest.skip(
-            "zstd is missing, so that there is nothing to compress with; on Debian: apt-get install zstd"
-        )
-    return subprocess.run([program, "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
+    command = [needs.program("zstd"), "-q", "-c", *options]
+    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
 
 
 def compressed(data: bytes, kind: str) -> bytes:
