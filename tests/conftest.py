@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.needs", "tests.temporary"]
+pytest_plugins = ["tests.needs", "tests.temporary", "tests.durations"]
 
 settings.register_profile(
     "xenvol",
