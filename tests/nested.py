@@ -36,6 +36,6 @@ def run_pytest(*arguments: str | Path, cwd: Path = ROOT, **more: str) -> subproc
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )

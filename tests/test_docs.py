@@ -116,6 +116,7 @@ def test_every_block_of_python_is_python(page: Path) -> None:
             compile(block, str(page), "exec")
 
 
+@pytest.mark.timeout(600)  # some forty tests in one; machines are shared
 def test_the_driver_of_the_guide_passes_the_test_of_the_guide(tmp_path: Path) -> None:
     """Written, shipped and tested as docs/drivers.md says, word for word."""
     guide = DOCS / "drivers.md"

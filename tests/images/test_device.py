@@ -51,7 +51,7 @@ def read(path: Path) -> bytes:
         return assembled(disk)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 2100), st.sampled_from(b"\0ab")), max_size=8

@@ -286,7 +286,7 @@ def images(draw: st.DrawFn) -> Qcow2:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(images())
 def test_any_clusters_in_any_order_read_as_they_were_made(made: Qcow2) -> None:
     """Each kind of cluster, the tables and the data anywhere; and no byte is read twice for nothing."""
@@ -297,7 +297,10 @@ def test_any_clusters_in_any_order_read_as_they_were_made(made: Qcow2) -> None:
     assert image.format == "qcow2"
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(made=images())
 def test_qemu_reads_what_the_second_maker_makes_as_we_do(
     made: Qcow2, qemu_img: QemuImg, tmp_path: Path
@@ -318,7 +321,7 @@ def with_refcounts(made: Qcow2) -> bytes:
     return bytes(data + bytes(made.cluster_size))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=images(), grain=st.sampled_from((512, 700, 4096, 65536)), margin=st.integers(0, 600))
 def test_what_is_a_hole_of_the_file_is_not_read(made: Qcow2, grain: int, margin: int) -> None:
     """And counts for nothing; wherever holes begin and end."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import needs
@@ -434,7 +434,6 @@ class TestDecompressed:
         data = random.Random(size).randbytes(size) + bytes(size)
         assert expand(compressed(data, kind), step) == data
 
-    @settings(suppress_health_check=[HealthCheck.too_slow])
     @given(
         parts=st.lists(st.binary(max_size=3000), min_size=1, max_size=5),
         seed=st.integers(),
@@ -563,10 +562,10 @@ class TestDecompressed:
                 drain(damaged)
         for thread in set(threading.enumerate()) - before:
             if thread.name.startswith("xenvol-decompress"):
-                thread.join(5)
+                thread.join(60)
                 assert not thread.is_alive()
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=200)
     @given(data=st.data())
     def test_whatever_a_stranger_sends_is_an_error_of_ours(self, data: st.DataObject) -> None:
         """Mutated gzip, bounded in time by its bytes."""

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 import vhdkit
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import needs
@@ -216,7 +216,7 @@ class TestChains:
             (own,) = place.directory.iterdir()
             assert [path.name for path in own.iterdir() if path.name.endswith("stream")] == []
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_any_layers_in_any_order_make_the_disk_that_they_are(self, data: st.DataObject) -> None:
         """Up to sixteen, of random sectors, read as a stream and as a file, against a model of plain bytes."""

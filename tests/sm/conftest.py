@@ -185,7 +185,7 @@ class Paused:
     def go_on(self) -> object:
         self.order.release()
         try:
-            return self.future.result(30)
+            return self.future.result(60)
         finally:
             self.executor.shutdown()
             self.session.close()

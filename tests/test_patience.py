@@ -1,0 +1,37 @@
+"""No test fails because the machine is busy."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.nested import ROOT
+
+
+def test_neither_a_slow_example_nor_slow_generation_is_a_failure() -> None:
+    """Also in a test with a list of its own, which replaces that of the profile."""
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
+    lists = {
+        f"{path.relative_to(ROOT)}:{node.value.lineno}": ast.unparse(node.value)
+        for path in ROOT.glob("tests/**/test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "suppress_health_check"
+    }
+    assert lists
+    assert [where for where, text in lists.items() if "too_slow" not in text] == []
+
+
+@pytest.mark.slow
+def test_a_slow_test_has_more_time(request: pytest.FixtureRequest) -> None:
+    (timeout,) = request.node.iter_markers("timeout")
+    assert timeout.args == (600,)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_slow_test_with_a_time_of_its_own_keeps_it(request: pytest.FixtureRequest) -> None:
+    (timeout,) = request.node.iter_markers("timeout")
+    assert timeout.args == (900,)
