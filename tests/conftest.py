@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.needs", "tests.temporary", "tests.durations"]
+
+FOR_TESTS = ("XENVOL_TEST_", "XENVOL_SEED", "XENVOL_WRITE_DOCS")
+"""How the variables begin that are for the tests. Others of xenvol name the caller's own pool, for instance."""
+FOR_TERMINALS = {"COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PYTHONWARNINGS"}
+"""Change what commands print, and so what tests read."""
 
 SLOW_TIMEOUT = 600
 """Seconds. The slowest takes 40 on an idle machine, and some times that on a busy one."""
@@ -18,6 +25,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("xenvol")
+
+
+def pytest_sessionstart() -> None:
+    """Forget what the caller has set for itself: pytest has read it by now, and tests set what they need."""
+    for name in list(os.environ):
+        if name in FOR_TERMINALS or (name.startswith("XENVOL_") and not name.startswith(FOR_TESTS)):
+            del os.environ[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
