@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 
@@ -132,22 +132,30 @@ class TestSweep:
         assert temporary.sweep(tmp_path) == []
         assert other.exists()
 
-    def test_a_directory_that_is_swept_before_it_is_locked_is_made_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+    def test_a_directory_that_another_run_sweeps_at_once_is_made_again(
+        self, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two runs that start at once do not disturb each other."""
-        make, made = tempfile.mkdtemp, list[str]()
+        opened, lock, swept = os.open, fcntl.flock, list[Path]()
 
-        def make_and_be_swept(**options: object) -> str:
-            path: str = make(**options)  # type: ignore[call-overload]
-            made.append(path)
-            if len(made) == 1:
-                assert temporary.sweep(tmp_path) == [Path(path)]
-            return path
+        def sweep_first(when: str) -> None:
+            if moment == when and not swept:
+                monkeypatch.undo()  # so that the sweep itself is not swept
+                swept.extend(temporary.sweep(tmp_path))
 
-        monkeypatch.setattr(tempfile, "mkdtemp", make_and_be_swept)
+        def open_late(path: Path, flags: int) -> int:
+            sweep_first("before it is opened")
+            return opened(path, flags)
+
+        def lock_late(file: int, how: int) -> None:
+            sweep_first("before it is locked")
+            lock(file, how)
+
+        monkeypatch.setattr(os, "open", open_late)
+        monkeypatch.setattr(fcntl, "flock", lock_late)
         run = temporary.make(tmp_path)
-        assert str(run.path) == made[1]
+        assert len(swept) == 1
+        assert list(tmp_path.iterdir()) == [run.path]
         assert temporary.sweep(tmp_path) == []
         run.remove()
 
@@ -158,13 +166,13 @@ class TestSweep:
             temporary.sweep(tmp_path)
             runs.append(temporary.make(tmp_path))
 
-        for _ in range(20):
+        for _ in range(5):
             threads = [threading.Thread(target=start) for _ in range(8)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         assert sorted(tmp_path.iterdir()) == sorted(run.path for run in runs)
-        assert len(runs) == 160
+        assert len(runs) == 40
         for run in runs:
             run.remove()
