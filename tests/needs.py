@@ -58,8 +58,9 @@ def no_server(kind: str, *, where: str, reason: object, variable: str) -> NoRetu
     raise _skipped(f"{kind}, and none answers at {where} ({first_line}); {variable} names another one")
 
 
-def _skipped(what: str) -> pytest.skip.Exception:
-    return pytest.skip.Exception(f"needs {what}", allow_module_level=True)
+def _skipped(what: str) -> BaseException:
+    exception: BaseException = pytest.skip.Exception(f"needs {what}", allow_module_level=True)
+    return exception
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

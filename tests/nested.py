@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +30,14 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "pytest", *options, *map(str, arguments)]
 
 
-def run_pytest(*arguments: str | Path, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(
+    *arguments: str | Path, cwd: Path = ROOT, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, with these variables in the environment besides."""
     return subprocess.run(
         command(*arguments),
         cwd=cwd,
-        env=environment(**more),
+        env=environment(**(environ or {})),
         capture_output=True,
         text=True,
         timeout=300,

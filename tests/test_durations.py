@@ -47,7 +47,16 @@ def test_what_tests_cost_is_told_by_test_by_file_and_by_directory(workers: str, 
     (tmp_path / "sub").mkdir()
     for path in (tmp_path / "test_a.py", tmp_path / "sub" / "test_b.py"):
         path.write_text("\n".join(line[4:] for line in TESTS.splitlines()))
-    options = ["--rootdir", tmp_path, "-p", "tests.durations", "-n", workers, "-W", "ignore"]
+    options: list[str | Path] = [
+        "--rootdir",
+        tmp_path,
+        "-p",
+        "tests.durations",
+        "-n",
+        workers,
+        "-W",
+        "ignore",
+    ]
     done = run_pytest(*options, "--measure=4", tmp_path)
     assert done.returncode == 0, done.stdout
     table = done.stdout.partition("what the tests cost")[2]

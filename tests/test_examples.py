@@ -62,7 +62,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.timeout(600)  # more than a hundred tests in one; machines are shared
 def test_the_vendors_own_tests_pass_and_none_is_skipped(acme: list[str], tmp_path: Path) -> None:
     environ = {"PYTHONPATH": os.pathsep.join(acme), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = run_pytest("-q", "--rootdir", ACME, ACME / "tests", cwd=tmp_path, **environ)
+    done = run_pytest("-q", "--rootdir", ACME, ACME / "tests", cwd=tmp_path, environ=environ)
     assert done.returncode == 0, done.stdout
     summary = done.stdout.strip().splitlines()[-1]
     assert " passed" in summary

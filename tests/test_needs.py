@@ -106,10 +106,21 @@ def test_the_summary_has_one_line_for_a_program_and_ci_fails(
     tmp_path: Path, where: dict[str, str], status: int, workers: str
 ) -> None:
     (tmp_path / "test_skips.py").write_text(SKIPS)
-    options = ["-p", "tests.needs", "-ra", "-n", workers, "-W", "ignore", "--rootdir", tmp_path, tmp_path]
+    options: list[str | Path] = [
+        "-p",
+        "tests.needs",
+        "-ra",
+        "-n",
+        workers,
+        "-W",
+        "ignore",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
     none = "import sys; from tests import needs; needs.SBIN.clear()"
     (tmp_path / "conftest.py").write_text(none)
-    done = run_pytest(*options, PATH=str(tmp_path), **where)
+    done = run_pytest(*options, "--rootdir", tmp_path, tmp_path, environ={"PATH": str(tmp_path), **where})
     lines = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert len(lines) == 1, done.stdout
     assert lines[0].startswith("SKIPPED [2] ")

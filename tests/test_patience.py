@@ -48,6 +48,7 @@ def test_what_the_caller_has_set_for_itself_is_forgotten(workers: str, tmp_path:
         "    assert os.environ['XENVOL_TEST_MARIADB'] == 'x'\n"
     )
     of_the_caller = {"XENVOL_URL": "x", "XENVOL_DRIVER_ISCSI": "x", "COLUMNS": "9", "FORCE_COLOR": "1"}
-    options = ["-p", "tests.conftest", "-W", "ignore", "--rootdir", tmp_path, "-n", workers]
-    done = run_pytest(*options, tmp_path, XENVOL_TEST_MARIADB="x", **of_the_caller)
+    for_tests = {"XENVOL_TEST_MARIADB": "x"}
+    options: list[str | Path] = ["-p", "tests.conftest", "-W", "ignore", "--rootdir", tmp_path, "-n", workers]
+    done = run_pytest(*options, tmp_path, environ={**of_the_caller, **for_tests})
     assert done.returncode == 0, done.stdout

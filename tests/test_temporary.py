@@ -56,7 +56,7 @@ def arguments(place: Path, ending: str, *more: str) -> tuple[list[str | Path], d
 
 def run(place: Path, ending: str, *more: str) -> subprocess.CompletedProcess[str]:
     options, environ = arguments(place, ending, *more)
-    return run_pytest(*options, **environ)
+    return run_pytest(*options, environ=environ)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
