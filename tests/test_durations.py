@@ -13,12 +13,12 @@ TESTS = """
     import pytest
     from xenvol.testing.sweep import Case, lose_request
 
-    def burn(seconds=0.4):
+    def burn(seconds=0.15):
         end = time.thread_time() + seconds
         while time.thread_time() < end: pass
 
     def test_in_a_child():
-        code = "import time\\nwhile time.process_time() < 0.4: pass"
+        code = "import time\\nwhile time.process_time() < 0.15: pass"
         subprocess.run([sys.executable, "-S", "-c", code], check=True)
 
     def test_in_a_thread():
@@ -70,7 +70,7 @@ def test_what_tests_cost_is_told_by_test_by_file_and_by_directory(workers: str, 
     assert len(tests) == 4
     costly = {"test_in_a_child", "test_in_a_thread", "test_in_its_fixture"}
     assert {name.partition("::")[2] for name in tests} <= costly
-    assert all(float(row[1]) >= 0.3 for row in tests.values())
+    assert all(float(row[1]) >= 0.1 for row in tests.values())
     assert float(rows["of these: marked as slow"][2]) >= 0.8
-    assert float(rows["all tests"][1]) >= 2
+    assert float(rows["all tests"][1]) >= 0.8
     assert "beside the tests" in table

@@ -100,8 +100,9 @@ def test_a_server_is_told_in_one_line() -> None:
     )
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize(("where", "status"), [({}, 0), ({"CI": "true"}, 1)])
+@pytest.mark.parametrize(
+    ("workers", "where", "status"), [("0", {}, 0), ("0", {"CI": "true"}, 1), ("1", {"CI": "true"}, 1)]
+)
 def test_the_summary_has_one_line_for_a_program_and_ci_fails(
     tmp_path: Path, where: dict[str, str], status: int, workers: str
 ) -> None:

@@ -66,7 +66,7 @@ def test_the_next_run_removes_what_a_killed_one_left(workers: str, place: Path) 
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     (left,) = place.iterdir()
     assert left.name.startswith("xenvol-tests-")
-    done = run(place, "pass", "-n", workers)
+    done = run(place, "pass")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert list(place.iterdir()) == []
     assert (place.parent / "precious").stat().st_mode & 0o777 == 0o500
