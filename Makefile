@@ -4,10 +4,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-all test-cinder bench fuzz check clean
+# Python keeps what it compiles, in the virtual environment. Where the caller has turned that off, each worker and each
+# child process of the tests compiles everything again, which takes 5 to 12 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
+
+# Tests to run instead of all: make test FILE=tests/test_cost.py, make test FILE='tests/sm tests/cli'
+FILE :=
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo test test-slow test-all test-durations test-cinder bench fuzz check clean
 
 help:           ## this text
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
 
 $(STAMP): setup.cfg pyproject.toml
 	@echo "xenvol: making a virtual environment in $(VENV) and installing xenvol with its development tools"
@@ -18,13 +27,16 @@ $(STAMP): setup.cfg pyproject.toml
 demo: $(STAMP)  ## attach a volume of each type on a simulated pool, and show that nothing is left
 	@$(BIN)/xenvol demo
 
-test: $(STAMP)  ## the tests, without the slow sweeps (some minutes)
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+test: $(STAMP)  ## the tests, without the slow sweeps (some minutes); FILE=tests/test_cost.py: those of files or directories
+	$(PYTEST) -m 'not slow' $(FILE)
 
 test-slow: $(STAMP) ## what `make test` leaves out: the long recordings, big pools, fuzzing (some minutes more)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(PYTEST) -m slow $(FILE)
 
 test-all: test test-slow ## every test
+
+test-durations: $(STAMP) ## every test, and what it costs: the slowest tests and files, in CPU, time and swept calls; takes FILE, too
+	$(PYTEST) --measure $(FILE)
 
 test-cinder:    ## a real Cinder, with our volume driver, on a simulated pool (needs MariaDB and RabbitMQ; sets up .venv-cinder)
 	@PYTHON=$(PYTHON) tests/cinder/run

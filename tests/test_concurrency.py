@@ -67,7 +67,7 @@ def test_an_attach_survives_the_last_detach_of_its_target_at_any_of_its_calls(
             attachment = VolumeOps(session).attach_volume(iscsi(1), "db")
     finally:
         order.release()
-        detach.join(30)
+        detach.join(60)
     assert not detach.is_alive()
     assert xapi.db.get("VBD", attachment.vbd_ref, "currently_attached")
     assert xapi.db.exists("VDI", attachment.vdi_ref)

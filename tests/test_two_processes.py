@@ -149,21 +149,21 @@ class TestTheLastDetachOfATarget:
 
         def wait() -> None:
             has_looked.set()
-            may_go_on.wait(20)
+            may_go_on.wait(60)
 
         with interrupted(target, READS_VDIS, wait, nth=2) as detaching:
             detach = threading.Thread(target=detaching.detach_volume, args=(iscsi(0), "web"))
 
             def start_the_detach() -> None:
                 detach.start()
-                has_looked.wait(20)
+                has_looked.wait(60)
 
             try:
                 with interrupted(target, READS_VDIS, start_the_detach) as attaching:
                     got = attaching.attach_volume(iscsi(1), "db")
             finally:
                 may_go_on.set()
-                detach.join(30)
+                detach.join(60)
         assert not detach.is_alive()
         assert target.db.exists("VDI", got.vdi_ref)
         assert plugged(target, got.sr_ref) == [True]

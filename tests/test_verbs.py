@@ -113,12 +113,14 @@ def test_an_attach_that_is_interrupted_while_xapi_is_at_it_is_found_by_the_next(
     touch_hosts(xapi)
     xapi.add_vm("web")
     before = xapi.snapshot()
-    xapi.faults.delay(method, seconds=0.3)
+    order = xapi.faults.hang(method)
 
     def interrupt() -> None:
-        while method not in xapi.journal.methods():
+        while not order.hits:
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.3)  # until the undo is under way; xapi goes on meanwhile
+        order.release()
 
     keyboard = threading.Thread(target=interrupt)
     keyboard.start()
@@ -129,7 +131,8 @@ def test_an_attach_that_is_interrupted_while_xapi_is_at_it_is_found_by_the_next(
         method == "PBD.plug"
     ):  # an unplug waits in xapi for the plug to end; what is only made later is not seen yet
         assert changes(before, xapi.snapshot()) == []
-    time.sleep(0.3)
+    while any(entry.outcome == "pending" for entry in xapi.journal):
+        time.sleep(0.01)
     volume_ops.attach_volume(iscsi(0), "web")
     volume_ops.detach_volume(iscsi(0), "web")
     assert changes(before, xapi.snapshot()) == []

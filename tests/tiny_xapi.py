@@ -96,7 +96,7 @@ class TinyXapi:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(condition, timeout=10)
+            assert self._changed.wait_for(condition, timeout=60)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[TinyXapi]:

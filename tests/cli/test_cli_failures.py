@@ -198,11 +198,11 @@ class TestInterrupt:
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not order.hits and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=60)
         order.release()
         assert process.returncode == 130
         assert (stdout, stderr.splitlines()[0]) == ("", "error: interrupted")

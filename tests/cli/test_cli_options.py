@@ -71,13 +71,13 @@ class TestPasswords:
         shown = read(terminal, until=b"Password of root: ")
         os.write(terminal, b"typed-canary\n")
         shown += read(terminal, until=b"wwpns")
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         os.close(terminal)
         assert b"typed-canary" not in shown
 
 
 def read(terminal: int, *, until: bytes) -> bytes:
-    shown, deadline = b"", time.monotonic() + 30
+    shown, deadline = b"", time.monotonic() + 60
     while until not in shown and time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.1)[0]:
             try:

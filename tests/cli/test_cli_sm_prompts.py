@@ -52,7 +52,7 @@ def at_a_terminal(
             os.write(terminal, f"{left.pop(0)[1]}\n".encode())
     os.close(terminal)
     assert left == [], shown
-    return process.wait(30), shown.decode()
+    return process.wait(60), shown.decode()
 
 
 @pytest.fixture

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
+from tests import needs
+
 
 @pytest.fixture(scope="session")
 def qemu_img() -> Callable[..., str]:
-    """Runs ``qemu-img`` with these arguments, and gives what it prints. Under CI it must be there."""
-    program = shutil.which("qemu-img")
-    if program is None:
-        assert "CI" not in os.environ, "qemu-img is missing; on Debian: apt-get install qemu-utils"
-        pytest.skip(
-            "qemu-img is missing, so there is nothing to compare with; on Debian: apt-get install qemu-utils"
-        )
+    """Runs ``qemu-img`` with these arguments, and gives what it prints."""
+    program = needs.program("qemu-img")
 
     def run(*arguments: object) -> str:
         done = subprocess.run(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import luks
 import pytest
 import vhdkit
 from imagelab import GIB, MIB, Lab, lab, pattern
@@ -148,19 +149,8 @@ def with_external_data(directory: Path, qemu_img: QemuImg) -> Path:
 
 
 def encrypted(directory: Path, qemu_img: QemuImg) -> Path:
-    path = directory / "image"
-    secret = ("--object", "secret,id=key,data=passphrase")
-    qemu_img(
-        "create",
-        "-f",
-        "qcow2",
-        *secret,
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
-        path,
-        "1M",
-    )
-    return path
+    qemu_img("create", "-f", "qcow2", directory / "plain", "1M")
+    return written(directory, luks.qcow2((directory / "plain").read_bytes()))
 
 
 def chain(layers: Callable[[], Sequence[bytes]]) -> Callable[[Path, QemuImg], object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_road_choice import KIB, MIB, assembled
 
+from tests import needs
 from xenvol.images.contents import Piece
 from xenvol.images.errors import ImageTooLarge, TargetError, TransferFailed
 from xenvol.images.roads.device import NO_VDI, DeviceRoad, open_device
@@ -32,12 +32,11 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def loop(file: Path) -> Iterator[Path]:
     """A real block device."""
-    losetup = shutil.which("losetup", path=f"{os.environ['PATH']}:/usr/sbin")
-    if losetup is None or os.geteuid() != 0:
-        pytest.skip("a loop device needs root, and losetup")
+    losetup = needs.program("losetup")
+    needs.root("who alone makes loop devices")
     done = subprocess.run([losetup, "--find", "--show", file], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"this machine gives no loop device: {done.stderr.strip()}")
+        pytest.skip(f"needs a loop device, and this machine gives none ({done.stderr.strip()})")
     path = Path(done.stdout.strip())
     yield path
     subprocess.run([losetup, "--detach", path], check=True)
@@ -52,7 +51,7 @@ def read(path: Path) -> bytes:
         return assembled(disk)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 2100), st.sampled_from(b"\0ab")), max_size=8

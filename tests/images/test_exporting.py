@@ -17,6 +17,7 @@ import pytest
 from imagelab import MIB, Lab, lab, pattern
 
 import xenvol
+from tests import needs
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images import ImageSource, Progress, export_image, import_image, sweep
 from xenvol.images.errors import (
@@ -299,11 +300,12 @@ class TestATarget:
         assert (state.st_size, state.st_blocks * 512 <= 2 * MIB) == (64 * MIB, True)
 
 
-@pytest.mark.parametrize(("compression", "program"), [("gzip", "gzip"), ("zstd", "zstd")])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
 @pytest.mark.parametrize("format", ["raw", "vhd", "tarball"])
 def test_what_is_compressed_is_what_the_usual_programs_expand(
-    pool: Lab, vdi: str, tmp_path: Path, format: str, compression: str, program: str
+    pool: Lab, vdi: str, tmp_path: Path, format: str, compression: str
 ) -> None:
+    program = needs.program(compression)
     packed, plain = tmp_path / "packed", tmp_path / "plain"
     export_image(
         pool.session,

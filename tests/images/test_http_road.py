@@ -130,7 +130,9 @@ class TestBytes:
             assert "is not the pinned one" in str(caught.value)
             assert pool.residue() == []
 
-    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    )
     @given(
         st.lists(
             st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 300), st.sampled_from(b"\0ab")),
@@ -333,7 +335,7 @@ def listening(
         thread.start()
         yield server.getsockname()[1], heard
         server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    thread.join(60)
 
 
 class TestRefusals:
@@ -359,13 +361,20 @@ class TestRefusals:
     def test_of_a_disk_that_goes_meanwhile_is_a_500_and_its_task_is_not_waited_for(self, pool: Pool) -> None:
         """sm/30#161: it stays pending for ever."""
         vdi = pool.vdi()
-        pool.xapi.faults.delay(PUT, 0.5)
-        gone = threading.Timer(0.2, lambda: with_lock(pool, lambda: pool.xapi.db.delete("VDI", vdi)))
+        order = pool.xapi.faults.hang(PUT)
+
+        def go() -> None:
+            while not order.hits:
+                time.sleep(0.01)
+            with_lock(pool, lambda: pool.xapi.db.delete("VDI", vdi))
+            order.release()
+
+        gone = threading.Thread(target=go)
         gone.start()
         started = time.monotonic()
         with pytest.raises(TransferFailed) as caught:
             pool.http(patience=Patience()).fill(vdi, [Piece(0, b"a" * MIB)])
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         gone.join()
         assert caught.value.status in (400, 500)
         assert [line for line in pool.residue() if "pending" not in line] == []
@@ -455,7 +464,7 @@ def breaking(pool: Pool, act: Callable[[], object], after: int = 3) -> Iterator[
     """Pieces, between which something happens while the disk is in a control domain."""
     for number in range(after):
         yield Piece(number * MIB, b"a" * MIB)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not pool.vbds() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert pool.vbds()
@@ -580,7 +589,7 @@ class TestSilence:
             started = time.monotonic()
             with pytest.raises(XapiUnreachable):
                 road.fill(vdi, (Piece(at, b"a" * MIB) for at in range(0, size, MIB)))
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
         assert pool.residue() == []
 
     def test_after_the_end_marker_is_no_failure_where_the_task_has_succeeded(self, pool: Pool) -> None:

@@ -119,6 +119,7 @@ OFTEN = ("import-http", "export of a disk in use-block")
         for each in OPERATIONS
     ],
 )
+@pytest.mark.timeout(600)  # each sweeps a whole transfer; machines are shared
 class TestSweep:
     @pytest.fixture
     def begin(self, xapi: Simulator, tmp_path: Path, operation: Operation) -> Iterator[Callable[[], Trial]]:

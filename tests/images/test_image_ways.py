@@ -22,6 +22,7 @@ import vhdkit
 import XenAPI
 from imagelab import MIB, Lab, lab, pattern
 
+from tests import needs
 from xenvol.images import ImageSource, Progress, find_leftovers, import_image, inspect_image, sweep
 from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled
 from xenvol.secret import Secret
@@ -280,7 +281,7 @@ def test_memory_stays_flat(pool: Lab, tmp_path: Path, qemu_img: QemuImg, road: s
     else:
         options = ["-f", "raw", "-O", "vpc", "-o", "subformat=dynamic,force_size=on"]
         qemu_img("convert", *options, raw, tmp_path / "0.vhd")
-        subprocess.run(["tar", "-C", tmp_path, "-czf", image, "0.vhd"], check=True)
+        subprocess.run([needs.program("tar"), "-C", tmp_path, "-czf", image, "0.vhd"], check=True)
     here = pool.on(road)
     dev = here.dev if road == "block" else tmp_path
     command = [sys.executable, "-c", MEASURE, pool.xapi.url, pool.sr(), image, road, here.root, dev]

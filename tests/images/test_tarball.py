@@ -7,7 +7,6 @@ import gzip
 import io
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,9 +17,10 @@ from uuid import UUID
 
 import pytest
 import vhdkit
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import needs
 from xenvol.images.contents import DiskImage
 from xenvol.images.errors import InvalidImage, MissingParent, NoRoomToStage, SourceError, TruncatedImage
 from xenvol.images.formats import tar_headers, tarball
@@ -216,7 +216,7 @@ class TestChains:
             (own,) = place.directory.iterdir()
             assert [path.name for path in own.iterdir() if path.name.endswith("stream")] == []
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_any_layers_in_any_order_make_the_disk_that_they_are(self, data: st.DataObject) -> None:
         """Up to sixteen, of random sectors, read as a stream and as a file, against a model of plain bytes."""
@@ -268,12 +268,8 @@ class TestChains:
 
 
 def run_tar(directory: Path, *arguments: str) -> bytes:
-    program = shutil.which("tar")
-    assert program is not None, "tar is missing"
-    done = subprocess.run(
-        [program, "-C", str(directory), *arguments], capture_output=True, check=True, timeout=60
-    )
-    return done.stdout
+    command = [needs.program("tar"), "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, timeout=100).stdout
 
 
 class TestTheTarProgram:
@@ -292,9 +288,8 @@ class TestTheTarProgram:
         self, chain: Path, format: str, packed: str, order: str, place: Staging
     ) -> None:
         """In each of its formats, packed by gzip, zstd or nothing, by names or as a directory."""
-        if packed == "--zstd" and shutil.which("zstd") is None:
-            assert "CI" not in os.environ, "zstd is missing; on Debian: apt-get install zstd"
-            pytest.skip("zstd is missing, with which tar packs; on Debian: apt-get install zstd")
+        if packed == "--zstd":
+            needs.program("zstd")  # tar runs it
         arguments = ["-c", f"--format={format}", *([packed] if packed else []), *order.split()]
         made = run_tar(chain, *arguments)
         source = decompressed(Peekable(stream_of(io.BytesIO(made), "image.tgz")))
@@ -674,9 +669,7 @@ class TestMemory:
         path = tmp_path / "bomb"
         made = tar([("image.vhd" if kind == "staged" else "0.vhd", vhd)])
         if kind == "zstd":
-            zstd = pytest.importorskip(
-                "backports.zstd", reason="zstd's library is missing: pip install 'xenvol[images]'"
-            )
+            zstd = needs.module("backports.zstd", "'xenvol[images]'")
             path.write_bytes(zstd.compress(made, level=3))
         else:
             path.write_bytes(gzip.compress(made, compresslevel=1))

@@ -196,14 +196,14 @@ class TestDownload:
                 handler.send_header("Content-Length", "100")
                 handler.end_headers()
                 handler.wfile.write(b"data")
-            over.wait(10)
+            over.wait(60)
 
         service.answers |= {"/image": answer, "/halfway": answer}
         try:
             assert "said nothing within 0.2 seconds" in refused(f"{service.url}/image", timeout=0.2).problem
+            # a busy machine may need its time for the head of the answer
             assert (
-                "no byte came within 0.2 seconds after"
-                in refused(f"{service.url}/halfway", timeout=0.2).problem
+                "no byte came within 2 seconds after" in refused(f"{service.url}/halfway", timeout=2).problem
             )
         finally:
             over.set()
@@ -254,7 +254,7 @@ class TestDownload:
         with pytest.raises(KeyboardInterrupt), open_url(f"{service.url}/image") as download:  # noqa: PT012  # it is left
             download.read(10)
             raise KeyboardInterrupt
-        assert gone.wait(10)
+        assert gone.wait(60)
 
     def test_its_repr_tells_how_far_it_is(self, service: Service) -> None:
         """Of how many bytes."""

@@ -50,13 +50,13 @@ class Background:
         return not self._thread.is_alive()
 
     def wait(self) -> Any:
-        self._thread.join(10)
+        self._thread.join(60)
         assert self.is_over
         return self.result
 
 
 def until_it_waits(pool: Direct, count: int = 1) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with pool.xapi.lock:
             if pool.xapi.bell.waiters >= count:
@@ -185,7 +185,7 @@ def test_a_client_waits_no_longer_than_it_wants(pool: Direct) -> None:
     for timeout in (0.0, -1.0, 0.1):
         start = time.monotonic()
         assert batch(pool, ["vdi"], "", timeout)[0] == []
-        assert max(0.0, timeout) <= time.monotonic() - start < 5
+        assert max(0.0, timeout) <= time.monotonic() - start < 60
 
 
 def test_a_change_ends_the_waiting(pool: Direct) -> None:

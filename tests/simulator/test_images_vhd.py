@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagekit import BLOCK, GIB, KIB, MIB, Doors, doors, vhd_file, vhd_footer, vhd_read
 
+from tests import needs
 from xenvol.simulator.images.vhdformat import footer_bytes
 
 IO_ERROR = ["VDI_IO_ERROR", "Device I/O errors"]
 SECTORS = BLOCK // 512
 SIZE = 8 * MIB
-needs_qemu_img = pytest.mark.skipif(
-    shutil.which("qemu-img") is None,
-    reason="qemu-img is not installed (on Debian: apt-get install qemu-utils)",
-)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +205,6 @@ class TestOut:
         assert cylinders * heads * sectors * 512 <= size
 
 
-@needs_qemu_img
 class TestQemuImg:
     @pytest.fixture
     def raw(self, tmp_path: Path) -> Path:
@@ -243,5 +238,6 @@ class TestQemuImg:
 
 
 def qemu_img(*arguments: object) -> None:
-    done = subprocess.run(["qemu-img", *map(str, arguments)], capture_output=True, text=True, check=False)
+    command = [needs.program("qemu-img"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -44,7 +44,7 @@ def started(pool: StoragePool, cls: str, ref: str) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
@@ -224,14 +224,17 @@ class TestGivingUp:
                 raise Failure(IN_PROGRESS, "SR", NULL, "scan", NULL)
             return "done"
 
-        ticking = threading.Timer(0.05, lambda: pool.introduced())
-        again = threading.Timer(0.1, lambda: pool.introduced())
-        for timer in (ticking, again):
-            timer.start()
+        def keep_changing() -> None:
+            while len(attempts) < 3:
+                pool.introduced()
+                time.sleep(0.05)
+
+        changing = threading.Thread(target=keep_changing)
+        changing.start()
         with pool.simulator.xapi.lock:
             assert retry(call_of(pool), attempt) == "done"
-        for timer in (ticking, again):
-            timer.join()
+        changing.join()
+        assert len(attempts) == 3
 
     def test_closing_the_simulator_ends_the_waiting(self) -> None:
         with storage_pool() as pool:
@@ -240,7 +243,7 @@ class TestGivingUp:
                 pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
             pool.x.Async.SR.scan(sr)
             start = time.monotonic()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 60
 
 
 class TestInItsOwnWay:

@@ -17,12 +17,12 @@ MANY = 100_000
 
 
 def seconds(call: Callable[[], object], times: int = 30) -> float:
-    """The median of some calls."""
+    """The median of some calls, in seconds of CPU of this process, which the simulator runs in, too."""
     taken = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return median(taken)
 
 
@@ -33,7 +33,7 @@ def in_parallel(work: Callable[[int], None], count: int = CLIENTS) -> None:
 
     def run(number: int) -> None:
         try:
-            barrier.wait(30)
+            barrier.wait(60)
             work(number)
         except BaseException as error:  # noqa: BLE001  # the main thread raises it
             errors.append(error)
@@ -76,12 +76,12 @@ def test_a_call_that_names_its_object_costs_the_same_among_100000(xapi: Simulato
             "attach and detach": attach_and_detach,
         }
         small = {name: seconds(call) for name, call in calls.items()}
-        start = time.monotonic()
+        start = time.process_time()
         other = xapi.add_sr("other")
         xapi.add_vdis(other, MANY - 11_000, "more")
         xapi.add_srs(5_000, "many")
         xapi.add_vms(1_000, "many")
-        assert time.monotonic() - start < 60
+        assert time.process_time() - start < 60
         assert sum(len(rows) for rows in xapi.snapshot().objects.values()) > MANY
         large = {name: seconds(call) for name, call in calls.items()}
     for name, cost in large.items():

@@ -51,13 +51,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
 
 def start(pool: Direct, work: Work, value: str = "x") -> str:
     task: str = pool.call("Async.secret.create", {"value": value})
-    assert work.begun.wait(10)
+    assert work.begun.wait(60)
     return task
 
 
 def finished(pool: Direct, task: str) -> dict[str, Any]:
     """Its record when it is no longer pending."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         record: dict[str, Any] = pool.call("task.get_record", task)
         if record["status"] != "pending":

@@ -222,7 +222,7 @@ def test_a_json_string_that_is_no_utf_8_is_an_invalid_value(
 
 @pytest.fixture
 def connection(xapi: Simulator) -> Iterator[http.client.HTTPConnection]:
-    found = http.client.HTTPConnection("127.0.0.1", xapi.port, timeout=10)
+    found = http.client.HTTPConnection("127.0.0.1", xapi.port, timeout=60)
     yield found
     found.close()
 
@@ -254,7 +254,7 @@ def test_a_body_above_300_kib_is_refused(connection: http.client.HTTPConnection)
 
 def test_requests_may_be_sent_before_the_answers_are_read(xapi: Simulator) -> None:
     head = f"POST / HTTP/1.1\r\nContent-Length: {len(LISTING)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", xapi.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", xapi.port), timeout=60) as client:
         client.sendall((head + LISTING) * 2 + head.replace(b"1.1", b"1.0", 1) + LISTING)
         received = b""
         while chunk := client.recv(65536):
@@ -263,7 +263,7 @@ def test_requests_may_be_sent_before_the_answers_are_read(xapi: Simulator) -> No
 
 
 def test_a_client_may_ask_before_it_sends_the_body(xapi: Simulator) -> None:
-    with socket.create_connection(("127.0.0.1", xapi.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", xapi.port), timeout=60) as client:
         client.sendall(
             f"POST / HTTP/1.1\r\nContent-Length: {len(LISTING)}\r\nExpect: 100-continue\r\n\r\n".encode()
         )
@@ -275,7 +275,7 @@ def test_a_client_may_ask_before_it_sends_the_body(xapi: Simulator) -> None:
 @pytest.mark.xapi(tls=True)
 def test_the_same_is_spoken_over_tls(xapi: Simulator) -> None:
     context = ssl.create_default_context(cafile=xapi.ca_file)
-    client = http.client.HTTPSConnection("127.0.0.1", xapi.port, timeout=10, context=context)
+    client = http.client.HTTPSConnection("127.0.0.1", xapi.port, timeout=60, context=context)
     try:
         client.request("POST", "/RPC2", LISTING)
         assert b"SESSION_INVALID" in client.getresponse().read()
@@ -285,12 +285,12 @@ def test_the_same_is_spoken_over_tls(xapi: Simulator) -> None:
 
 def test_a_client_that_speaks_no_tls_disturbs_nobody() -> None:
     with Simulator(tls=True) as xapi:
-        with socket.create_connection(("127.0.0.1", xapi.port), timeout=10) as stranger:
+        with socket.create_connection(("127.0.0.1", xapi.port), timeout=60) as stranger:
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
             with contextlib.suppress(ConnectionError):  # how it is told so is TLS's affair
                 stranger.recv(100)
         context = ssl.create_default_context(cafile=xapi.ca_file)
-        client = http.client.HTTPSConnection("127.0.0.1", xapi.port, timeout=10, context=context)
+        client = http.client.HTTPSConnection("127.0.0.1", xapi.port, timeout=60, context=context)
         client.request("GET", "/")
         assert client.getresponse().status == 403
         client.close()

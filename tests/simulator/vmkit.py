@@ -77,7 +77,7 @@ def vbd_record(vm: str, vdi: str | None, userdevice: str = "autodetect", **field
     return {**record, **fields}
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 import xenvol
+from tests.sm import servers
 from tests.sm.sqlite_file import with_tables
 from xenvol.session import Session
 from xenvol.simulator import Simulator
@@ -28,49 +27,23 @@ NFS_2 = {"server": "10.0.0.2", "serverpath": "/more"}
 NFS_SMALL = {"server": "10.0.0.2", "serverpath": "/small"}
 DEVICE = "/dev/sdb"
 
-SERVERS = {
-    "postgresql": ("XENVOL_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres"),
-    "mariadb": ("XENVOL_TEST_MARIADB", "mariadb://root@127.0.0.1:3306/"),
-}
-"""Where a real server is looked for: by a variable, else on the loopback. The user must be able to create databases."""
-
-
-def _serving(kind: str) -> tuple[sa.Engine, sa.URL]:
-    """An engine on a server, and its URL; skips where there is none."""
-    variable, default = SERVERS[kind]
-    url = sa.make_url(os.environ.get(variable, default))
-    driver = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[kind]
-    engine = sa.create_engine(url.set(drivername=driver), isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect():
-            return engine, url
-    except SQLAlchemyError as error:
-        engine.dispose()
-        reason = str(getattr(error, "orig", error)).partition("\n")[0]
-        pytest.skip(
-            f"no {kind} answers at {url.host}:{url.port} ({reason}); {variable} says where another one is"
-        )
-
 
 @pytest.fixture(scope="session")
 def new_database() -> Iterator[Callable[[str], str]]:
     """Makes an empty database on a server of a kind, and gives its URL; dropped when the tests end."""
-    made: list[tuple[sa.Engine, str]] = []
+    with ExitStack() as undo:
+        connections: dict[str, tuple[sa.Connection, sa.URL]] = {}
 
-    def make(kind: str) -> str:
-        engine, url = _serving(kind)
-        name = f"xenvol_test_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        made.append((engine, name))
-        return url.set(database=name).render_as_string(hide_password=False)
+        def make(kind: str) -> str:
+            if kind not in connections:
+                connections[kind] = undo.enter_context(servers.serving(kind))
+                servers.sweep(connections[kind][0])
+            connection, url = connections[kind]
+            name = servers.create(connection)
+            undo.callback(servers.drop, connection, name)
+            return url.set(database=name).render_as_string(hide_password=False)
 
-    yield make
-    for engine, name in made:
-        force = " WITH (FORCE)" if engine.dialect.name == "postgresql" else ""
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
-        engine.dispose()
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -212,7 +185,7 @@ class Paused:
     def go_on(self) -> object:
         self.order.release()
         try:
-            return self.future.result(30)
+            return self.future.result(60)
         finally:
             self.executor.shutdown()
             self.session.close()

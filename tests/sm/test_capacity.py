@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -284,12 +285,12 @@ def another_service(
         future = executor.submit(work, StorageManager(session, database))
         try:
             while not order.hits and not future.done():
-                pass
+                time.sleep(0.002)
             assert order.hits, future.result()
             yield future
         finally:
             order.release()
-        future.result(30)
+        future.result(60)
 
 
 class TestMeanwhile:

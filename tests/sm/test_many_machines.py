@@ -127,7 +127,8 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
     for _ in range(SERVICES):
         zone.start()
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    # on a busy machine it takes longer until as much has happened
+    while time.monotonic() < end or (not enough(zone, seconds) and time.monotonic() < end + 200):
         time.sleep(zone.random.uniform(0.02, 0.4))
         zone.kill(zone.random.randrange(len(zone.running)))
         zone.start()
@@ -136,8 +137,7 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
     _tell(zone, found, repaired, left)
 
     events = [event for event, _ in zone.events()]
-    assert len(events) > 2 * seconds, "on however busy a machine"
-    assert len(zone.killed) > seconds / 2
+    assert enough(zone, seconds)
     assert repaired.agrees, repaired
     assert left.findings == []
     volumes = manager.list_volumes()
@@ -150,6 +150,10 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
         manager.delete_volume(volume.id)
     assert vdi_uuids(zone.xapi) == []
     assert manager.audit().findings == []
+
+
+def enough(zone: Zone, seconds: int) -> bool:
+    return len(list(zone.events())) > 2 * seconds and len(zone.killed) > seconds / 2
 
 
 def _lost(zone: Zone, there: set[tuple[str, str | None]]) -> list[Event]:

@@ -49,10 +49,10 @@ def test_a_log_in_is_sent_to_the_coordinator_before_anybody_looks_at_its_credent
     member: Member, params: tuple[str, ...]
 ) -> None:
     """Trace 31#2-4. A wrong password would be punished with a wait; none is made."""
-    member.xapi.xapi.login_penalty = 2.0
+    member.xapi.xapi.login_penalty = 600.0
     start = time.monotonic()
     assert member.call("session.login_with_password", *params) == ELSEWHERE
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 60
 
 
 def test_no_session_is_left_of_such_a_log_in(member: Member) -> None:
