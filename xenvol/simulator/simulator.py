@@ -117,6 +117,10 @@ class Simulator(BulkBuilder):
         return [server.url for server in self._servers]
 
     @property
+    def is_started(self) -> bool:
+        return bool(self._servers)
+
+    @property
     def ca_file(self) -> str:
         """The certificate that a client must trust where `tls` is set; its key is public, as it is no secret."""
         return str(_DATA / "loopback-cert.pem")
@@ -256,7 +260,7 @@ class Simulator(BulkBuilder):
         del self._servers[len(addresses) :]
         for server in self._servers:
             server.come_back()
-        if self._servers:
+        if self.is_started:
             for index in range(len(self._servers), len(addresses)):
                 self._servers.append(self._server(index))
                 self._servers[-1].start()
