@@ -74,7 +74,7 @@ class Simulator(BulkBuilder):
         self._storage_delays = storage_delays
         self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
         is_shipped = world is None or world in worlds.NAMES
-        self._kind = (self.version, hosts or 1, world) if is_shipped else None
+        self._kind = (self.version, hosts or 1, str(world)) if is_shipped else None
         """What simulators have in common that start alike; None for a world that only this one has."""
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
         self.journal = Journal()

@@ -49,7 +49,7 @@ class _Simulators:
         from xenvol.simulator import Simulator
 
         kind = repr(sorted(asked.items()))
-        simulator, attributes = self._idle.pop(kind, None) or _started(Simulator(**asked))
+        simulator, attributes = self._idle.pop(kind) if kind in self._idle else _started(Simulator(**asked))
         listener = simulator.journal.listener
         try:
             yield simulator
