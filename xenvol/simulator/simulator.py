@@ -83,8 +83,9 @@ class Simulator(BulkBuilder):
         """Orders of what shall go wrong (`xenvol.simulator.faults`)."""
         self._hosts_of: WeakKeyDictionary[Xapi, list[str]] = WeakKeyDictionary()
         """Which host each listener is, in each state that the pool has had."""
+        self._control = Control(self)
         self._service = Service(
-            self._build(), interceptor=self.faults, journal=self.journal, control=Control(self)
+            self._build(), interceptor=self.faults, journal=self.journal, control=self._control
         )
         self._servers: list[Server] = []
         self._collector = Collector(self.xapi)
@@ -186,6 +187,8 @@ class Simulator(BulkBuilder):
     def reset(self) -> None:
         """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
         self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
+        self._control.forget_checkpoints()
+        self.faults.start_over()
         self._order_faults()
 
     def checkpoint(self) -> Checkpoint:
