@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 import xenvol
 from tests.sm import servers
-from tests.sm.sqlite_file import with_tables
+from tests.sm.sqlite_file import new_file
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import Database, StorageManager
@@ -63,14 +64,20 @@ def server_url(new_database: Callable[[str], str]) -> Callable[[str], str]:
     return get
 
 
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each test finds a SQLite file with the tables and nothing in them."""
+    return tmp_path_factory.mktemp("database") / "sm.sqlite"
+
+
 @pytest.fixture
 def database_url(
-    request: pytest.FixtureRequest, tmp_path: Path, server_url: Callable[[str], str]
+    request: pytest.FixtureRequest, sqlite_file: Path, server_url: Callable[[str], str]
 ) -> Iterator[str]:
     """An empty database: SQLite, or what the test is parametrized with (see `on_every_database`)."""
     kind = getattr(request, "param", "sqlite")
     if kind == "sqlite":
-        yield with_tables(tmp_path / "sm.sqlite")
+        yield new_file(sqlite_file)
         return
     url = server_url(kind)
     yield url
@@ -89,9 +96,13 @@ on_servers = pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
+    """The same object for all tests with SQLite: SQLAlchemy compiles each statement once for it, not in every test."""
+    database = _opened(database_url) if database_url.startswith("sqlite") else Database(database_url)
     yield database
-    database.close()
+    database.close()  # its connections; it can be used again
+
+
+_opened = functools.cache(Database)
 
 
 def arrange_storage(xapi: Simulator) -> None:

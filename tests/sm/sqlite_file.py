@@ -29,3 +29,10 @@ def with_tables(path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_content())
     return f"sqlite:///{path}"
+
+
+def new_file(path: Path) -> str:
+    """Write the file there, with nothing of what was in it, and return its URL."""
+    for old in path.parent.glob(f"{path.name}*"):
+        old.unlink()
+    return with_tables(path)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, vdi_uuids
-from tests.sm.sqlite_file import with_tables
+from tests.sm.sqlite_file import new_file
 from xenvol.errors import XapiUnreachable, XenVolError
 from xenvol.secret import Secret
 from xenvol.simulator import Simulator
@@ -196,9 +196,7 @@ class Trial:
         xapi.storage.san.add_lun(IQN, 0, 50 * GIB, scsi_id=LUN)
         touch_hosts(xapi)
         self.pristine = xapi.snapshot()
-        for old in path.parent.glob(f"{path.name}*"):
-            old.unlink()
-        self.url = with_tables(path)
+        self.url = new_file(path)
         self.begin()
         operation.prepare(self.manager)
         self.before = xapi.snapshot()
