@@ -84,6 +84,8 @@ class Session:
             self._on_call = on_call or wrapped._on_call
             self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
             self._wrapped, self._send = wrapped._wrapped, wrapped._send
+        elif wrapped is None or isinstance(wrapped, str | bytes):  # a connection that failed, or its URL
+            raise no_session(wrapped)
         else:
             self._wrapped = wrapped
             self._send = wrapped.request if isinstance(wrapped, PoolClient) else _sender(wrapped)
@@ -224,11 +226,22 @@ class Session:
                 self._on_call(record)
 
 
+def no_session(given: object) -> RequestError:
+    """The error for what is passed in the place of a session."""
+    return RequestError(
+        "a session is one of xenvol.connect, or an object with .xenapi that is logged in, such as a XenAPI.Session, "
+        f"not a value of type {type(given).__name__}"
+    )
+
+
 def _sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
     """Calls through somebody else's `.xenapi`, one at a time where that is a bare connection."""
 
     def send(call: str, params: Sequence[Any]) -> Any:
-        target = wrapped.xenapi
+        try:
+            target = wrapped.xenapi
+        except AttributeError as error:
+            raise no_session(wrapped) from error
         for part in call.split("."):
             target = getattr(target, part)
         return target(*params)
@@ -239,6 +252,8 @@ def _sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
 
     def send_alone(call: str, params: Sequence[Any]) -> Any:
         with lock:
+            if wrapped.handle is None:
+                raise RequestError("the session is not logged in: call its login_with_password first")
             return send(call, params)
 
     return send_alone
