@@ -89,7 +89,7 @@ class VolumeOps:
         return attachment
 
     def _attach(self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool) -> Attachment:
-        view = View(self._session)
+        view = self._view(info)
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
@@ -155,7 +155,7 @@ class VolumeOps:
         if attachment_id is not None:  # an empty one, of a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
         vm = text_of(vm, "a VM")
-        view = View(self._session)
+        view = self._view(info)
         driver = self._driver(info, view)
         try:
             machine = find_vm(view, vm)
@@ -207,7 +207,7 @@ class VolumeOps:
         It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
         """
         info = _parse(connection_info)
-        view = View(self._session)
+        view = self._view(info)
         driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
         undo = Undo()
         try:
@@ -228,7 +228,7 @@ class VolumeOps:
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
-        self._driver(info, View(self._session)).disconnect_volume(info.data)
+        self._driver(info, self._view(info)).disconnect_volume(info.data)
 
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
@@ -236,7 +236,7 @@ class VolumeOps:
         A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
         """
         info = _parse(connection_info)
-        driver = self._driver(info, View(self._session))
+        driver = self._driver(info, self._view(info))
         if not hasattr(driver, "extend_volume"):
             raise ExtendNotSupported(info.driver_volume_type)
         try:
@@ -283,6 +283,13 @@ class VolumeOps:
     def get_connector(self, host: str | None = None) -> dict[str, Any]:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
+
+    def _view(self, info: ConnectionInfo) -> View:
+        """A view for one operation, in whose errors no secret of the request shows, from its first call on."""
+        view = View(self._session)
+        for sent in (info.data, info.extra, info.qos):
+            view.hide_all(sent)
+        return view
 
     def _driver(
         self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None
