@@ -12,6 +12,7 @@ import pytest
 from tests.scenarios import CHAP, arrange_target, iscsi
 from xenvol.errors import XapiError, XenVolError
 from xenvol.simulator import Simulator
+from xenvol.storage import secrets
 from xenvol.volumeops import VolumeOps
 
 USER, PASSWORD = CHAP
@@ -131,3 +132,43 @@ def test_left_by_an_attempt_that_died_is_removed_by_the_detach(
     assert target.db.count("secret") > secrets
     volume_ops.detach_volume(chap(), "web")
     assert target.db.count("secret") == secrets
+
+
+def test_of_another_attempt_in_the_same_slot_is_not_taken_for_ours(
+    target: Simulator, volume_ops: VolumeOps
+) -> None:
+    """xapi has the same code for a slot that is taken and for a refusal that came after the deed."""
+    api = volume_ops._session.xenapi
+    attachment = volume_ops.attach_volume(chap(), "web")
+    volume_ops.detach_volume(chap(), "web")
+    slots = secrets._uuids_of(attachment.sr_uuid, "chappassword")
+    theirs = [
+        api.secret.introduce(slot, "another password", {"xenvol:attempt": "theirs"}) for slot in slots[1:]
+    ]
+    volume_ops.attach_volume(chap(), "web")
+    assert [api.secret.get_value(ref) for ref in theirs] == ["another password"] * len(theirs)
+
+
+@pytest.mark.parametrize("operation", ["attach", "detach", "disconnect"])
+def test_is_in_no_error_of_a_call_before_or_without_a_secret(
+    target: Simulator, volume_ops: VolumeOps, operation: str
+) -> None:
+    """It is hidden from the first call on: not every operation makes a secret."""
+    volume_ops.attach_volume(chap(), "web")
+    call = {
+        "attach": "VM.get_all_records_where",
+        "detach": "PBD.unplug",
+        "disconnect": "SR.get_all_records_where",
+    }
+    target.faults.refuse(
+        call[operation], "SR_BACKEND_FAILURE_68", "", f"iscsiadm --value {PASSWORD}: failed", ""
+    )
+    operations = {
+        "attach": lambda: volume_ops.attach_volume(chap(), "web"),
+        "detach": lambda: volume_ops.detach_volume(chap(), "web"),
+        "disconnect": lambda: volume_ops.disconnect_volume(chap()),
+    }
+    with pytest.raises(XapiError) as caught:
+        operations[operation]()
+    assert "iscsiadm --value ***" in str(caught.value)
+    assert PASSWORD not in f"{caught.value!r} {caught.value.params} {getattr(caught.value, '__notes__', '')}"

@@ -1,6 +1,6 @@
 """A table of keys reads what a service sent, for built-in drivers and for a stranger's."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from msgspec import Meta
@@ -51,3 +51,28 @@ def test_the_schema_says_which_keys_are_needed() -> None:
         item for name, item in json_schema(AcmeKeys)["$defs"].items() if name.endswith("AcmeKeys")
     )
     assert definition["required"] == ["pool", "vdi_uuid"]
+
+
+class WordKeys(CommonKeys, frozen=True, kw_only=True):
+    """A key that takes a word of a list, and one that takes any text."""
+
+    format: Annotated[Literal["vhd", "RAW"] | None, Meta(description="vhd or RAW")] = None
+    label: Annotated[str | None, Meta(description="any text")] = None
+
+
+@pytest.mark.parametrize(("said", "read_as"), [("VHD", "vhd"), ("vhd", "vhd"), ("raw", "RAW"), (None, None)])
+def test_a_word_of_a_list_is_read_in_any_case_of_letters(said: str | None, read_as: str | None) -> None:
+    """And any other text stays as it is."""
+    keys = read(WordKeys, {"format": said, "label": "VHD"}, driver="acme")
+    assert (keys.format, keys.label) == (read_as, "VHD")
+
+
+@pytest.mark.parametrize("text", ["VHD\r", "a\0b", ["a", "b\r"]])
+def test_a_control_character_is_refused_where_a_disk_is_found_again_by_the_text(text: object) -> None:
+    """A carriage return would arrive at xapi as a line feed."""
+    with pytest.raises(InvalidConnectionInfo, match="control character") as caught:
+        read(WordKeys, {"label": text}, driver="acme")
+    assert caught.value.key == "label"
+    assert (
+        read(WordKeys, {"name_description": "two\r\nlines"}, driver="acme").name_description == "two\r\nlines"
+    )

@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import traceback
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,79 @@ def test_every_key_is_written_down(table: type) -> None:
     """docs/connection_info.md says of each whether it is honoured, ignored or refused."""
     page = (Path(__file__).parent.parent / "docs" / "connection_info.md").read_text()
     assert [key for key in {*accepted_keys(table), *ENVELOPE_KEYS} if f"`{key}`" not in page] == []
+
+
+def text_and_bytes() -> list[object]:
+    text = json.dumps(NESTED)
+    return [text, text.encode(), bytearray(text.encode())]
+
+
+@pytest.mark.parametrize("told", text_and_bytes())
+def test_json_text_is_said_to_be_text_and_nothing_of_it_is_shown(told: Any) -> None:
+    """ "is missing" would send the user to look for a key; and the text may hold a password."""
+    with pytest.raises(InvalidConnectionInfo, match=r"json\.loads") as caught:
+        parse(told)
+    assert "missing" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_uuid_objects_are_taken_for_their_text() -> None:
+    """Object-relational mappers give them, as ids and within the data."""
+    an_id = uuid.UUID("72B1746E-5AEB-4690-B121-0E30887C98E3")
+    parsed = parse(
+        {
+            "driver_volume_type": "nfs",
+            "volume_id": an_id,
+            "attachment_id": an_id,
+            "data": {"vdi_uuid": [an_id]},
+        }
+    )
+    assert (parsed.volume_id, parsed.attachment_id) == (str(an_id), str(an_id))
+    assert parsed.data == {"vdi_uuid": (str(an_id),)}
+
+
+@pytest.mark.parametrize("empty", ["", None, [], {}])
+def test_empty_qos_specs_are_none(empty: object) -> None:
+    """Services write "no map" in several ways."""
+    assert info(qos_specs=empty).qos == {}
+
+
+def test_an_empty_access_mode_is_none() -> None:
+    """As if the key were absent."""
+    assert info(access_mode="").access_mode == "rw"
+
+
+@pytest.mark.parametrize("where", ["beside", "within"])
+def test_an_empty_attachment_id_is_refused(where: str) -> None:
+    """It would fence nothing, where the service meant to fence."""
+    told: dict[str, Any] = {"driver_volume_type": "iscsi", "data": {"attachment_id": "a"}}
+    (told if where == "beside" else told["data"])["attachment_id"] = ""
+    with pytest.raises(InvalidConnectionInfo, match="is empty") as caught:
+        parse(told)
+    assert caught.value.key == "attachment_id"
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\t", "\0", "\x1b", "\x7f"])
+@pytest.mark.parametrize("key", ["volume_id", "serial", "attachment_id", "driver_volume_type"])
+def test_a_control_character_in_an_id_is_refused(key: str, character: str) -> None:
+    """A carriage return arrives at xapi as a line feed, and the id would never be found again."""
+    told = {"driver_volume_type": "iscsi", "data": {}, key: f"V{character}0"}
+    with pytest.raises(InvalidConnectionInfo, match="control character") as caught:
+        parse(told)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("name", ["iqn.2016-04.com.acme:vault-secret:prod", "IQN.2016-04.x:password:a"])
+def test_the_name_of_a_target_is_no_secret(name: str) -> None:
+    """Whatever words an array puts into it."""
+    assert info(target_iqn=name, target_iqns=[name]).data == {"target_iqn": name, "target_iqns": (name,)}
+
+
+def test_a_text_with_a_secret_in_it_is_one_though_it_has_a_target_in_it() -> None:
+    """Only a name as a whole is spared."""
+    for text in (
+        "iqn.2016-04.x:a password=hunter2",
+        "iqn.2016-04.x:a;secret:hunter2",
+        "iqn.2016-04.x:secret=hunter2",
+    ):
+        assert info(options=text).data == {"options": Secret(text)}

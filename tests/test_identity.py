@@ -102,3 +102,11 @@ def test_what_nobody_knows_proves_nothing() -> None:
     identity().check(vdi_uuid=UUID, scsi_id="36001", size=1)
     identity("36001", vdi_uuid=UUID, size=5).check()
     identity("36001").check(scsi_id="")
+
+
+def test_a_scsi_id_may_have_colons_between_its_bytes() -> None:
+    """As arrays and switches write a WWN."""
+    identity = Identity.of(CommonKeys(), scsi_ids=["60:01:40:5A", "naa.60:01:40:5a"])
+    identity.check(scsi_id="36001405a")
+    with pytest.raises(WrongVolume):
+        identity.check(scsi_id="36001405b")

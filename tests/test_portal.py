@@ -81,3 +81,15 @@ def test_any_text_is_a_portal_or_is_refused(text: str) -> None:
         return
     assert 1 <= portal.port <= 65535
     assert parse_portal(str(portal)) == portal
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:3260,-1", "10.0.0.1:3260,1", "[fd00::1]:3260,-1"])
+def test_a_portal_group_that_open_iscsi_does_not_know_is_read(text: str) -> None:
+    """iscsiadm prints -1 for it."""
+    assert parse_portal(text).port == 3260
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:3260,-2", "10.0.0.1:3260,--1", "10.0.0.1:3260,"])
+def test_what_is_no_portal_group_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no portal"):
+        parse_portal(text)

@@ -328,6 +328,21 @@ class TestForeignSessions:
         assert host.connections == 1
         theirs("close")()
 
+    def test_an_official_client_serves_one_thread_at_a_time_though_each_has_a_session_over_it(
+        self, host: TinyXapi
+    ) -> None:
+        """A service that makes a small helper for each request has many of ours over one of theirs."""
+        theirs = XenAPI.Session(host.url)
+        theirs.login_with_password("root", "secret")
+        host.answers["VM.get_by_name_label"] = lambda _, name: [name]
+        with ThreadPoolExecutor(8) as threads:
+            names = [str(n) for n in range(80)]
+            assert list(threads.map(lambda n: Session(theirs).call("VM.get_by_name_label", n), names)) == [
+                [n] for n in names
+            ]
+        assert host.connections == 1
+        theirs("close")()
+
     def test_an_official_client_that_cannot_renew_its_session_is_refused(self, host: TinyXapi) -> None:
         """One that was handed a session instead of logging in says so with a Fault of its own making."""
         theirs = XenAPI.Session(host.url)

@@ -107,6 +107,37 @@ def test_an_interrupt_costs_no_other_step(interrupt: type[BaseException]) -> Non
     assert interrupt.__name__ in first.__notes__[0]
 
 
+def test_a_step_that_is_interrupted_runs_once_more() -> None:
+    """The interrupt leaves when all is undone; with an error to carry it, it is a note that says so."""
+    undone: list[str] = []
+    answers: list[BaseException] = [KeyboardInterrupt(), SystemExit()]
+
+    def forget() -> None:
+        if answers:
+            raise answers.pop()
+        undone.append("SR")
+
+    undo = Undo()
+    undo.did("introduced SR", forget)
+    first = ValueError()
+    assert len(undo.unwind(first)) == 1
+    assert undone == []
+    assert undo.unwind() == []
+    assert undone == ["SR"]
+
+    answers.append(KeyboardInterrupt())
+    undo.did("introduced SR", forget)
+    with pytest.raises(KeyboardInterrupt):
+        undo.unwind()
+    assert undone == ["SR", "SR"]
+
+    answers.append(KeyboardInterrupt())
+    undo.did("introduced SR", forget)
+    second = ValueError()
+    assert undo.unwind(second) == []
+    assert second.__notes__ == ["interrupted while undoing (KeyboardInterrupt): all of it was undone"]
+
+
 def test_the_repr_tells_the_state() -> None:
     """How much is on the record, and what comes first; never the arguments."""
     undo = Undo()

@@ -7,12 +7,14 @@ honoured, ignored or refused. The caller's mapping is never changed, nor kept.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import FrozenMap, freeze_map
+from xenvol.secret import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ ENVELOPE_KEYS: Final = frozenset(
 )
 """The keys that are read here, so that a driver need not."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "")
 _SCHEDULERS = ("rt", "real-time", "best-effort", "idle")
@@ -70,7 +73,7 @@ class ConnectionInfo:
 def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     """Check a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
     if not isinstance(connection_info, Mapping):
-        raise _invalid("connection_info", None, "a mapping with driver_volume_type and data")
+        raise _no_mapping(connection_info)
     whole = freeze_map(connection_info)
     name = whole.get("driver_volume_type")
     if not isinstance(name, str) or not name.strip():
@@ -93,6 +96,10 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
         beside = whole
         extra = FrozenMap({key: value for key, value in whole.items() if key not in ENVELOPE_KEYS})
 
+    if has_control_character(driver):
+        raise _invalid(
+            "driver_volume_type", None, "the name of a driver", problem="has a control character in it"
+        )
     reader = _Reader(driver, beside, data)
     if reader.boolean("encrypted"):
         raise _invalid("encrypted", driver, "false: XenAPI cannot open a LUKS volume", problem="is true")
@@ -101,7 +108,7 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
         driver_volume_type=driver,
         data=data,
         volume_id=volume_id,
-        attachment_id=reader.text("attachment_id"),
+        attachment_id=reader.attachment_id(),
         access_mode=reader.access_mode(),
         multiattach=reader.boolean("multiattach"),
         discard=reader.boolean("discard"),
@@ -131,9 +138,19 @@ class _Reader:
                 return str(value)
             if value is not None and not isinstance(value, str):
                 raise _invalid(key, self.driver, "a string", given=value)
+            if has_control_character(value):
+                raise _invalid(key, self.driver, "a string", problem="has a control character in it")
             if value:
                 return value
         return None
+
+    def attachment_id(self) -> str | None:
+        """An empty one would fence nothing: where the service means none, it leaves the key out."""
+        if self.value("attachment_id") == "":
+            raise _invalid(
+                "attachment_id", self.driver, "an id; null or no such key, for none", problem="is empty"
+            )
+        return self.text("attachment_id")
 
     def boolean(self, key: str) -> bool:
         value = self.value(key)
@@ -148,7 +165,7 @@ class _Reader:
     def access_mode(self) -> AccessMode:
         value = self.value("access_mode")
         match str(value).lower():
-            case "rw" | "none":
+            case "rw" | "none" | "":
                 return "rw"
             case "ro":
                 return "ro"
@@ -156,7 +173,7 @@ class _Reader:
 
     def qos(self) -> FrozenMap[object]:
         value = self.value("qos_specs")
-        if value is None:
+        if value is None or value == "" or value == ():  # some languages write an empty map as a list
             return FrozenMap({})
         if not isinstance(value, FrozenMap):
             raise _invalid("qos_specs", self.driver, "a mapping", given=value)
@@ -165,6 +182,17 @@ class _Reader:
             if word is not None and str(word) not in words:
                 raise _invalid(f"qos_specs.{key}", self.driver, f"one of {', '.join(words)}", given=word)
         return value
+
+
+def has_control_character(value: object) -> bool:
+    """Return whether a text, or a Secret, has a character in it that XML cannot write, or that changes on the way.
+
+    A carriage return arrives at xapi as a line feed: an id with one would never be found again.
+    """
+    if isinstance(value, tuple):
+        return any(has_control_character(item) for item in value)
+    text = value.reveal() if isinstance(value, Secret) else value
+    return isinstance(text, str) and _CONTROL.search(text) is not None
 
 
 def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
@@ -176,6 +204,14 @@ def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
         )
     if parsed.discard:
         logger.info("volume %s: discard ignored: XenAPI has no switch for it", volume)
+
+
+def _no_mapping(given: object) -> InvalidConnectionInfo:
+    """The error for what is no connection_info at all; it shows nothing of it, since there may be a password in it."""
+    problem = f"is a {type(given).__name__}"
+    if isinstance(given, str | bytes | bytearray):
+        problem += ", a text, which is not read here: give what json.loads makes of it"
+    return _invalid("connection_info", None, "a mapping with driver_volume_type and data", problem=problem)
 
 
 def _invalid(

@@ -43,6 +43,10 @@ class RequestError(XenVolError):
     """What was asked for cannot be; the request must change."""
 
 
+class InvalidArgument(RequestError, ValueError):
+    """An argument of `xenvol.connect` cannot be: an address, a way to trust a host, a type."""
+
+
 class InvalidConnectionInfo(RequestError):
     """A key of the connection_info is missing or wrong; `problem` shows no value that could be a secret."""
 

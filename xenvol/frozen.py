@@ -1,5 +1,6 @@
 """Foreign data made read-only, all the way down, with its secrets wrapped; nothing else about it changes."""
 
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, final
 
@@ -43,8 +44,11 @@ def freeze(value: object, *, is_secret: bool = False) -> object:
     """A copy that shares nothing mutable with the original: maps frozen, lists as tuples, secrets as
     `Secret`.
 
-    A value is a secret when its key says so, at any depth, or when it is a text that carries one within.
+    A value is a secret when its key says so, at any depth, or when it is a text that carries one within. A UUID
+    object, as object-relational mappers give them, becomes its text.
     """
+    if isinstance(value, uuid.UUID):
+        value = str(value)
     if isinstance(value, Mapping):
         return FrozenMap(
             {key: freeze(item, is_secret=is_secret or is_secret_key(str(key))) for key, item in value.items()}

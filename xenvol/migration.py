@@ -10,7 +10,7 @@ from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
 from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
 from xenvol.undo import Undo
 from xenvol.view import View, is_gone
-from xenvol.vm import VM
+from xenvol.vm import VM, text_of
 
 
 def prepare(view: View, vm: VM, host: str) -> list[str]:
@@ -68,7 +68,8 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
 
 
 def find_host(view: View, host: str) -> HostRef:
-    """The host that a reference, a uuid or a name means. Raises UnknownHost."""
+    """The host that a reference, a uuid or a name means. Raises UnknownHost, RequestError for what names nothing."""
+    host = text_of(host, "a host")
     if is_ref(host):
         try:
             view.record("host", host)

@@ -22,6 +22,7 @@ from xenvol.errors import (
     UnknownDriver,
     preference_variable,
 )
+from xenvol.vm import text_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -52,6 +53,7 @@ def get_driver_class(
     (XENVOL_DRIVER_ISCSI=package). A package that is preferred and not installed is an error, not a suggestion.
     Raises UnknownDriver, AmbiguousDriver, DriverLoadFailed or InvalidDriver.
     """
+    name = text_of(name, "a driver", by="its driver_volume_type")
     return _load(_chosen(name.strip().lower(), prefer=prefer or {}, environ=environ))
 
 

@@ -36,6 +36,8 @@ _IN_TEXT = re.compile(
     r"""([^\s"'<>,;&}]+)""",
     re.IGNORECASE,
 )
+_TARGET_NAME = re.compile(r"(?:iqn|eui|naa)\.[^\s=<>@,;&/]+", re.IGNORECASE)
+"""The name of an iSCSI target. Names have no "=", so "secret:" in one is a word of the array's, not a key."""
 _IN_URL = re.compile(r"(://[^/\s:@]*:)([^/\s@]+)(?=@)")
 
 
@@ -97,6 +99,8 @@ def is_secret_key(key: str) -> bool:
 
 def has_secret(text: str) -> bool:
     """Whether a text carries a secret within: mount options with password=…, a URL with user:password@…"""
+    if _TARGET_NAME.fullmatch(text):
+        return False
     return _IN_TEXT.search(text) is not None or _IN_URL.search(text) is not None
 
 

@@ -43,30 +43,41 @@ class Undo:
         """Take everything back, newest first, and say what could not be.
 
         Each failure is logged, noted on `error`, the reason for unwinding, and returned as text; it never
-        takes the error's place. An interrupt (KeyboardInterrupt, SystemExit) costs the step that it hits and
-        no other; with an `error` to carry it, it becomes a note like any failure, without one it is raised
-        when all steps have run.
+        takes the error's place. A step that is interrupted (KeyboardInterrupt, SystemExit) runs once more, since
+        half an undo is worse than none; a second interrupt costs that step and no other. With an `error` to carry
+        it, an interrupt becomes a note like any failure, without one it is raised when all steps have run.
         """
         failed: list[_Step] = []
         residue: list[str] = []
         interrupt: BaseException | None = None
         while self._steps:
             step = self._steps[-1]
-            try:
-                step.inverse()
-            except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
-                residue.append(f"not undone: {step.description} ({type(failure).__name__}: {failure})")
-                failed.append(step)
-                if not isinstance(failure, Exception) and interrupt is None:
-                    interrupt = failure
+            for is_last in (False, True):
+                try:
+                    step.inverse()
+                    break
+                except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
+                    is_interrupt = not isinstance(failure, Exception)
+                    if is_interrupt and interrupt is None:
+                        interrupt = failure
+                    if is_interrupt and not is_last:
+                        continue
+                    residue.append(f"not undone: {step.description} ({type(failure).__name__}: {failure})")
+                    failed.append(step)
+                    break
             self._steps.pop()
         self._steps.extend(reversed(failed))
         for text in residue:
             logger.error("%s", text)
             if error is not None:
                 error.add_note(text)
-        if interrupt is not None and error is None:
-            raise interrupt
+        if interrupt is not None:
+            if error is None:
+                raise interrupt
+            if not residue:
+                error.add_note(
+                    f"interrupted while undoing ({type(interrupt).__name__}): all of it was undone"
+                )
         return residue
 
     def __repr__(self) -> str:

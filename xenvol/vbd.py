@@ -14,7 +14,7 @@ from xenvol.marks import VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
-from xenvol.verbs import make
+from xenvol.verbs import is_no_more, make, unmake
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
 
@@ -124,8 +124,12 @@ def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
     """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529)."""
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            view.call("VBD.unplug", vbd_ref)
-        view.call("VBD.destroy", vbd_ref)
+            unmake(
+                view,
+                ("VBD.unplug", vbd_ref),
+                is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
+            )
+        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise

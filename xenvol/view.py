@@ -49,6 +49,17 @@ class View:
         driver_view._session = self._session.restricted(driver=driver)
         return driver_view
 
+    def hide_all(self, value: object) -> None:
+        """Keep every secret in what a service sent, at any depth, out of every error of this operation."""
+        if isinstance(value, Secret):
+            self.hide(value)
+        elif isinstance(value, Mapping):
+            for item in value.values():
+                self.hide_all(item)
+        elif isinstance(value, tuple | frozenset):
+            for item in value:
+                self.hide_all(item)
+
     def hide(self, secret: Secret) -> None:
         """Keep a secret that this operation sends out of every error that it raises."""
         text = secret.reveal()

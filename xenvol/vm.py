@@ -5,6 +5,8 @@ The rules are xapi's own for VBD.plug (facts/xapi.md 2.4), applied to records th
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ from xenvol.errors import (
     AmbiguousVM,
     NotHotpluggable,
     ReadOnlyNotSupported,
+    RequestError,
     TemplateGiven,
     UnknownVM,
     VMBusy,
@@ -21,6 +24,9 @@ from xenvol.errors import (
 from xenvol.refs import NULL_REF, HostRef, VMRef, is_ref, is_uuid
 from xenvol.view import Record, View, is_gone
 
+_NOT_SENT = re.compile(
+    r"[\x00-\x08\x0b-\x1f]"
+)  # XML cannot write them; a carriage return arrives as a line feed
 _MOVING = frozenset({"pool_migrate", "migrate_send"})
 _STARTING = frozenset({"start", "start_on", "resume", "resume_on", "unpause"})
 _LEAVING = frozenset(
@@ -58,6 +64,7 @@ class VM:
 
 def find_vm(view: View, vm: str) -> VM:
     """The VM that a reference, a uuid or a name means; one call. Raises UnknownVM or AmbiguousVM."""
+    vm = text_of(vm, "a VM")
     found = _candidates(view, vm)
     if len(found) > 1:
         raise AmbiguousVM(
@@ -67,6 +74,21 @@ def find_vm(view: View, vm: str) -> VM:
     for ref, vm_rec in found.items():
         return _vm(ref, vm_rec)
     raise UnknownVM(vm)
+
+
+def text_of(named: object, what: str, *, by: str = "a reference, a uuid or a name") -> str:
+    """Return the text by which a caller names an object; a UUID object is as good as its text.
+
+    Raises RequestError for anything else, for an empty text, and for one that xapi would not receive as it is.
+    """
+    if not isinstance(named, str | uuid.UUID):
+        raise RequestError(f"{what} is named by {by}, not by a value of type {type(named).__name__}")
+    text = str(named)
+    if not text:
+        raise RequestError(f"{what} is named by {by}, and the text given is empty")
+    if _NOT_SENT.search(text):
+        raise RequestError(f"{what} is named by {by}, and {text!r} has a control character in it")
+    return text
 
 
 def _candidates(view: View, vm: str) -> Mapping[str, Record]:

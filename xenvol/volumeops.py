@@ -24,6 +24,7 @@ from xenvol.errors import (
     AttachedMeanwhile,
     ExtendNotSupported,
     MountpointInUse,
+    RequestError,
     UnknownVM,
     WrongVolume,
     XapiError,
@@ -35,7 +36,7 @@ from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
 from xenvol.view import View, is_gone
-from xenvol.vm import VM, check_takes_disk, find_vm
+from xenvol.vm import VM, check_takes_disk, find_vm, text_of
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class VolumeOps:
         return attachment
 
     def _attach(self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool) -> Attachment:
-        view = View(self._session)
+        view = self._view(info)
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
@@ -151,7 +152,10 @@ class VolumeOps:
         goes forward: once the slot is empty it stays so, and the same call goes on from there.
         """
         info = _parse(connection_info)
-        view = View(self._session)
+        if attachment_id is not None:  # an empty one, of a variable that is not set, would fence nothing
+            attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
+        vm = text_of(vm, "a VM")
+        view = self._view(info)
         driver = self._driver(info, view)
         try:
             machine = find_vm(view, vm)
@@ -196,13 +200,15 @@ class VolumeOps:
     def connect_volume(
         self, connection_info: Mapping[str, object], *, hosts: Iterable[str] | None = None
     ) -> Volume:
-        """Make the volume a VDI that a VM could start from, on these hosts (references) or on all. Idempotent.
+        """Make the volume a VDI that a VM could start from, on these hosts or on all. Idempotent.
+
+        Each of `hosts` is a reference, a uuid or a name.
 
         It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
         """
         info = _parse(connection_info)
-        view = View(self._session)
-        driver = self._driver(info, view, hosts=None if hosts is None else [HostRef(host) for host in hosts])
+        view = self._view(info)
+        driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
         undo = Undo()
         try:
             vdi_ref = driver.connect_volume(info.data)
@@ -222,7 +228,7 @@ class VolumeOps:
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
-        self._driver(info, View(self._session)).disconnect_volume(info.data)
+        self._driver(info, self._view(info)).disconnect_volume(info.data)
 
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
@@ -230,7 +236,7 @@ class VolumeOps:
         A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
         """
         info = _parse(connection_info)
-        driver = self._driver(info, View(self._session))
+        driver = self._driver(info, self._view(info))
         if not hasattr(driver, "extend_volume"):
             raise ExtendNotSupported(info.driver_volume_type)
         try:
@@ -253,7 +259,13 @@ class VolumeOps:
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
         """Release the SRs of these VDIs where nobody uses them. For error paths: raises nothing, logs instead."""
-        inventory.safe_cleanup_from_vdis(View(self._session), [VDIRef(ref) for ref in vdi_refs])
+        if isinstance(vdi_refs, str) or not isinstance(vdi_refs, Iterable):
+            log.warning(
+                "nothing is released: a list of references is needed, not a %s", type(vdi_refs).__name__
+            )
+            return
+        refs = [ref for ref in vdi_refs if isinstance(ref, str)]  # a look-up that failed gave None
+        inventory.safe_cleanup_from_vdis(View(self._session), [VDIRef(ref) for ref in refs])
 
     def prepare_migration(self, vm: str, host: str) -> list[str]:
         """Make the VM's volumes visible on the host that it shall move to; return the uuids of their SRs.
@@ -272,6 +284,13 @@ class VolumeOps:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
 
+    def _view(self, info: ConnectionInfo) -> View:
+        """A view for one operation, in whose errors no secret of the request shows, from its first call on."""
+        view = View(self._session)
+        for sent in (info.data, info.extra, info.qos):
+            view.hide_all(sent)
+        return view
+
     def _driver(
         self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None
     ) -> VolumeDriver:
@@ -289,6 +308,16 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     if not info.multiattach:
         return info
     return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
+
+
+def _find_hosts(view: View, hosts: Iterable[str]) -> list[HostRef]:
+    """The hosts that references (which cost no call), uuids or names mean."""
+    if isinstance(hosts, str) or not isinstance(hosts, Iterable):
+        raise RequestError(
+            f"hosts is a list of hosts, or None for all, not a value of type {type(hosts).__name__}"
+        )
+    texts = [text_of(host, "a host") for host in hosts]
+    return [HostRef(text) if is_ref(text) else migration.find_host(view, text) for text in texts]
 
 
 def _was_overtaken(error: BaseException) -> bool:

@@ -190,7 +190,13 @@ class TestSecrets:
 
 
 class TestInterrupt:
-    def test_130_and_what_was_begun_is_taken_back(self, shell: Shell, info: str, xapi: Simulator) -> None:
+    @pytest.mark.parametrize(
+        ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    )
+    def test_what_was_begun_is_taken_back(
+        self, shell: Shell, info: str, xapi: Simulator, number: signal.Signals, status: int
+    ) -> None:
+        """By Ctrl-C, by `timeout` or systemd, and by a terminal that is closed; the status tells which."""
         before = xapi.snapshot()
         order = xapi.faults.hang("VBD.create")
         environment = {**os.environ, **{k: v for k, v in shell.environment.items() if v is not None}}
@@ -201,9 +207,9 @@ class TestInterrupt:
         deadline = time.monotonic() + 60
         while not order.hits and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
         order.release()
-        assert process.returncode == 130
+        assert process.returncode == status
         assert (stdout, stderr.splitlines()[0]) == ("", "error: interrupted")
         assert changes(before, xapi.snapshot()) == []

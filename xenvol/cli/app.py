@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Never
 
 import click
@@ -65,14 +68,36 @@ class App(Commands):
         terminal = Terminal()
         arguments = sys.argv[1:] if args is None else list(args)
         try:
-            status = super().main(
-                arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
-            )
+            with _ending_tidily():
+                status = super().main(
+                    arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
+                )
         except Exception as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
             if isinstance(error, click.UsageError):  # its line may not have been read as far as --json
                 terminal.as_json = terminal.as_json or "--json" in arguments
             status = terminal.fail(error)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP take back what Ctrl-C takes back; one that is ignored, as nohup has it, stays so."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Python sets handlers there only
+    was = {number: signal.getsignal(number) for number in numbers}
+    mine = {number: handler for number, handler in was.items() if handler is not signal.SIG_IGN}
+    for number in mine:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in mine.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _terminate(number: int, frame: object) -> Never:
+    raise failures.Terminated(number)
 
 
 @click.group(

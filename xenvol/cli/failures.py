@@ -24,6 +24,14 @@ USAGE = 2
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal asked the process to end: what was begun is taken back, as at Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number  # as shells have it
+
+
 class Blame(NamedTuple):
     """Whose fault: the word for --json, the exit status, and what it means."""
 
@@ -64,6 +72,8 @@ STATUSES: dict[int, str] = {
 
 def blame_of(error: BaseException) -> Blame:
     """The first that fits; what fits nowhere is a bug of ours or of a driver's."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
+        return _INTERRUPTED._replace(status=error.__cause__.status)
     for kind in type(error).__mro__:
         if (blame := _BLAMES_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
             return blame

@@ -76,7 +76,7 @@ def _bare(scsi_id: str) -> str:
     text = scsi_id.strip().lower()
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
-    return text
+    return text.replace(":", "")  # arrays and switches write 60:01:40:5…
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -8,12 +8,12 @@ import functools
 import logging
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from xenvol.connection_info import ENVELOPE_KEYS
+from xenvol.connection_info import ENVELOPE_KEYS, has_control_character
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import freeze_map
 from xenvol.secret import Secret
@@ -26,6 +26,8 @@ Uuid = Annotated[
 Positive = Annotated[int, Meta(ge=1)]
 Keys = TypeVar("Keys", bound=msgspec.Struct)
 
+_SEVERAL_LINES: Final = frozenset({"name_label", "name_description", "options"})
+"""Keys whose text may have line breaks in it: no disk is found again by them."""
 _PATH = re.compile(r" - at `\$\.(?P<key>\w+)[^`]*`$")
 
 
@@ -47,13 +49,18 @@ class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
 def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: str) -> Keys:
     """Read the keys that the table knows; the others are ignored, with a log line.
 
-    A field without a default is a key that must be there. Raises InvalidConnectionInfo.
+    A field without a default is a key that must be there. A word out of a list is understood in any case of
+    letters. Raises InvalidConnectionInfo.
     """
     data = freeze_map(connection_data)  # so that no message below can show a secret
     known = {key: data[key] for key in table.__struct_fields__ if data.get(key) is not None}
     for key, value in known.items():
         if value == "null":  # msgspec would take the text for the absence of a number, and lose a LUN
             raise refusal(key, table, driver=driver, problem="is the text null")
+        if key not in _SEVERAL_LINES and has_control_character(value):
+            raise refusal(key, table, driver=driver, problem="has a control character in it")
+        if isinstance(value, str) and value.lower() in (words := _words(table).get(key, {})):
+            known[key] = words[value.lower()]
     for field in msgspec.structs.fields(table):
         if field.required and field.name not in known:
             raise refusal(field.name, table, driver=driver)
@@ -92,6 +99,23 @@ def accepted_keys(table: type) -> Mapping[str, str]:
 def json_schema(table: type) -> dict[str, Any]:
     """The table as JSON Schema; secrets are strings of format password."""
     return msgspec.json.schema(table, schema_hook=_schema_of_secret)
+
+
+@functools.cache
+def _words(table: type) -> Mapping[str, Mapping[str, str]]:
+    """The words that a key takes, by their small letters, of each key that takes one of a list."""
+    return {
+        key: {str(word).lower(): str(word) for word in words}
+        for key, hint in get_type_hints(table).items()
+        if (
+            words := [
+                word
+                for part in (hint, *get_args(hint))
+                if get_origin(part) is Literal
+                for word in get_args(part)
+            ]
+        )
+    }
 
 
 def _metas(hint: object) -> list[Meta]:

@@ -9,7 +9,7 @@ DEFAULT_PORT = 3260  # IANA's for iSCSI, and SM's
 _PORTAL = re.compile(
     r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:,\s]*))"  # [fd00::1], or a name, or an IPv4 address
     r"(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:,[0-9]{1,5})?"  # the target portal group tag: discovery prints it, a login has no use for it
+    r"(?:,(?:-1|[0-9]{1,5}))?"  # the target portal group tag, which a login does not need; open-iscsi: -1 is unknown
 )
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?")
 

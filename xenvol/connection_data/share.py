@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from xenvol.connection_data.keys import CommonKeys, Uuid, refusal
 from xenvol.connection_data.portal import bracketed, parse_host
+from xenvol.connection_info import has_control_character
 
 Format = Literal["raw", "vhd", "qcow2"]
 _FORMATS: dict[str, Format] = {"raw": "raw", "vhd": "vhd", "vpc": "vhd", "qcow2": "qcow2"}
@@ -70,6 +71,8 @@ def parse_path(text: str) -> str:
     """One spelling for a path, so that one directory never gets two SRs; ValueError says what is wrong."""
     if not text.startswith("/") or "/../" in f"{text}/":
         raise ValueError(f"is {text!r}, which is no absolute path")
+    if has_control_character(text):
+        raise ValueError("has a control character in it")
     return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
 
 

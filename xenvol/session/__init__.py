@@ -8,7 +8,9 @@
 | `outcome` | what came of a call: a value, a no or a silence; and whether it may be sent again |
 | `login` | from an address and a password to a session that is logged in |
 | `pool` | logged in once for all threads; the master followed, the session renewed |
-| `clients` | a connection belongs to one thread |
+| `foreign` | somebody else's connection serves one thread at a time |
+| `clients` | a connection belongs to one thread of one process |
+| `forks` | a forked child begins with new connections and locks |
 | `transport` | a request is sent once, and its answer is not waited for without end |
 | `endpoint` | where a xapi listens, and how it proves to be the one that is meant |
 | `wire` | how xapi wants a call written, and what of it may be seen |

@@ -1,4 +1,5 @@
-"""A connection belongs to one thread: each has its own client, made when it first calls, closed when it ends."""
+"""A connection belongs to one thread of one process: each has its own client, made when it first calls, closed when it
+ends."""
 
 from __future__ import annotations
 
@@ -23,6 +24,10 @@ class ThreadClients:
     def __init__(self, *, timeout: float, connect_timeout: float) -> None:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self.begin_in_child()
+
+    def begin_in_child(self) -> None:
+        """Leave the clients of the parent alone: closing what is left of them here ends no connection there."""
         self._mine = threading.local()
         self._transports: weakref.WeakSet[Transport] = weakref.WeakSet()
         self._lock = threading.Lock()

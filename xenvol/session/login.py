@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
+from xenvol.errors import InvalidArgument
 from xenvol.secret import Secret
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
 from xenvol.session.pool import PoolClient, default_originator
@@ -37,13 +38,17 @@ def connect(
     "xenvol/<host name>" unless said otherwise. With `failover`, two calls after the log-in learn the pool's
     uuid and its hosts, so that the session survives the death of the master; without, it ends with it.
 
-    Raises ValueError for an address or a trust that cannot be, XapiError (SESSION_AUTHENTICATION_FAILED…) and
-    XapiUnreachable.
+    Raises InvalidArgument, which is a ValueError, for an address, a trust or a type that cannot be, XapiError
+    (SESSION_AUTHENTICATION_FAILED…) and XapiUnreachable.
     """
-    trust = Trust.of(None if ca_file is None else os.fspath(ca_file), fingerprint, insecure)
-    endpoints = [Endpoint.parse(each, trust) for each in ([url] if isinstance(url, str) else url)]
+    _check_types(user=user, password=password, timeout=timeout, connect_timeout=connect_timeout)
+    try:
+        trust = Trust.of(None if ca_file is None else os.fspath(ca_file), fingerprint, insecure)
+        endpoints = [Endpoint.parse(each, trust) for each in _listed(url)]
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from error
     if not endpoints:
-        raise ValueError("no address of a xapi was given")
+        raise InvalidArgument("no address of a xapi was given")
     for endpoint in endpoints:
         endpoint.warn_if_insecure(stacklevel=2)
     client = PoolClient(
@@ -62,3 +67,24 @@ def connect(
         session.close()
         raise
     return session
+
+
+def _listed(url: object) -> list[str]:
+    """The addresses, of which one may be given without a list."""
+    given = list(url) if isinstance(url, Iterable) and not isinstance(url, str) else [url]
+    urls = [each for each in given if isinstance(each, str)]
+    if len(urls) < len(given):
+        kinds = ", ".join(sorted({type(each).__name__ for each in given if not isinstance(each, str)}))
+        raise InvalidArgument(f"url is an address or several, each a str, not a {kinds}")
+    return urls
+
+
+def _check_types(*, user: object, password: object, timeout: object, connect_timeout: object) -> None:
+    """Raise InvalidArgument, which shows no value: one of them is the password."""
+    if not isinstance(user, str):
+        raise InvalidArgument(f"user is a str, not a {type(user).__name__}")
+    if not isinstance(password, str | Secret):
+        raise InvalidArgument(f"password is a str or a Secret, not a {type(password).__name__}")
+    for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidArgument(f"{name} is a number of seconds above 0, not {seconds!r}")

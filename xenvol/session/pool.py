@@ -4,7 +4,9 @@ What xapi answers with `HOST_IS_SLAVE` or `SESSION_INVALID` did not happen (fact
 are sent again, the ones that change something too. A call of which nobody knows whether it happened is never
 sent again here: the error leaves, and `xenvol.session` decides.
 
-The session reference and the address are the pool's; connections are the threads' own. The master's death is
+The session reference and the address are the pool's; connections are the threads' own. A forked child goes on with the
+session of its parent over connections of its own; it ends that session never, and one that it began itself at its end.
+ The master's death is
 noticed when nothing accepts a connection any more. Then the pool's other hosts, whose addresses were asked
 for at log-in, are tried; a host that takes the password is believed only when its pool has the uuid of ours,
 since a host can leave a pool and keep its address and its password.
@@ -14,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import XenAPI
@@ -26,6 +29,7 @@ from xenvol.errors import RequestError
 from xenvol.secret import Secret
 from xenvol.session.clients import SILENCE, ThreadClients
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, NotConnected
+from xenvol.session.forks import renew_after_fork
 
 LOGIN: Final = "session.login_with_password"
 LOGOUT: Final = "session.logout"
@@ -48,6 +52,8 @@ class _Login:
 
     endpoint: Endpoint
     session_ref: str
+    process: int = field(default_factory=os.getpid)
+    """The id of the process that logged in, and that logs out."""
 
 
 class PoolClient:
@@ -74,6 +80,11 @@ class PoolClient:
         self.is_closed = False
         self._lock = threading.RLock()
         self._clients = ThreadClients(timeout=timeout, connect_timeout=connect_timeout)
+        renew_after_fork(self)
+
+    def begin_in_child(self) -> None:
+        self._lock = threading.RLock()
+        self._clients.begin_in_child()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -84,6 +95,12 @@ class PoolClient:
     @property
     def is_logged_in(self) -> bool:
         return self._login is not None
+
+    @property
+    def has_own_login(self) -> bool:
+        """Whether it is logged in, and this process did it: a forked child has the login of its parent."""
+        login = self._login
+        return login is not None and login.process == os.getpid()
 
     @property
     def credentials(self) -> tuple[str, Secret]:
@@ -134,11 +151,14 @@ class PoolClient:
                         raise
 
     def log_out(self) -> None:
-        """End the session, and close every thread's connection whether that worked or not. Idempotent."""
+        """End the session, and close every thread's connection whether that worked or not. Idempotent.
+
+        In a forked child the session of the parent goes on.
+        """
         with self._lock:
             login, self._login, self.is_closed = self._login, None, True
             try:
-                if login is not None:
+                if login is not None and login.process == os.getpid():
                     self._end(login)
             finally:
                 self._clients.close()

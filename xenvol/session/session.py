@@ -8,9 +8,7 @@ never sent.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-import xmlrpc.client
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from types import TracebackType
@@ -20,6 +18,7 @@ import tenacity
 
 from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable
 from xenvol.session.endpoint import ANSWER_TIMEOUT, Endpoint
+from xenvol.session.foreign import no_session, sender
 from xenvol.session.outcome import is_busy, may_repeat, translated
 from xenvol.session.pool import LOGIN, LOGOUT, PoolClient
 from xenvol.session.wire import Call, FilterValue, expression, mask, to_wire
@@ -59,7 +58,7 @@ class Session:
     The constructor makes no call. `on_call` is given a `CallRecord` after each call and must not raise. From
     several threads at once: yes; a wrapped `XenAPI.Session` serves one of them at a time, since it is one
     connection. It also has no time limit, and sends a call again when a kept connection breaks; ours does
-    neither.
+    neither. In a forked child: yes, with connections of the child's own; only the process that logged in logs out.
     """
 
     def __init__(
@@ -84,9 +83,11 @@ class Session:
             self._on_call = on_call or wrapped._on_call
             self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
             self._wrapped, self._send = wrapped._wrapped, wrapped._send
+        elif wrapped is None or isinstance(wrapped, str | bytes):  # a connection that failed, or its URL
+            raise no_session(wrapped)
         else:
             self._wrapped = wrapped
-            self._send = wrapped.request if isinstance(wrapped, PoolClient) else _sender(wrapped)
+            self._send = wrapped.request if isinstance(wrapped, PoolClient) else sender(wrapped)
 
     @property
     def xenapi(self) -> Any:
@@ -160,12 +161,15 @@ class Session:
         self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, is_busy)
 
     def close(self) -> None:
-        """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence."""
+        """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence.
+
+        In a forked child it closes the child's connections: the session is still its parent's.
+        """
         if Call.parse(LOGOUT).is_among(self._forbidden):
             raise ForbiddenCall(LOGOUT, driver=self._driver)
         if not isinstance(self._wrapped, PoolClient):
             return  # whoever logged in logs out
-        if not self._wrapped.is_logged_in:
+        if not self._wrapped.has_own_login:
             self._wrapped.log_out()
             return
         try:
@@ -222,26 +226,6 @@ class Session:
                 log.debug("%s%s: %s, %.3f s", name, tuple(shown), outcome, record.seconds)
             if self._on_call is not None:
                 self._on_call(record)
-
-
-def _sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
-    """Calls through somebody else's `.xenapi`, one at a time where that is a bare connection."""
-
-    def send(call: str, params: Sequence[Any]) -> Any:
-        target = wrapped.xenapi
-        for part in call.split("."):
-            target = getattr(target, part)
-        return target(*params)
-
-    if not isinstance(wrapped, xmlrpc.client.ServerProxy):
-        return send
-    lock = threading.Lock()
-
-    def send_alone(call: str, params: Sequence[Any]) -> Any:
-        with lock:
-            return send(call, params)
-
-    return send_alone
 
 
 class _Spelling:

@@ -13,7 +13,7 @@ from xenvol.errors import XapiError
 from xenvol.marks import CONNECTED, MARK
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.undo import Undo
-from xenvol.verbs import change, make
+from xenvol.verbs import change, is_no_more, make, unmake
 from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,11 @@ def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
 def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
     """Unplug it, and say whether it is unplugged: not where a VM of that host uses a disk of the SR."""
     try:
-        view.call("PBD.unplug", pbd_ref)
+        unmake(
+            view,
+            ("PBD.unplug", pbd_ref),
+            is_undone=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
+        )
     except XapiError as error:
         if error.code == "VDI_IN_USE":
             log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
@@ -109,7 +113,7 @@ def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
 def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
     """Drop the record; one that is still plugged, since others use it, stays."""
     try:
-        view.call("PBD.destroy", pbd_ref)
+        unmake(view, ("PBD.destroy", pbd_ref), is_undone=lambda: is_no_more(view, "PBD", pbd_ref))
     except XapiError as error:
         if error.code != "OPERATION_NOT_ALLOWED" and not is_gone(error, "PBD"):
             raise
@@ -117,7 +121,11 @@ def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
 
 def _unmark(view: View, pbd_ref: PBDRef) -> None:
     try:
-        view.call("PBD.remove_from_other_config", pbd_ref, MARK)
+        unmake(
+            view,
+            ("PBD.remove_from_other_config", pbd_ref, MARK),
+            is_undone=lambda: MARK not in view.call("PBD.get_other_config", pbd_ref),
+        )
     except XapiError as error:
         if not is_gone(error, "PBD"):
             raise

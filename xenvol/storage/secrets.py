@@ -20,10 +20,12 @@ from xenvol.errors import XapiError
 from xenvol.refs import SecretRef
 from xenvol.secret import Secret
 from xenvol.undo import Undo
-from xenvol.verbs import make
+from xenvol.verbs import is_no_more, make, unmake
 from xenvol.view import View, gone_is_fine, is_gone
 
 SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
+_TOKEN = "xenvol:attempt"
+"""In a secret's other_config: which attempt made it."""
 _NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
 
 
@@ -53,16 +55,21 @@ def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str])
 
 
 def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
-    """Take a free slot. Raises XapiError when there is none, or when xapi makes no secrets."""
+    """Take a free slot. Raises XapiError when there is none, or when xapi makes no secrets.
+
+    The token tells this attempt's secret from another's in the same slot, whose password may be another: a slot that
+    is taken and a refusal that came after the deed are the same error to xapi.
+    """
     random.shuffle(uuids)
+    token = str(uuid.uuid4())
     for secret_uuid in uuids:
         try:
             return secret_uuid, make(
                 view,
                 undo,
                 f"made a secret for {key}",
-                ("secret.introduce", secret_uuid, value, {}),
-                look=partial(find_secret, view, secret_uuid),
+                ("secret.introduce", secret_uuid, value, {_TOKEN: token}),
+                look=partial(_find_own, view, secret_uuid, token),
                 inverse=destroy_secret,
             )
         except XapiError as error:
@@ -71,6 +78,19 @@ def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret
             if error.code != "INTERNAL_ERROR" and find_secret(view, secret_uuid) is None:
                 raise
     raise refusal
+
+
+def _find_own(view: View, secret_uuid: str, token: str) -> SecretRef | None:
+    """The secret, if the attempt with that token made it. Reads no password."""
+    secret_ref = find_secret(view, secret_uuid)
+    try:
+        if secret_ref is None or view.call("secret.get_other_config", secret_ref).get(_TOKEN) != token:
+            return None
+    except XapiError as error:
+        if is_gone(error, "secret"):
+            return None
+        raise
+    return secret_ref
 
 
 def _uuids_of(sr_uuid: str, key: str) -> list[str]:
@@ -89,4 +109,6 @@ def find_secret(view: View, secret_uuid: str) -> SecretRef | None:
 def destroy_secret(view: View, secret_ref: SecretRef) -> None:
     """Idempotent."""
     with gone_is_fine("secret"):
-        view.call("secret.destroy", secret_ref)
+        unmake(
+            view, ("secret.destroy", secret_ref), is_undone=partial(is_no_more, view, "secret", secret_ref)
+        )

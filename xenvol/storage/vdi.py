@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xenvol.errors import XapiError
 from xenvol.refs import SRRef, VDIRef
+from xenvol.verbs import is_no_more, unmake
 from xenvol.view import Record, View, is_gone
 
 
@@ -20,7 +21,7 @@ def find_vdi(view: View, vdi_uuid: str) -> tuple[VDIRef, Record] | None:
 def forget_vdi(view: View, vdi_ref: VDIRef) -> None:
     """Drop the record of a disk that nobody has a VBD on; its data stays. Idempotent."""
     try:
-        view.call("VDI.forget", vdi_ref)
+        unmake(view, ("VDI.forget", vdi_ref), is_undone=lambda: is_no_more(view, "VDI", vdi_ref))
     except XapiError as error:
         if not is_gone(error, "VDI"):
             raise
