@@ -110,7 +110,9 @@ def test_what_is_no_attachment_id_takes_no_fence_away(
     assert len(volume_ops.list_volumes("web")) == 1
 
 
-@pytest.mark.parametrize("given", [None, "https://xen1", b"x", 5, object()], ids=repr)
+@pytest.mark.parametrize(
+    "given", [None, "https://xen1", b"x", 5, object()], ids=lambda given: type(given).__name__
+)
 @pytest.mark.parametrize("call", WITHOUT_A_SESSION.values(), ids=WITHOUT_A_SESSION)
 def test_what_is_no_session_is_refused(call: Callable[[VolumeOps], object], given: Any) -> None:
     """A connection that failed, or its address."""
