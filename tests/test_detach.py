@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
+from tests.scenarios import (
+    GIB,
+    IQN,
+    PORTAL,
+    SCENARIOS,
+    Scenario,
+    arrange_target,
+    changes,
+    iscsi,
+    scsi_id,
+    touch_hosts,
+)
 from xenvol.errors import (
     AttachmentFenced,
     DiskNotReleased,
@@ -221,6 +232,7 @@ class TestBadVolumes:
         assert volume_ops.find_bad_volumes("web") == []
         host = target.db.get("host", target.db.refs("host")[0], "name_label")
         target.storage.host(host).initiator.logout(IQN)
+        target.storage.san.unreachable(PORTAL)
         (bad,) = volume_ops.find_bad_volumes("web")
         assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
         assert "LUN 0" in bad.reason
@@ -236,7 +248,7 @@ class TestBadVolumes:
     def test_are_those_whose_lun_is_no_longer_exported(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """The scan itself succeeds, and drops the record."""
+        """A scan would succeed, and drop the record."""
         target.add_vm("web", power_state="Halted")
         volume_ops.attach_volume(iscsi(0), "web", "xvdb")
         volume_ops.attach_volume(iscsi(1), "web", "xvdc")
@@ -245,12 +257,25 @@ class TestBadVolumes:
         assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
         assert "storage" in bad.reason
 
-    def test_are_never_looked_for_with_a_scan_while_a_disk_of_the_sr_is_plugged(
+    def test_are_told_of_a_plugged_disk_as_well_without_a_scan(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
+        """The device of a plugged disk is dead, although xapi knows nothing of it."""
         target.add_vm("web")
         volume_ops.attach_volume(iscsi(0), "web")
         target.storage.san.remove_lun(IQN, 0)
         with target.journal.recording() as calls:
-            assert volume_ops.find_bad_volumes("web") == []
-        assert "SR.scan" not in calls.methods()
+            (bad,) = volume_ops.find_bad_volumes("web")
+        assert "nothing" in bad.reason
+        assert not {"SR.scan", "VDI.introduce"} & set(calls.methods())
+
+    def test_are_those_whose_number_is_another_luns_now(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web", "xvdb")
+        target.storage.san.replace_lun(IQN, 0, GIB, scsi_id=scsi_id(77))
+        before = target.snapshot()
+        (bad,) = volume_ops.find_bad_volumes("web")
+        assert scsi_id(77) in bad.reason
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []

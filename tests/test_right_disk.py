@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,6 +92,20 @@ class TestALunNumberThatIsReused:
         volume_ops.detach_volume(xensm_lun(1), "db")
         new = give_number_1_to_another_volume(target)
         assert sm_config(target, volume_ops.attach_volume(xensm_lun(1), "db").vdi_ref)["SCSIid"] == new
+
+    @pytest.mark.parametrize("through", [iscsi, xensm_lun])
+    def test_under_a_plugged_disk_is_told_and_the_new_volume_not_plugged(
+        self, target: Simulator, volume_ops: VolumeOps, through: Callable[[int], dict[str, Any]]
+    ) -> None:
+        """The guest of the first VM already writes to the new volume, or will after its next log-in (CVE-2023-2088)."""
+        volume_ops.attach_volume(through(1), "web")
+        give_number_1_to_another_volume(target)
+        before = target.snapshot()
+        info = through(1)
+        info["data"]["volume_id"] = "another-volume"
+        with pytest.raises(VolumeInUse, match="web"):
+            volume_ops.attach_volume(info, "db")
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
 
     def test_is_no_other_volume_where_the_volume_has_only_grown(
         self, target: Simulator, volume_ops: VolumeOps

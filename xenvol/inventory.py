@@ -71,23 +71,21 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
 def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
     """Those whose disk is gone, whose SR is plugged on no host that the VM can run on, or whose storage has it not.
 
-    The storage is asked only where no disk of the SR is plugged: of files by a scan; LUNs by their number.
+    The storage is asked without a scan, which would drop records, and without an introduce, which would add some: of
+    LUNs the VM's host lists what it sees now; of files only whether their SR answers, so a single file that is gone
+    shows when the VM starts.
     """
     bad = []
-    reason: str | None
     vbds = read_volumes(view, vm)
     vdis = {vbd["VDI"]: vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
-    sr_refs = {vdi["SR"] for vdi in vdis.values()}
+    sr_refs = {SRRef(vdi["SR"]) for vdi in vdis.values()}
     view.read({"PBD": [pbd for ref in sr_refs for pbd in view.record("SR", ref)["PBDs"]]})
-    reasons = {ref: _why_unusable(view, vm, SRRef(ref)) for ref in sr_refs}
-    view.read({"VDI": vdis})  # again, after the scans
+    problems = {ref: _problem_of_sr(view, vm, ref) for ref in sr_refs}
     for vbd in vbds.values():
-        if vbd["VDI"] not in vdis:
-            reason = "its disk is gone from the pool"
-        elif view.known("VDI", vbd["VDI"]) is None:
-            reason = "its disk is gone from the storage"
-        else:
-            reason = reasons[vdis[vbd["VDI"]]["SR"]] or _why_lun_is_bad(view, vbd, vdis[vbd["VDI"]])
+        vdi = vdis.get(vbd["VDI"])
+        reason: str | None = "its disk is gone from the pool"
+        if vdi is not None:
+            reason = problems[vdi["SR"]] or _problem_of_lun(view, vm, vdi)
         if reason is not None:
             mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
             bad.append(BadVolume(vbd["other_config"][VOLUME], mountpoint, reason))
@@ -104,33 +102,39 @@ def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
     return vbds
 
 
-def _why_unusable(view: View, vm: VM, sr_ref: SRRef) -> str | None:
+def _problem_of_sr(view: View, vm: VM, sr_ref: SRRef) -> str | None:
     sr = view.record("SR", sr_ref)
     pbds = [pbd for ref in sr["PBDs"] if (pbd := view.known("PBD", ref)) is not None]
     hosts = {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
     if not hosts or (vm.resident_on is not None and vm.resident_on not in hosts):
         return f"SR {sr['name_label']} is not plugged on {'the host of the VM' if hosts else 'any host'}"
-    vdis = storage.vdis_of(view, sr_ref)
-    vbd_refs = [vbd for vdi in vdis.values() for vbd in vdi["VBDs"]]
-    view.read({"VBD": vbd_refs})
-    vbds = {ref: vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None}
-    if any(vbd["currently_attached"] for vbd in vbds.values()):
+    if storage.is_lun_per_vdi(sr["type"]):
         return None
-    if not storage.is_lun_per_vdi(sr["type"]):
-        try:
-            view.call("SR.scan", sr_ref)
-        except XapiError as error:
-            return str(error)
-        return None
+    try:
+        view.call("SR.update", sr_ref)  # the free space anew: it drops no record, as a scan would
+    except XapiError as error:
+        return str(error)
     return None
 
 
-def _why_lun_is_bad(view: View, vbd: Record, vdi: Record) -> str | None:
-    """A LUN is asked for by its number, since a scan would drop the record of one that is only hidden for now."""
-    is_lun = storage.is_lun_per_vdi(view.record("SR", vdi["SR"])["type"]) and "LUNid" in vdi["sm_config"]
-    if not is_lun or vbd["currently_attached"] or storage.is_lun_there(view, SRRef(vdi["SR"]), vdi):
+def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
+    """What the VM's host (the master, where it runs nowhere) sees in the place of the LUN, if not the LUN.
+
+    Its number may be another one on that host: the disk is known by its SCSI id.
+    """
+    sm_config, sr_ref = vdi["sm_config"], SRRef(vdi["SR"])
+    if view.record("SR", sr_ref)["type"] != "iscsi" or "SCSIid" not in sm_config:
         return None
-    return f"the storage does not show LUN {vdi['sm_config']['LUNid']}"
+    number = sm_config.get("LUNid")
+    try:
+        seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
+    except XapiError as error:
+        return f"the storage does not show LUN {number}: {error}"
+    for luns in seen.values():
+        if sm_config["SCSIid"] not in luns.values():
+            now = next((f"SCSI id {scsi_id}" for n, scsi_id in luns.items() if str(n) == number), "nothing")
+            return f"the storage does not show LUN {number} with SCSI id {sm_config['SCSIid']}, but {now}"
+    return None
 
 
 def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:

@@ -9,6 +9,8 @@ CREATED = "created"
 """Value of `MARK` on a PBD that we created."""
 PLUGGED = "plugged"
 """Value of `MARK` on a PBD that was there, unplugged, and that we plugged."""
+SHARED = "xenvol:shared"
+"""On a VDI that we made sharable: its own uuid. A copy inherits the mark, and is not what we made sharable."""
 CONNECTED = "xenvol:connected"
 """On a VDI that was connected without a VM: it is in use, although it has no VBD."""
 

@@ -112,6 +112,10 @@ class View:
             for ref, record in self.call(f"{cls}.get_all_records").items():
                 self.remember(cls, ref, record)
             self._whole.add(cls)
+        return self.remembered(cls)
+
+    def remembered(self, cls: str) -> dict[str, Record]:
+        """The objects of a class that are remembered, by reference; no call."""
         return {ref: record for (known, ref), record in self._records.items() if known == cls}
 
     def known(self, cls: str, ref: str) -> Record | None:

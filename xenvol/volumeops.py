@@ -123,6 +123,7 @@ class VolumeOps:
             if will_plug:
                 plug_vbd(view, vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
+            _check_still_shown(view, attachment)
             disks.discard_if_second(view, machine, vbd_ref)
             return attachment
         except MountpointInUse as error:
@@ -335,8 +336,20 @@ def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
     return None
 
 
+def _check_still_shown(view: View, attachment: Attachment) -> None:
+    """Raise AttachedMeanwhile where another process, which saw no VBD of ours yet, has unplugged what shows the disk.
+
+    That one looked for VBDs and then unplugged. We made our VBD and now look for what is plugged, so of the two at
+    least one sees the other.
+    """
+    pbds = [pbd for pbd in view.remembered("PBD").values() if pbd["SR"] == attachment.sr_ref]
+    if pbds and not any(pbd["currently_attached"] for pbd in pbds):
+        raise AttachedMeanwhile(attachment.vm_uuid)
+
+
 def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
     """What there is now, in one call; HANDLE_INVALID when somebody took the disk away meanwhile."""
     vdi = view.record("VDI", vdi_ref)
-    view.read({"VBD": [vbd_ref], "VDI": [vdi_ref], "SR": [vdi["SR"]]})
+    pbd_refs = [ref for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == vdi["SR"]]
+    view.read({"VBD": [vbd_ref], "VDI": [vdi_ref], "SR": [vdi["SR"]], "PBD": pbd_refs})
     return inventory.attachment(view, vm, vbd_ref)

@@ -41,8 +41,16 @@ class ISCSIDriver(VolumeDriver):
         target, sr_ref, is_fresh = self._connect_target(view, volume)
         sharable = connection_data.get("multiattach") is True
         vdi_ref, vdi = storage.find_lun(
-            view, self.undo, sr_ref, target.lun, is_fresh=is_fresh, sharable=sharable
+            view,
+            self.undo,
+            sr_ref,
+            target.lun,
+            is_fresh=is_fresh,
+            sharable=sharable,
+            hosts=self.hosts,
+            sr_type=SR_TYPE,
         )
+        storage.check_under_no_sr(vdi, view.remembered("SR").values())
         volume.identity.check(
             vdi_uuid=vdi["uuid"],
             scsi_id=vdi["sm_config"].get("SCSIid"),
@@ -55,7 +63,8 @@ class ISCSIDriver(VolumeDriver):
         volume = ISCSIVolume.parse(connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            if not storage.release_sr(view, sr_ref, of=partial(_is_lun, target)):
+            is_released = storage.release_sr(view, sr_ref, of=partial(_is_lun, target))
+            if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                 storage.forget_lun(view, sr_ref, target.lun)
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
@@ -108,9 +117,11 @@ class ISCSIDriver(VolumeDriver):
     def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
         """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most.
 
-        Several SRs may claim a target, and only one of them has its LUNs: that one comes first.
+        Several SRs may claim a target, and only one of them has its LUNs: that one comes first. The SRs that may lie
+        on a LUN come with the same call.
         """
-        srs = view.find("SR", {"type": SR_TYPE})
+        every = view.find("SR", {"type": [SR_TYPE, *storage.LVM_TYPES]})
+        srs = {ref: sr for ref, sr in every.items() if sr["type"] == SR_TYPE}
         iqn_of = {
             ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]
         }

@@ -49,8 +49,10 @@ class XenSMDriver(VolumeDriver):
             storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
-            if sr_ref is not None and not storage.release_sr(view, sr_ref, of=partial(_is_the_vdi, volume)):
-                storage.forget_lun(view, sr_ref, volume.target_lun)
+            if sr_ref is not None:
+                is_released = storage.release_sr(view, sr_ref, of=partial(_is_the_vdi, volume))
+                if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
+                    storage.forget_lun(view, sr_ref, volume.target_lun)
         passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
         if passwords:
             storage.forget_leftovers(view, [volume.sr_uuid], passwords)
@@ -82,9 +84,18 @@ class XenSMDriver(VolumeDriver):
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
             return self._the_vdi(view, volume, sr_ref)
-        return storage.find_lun(
-            view, self.undo, sr_ref, volume.target_lun, is_fresh=is_new, sharable=sharable
+        vdi_ref, vdi = storage.find_lun(
+            view,
+            self.undo,
+            sr_ref,
+            volume.target_lun,
+            is_fresh=is_new,
+            sharable=sharable,
+            hosts=self.hosts,
+            sr_type=spec.type,
         )
+        storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
+        return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
         """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
