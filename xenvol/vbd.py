@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
+from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.marks import VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import Record, View, is_gone
+from xenvol.view import HOST_IS_DOWN, Record, View, is_gone
 from xenvol.vm import VM
 
 _REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"})
@@ -95,6 +95,10 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
     except XapiError as error:
         if error.code in _REFUSED_BY_GUEST:
             raise DiskNotReleased(str(vm), device=device) from error
+        if error.code in HOST_IS_DOWN:
+            problem = f"it is down with VM {vm} on it: start it, or tell xapi that the VM is off (VM.power_state_reset)"
+            host = "" if vm.resident_on is None else view.record("host", vm.resident_on)["name_label"]
+            raise HostNotReady(host, problem=problem) from error
         if is_gone(error, "VDI"):
             error.add_note(
                 f"the record of the disk behind {device} is gone (its LUN vanished from the storage and the SR was "

@@ -23,6 +23,9 @@ from xenvol.session.wire import LONG_ENOUGH, FilterValue
 
 Record = dict[str, Any]
 
+HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
+"""Nothing can be plugged or unplugged on a host while it is away (facts/xapi.md 2.3)."""
+
 AT_ONCE = 2500
 """Objects read in one call: xapi takes no request above 300 KiB (facts/xapi.md 4.1), and each is some 90 bytes."""
 

@@ -92,7 +92,7 @@ class VolumeOps:
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
-        driver = self._driver(info, view, hosts=_hosts_for(machine, will_plug=will_plug))
+        driver = self._driver(info, view, hosts=_hosts_for(view, machine, will_plug=will_plug))
         key = _key_of(driver, info)
         there = disks.find_volume(slots, info, key, wish)
         if there is not None and slots[there]["currently_attached"]:
@@ -305,8 +305,13 @@ def _key_of(driver: VolumeDriver, info: ConnectionInfo) -> str:
     return str(tell(info.data))
 
 
-def _hosts_for(vm: VM, *, will_plug: bool) -> list[HostRef] | None:
-    """The one that it runs on; all, for a disk of its next start, which may be anywhere."""
+def _hosts_for(view: View, vm: VM, *, will_plug: bool) -> list[HostRef] | None:
+    """The host that the VM runs on; all (None) for a disk of its next start, which may be anywhere.
+
+    A VM that HA protects may start anywhere at any time: xapi lets it have no disk that a host does not see.
+    """
+    if vm.is_protected and view.pool["ha_enabled"]:
+        return None
     return [vm.resident_on] if will_plug and vm.resident_on is not None else None
 
 

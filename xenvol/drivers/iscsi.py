@@ -16,7 +16,7 @@ from functools import partial
 from xenvol import storage
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
 from xenvol.drivers.base import VolumeDriver
-from xenvol.errors import HostNotReady, VolumeNotFound, XapiError
+from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.refs import SRRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec
@@ -27,7 +27,6 @@ _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
 
 _NO_PORTAL = frozenset({"SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
 """Nobody there under this name or address: another portal of the target may answer."""
-_NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
 _CHAP_KEYS = ("chappassword", "incoming_chappassword")
 
 
@@ -87,32 +86,25 @@ class ISCSIDriver(VolumeDriver):
     # ---- the target's SR
 
     def _connect_target(self, view: View, volume: ISCSIVolume) -> tuple[ISCSITarget, SRRef, bool]:
-        """The SR that holds the target, plugged, and whether it is new.
+        """The SR that holds the target, plugged, and whether its LUNs have been listed just now.
 
-        A new one is plugged by the first portal that answers, where the volume has several.
+        Each host comes by the first portal of the target that answers it. A new SR is made for the first target that a
+        portal answers for.
         """
         for target, sr_ref in self._holding(view, volume):
-            if not self._is_dead(view, sr_ref):
-                storage.connect_sr(view, self.undo, _spec(volume, target), self.hosts, found=sr_ref)
-                return target, sr_ref, False
-        for last, target in zip(range(len(volume.targets) - 1, -1, -1), volume.targets, strict=True):
+            spec, ways = _spec(volume, target), _ways(volume, target)
+            return target, *storage.connect_sr(view, self.undo, spec, self.hosts, found=sr_ref, ways=ways)
+        first_of_iqn = {target.iqn: target for target in reversed(volume.targets)}
+        targets = [target for target in volume.targets if first_of_iqn[target.iqn] is target]
+        for last, target in zip(range(len(targets) - 1, -1, -1), targets, strict=True):
+            spec, ways = _spec(volume, target), _ways(volume, target)
             try:
-                spec = _spec(volume, target)
-                return target, *storage.connect_sr(view, self.undo, spec, self.hosts)
+                return target, *storage.connect_sr(view, self.undo, spec, self.hosts, ways=ways)
             except XapiError as error:
-                if error.code == _NO_INITIATOR_NAME:
-                    raise HostNotReady(
-                        view.master, problem="it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
-                    ) from error
                 if error.code not in _NO_PORTAL or not last:
                     raise
                 self.undo.unwind()
         raise AssertionError("a volume without targets was parsed")
-
-    def _is_dead(self, view: View, sr_ref: SRRef) -> bool:
-        """An SR of ours that an attempt left when it died before it saw the target: as good as new."""
-        sr = view.record("SR", sr_ref)
-        return storage.is_ours(sr) and not sr["VDIs"]
 
     def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
         """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most.
@@ -143,6 +135,11 @@ def _is_lun(target: ISCSITarget, vdi: Record) -> bool:
 def sr_uuid_of(target: ISCSITarget) -> str:
     """The uuid of our SR for a target: the same for whoever attaches, whichever portal is given."""
     return str(uuid.uuid5(_NAMESPACE, f"iscsi:{target.iqn}"))
+
+
+def _ways(volume: ISCSIVolume, target: ISCSITarget) -> list[Mapping[str, str | Secret]]:
+    """The device_configs by which a host may reach the target: one for each of its portals."""
+    return [_spec(volume, way).device_config for way in volume.targets if way.iqn == target.iqn]
 
 
 def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:

@@ -19,11 +19,11 @@ from typing import Any
 from xenvol.errors import UnsupportedSRType, VolumeInUse, VolumeNotFound, WrongVolume, XapiError
 from xenvol.marks import CONNECTED, MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import HOST_IS_DOWN, find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
+from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
-from xenvol.view import Record, View
+from xenvol.view import HOST_IS_DOWN, Record, View
 
 LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""

@@ -18,9 +18,6 @@ from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
 
-HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
-"""A PBD can be neither plugged nor unplugged while its host is away (facts/xapi.md 2.3)."""
-
 
 def find_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
     """The SR's PBDs, by host."""

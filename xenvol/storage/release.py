@@ -13,10 +13,10 @@ from collections.abc import Callable
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED, CREATED, MARK, VOLUME
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import HOST_IS_DOWN, destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
-from xenvol.view import Record, View, gone_is_fine, is_gone
+from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 
 log = logging.getLogger(__name__)
 
