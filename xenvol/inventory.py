@@ -15,7 +15,7 @@ from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
-from xenvol.vbd import volumes_of
+from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
@@ -48,10 +48,11 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
     """One disk in a VM, from records that have been read; what has not is read now."""
     vbd = view.record("VBD", vbd_ref)
     vdi = view.record("VDI", vbd["VDI"])
+    told: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
     return Attachment(
-        attachment_id=vbd["other_config"][ATTACHMENT],
-        volume_id=vbd["other_config"][VOLUME],
-        driver=vbd["other_config"][DRIVER],
+        attachment_id=told.get(ATTACHMENT) or vbd["uuid"],
+        volume_id=told.get(VOLUME) or vdi["uuid"],
+        driver=told.get(DRIVER, ""),
         vm_ref=vm.ref,
         vm_uuid=vm.uuid,
         vbd_ref=vbd_ref,
@@ -64,7 +65,7 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
         userdevice=vbd["userdevice"],
         device=vbd["device"],
         mode=vbd["mode"],
-        is_plugged=vbd["currently_attached"],
+        is_plugged=is_plugged(vbd),
     )
 
 
@@ -88,18 +89,34 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
             reason = problems[vdi["SR"]] or _problem_of_lun(view, vm, vdi)
         if reason is not None:
             mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
-            bad.append(BadVolume(vbd["other_config"][VOLUME], mountpoint, reason))
+            bad.append(BadVolume(_volume_of(vbd, vdi), mountpoint, reason))
     return bad
 
 
 def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
-    """xenvol's VBDs in the VM by position, their VDIs and SRs read along: three calls, however many there are."""
-    found = volumes_of(view.find("VBD", {"VM": vm.ref}))
-    vbds = dict(sorted(found.items(), key=lambda item: int(item[1]["userdevice"])))
-    view.read({"VDI": {vbd["VDI"] for vbd in vbds.values()}})
+    """The VM's VBDs of volumes by position, their VDIs and SRs read along: three calls, however many there are.
+
+    A volume's VBD has our marks, or shows a disk that was connected without a VM: its caller made the VBD.
+    """
+    found = {
+        VBDRef(ref): vbd for ref, vbd in view.find("VBD", {"VM": vm.ref}).items() if vbd["type"] == "Disk"
+    }
+    view.read({"VDI": {vbd["VDI"] for vbd in found.values()}})
+    vbds = {}
+    for vbd_ref, vbd in sorted(found.items(), key=lambda item: int(item[1]["userdevice"])):
+        vdi = view.known("VDI", vbd["VDI"])
+        if is_marked(vbd) or (vdi is not None and is_held(vdi)):
+            vbds[vbd_ref] = vbd
     vdis = [vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None]
     view.read({"SR": {vdi["SR"] for vdi in vdis}})
     return vbds
+
+
+def _volume_of(vbd: Record, vdi: Record | None) -> str:
+    """What the volume is called: by the VBD's marks, else by the disk, which was connected without a VM."""
+    if is_marked(vbd) or vdi is None:
+        return str(vbd["other_config"].get(VOLUME, ""))
+    return held_as(vdi).get(VOLUME) or str(vdi["uuid"])
 
 
 def _problem_of_sr(view: View, vm: VM, sr_ref: SRRef) -> str | None:
@@ -149,26 +166,34 @@ def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: V
     if not vdi["VBDs"] or (info.multiattach and vdi["sharable"]):
         return
     users = [vbd for vbd in view.find("VBD", {"VDI": vdi_ref}).values() if vbd["currently_attached"]]
-    if any(vbd["VM"] == vm.ref and VOLUME in vbd["other_config"] for vbd in users):
+    if any(vbd["VM"] == vm.ref and is_marked(vbd) for vbd in users):
         raise AttachedMeanwhile(str(vm))
     if users and (mode == "RW" or any(vbd["mode"] == "RW" for vbd in users)):
-        view.read({"VM": {vbd["VM"] for vbd in users}})
-        names = [f"{view.record('VM', vbd['VM'])['name_label']} ({vbd['device']})" for vbd in users]
-        raise VolumeInUse(vdi["uuid"], users=names, can_share=not info.multiattach)
+        raise VolumeInUse(vdi["uuid"], users=in_words(view, users), can_share=not info.multiattach)
 
 
-def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record) -> None:
-    """Say on the disk that it is in use although it has no VBD: others that release its SR spare it."""
-    if CONNECTED in vdi["other_config"]:
+def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionInfo) -> None:
+    """Say on the disk that it is in use although it has no VBD, and as which volume, so that others spare it.
+
+    Idempotent, also where another attempt to connect it is faster.
+    """
+    if is_held(vdi):
         return
-    change(
-        view,
-        undo,
-        f"held VDI {vdi_ref}",
-        ("VDI.add_to_other_config", vdi_ref, CONNECTED, ""),
-        look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
-        inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
-    )
+    if CONNECTED in vdi["other_config"]:  # a copy inherited it from the disk that it was made of
+        view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
+    mark = f"{vdi['uuid']} {info.driver_volume_type} {info.volume_id or ''}"
+    try:
+        change(
+            view,
+            undo,
+            f"held VDI {vdi_ref}",
+            ("VDI.add_to_other_config", vdi_ref, CONNECTED, mark),
+            look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
+            inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
+        )
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
 
 
 def _is_same(one: Record, other: Record) -> bool:
@@ -179,7 +204,7 @@ def release_disk(view: View, vbd: Record) -> None:
     """Release what showed the disk of a VBD that is out of its VM, also where the disk's record is gone."""
     vdi = view.known("VDI", vbd["VDI"])
     if vdi is None:
-        if SR in vbd["other_config"]:
+        if is_marked(vbd) and SR in vbd["other_config"]:
             storage.release_sr(view, SRRef(vbd["other_config"][SR]))
         return
     sr_ref = SRRef(vdi["SR"])

@@ -12,12 +12,16 @@ PLUGGED = "plugged"
 SHARED = "xenvol:shared"
 """On a VDI that we made sharable: its own uuid. A copy inherits the mark, and is not what we made sharable."""
 CONNECTED = "xenvol:connected"
-"""On a VDI that was connected without a VM: it is in use, although it has no VBD."""
+"""On a VDI that was connected without a VM: its own uuid, the driver_volume_type and the volume's id, with spaces
+between. A copy inherits the mark, and is not in use. Earlier releases wrote an empty text."""
 
 VOLUME = "xenvol:volume"
 """On a VBD: the volume's id."""
 DISK = "xenvol:disk"
-"""On a VBD: where its disk lies, as its driver tells it (`VolumeDriver.volume_key`)."""
+"""On a VBD: where its disk lies, as its driver tells it (`VolumeDriver.volume_key`), a line for each place."""
+VDI = "xenvol:vdi"
+"""On a VBD: the reference of the disk that these marks are about. A clone or a revert copies the marks to a VBD that
+shows another disk, of which they say nothing."""
 SR = "xenvol:sr"
 """On a VBD: the reference of the SR that shows its disk, in case that the disk's record goes first."""
 ATTACHMENT = "xenvol:attachment"

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
-from xenvol.marks import VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
+from xenvol.use import is_marked
 from xenvol.verbs import make
 from xenvol.view import HOST_IS_DOWN, Record, View, is_gone
 from xenvol.vm import VM
@@ -21,9 +21,9 @@ from xenvol.vm import VM
 _REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"})
 
 
-def volumes_of(vbds: Mapping[str, Record]) -> dict[VBDRef, Record]:
-    """Those that are xenvol's."""
-    return {VBDRef(ref): vbd for ref, vbd in vbds.items() if VOLUME in vbd["other_config"]}
+def volumes_of(vbds: Mapping[VBDRef, Record]) -> dict[VBDRef, Record]:
+    """Those that xenvol made for the disk that they show."""
+    return {ref: vbd for ref, vbd in vbds.items() if is_marked(vbd)}
 
 
 def taken_by(vbds: Iterable[Record]) -> set[str]:
@@ -41,6 +41,7 @@ class VBDSpec:
     other_config: Mapping[str, str]
     ionice: Mapping[str, str] = field(default_factory=dict)
     """``sched`` and ``class``; empty leaves the disk's priority to the host."""
+    bootable: bool = False
 
 
 def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
@@ -49,7 +50,7 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         "VM": vm.ref,
         "VDI": vdi_ref,
         "userdevice": spec.userdevice,
-        "bootable": False,
+        "bootable": spec.bootable,
         "mode": spec.mode,
         "type": "Disk",
         "unpluggable": True,

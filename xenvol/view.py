@@ -160,6 +160,27 @@ def is_gone(error: XapiError, *classes: str) -> bool:
     return False
 
 
+_MEANWHILE = frozenset(
+    {
+        *("SR_HAS_NO_PBDS", "SR_HAS_PBD", "SR_UUID_EXISTS", "PBD_EXISTS", "MAP_DUPLICATE_KEY"),
+        "OTHER_OPERATION_IN_PROGRESS",
+    }
+)
+_MEANWHILE_OF_A_VBD = frozenset(
+    {
+        *("VDI_IN_USE", "OPERATION_NOT_ALLOWED", "VM_BAD_POWER_STATE"),
+        *("DEVICE_ALREADY_ATTACHED", "DEVICE_ALREADY_DETACHED"),
+    }
+)
+
+
+def is_overtaken(error: XapiError) -> bool:
+    """Whether xapi refused because another process changed something after we had looked: so we look anew."""
+    if is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code in _MEANWHILE:
+        return True
+    return error.code in _MEANWHILE_OF_A_VBD and error.call.startswith("VBD.")
+
+
 @contextmanager
 def gone_is_fine(*classes: str) -> Iterator[None]:
     """Let pass that an object of these classes is gone."""

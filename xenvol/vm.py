@@ -104,6 +104,11 @@ def _vm(ref: str, vm_rec: Record) -> VM:
     )
 
 
+def is_starting(vm_rec: Record) -> bool:
+    """Whether a call that makes the VM run is under way."""
+    return not _STARTING.isdisjoint(vm_rec["current_operations"].values())
+
+
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:
     """Raise the VMError that says why the VM cannot get a disk in this mode, plugged at once or at its next start."""
     if vm.is_template:

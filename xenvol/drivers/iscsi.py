@@ -9,17 +9,21 @@ vanished from under a plugged disk (finding 8).
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from xenvol import storage
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.refs import SRRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec
+from xenvol.use import is_held_by_another
 from xenvol.view import Record, View
 
 SR_TYPE = "iscsi"
@@ -34,7 +38,7 @@ class ISCSIDriver(VolumeDriver):
     connection_data_schema = ISCSIConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         storage.require_sr_type(view, SR_TYPE)
         target, sr_ref, is_fresh = self._connect_target(view, volume)
@@ -59,23 +63,46 @@ class ISCSIDriver(VolumeDriver):
         return vdi_ref
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            is_released = storage.release_sr(view, sr_ref, of=partial(_is_lun, target))
+            own = partial(_is_own, target, connection_data.get("volume_id"))
+            is_released = storage.release_sr(view, sr_ref, of=own)
             if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                 storage.forget_lun(view, sr_ref, target.lun)
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        target = ISCSIVolume.parse(connection_data).targets[0]
-        return f"{target.iqn}/{'' if target.lun is None else target.lun}"
+        return self.identify(connection_data).key
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        places = {f"{each.iqn}/{'' if each.lun is None else each.lun}" for each in volume.targets}
+        return dataclasses.replace(volume.identity, places=frozenset(places))
+
+    def find_volume(
+        self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
+    ) -> set[VDIRef]:
+        """Those in an SR of the volume's targets that have the SCSI id which the VM's host sees under its number."""
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        if not any("LUNid" in vdi["sm_config"] for vdi in among.values()):
+            return set()
+        view = View.of(self.session)
+        found: set[VDIRef] = set()
+        for target, sr_ref in self._holding(view, volume):
+            here = {ref: vdi for ref, vdi in among.items() if vdi["SR"] == sr_ref}
+            found |= storage.which_lun(view, sr_ref, target.lun, here, self.hosts)
+        return found
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        return [_spec(volume, target).device_config for target in volume.targets]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
         no disk of the target may be plugged: raises VolumeInUse, which names those that are."""
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
             storage.log_in_again(view, self.undo, sr_ref)
@@ -126,6 +153,11 @@ class ISCSIDriver(VolumeDriver):
         holding = [(by_iqn[iqn], SRRef(ref)) for ref, iqn in iqn_of.items() if iqn in by_iqn]
         holding = [row for row in holding if storage.is_ours(srs[row[1]]) or srs[row[1]]["PBDs"]]
         return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
+
+
+def _is_own(target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
+    """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held."""
+    return _is_lun(target, vdi) and not is_held_by_another(vdi, volume_id)
 
 
 def _is_lun(target: ISCSITarget, vdi: Record) -> bool:

@@ -15,6 +15,7 @@ from xenvol.storage.lun import (
     log_in_again,
     luns_on,
     seen_luns,
+    which_lun,
 )
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
@@ -45,4 +46,5 @@ __all__ = [
     "seen_luns",
     "size_after_scan",
     "vdis_of",
+    "which_lun",
 ]

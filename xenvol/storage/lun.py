@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from xenvol.errors import UnsupportedSRType, VolumeInUse, VolumeNotFound, WrongVolume, XapiError
-from xenvol.marks import CONNECTED, MARK, SHARED
+from xenvol.marks import MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
+from xenvol.use import in_words, is_held, vbds_of
 from xenvol.view import HOST_IS_DOWN, Record, View
 
 LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
@@ -68,13 +69,13 @@ def find_lun(
     scsi_id = _scsi_id_of(view, sr_ref, lun, hosts)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
     what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
-    refuse_if_plugged(view, [vbd_ref for vdi in others.values() for vbd_ref in vdi["VBDs"]], what=what)
+    _refuse_if_plugged(view, others.values(), what=what)
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
     found = _bring_in(view, undo, sr_ref, lun, scsi_id, rows, sharable=sharable)
     for vdi_ref, vdi in others.items():  # each stands for a LUN that has left
-        if is_ours(view.record("SR", sr_ref)) and not vdi["VBDs"] and CONNECTED not in vdi["other_config"]:
+        if is_ours(view.record("SR", sr_ref)) and not vdi["VBDs"] and not is_held(vdi):
             forget_vdi(view, vdi_ref)
     return found
 
@@ -117,6 +118,30 @@ def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dic
     return seen
 
 
+def which_lun(
+    view: View,
+    sr_ref: SRRef,
+    lun: int | None,
+    among: Mapping[VDIRef, Mapping[str, Any]],
+    hosts: Iterable[HostRef] | None,
+) -> set[VDIRef]:
+    """Which of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
+
+    Raises XapiError where no host can be asked.
+    """
+    if not among:
+        return set()
+    if not _has_numbers(view, sr_ref):
+        return {ref for ref, vdi in among.items() if lun is None or vdi["sm_config"].get("LUNid") == str(lun)}
+    scsi_ids: set[str] = set()
+    for luns in seen_luns(view, sr_ref, hosts).values():
+        if lun in luns:
+            scsi_ids.add(luns[lun])
+        elif lun is None and len(luns) == 1:
+            scsi_ids |= set(luns.values())
+    return {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in scsi_ids}
+
+
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
     """Raise VolumeInUse where one of these SRs keeps its volume group on the LUN: a VM would write over it."""
     scsi_id = vdi["sm_config"].get("SCSIid")
@@ -141,7 +166,7 @@ def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
         return
     is_own = is_ours(view.record("SR", sr_ref))
     for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["VBDs"] or CONNECTED in vdi["other_config"]:
+        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["VBDs"] or is_held(vdi):
             continue
         if is_own:
             forget_vdi(view, vdi_ref)
@@ -155,8 +180,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     A host that is down logs in anew when it starts. Raises VolumeInUse, before anything is changed, while a disk of
     the SR is plugged into a VM.
     """
-    vbd_refs = [vbd_ref for vdi in vdis_of(view, sr_ref).values() for vbd_ref in vdi["VBDs"]]
-    refuse_if_plugged(view, vbd_refs, what="(any LUN of the target)")
+    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what="(any LUN of the target)")
     pbds = find_pbds(view, sr_ref)
     on_hosts = master_first(view, pbds)
     plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
@@ -171,16 +195,11 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     undo.forget()
 
 
-def refuse_if_plugged(view: View, vbd_refs: Collection[str], *, what: str) -> None:
-    """Raise VolumeInUse, which names the VMs, where one of these VBDs is plugged."""
-    if not vbd_refs:
-        return
-    view.read({"VBD": vbd_refs})
-    plugged = [vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) and vbd["currently_attached"]]
+def _refuse_if_plugged(view: View, vdis: Iterable[Record], *, what: str) -> None:
+    """Raise VolumeInUse, which names the VMs, where one of these disks is plugged."""
+    plugged = [vbd for vbd in vbds_of(view, vdis).values() if vbd["currently_attached"]]
     if plugged:
-        view.read({"VM": {vbd["VM"] for vbd in plugged}})
-        users = [f"{view.record('VM', vbd['VM'])['name_label']} ({vbd['device']})" for vbd in plugged]
-        raise VolumeInUse(what, users=users, is_to_go=True)
+        raise VolumeInUse(what, users=in_words(view, plugged), is_to_go=True)
 
 
 def _unplug_unless_down(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:

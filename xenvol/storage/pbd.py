@@ -10,9 +10,10 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.marks import CONNECTED, MARK
+from xenvol.marks import MARK
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.undo import Undo
+from xenvol.use import is_held
 from xenvol.verbs import change, make
 from xenvol.view import Record, View, is_gone
 
@@ -101,7 +102,7 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
     """The inverse of plugging. It stays where anybody has a disk of the SR meanwhile, plugged or for a next start."""
     vdis = view.find("VDI", {"SR": sr_ref}).values()
-    if not any(vdi["VBDs"] or CONNECTED in vdi["other_config"] for vdi in vdis):
+    if not any(vdi["VBDs"] or is_held(vdi) for vdi in vdis):
         unplug_unless_used(view, pbd_ref)
 
 
