@@ -195,3 +195,32 @@ class TestALocalTypeOfSR:
         with pytest.raises(XenVolError):
             volume_ops.attach_volume(info, "web")
         assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.xapi(hosts=3)
+class TestTheConnectorsOfAVM:
+    """The hosts to which the service must export a volume for it."""
+
+    @pytest.mark.parametrize(
+        ("resident_on", "is_protected", "expected"),
+        [(0, False, [0]), (2, False, [0, 2]), (2, True, [0, 1, 2]), (None, False, [0, 1, 2])],
+        ids=["master", "slave", "protected", "halted"],
+    )
+    def test_are_those_of_its_host_and_the_master_or_of_all(
+        self,
+        xapi: Simulator,
+        volume_ops: VolumeOps,
+        resident_on: int | None,
+        is_protected: bool,
+        expected: list[int],
+    ) -> None:
+        if resident_on is None:
+            xapi.add_vm("web", power_state="Halted")
+        else:
+            vm = xapi.add_vm("web", resident_on=host(xapi, resident_on))
+            with xapi.xapi.lock:
+                xapi.db.set("pool", xapi.db.refs("pool")[0], ha_enabled=is_protected)
+                xapi.db.set("VM", vm, ha_restart_priority="restart" if is_protected else "")
+        uuids = [connector["uuid"] for connector in volume_ops.get_connectors("web")]
+        assert uuids[0] == xapi.db.get("host", host(xapi, 0), "uuid")
+        assert sorted(uuids) == sorted(xapi.db.get("host", host(xapi, nth), "uuid") for nth in expected)
