@@ -150,6 +150,7 @@ class TestTheDiskThatIsAttached:
             "xenvol:volume": "volume-0",
             "xenvol:disk": f"{IQN}/0",
             "xenvol:sr": attachment.sr_ref,
+            "xenvol:vdi": attachment.vdi_ref,
             "xenvol:attachment": attachment.attachment_id,
             "xenvol:driver": "iscsi",
         }
@@ -414,7 +415,8 @@ class TestAnAttemptThatDied:
         old = volume_ops.attach_volume(iscsi(0), "web", "xvdc")
         with target.xapi.lock:
             target.db.set("VBD", old.vbd_ref, VDI=target.add_vdi(target.add_sr("elsewhere")))
-        before = target.snapshot()
-        with pytest.raises(WrongVolume):
-            volume_ops.attach_volume(iscsi(0), vm)
-        assert changes(before, target.snapshot()) == []
+        """Its marks are about the disk that it showed, and say nothing of the one that it shows now."""
+        before = target.db.record("VBD", old.vbd_ref)
+        attachment = volume_ops.attach_volume(iscsi(0), vm)
+        assert (attachment.vbd_ref, attachment.vdi_ref) != (old.vbd_ref, before["VDI"])
+        assert target.db.record("VBD", old.vbd_ref) == before

@@ -70,3 +70,57 @@ def test_a_volume_that_is_not_there_leaves_nothing(xapi: Simulator, volume_ops: 
     with pytest.raises(XapiError):
         volume_ops.connect_volume(iscsi(1))
     assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_vm_is_made_then_given_its_disk_and_then_started(
+    xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario
+) -> None:
+    """What a hypervisor driver's spawn does."""
+    scenario.arrange(xapi)
+    touch_hosts(xapi)
+    vm = xapi.add_vm("web", power_state="Halted")
+    before = xapi.snapshot()
+    attachment = volume_ops.attach_volume(scenario.connection_info, "web", bootable=True)
+    assert attachment.userdevice == "0"
+    assert xapi.db.get("VBD", attachment.vbd_ref, "bootable")
+    assert volume_ops.attach_volume(scenario.connection_info, "web", bootable=True) == attachment
+    volume_ops._session.call("VM.start", vm, False, False)
+    assert xapi.db.get("VBD", attachment.vbd_ref, "currently_attached")
+    volume_ops._session.call("VM.hard_shutdown", vm)
+    volume_ops.detach_volume(scenario.connection_info, "web")
+    assert [line for line in changes(before, xapi.snapshot()) if not line.startswith("VM")] == []
+
+
+class TestADiskThatItsCallerPutIntoAVM:
+    """Connected without a VM, then given a VBD by the caller: no mark of ours is on that."""
+
+    @pytest.fixture
+    def vm(self, xapi: Simulator, volume_ops: VolumeOps) -> str:
+        arrange_target(xapi)
+        volume = volume_ops.connect_volume(iscsi(0))
+        vm: str = xapi.add_vm("web", disks=[volume.vdi_ref])
+        return vm
+
+    def test_is_listed_as_the_volume(self, vm: str, volume_ops: VolumeOps) -> None:
+        (volume,) = volume_ops.list_volumes(vm)
+        assert (volume.volume_id, volume.driver, volume.is_plugged) == ("volume-0", "iscsi", True)
+
+    def test_is_detached_where_its_vm_is_halted_and_never_passed_over(
+        self, xapi: Simulator, volume_ops: VolumeOps, vm: str
+    ) -> None:
+        volume_ops.detach_volume(iscsi(0), vm)
+        assert (xapi.db.refs("VBD"), xapi.db.refs("SR")) == ([], [])
+
+    @pytest.mark.xapi(hosts=2)
+    def test_is_made_visible_where_its_vm_moves_to(
+        self, xapi: Simulator, volume_ops: VolumeOps, vm: str
+    ) -> None:
+        _, other = xapi.db.refs("host")
+        (sr,) = [ref for ref in xapi.db.refs("SR") if xapi.db.get("SR", ref, "type") == "iscsi"]
+        for pbd in xapi.db.children(sr, "PBDs"):
+            if xapi.db.get("PBD", pbd, "host") == other:
+                volume_ops._session.call("PBD.unplug", pbd)
+        assert volume_ops.prepare_migration(vm, other) == [xapi.db.get("SR", sr, "uuid")]
+        volume_ops._session.call("VM.pool_migrate", vm, other, {})
+        assert xapi.db.get("VM", vm, "resident_on") == other

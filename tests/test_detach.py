@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
+from tests.scenarios import (
+    GIB,
+    IQN,
+    PORTAL,
+    SCENARIOS,
+    Scenario,
+    arrange_target,
+    changes,
+    iscsi,
+    scsi_id,
+    touch_hosts,
+)
 from xenvol.errors import (
     AttachmentFenced,
     DiskNotReleased,
@@ -12,6 +25,7 @@ from xenvol.errors import (
     UnknownVM,
     VMBusy,
     WrongPowerState,
+    XapiError,
 )
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
@@ -221,6 +235,7 @@ class TestBadVolumes:
         assert volume_ops.find_bad_volumes("web") == []
         host = target.db.get("host", target.db.refs("host")[0], "name_label")
         target.storage.host(host).initiator.logout(IQN)
+        target.storage.san.unreachable(PORTAL)
         (bad,) = volume_ops.find_bad_volumes("web")
         assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
         assert "LUN 0" in bad.reason
@@ -236,7 +251,7 @@ class TestBadVolumes:
     def test_are_those_whose_lun_is_no_longer_exported(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """The scan itself succeeds, and drops the record."""
+        """A scan would succeed, and drop the record."""
         target.add_vm("web", power_state="Halted")
         volume_ops.attach_volume(iscsi(0), "web", "xvdb")
         volume_ops.attach_volume(iscsi(1), "web", "xvdc")
@@ -245,12 +260,152 @@ class TestBadVolumes:
         assert (bad.mountpoint, bad.volume_id) == ("/dev/xvdb", "volume-0")
         assert "storage" in bad.reason
 
-    def test_are_never_looked_for_with_a_scan_while_a_disk_of_the_sr_is_plugged(
+    def test_are_told_of_a_plugged_disk_as_well_without_a_scan(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
+        """The device of a plugged disk is dead, although xapi knows nothing of it."""
         target.add_vm("web")
         volume_ops.attach_volume(iscsi(0), "web")
         target.storage.san.remove_lun(IQN, 0)
         with target.journal.recording() as calls:
-            assert volume_ops.find_bad_volumes("web") == []
-        assert "SR.scan" not in calls.methods()
+            (bad,) = volume_ops.find_bad_volumes("web")
+        assert "nothing" in bad.reason
+        assert not {"SR.scan", "VDI.introduce"} & set(calls.methods())
+
+    def test_are_those_whose_number_is_another_luns_now(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web", "xvdb")
+        target.storage.san.replace_lun(IQN, 0, GIB, scsi_id=scsi_id(77))
+        before = target.snapshot()
+        (bad,) = volume_ops.find_bad_volumes("web")
+        assert scsi_id(77) in bad.reason
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
+
+
+class TestEveryVBDOfTheDisk:
+    """A detach that says that it is done has left none, whoever made it: the service unmaps the LUN next."""
+
+    @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+    def test_is_taken_out_although_its_marks_were_wiped(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario
+    ) -> None:
+        scenario.arrange(xapi)
+        touch_hosts(xapi)
+        xapi.add_vm("web")
+        before = xapi.snapshot()
+        attachment = volume_ops.attach_volume(scenario.connection_info, "web")
+        volume_ops._session.call("VBD.set_other_config", attachment.vbd_ref, {})
+        volume_ops.detach_volume(scenario.connection_info, "web")
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_is_taken_out_where_another_tool_made_a_second_one(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        vm = target.add_vm("web", power_state="Halted")
+        attachment = volume_ops.attach_volume(iscsi(0), "web")
+        target.add_vbd(vm, attachment.vdi_ref)
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert target.db.refs("VBD") == []
+        assert target.db.refs("SR") == []
+
+    def test_is_taken_out_where_a_migration_of_the_service_renamed_the_volume(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The VBD has the temporary id of the new volume, and the service calls it by the old one from then on."""
+        target.add_vm("web")
+        volume_ops.attach_volume(iscsi(1, volume_id="temporary"), "web")
+        volume_ops.detach_volume(iscsi(1, volume_id="renamed"), "web")
+        assert target.db.refs("VBD") == []
+
+    def test_is_no_vbd_of_a_lun_that_had_the_number_before(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        old = volume_ops.attach_volume(iscsi(1, volume_id="old"), "web")
+        target.storage.san.replace_lun(IQN, 1, GIB, scsi_id=scsi_id(77))
+        volume_ops.detach_volume(iscsi(1, volume_id="new"), "web")
+        assert target.db.exists("VBD", old.vbd_ref)
+
+    def test_is_adopted_by_an_attach_where_its_marks_were_wiped(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        first = volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops._session.call("VBD.set_other_config", first.vbd_ref, {"note": "mine"})
+        again = volume_ops.attach_volume(iscsi(0), "web")
+        assert (again.vbd_ref, again.is_plugged) == (first.vbd_ref, True)
+        assert target.db.get("VBD", first.vbd_ref, "other_config")["note"] == "mine"
+        assert [volume.volume_id for volume in volume_ops.list_volumes("web")] == ["volume-0"]
+
+    def test_keeps_an_attachment_id_when_the_take_over_is_refused(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        volume_ops.attach_volume({**iscsi(0), "attachment_id": "first"}, "web")
+        target.faults.refuse("VBD.set_other_config", "SR_BACKEND_FAILURE_1200", "", "ordered", "")
+        with pytest.raises(XapiError, match="ordered"):
+            volume_ops.attach_volume({**iscsi(0), "attachment_id": "second"}, "web")
+        assert [each.attachment_id for each in volume_ops.list_volumes("web")] == ["first"]
+
+
+class TestAVolumeOfSeveralTargets:
+    OTHER = "iqn.2010-10.org.openstack:volume-b"
+
+    def info(self, order: str, volume_id: str | None) -> dict[str, Any]:
+        iqns = [{"a": IQN, "b": self.OTHER}[each] for each in order]
+        info = iscsi(0, target_iqns=iqns, target_portals=[PORTAL] * 2, target_luns=[0, 0], target_iqn=iqns[0])
+        del info["data"]["volume_id"]
+        if volume_id is not None:
+            info["data"]["volume_id"] = volume_id
+        return info
+
+    @pytest.mark.parametrize("volume_id", [None, "volume"])
+    def test_is_one_volume_in_whatever_order_they_are_named(
+        self, target: Simulator, volume_ops: VolumeOps, volume_id: str | None
+    ) -> None:
+        target.storage.san.add_target(self.OTHER, PORTAL)
+        target.storage.san.add_lun(self.OTHER, 0, GIB, scsi_id=scsi_id(0))
+        target.add_vm("web")
+        first = volume_ops.attach_volume(self.info("ab", volume_id), "web")
+        assert volume_ops.attach_volume(self.info("ba", volume_id), "web").vbd_ref == first.vbd_ref
+        volume_ops.detach_volume(self.info("ba", volume_id), "web")
+        assert (target.db.refs("VBD"), target.db.refs("SR")) == ([], [])
+
+
+class TestAVolumeThatMoved:
+    """The same id at another target: the service migrated it."""
+
+    OTHER = "iqn.2010-10.org.openstack:volume-b"
+
+    @pytest.fixture
+    def moved(self, target: Simulator, volume_ops: VolumeOps) -> dict[str, Any]:
+        target.add_vm("web", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.remove_lun(IQN, 0)
+        target.storage.san.add_target(self.OTHER, PORTAL)
+        target.storage.san.add_lun(self.OTHER, 0, GIB, scsi_id=scsi_id(0))
+        return iscsi(0, target_iqn=self.OTHER)
+
+    @pytest.mark.parametrize("is_by_the_old_place", [True, False])
+    def test_is_detached_by_either_place_with_nothing_left_and_attached_at_the_new_one(
+        self, target: Simulator, volume_ops: VolumeOps, moved: dict[str, Any], is_by_the_old_place: bool
+    ) -> None:
+        volume_ops.detach_volume(iscsi(0) if is_by_the_old_place else moved, "web")
+        assert (target.db.refs("VBD"), target.db.refs("SR")) == ([], [])
+        attachment = volume_ops.attach_volume(moved, "web")
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(0)
+
+
+class TestStaleData:
+    def test_takes_nothing_from_a_volume_that_is_connected_under_the_number(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("web")
+        volume = volume_ops.connect_volume(iscsi(2, volume_id="other"))
+        before = target.snapshot()
+        volume_ops.detach_volume(iscsi(2, volume_id="stale"), "web")
+        volume_ops.disconnect_volume(iscsi(2, volume_id="stale"))
+        assert changes(before, target.snapshot()) == []
+        assert target.db.exists("VDI", volume.vdi_ref)

@@ -1,5 +1,7 @@
 """Another disk is never taken for the volume, and the right one is never refused."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +112,24 @@ def test_a_scsi_id_may_have_colons_between_its_bytes() -> None:
     identity.check(scsi_id="36001405a")
     with pytest.raises(WrongVolume):
         identity.check(scsi_id="36001405b")
+
+
+@given(st.lists(st.text("abc/", min_size=1), min_size=1, unique=True), st.randoms())
+def test_places_in_any_order_are_one_volume(places: list[str], random: Random) -> None:
+    """The key of one is a place of the other, and each of its places is."""
+    shuffled = list(places)
+    random.shuffle(shuffled)
+    one, other = Identity(places=frozenset(places)), Identity(places=frozenset(shuffled))
+    assert one.key == other.key
+    assert other.is_at(one.key)
+    assert all(one.is_at(place) for place in places)
+    assert not one.is_at("elsewhere")
+
+
+def test_a_proof_says_yes_or_no_and_nothing_proves_nothing() -> None:
+    assert identity(vdi_uuid=UUID).is_of(UUID.upper(), "36001") is True
+    assert identity(vdi_uuid=UUID).is_of(UUID.replace("0", "1"), "36001") is False
+    assert identity("naa.6001").is_of(UUID, "36001") is True
+    assert identity("naa.6002").is_of(UUID, "36001") is False
+    assert identity("naa.6001").is_of(UUID, None) is None
+    assert identity(size=1).is_of(UUID, "36001") is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import GIB, IQN, arrange_target, changes, iscsi, scsi_id, touch_hosts
-from xenvol.errors import VolumeNotFound, XapiError
+from xenvol.errors import VolumeInUse, VolumeNotFound, WrongVolume, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -83,3 +86,160 @@ def test_the_record_of_a_lun_in_somebody_elses_sr_stays(target: Simulator, volum
     volume_ops.attach_volume(iscsi(1), "web")
     volume_ops.detach_volume(iscsi(1), "web")
     assert target.db.get("VDI", vdi, "name_label") == "payroll"
+
+
+def scsi_id_of(xapi: Simulator, vdi: str) -> str:
+    scsi_id: str = xapi.db.get("VDI", vdi, "sm_config")["SCSIid"]
+    return scsi_id
+
+
+def show(xapi: Simulator, host: int, **numbers: int) -> None:
+    """Map LUNs to the nth host: ``as_1=2`` shows it the LUN with scsi_id(2) under number 1."""
+    initiator = xapi.db.get("host", xapi.db.refs("host")[host], "iscsi_iqn")
+    for number, volume in numbers.items():
+        xapi.storage.san.map_lun(IQN, initiator, int(number.removeprefix("as_")), scsi_id(volume))
+
+
+def xensm_lun(lun: int) -> dict[str, Any]:
+    return {
+        "driver_volume_type": "xensm",
+        "data": {
+            "volume_id": f"volume-{lun}",
+            "sr_uuid": "5a000000-0000-4000-8000-000000000001",
+            "sr_type": "iscsi",
+            "target": "10.0.0.1",
+            "targetIQN": IQN,
+            "target_lun": lun,
+            "introduce_sr_keys": ["sr_type", "target", "targetIQN"],
+        },
+    }
+
+
+@pytest.mark.xapi(hosts=2)
+class TestHostGroups:
+    """An array gives each initiator numbers of its own; the service says the number that the VM's host has."""
+
+    @pytest.fixture
+    def groups(self, target: Simulator) -> Simulator:
+        """The master sees volumes 1 and 2 under their own numbers, the slave under each other's."""
+        show(target, 0, as_1=1, as_2=2)
+        show(target, 1, as_1=2, as_2=1)
+        master, slave = target.db.refs("host")
+        target.add_vm("on-master", resident_on=master)
+        target.add_vm("on-slave", resident_on=slave)
+        target.add_vm("halted", power_state="Halted")
+        return target
+
+    @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
+    @pytest.mark.parametrize(("vm", "volume"), [("on-master", 1), ("on-slave", 2)])
+    @pytest.mark.parametrize("is_known", [False, True], ids=["first", "second"])
+    def test_a_number_means_what_the_host_of_the_vm_sees_under_it(
+        self,
+        groups: Simulator,
+        volume_ops: VolumeOps,
+        info: dict[str, Any],
+        vm: str,
+        volume: int,
+        is_known: bool,
+    ) -> None:
+        if is_known:
+            volume_ops.connect_volume(info | {"data": info["data"] | {"target_lun": 2}}, hosts=[])
+        attachment = volume_ops.attach_volume(info, vm)
+        assert scsi_id_of(groups, attachment.vdi_ref) == scsi_id(volume)
+
+    def test_a_volume_with_other_numbers_on_each_host_is_not_given_to_a_halted_vm(
+        self, groups: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        before = groups.snapshot()
+        with pytest.raises(WrongVolume, match="host"):
+            volume_ops.attach_volume(iscsi(1), "halted")
+        assert changes(before, groups.snapshot()) == []
+
+    def test_a_volume_with_one_number_on_all_hosts_is_given_to_a_halted_vm(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        show(target, 0, as_7=1)
+        show(target, 1, as_7=1, as_1=2)
+        target.add_vm("halted", power_state="Halted")
+        attachment = volume_ops.attach_volume(iscsi(7), "halted")
+        assert scsi_id_of(target, attachment.vdi_ref) == scsi_id(1)
+
+    def test_a_volume_that_the_host_of_the_vm_does_not_see_is_told_with_the_host(
+        self, groups: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        before = groups.snapshot()
+        name = groups.db.get("host", groups.db.refs("host")[1], "name_label")
+        with pytest.raises(VolumeNotFound, match=f"LUN 0 on host {name}"):
+            volume_ops.attach_volume(iscsi(0), "on-slave")
+        assert changes(before, groups.snapshot()) == []
+
+    def test_a_volume_that_the_master_sees_under_another_number_later_is_not_mixed_up(
+        self, groups: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The row would have to be introduced by the master's number, which nobody has told."""
+        volume_ops.attach_volume(iscsi(1), "on-slave")
+        groups.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        show(groups, 0, as_8=9, as_9=0)
+        show(groups, 1, as_9=9)
+        before = groups.snapshot()
+        with pytest.raises(WrongVolume, match="master"):
+            volume_ops.attach_volume(iscsi(9), "on-slave")
+        found = [line for line in changes(before, groups.snapshot()) if "iscsi_sessions" not in line]
+        assert found == []
+
+
+class TestTheProbe:
+    def test_that_lists_the_luns_changes_nothing(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        before = target.snapshot()
+        assert volume_ops.find_bad_volumes("db") == []
+        assert changes(before, target.snapshot()) == []
+
+    def test_is_no_proof_that_a_volume_is_missing_where_the_sr_was_released_meanwhile(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        with interrupted(
+            target, "SR.get_all_records_where", lambda: volume_ops.detach_volume(iscsi(0), "db")
+        ) as ops:
+            assert ops.attach_volume(iscsi(1), "web").is_plugged
+
+
+class TestSharing:
+    def test_a_disk_that_was_made_sharable_is_as_it_was_after_the_detach(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        before = target.snapshot()
+        volume_ops.attach_volume({**iscsi(1), "multiattach": True}, "web")
+        assert target.db.get("VDI", vdi_of(target, 1), "sharable")
+        volume_ops.detach_volume(iscsi(1), "web")
+        assert changes(before, target.snapshot()) == []
+
+    def test_a_disk_that_was_sharable_before_stays_so(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        with target.xapi.lock:
+            target.db.set("VDI", vdi_of(target, 1), sharable=True)
+        volume_ops.attach_volume({**iscsi(1), "multiattach": True}, "web")
+        volume_ops.detach_volume(iscsi(1), "web")
+        assert target.db.get("VDI", vdi_of(target, 1), "sharable")
+
+
+class TestALunUnderAnSROfLVM:
+    @pytest.mark.parametrize("info", [iscsi(5), xensm_lun(5)], ids=["iscsi", "xensm"])
+    @pytest.mark.parametrize("is_plugged", [True, False])
+    @pytest.mark.parametrize("verb", ["attach", "connect"])
+    def test_is_given_to_no_vm(
+        self, target: Simulator, volume_ops: VolumeOps, info: dict[str, Any], is_plugged: bool, verb: str
+    ) -> None:
+        """A guest that writes to it destroys the SR."""
+        target.storage.san.add_lun(IQN, 5, 100 * GIB, scsi_id=scsi_id(5))
+        config = {"target": "10.0.0.1", "targetIQN": IQN, "SCSIid": scsi_id(5)}
+        sr = target.add_sr("production", type="lvmoiscsi", device_config=config, create=True)
+        if not is_plugged:
+            for pbd in target.db.children(sr, "PBDs"):
+                volume_ops._session.call("PBD.unplug", pbd)
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match="production"):
+            volume_ops.attach_volume(info, "web") if verb == "attach" else volume_ops.connect_volume(info)
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []

@@ -133,3 +133,26 @@ class TestTheHost:
         with pytest.raises(UnknownHost) as caught:
             volume_ops.prepare_migration("web", "twin")
         assert set(caught.value.candidates) == {xapi.db.get("host", host, "uuid") for host in hosts}
+
+
+class TestTheDestination:
+    def test_is_reached_by_the_way_that_the_service_says_for_it(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        """Many arrays give each host a portal, or a target, of its own."""
+        volume_ops.attach_volume(iscsi(0), "web")
+        xapi.storage.san.add_portal("10.0.0.9:3260", IQN)
+        for_destination = iscsi(0, target_portal="10.0.0.9:3260")
+        (sr_uuid,) = volume_ops.prepare_migration("web", hosts[1], [for_destination])
+        (sr,) = [ref for ref in xapi.db.refs("SR") if xapi.db.get("SR", ref, "uuid") == sr_uuid]
+        pbd = pbd_on(xapi, sr, hosts[1])
+        assert xapi.db.get("PBD", pbd, "device_config")["target"] == "10.0.0.9"
+        assert xapi.db.get("PBD", pbd, "currently_attached")
+
+    def test_is_reached_as_elsewhere_by_a_volume_that_the_service_does_not_name(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        (sr_uuid,) = volume_ops.prepare_migration("web", hosts[1], [iscsi(1, target_portal="10.0.0.9:3260")])
+        (sr,) = [ref for ref in xapi.db.refs("SR") if xapi.db.get("SR", ref, "uuid") == sr_uuid]
+        assert xapi.db.get("PBD", pbd_on(xapi, sr, hosts[1]), "device_config")["target"] == "10.0.0.1"

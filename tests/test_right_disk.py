@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.scenarios import GIB, IQN, SR_UUID, VDI_UUID, arrange_target, changes, iscsi, scsi_id, touch_hosts
-from xenvol.errors import VolumeInUse, WrongVolume, XapiError, XapiUnreachable
+from tests.scenarios import (
+    GIB,
+    IQN,
+    SCENARIOS,
+    SR_UUID,
+    VDI_UUID,
+    Scenario,
+    arrange_target,
+    changes,
+    iscsi,
+    scsi_id,
+    touch_hosts,
+)
+from xenvol.attachment import Attachment
+from xenvol.errors import VolumeInUse, VolumeNotFound, WrongVolume, XapiError, XapiUnreachable
 from xenvol.simulator import Simulator
+from xenvol.use import is_held
 from xenvol.volumeops import VolumeOps
 
 THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
@@ -91,6 +106,20 @@ class TestALunNumberThatIsReused:
         volume_ops.detach_volume(xensm_lun(1), "db")
         new = give_number_1_to_another_volume(target)
         assert sm_config(target, volume_ops.attach_volume(xensm_lun(1), "db").vdi_ref)["SCSIid"] == new
+
+    @pytest.mark.parametrize("through", [iscsi, xensm_lun])
+    def test_under_a_plugged_disk_is_told_and_the_new_volume_not_plugged(
+        self, target: Simulator, volume_ops: VolumeOps, through: Callable[[int], dict[str, Any]]
+    ) -> None:
+        """The guest of the first VM already writes to the new volume, or will after its next log-in (CVE-2023-2088)."""
+        volume_ops.attach_volume(through(1), "web")
+        give_number_1_to_another_volume(target)
+        before = target.snapshot()
+        info = through(1)
+        info["data"]["volume_id"] = "another-volume"
+        with pytest.raises(VolumeInUse, match="web"):
+            volume_ops.attach_volume(info, "db")
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
 
     def test_is_no_other_volume_where_the_volume_has_only_grown(
         self, target: Simulator, volume_ops: VolumeOps
@@ -259,3 +288,73 @@ class TestADiskOfASleepingVM:
         volume_ops._session.call("VM.suspend", sleeper)
         with pytest.raises(VolumeInUse, match="sleeper"):
             volume_ops.attach_volume(iscsi(0), "db")
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.name in ("nfs", "gluster")], ids=str)
+class TestCopiedMarks:
+    """A clone, a revert or a copy shows another disk, to which the marks of the original came along."""
+
+    @pytest.fixture
+    def original(self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario) -> Attachment:
+        scenario.arrange(xapi)
+        xapi.add_vm("web", power_state="Halted")
+        info = {**scenario.connection_info, "attachment_id": "first"}
+        return volume_ops.attach_volume(info, "web", "xvdb")
+
+    def test_never_make_the_disk_of_a_clone_the_volume(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
+    ) -> None:
+        clone = volume_ops._session.call("VM.clone", original.vm_ref, "clone")
+        assert volume_ops.list_volumes(clone) == []
+        attachment = volume_ops.attach_volume(scenario.connection_info, clone)
+        assert attachment.vdi_ref == original.vdi_ref
+        assert attachment.userdevice != original.userdevice
+
+    def test_never_answer_for_a_fence(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
+    ) -> None:
+        clone = volume_ops._session.call("VM.clone", original.vm_ref, "clone")
+        vbds = xapi.db.children(clone, "VBDs")
+        volume_ops.detach_volume({**scenario.connection_info, "attachment_id": "first"}, clone)
+        assert xapi.db.children(clone, "VBDs") == vbds
+        assert xapi.db.exists("VBD", original.vbd_ref)
+
+    def test_never_make_the_disk_of_a_revert_the_volume(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
+    ) -> None:
+        snapshot = volume_ops._session.call("VM.snapshot", original.vm_ref, "snapshot")
+        volume_ops._session.call("VM.revert", snapshot)  # destroys the disk that the VM had
+        with pytest.raises(VolumeNotFound):
+            volume_ops.attach_volume(scenario.connection_info, original.vm_ref)
+        assert volume_ops.list_volumes(original.vm_ref) == []
+
+    def test_never_hold_a_copy_of_a_disk_that_is_held(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
+    ) -> None:
+        volume_ops.detach_volume(scenario.connection_info, "web")
+        volume = volume_ops.connect_volume(scenario.connection_info)
+        copy = volume_ops._session.call("VDI.copy", volume.vdi_ref, volume.sr_ref)
+        assert not is_held(xapi.db.record("VDI", copy))
+        assert is_held(xapi.db.record("VDI", volume.vdi_ref))
+
+
+class TestTheMode:
+    @pytest.mark.parametrize(("there", "asked"), [("rw", "ro"), ("ro", "rw")])
+    def test_of_a_disk_that_is_there_is_never_another_than_the_one_asked_for(
+        self, target: Simulator, volume_ops: VolumeOps, there: str, asked: str
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0, access_mode=there), "web")
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match=r"web.*mode"):
+            volume_ops.attach_volume(iscsi(0, access_mode=asked), "web")
+        assert changes(before, target.snapshot()) == []
+
+
+class TestOneLunUnderTwoIds:
+    @pytest.mark.parametrize("vm", ["web", "db"])
+    def test_is_told_for_what_it_is(self, target: Simulator, volume_ops: VolumeOps, vm: str) -> None:
+        volume_ops.attach_volume(iscsi(0, volume_id="first"), "web", "xvdb")
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match="web"):
+            volume_ops.attach_volume(iscsi(0, volume_id="second"), vm)
+        assert changes(before, target.snapshot()) == []

@@ -18,7 +18,7 @@ from tests.scenarios import (
     scsi_id,
     touch_hosts,
 )
-from xenvol.errors import VolumeInUse, WrongVolume, XapiError
+from xenvol.errors import VolumeInUse, WrongVolume
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -73,19 +73,37 @@ class TestSeveralLuns:
         new = volume_ops.attach_volume(iscsi(1, wwn=scsi_id(77)[1:]), "db")
         assert new.vdi_uuid != old.vdi_uuid
 
-    def test_that_vanish_under_a_plugged_disk_cause_no_scan(
+    @pytest.mark.xapi(hosts=2)
+    @pytest.mark.parametrize("host", [0, 1], ids=["on-the-master", "on-a-slave"])
+    def test_that_vanish_under_a_plugged_disk_spoil_no_neighbour_and_cause_no_scan(
+        self, target: Simulator, volume_ops: VolumeOps, host: int
+    ) -> None:
+        """The storage driver gives out no LUN while a dead one is on the bus: the probe drops it. A scan would drop
+        the record of the vanished disk."""
+        resident_on = target.db.refs("host")[host]
+        target.add_vm("here", resident_on=resident_on)
+        target.add_vm("neighbour", resident_on=resident_on)
+        attached = volume_ops.attach_volume(iscsi(0), "here")
+        target.storage.san.remove_lun(IQN, 0)
+        with target.journal.recording() as calls:
+            assert volume_ops.attach_volume(iscsi(1), "neighbour").is_plugged
+        assert not {"SR.scan", "VDI.introduce"} & set(calls.methods())
+        assert target.db.exists("VDI", attached.vdi_ref)
+        (bad,) = volume_ops.find_bad_volumes("here")
+        assert "does not show LUN 0" in bad.reason
+        volume_ops.detach_volume(iscsi(1), "neighbour")
+
+    def test_that_were_unmapped_after_a_detach_let_a_vm_start_with_its_neighbour(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """The storage driver then gives out no other LUN either, which the error says; a scan would lose the disk."""
-        attached = volume_ops.attach_volume(iscsi(0), "web")
-        target.storage.san.remove_lun(IQN, 0)
-        before = target.snapshot()
-        with target.journal.recording() as calls, pytest.raises(XapiError) as caught:
-            volume_ops.attach_volume(iscsi(1), "db")
-        assert caught.value.code == "SR_BACKEND_FAILURE_46"
-        assert "SR.scan" not in calls.methods()
-        assert changes(before, target.snapshot()) == []
-        assert target.db.exists("VDI", attached.vdi_ref)
+        halted = target.add_vm("halted", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "halted")
+        volume_ops.attach_volume(iscsi(1), "web")
+        volume_ops.detach_volume(iscsi(1), "web")
+        target.storage.san.remove_lun(IQN, 1)
+        volume_ops.attach_volume(iscsi(2), "web")
+        volume_ops._session.call("VM.start", halted, False, False)
+        assert volume_ops.list_volumes("halted")[0].is_plugged
 
     def test_of_which_one_is_attached_fail_without_harm_to_it(
         self, target: Simulator, volume_ops: VolumeOps

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+import xenvol
 from tests.meanwhile import another_process, interrupted
 from tests.scenarios import (
     IQN,
@@ -17,7 +20,8 @@ from tests.scenarios import (
     iscsi,
     touch_hosts,
 )
-from xenvol.errors import InvalidMountpoint, XapiError, XapiUnreachable
+from xenvol.errors import ChangedMeanwhile, InvalidMountpoint, XapiError, XapiUnreachable
+from xenvol.session import CallRecord
 from xenvol.simulator import Simulator
 from xenvol.volumeops import Attachment, VolumeOps
 
@@ -230,3 +234,81 @@ class TestAnSRThatIsOurs:
         volume_ops.detach_volume(NFS_XENSM, "web")
         assert xapi.db.exists("VDI", image)
         volume_ops._session.call("VM.resume", sleeper, False, False)
+
+
+class TestWhatAnotherProcessDoesAtAnyMoment:
+    """The outcome is that of one after the other, or an error that says it and that is worth repeating."""
+
+    MOMENTS = range(1, 11)
+
+    @staticmethod
+    @contextmanager
+    def after_call(xapi: Simulator, nth: int, action: Callable[[], object]) -> Iterator[VolumeOps]:
+        """A VolumeOps of its own after whose nth call the action takes place, once."""
+        made: list[str] = []
+        is_logged_in = False
+
+        def seen(record: CallRecord) -> None:
+            if is_logged_in:
+                made.append(record.call)
+                if len(made) == nth:
+                    action()
+
+        with xenvol.connect(xapi.url, xapi.user, xapi.password, on_call=seen) as session:
+            is_logged_in = True
+            yield VolumeOps(session)
+
+    @pytest.mark.parametrize("nth", MOMENTS)
+    def test_an_attach_to_a_vm_that_starts_ends_with_the_disk_plugged(
+        self, target: Simulator, volume_ops: VolumeOps, nth: int
+    ) -> None:
+        vm = target.add_vm("starting", power_state="Halted")
+
+        def start() -> object:
+            return volume_ops._session.call("VM.start", vm, False, False)
+
+        with self.after_call(target, nth, start) as ops:
+            attachment = ops.attach_volume(iscsi(0), "starting")
+        is_running = target.db.get("VM", vm, "power_state") == "Running"
+        assert target.db.get("VBD", attachment.vbd_ref, "currently_attached") == is_running
+
+    @pytest.mark.parametrize("nth", MOMENTS)
+    def test_a_connect_while_a_neighbour_is_detached_succeeds(
+        self, target: Simulator, volume_ops: VolumeOps, nth: int
+    ) -> None:
+        target.add_vm("other")
+        volume_ops.attach_volume(iscsi(1), "other")
+
+        def detach() -> object:
+            return volume_ops.detach_volume(iscsi(1), "other")
+
+        with self.after_call(target, nth, detach) as ops:
+            volume = ops.connect_volume(iscsi(0))
+        pbds = target.db.children(volume.sr_ref, "PBDs")
+        assert [target.db.get("PBD", pbd, "currently_attached") for pbd in pbds] == [True]
+
+    @pytest.mark.parametrize("nth", MOMENTS)
+    def test_a_detach_while_the_vm_is_shut_down_succeeds_or_is_worth_repeating(
+        self, target: Simulator, volume_ops: VolumeOps, nth: int
+    ) -> None:
+        vm = target.add_vm("stopping")
+        volume_ops.attach_volume(iscsi(0), "stopping")
+
+        def stop() -> object:
+            return volume_ops._session.call("VM.hard_shutdown", vm)
+
+        with self.after_call(target, nth, stop) as ops:
+            ops.detach_volume(iscsi(0), "stopping")
+        assert (target.db.refs("VBD"), target.db.refs("SR")) == ([], [])
+
+    def test_what_is_overtaken_again_and_again_is_said_and_worth_repeating(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("other")
+        before = target.snapshot()
+        target.faults.refuse("SR.introduce", "SR_UUID_EXISTS", "uuid", every=True)
+        with pytest.raises(ChangedMeanwhile) as caught:
+            volume_ops.attach_volume(iscsi(0), "other")
+        assert caught.value.is_transient
+        assert isinstance(caught.value.__cause__, XapiError)
+        assert changes(before, target.snapshot()) == []

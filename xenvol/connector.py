@@ -10,6 +10,7 @@ from xenvol.errors import XapiError
 from xenvol.migration import find_host
 from xenvol.refs import HostRef
 from xenvol.view import View
+from xenvol.vm import VM
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,18 @@ def get_connector(view: View, host: str | None) -> dict[str, Any]:
     if initiator:
         connector["initiator"] = initiator
     return connector
+
+
+def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
+    """What the service must know of every host to which it exports a volume for this VM, the master first.
+
+    The VM's host plugs the disk. The master is among them always: xapi makes it work on every shared SR. A VM that is
+    halted, or that HA protects, may start on any host.
+    """
+    may_start_anywhere = vm.resident_on is None or (vm.is_protected and view.pool["ha_enabled"])
+    hosts = set(view.hosts) if may_start_anywhere else {vm.resident_on}
+    others = sorted(str(host) for host in hosts - {view.master})
+    return [get_connector(view, host) for host in (view.master, *others)]
 
 
 def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list[str]]:

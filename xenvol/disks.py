@@ -1,4 +1,4 @@
-"""A VM's disks, and which of them is the volume: told by what its VBD says of itself, never by where it sits."""
+"""A VM's disks, and which of them is the volume: found by the marks of its VBD, proved by the disk that this shows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from xenvol import mountpoint
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import AttachedMeanwhile, AttachmentFenced, InvalidMountpoint, WrongVolume
-from xenvol.marks import ATTACHMENT, DISK, DRIVER, SR, VOLUME
-from xenvol.refs import VBDRef
+from xenvol.errors import AttachedMeanwhile, AttachmentFenced, InvalidMountpoint, VolumeInUse, WrongVolume
+from xenvol.marks import ATTACHMENT, DISK, DRIVER, SR, VDI, VOLUME
+from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
+from xenvol.use import held_as, is_marked, is_moving, vbds_of
 from xenvol.vbd import destroy_vbd, discard_vbd, unplug_vbd, volumes_of
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
@@ -21,63 +23,126 @@ def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
     """The VM's VBDs; with them, in the same call, what else an attach looks at before it changes anything."""
     view.read(
         {"VBD": vm.vbd_refs, "VM_guest_metrics": [vm.guest_metrics_ref]},
-        whole=["SM", "pool"] if vm.resident_on is not None else ["SM", "pool", "host"],
+        whole=["SM", "pool"]
+        if vm.resident_on is not None and not vm.is_protected
+        else ["SM", "pool", "host"],
     )
     return {VBDRef(ref): vbd for ref in vm.vbd_refs if (vbd := view.known("VBD", ref)) is not None}
 
 
 def find_volume(
-    disks: Mapping[Any, Record], info: ConnectionInfo, key: str, wish: str | int | None
+    disks: Mapping[VBDRef, Record], info: ConnectionInfo, volume: Identity, wish: str | int | None
 ) -> VBDRef | None:
-    """The VBD of this volume: by the service's id, or by where its disk lies (`key`) when either side has no id.
+    """The VBD of this volume by its marks: by the service's id; by where its disk lies when either side has no id.
 
     Raises InvalidMountpoint when it is at another position than the one named.
     """
-    wanted = mountpoint.userdevice_of(wish)
-    for vbd_ref, vbd in volumes_of(disks).items():
-        if _is_of(vbd["other_config"], info.volume_id, key):
-            if wanted not in (None, vbd["userdevice"]):
-                where = mountpoint.name_of(vbd["userdevice"])
-                raise InvalidMountpoint(
-                    wish, problem=f"is not where the volume is attached, which is {where}"
-                )
-            return vbd_ref
+    marked = volumes_of(disks)
+    by_id = [
+        ref for ref, vbd in marked.items() if info.volume_id is not None and _id_of(vbd) == info.volume_id
+    ]
+    by_place = [
+        ref
+        for ref, vbd in marked.items()
+        if (info.volume_id is None or _id_of(vbd) is None) and volume.is_at(vbd["other_config"].get(DISK, ""))
+    ]
+    for vbd_ref in [*by_id, *by_place]:
+        check_position(marked[vbd_ref], wish)
+        return vbd_ref
     return None
 
 
-def _is_of(other_config: Mapping[str, str], volume_id: str | None, key: str) -> bool:
-    if volume_id is not None and other_config[VOLUME] == volume_id:
-        return True
-    has_no_id = volume_id is None or other_config[VOLUME] == other_config.get(DISK)
-    return has_no_id and other_config.get(DISK) == key
+def _id_of(vbd: Record) -> str | None:
+    """What the service called the volume; None where it gave no id, and the place stands for it."""
+    volume_id: str = vbd["other_config"][VOLUME]
+    return None if volume_id == vbd["other_config"].get(DISK) else volume_id
 
 
-def marks(info: ConnectionInfo, key: str, sr_ref: str) -> dict[str, str]:
+def check_position(vbd: Record, wish: str | int | None) -> None:
+    """Raise InvalidMountpoint where the disk is at another position than the one named."""
+    if mountpoint.userdevice_of(wish) not in (None, vbd["userdevice"]):
+        where = mountpoint.name_of(vbd["userdevice"])
+        raise InvalidMountpoint(wish, problem=f"is not where the volume is attached, which is {where}")
+
+
+def find_unmarked(
+    view: View, slots: Mapping[VBDRef, Record], info: ConnectionInfo, volume: Identity, driver: Any
+) -> set[str]:
+    """The VDIs of these VBDs that are the volume, whoever made the VBDs and whatever their marks say.
+
+    Proved by uuid, by SCSI id, or by the volume's id where the disk was connected as that; what is left is asked of
+    the driver, if it can tell.
+    """
+    if not slots:
+        return set()
+    view.read({"VDI": {vbd["VDI"] for vbd in slots.values()}})
+    vdis = {VDIRef(vbd["VDI"]): vdi for vbd in slots.values() if (vdi := view.known("VDI", vbd["VDI"]))}
+    found, open_ = set(), {}
+    for vdi_ref, vdi in vdis.items():
+        proof = volume.is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
+        is_held_as_this = info.volume_id is not None and held_as(vdi).get(VOLUME) == info.volume_id
+        if proof or (proof is None and is_held_as_this):
+            found.add(vdi_ref)
+        elif proof is None:
+            open_[vdi_ref] = vdi
+    find = getattr(driver, "find_volume", None)  # one that is no subclass of ours may not have it
+    return {*found, *(find(info.data, open_) if find is not None and open_ else ())}
+
+
+def marks(info: ConnectionInfo, volume: Identity, sr_ref: str, vdi_ref: str) -> dict[str, str]:
     """What a VBD of this volume says of itself, in its other_config; each attachment has an id of its own."""
     return {
-        VOLUME: info.volume_id or key,
-        DISK: key,
+        VOLUME: info.volume_id or volume.key,
+        DISK: volume.key,
         SR: sr_ref,
+        VDI: vdi_ref,
         ATTACHMENT: info.attachment_id or str(uuid.uuid4()),
         DRIVER: info.driver_volume_type,
     }
 
 
-def check_same_place(vbd: Record, key: str) -> None:
+def check_same_place(vbd: Record, volume: Identity) -> None:
     """Raise WrongVolume where the disk in the slot lies elsewhere than the volume now does: it has moved."""
-    its_key = vbd["other_config"].get(DISK, key)
-    if its_key != key:
+    place = vbd["other_config"].get(DISK, volume.key)
+    if not volume.is_at(place):
         raise WrongVolume(
-            f"the volume at {key}", found=f"in its slot on the VM a disk at {its_key}: detach it first"
+            f"the volume at {volume.key}", found=f"in its slot on the VM a disk at {place}: detach it first"
         )
 
 
+def check_mode(vm: VM, vbd: Record, mode: str) -> None:
+    """Raise VolumeInUse where the VM has the disk in another mode than the one asked for."""
+    if vbd["mode"] != mode:
+        users = [f"VM {vm} itself, in mode {vbd['mode']} where {mode} is asked for"]
+        raise VolumeInUse(vbd["VDI"], users=users, is_to_go=True)
+
+
+def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_ref: str) -> VBDRef | None:
+    """A VBD of the VM that shows the very disk and is not marked as the volume's: made by another tool, or its marks
+    were wiped. Raises VolumeInUse where it is there as another volume: one LUN under two ids."""
+    for vbd_ref, vbd in slots.items():
+        if vbd["VDI"] == vdi_ref and vbd_ref != there:
+            if is_marked(vbd):
+                where, name = mountpoint.name_of(vbd["userdevice"]), vbd["other_config"][VOLUME]
+                users = [f"VM {vm} itself, at {where} as volume {name}"]
+                raise VolumeInUse(vdi_ref, users=users, is_to_go=True)
+            return vbd_ref
+    return None
+
+
+def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mapping[str, str]) -> None:
+    """Mark a VBD that another tool made for the volume's disk. Its own notes stay."""
+    view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], **its_marks})
+    undo.did(f"marked VBD {vbd_ref}", view.call, "VBD.set_other_config", vbd_ref, vbd["other_config"])
+
+
 def take_over(view: View, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
-    """Give the attachment the id that the service has for it now: a detach that names the old one is then late."""
-    if info.attachment_id is None or info.attachment_id == vbd["other_config"].get(ATTACHMENT):
-        return
-    view.call("VBD.remove_from_other_config", vbd_ref, ATTACHMENT)
-    view.call("VBD.add_to_other_config", vbd_ref, ATTACHMENT, info.attachment_id)
+    """Give the attachment the id that the service has for it now: a detach that names the old one is then late.
+
+    In one call, since an attachment without an id could be fenced by nobody.
+    """
+    if info.attachment_id is not None and info.attachment_id != vbd["other_config"].get(ATTACHMENT):
+        view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], ATTACHMENT: info.attachment_id})
 
 
 def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
@@ -87,21 +152,18 @@ def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
     """
     vbd = view.record("VBD", vbd_ref)
     others = [ref for ref in view.record("VDI", vbd["VDI"])["VBDs"] if ref != vbd_ref]
-    if not others:
-        return
-    view.read({"VBD": others})
-    for ref in others:
-        other = view.known("VBD", ref)
-        if other is None or other["VM"] != vm.ref:
-            continue
-        if other["other_config"].get(VOLUME) == vbd["other_config"][VOLUME]:
+    for other in vbds_of(view, [{"VBDs": others}]).values():
+        if other["VM"] == vm.ref and is_marked(other):
             discard_vbd(view, vbd_ref)
             raise AttachedMeanwhile(str(vm))
 
 
 def check_fence(vbd: Record, attachment_id: str | None) -> None:
-    """Raise AttachmentFenced unless this is the attachment that is meant; None means whichever is in place."""
-    current = vbd["other_config"].get(ATTACHMENT)
+    """Raise AttachmentFenced unless this is the attachment that is meant; None means whichever is in place.
+
+    A VBD that has no mark of its own is known by its uuid: the marks of a copy name the attachment of the original.
+    """
+    current = vbd["other_config"].get(ATTACHMENT, vbd["uuid"]) if is_marked(vbd) else vbd["uuid"]
     if attachment_id is not None and attachment_id != current:
         raise AttachmentFenced(attachment_id, current=current)
 
@@ -110,7 +172,7 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
     """Unplug the disk if it is plugged, and empty its slot; a disk that cannot go is plugged again."""
     undo = Undo()
     try:
-        if vbd["currently_attached"]:
+        if vbd["currently_attached"] or is_moving(vbd):  # an unplug waits for a plug that is under way
             device = vbd["device"] or mountpoint.name_of(vbd["userdevice"])
             check_gives_disk_back(vm, device)
             unplug_vbd(view, undo, vbd_ref, device=device, vm=vm)

@@ -24,6 +24,9 @@ _PARAM_LENGTH = 300  # of one parameter, likewise: the XML of a probe can be pag
 class XenVolError(Exception):
     """The base of them all."""
 
+    is_transient = False
+    """Whether the same call may succeed a little later without anybody doing anything else."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception would call the constructor with the message, which is not what our constructors take.
         return _restore, (type(self), self.args, self.__dict__.copy())
@@ -165,6 +168,8 @@ class ReadOnlyNotSupported(VMError):
 class VMBusy(VMError):
     """The VM is being migrated, shut down, suspended…; later it may work."""
 
+    is_transient = True
+
     def __init__(self, vm: str, *, operation: str) -> None:
         super().__init__(f"VM {vm} is busy with {operation}: try again when that is over")
         self.vm = vm
@@ -173,6 +178,8 @@ class VMBusy(VMError):
 
 class AttachedMeanwhile(VMError):
     """Another attempt attaches the same volume to the same VM right now; the facade looks again by itself."""
+
+    is_transient = True
 
     def __init__(self, vm: str) -> None:
         super().__init__(
@@ -388,9 +395,24 @@ class XapiError(HypervisorError):
         return None if self.remedy is None else self.remedy.text
 
     @property
-    def is_transient(self) -> bool:
-        """Whether the same call may succeed a little later without anybody doing anything else."""
+    def is_transient(self) -> bool:  # type: ignore[override]  # each code of xapi says it for itself
         return self.remedy is not None and self.remedy.kind == "retry"
+
+
+class ChangedMeanwhile(HypervisorError):
+    """Another process changed, again and again, what an operation was working on; what it did is taken back.
+
+    The cause is the last refusal of xapi, where it was one.
+    """
+
+    is_transient = True
+
+    def __init__(self, operation: str, *, what: str) -> None:
+        super().__init__(
+            f"{operation}: {what} while this was under way, and after it was tried again: try once more a little later"
+        )
+        self.operation = operation
+        self.what = what
 
 
 # --- nobody knows ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
-from xenvol.vbd import volumes_of
+from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
 from xenvol.view import Record, View, is_gone
 from xenvol.vm import VM
@@ -48,10 +48,11 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
     """One disk in a VM, from records that have been read; what has not is read now."""
     vbd = view.record("VBD", vbd_ref)
     vdi = view.record("VDI", vbd["VDI"])
+    told: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
     return Attachment(
-        attachment_id=vbd["other_config"][ATTACHMENT],
-        volume_id=vbd["other_config"][VOLUME],
-        driver=vbd["other_config"][DRIVER],
+        attachment_id=told.get(ATTACHMENT) or vbd["uuid"],
+        volume_id=told.get(VOLUME) or vdi["uuid"],
+        driver=told.get(DRIVER, ""),
         vm_ref=vm.ref,
         vm_uuid=vm.uuid,
         vbd_ref=vbd_ref,
@@ -64,73 +65,93 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
         userdevice=vbd["userdevice"],
         device=vbd["device"],
         mode=vbd["mode"],
-        is_plugged=vbd["currently_attached"],
+        is_plugged=is_plugged(vbd),
     )
 
 
 def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
     """Those whose disk is gone, whose SR is plugged on no host that the VM can run on, or whose storage has it not.
 
-    The storage is asked only where no disk of the SR is plugged: of files by a scan; LUNs by their number.
+    The storage is asked without a scan, which would drop records, and without an introduce, which would add some: of
+    LUNs the VM's host lists what it sees now; of files only whether their SR answers, so a single file that is gone
+    shows when the VM starts.
     """
     bad = []
-    reason: str | None
     vbds = read_volumes(view, vm)
     vdis = {vbd["VDI"]: vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
-    sr_refs = {vdi["SR"] for vdi in vdis.values()}
+    sr_refs = {SRRef(vdi["SR"]) for vdi in vdis.values()}
     view.read({"PBD": [pbd for ref in sr_refs for pbd in view.record("SR", ref)["PBDs"]]})
-    reasons = {ref: _why_unusable(view, vm, SRRef(ref)) for ref in sr_refs}
-    view.read({"VDI": vdis})  # again, after the scans
+    problems = {ref: _problem_of_sr(view, vm, ref) for ref in sr_refs}
     for vbd in vbds.values():
-        if vbd["VDI"] not in vdis:
-            reason = "its disk is gone from the pool"
-        elif view.known("VDI", vbd["VDI"]) is None:
-            reason = "its disk is gone from the storage"
-        else:
-            reason = reasons[vdis[vbd["VDI"]]["SR"]] or _why_lun_is_bad(view, vbd, vdis[vbd["VDI"]])
+        vdi = vdis.get(vbd["VDI"])
+        reason: str | None = "its disk is gone from the pool"
+        if vdi is not None:
+            reason = problems[vdi["SR"]] or _problem_of_lun(view, vm, vdi)
         if reason is not None:
             mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
-            bad.append(BadVolume(vbd["other_config"][VOLUME], mountpoint, reason))
+            bad.append(BadVolume(_volume_of(vbd, vdi), mountpoint, reason))
     return bad
 
 
 def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
-    """xenvol's VBDs in the VM by position, their VDIs and SRs read along: three calls, however many there are."""
-    found = volumes_of(view.find("VBD", {"VM": vm.ref}))
-    vbds = dict(sorted(found.items(), key=lambda item: int(item[1]["userdevice"])))
-    view.read({"VDI": {vbd["VDI"] for vbd in vbds.values()}})
+    """The VM's VBDs of volumes by position, their VDIs and SRs read along: three calls, however many there are.
+
+    A volume's VBD has our marks, or shows a disk that was connected without a VM: its caller made the VBD.
+    """
+    found = {
+        VBDRef(ref): vbd for ref, vbd in view.find("VBD", {"VM": vm.ref}).items() if vbd["type"] == "Disk"
+    }
+    view.read({"VDI": {vbd["VDI"] for vbd in found.values()}})
+    vbds = {}
+    for vbd_ref, vbd in sorted(found.items(), key=lambda item: int(item[1]["userdevice"])):
+        vdi = view.known("VDI", vbd["VDI"])
+        if is_marked(vbd) or (vdi is not None and is_held(vdi)):
+            vbds[vbd_ref] = vbd
     vdis = [vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None]
     view.read({"SR": {vdi["SR"] for vdi in vdis}})
     return vbds
 
 
-def _why_unusable(view: View, vm: VM, sr_ref: SRRef) -> str | None:
+def _volume_of(vbd: Record, vdi: Record | None) -> str:
+    """What the volume is called: by the VBD's marks, else by the disk, which was connected without a VM."""
+    if is_marked(vbd) or vdi is None:
+        return str(vbd["other_config"].get(VOLUME, ""))
+    return held_as(vdi).get(VOLUME) or str(vdi["uuid"])
+
+
+def _problem_of_sr(view: View, vm: VM, sr_ref: SRRef) -> str | None:
     sr = view.record("SR", sr_ref)
     pbds = [pbd for ref in sr["PBDs"] if (pbd := view.known("PBD", ref)) is not None]
     hosts = {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
     if not hosts or (vm.resident_on is not None and vm.resident_on not in hosts):
         return f"SR {sr['name_label']} is not plugged on {'the host of the VM' if hosts else 'any host'}"
-    vdis = storage.vdis_of(view, sr_ref)
-    vbd_refs = [vbd for vdi in vdis.values() for vbd in vdi["VBDs"]]
-    view.read({"VBD": vbd_refs})
-    vbds = {ref: vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None}
-    if any(vbd["currently_attached"] for vbd in vbds.values()):
+    if storage.is_lun_per_vdi(sr["type"]):
         return None
-    if not storage.is_lun_per_vdi(sr["type"]):
-        try:
-            view.call("SR.scan", sr_ref)
-        except XapiError as error:
-            return str(error)
-        return None
+    try:
+        view.call("SR.update", sr_ref)  # the free space anew: it drops no record, as a scan would
+    except XapiError as error:
+        return str(error)
     return None
 
 
-def _why_lun_is_bad(view: View, vbd: Record, vdi: Record) -> str | None:
-    """A LUN is asked for by its number, since a scan would drop the record of one that is only hidden for now."""
-    is_lun = storage.is_lun_per_vdi(view.record("SR", vdi["SR"])["type"]) and "LUNid" in vdi["sm_config"]
-    if not is_lun or vbd["currently_attached"] or storage.is_lun_there(view, SRRef(vdi["SR"]), vdi):
+def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
+    """What the VM's host (the master, where it runs nowhere) sees in the place of the LUN, if not the LUN.
+
+    Its number may be another one on that host: the disk is known by its SCSI id.
+    """
+    sm_config, sr_ref = vdi["sm_config"], SRRef(vdi["SR"])
+    if view.record("SR", sr_ref)["type"] != "iscsi" or "SCSIid" not in sm_config:
         return None
-    return f"the storage does not show LUN {vdi['sm_config']['LUNid']}"
+    number = sm_config.get("LUNid")
+    try:
+        seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
+    except XapiError as error:
+        return f"the storage does not show LUN {number}: {error}"
+    for luns in seen.values():
+        if sm_config["SCSIid"] not in luns.values():
+            now = next((f"SCSI id {scsi_id}" for n, scsi_id in luns.items() if str(n) == number), "nothing")
+            return f"the storage does not show LUN {number} with SCSI id {sm_config['SCSIid']}, but {now}"
+    return None
 
 
 def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:
@@ -145,26 +166,34 @@ def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: V
     if not vdi["VBDs"] or (info.multiattach and vdi["sharable"]):
         return
     users = [vbd for vbd in view.find("VBD", {"VDI": vdi_ref}).values() if vbd["currently_attached"]]
-    if any(vbd["VM"] == vm.ref and VOLUME in vbd["other_config"] for vbd in users):
+    if any(vbd["VM"] == vm.ref and is_marked(vbd) for vbd in users):
         raise AttachedMeanwhile(str(vm))
     if users and (mode == "RW" or any(vbd["mode"] == "RW" for vbd in users)):
-        view.read({"VM": {vbd["VM"] for vbd in users}})
-        names = [f"{view.record('VM', vbd['VM'])['name_label']} ({vbd['device']})" for vbd in users]
-        raise VolumeInUse(vdi["uuid"], users=names, can_share=not info.multiattach)
+        raise VolumeInUse(vdi["uuid"], users=in_words(view, users), can_share=not info.multiattach)
 
 
-def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record) -> None:
-    """Say on the disk that it is in use although it has no VBD: others that release its SR spare it."""
-    if CONNECTED in vdi["other_config"]:
+def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionInfo) -> None:
+    """Say on the disk that it is in use although it has no VBD, and as which volume, so that others spare it.
+
+    Idempotent, also where another attempt to connect it is faster.
+    """
+    if is_held(vdi):
         return
-    change(
-        view,
-        undo,
-        f"held VDI {vdi_ref}",
-        ("VDI.add_to_other_config", vdi_ref, CONNECTED, ""),
-        look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
-        inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
-    )
+    if CONNECTED in vdi["other_config"]:  # a copy inherited it from the disk that it was made of
+        view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
+    mark = f"{vdi['uuid']} {info.driver_volume_type} {info.volume_id or ''}"
+    try:
+        change(
+            view,
+            undo,
+            f"held VDI {vdi_ref}",
+            ("VDI.add_to_other_config", vdi_ref, CONNECTED, mark),
+            look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
+            inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
+        )
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
 
 
 def _is_same(one: Record, other: Record) -> bool:
@@ -175,7 +204,7 @@ def release_disk(view: View, vbd: Record) -> None:
     """Release what showed the disk of a VBD that is out of its VM, also where the disk's record is gone."""
     vdi = view.known("VDI", vbd["VDI"])
     if vdi is None:
-        if SR in vbd["other_config"]:
+        if is_marked(vbd) and SR in vbd["other_config"]:
             storage.release_sr(view, SRRef(vbd["other_config"][SR]))
         return
     sr_ref = SRRef(vdi["SR"])

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
+from xenvol.attachment import Attachment
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.inventory import list_volumes
 from xenvol.marks import MARK, PLUGGED
 from xenvol.refs import NULL_REF, HostRef, SRRef, is_ref, is_uuid
+from xenvol.secret import Secret
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
 from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
 from xenvol.undo import Undo
+from xenvol.use import vbds_of, vms_of
 from xenvol.view import View, is_gone
 from xenvol.vm import VM, text_of
 
+Ways = Sequence[Mapping[str, str | Secret]]
+"""The device_configs by which a host may reach a storage, in the order to try."""
 
-def prepare(view: View, vm: VM, host: str) -> list[str]:
-    """Plug the SR of every volume of the VM on that host, as it is plugged elsewhere; the uuids of the SRs."""
+
+def prepare(
+    view: View, vm: VM, host: str, ways_to: Callable[[Attachment], Ways] = lambda volume: ()
+) -> list[str]:
+    """Plug the SR of every volume of the VM on that host; return the uuids of the SRs.
+
+    `ways_to` tells how that host reaches a volume; without a way, as the SR is plugged elsewhere.
+    """
     host_ref = find_host(view, host)
     undo = Undo()
-    sr_refs = dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm))
+    volumes = {volume.sr_ref: volume for volume in list_volumes(view, vm)}
     try:
-        for sr_ref in sr_refs:
+        for sr_ref, volume in volumes.items():
             sr = view.record("SR", sr_ref)
-            # the device_config comes from the PBDs that are there: this SR shows a disk, so it has one
+            # without a way the device_config comes from the PBDs that are there: this SR shows a disk, so it has one
             spec = SRSpec(uuid=sr["uuid"], type=sr["type"], name_label=sr["name_label"], device_config={})
-            connect_sr(view, undo, spec, [host_ref], found=sr_ref)
+            connect_sr(view, undo, spec, [host_ref], found=sr_ref, ways=ways_to(volume))
     except BaseException as error:
         undo.unwind(error)
         raise
-    return [view.record("SR", sr_ref)["uuid"] for sr_ref in sr_refs]
+    return [view.record("SR", sr_ref)["uuid"] for sr_ref in volumes]
 
 
 def undo(view: View, vm: VM, host: str) -> None:
@@ -42,11 +55,7 @@ def undo(view: View, vm: VM, host: str) -> None:
 
 def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:
     """Whether a VM that runs nowhere now has a disk there: it needs the SR on every host that it may start on."""
-    vbd_refs = [vbd for vdi in vdis_of(view, sr_ref).values() for vbd in vdi["VBDs"]]
-    view.read({"VBD": vbd_refs})
-    vm_refs = {vbd["VM"] for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None}
-    view.read({"VM": vm_refs})
-    vms = [rec for ref in vm_refs if (rec := view.known("VM", ref)) is not None]
+    vms = vms_of(view, vbds_of(view, vdis_of(view, sr_ref).values()).values())
     # a snapshot is a template, too, and neither of them starts
     return any(rec["resident_on"] == NULL_REF and not rec["is_a_template"] for rec in vms)
 

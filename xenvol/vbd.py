@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xenvol.errors import DiskNotReleased, MountpointInUse, XapiError, XapiUnreachable
-from xenvol.marks import VOLUME
+from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
+from xenvol.use import is_marked
 from xenvol.verbs import is_no_more, make, unmake
-from xenvol.view import Record, View, is_gone
+from xenvol.view import HOST_IS_DOWN, Record, View, is_gone
 from xenvol.vm import VM
 
 _REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"})
 
 
-def volumes_of(vbds: Mapping[str, Record]) -> dict[VBDRef, Record]:
-    """Those that are xenvol's."""
-    return {VBDRef(ref): vbd for ref, vbd in vbds.items() if VOLUME in vbd["other_config"]}
+def volumes_of(vbds: Mapping[VBDRef, Record]) -> dict[VBDRef, Record]:
+    """Those that xenvol made for the disk that they show."""
+    return {ref: vbd for ref, vbd in vbds.items() if is_marked(vbd)}
 
 
 def taken_by(vbds: Iterable[Record]) -> set[str]:
@@ -41,6 +41,7 @@ class VBDSpec:
     other_config: Mapping[str, str]
     ionice: Mapping[str, str] = field(default_factory=dict)
     """``sched`` and ``class``; empty leaves the disk's priority to the host."""
+    bootable: bool = False
 
 
 def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
@@ -49,7 +50,7 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         "VM": vm.ref,
         "VDI": vdi_ref,
         "userdevice": spec.userdevice,
-        "bootable": False,
+        "bootable": spec.bootable,
         "mode": spec.mode,
         "type": "Disk",
         "unpluggable": True,
@@ -95,6 +96,10 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
     except XapiError as error:
         if error.code in _REFUSED_BY_GUEST:
             raise DiskNotReleased(str(vm), device=device) from error
+        if error.code in HOST_IS_DOWN:
+            problem = f"it is down with VM {vm} on it: start it, or tell xapi that the VM is off (VM.power_state_reset)"
+            host = "" if vm.resident_on is None else view.record("host", vm.resident_on)["name_label"]
+            raise HostNotReady(host, problem=problem) from error
         if is_gone(error, "VDI"):
             error.add_note(
                 f"the record of the disk behind {device} is gone (its LUN vanished from the storage and the SR was "

@@ -23,6 +23,9 @@ from xenvol.session.wire import LONG_ENOUGH, FilterValue
 
 Record = dict[str, Any]
 
+HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
+"""Nothing can be plugged or unplugged on a host while it is away (facts/xapi.md 2.3)."""
+
 AT_ONCE = 2500
 """Objects read in one call: xapi takes no request above 300 KiB (facts/xapi.md 4.1), and each is some 90 bytes."""
 
@@ -123,6 +126,10 @@ class View:
             for ref, record in self.call(f"{cls}.get_all_records").items():
                 self.remember(cls, ref, record)
             self._whole.add(cls)
+        return self.remembered(cls)
+
+    def remembered(self, cls: str) -> dict[str, Record]:
+        """The objects of a class that are remembered, by reference; no call."""
         return {ref: record for (known, ref), record in self._records.items() if known == cls}
 
     def known(self, cls: str, ref: str) -> Record | None:
@@ -162,6 +169,27 @@ def is_gone(error: XapiError, *classes: str) -> bool:
     if error.code == "UUID_INVALID" or error.code == "HANDLE_INVALID":
         return not classes or error.params[0] in classes
     return False
+
+
+_MEANWHILE = frozenset(
+    {
+        *("SR_HAS_NO_PBDS", "SR_HAS_PBD", "SR_UUID_EXISTS", "PBD_EXISTS", "MAP_DUPLICATE_KEY"),
+        "OTHER_OPERATION_IN_PROGRESS",
+    }
+)
+_MEANWHILE_OF_A_VBD = frozenset(
+    {
+        *("VDI_IN_USE", "OPERATION_NOT_ALLOWED", "VM_BAD_POWER_STATE"),
+        *("DEVICE_ALREADY_ATTACHED", "DEVICE_ALREADY_DETACHED"),
+    }
+)
+
+
+def is_overtaken(error: XapiError) -> bool:
+    """Whether xapi refused because another process changed something after we had looked: so we look anew."""
+    if is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code in _MEANWHILE:
+        return True
+    return error.code in _MEANWHILE_OF_A_VBD and error.call.startswith("VBD.")
 
 
 @contextmanager

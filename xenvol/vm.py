@@ -51,6 +51,8 @@ class VM:
     vbd_refs: tuple[str, ...]
     guest_metrics_ref: str
     current_operations: frozenset[str]
+    is_protected: bool = False
+    """HA restarts it on whichever host is left, as long as HA is on."""
     is_template: bool = False
     """A template, or a snapshot, which is one, too."""
 
@@ -119,8 +121,14 @@ def _vm(ref: str, vm_rec: Record) -> VM:
         vbd_refs=tuple(vm_rec["VBDs"]),
         guest_metrics_ref=vm_rec["guest_metrics"],
         current_operations=frozenset(vm_rec["current_operations"].values()),
+        is_protected=vm_rec.get("ha_restart_priority") == "restart",
         is_template=vm_rec["is_a_template"],
     )
+
+
+def is_starting(vm_rec: Record) -> bool:
+    """Whether a call that makes the VM run is under way."""
+    return not _STARTING.isdisjoint(vm_rec["current_operations"].values())
 
 
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import tenacity
 
-from xenvol import connection_info, disks, inventory, migration, mountpoint, registry, storage
+from xenvol import connection_info, disks, inventory, migration, registry, storage
 from xenvol import connector as connectors
+from xenvol import mountpoint as mountpoints
 from xenvol.attachment import Attachment, Volume
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
 from xenvol.drivers.base import VolumeDriver, digest_of
 from xenvol.errors import (
     AttachedMeanwhile,
+    ChangedMeanwhile,
     ExtendNotSupported,
     MountpointInUse,
     RequestError,
@@ -31,14 +34,19 @@ from xenvol.errors import (
     XenVolError,
 )
 from xenvol.frozen import FrozenMap
+from xenvol.marks import DISK
+from xenvol.mountpoint import userdevice_of
 from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
 from xenvol.session import Session
 from xenvol.undo import Undo
+from xenvol.use import is_plugged
 from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
-from xenvol.view import View, is_gone
-from xenvol.vm import VM, check_takes_disk, find_vm, text_of
+from xenvol.view import Record, View, is_overtaken
+from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ATTEMPTS = 5
 """An SR can be released by its last user just when we have found it; five times in a row is not chance."""
@@ -64,71 +72,79 @@ class VolumeOps:
         mountpoint: str | int | None = None,
         *,
         hotplug: bool = True,
+        bootable: bool = False,
     ) -> Attachment:
         """Connect the volume and put it into the VM at a mountpoint; None or "auto" takes the first one free.
 
         `vm` is a reference, a uuid or a name. A running VM gets the disk at once, unless `hotplug` is False; a
-        halted one when it starts. Idempotent: a volume that is attached there already is returned as it is.
+        halted one when it starts. `bootable` makes it the disk that the VM starts from: at position 0, unless a
+        mountpoint is named. Idempotent: a volume that is attached there already is returned as it is.
 
         Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
         pool is then as it was, or a note on the error says what could not be taken back.
         """
-        info = _parse(connection_info)
-        again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_was_overtaken),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_random(
-                0, 0.2
-            ),  # seconds; two that gave way to each other shall not meet again
-            reraise=True,
+        wish = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
+        attachment: Attachment = self._settled(
+            "attach", self._attach, _parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
         )
-        attachment: Attachment = again(self._attach, info, vm, mountpoint, hotplug=hotplug)
         log.info(
             "volume %s is at %s of VM %s", attachment.volume_id, attachment.userdevice, attachment.vm_uuid
         )
         return attachment
 
-    def _attach(self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool) -> Attachment:
+    def _attach(
+        self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool, bootable: bool
+    ) -> Attachment:
         view = self._view(info)
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
-        driver = self._driver(info, view, hosts=_hosts_for(machine, will_plug=will_plug))
-        key = _key_of(driver, info)
-        there = disks.find_volume(slots, info, key, wish)
-        if there is not None and slots[there]["currently_attached"]:
-            disks.check_same_place(slots[there], key)
-            disks.take_over(view, there, slots[there], info)
-            return _read_back(view, machine, there, slots[there]["VDI"])
-
+        driver = self._driver(info, view, hosts=_hosts_for(view, machine, will_plug=will_plug))
+        volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
+        there = disks.find_volume(slots, info, volume, wish)
+        if there is not None and is_plugged(slots[there]):
+            disks.check_same_place(slots[there], volume)
+            disks.check_mode(machine, slots[there], mode)
+            disks.take_over(view, there, slots[there], info)
+            return _checked(view, volume, _read_back(view, machine, there, slots[there]["VDI"]))
+
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
         slot = wish if there is None else slots[there]["userdevice"]
         others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
-        userdevice = mountpoint.choose(slot, taken_by(others))
+        userdevice = mountpoints.choose(slot, taken_by(others))
 
         undo = Undo()
         try:
             vdi_ref = driver.connect_volume(info.data)
-            inventory.check_not_in_use(view, vdi_ref, info, vm=machine, mode=mode)
-            vbd_ref = there and _still_there(view, there, vdi_ref)
+            marks = disks.marks(info, volume, view.record("VDI", vdi_ref)["SR"], vdi_ref)
+            vbd_ref = disks.find_twin(machine, slots, there, vdi_ref)
+            if vbd_ref is not None:
+                disks.check_position(slots[vbd_ref], wish)
+                disks.check_mode(machine, slots[vbd_ref], mode)
+                disks.adopt(view, undo, vbd_ref, slots[vbd_ref], marks)
+            else:
+                inventory.check_not_in_use(view, vdi_ref, info, vm=machine, mode=mode)
+                vbd_ref = there and _still_there(view, there, vdi_ref)
             if vbd_ref is None:
-                sr_ref = view.record("VDI", vdi_ref)["SR"]
-                spec = VBDSpec(
-                    userdevice, mode, other_config=disks.marks(info, key, sr_ref), ionice=info.ionice
-                )
+                spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
                 vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
-            elif there is not None:
+            elif vbd_ref == there:
+                disks.check_mode(machine, slots[there], mode)
                 disks.take_over(view, there, slots[there], info)
             if will_plug:
                 plug_vbd(view, vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
+            _check_still_shown(view, attachment)
+            if hotplug and not attachment.is_plugged and _has_started(view, machine):
+                plug_vbd(view, vbd_ref)
+                attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             disks.discard_if_second(view, machine, vbd_ref)
             return attachment
         except MountpointInUse as error:
             _take_back(undo, driver, info, error)
-            if mountpoint.userdevice_of(wish) is None:  # somebody was faster, and we are not particular
+            if userdevice_of(wish) is None:  # somebody was faster, and we are not particular
                 raise AttachedMeanwhile(str(machine)) from error
             raise
         except BaseException as error:
@@ -151,26 +167,45 @@ class VolumeOps:
         connection_info), must be the one in place: else AttachmentFenced is raised and nothing touched. A detach
         goes forward: once the slot is empty it stays so, and the same call goes on from there.
         """
-        info = _parse(connection_info)
         if attachment_id is not None:  # an empty one, of a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
-        vm = text_of(vm, "a VM")
+        info = _parse(connection_info)
+        self._settled("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id)
+
+    def _detach(
+        self, info: ConnectionInfo, vm: str, wish: str | int | None, attachment_id: str | None
+    ) -> None:
         view = self._view(info)
-        driver = self._driver(info, view)
         try:
             machine = find_vm(view, vm)
         except UnknownVM:
             if not (is_ref(vm) or is_uuid(vm)):
                 raise  # a VM of another name may be the one
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
-        else:
-            slots = view.find("VBD", {"VM": machine.ref})
-            vbd_ref = disks.find_volume(slots, info, _key_of(driver, info), mountpoint)
-            if vbd_ref is not None:
-                disks.check_fence(slots[vbd_ref], attachment_id or info.attachment_id)
-                disks.take_out(view, machine, vbd_ref, slots[vbd_ref])
-                log.info("volume %s is out of VM %s", info.volume_id, machine)
-        driver.disconnect_volume(info.data)
+            return self._driver(info, view).disconnect_volume(info.data)
+        host = machine.resident_on
+        driver = self._driver(info, view, hosts=None if host is None else [host])
+        volume = _identity_of(driver, info)
+        found = view.find("VBD", {"VM": machine.ref})
+        slots = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["type"] == "Disk"}
+        first = disks.find_volume(slots, info, volume, wish)
+        shown = {slots[first]["VDI"]} if first is not None else set()
+        if first is None:
+            shown = disks.find_unmarked(view, slots, info, volume, driver)
+        mine = {ref: vbd for ref, vbd in slots.items() if vbd["VDI"] in shown}
+        for vbd in mine.values():
+            disks.check_fence(vbd, attachment_id or info.attachment_id)
+            if first is None:
+                disks.check_position(vbd, wish)
+        for vbd_ref, vbd in mine.items():
+            disks.take_out(view, machine, vbd_ref, vbd)
+            log.info("volume %s is out of VM %s", info.volume_id, machine)
+        if first is not None and not volume.is_at(slots[first]["other_config"].get(DISK, volume.key)):
+            view.read({"VDI": [slots[first]["VDI"]]})
+            inventory.release_disk(
+                view, slots[first]
+            )  # it has moved: what showed it at its old place goes, too
+        return driver.disconnect_volume(info.data)
 
     def detach_all(self, vm: str) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
@@ -206,14 +241,19 @@ class VolumeOps:
 
         It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
         """
-        info = _parse(connection_info)
+        volume: Volume = self._settled("connect", self._connect, _parse(connection_info), hosts)
+        return volume
+
+    def _connect(self, info: ConnectionInfo, hosts: Iterable[str] | None) -> Volume:
         view = self._view(info)
         driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
         undo = Undo()
         try:
             vdi_ref = driver.connect_volume(info.data)
             vdi = view.record("VDI", vdi_ref)
-            inventory.hold(view, undo, vdi_ref, vdi)
+            inventory.hold(view, undo, vdi_ref, vdi, info)
+            _read_shown(view, vdi)
+            _check_plugged(view, SRRef(vdi["SR"]), str(vdi_ref))
             return Volume(
                 sr_ref=SRRef(vdi["SR"]),
                 sr_uuid=view.record("SR", vdi["SR"])["uuid"],
@@ -228,14 +268,17 @@ class VolumeOps:
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
-        self._driver(info, self._view(info)).disconnect_volume(info.data)
+        self._settled("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
 
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
 
         A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
         """
-        info = _parse(connection_info)
+        size: int = self._settled("extend", self._extend, _parse(connection_info))
+        return size
+
+    def _extend(self, info: ConnectionInfo) -> int:
         driver = self._driver(info, self._view(info))
         if not hasattr(driver, "extend_volume"):
             raise ExtendNotSupported(info.driver_volume_type)
@@ -267,18 +310,52 @@ class VolumeOps:
         refs = [ref for ref in vdi_refs if isinstance(ref, str)]  # a look-up that failed gave None
         inventory.safe_cleanup_from_vdis(View(self._session), [VDIRef(ref) for ref in refs])
 
-    def prepare_migration(self, vm: str, host: str) -> list[str]:
+    def prepare_migration(
+        self, vm: str, host: str, connection_infos: Iterable[Mapping[str, object]] = ()
+    ) -> list[str]:
         """Make the VM's volumes visible on the host that it shall move to; return the uuids of their SRs.
 
-        `host` is a reference, a uuid or a name. Idempotent; what fails is taken back.
+        `host` is a reference, a uuid or a name. `connection_infos` say how that host reaches the volumes, since many
+        arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
+        taken back.
         """
+        infos = [_parse(sent) for sent in connection_infos]
+        sr_uuids: list[str] = self._settled("prepare a migration", self._prepare_migration, vm, host, infos)
+        return sr_uuids
+
+    def _prepare_migration(self, vm: str, host: str, infos: list[ConnectionInfo]) -> list[str]:
         view = View(self._session)
-        return migration.prepare(view, find_vm(view, vm), host)
+
+        def ways_to(volume: Attachment) -> migration.Ways:
+            for info in infos:
+                driver = self._driver(info, view)
+                vdi = view.record("VDI", volume.vdi_ref)
+                is_it = _identity_of(driver, info).is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
+                tell = getattr(driver, "ways", None)
+                if (is_it or info.volume_id == volume.volume_id) and tell is not None:
+                    ways: migration.Ways = tell(info.data)
+                    return ways
+            return ()
+
+        return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
     def undo_migration(self, vm: str, host: str) -> None:
         """Take back `prepare_migration`, from the data alone: spares what a VM on that host uses. Idempotent."""
+
+        def undo() -> None:
+            view = View(self._session)
+            migration.undo(view, find_vm(view, vm), host)
+
+        self._settled("undo a migration", undo)
+
+    def get_connectors(self, vm: str) -> list[dict[str, Any]]:
+        """What the service must know of every host to which it exports a volume for this VM, the master first.
+
+        They are the VM's host and the pool's master, on which xapi works on every shared SR; every host for a VM that
+        is halted or that HA protects, since it may start on any.
+        """
         view = View(self._session)
-        migration.undo(view, find_vm(view, vm), host)
+        return connectors.get_connectors(view, find_vm(view, vm))
 
     def get_connector(self, host: str | None = None) -> dict[str, Any]:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
@@ -290,6 +367,26 @@ class VolumeOps:
         for sent in (info.data, info.extra, info.qos):
             view.hide_all(sent)
         return view
+
+    def _settled(self, doing: str, operation: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run an operation, and again from its first look where another process changed what it was working on."""
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_was_overtaken),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_random(
+                0, 0.2
+            ),  # seconds; two that gave way to each other shall not meet again
+            reraise=True,
+        )
+        try:
+            return again(operation, *args, **options)
+        except XapiError as error:
+            if not is_overtaken(error):
+                raise
+            told = ChangedMeanwhile(doing, what=f"another process changed what it was working on ({error})")
+            for note in getattr(error, "__notes__", ()):
+                told.add_note(note)
+            raise told from error
 
     def _driver(
         self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None
@@ -303,11 +400,12 @@ class VolumeOps:
 
 
 def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
-    """The frozen form; multiattach, which services put beside the data, is told to the driver as well."""
+    """The frozen form; multiattach and the volume's id, which services put beside the data, are told to the driver."""
     info = connection_info.parse(sent)
-    if not info.multiattach:
-        return info
-    return dataclasses.replace(info, data=FrozenMap({**info.data, "multiattach": True}))
+    told: dict[str, object] = {"multiattach": True} if info.multiattach else {}
+    if info.volume_id is not None:
+        told["volume_id"] = info.volume_id
+    return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
 
 
 def _find_hosts(view: View, hosts: Iterable[str]) -> list[HostRef]:
@@ -321,20 +419,28 @@ def _find_hosts(view: View, hosts: Iterable[str]) -> list[HostRef]:
 
 
 def _was_overtaken(error: BaseException) -> bool:
-    """Whether somebody released, meanwhile, what we were about to use: then it is found, or made, anew."""
     if isinstance(error, XapiError):
-        return is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code == "SR_HAS_NO_PBDS"
-    return isinstance(error, AttachedMeanwhile)
+        return is_overtaken(error)
+    return isinstance(error, AttachedMeanwhile | ChangedMeanwhile)
 
 
-def _key_of(driver: VolumeDriver, info: ConnectionInfo) -> str:
-    """Where the disk lies, as the driver tells it; one that is no subclass of ours may not."""
-    tell = getattr(driver, "volume_key", digest_of)
-    return str(tell(info.data))
+def _identity_of(driver: VolumeDriver, info: ConnectionInfo) -> Identity:
+    """What the data says of the disk; a driver that is no subclass of ours may tell the key alone, or nothing."""
+    identify = getattr(driver, "identify", None)
+    if identify is not None:
+        identity: Identity = identify(info.data)
+        return identity
+    key = str(getattr(driver, "volume_key", digest_of)(info.data))
+    return Identity(places=frozenset(key.split("\n")))
 
 
-def _hosts_for(vm: VM, *, will_plug: bool) -> list[HostRef] | None:
-    """The one that it runs on; all, for a disk of its next start, which may be anywhere."""
+def _hosts_for(view: View, vm: VM, *, will_plug: bool) -> list[HostRef] | None:
+    """The host that the VM runs on; all (None) for a disk of its next start, which may be anywhere.
+
+    A VM that HA protects may start anywhere at any time: xapi lets it have no disk that a host does not see.
+    """
+    if vm.is_protected and view.pool["ha_enabled"]:
+        return None
     return [vm.resident_on] if will_plug and vm.resident_on is not None else None
 
 
@@ -364,8 +470,44 @@ def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
     return None
 
 
+def _check_still_shown(view: View, attachment: Attachment) -> None:
+    """Raise ChangedMeanwhile where another process, which saw no VBD of ours yet, has unplugged what shows the disk.
+
+    That one looked for VBDs and then unplugged. We made our VBD and now look for what is plugged, so of the two at
+    least one sees the other.
+    """
+    _check_plugged(view, attachment.sr_ref, attachment.volume_id)
+
+
+def _check_plugged(view: View, sr_ref: SRRef, what: str) -> None:
+    pbds = [pbd for pbd in view.remembered("PBD").values() if pbd["SR"] == sr_ref]
+    if pbds and not any(pbd["currently_attached"] for pbd in pbds):
+        raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
+
+
+def _has_started(view: View, vm: VM) -> bool:
+    """Whether the VM, which was halted, runs now. Raises ChangedMeanwhile while it starts: it has listed its disks."""
+    now = view.record("VM", vm.ref)
+    if is_starting(now):
+        raise ChangedMeanwhile(f"attach to VM {vm}", what="the VM began to start")
+    return bool(now["power_state"] == "Running")
+
+
+def _checked(view: View, volume: Identity, attachment: Attachment) -> Attachment:
+    """The attachment, if its disk is the volume by all that can be proved. Raises WrongVolume."""
+    vdi = view.record("VDI", attachment.vdi_ref)
+    volume.check(vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"))
+    return attachment
+
+
+def _read_shown(view: View, vdi: Record, refs: Mapping[str, Iterable[str]] = FrozenMap({})) -> None:
+    """Read the disk's SR and its PBDs anew, and these objects with them, in one call."""
+    pbd_refs = [ref for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == vdi["SR"]]
+    view.read({"SR": [vdi["SR"]], "PBD": pbd_refs, **refs})
+    view.record("SR", vdi["SR"])
+
+
 def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
-    """What there is now, in one call; HANDLE_INVALID when somebody took the disk away meanwhile."""
-    vdi = view.record("VDI", vdi_ref)
-    view.read({"VBD": [vbd_ref], "VDI": [vdi_ref], "SR": [vdi["SR"]]})
+    """What there is now, in one call; HANDLE_INVALID when another process took the disk away meanwhile."""
+    _read_shown(view, view.record("VDI", vdi_ref), {"VBD": [vbd_ref], "VDI": [vdi_ref], "VM": [vm.ref]})
     return inventory.attachment(view, vm, vbd_ref)

@@ -123,7 +123,7 @@ class TestErrors:
         xapi.faults.refuse("SR.forget", "INTERNAL_ERROR", "by order")
         result = shell("attach", info, "web")
         lines = [line.partition(": ")[0] for line in result.stderr.splitlines()]
-        assert lines[-3:] == ["error", "  hint", "  note"]
+        assert lines[-4:] == ["error", "  hint", "  note", "  note"]  # which host, and what is left
         assert "note: not undone:" in result.stderr
         assert "Traceback" not in result.stderr
         assert result.stdout == ""

@@ -20,8 +20,10 @@ _TYPE_DIGITS = "01238"  # what udev's scsi_id puts before an identifier to tell 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a connection_info can prove about its disk; nothing, sometimes."""
+    """What a connection_info says of its disk: where it lies, and what can be proved of it; nothing, sometimes."""
 
+    places: frozenset[str] = frozenset()
+    """Where the disk lies, one text for each way to say it: a LUN that several targets show has several places."""
     scsi_ids: tuple[str, ...] = ()
     vdi_uuid: str | None = None
     size_bytes: int | None = None
@@ -39,6 +41,23 @@ class Identity:
             size_bytes=keys.size_bytes,
             size_gib=keys.volume_size if keys.size is None else keys.size,
         )
+
+    @property
+    def key(self) -> str:
+        """All places, a line each: the same for the same disk, whatever the order in which they were told."""
+        return "\n".join(sorted(self.places))
+
+    def is_at(self, key: str) -> bool:
+        """Whether a disk that was marked with this key lies at one of the places."""
+        return not self.places.isdisjoint(key.split("\n"))
+
+    def is_of(self, vdi_uuid: str, scsi_id: str | None) -> bool | None:
+        """Whether a disk is this volume: True and False are proved, None cannot be told from uuid and SCSI id."""
+        if self.vdi_uuid is not None:
+            return vdi_uuid.lower() == self.vdi_uuid
+        if self.scsi_ids and scsi_id:
+            return all(_is_same(expected, _bare(scsi_id)) for expected in self.scsi_ids)
+        return None
 
     def check(
         self,

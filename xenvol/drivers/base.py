@@ -9,13 +9,17 @@ refuses SR.create, SR.destroy, VDI.create and VDI.destroy (`xenvol.errors.Forbid
 import abc
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ENVELOPE_KEYS
 from xenvol.errors import ExtendNotSupported
 from xenvol.refs import HostRef, VDIRef
+from xenvol.secret import Secret
 from xenvol.undo import Undo
+
+V = TypeVar("V")
 
 
 @runtime_checkable
@@ -42,6 +46,15 @@ class VolumeDriver(abc.ABC):
         self.session = session
         self.hosts: tuple[HostRef, ...] | None = None if hosts is None else tuple(hosts)
         self.undo = Undo()
+        self._read: tuple[Mapping[str, object], object] | None = None
+
+    def read_once(
+        self, parse: Callable[[Mapping[str, object]], V], connection_data: Mapping[str, object]
+    ) -> V:
+        """What `parse` makes of the data: parsed at the first time, remembered as long as the data is the same."""
+        if self._read is None or self._read[0] is not connection_data:
+            self._read = connection_data, parse(connection_data)
+        return cast("V", self._read[1])
 
     @abc.abstractmethod
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
@@ -87,9 +100,34 @@ class VolumeDriver(abc.ABC):
         """What tells this volume's disk from every other, from the data alone, in whichever spelling; makes no call.
 
         Optional. A detach finds the disk by it where the service gives no volume id, and an attach notices by it
-        that a volume has moved. The same, here, for the same data but for secrets and for what is no place.
+        that a volume has moved. A disk with several places has a line for each. The same, here, for the same data but
+        for secrets and for what is no place.
         """
         return digest_of(connection_data)
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        """What the data says of the disk: its places, and what can be proved of it. Makes no call.
+
+        Optional: the places of `volume_key`, and no proof, here.
+        """
+        return Identity(places=frozenset(self.volume_key(connection_data).split("\n")))
+
+    def find_volume(
+        self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
+    ) -> set[VDIRef]:
+        """Which of these disks (records of VDIs that a VM shows) are this volume, where `identify` cannot tell.
+
+        Optional: a detach asks it for disks that have no mark of xenvol's, or the mark of another volume. It must
+        never name a disk of which it is not certain, and changes nothing.
+        """
+        return set()
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        """The device_configs by which a host may reach the volume, in the order to try. Makes no call.
+
+        Optional: `prepare_migration` makes the destination's PBD of them; without any, of another host's.
+        """
+        return []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.undo!r}>"

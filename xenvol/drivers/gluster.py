@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from xenvol import storage
 from xenvol.connection_data.gluster import GlusterConnectionData, GlusterVolume
+from xenvol.connection_data.identity import Identity
 from xenvol.drivers.base import VolumeDriver
 from xenvol.refs import VDIRef
+from xenvol.secret import Secret
 from xenvol.storage import SRSpec
 from xenvol.view import View
 
@@ -18,22 +21,31 @@ class GlusterDriver(VolumeDriver):
     connection_data_schema = GlusterConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        volume = GlusterVolume.parse(connection_data)
+        volume = self.read_once(GlusterVolume.parse, connection_data)
         view = View.of(self.session)
         vdi_ref, vdi = storage.connect_disk(view, self.undo, _spec(volume), volume.vdi_uuid, self.hosts)
         volume.identity.check(vdi_uuid=vdi["uuid"], size=int(vdi["virtual_size"]))
         return vdi_ref
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        volume = GlusterVolume.parse(connection_data)
+        volume = self.read_once(GlusterVolume.parse, connection_data)
         storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        volume = GlusterVolume.parse(connection_data)
-        return f"{volume.server}/{volume.sr_uuid}/{volume.vdi_uuid}"
+        return self.identify(connection_data).key
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        volume = self.read_once(GlusterVolume.parse, connection_data)
+        file = f"{volume.sr_uuid}/{volume.vdi_uuid}"  # the directory has a uuid, however the server is called
+        places = {f"{volume.server}/{file}", file}
+        return dataclasses.replace(volume.identity, places=frozenset(places))
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        return [self.read_once(GlusterVolume.parse, connection_data).device_config]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        return storage.size_after_scan(View.of(self.session), GlusterVolume.parse(connection_data).vdi_uuid)
+        volume = self.read_once(GlusterVolume.parse, connection_data)
+        return storage.size_after_scan(View.of(self.session), volume.vdi_uuid)
 
 
 def _spec(volume: GlusterVolume) -> SRSpec:

@@ -9,17 +9,21 @@ vanished from under a plugged disk (finding 8).
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from xenvol import storage
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
 from xenvol.drivers.base import VolumeDriver
-from xenvol.errors import HostNotReady, VolumeNotFound, XapiError
+from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.refs import SRRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec
+from xenvol.use import is_held_by_another
 from xenvol.view import Record, View
 
 SR_TYPE = "iscsi"
@@ -27,7 +31,6 @@ _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
 
 _NO_PORTAL = frozenset({"SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
 """Nobody there under this name or address: another portal of the target may answer."""
-_NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
 _CHAP_KEYS = ("chappassword", "incoming_chappassword")
 
 
@@ -35,14 +38,22 @@ class ISCSIDriver(VolumeDriver):
     connection_data_schema = ISCSIConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         storage.require_sr_type(view, SR_TYPE)
         target, sr_ref, is_fresh = self._connect_target(view, volume)
         sharable = connection_data.get("multiattach") is True
         vdi_ref, vdi = storage.find_lun(
-            view, self.undo, sr_ref, target.lun, is_fresh=is_fresh, sharable=sharable
+            view,
+            self.undo,
+            sr_ref,
+            target.lun,
+            is_fresh=is_fresh,
+            sharable=sharable,
+            hosts=self.hosts,
+            sr_type=SR_TYPE,
         )
+        storage.check_under_no_sr(vdi, view.remembered("SR").values())
         volume.identity.check(
             vdi_uuid=vdi["uuid"],
             scsi_id=vdi["sm_config"].get("SCSIid"),
@@ -52,22 +63,46 @@ class ISCSIDriver(VolumeDriver):
         return vdi_ref
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            if not storage.release_sr(view, sr_ref, of=partial(_is_lun, target)):
+            own = partial(_is_own, target, connection_data.get("volume_id"))
+            is_released = storage.release_sr(view, sr_ref, of=own)
+            if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                 storage.forget_lun(view, sr_ref, target.lun)
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        target = ISCSIVolume.parse(connection_data).targets[0]
-        return f"{target.iqn}/{'' if target.lun is None else target.lun}"
+        return self.identify(connection_data).key
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        places = {f"{each.iqn}/{'' if each.lun is None else each.lun}" for each in volume.targets}
+        return dataclasses.replace(volume.identity, places=frozenset(places))
+
+    def find_volume(
+        self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
+    ) -> set[VDIRef]:
+        """Those in an SR of the volume's targets that have the SCSI id which the VM's host sees under its number."""
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        if not any("LUNid" in vdi["sm_config"] for vdi in among.values()):
+            return set()
+        view = View.of(self.session)
+        found: set[VDIRef] = set()
+        for target, sr_ref in self._holding(view, volume):
+            here = {ref: vdi for ref, vdi in among.items() if vdi["SR"] == sr_ref}
+            found |= storage.which_lun(view, sr_ref, target.lun, here, self.hosts)
+        return found
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
+        return [_spec(volume, target).device_config for target in volume.targets]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
         no disk of the target may be plugged: raises VolumeInUse, which names those that are."""
-        volume = ISCSIVolume.parse(connection_data)
+        volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
             storage.log_in_again(view, self.undo, sr_ref)
@@ -78,39 +113,34 @@ class ISCSIDriver(VolumeDriver):
     # ---- the target's SR
 
     def _connect_target(self, view: View, volume: ISCSIVolume) -> tuple[ISCSITarget, SRRef, bool]:
-        """The SR that holds the target, plugged, and whether it is new.
+        """The SR that holds the target, plugged, and whether its LUNs have been listed just now.
 
-        A new one is plugged by the first portal that answers, where the volume has several.
+        Each host comes by the first portal of the target that answers it. A new SR is made for the first target that a
+        portal answers for.
         """
         for target, sr_ref in self._holding(view, volume):
-            if not self._is_dead(view, sr_ref):
-                storage.connect_sr(view, self.undo, _spec(volume, target), self.hosts, found=sr_ref)
-                return target, sr_ref, False
-        for last, target in zip(range(len(volume.targets) - 1, -1, -1), volume.targets, strict=True):
+            spec, ways = _spec(volume, target), _ways(volume, target)
+            return target, *storage.connect_sr(view, self.undo, spec, self.hosts, found=sr_ref, ways=ways)
+        first_of_iqn = {target.iqn: target for target in reversed(volume.targets)}
+        targets = [target for target in volume.targets if first_of_iqn[target.iqn] is target]
+        for last, target in zip(range(len(targets) - 1, -1, -1), targets, strict=True):
+            spec, ways = _spec(volume, target), _ways(volume, target)
             try:
-                spec = _spec(volume, target)
-                return target, *storage.connect_sr(view, self.undo, spec, self.hosts)
+                return target, *storage.connect_sr(view, self.undo, spec, self.hosts, ways=ways)
             except XapiError as error:
-                if error.code == _NO_INITIATOR_NAME:
-                    raise HostNotReady(
-                        view.master, problem="it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
-                    ) from error
                 if error.code not in _NO_PORTAL or not last:
                     raise
                 self.undo.unwind()
         raise AssertionError("a volume without targets was parsed")
 
-    def _is_dead(self, view: View, sr_ref: SRRef) -> bool:
-        """An SR of ours that an attempt left when it died before it saw the target: as good as new."""
-        sr = view.record("SR", sr_ref)
-        return storage.is_ours(sr) and not sr["VDIs"]
-
     def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
         """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most.
 
-        Several SRs may claim a target, and only one of them has its LUNs: that one comes first.
+        Several SRs may claim a target, and only one of them has its LUNs: that one comes first. The SRs that may lie
+        on a LUN come with the same call.
         """
-        srs = view.find("SR", {"type": SR_TYPE})
+        every = view.find("SR", {"type": [SR_TYPE, *storage.LVM_TYPES]})
+        srs = {ref: sr for ref, sr in every.items() if sr["type"] == SR_TYPE}
         iqn_of = {
             ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]
         }
@@ -125,6 +155,11 @@ class ISCSIDriver(VolumeDriver):
         return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
 
 
+def _is_own(target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
+    """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held."""
+    return _is_lun(target, vdi) and not is_held_by_another(vdi, volume_id)
+
+
 def _is_lun(target: ISCSITarget, vdi: Record) -> bool:
     return target.lun is None or vdi["sm_config"].get("LUNid") == str(target.lun)
 
@@ -132,6 +167,11 @@ def _is_lun(target: ISCSITarget, vdi: Record) -> bool:
 def sr_uuid_of(target: ISCSITarget) -> str:
     """The uuid of our SR for a target: the same for whoever attaches, whichever portal is given."""
     return str(uuid.uuid5(_NAMESPACE, f"iscsi:{target.iqn}"))
+
+
+def _ways(volume: ISCSIVolume, target: ISCSITarget) -> list[Mapping[str, str | Secret]]:
+    """The device_configs by which a host may reach the target: one for each of its portals."""
+    return [_spec(volume, way).device_config for way in volume.targets if way.iqn == target.iqn]
 
 
 def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:

@@ -6,13 +6,16 @@ with ``nosubdir``, which may have any uuid: ours is derived from server and path
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping
 
 from xenvol import storage
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.nfs import NFSConnectionData, NFSVolume
 from xenvol.drivers.base import VolumeDriver
 from xenvol.refs import VDIRef
+from xenvol.secret import Secret
 from xenvol.storage import SRSpec
 from xenvol.view import View
 
@@ -24,22 +27,35 @@ class NFSDriver(VolumeDriver):
     connection_data_schema = NFSConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        volume = NFSVolume.parse(connection_data)
+        volume = self.read_once(NFSVolume.parse, connection_data)
         view = View.of(self.session)
         vdi_ref, vdi = storage.connect_disk(view, self.undo, _spec(volume), volume.vdi_uuid, self.hosts)
         volume.identity.check(vdi_uuid=vdi["uuid"], size=int(vdi["virtual_size"]))
         return vdi_ref
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        volume = NFSVolume.parse(connection_data)
+        volume = self.read_once(NFSVolume.parse, connection_data)
         storage.disconnect_disk(View.of(self.session), sr_uuid_of(volume), volume.vdi_uuid)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        volume = NFSVolume.parse(connection_data)
-        return f"{volume.server}:{volume.serverpath}/{volume.sr_uuid or ''}/{volume.vdi_uuid}"
+        return self.identify(connection_data).key
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        volume = self.read_once(NFSVolume.parse, connection_data)
+        file = f"{volume.sr_uuid or ''}/{volume.vdi_uuid}"
+        places = {f"{volume.server}:{volume.serverpath}/{file}"}
+        if (
+            volume.sr_uuid is not None
+        ):  # the directory has a uuid, which no other has, however the server is called
+            places.add(file)
+        return dataclasses.replace(volume.identity, places=frozenset(places))
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        return [self.read_once(NFSVolume.parse, connection_data).device_config]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        return storage.size_after_scan(View.of(self.session), NFSVolume.parse(connection_data).vdi_uuid)
+        volume = self.read_once(NFSVolume.parse, connection_data)
+        return storage.size_after_scan(View.of(self.session), volume.vdi_uuid)
 
 
 def sr_uuid_of(volume: NFSVolume) -> str:

@@ -6,10 +6,13 @@ The SR was there before us more often than not; then it is used, and never forgo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from xenvol import storage
+from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import refusal
 from xenvol.connection_data.xensm import DRIVER, XenSMConnectionData, XenSMVolume
 from xenvol.drivers.base import VolumeDriver
@@ -17,6 +20,7 @@ from xenvol.errors import VolumeNotFound
 from xenvol.refs import SRRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec
+from xenvol.use import is_held_by_another
 from xenvol.view import Record, View
 
 
@@ -24,7 +28,7 @@ class XenSMDriver(VolumeDriver):
     connection_data_schema = XenSMConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        volume = XenSMVolume.parse(connection_data)
+        volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         spec = _spec(volume, _known_type(view, volume))
         if (
@@ -43,26 +47,51 @@ class XenSMDriver(VolumeDriver):
         return vdi_ref
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        volume = XenSMVolume.parse(connection_data)
+        volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         if volume.target_lun is None:
             storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
-            if sr_ref is not None and not storage.release_sr(view, sr_ref, of=partial(_is_the_vdi, volume)):
-                storage.forget_lun(view, sr_ref, volume.target_lun)
+            if sr_ref is not None:
+                own = partial(_is_own, volume, connection_data.get("volume_id"))
+                is_released = storage.release_sr(view, sr_ref, of=own)
+                if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
+                    storage.forget_lun(view, sr_ref, volume.target_lun)
         passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
         if passwords:
             storage.forget_leftovers(view, [volume.sr_uuid], passwords)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        volume = XenSMVolume.parse(connection_data)
+        return self.identify(connection_data).key
+
+    def identify(self, connection_data: Mapping[str, object]) -> Identity:
+        volume = self.read_once(XenSMVolume.parse, connection_data)
         lun = "" if volume.target_lun is None else volume.target_lun
-        return f"{volume.sr_uuid}/{volume.vdi_uuid or ''}/{lun}"
+        places = {f"{volume.sr_uuid}/{volume.vdi_uuid or ''}/{lun}"}
+        return dataclasses.replace(volume.identity, places=frozenset(places))
+
+    def find_volume(
+        self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
+    ) -> set[VDIRef]:
+        """Of LUNs, those that have the SCSI id which the VM's host sees under the number that was given."""
+        volume = self.read_once(XenSMVolume.parse, connection_data)
+        view = View.of(self.session)
+        sr_ref = storage.find_sr(view, volume.sr_uuid)
+        here = {ref: vdi for ref, vdi in among.items() if vdi["SR"] == sr_ref}
+        if sr_ref is None or not here:
+            return set()
+        if storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"]):
+            return storage.which_lun(view, sr_ref, volume.target_lun, here, self.hosts)
+        return {self._the_vdi(view, volume, sr_ref)[0]} & set(here)
+
+    def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
+        device_config = self.read_once(XenSMVolume.parse, connection_data).device_config
+        return [device_config] if device_config else []
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
         """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""
-        volume = XenSMVolume.parse(connection_data)
+        volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         sr_ref = storage.find_sr(view, volume.sr_uuid)
         if sr_ref is None:
@@ -82,9 +111,18 @@ class XenSMDriver(VolumeDriver):
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
             return self._the_vdi(view, volume, sr_ref)
-        return storage.find_lun(
-            view, self.undo, sr_ref, volume.target_lun, is_fresh=is_new, sharable=sharable
+        vdi_ref, vdi = storage.find_lun(
+            view,
+            self.undo,
+            sr_ref,
+            volume.target_lun,
+            is_fresh=is_new,
+            sharable=sharable,
+            hosts=self.hosts,
+            sr_type=spec.type,
         )
+        storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
+        return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
         """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
@@ -97,6 +135,10 @@ class XenSMDriver(VolumeDriver):
             raise VolumeNotFound(f"{what} of SR {volume.sr_uuid}", found=map(storage.describe, vdis.values()))
         ((vdi_ref, vdi),) = chosen.items()
         return vdi_ref, vdi
+
+
+def _is_own(volume: XenSMVolume, volume_id: object, vdi: Record) -> bool:
+    return _is_the_vdi(volume, vdi) and not is_held_by_another(vdi, volume_id)
 
 
 def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:

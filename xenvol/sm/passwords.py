@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any
 
-from xenvol.errors import XapiError
+from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.refs import SecretRef, SRRef
 from xenvol.secret import Secret
 from xenvol.sm.errors import BackendNotReady
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.secrets import destroy_secret, find_secret
-from xenvol.undo import Undo
-from xenvol.verbs import make
 from xenvol.view import View
 
 _NAMESPACE = uuid.UUID("3f0a8f6e-2c55-5b0e-8f6a-60d3a0a1c7d4")
@@ -54,7 +50,7 @@ def keep(view: View, token: str, device_config: Mapping[str, str | Secret]) -> N
             continue
         view.hide(value)
         secret_uuid = uuid_of(token, key)
-        there = find_secret(view, secret_uuid) or _introduce(view, key, secret_uuid, value)
+        there = find_secret(view, secret_uuid) or _introduce(view, secret_uuid, value)
         if there is not None:
             view.call("secret.set_value", there, value)
 
@@ -108,14 +104,13 @@ def _secrets(view: View, backend_id: int, params: Mapping[str, str]) -> Iterator
         yield key, secret_ref
 
 
-def _introduce(view: View, key: str, secret_uuid: str, value: Secret) -> SecretRef | None:
-    """Make it; one that somebody else has made in this very moment is returned, to be given the value."""
-    look = partial(find_secret, view, secret_uuid)
-    call: tuple[Any, ...] = ("secret.introduce", secret_uuid, value, {})
+def _introduce(view: View, secret_uuid: str, value: Secret) -> SecretRef | None:
+    """Make it. One that is there after a refusal or a silence is returned, to be given the value: another process may
+    have made it in this very moment, and xapi has no code of its own for a uuid that is taken."""
     try:
-        make(view, Undo(), f"made a secret for {key}", call, look=look, inverse=destroy_secret)
-    except XapiError:  # xapi has no code of its own for a uuid that is taken
-        there = look()
+        view.call("secret.introduce", secret_uuid, value, {})
+    except (XapiError, XapiUnreachable):
+        there = find_secret(view, secret_uuid)
         if there is None:
             raise
         return there

@@ -20,10 +20,10 @@ from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
 from xenvol.sm.records import Backend
 from xenvol.sm.srtypes import NO_LONGER_SHIPPED
 from xenvol.storage import find_sr, is_ours
-from xenvol.storage.pbd import HOST_IS_DOWN, create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
+from xenvol.storage.pbd import create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import Record, View, gone_is_fine, is_gone
+from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 
 log = logging.getLogger(__name__)
 

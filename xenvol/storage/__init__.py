@@ -6,14 +6,26 @@ lost looks whether it happened before it gives up, so that what it did is on the
 """
 
 from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan
-from xenvol.storage.lun import find_lun, forget_lun, is_lun_per_vdi, is_lun_there, log_in_again
+from xenvol.storage.lun import (
+    LVM_TYPES,
+    check_under_no_sr,
+    find_lun,
+    forget_lun,
+    is_lun_per_vdi,
+    log_in_again,
+    luns_on,
+    seen_luns,
+    which_lun,
+)
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
 from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
 from xenvol.storage.vdi import describe, find_vdi, forget_vdi, vdis_of
 
 __all__ = [
+    "LVM_TYPES",
     "SRSpec",
+    "check_under_no_sr",
     "connect_disk",
     "connect_sr",
     "copies_of_passwords",
@@ -26,11 +38,13 @@ __all__ = [
     "forget_lun",
     "forget_vdi",
     "is_lun_per_vdi",
-    "is_lun_there",
     "is_ours",
     "log_in_again",
+    "luns_on",
     "release_sr",
     "require_sr_type",
+    "seen_luns",
     "size_after_scan",
     "vdis_of",
+    "which_lun",
 ]

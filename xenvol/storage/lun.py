@@ -1,66 +1,154 @@
-"""A disk that is a LUN: found by its number, brought in without a scan, seen anew after it grew.
+"""A disk that is a LUN: what each host sees of a target, which disk that is, brought in without a scan.
 
 For SRs that show every LUN of a target as a VDI (types ``iscsi`` and ``hba``). They are never scanned here: a scan
 drops the record of a LUN that has vanished even from under a plugged disk, and then nothing on that host can be
 unplugged for half a minute (facts/sm-truth.md finding 8).
+
+A LUN's number belongs to an initiator: an array with host groups shows each host other numbers. Its SCSI id belongs to
+the LUN. So a number is asked on the host that shall plug the disk, and the disk is then known by its SCSI id.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError
-from xenvol.marks import MARK
-from xenvol.refs import SRRef, VDIRef
-from xenvol.storage.pbd import find_pbds, master_first, plug_pbd, unplug_pbd
+from xenvol.errors import UnsupportedSRType, VolumeInUse, VolumeNotFound, WrongVolume, XapiError
+from xenvol.marks import MARK, SHARED
+from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
+from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
-from xenvol.view import Record, View
+from xenvol.use import in_words, is_held, vbds_of
+from xenvol.view import HOST_IS_DOWN, Record, View
+
+LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
+"""SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
+PROBING = "lvmoiscsi"
+"""The storage driver that lists the LUNs of a target: every XenServer and XCP-ng has it."""
+_LISTING = "SR_BACKEND_FAILURE_107"
+"""The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
+_LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
+_FACT = re.compile(r"<(LUNid|SCSIid)>\s*(.*?)\s*</")
 
 
 def find_lun(
-    view: View, undo: Undo, sr_ref: SRRef, lun: int | None, *, is_fresh: bool, sharable: bool
+    view: View,
+    undo: Undo,
+    sr_ref: SRRef,
+    lun: int | None,
+    *,
+    is_fresh: bool,
+    sharable: bool,
+    hosts: Iterable[HostRef] | None = None,
+    sr_type: str | None = None,
 ) -> tuple[VDIRef, Record]:
-    """The VDI of the LUN with that number; None is for the only one. Raises VolumeNotFound.
+    """Return the VDI of the LUN that has this number on these hosts (None: on all); a number of None is for the only
+    LUN.
 
-    `is_fresh`: the SR has just been plugged, and shows what there is. Else the storage is asked which LUN has the
-    number now: what the pool remembers may be a LUN that has left, and its number given to another (finding 7).
+    `is_fresh`: the master has just listed the target. `sr_type` is read where it is not told. Raises VolumeNotFound,
+    WrongVolume where hosts see different LUNs under the number, and VolumeInUse where a VM has the LUN plugged that
+    had the number before.
     """
-    luns = vdis_of(view, sr_ref)
+    rows = vdis_of(view, sr_ref)
+    share = partial(_share, view, undo, sr_ref) if sharable else lambda vdi: vdi
     if lun is None:
-        if len(luns) != 1:
-            raise VolumeNotFound("the only LUN (no LUN number was given)", found=map(describe, luns.values()))
-        (only,) = luns.values()
-        lun = int(only["sm_config"]["LUNid"])
-    known_ref = next((ref for ref, vdi in luns.items() if vdi["sm_config"].get("LUNid") == str(lun)), None)
-    known = None if known_ref is None else luns[known_ref]
-    if known_ref is not None and known is not None:
-        is_right = known["sharable"] or not sharable
-        if is_right and (is_fresh or not _can_introduce(view, sr_ref)):
-            return known_ref, known
-    elif is_fresh:
-        raise VolumeNotFound(f"LUN {lun}", found=map(describe, luns.values()))
-    is_foreign = not is_ours(view.record("SR", sr_ref))
-    new_ref = _introduce(view, sr_ref, lun, like=known, sharable=sharable, is_marked=is_foreign)
-    if new_ref is None:
-        raise VolumeNotFound(f"LUN {lun}", found=map(describe, luns.values()))
-    if new_ref in luns:
-        if known is not None and sharable and not known["sharable"]:
-            undo.did(f"made VDI {known['uuid']} sharable", _introduce, view, sr_ref, lun, like=known)
-            return new_ref, known | {"sharable": True}
-        return new_ref, luns[new_ref]
-    undo.did(f"introduced LUN {lun} as VDI {new_ref}", forget_vdi, view, new_ref)
-    if known_ref is not None and known is not None and not is_foreign and not known["VBDs"]:
-        forget_vdi(view, known_ref)  # it stands for a LUN that has left
-    return new_ref, view.call("VDI.get_record", new_ref)
+        lun = _the_only_number(rows)
+    of_that_number = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
+    if (is_fresh and _is_master_alone(view, hosts)) or not _has_numbers(view, sr_ref, sr_type):
+        for vdi_ref, vdi in of_that_number.items():
+            return vdi_ref, share(vdi)
+        view.call(
+            "SR.get_uuid", sr_ref
+        )  # an SR that another process has released shows nothing: that is no proof
+        raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
+    scsi_id = _scsi_id_of(view, sr_ref, lun, hosts)
+    others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
+    what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
+    _refuse_if_plugged(view, others.values(), what=what)
+    for vdi_ref, vdi in rows.items():
+        if vdi["sm_config"].get("SCSIid") == scsi_id:
+            return vdi_ref, share(vdi)
+    found = _bring_in(view, undo, sr_ref, lun, scsi_id, rows, sharable=sharable)
+    for vdi_ref, vdi in others.items():  # each stands for a LUN that has left
+        if is_ours(view.record("SR", sr_ref)) and not vdi["VBDs"] and not is_held(vdi):
+            forget_vdi(view, vdi_ref)
+    return found
 
 
-def is_lun_there(view: View, sr_ref: SRRef, vdi: Record) -> bool:
-    """Whether the storage still shows this LUN; a no takes a minute. Changes nothing."""
-    return _introduce(view, sr_ref, int(vdi["sm_config"]["LUNid"]), like=vdi) is not None
+def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> dict[int, str]:
+    """Return the SCSI ids of a target's LUNs by their numbers, as this host sees them now. Changes nothing in xapi.
+
+    The probe looks anew at what the host is connected to, which also drops the devices of LUNs that have vanished; as
+    long as one of them is there, the storage driver gives out no LUN of the target. It takes no lock on the SR, so it
+    waits for no other call on it. An SCSIid in the device_config would be looked for, and leave a session behind when
+    it is not there (facts/sm-truth.md 20e), so it is left out. Raises XapiError.
+    """
+    config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
+    try:
+        listing = str(view.call("SR.probe", host_ref, config, PROBING, {}))
+    except XapiError as error:
+        if error.code != _LISTING:
+            raise
+        listing = error.params[-1]
+    facts = [dict(_FACT.findall(lun)) for lun in _LUN.findall(listing)]
+    return {int(fact["LUNid"]): fact["SCSIid"] for fact in facts if len(fact) == 2}
+
+
+def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dict[HostRef, dict[int, str]]:
+    """Return what `luns_on` says on each of these hosts (None: on all) on which the SR is plugged, the master first.
+
+    A host that is down is left out. Raises XapiError, also where all of them are down.
+    """
+    seen: dict[HostRef, dict[int, str]] = {}
+    down: XapiError | None = None
+    for host_ref, device_config in _plugged_on(view, sr_ref, hosts).items():
+        try:
+            seen[host_ref] = luns_on(view, host_ref, device_config)
+        except XapiError as error:
+            if error.code not in HOST_IS_DOWN:
+                raise
+            down = error
+    if not seen and down is not None:
+        raise down
+    return seen
+
+
+def which_lun(
+    view: View,
+    sr_ref: SRRef,
+    lun: int | None,
+    among: Mapping[VDIRef, Mapping[str, Any]],
+    hosts: Iterable[HostRef] | None,
+) -> set[VDIRef]:
+    """Which of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
+
+    Raises XapiError where no host can be asked.
+    """
+    if not among:
+        return set()
+    if not _has_numbers(view, sr_ref):
+        return {ref for ref, vdi in among.items() if lun is None or vdi["sm_config"].get("LUNid") == str(lun)}
+    scsi_ids: set[str] = set()
+    for luns in seen_luns(view, sr_ref, hosts).values():
+        if lun in luns:
+            scsi_ids.add(luns[lun])
+        elif lun is None and len(luns) == 1:
+            scsi_ids |= set(luns.values())
+    return {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in scsi_ids}
+
+
+def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
+    """Raise VolumeInUse where one of these SRs keeps its volume group on the LUN: a VM would write over it."""
+    scsi_id = vdi["sm_config"].get("SCSIid")
+    for sr in srs:
+        if scsi_id and f"scsi-{scsi_id}" in sr["sm_config"].get("devserial", "").split(","):
+            users = [f"SR {sr['name_label']} ({sr['uuid']}), which lies on it"]
+            raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 
 def is_lun_per_vdi(sr_type: str) -> bool:
@@ -68,52 +156,163 @@ def is_lun_per_vdi(sr_type: str) -> bool:
     return sr_type in ("iscsi", "hba")
 
 
-def _can_introduce(view: View, sr_ref: SRRef) -> bool:
-    """The driver of ``hba`` knows no LUN by its number (facts/xapi.md 5.4)."""
-    return bool(view.record("SR", sr_ref)["type"] == "iscsi")
-
-
 def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
-    """Drop the LUN's record from an SR of ours that others use, lest its number is given to another LUN.
+    """Take back what we did to the LUN's record in an SR that stays, once no VM has the LUN. Idempotent.
 
-    One that has a VBD stays. Idempotent.
+    In an SR of ours the record goes, lest its number is given to another LUN. In one of somebody else's the record
+    stays, and is as sharable as it was before.
     """
-    if lun is None or not is_ours(view.record("SR", sr_ref)):
+    if lun is None:
         return
+    is_own = is_ours(view.record("SR", sr_ref))
     for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        if vdi["sm_config"].get("LUNid") == str(lun) and not vdi["VBDs"]:
+        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["VBDs"] or is_held(vdi):
+            continue
+        if is_own:
             forget_vdi(view, vdi_ref)
+        elif vdi["other_config"].get(SHARED) == vdi["uuid"]:
+            _introduce(view, sr_ref, lun, like=_unshared(vdi))
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     """Unplug the SR on every host and plug it again: only a new log-in shows that a LUN grew (finding 7).
 
-    Raises VolumeInUse, before anything is changed, while a disk of the SR is plugged into a VM.
+    A host that is down logs in anew when it starts. Raises VolumeInUse, before anything is changed, while a disk of
+    the SR is plugged into a VM.
     """
-    vbd_refs = [vbd_ref for vdi in vdis_of(view, sr_ref).values() for vbd_ref in vdi["VBDs"]]
-    _refuse_if_plugged(view, vbd_refs)
+    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what="(any LUN of the target)")
     pbds = find_pbds(view, sr_ref)
     on_hosts = master_first(view, pbds)
     plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
     # one that died half way has left some unplugged, which in an SR of ours are to be plugged
     is_all = not plugged or is_ours(view.record("SR", sr_ref))
-    wanted = [pbds[host][0] for host in on_hosts] if is_all else plugged
+    wanted = [pbds[host][0] for host in on_hosts] if is_all else list(plugged)
     for pbd_ref in reversed(plugged):
-        unplug_pbd(view, undo, pbd_ref)
+        if not _unplug_unless_down(view, undo, pbd_ref):
+            wanted.remove(pbd_ref)
     for pbd_ref in wanted:
         plug_pbd(view, None, sr_ref, pbd_ref)  # this *is* the way back, and has none of its own
     undo.forget()
 
 
-def _refuse_if_plugged(view: View, vbd_refs: Collection[str]) -> None:
-    if not vbd_refs:
-        return
-    view.read({"VBD": vbd_refs})
-    plugged = [vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) and vbd["currently_attached"]]
+def _refuse_if_plugged(view: View, vdis: Iterable[Record], *, what: str) -> None:
+    """Raise VolumeInUse, which names the VMs, where one of these disks is plugged."""
+    plugged = [vbd for vbd in vbds_of(view, vdis).values() if vbd["currently_attached"]]
     if plugged:
-        view.read({"VM": {vbd["VM"] for vbd in plugged}})
-        users = [f"{view.record('VM', vbd['VM'])['name_label']} ({vbd['device']})" for vbd in plugged]
-        raise VolumeInUse("(any LUN of the target)", users=users)
+        raise VolumeInUse(what, users=in_words(view, plugged), is_to_go=True)
+
+
+def _unplug_unless_down(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
+    try:
+        unplug_pbd(view, undo, pbd_ref)
+    except XapiError as error:
+        if error.code not in HOST_IS_DOWN:
+            raise
+        return False
+    return True
+
+
+def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
+    if len(rows) != 1:
+        raise VolumeNotFound("the only LUN (no LUN number was given)", found=map(describe, rows.values()))
+    (only,) = rows.values()
+    return int(only["sm_config"]["LUNid"])
+
+
+def _has_numbers(view: View, sr_ref: SRRef, sr_type: str | None = None) -> bool:
+    """Whether a LUN can be asked for by its number: the driver of ``hba`` knows none (facts/xapi.md 5.4)."""
+    return (sr_type or view.record("SR", sr_ref)["type"]) == "iscsi"
+
+
+def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:
+    return set(view.hosts if hosts is None else hosts) <= {view.master}
+
+
+def _plugged_on(
+    view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None
+) -> dict[HostRef, Mapping[str, str]]:
+    """The device_configs of these hosts on which the SR is plugged; the master's if it is on none of them."""
+    wanted = set(view.hosts if hosts is None else hosts)
+    pbds = known_pbds(view, sr_ref)
+    if not wanted <= set(pbds) or any("device_config" not in pbds[host][1] for host in wanted):
+        pbds = find_pbds(view, sr_ref)
+    plugged = {
+        host: pbds[host][1]["device_config"]
+        for host in master_first(view, pbds)
+        if pbds[host][1]["currently_attached"]
+    }
+    asked = {host: config for host, config in plugged.items() if host in wanted}
+    return asked or {host: config for host, config in plugged.items() if host == view.master}
+
+
+def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None) -> str:
+    """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume."""
+    if PROBING not in view.sr_types:  # then the master alone can be asked, by VDI.introduce
+        raise UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
+    seen = seen_luns(view, sr_ref, hosts)
+    if not seen:  # another process has unplugged the SR
+        raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe")
+    for host_ref, luns in seen.items():
+        if lun not in luns:
+            there = [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
+            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=there)
+    numbered = {host_ref: luns[lun] for host_ref, luns in seen.items()}
+    if len(set(numbered.values())) > 1:
+        found = ", ".join(f"{scsi_id} on host {_name_of(view, host)}" for host, scsi_id in numbered.items())
+        raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
+    return next(iter(numbered.values()))
+
+
+def _name_of(view: View, host_ref: HostRef) -> str:
+    host = view.record("host", host_ref)
+    return f"{host['name_label']} ({host['uuid']})"
+
+
+def _bring_in(
+    view: View,
+    undo: Undo,
+    sr_ref: SRRef,
+    lun: int,
+    scsi_id: str,
+    rows: Mapping[VDIRef, Record],
+    *,
+    sharable: bool,
+) -> tuple[VDIRef, Record]:
+    """Introduce the LUN with this number on the master, which must be the one with this SCSI id."""
+    is_foreign = not is_ours(view.record("SR", sr_ref))
+    vdi_ref = _introduce(view, sr_ref, lun, sharable=sharable, is_marked=is_foreign)
+    if vdi_ref is None:
+        raise VolumeNotFound(
+            f"LUN {lun} on the pool's master, host {_name_of(view, view.master)}",
+            found=map(describe, rows.values()),
+        )
+    if vdi_ref not in rows:
+        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
+    vdi = view.call("VDI.get_record", vdi_ref)
+    if vdi["sm_config"].get("SCSIid") != scsi_id:
+        raise WrongVolume(
+            f"SCSI id {scsi_id}, which the VM's host sees as LUN {lun}",
+            found=f"{describe(vdi)} under that number on the pool's master: export the volume to the master, too",
+        )
+    return vdi_ref, vdi
+
+
+def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:
+    """Make the disk sharable, and mark it, so that a later release takes that back. Raises VolumeInUse for ``hba``."""
+    if vdi["sharable"]:
+        return vdi
+    if not _has_numbers(view, sr_ref):
+        raise VolumeInUse(vdi["uuid"], users=["one VM at a time at most"], can_share=False)
+    shared = vdi | {"other_config": {**vdi["other_config"], SHARED: vdi["uuid"]}, "sharable": True}
+    number = int(vdi["sm_config"]["LUNid"])  # the master's: it may be another than the VM's host has
+    _introduce(view, sr_ref, number, like=shared)
+    undo.did(f"made VDI {vdi['uuid']} sharable", _introduce, view, sr_ref, number, like=vdi)
+    return shared
+
+
+def _unshared(vdi: Record) -> Record:
+    other_config = {key: value for key, value in vdi["other_config"].items() if key != SHARED}
+    return vdi | {"other_config": other_config, "sharable": False}
 
 
 def _introduce(
@@ -137,7 +336,7 @@ def _introduce(
     vdi_type = "user" if like is None else like["type"]
     other_config = ({MARK: ""} if is_marked else {}) if like is None else like["other_config"]
     xenstore_data = {} if like is None else like["xenstore_data"]
-    is_sharable = sharable or (like is not None and like["sharable"])
+    is_sharable = sharable if like is None else like["sharable"]
     spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
     try:
         return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))

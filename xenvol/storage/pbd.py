@@ -10,22 +10,26 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.marks import CONNECTED, MARK
+from xenvol.marks import MARK
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.undo import Undo
+from xenvol.use import is_held
 from xenvol.verbs import change, is_no_more, make, unmake
 from xenvol.view import Record, View, is_gone
 
 log = logging.getLogger(__name__)
-
-HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
-"""A PBD can be neither plugged nor unplugged while its host is away (facts/xapi.md 2.3)."""
 
 
 def find_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
     """The SR's PBDs, by host."""
     found = view.find("PBD", {"SR": sr_ref})
     return {HostRef(pbd["host"]): (PBDRef(ref), pbd) for ref, pbd in found.items()}
+
+
+def known_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
+    """The SR's PBDs that this operation has read or made, by host; no call."""
+    found = {PBDRef(ref): pbd for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == sr_ref}
+    return {HostRef(pbd["host"]): (ref, pbd) for ref, pbd in found.items()}
 
 
 def master_first(view: View, hosts: Iterable[HostRef]) -> list[HostRef]:
@@ -44,11 +48,18 @@ def create_pbd(
     spec = {"SR": sr_ref, "host": host_ref, "device_config": device_config, "other_config": {}}
     description = f"created a PBD of SR {sr_ref} for host {host_ref}"
     try:
-        return make(view, undo, description, ("PBD.create", spec), look=look, inverse=destroy_pbd)
+        pbd_ref = make(view, undo, description, ("PBD.create", spec), look=look, inverse=destroy_pbd)
     except XapiError as error:
         if error.code == "PBD_EXISTS":
             return PBDRef(error.params[2])
         raise
+    known: Record = {"SR": sr_ref, "host": host_ref, "currently_attached": False}
+    if not any(
+        key.endswith("_secret") for key in device_config
+    ):  # xapi puts copies of its own in their place
+        known["device_config"] = dict(device_config)
+    view.remember("PBD", pbd_ref, known)
+    return pbd_ref
 
 
 def plug_pbd(view: View, undo: Undo | None, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
@@ -61,6 +72,8 @@ def plug_pbd(view: View, undo: Undo | None, sr_ref: SRRef, pbd_ref: PBDRef) -> N
         look=lambda: bool(view.call("PBD.get_currently_attached", pbd_ref)),
         inverse=lambda: _take_back_plug(view, sr_ref, pbd_ref),
     )
+    if (pbd := view.known("PBD", pbd_ref)) is not None:
+        view.remember("PBD", pbd_ref, pbd | {"currently_attached": True})
 
 
 def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
@@ -89,7 +102,7 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
     """The inverse of plugging. It stays where anybody has a disk of the SR meanwhile, plugged or for a next start."""
     vdis = view.find("VDI", {"SR": sr_ref}).values()
-    if not any(vdi["VBDs"] or CONNECTED in vdi["other_config"] for vdi in vdis):
+    if not any(vdi["VBDs"] or is_held(vdi) for vdi in vdis):
         unplug_unless_used(view, pbd_ref)
 
 

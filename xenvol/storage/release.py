@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.marks import CONNECTED, CREATED, MARK, VOLUME
+from xenvol.marks import CONNECTED, CREATED, MARK
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import HOST_IS_DOWN, destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
-from xenvol.view import Record, View, gone_is_fine, is_gone
+from xenvol.use import is_held, is_marked, vbds_of
+from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ def is_used(view: View, sr_ref: SRRef, *, but: Which = lambda vdi: False) -> boo
 
 
 def _is_disk_used(vdi: Record, *, is_own: bool) -> bool:
-    is_held = CONNECTED in vdi["other_config"] and not is_own
-    return bool(vdi["VBDs"]) or is_held or vdi["type"] not in _ORDINARY
+    return bool(vdi["VBDs"]) or (is_held(vdi) and not is_own) or vdi["type"] not in _ORDINARY
 
 
 def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> bool:
@@ -147,10 +147,7 @@ def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> No
     marked = _marked(view, sr_ref)
     if not marked:
         return
-    vbd_refs = [vbd_ref for vdi in vdis.values() for vbd_ref in vdi["VBDs"]]
-    view.read({"VBD": vbd_refs})
-    vbds = [vbd for ref in vbd_refs if (vbd := view.known("VBD", ref)) is not None]
-    if any(VOLUME in vbd["other_config"] for vbd in vbds):
+    if any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
         return
     for pbd_ref, what in marked.values():
         if not unplug_unless_used(view, pbd_ref):

@@ -8,15 +8,14 @@ plugged (trace sm/24, SR.sm_config), so before that it is said in other_config a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError
+from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError, XenVolError
 from xenvol.marks import CREATED, MARK, PLUGGED
 from xenvol.refs import HostRef, PBDRef, SRRef
 from xenvol.secret import Secret
 from xenvol.storage.pbd import (
-    HOST_IS_DOWN,
     create_pbd,
     destroy_pbd,
     find_pbds,
@@ -24,16 +23,23 @@ from xenvol.storage.pbd import (
     master_first,
     plug_pbd,
 )
-from xenvol.storage.release import forget_unless_used, is_ours, is_used
+from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import Record, View
+from xenvol.view import HOST_IS_DOWN, View
 
 log = logging.getLogger(__name__)
 
 _REWRITING = ("lvm", "lvhd")
 """SR types whose drivers write the SR's sm_config anew begin so."""
+_LOCAL = frozenset({"file", "ext", "lvm", "udev"})
+"""SR types that lie on one host's own disks: xapi refuses a second host's PBD, unless told that they are shared."""
+NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
+"""The target takes not this password, or nobody answers there: another portal or a newer password may do."""
+_NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
+_SAID_OF_A_HOST = NO_WAY | {"SR_BACKEND_FAILURE_83"}
+"""Refusals of an iSCSI log-in. What the target admits are hosts, and xapi does not say which one was refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,11 @@ class SRSpec:
     content_type: str = ""
     sm_config: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether more than one host can have it."""
+        return self.type not in _LOCAL
+
 
 def require_sr_type(view: View, sr_type: str) -> None:
     """Raise UnsupportedSRType unless the pool's hosts have a driver for it."""
@@ -60,47 +71,132 @@ def find_sr(view: View, sr_uuid: str) -> SRRef | None:
 
 
 def connect_sr(
-    view: View, undo: Undo, spec: SRSpec, hosts: Iterable[HostRef] | None, *, found: SRRef | None = None
+    view: View,
+    undo: Undo,
+    spec: SRSpec,
+    hosts: Iterable[HostRef] | None,
+    *,
+    found: SRRef | None = None,
+    ways: Sequence[Mapping[str, str | Secret]] = (),
 ) -> tuple[SRRef, bool]:
-    """The SR, plugged on these hosts (None: on all), and whether it is new; `found` is one known to be there.
+    """Return the SR, plugged on these hosts (None: on all), and whether its disks have been listed just now.
 
-    Idempotent. For a shared SR the pool's master is added to the hosts; a local one stays where it is. A PBD that is
-    missing takes its device_config from one that is there, so that all hosts see the same; else from the spec. When
-    all are asked for, one that does not answer is left out.
+    `found` is an SR known to be there. `ways` are the device_configs by which a host may reach the storage, in the
+    order to try; the spec's unless given. Idempotent.
+
+    A PBD that is there is plugged as it is, whoever made it: the attempt that made it may be about to plug it. Where it
+    leads nowhere, and the SR is ours, it is made anew from the ways. For a shared SR the pool's master is added to the
+    hosts; a local SR stays where it is. When all hosts are asked for, one that is down is left out.
     """
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
-    pbds: dict[HostRef, tuple[PBDRef, Record]] = {} if is_new else find_pbds(view, sr_ref)
+    pbds = {} if is_new else find_pbds(view, sr_ref)
     is_foreign = not is_new and not is_ours(view.record("SR", sr_ref))
-    if not is_foreign and not is_new:
-        pbds = _without_dead_attempts(view, sr_ref, pbds)
-    wanted = set(view.hosts if hosts is None else hosts)
-    if is_new or view.record("SR", sr_ref)["shared"]:
-        wanted.add(view.master)
-    else:
-        wanted = _of_local(view, sr_ref, pbds, None if hosts is None else wanted)
-    missing = [host for host in master_first(view, wanted) if host not in pbds]
-    if missing:
-        theirs = next((pbd["device_config"] for _, pbd in pbds.values()), None)
-        with copies_of_passwords(view, undo, spec.uuid, theirs or spec.device_config) as device_config:
-            for host in missing:
-                pbd_ref = create_pbd(view, undo, sr_ref, host, device_config)
-                pbds[host] = pbd_ref, {"currently_attached": False}
-                if is_foreign:
-                    mark_pbd(view, undo, pbd_ref, CREATED)
     if not is_foreign and spec.type.startswith(_REWRITING):
         _mark(view, sr_ref)
-    for host in master_first(view, wanted):
-        pbd_ref, pbd = pbds[host]
-        if not pbd["currently_attached"]:
-            if is_foreign and host not in missing:
-                mark_pbd(view, undo, pbd_ref, PLUGGED)
+    told = list(ways) or ([spec.device_config] if spec.device_config else [])
+    theirs = [pbd["device_config"] for _, pbd in pbds.values()][:1] if is_foreign or not told else []
+    plugging = _Plugging(view, undo, sr_ref, spec.uuid, is_foreign=is_foreign, ways=[*theirs, *told])
+    is_shared = spec.is_shared if is_new else view.record("SR", sr_ref)["shared"]
+    if not is_shared and not pbds:
+        plugging.plug_on_first(view.hosts if hosts is None else list(hosts))
+        return sr_ref, True
+    if is_shared:
+        wanted = {*(view.hosts if hosts is None else hosts), view.master}
+    else:
+        wanted = _of_local(view, sr_ref, pbds, None if hosts is None else set(hosts))
+    unplugged = [host for host in wanted if host not in pbds or not pbds[host][1]["currently_attached"]]
+    plugging.plug_on_all(
+        master_first(view, unplugged),
+        {host: pbd_ref for host, (pbd_ref, _) in pbds.items()},
+        may_be_down=hosts is None,
+    )
+    return sr_ref, not is_shared or view.master in unplugged
+
+
+@dataclass
+class _Plugging:
+    """The PBDs of one SR on the way to being plugged, each by the first way that leads to the storage."""
+
+    view: View
+    undo: Undo
+    sr_ref: SRRef
+    sr_uuid: str
+    is_foreign: bool = field(kw_only=True)
+    """Of somebody else's SR, what we do to a PBD is marked, and a PBD that was there is never made anew."""
+    ways: Sequence[Mapping[str, str | Secret]] = field(kw_only=True)
+
+    def plug_on_all(
+        self, hosts: Iterable[HostRef], there: Mapping[HostRef, PBDRef], *, may_be_down: bool
+    ) -> None:
+        """Plug it on each of these hosts, in this order. Raises XapiError for the first one that has no way left."""
+        pbds, left = dict(there), list(hosts)
+        next_way = dict.fromkeys(left, 0)
+        for host in left:
+            if host in pbds and self.is_foreign:
+                mark_pbd(self.view, self.undo, pbds[host], PLUGGED)
+        while left:
+            for way in sorted({next_way[host] for host in left if host not in pbds}):
+                missing = [host for host in left if host not in pbds and next_way[host] == way]
+                pbds |= self._create(missing, self.ways[way])
+                next_way |= dict.fromkeys(missing, way + 1)
+            for host in list(left):
+                was_there = pbds[host] == there.get(host)
+                is_last = next_way[host] >= len(self.ways) or (was_there and self.is_foreign)
+                try:
+                    self._plug(host, pbds[host])
+                except XapiError as error:
+                    if error.code in HOST_IS_DOWN and may_be_down and host != self.view.master:
+                        log.warning("host %s is down: its PBD will be plugged when it starts", host)
+                    elif error.code in NO_WAY and not is_last:
+                        destroy_pbd(self.view, pbds.pop(host))
+                        continue
+                    else:
+                        raise
+                left.remove(host)
+
+    def plug_on_first(self, hosts: Iterable[HostRef]) -> None:
+        """Plug it, local as it is, on the first of these hosts that has it. Raises XapiError of the last one."""
+        candidates = master_first(self.view, hosts)
+        for last, host in zip(range(len(candidates) - 1, -1, -1), candidates, strict=True):
+            pbd_ref = self._create([host], self.ways[0])[host]
             try:
-                plug_pbd(view, undo, sr_ref, pbd_ref)
+                return self._plug(host, pbd_ref)
             except XapiError as error:
-                if hosts is not None or host == view.master or error.code not in HOST_IS_DOWN:
+                is_elsewhere = error.code.startswith("SR_BACKEND_FAILURE") or error.code in HOST_IS_DOWN
+                if not last or not is_elsewhere:
                     raise
-                log.warning("host %s is down: SR %s will be plugged there when it starts", host, spec.uuid)
-    return sr_ref, is_new
+                destroy_pbd(self.view, pbd_ref)
+        raise HostNotReady("(none)", problem="a local SR needs a host that has it, and no host was named")
+
+    def _create(self, hosts: Iterable[HostRef], way: Mapping[str, str | Secret]) -> dict[HostRef, PBDRef]:
+        made = {}
+        with copies_of_passwords(self.view, self.undo, self.sr_uuid, way) as device_config:
+            for host in hosts:
+                made[host] = create_pbd(self.view, self.undo, self.sr_ref, host, device_config)
+                if self.is_foreign:
+                    mark_pbd(self.view, self.undo, made[host], CREATED)
+        return made
+
+    def _plug(self, host: HostRef, pbd_ref: PBDRef) -> None:
+        try:
+            plug_pbd(self.view, self.undo, self.sr_ref, pbd_ref)
+        except XapiError as error:
+            if error.code == _NO_INITIATOR_NAME:
+                problem = "it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
+                raise HostNotReady(_host_in_words(self.view, host), problem=problem) from error
+            if error.code in _SAID_OF_A_HOST:
+                error.add_note(f"on host {_host_in_words(self.view, host)}")
+            raise
+
+
+def _host_in_words(view: View, host_ref: HostRef) -> str:
+    """A host by its name, its uuid and its iSCSI name, which the storage must admit; for messages."""
+    try:
+        host = view.record("host", host_ref)
+    except XenVolError:  # the error that it is for comes first
+        return host_ref
+    initiator = host.get("iscsi_iqn") or host.get("other_config", {}).get("iscsi_iqn")
+    return f"{host['name_label']} ({host['uuid']}{f', initiator {initiator}' if initiator else ''})"
 
 
 def _mark(view: View, sr_ref: SRRef) -> None:
@@ -110,17 +206,6 @@ def _mark(view: View, sr_ref: SRRef) -> None:
     except XapiError as error:
         if error.code != "MAP_DUPLICATE_KEY":
             raise
-
-
-def _without_dead_attempts(
-    view: View, sr_ref: SRRef, pbds: dict[HostRef, tuple[PBDRef, Record]]
-) -> dict[HostRef, tuple[PBDRef, Record]]:
-    """Drop the PBDs of an attempt that died before it could plug any: its portal or password may have been wrong."""
-    if not pbds or any(pbd["currently_attached"] for _, pbd in pbds.values()) or is_used(view, sr_ref):
-        return pbds
-    for pbd_ref, _ in pbds.values():
-        destroy_pbd(view, pbd_ref)
-    return {}
 
 
 def _of_local(
@@ -135,7 +220,7 @@ def _of_local(
 
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
-    """Introduce it as shared, and say that it is new; one that another attempt introduced meanwhile is not ours
+    """Introduce it, and say that it is new; one that another attempt introduced meanwhile is not ours
     to take back."""
     sm_config = {**spec.sm_config, MARK: ""}
     record = (
@@ -144,7 +229,7 @@ def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
         spec.name_description,
         spec.type,
         spec.content_type,
-        True,
+        spec.is_shared,
         sm_config,
     )
 

@@ -6,7 +6,7 @@ import pytest
 
 from xenvol.simulator.sm import sanfile
 from xenvol.simulator.sm.initiator import HBA, Initiator, LoginRefused, OtherInitiatorName
-from xenvol.simulator.sm.san import San, parse_portal
+from xenvol.simulator.sm.san import San, Target, parse_portal
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 
@@ -103,6 +103,33 @@ class TestArrays:
         self, san: San, address: str, port: int, answer: str
     ) -> None:
         assert san.knock(address, port) == answer
+
+
+class TestHostGroups:
+    """An array shows each initiator the LUNs of its own map, under numbers of its own."""
+
+    def test_an_initiator_with_a_map_sees_that_and_nothing_else(self, san: San, initiator: Initiator) -> None:
+        san.map_lun(IQN, HOST, 1, "3bbb")
+        initiator.sessions[0].rescan(san)
+        assert seen(initiator) == {1: ("3bbb", 2 * MIB)}
+        san.map_lun(IQN, HOST, 2, "3aaa")
+        san.unmap_lun(IQN, HOST, 1)
+        initiator.sessions[0].rescan(san)
+        assert seen(initiator) == {2: ("3aaa", MIB)}
+
+    def test_an_initiator_without_a_map_sees_every_lun(self, san: San, initiator: Initiator) -> None:
+        san.map_lun(IQN, "iqn.2024-01.test:other-host", 1, "3bbb")
+        initiator.sessions[0].rescan(san)
+        assert seen(initiator) == {0: ("3aaa", MIB), 5: ("3bbb", 2 * MIB)}
+
+    def test_the_ports_of_an_array_have_maps_by_wwpn(self, san: San) -> None:
+        wwpn, port = "2100000000000001", "5000000000000001"
+        san.fc_targets[port] = Target(port, initiators={wwpn})
+        san.add_lun(port, 0, MIB, scsi_id="3aaa")
+        san.map_lun(port, wwpn, 7, "3bbb")
+        assert [(disk.number, disk.scsi_id) for disk in HBA(wwpn, "2000000000000001").visible(san)] == [
+            (7, "3bbb")
+        ]
 
 
 class TestInitiator:

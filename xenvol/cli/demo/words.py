@@ -12,6 +12,8 @@ _READS = (
     ("event.from", "", "what there is now"),
     ("SR.get_all_records_where", '"type"', "is the target in an SR already?"),
     ("SR.get_all_records_where", "", "which SR shows it"),
+    ("host.get_record", "", "the host's name, for the error"),
+    ("SR.probe", "", "which LUN has the number there?"),
     ("SR.get_record", "", "is it an SR of ours?"),
     ("VDI.get_all_records_where", '"SR"', "the disks that the SR shows"),
     ("VDI.get_all_records_where", "", "is the disk in the pool?"),

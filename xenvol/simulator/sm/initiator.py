@@ -39,6 +39,8 @@ class Session:
 
     iqn: str
     portal: str
+    initiator: str
+    """The name of the host that has logged in: a target may show each initiator other LUNs."""
     disks: dict[int, Disk] = field(default_factory=dict)
     """By LUN number."""
 
@@ -50,26 +52,28 @@ class Session:
         portal, target = san.portals.get(self.portal), san.targets.get(self.iqn)
         if portal is None or target is None or portal.state != "answers":
             return
-        for number in [n for n, disk in self.disks.items() if target.luns.get(n) is not disk.volume]:
+        shown = target.luns_of(self.initiator)
+        for number in [n for n, disk in self.disks.items() if shown.get(n) is not disk.volume]:
             del self.disks[number]
-        for number in target.luns:
+        for number in shown:
             self.add(san, number)
 
     def add(self, san: San, number: int) -> bool:
         """Look at one number only; False where no LUN shows up."""
         known = self.disks.get(number)
-        if known is not None and san.shows(self.iqn, self.portal, number, known.volume):
+        if known is not None and san.shows(self.iqn, self.portal, number, known.volume, self.initiator):
             return True
         self.disks.pop(number, None)
-        volume = san.targets[self.iqn].luns.get(number) if self.iqn in san.targets else None
-        if volume is None or not san.shows(self.iqn, self.portal, number, volume):
+        target = san.targets.get(self.iqn)
+        volume = None if target is None else target.luns_of(self.initiator).get(number)
+        if volume is None or not san.shows(self.iqn, self.portal, number, volume, self.initiator):
             return False
         self.disks[number] = Disk(number, volume, volume.size)
         return True
 
     def reads(self, san: San, disk: Disk) -> bool:
         """Whether the disk answers: a LUN that went away leaves a dead disk until the next rescan."""
-        return san.shows(self.iqn, self.portal, disk.number, disk.volume)
+        return san.shows(self.iqn, self.portal, disk.number, disk.volume, self.initiator)
 
 
 class Initiator:
@@ -137,7 +141,7 @@ class Initiator:
             or incoming not in (None, target.mutual_chap)
         ):
             raise LoginRefused(f"{portal} {iqn}")
-        session = Session(iqn, portal)
+        session = Session(iqn, portal, self.name or "")
         session.rescan(san)
         self.sessions.append(session)
         return session
@@ -183,5 +187,7 @@ class HBA:
         """The LUNs zoned to this adapter; looking forces a rescan, so sizes are of now."""
         targets = [target for target in san.fc_targets.values() if target.admits(self.wwpn)]
         return [
-            Disk(number, lun, lun.size) for target in targets for number, lun in sorted(target.luns.items())
+            Disk(number, lun, lun.size)
+            for target in targets
+            for number, lun in sorted(target.luns_of(self.wwpn).items())
         ]

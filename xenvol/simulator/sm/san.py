@@ -48,9 +48,15 @@ class Target:
     """What the target gives to an initiator that asks it to prove itself."""
     initiators: set[str] | None = None
     """The IQNs or WWPNs that may log in; None: whoever comes."""
+    maps: dict[str, dict[int, Lun]] = field(default_factory=dict)
+    """The host groups of an array, by initiator (IQN or WWPN): such an initiator sees these LUNs and no others."""
 
     def admits(self, initiator: str) -> bool:
         return self.initiators is None or initiator in self.initiators
+
+    def luns_of(self, initiator: str) -> dict[int, Lun]:
+        """Return what the target shows to this initiator, by number: its own map if it has one, else every LUN."""
+        return self.maps.get(initiator, self.luns)
 
 
 @dataclass
@@ -169,6 +175,14 @@ class San:
         self.target(target).luns[number] = volume
         return volume
 
+    def map_lun(self, target: str, initiator: str, number: int, scsi_id: str) -> None:
+        """Show a volume to one initiator under a number of its own. Its first map hides every other LUN from it."""
+        self.target(target).maps.setdefault(initiator, {})[number] = self.volumes[scsi_id]
+
+    def unmap_lun(self, target: str, initiator: str, number: int) -> Lun:
+        """Hide a volume from an initiator that has a map; the volume keeps its bytes."""
+        return self.target(target).maps[initiator].pop(number)
+
     def remove_lun(self, target: str, number: int) -> Lun:
         """Hide a LUN; its volume keeps its bytes, and can be shown again by its SCSI id."""
         return self.target(target).luns.pop(number)
@@ -231,10 +245,10 @@ class San:
     def portals_of(self, iqn: str) -> list[Portal]:
         return [portal for portal in self.portals.values() if iqn in portal.targets]
 
-    def shows(self, iqn: str, portal: str, number: int, volume: Lun) -> bool:
+    def shows(self, iqn: str, portal: str, number: int, volume: Lun, initiator: str) -> bool:
         """Whether that volume can be read through that portal under that number, right now."""
         through = self.portals.get(portal)
         target = self.targets.get(iqn)
         if through is None or target is None or through.state != "answers" or iqn not in through.targets:
             return False
-        return target.luns.get(number) is volume
+        return target.luns_of(initiator).get(number) is volume
