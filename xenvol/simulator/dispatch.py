@@ -24,6 +24,7 @@ from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.ocaml import failure
 from xenvol.simulator.rulebook import RULES, Call
 from xenvol.simulator.values import Marshalled, Wire, show
+from xenvol.simulator.waits import Listener, unheard
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class Prepared:
     arguments: list[Any]
 
 
-def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire:
+def dispatch(
+    xapi: Xapi, host: str, method: str, params: Sequence[Wire], *, on_wait: Listener = unheard
+) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
     prefix = next((p for p in ("Async.", "InternalAsync.") if method.startswith(p)), "")
     name = method.removeprefix(prefix)
@@ -57,7 +60,7 @@ def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire
         message = xapi.model.wire_names.get(name)
         if message is None:
             return _not_a_message(xapi, host, name, params)
-        prepared = prepare(xapi, host, name, message, params)
+        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait)
         if prefix:
             if not message.is_async:
                 raise Failure("Fault", f"No async mode for this operation (rpc: {name})")
@@ -65,7 +68,15 @@ def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire
         return run(prepared, prepared.call)
 
 
-def prepare(xapi: Xapi, host: str, name: str, message: Message, params: Sequence[Wire]) -> Prepared:
+def prepare(
+    xapi: Xapi,
+    host: str,
+    name: str,
+    message: Message,
+    params: Sequence[Wire],
+    *,
+    on_wait: Listener = unheard,
+) -> Prepared:
     """Count, convert and check; ``name`` is the message as the caller spells it."""
     with_session = message.takes_session
     given = len(params) - with_session
@@ -80,7 +91,7 @@ def prepare(xapi: Xapi, host: str, name: str, message: Message, params: Sequence
         sessions.check(xapi, session, host, message.full_name, intra_pool_only=message.intra_pool_only)
     if is_removed:
         raise Failure("MESSAGE_REMOVED")
-    call = Call(xapi, message.full_name, session, f"OpaqueRef:{uuid.uuid4()}", host)
+    call = Call(xapi, message.full_name, session, f"OpaqueRef:{uuid.uuid4()}", host, on_wait)
     return Prepared(message, call, arguments)
 
 

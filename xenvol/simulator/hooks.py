@@ -2,7 +2,8 @@
 
 The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate`
 that it gets; it tells a `Journal` what arrived and what was answered. Both are optional, and neither knows
-HTTP. Their methods may be called from several threads at once, and without the pool's lock.
+HTTP. Their methods may be called from several threads at once, and without the pool's lock but for
+`Journal.began_to_wait`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xenvol.simulator.failure import Failure
+from xenvol.simulator.waits import Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class Interceptor(Protocol):
 class Journal(Protocol):
     def arrived(self, call: Incoming) -> None:
         """A call was parsed; nothing has been done about it."""
+
+    def began_to_wait(self, call: Incoming, wait: Wait) -> None:
+        """A call under way, or the task of an Async call, begins to wait. Called with the pool's lock held."""
 
     def answered(self, call: Incoming, answer: Answer | None) -> None:
         """The call is over: what was, or would have been, answered; None where nothing was done at all.

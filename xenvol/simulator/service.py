@@ -17,6 +17,7 @@ from xenvol.simulator.images import doors
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.visit import Visit
 from xenvol.simulator.values import Wire
+from xenvol.simulator.waits import Wait
 from xenvol.simulator.xapi import Xapi
 
 UrlOf = Callable[[str], str]
@@ -70,7 +71,10 @@ class Service:
             xapi = self.xapi
             self._expire(xapi, call, fate)
             exchange.is_mute = fate.lose_answer
-            return doors.serve(name, Visit(exchange, xapi, host, url_of, gone, fate.refuse))
+            visit = Visit(
+                exchange, xapi, host, url_of, gone, fate.refuse, on_wait=lambda wait: self._waits(call, wait)
+            )
+            return doors.serve(name, visit)
 
         self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
 
@@ -96,9 +100,17 @@ class Service:
         xapi = self.xapi
         self._expire(xapi, call, fate)
         try:
-            return Answer(dispatch.dispatch(xapi, call.host, call.method, call.params))
+            return Answer(
+                dispatch.dispatch(
+                    xapi, call.host, call.method, call.params, on_wait=lambda wait: self._waits(call, wait)
+                )
+            )
         except Failure as failure:
             return Answer(error=tuple(failure.description))
+
+    def _waits(self, call: Incoming, wait: Wait) -> None:
+        if self.journal is not None:
+            self.journal.began_to_wait(call, wait)
 
     def _expire(self, xapi: Xapi, call: Incoming, fate: Fate) -> None:
         if fate.expire_session and call.session is not None:
