@@ -146,6 +146,7 @@ class TestOrdersAsData:
     def test_every_kind_of_fault_can_be_ordered_as_a_map(self, faults: Faults, kind: str) -> None:
         more = {
             "refuse": {"method": "SR.scan", "error": ["SR_FULL"]},
+            "late_error": {"method": "SR.scan", "error": ["INTERNAL_ERROR", "why"]},
             "lose_answer": {"method": "SR.scan"},
             "lose_request": {"method": "SR.scan"},
             "delay": {"method": "SR.scan", "seconds": 1},
@@ -161,6 +162,8 @@ class TestOrdersAsData:
             ({"fault": "explode"}, "fault"),
             ({"fault": "refuse", "method": "SR.scan"}, "error"),
             ({"fault": "refuse", "method": "SR.scan", "error": []}, "error"),
+            ({"fault": "late_error", "method": "SR.scan"}, "error"),
+            ({"fault": "late_error", "method": "SR.scan", "error": [1]}, "error"),
             ({"fault": "refuse", "method": "SR.scan", "error": [1]}, "error"),
             ({"fault": "refuse", "error": ["SR_FULL"]}, "method"),
             ({"fault": "delay", "method": "SR.scan"}, "seconds"),
@@ -187,6 +190,24 @@ class TestOnTheWire:
         )
         assert secrets(xapi) == before
         assert client.call("secret.create", SECRET)[0] == "result"
+
+    def test_where_the_error_is_late_it_was_done(self, xapi: Simulator, client: PlainClient) -> None:
+        before = secrets(xapi)
+        xapi.faults.order(
+            {"fault": "late_error", "method": "secret.create", "error": ["INTERNAL_ERROR", "x"]}
+        )
+        assert client.call("secret.create", SECRET) == ("error", ["INTERNAL_ERROR", "x"])
+        assert secrets(xapi) == before + 1
+        assert xapi.journal[-1].outcome == "INTERNAL_ERROR"
+        assert xapi.journal[-1].fault == "late_error INTERNAL_ERROR at secret.create #1"
+        client.call("secret.create", SECRET)
+        assert xapi.journal[-1].outcome == "success"
+
+    def test_a_late_error_does_not_hide_why_a_call_failed_by_itself(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        xapi.faults.late_error("SR.get_uuid", "INTERNAL_ERROR", "x")
+        assert client.call("SR.get_uuid", "none")[1] == ["HANDLE_INVALID", "SR", "none"]
 
     def test_where_the_answer_is_lost_it_was_done(self, xapi: Simulator, client: PlainClient) -> None:
         before = secrets(xapi)

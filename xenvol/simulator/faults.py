@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Fate, Incoming
 from xenvol.simulator.journal import plain_name
-from xenvol.simulator.orders import Order, checked, strikes
+from xenvol.simulator.orders import WITH_ERROR, Order, checked, strikes
 
 
 class Machines(Protocol):
@@ -75,6 +75,31 @@ class Faults:
             every,
             host,
             lambda fate: dataclasses.replace(fate, refuse=fate.refuse or failure),
+            detail=code,
+        )
+
+    def late_error(
+        self,
+        method: str,
+        code: str,
+        *params: str,
+        nth: int = 1,
+        every: bool = False,
+        host: str | None = None,
+    ) -> Order:
+        """Do it, and answer with this error although it succeeded; a call that fails by itself says why it did.
+
+        A real xapi does so with INTERNAL_ERROR, where it stumbles over what it does after the deed
+        (facts/truth.md, last section, finding 3). Not for transfers of images, whose answer is on its way by then.
+        """
+        failure = Failure(code, *params)
+        return self._order(
+            "late_error",
+            method,
+            nth,
+            every,
+            host,
+            lambda fate: dataclasses.replace(fate, late_error=fate.late_error or failure),
             detail=code,
         )
 
@@ -312,8 +337,9 @@ class Faults:
         Raises ValueError, which names the key that is wrong and what it accepts.
         """
         kind, options = checked(spec)
-        if kind == "refuse":
+        if kind in WITH_ERROR:
             method, error = options.pop("method"), options.pop("error")
-            return self.refuse(method, *error, **options)
+            answer = self.refuse if kind == "refuse" else self.late_error
+            return answer(method, *error, **options)
         order: Order | None = getattr(self, kind)(**options)
         return order

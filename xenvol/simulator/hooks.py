@@ -61,6 +61,8 @@ class Fate:
     """Destroy the session that the call names, then go on: it gets SESSION_INVALID."""
     refuse: Failure | None = None
     """Answer with this, with nothing done."""
+    late_error: Failure | None = None
+    """It is done; if it succeeded, answer with this all the same."""
     late: float = 0.0
     """Seconds between doing it and answering."""
     hang_answer: threading.Event | None = None

@@ -100,11 +100,12 @@ class Service:
         xapi = self.xapi
         self._expire(xapi, call, fate)
         try:
-            return Answer(
-                dispatch.dispatch(
-                    xapi, call.host, call.method, call.params, on_wait=lambda wait: self._waits(call, wait)
-                )
+            result = dispatch.dispatch(
+                xapi, call.host, call.method, call.params, on_wait=lambda wait: self._waits(call, wait)
             )
+            if fate.late_error is not None:
+                raise fate.late_error
+            return Answer(result)
         except Failure as failure:
             return Answer(error=tuple(failure.description))
 
