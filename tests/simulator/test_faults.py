@@ -209,6 +209,31 @@ class TestOnTheWire:
         xapi.faults.late_error("SR.get_uuid", "INTERNAL_ERROR", "x")
         assert client.call("SR.get_uuid", "none")[1] == ["HANDLE_INVALID", "SR", "none"]
 
+    def test_a_delay_inside_is_the_storage_s_and_the_operation_is_under_way(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        """A VBD is currently_attached from the moment that its plug begins."""
+        vm = xapi.add_vm("web")
+        vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
+        xapi.faults.order({"fault": "delay", "method": "VBD.plug", "seconds": 0.3, "inside": True})
+        start = time.monotonic()
+        plug = threading.Thread(target=client.call, args=("VBD.plug", vbd))
+        plug.start()
+        while (
+            not (row := dict(xapi.db.row("VBD", vbd)))["current_operations"] or not row["currently_attached"]
+        ):
+            assert time.monotonic() - start < 60
+        assert list(row["current_operations"].values()) == ["plug"]
+        assert row["device"] == ""
+        plug.join()
+        assert time.monotonic() - start >= 0.3
+        assert xapi.db.row("VBD", vbd)["device"] == "xvda"
+        assert xapi.journal[-1].fault == "delay 0.3 s at VBD.plug #1"
+
+    def test_a_delay_is_inside_or_of_the_answer(self, xapi: Simulator) -> None:
+        with pytest.raises(ValueError, match="inside"):
+            xapi.faults.delay("VBD.plug", 1, answer=True, inside=True)
+
     def test_where_the_answer_is_lost_it_was_done(self, xapi: Simulator, client: PlainClient) -> None:
         before = secrets(xapi)
         xapi.faults.lose_answer("secret.create")

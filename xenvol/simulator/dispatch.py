@@ -51,7 +51,13 @@ class Prepared:
 
 
 def dispatch(
-    xapi: Xapi, host: str, method: str, params: Sequence[Wire], *, on_wait: Listener = unheard
+    xapi: Xapi,
+    host: str,
+    method: str,
+    params: Sequence[Wire],
+    *,
+    on_wait: Listener = unheard,
+    storage_takes: float = 0.0,
 ) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
     prefix = next((p for p in ("Async.", "InternalAsync.") if method.startswith(p)), "")
@@ -60,7 +66,7 @@ def dispatch(
         message = xapi.model.wire_names.get(name)
         if message is None:
             return _not_a_message(xapi, host, name, params)
-        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait)
+        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait, storage_takes=storage_takes)
         if prefix:
             if not message.is_async:
                 raise Failure("Fault", f"No async mode for this operation (rpc: {name})")
@@ -76,6 +82,7 @@ def prepare(
     params: Sequence[Wire],
     *,
     on_wait: Listener = unheard,
+    storage_takes: float = 0.0,
 ) -> Prepared:
     """Count, convert and check; ``name`` is the message as the caller spells it."""
     with_session = message.takes_session
@@ -91,7 +98,8 @@ def prepare(
         sessions.check(xapi, session, host, message.full_name, intra_pool_only=message.intra_pool_only)
     if is_removed:
         raise Failure("MESSAGE_REMOVED")
-    call = Call(xapi, message.full_name, session, f"OpaqueRef:{uuid.uuid4()}", host, on_wait)
+    task = f"OpaqueRef:{uuid.uuid4()}"
+    call = Call(xapi, message.full_name, session, task, host, on_wait, iter([storage_takes]))
     return Prepared(message, call, arguments)
 
 

@@ -138,12 +138,21 @@ class Faults:
         every: bool = False,
         host: str | None = None,
         answer: bool = False,
+        inside: bool = False,
     ) -> Order:
-        """Wait before doing it, or with ``answer=True`` between doing it and answering."""
+        """Wait before doing it, or with ``answer=True`` between doing it and answering.
+
+        With ``inside=True`` the storage takes so long: the operation is in current_operations, others wait for it,
+        and a VBD is currently_attached already (facts/truth.md, last section, finding 8).
+        """
+        if answer and inside:
+            raise ValueError("inside: the storage takes long, or the answer does; give the one or the other")
 
         def strike(fate: Fate) -> Fate:
             if answer:
                 return dataclasses.replace(fate, late=fate.late + seconds)
+            if inside:
+                return dataclasses.replace(fate, inside=fate.inside + seconds)
             return dataclasses.replace(fate, delay=fate.delay + seconds)
 
         return self._order("delay", method, nth, every, host, strike, detail=f"{seconds} s")

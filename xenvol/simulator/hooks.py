@@ -59,6 +59,8 @@ class Fate:
     """Close the connection, with nothing done."""
     expire_session: bool = False
     """Destroy the session that the call names, then go on: it gets SESSION_INVALID."""
+    inside: float = 0.0
+    """Seconds that the storage takes for it, with the objects marked by the operation; none if it asks no storage."""
     refuse: Failure | None = None
     """Answer with this, with nothing done."""
     late_error: Failure | None = None

@@ -88,7 +88,7 @@ _FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
     "late_error": ({**_COMMON, "error": _ERROR}, ("method", "error")),
     "lose_answer": (_COMMON, ("method",)),
     "lose_request": (_COMMON, ("method",)),
-    "delay": ({**_COMMON, "seconds": _SECONDS, "answer": _EVERY}, ("method", "seconds")),
+    "delay": ({**_COMMON, "seconds": _SECONDS, "answer": _EVERY, "inside": _EVERY}, ("method", "seconds")),
     "hang": ({**_COMMON, "answer": _EVERY}, ("method",)),
     "drop_connection": (_COMMON, ()),
     "die": ({"before": _METHOD, "after": _METHOD, "nth": _NTH, "host": _HOST}, ()),

@@ -101,7 +101,12 @@ class Service:
         self._expire(xapi, call, fate)
         try:
             result = dispatch.dispatch(
-                xapi, call.host, call.method, call.params, on_wait=lambda wait: self._waits(call, wait)
+                xapi,
+                call.host,
+                call.method,
+                call.params,
+                on_wait=lambda wait: self._waits(call, wait),
+                storage_takes=fate.inside,
             )
             if fate.late_error is not None:
                 raise fate.late_error

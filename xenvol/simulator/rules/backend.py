@@ -117,6 +117,8 @@ def run(
         is_srmaster=is_srmaster,
         xapi=Port(call, sr, host),
     )
+    if seconds := next(call.storage_takes, 0.0):
+        call.sleep(seconds)
     with translated(sr, vdi, fault):
         driver = cls(request)
         driver.load()
