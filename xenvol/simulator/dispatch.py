@@ -13,7 +13,7 @@ import importlib
 import logging
 import pkgutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def dispatch(
     params: Sequence[Wire],
     *,
     on_wait: Listener = unheard,
-    storage_takes: float = 0.0,
+    storage_begins: Callable[[], None] = lambda: None,
 ) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
     prefix = next((p for p in ("Async.", "InternalAsync.") if method.startswith(p)), "")
@@ -66,7 +66,7 @@ def dispatch(
         message = xapi.model.wire_names.get(name)
         if message is None:
             return _not_a_message(xapi, host, name, params)
-        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait, storage_takes=storage_takes)
+        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait, storage_begins=storage_begins)
         if prefix:
             if not message.is_async:
                 raise Failure("Fault", f"No async mode for this operation (rpc: {name})")
@@ -82,7 +82,7 @@ def prepare(
     params: Sequence[Wire],
     *,
     on_wait: Listener = unheard,
-    storage_takes: float = 0.0,
+    storage_begins: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Count, convert and check; ``name`` is the message as the caller spells it."""
     with_session = message.takes_session
@@ -99,7 +99,7 @@ def prepare(
     if is_removed:
         raise Failure("MESSAGE_REMOVED")
     task = f"OpaqueRef:{uuid.uuid4()}"
-    call = Call(xapi, message.full_name, session, task, host, on_wait, iter([storage_takes]))
+    call = Call(xapi, message.full_name, session, task, host, on_wait, storage_begins)
     return Prepared(message, call, arguments)
 
 

@@ -86,6 +86,22 @@ class Interceptor(Protocol):
         """Decide about one call; called exactly once for each. Return `SERVED` to leave it alone."""
 
 
+class Gate(Protocol):
+    """Holds calls and lets them go, so that a test decides in which order they happen."""
+
+    def enter(self, call: Incoming) -> None:
+        """A call has arrived. It is served when this returns."""
+
+    def in_storage(self, call: Incoming, sleep: Callable[[float], None]) -> None:
+        """The call's first storage driver begins: the operation is marked. Called once, with the pool's lock held.
+
+        ``sleep(seconds)`` lets other calls run meanwhile, and returns at once when the pool is closed.
+        """
+
+    def left(self, call: Incoming) -> None:
+        """The call is over, and its answer is about to be written."""
+
+
 class Journal(Protocol):
     def arrived(self, call: Incoming) -> None:
         """A call was parsed; nothing has been done about it."""

@@ -168,6 +168,11 @@ class Journal(Calls):
         finally:
             end.append(self.mark())
 
+    def entry(self, n: int) -> Entry | None:
+        """The call of that number."""
+        with self._lock:
+            return self._open.get(n) or next((entry for entry in reversed(self._all) if entry.n == n), None)
+
     def clear(self) -> None:
         """Forget all calls; those under way are not recorded when they end."""
         with self._lock:
@@ -186,12 +191,9 @@ class Journal(Calls):
 
     def began_to_wait(self, call: Incoming, wait: Wait) -> None:
         """An Async call does so after its answer."""
-        with self._lock:
-            entry = self._open.get(call.number)
-            if entry is None:
-                entry = next((each for each in reversed(self._all) if each.n == call.number), None)
-            if entry is not None:
-                entry.waited_for += (wait,)
+        entry = self.entry(call.number)
+        if entry is not None:
+            entry.waited_for += (wait,)
 
     def answered(self, call: Incoming, answer: Answer | None) -> None:
         with self._lock:

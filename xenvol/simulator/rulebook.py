@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL
@@ -57,8 +57,8 @@ class Call:
     """The host that was asked; the pool's master but for the few calls that a member answers itself."""
     on_wait: Listener = unheard
     """Told when the call begins to wait for something."""
-    storage_takes: Iterator[float] = field(default_factory=lambda: iter(()))
-    """Seconds that the storage drivers of this call take beside their own, one after the other."""
+    storage_begins: Callable[[], None] = lambda: None
+    """Called before each command of a storage driver; may sleep."""
 
     @property
     def db(self) -> Database:

@@ -28,6 +28,7 @@ from xenvol.simulator.control import Control
 from xenvol.simulator.database import Database
 from xenvol.simulator.faults import Faults
 from xenvol.simulator.furnish import furnish
+from xenvol.simulator.hooks import Gate
 from xenvol.simulator.journal import Journal
 from xenvol.simulator.pool import Pool
 from xenvol.simulator.rules.gc import Collector
@@ -124,6 +125,15 @@ class Simulator(BulkBuilder):
     @property
     def xapi(self) -> Xapi:
         return self._service.xapi
+
+    @property
+    def gate(self) -> Gate | None:
+        """Where calls are held and let go (`xenvol.simulator.hooks.Gate`); None lets all through."""
+        return self._service.gate
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self._service.gate = gate
 
     @property
     def db(self) -> Database:

@@ -117,8 +117,7 @@ def run(
         is_srmaster=is_srmaster,
         xapi=Port(call, sr, host),
     )
-    if seconds := next(call.storage_takes, 0.0):
-        call.sleep(seconds)
+    call.storage_begins()
     with translated(sr, vdi, fault):
         driver = cls(request)
         driver.load()
