@@ -10,9 +10,9 @@ the other client although the first one could go on. All schedules with up to so
 seeded sample of those with more. Most faults of this kind need one or two.
 
 Each schedule starts from the pool that `begin` built (`Simulator.restore`). It is right if the clients' outcomes and
-the pool are those of one client after the other, in either order. A client may also give up with an error that says
-so: a `XenVolError` that is marked as worth repeating, the pool as if that client had not begun, and the same call
-again succeeds. Everything else is a violation.
+the pool are those of one client after the other, in either order. A client may also give up, with a `XenVolError` that
+is marked as worth repeating (`is_transient`) and is no bare code of `RAW`: then the pool is as if that client had not
+begun, and the same call again succeeds. Everything else is a violation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import xenvol
-from xenvol.errors import XenVolError
+from xenvol.errors import XapiError, XenVolError
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.hooks import Incoming
@@ -40,6 +40,14 @@ FAIRNESS = 60
 """Calls of one client in a row after which the other is let on: a client may poll until the other has moved."""
 SLOW = ("PBD.plug", "PBD.unplug", "VBD.plug", "VBD.unplug")
 """Calls in which the storage takes long: the other client acts while they are under way, too."""
+RAW = frozenset(
+    {
+        *("HANDLE_INVALID", "UUID_INVALID", "MAP_DUPLICATE_KEY", "SR_UUID_EXISTS", "PBD_EXISTS"),
+        *("SR_HAS_NO_PBDS", "SR_HAS_PBD", "VDI_IN_USE", "DEVICE_ALREADY_EXISTS", "DEVICE_ALREADY_ATTACHED"),
+        *("OPERATION_NOT_ALLOWED", "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS", "INTERNAL_ERROR"),
+    }
+)
+"""Codes in which xapi reports that another client was faster. A caller cannot know that from the code alone."""
 _LOOK = 0.001
 """Seconds between two looks at a call that is in the pool."""
 
@@ -322,6 +330,8 @@ class _Judge:
             name, error = self._explorer.names[client], run.errors[client]
             if not isinstance(error, XenVolError):
                 return f"{name} raised no error of xenvol's: {_described(error)}"
+            if isinstance(error, XapiError) and error.code in RAW:
+                return f"{name} raised what xapi says of such a meeting, and no error of its own: {_described(error)}"
             if not getattr(error, "is_transient", False):
                 return f"{name} raised an error that is not marked as worth repeating: {_described(error)}"
         return self._after_giving_up(run, failed)

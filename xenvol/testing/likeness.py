@@ -2,7 +2,7 @@
 
 Two runs of the same work give the same rows under other references and uuids. Here a row is a line of text in which
 a reference is the class and name of what it leads to. The uuids of SRs and VDIs stay, since drivers derive them from
-what the disks are; those of other new rows, which xapi draws at random, do not.
+what the disks are; those of PBDs, VBDs and secrets, and of other new rows, which xapi draws at random, do not.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ IGNORED = {
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMED_BY_CONTENT = ("SR", "VDI")
+_NAMELESS = ("PBD", "VBD", "secret")
+"""Classes of rows that are what they link, whatever uuid they have."""
 
 Likeness = Counter[str]
 """Lines, one for each row and each leaf of the storage that is not as it was; equal where two states are alike."""
@@ -50,33 +52,23 @@ class Changes:
     def __init__(self, start: Snapshot, *, ignore: Iterable[str] = ()) -> None:
         self._start = start
         self._ignored = (*IGNORED, *ignore)
-        self._known = frozenset(_UUID.findall(f"{start.objects} {start.storage}"))
+        named = {cls: rows for cls, rows in start.objects.items() if cls not in _NAMELESS}
+        self._known = frozenset(_UUID.findall(f"{named} {start.storage}"))
         self._before = _Writer(start, self._known, self._ignored)
         self._leaves = Counter(self._before.leaves("storage", start.storage))
 
     def until(self, snapshot: Snapshot) -> Likeness:
         """The lines of the state; what is as at the start has none."""
         writer = _Writer(snapshot, self._known, self._ignored)
-        leaves = Counter(writer.leaves("storage", snapshot.storage))
-        return Likeness(
-            [
-                *self._rows(snapshot, writer),
-                *(leaves - self._leaves).elements(),
-                *(f"{leaf} is gone" for leaf in (self._leaves - leaves).elements()),
-            ]
-        )
-
-    def _rows(self, snapshot: Snapshot, writer: _Writer) -> Iterator[str]:
+        before, after = Counter(self._leaves), Counter(writer.leaves("storage", snapshot.storage))
         for cls in {**self._start.objects, **snapshot.objects}:
-            if writer.is_ignored(cls):
-                continue
-            before, after = self._start.objects.get(cls, {}), snapshot.objects.get(cls, {})
-            yield from (f"{self._before.labels[ref]} is gone" for ref in before if ref not in after)
-            for ref, row in after.items():
-                if row != before.get(ref):
-                    line = writer.line(cls, ref, row)
-                    if ref not in before or line != self._before.line(cls, ref, before[ref]):
-                        yield line
+            if not writer.is_ignored(cls):
+                old, new = self._start.objects.get(cls, {}), snapshot.objects.get(cls, {})
+                before.update(self._before.line(cls, ref, r) for ref, r in old.items() if r != new.get(ref))
+                after.update(writer.line(cls, ref, r) for ref, r in new.items() if r != old.get(ref))
+        # a row that was made anew as it had been is no change
+        gone = (f"no longer {line}" for line in (before - after).elements())
+        return Likeness([*(after - before).elements(), *gone])
 
 
 class _Writer:
