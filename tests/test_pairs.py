@@ -1,6 +1,6 @@
 """Every pair of operations that can meet on a pool, in every order of their calls, for every driver.
 
-    python -m tests.test_explorer --preemptions 2 --sample 20 --driver iscsi
+    python -m tests.test_pairs --preemptions 2 --sample 20 --driver iscsi
 
 prints the table of all explorations, and the story of each violation.
 """
