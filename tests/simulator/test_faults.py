@@ -230,6 +230,25 @@ class TestOnTheWire:
         assert xapi.db.row("VBD", vbd)["device"] == "xvda"
         assert xapi.journal[-1].fault == "delay 0.3 s at VBD.plug #1"
 
+    def test_a_vm_is_shut_down_after_a_disk_is_plugged_into_it_and_not_meanwhile(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        vm = xapi.add_vm("web")
+        vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
+        xapi.faults.delay("VBD.plug", 0.2, inside=True)
+        answers = []
+        plug = threading.Thread(target=lambda: answers.append(client.call("VBD.plug", vbd)))
+        plug.start()
+        while not xapi.db.row("VBD", vbd)["currently_attached"]:
+            time.sleep(0.005)
+        other = PlainClient(xapi)
+        assert other.call("VM.clean_shutdown", vm)[0] != "error"
+        plug.join()
+        assert [answer[0] for answer in answers] != ["error"]
+        (waited,) = xapi.journal.waits("storage")
+        assert [wait.what for wait in waited.waited_for] == [("VM", vm)]
+        assert xapi.journal.waits() == []
+
     def test_a_delay_is_inside_or_of_the_answer(self, xapi: Simulator) -> None:
         with pytest.raises(ValueError, match="inside"):
             xapi.faults.delay("VBD.plug", 1, answer=True, inside=True)

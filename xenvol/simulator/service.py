@@ -128,7 +128,8 @@ class Service:
             nonlocal is_first
             if is_first:
                 is_first = False
-                xapi.sleep(fate.inside)
+                if fate.inside:
+                    xapi.sleep(fate.inside)
                 if self.gate is not None:
                     self.gate.in_storage(call, xapi.sleep)
 

@@ -2,8 +2,8 @@
 
 Three kinds. ``operation``: an operation is under way on the object that does not go with the call's own; a real xapi
 may sleep up to 20 seconds here (`xenvol.simulator.rules.operations`). ``storage``: the host's storage layer is busy
-with the same SR or host, which takes as long as that work takes. ``event``: event.from or event.next, by the
-caller's own wish.
+with the same SR or host, or its hypervisor's daemon with the same VM; the call goes on as soon as it is its turn.
+``event``: event.from or event.next, by the caller's own wish.
 """
 
 from __future__ import annotations
