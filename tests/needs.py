@@ -20,6 +20,7 @@ DEBIAN: Final = {
     "make": "make",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
+    "rabbitmqctl": "rabbitmq-server",
     "tar": "tar",
     "zstd": "zstd",
 }

@@ -41,7 +41,7 @@ TESTS = """
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_what_tests_cost_is_told_by_test_by_file_and_by_directory(workers: str, tmp_path: Path) -> None:
     """CPU in threads, child processes and fixtures counts; swept calls are counted; a slow test is told apart."""
     (tmp_path / "sub").mkdir()

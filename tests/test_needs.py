@@ -101,7 +101,12 @@ def test_a_server_is_told_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "where", "status"), [("0", {}, 0), ("0", {"CI": "true"}, 1), ("1", {"CI": "true"}, 1)]
+    ("workers", "where", "status"),
+    [
+        ("0", {}, 0),
+        ("0", {"CI": "true"}, 1),
+        pytest.param("1", {"CI": "true"}, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_summary_has_one_line_for_a_program_and_ci_fails(
     tmp_path: Path, where: dict[str, str], status: int, workers: str

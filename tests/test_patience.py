@@ -38,7 +38,7 @@ def test_a_slow_test_with_a_time_of_its_own_keeps_it(request: pytest.FixtureRequ
     assert timeout.args == (900,)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_what_the_caller_has_set_for_itself_is_forgotten(workers: str, tmp_path: Path) -> None:
     """Its pool, its drivers and its terminal; not what is for the tests."""
     (tmp_path / "test_sees.py").write_text(

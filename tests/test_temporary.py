@@ -59,7 +59,7 @@ def run(place: Path, ending: str, *more: str) -> subprocess.CompletedProcess[str
     return run_pytest(*options, environ=environ)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_the_next_run_removes_what_a_killed_one_left(workers: str, place: Path) -> None:
     """With its simulators' worlds, with directories that are closed; not what links in them lead to."""
     killed = run(place, KILLED, "-n", workers)
@@ -72,6 +72,7 @@ def test_the_next_run_removes_what_a_killed_one_left(workers: str, place: Path) 
     assert (place.parent / "precious").stat().st_mode & 0o777 == 0o500
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_nothing_and_one_that_is_told_where_keeps_what_tests_wrote(
     place: Path,
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_run_that_fails_leaves_nothing_and_one_that_is_told_where_keeps_what_t
     assert (kept / "test_leaves_files0" / "link").is_symlink()
 
 
+@pytest.mark.slow
 def test_a_run_spares_one_that_is_alive(place: Path) -> None:
     options, environ = arguments(place, WAITS, "-s")
     with subprocess.Popen(

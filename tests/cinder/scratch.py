@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,16 +17,13 @@ import kombu
 import pymysql
 import sqlalchemy as sa
 
+from tests import needs
 from tests.cinder.processes import LIMIT
 
 PREFIX = "xenvol_cinder_"
 MARIADB = os.environ.get("XENVOL_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306")
 RABBITMQ = os.environ.get("XENVOL_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
 _PATIENCE = 60  # seconds until a server that does not answer counts as absent; an absent one refuses at once
-
-
-class Unavailable(Exception):
-    """A server that these tests need is not there; the text says which, and where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Scratch:
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
-    """Raises Unavailable."""
+    """Skips the test if a server does not answer."""
     name = PREFIX + secrets.token_hex(6)
     with ExitStack() as undo:
         server = undo.enter_context(_mariadb())
@@ -99,22 +95,25 @@ def _mariadb() -> Iterator[pymysql.cursors.Cursor]:
             autocommit=True,
         )
     except pymysql.MySQLError as error:
-        where = url.render_as_string()
-        raise Unavailable(f"no MariaDB answers at {where} (XENVOL_TEST_MARIADB): {error}") from error
+        needs.no_server("MariaDB", where=url.render_as_string(), reason=error, variable="XENVOL_TEST_MARIADB")
     with connection, connection.cursor() as cursor:
         yield cursor
 
 
 def _rabbitmqctl(*arguments: str) -> str:
     """vhosts are made by this command or by a plugin that is not on by default; the queues go over AMQP."""
-    if shutil.which("rabbitmqctl") is None:
-        raise Unavailable("rabbitmqctl, which makes a RabbitMQ vhost for the run, is not installed")
     done = subprocess.run(
-        ["rabbitmqctl", "--quiet", *arguments], capture_output=True, text=True, timeout=LIMIT, check=False
+        [needs.program("rabbitmqctl"), "--quiet", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
     )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
-        raise Unavailable(f"RabbitMQ does not do `rabbitmqctl {arguments[0]}` for this user: {said}")
+        needs.no_server(
+            "RabbitMQ", where=f"`rabbitmqctl {arguments[0]}`", reason=said, variable="XENVOL_TEST_RABBITMQ"
+        )
     return done.stdout
 
 
@@ -123,9 +122,7 @@ def _connected(broker: kombu.Connection) -> Iterator[None]:
     try:
         broker.connect()
     except broker.connection_errors as error:
-        raise Unavailable(
-            f"no RabbitMQ answers at {broker.as_uri()} (XENVOL_TEST_RABBITMQ): {error}"
-        ) from error
+        needs.no_server("RabbitMQ", where=broker.as_uri(), reason=error, variable="XENVOL_TEST_RABBITMQ")
     with broker:
         yield
 

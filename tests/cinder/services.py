@@ -340,7 +340,7 @@ class Services:
 
 @contextmanager
 def services(directory: Path) -> Iterator[Services]:
-    """API and scheduler, started; cinder-volume starts with `start_volume`. Raises scratch.Unavailable."""
+    """API and scheduler, started; cinder-volume starts with `start_volume`."""
     with ExitStack() as undo:
         mine = undo.enter_context(scratch())
         pool, glance, glance_url = _serve(undo, directory)

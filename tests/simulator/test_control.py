@@ -44,6 +44,25 @@ def client(xapi: Simulator) -> PlainClient:
     return PlainClient(xapi)
 
 
+class TestCheckpoints:
+    def test_a_pool_is_as_it_was_when_its_checkpoint_was_made(
+        self, xapi: Simulator, http_client: HTTP, client: PlainClient
+    ) -> None:
+        """A client that was logged in then still is."""
+        assert http_client("POST", "/simulator/checkpoint") == (200, {"checkpoint": 1})
+        xapi.add_vm("web")
+        assert http_client("POST", "/simulator/checkpoint") == (200, {"checkpoint": 2})
+        for number, count in ((1, 0), (2, 1), (1, 0)):
+            assert http_client("POST", "/simulator/restore", {"checkpoint": number}) == (200, {})
+            assert len(client.call("VM.get_by_name_label", "web")[1]) == count
+
+    @pytest.mark.parametrize("data", [None, {}, {"checkpoint": 1}, {"checkpoint": "1"}, {"checkpoint": True}])
+    def test_one_that_was_not_made_is_refused(self, http_client: HTTP, data: Any) -> None:
+        status, answer = http_client("POST", "/simulator/restore", data)
+        assert status == 400
+        assert "there are none: POST /simulator/checkpoint" in answer["error"]
+
+
 class TestHelp:
     @pytest.mark.parametrize("path", ["/simulator", "/simulator/"])
     def test_the_first_page_says_how_to_log_in_and_what_there_is(

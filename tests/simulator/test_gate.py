@@ -73,3 +73,11 @@ def test_while_a_call_is_held_others_are_served(xapi: Simulator) -> None:
     may_go.set()
     thread.join()
     assert xapi.journal[0].outcome == "success"
+
+
+def test_a_reset_takes_the_gate_away(xapi: Simulator) -> None:
+    xapi.gate = gate = Doorman(lambda: None)
+    xapi.reset()
+    PlainClient(xapi).call("host.get_all")
+    assert xapi.gate is None
+    assert gate.seen == []

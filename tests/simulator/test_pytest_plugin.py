@@ -54,6 +54,68 @@ def test_each_test_gets_a_fresh_one(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess().assert_outcomes(passed=2)
 
 
+def test_the_next_test_gets_the_same_simulator_with_nothing_of_the_last_one_in_it(
+    pytester: pytest.Pytester,
+) -> None:
+    """To reset one costs less than to start another: no port, no threads."""
+    pytester.makepyfile(
+        """
+        import XenAPI
+
+        seen = {}
+
+        def test_one(xapi):
+            session = XenAPI.Session(xapi.url)
+            session.login_with_password(xapi.user, xapi.password)
+            seen.update(url=xapi.url, session=session._session, host=xapi.db.refs("host"))
+            seen["client"] = session
+            xapi.faults.refuse("*", "NO", every=True)
+            xapi.faults.die()
+            xapi.journal.listener = lambda entry: seen.setdefault("told", entry)
+            xapi.xapi.clock = lambda: 0.0
+            xapi.add_host()
+            xapi.storage.shares.add_nfs("10.0.0.1")
+            (xapi.storage.directory / "file").write_text("bytes")
+
+        def test_two(xapi):
+            assert xapi.url == seen["url"]
+            assert (len(xapi.urls), len(xapi.journal), len(xapi.journal.logins)) == (1, 0, 0)
+            assert xapi.db.refs("host") != seen["host"]
+            assert xapi.db.refs("session") == []
+            assert xapi.faults.orders == []
+            assert xapi.xapi.clock() > 0
+            assert xapi.storage.shares.nfs == []
+            assert list(xapi.storage.directory.iterdir()) == []
+            session = XenAPI.Session(xapi.url)
+            session.login_with_password(xapi.user, xapi.password)
+            session("close")()
+            seen["client"]("close")()
+            assert "told" not in seen
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("change", ["xapi.password = 'other'", "xapi.close()"])
+def test_a_simulator_that_a_test_changed_for_good_is_not_handed_on(
+    pytester: pytest.Pytester, change: str
+) -> None:
+    pytester.makepyfile(
+        f"""
+        import XenAPI
+
+        def test_one(xapi):
+            {change}
+
+        def test_two(xapi):
+            session = XenAPI.Session(xapi.url)
+            session.login_with_password("root", "secret")
+            session("close")()
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+
+
 def test_the_marker_shapes_the_pool(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -73,7 +74,7 @@ def _problem(driver: InstalledDriver) -> str | None:
     return None
 
 
-def _schema(schema: type | None) -> tuple[dict[str, str] | None, dict[str, Any] | None]:
+def _schema(schema: type | None) -> tuple[Mapping[str, str] | None, dict[str, Any] | None]:
     """The keys in words and as JSON Schema; None for what cannot be told of a stranger's class."""
     if schema is None:
         return None, None

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import http.client
 import time
+import xml.etree.ElementTree as ET
 import xmlrpc.client
 from collections.abc import Callable
 from typing import Any, Final
-from xml.parsers.expat import ExpatError
 
+from xenvol.session.answer import read_answer
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection, Endpoint
 
 IDLE_LIMIT: Final = 60.0  # seconds; firewalls forget idle connections without a word, a new one is cheap
@@ -67,10 +68,11 @@ class Transport(xmlrpc.client.Transport):
         self._connection = (host, connection)
         return connection
 
-    def parse_response(self, response: Any) -> Any:
+    def parse_response(self, response: http.client.HTTPResponse) -> tuple[Any]:
+        body = response.read()
         try:
-            return super().parse_response(response)
-        except ExpatError as error:
+            return (read_answer(body),)
+        except ET.ParseError as error:
             raise UnreadableAnswer(f"not an XML-RPC answer: {error}") from error
         except (xmlrpc.client.ResponseError, ValueError, TypeError, LookupError) as error:
             # well-formed, but no XML-RPC; the parser's words may quote the answer, which may hold a secret

@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from xenvol.simulator.checkpoint import Checkpoint
 from xenvol.simulator.faults import Faults
 from xenvol.simulator.hooks import Reply
 from xenvol.simulator.journal import Journal
@@ -28,6 +29,10 @@ class Controlled(Protocol):
 
     def reset(self) -> None: ...
 
+    def checkpoint(self) -> Checkpoint: ...
+
+    def restore(self, kept: Checkpoint) -> None: ...
+
     def snapshot(self) -> Snapshot: ...
 
     def about(self) -> dict[str, Any]: ...
@@ -42,9 +47,15 @@ class Control:
 
     def __init__(self, simulator: Controlled) -> None:
         self._simulator = simulator
+        self._checkpoints: list[Checkpoint] = []
         self._routes: dict[tuple[str, str], tuple[Callable[[str, Any], Any], str]] = {
             ("GET", ""): (self._help, "this page"),
             ("POST", "/reset"): (self._reset, "restore the initial state"),
+            ("POST", "/checkpoint"): (self._checkpoint, "keep the whole state of now, and get its number"),
+            ("POST", "/restore"): (
+                self._restore,
+                'go back to a checkpoint, sessions too: {"checkpoint": 1}',
+            ),
             ("GET", "/journal"): (
                 self._journal,
                 'all calls; ?since=MARK for those after the "mark" of an earlier answer',
@@ -82,6 +93,10 @@ class Control:
         except (ValueError, KeyError) as error:
             return _reply(400, {"error": str(error.args[0])})
 
+    def forget_checkpoints(self) -> None:
+        """Those that were made over HTTP; their numbers begin at 1 again."""
+        self._checkpoints.clear()
+
     def _page(self) -> dict[str, str]:
         return {f"{verb} /simulator{route}": text for (verb, route), (_, text) in self._routes.items()}
 
@@ -90,6 +105,23 @@ class Control:
 
     def _reset(self, query: str, data: Any) -> Any:
         self._simulator.reset()
+        return {}
+
+    def _checkpoint(self, query: str, data: Any) -> Any:
+        try:
+            self._checkpoints.append(self._simulator.checkpoint())
+        except RuntimeError as error:
+            raise BadRequest(str(error)) from error
+        return {"checkpoint": len(self._checkpoints)}
+
+    def _restore(self, query: str, data: Any) -> Any:
+        number = data.get("checkpoint") if isinstance(data, Mapping) else None
+        if type(number) is not int or not 1 <= number <= len(self._checkpoints):
+            made = (
+                f"1 to {len(self._checkpoints)}" if self._checkpoints else "none: POST /simulator/checkpoint"
+            )
+            raise BadRequest(f"checkpoint: {number!r} is none that was made; there are {made}")
+        self._simulator.restore(self._checkpoints[number - 1])
         return {}
 
     def _journal(self, query: str, data: Any) -> Any:

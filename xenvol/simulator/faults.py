@@ -281,6 +281,12 @@ class Faults:
         for order in orders:
             order.release()
 
+    def start_over(self) -> None:
+        """Forget all orders, and number the next one as the first."""
+        self.clear()
+        with self._lock:
+            self._numbers = itertools.count(1)
+
     def cancel(self, number: int) -> bool:
         """Forget one order; whether there was one of that number."""
         with self._lock:

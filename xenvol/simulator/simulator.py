@@ -75,7 +75,7 @@ class Simulator(BulkBuilder):
         self._storage_delays = storage_delays
         self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
         is_shipped = world is None or world in worlds.NAMES
-        self._kind = (self.version, hosts or 1, world) if is_shipped else None
+        self._kind = (self.version, hosts or 1, str(world)) if is_shipped else None
         """What simulators have in common that start alike; None for a world that only this one has."""
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
         self.journal = Journal()
@@ -84,8 +84,9 @@ class Simulator(BulkBuilder):
         """Orders of what shall go wrong (`xenvol.simulator.faults`)."""
         self._hosts_of: WeakKeyDictionary[Xapi, list[str]] = WeakKeyDictionary()
         """Which host each listener is, in each state that the pool has had."""
+        self._control = Control(self)
         self._service = Service(
-            self._build(), interceptor=self.faults, journal=self.journal, control=Control(self)
+            self._build(), interceptor=self.faults, journal=self.journal, control=self._control
         )
         self._servers: list[Server] = []
         self._collector = Collector(self.xapi)
@@ -116,6 +117,10 @@ class Simulator(BulkBuilder):
         if not self._servers:
             raise RuntimeError("the simulator is not started: use it in a with block, or call start()")
         return [server.url for server in self._servers]
+
+    @property
+    def is_started(self) -> bool:
+        return bool(self._servers)
 
     @property
     def ca_file(self) -> str:
@@ -190,8 +195,11 @@ class Simulator(BulkBuilder):
         _discard(self.xapi)
 
     def reset(self) -> None:
-        """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
+        """Back to the initial state: objects, storage, faults, journal. Sessions and gate are gone, dead hosts are up."""
+        self.gate = None
         self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
+        self._control.forget_checkpoints()
+        self.faults.start_over()
         self._order_faults()
 
     def checkpoint(self) -> Checkpoint:
@@ -266,7 +274,7 @@ class Simulator(BulkBuilder):
         del self._servers[len(addresses) :]
         for server in self._servers:
             server.come_back()
-        if self._servers:
+        if self.is_started:
             for index in range(len(self._servers), len(addresses)):
                 self._servers.append(self._server(index))
                 self._servers[-1].start()

@@ -10,6 +10,7 @@ pytest loads this module wherever xenvol is installed, so it imports nothing unt
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,24 +29,67 @@ _SHOWN_CALLS = 50
 """Calls that the report of a failed test shows; the last ones matter."""
 _LONGEST_LINE = 300
 """Characters of one of them."""
+_IDLE_MOST = 12
+"""Simulators that are kept for later tests; each has two threads and a port."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
 
 
-@pytest.fixture
-def xapi(request: pytest.FixtureRequest) -> Iterator[Simulator]:
-    """A fresh xapi simulator: one host, every SR type, nothing else; the marker `xapi` asks for another one."""
-    from xenvol.simulator import Simulator
+class _Simulators:
+    """Started simulators that no test uses now, one of a kind: to reset one is cheaper than to start another."""
 
+    def __init__(self) -> None:
+        self._idle: dict[str, tuple[Simulator, set[str]]] = {}
+
+    @contextlib.contextmanager
+    def of_kind(self, asked: dict[str, Any]) -> Iterator[Simulator]:
+        """A simulator as it is after its start; kept for the next test, unless this one has changed what stays."""
+        from xenvol.simulator import Simulator
+
+        kind = repr(sorted(asked.items()))
+        simulator, attributes = self._idle.pop(kind) if kind in self._idle else _started(Simulator(**asked))
+        listener = simulator.journal.listener
+        try:
+            yield simulator
+        finally:
+            simulator.journal.listener = listener
+            if vars(simulator).keys() == attributes and simulator.is_started and len(self._idle) < _IDLE_MOST:
+                simulator.drop_connections(None)
+                simulator.reset()
+                self._idle[kind] = simulator, attributes
+            else:
+                simulator.close()
+
+    def close(self) -> None:
+        for simulator, _ in self._idle.values():
+            simulator.close()
+
+
+def _started(simulator: Simulator) -> tuple[Simulator, set[str]]:
+    simulator.start()
+    return simulator, set(vars(simulator))
+
+
+@pytest.fixture(scope="session")
+def _simulators() -> Iterator[_Simulators]:
+    simulators = _Simulators()
+    yield simulators
+    simulators.close()
+
+
+@pytest.fixture
+def xapi(request: pytest.FixtureRequest, _simulators: _Simulators) -> Iterator[Simulator]:
+    """A fresh xapi simulator: one host, every SR type, nothing else; the marker `xapi` asks for another one."""
     markers = list(
         request.node.iter_markers("xapi")
     )  # the closest first: a test's says more than its class's
     if any(marker.args for marker in markers):
         raise pytest.UsageError(f"the marker xapi takes keywords only, as in {_MARKER}")
-    asked = {key: value for marker in reversed(markers) for key, value in marker.kwargs.items()}
-    with Simulator(**asked) as simulator:
+    with _simulators.of_kind(
+        {key: value for marker in reversed(markers) for key, value in marker.kwargs.items()}
+    ) as simulator:
         yield simulator
 
 
