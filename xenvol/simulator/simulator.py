@@ -195,7 +195,7 @@ class Simulator(BulkBuilder):
         _discard(self.xapi)
 
     def reset(self) -> None:
-        """Back to the initial state: objects, storage, faults, journal. Sessions and gate are gone, dead hosts are up."""
+        """Back to the initial state: objects, storage, faults, journal. No sessions, no gate, all hosts are up."""
         self.gate = None
         self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
         self._control.forget_checkpoints()
