@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.parse
 from typing import Any
 
@@ -119,6 +120,20 @@ class TestJournal:
         ]
         assert page["logins"] == 1
         assert "hunter2" not in json.dumps(page)
+
+    def test_the_journal_says_what_a_call_waited_for(
+        self, xapi: Simulator, http_client: HTTP, client: PlainClient
+    ) -> None:
+        sr = xapi.add_sr("busy")
+        with xapi.xapi.lock:
+            xapi.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+        client.call("Async.SR.scan", sr)
+        while not xapi.journal.waits():
+            time.sleep(0.005)
+        (call,) = http_client("GET", "/simulator/journal")[1]["calls"]
+        (wait,) = call["waited_for"]
+        assert (wait["kind"], wait["what"]) == ("operation", ["SR", sr, "scan"])
+        assert wait["seconds"] >= 0
 
     def test_only_what_is_new_can_be_asked_for(
         self, xapi: Simulator, http_client: HTTP, client: PlainClient

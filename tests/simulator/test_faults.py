@@ -146,6 +146,7 @@ class TestOrdersAsData:
     def test_every_kind_of_fault_can_be_ordered_as_a_map(self, faults: Faults, kind: str) -> None:
         more = {
             "refuse": {"method": "SR.scan", "error": ["SR_FULL"]},
+            "late_error": {"method": "SR.scan", "error": ["INTERNAL_ERROR", "why"]},
             "lose_answer": {"method": "SR.scan"},
             "lose_request": {"method": "SR.scan"},
             "delay": {"method": "SR.scan", "seconds": 1},
@@ -161,6 +162,8 @@ class TestOrdersAsData:
             ({"fault": "explode"}, "fault"),
             ({"fault": "refuse", "method": "SR.scan"}, "error"),
             ({"fault": "refuse", "method": "SR.scan", "error": []}, "error"),
+            ({"fault": "late_error", "method": "SR.scan"}, "error"),
+            ({"fault": "late_error", "method": "SR.scan", "error": [1]}, "error"),
             ({"fault": "refuse", "method": "SR.scan", "error": [1]}, "error"),
             ({"fault": "refuse", "error": ["SR_FULL"]}, "method"),
             ({"fault": "delay", "method": "SR.scan"}, "seconds"),
@@ -187,6 +190,68 @@ class TestOnTheWire:
         )
         assert secrets(xapi) == before
         assert client.call("secret.create", SECRET)[0] == "result"
+
+    def test_where_the_error_is_late_it_was_done(self, xapi: Simulator, client: PlainClient) -> None:
+        before = secrets(xapi)
+        xapi.faults.order(
+            {"fault": "late_error", "method": "secret.create", "error": ["INTERNAL_ERROR", "x"]}
+        )
+        assert client.call("secret.create", SECRET) == ("error", ["INTERNAL_ERROR", "x"])
+        assert secrets(xapi) == before + 1
+        assert xapi.journal[-1].outcome == "INTERNAL_ERROR"
+        assert xapi.journal[-1].fault == "late_error INTERNAL_ERROR at secret.create #1"
+        client.call("secret.create", SECRET)
+        assert xapi.journal[-1].outcome == "success"
+
+    def test_a_late_error_does_not_hide_why_a_call_failed_by_itself(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        xapi.faults.late_error("SR.get_uuid", "INTERNAL_ERROR", "x")
+        assert client.call("SR.get_uuid", "none")[1] == ["HANDLE_INVALID", "SR", "none"]
+
+    def test_a_delay_inside_is_the_storage_s_and_the_operation_is_under_way(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        """A VBD is currently_attached from the moment that its plug begins."""
+        vm = xapi.add_vm("web")
+        vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
+        xapi.faults.order({"fault": "delay", "method": "VBD.plug", "seconds": 0.3, "inside": True})
+        start = time.monotonic()
+        plug = threading.Thread(target=client.call, args=("VBD.plug", vbd))
+        plug.start()
+        while (
+            not (row := dict(xapi.db.row("VBD", vbd)))["current_operations"] or not row["currently_attached"]
+        ):
+            assert time.monotonic() - start < 60
+        assert list(row["current_operations"].values()) == ["plug"]
+        assert row["device"] == ""
+        plug.join()
+        assert time.monotonic() - start >= 0.3
+        assert xapi.db.row("VBD", vbd)["device"] == "xvda"
+        assert xapi.journal[-1].fault == "delay 0.3 s at VBD.plug #1"
+
+    def test_a_vm_is_shut_down_after_a_disk_is_plugged_into_it_and_not_meanwhile(
+        self, xapi: Simulator, client: PlainClient
+    ) -> None:
+        vm = xapi.add_vm("web")
+        vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
+        xapi.faults.delay("VBD.plug", 0.2, inside=True)
+        answers = []
+        plug = threading.Thread(target=lambda: answers.append(client.call("VBD.plug", vbd)))
+        plug.start()
+        while not xapi.db.row("VBD", vbd)["currently_attached"]:
+            time.sleep(0.005)
+        other = PlainClient(xapi)
+        assert other.call("VM.clean_shutdown", vm)[0] != "error"
+        plug.join()
+        assert [answer[0] for answer in answers] != ["error"]
+        (waited,) = xapi.journal.waits("storage")
+        assert [wait.what for wait in waited.waited_for] == [("VM", vm)]
+        assert xapi.journal.waits() == []
+
+    def test_a_delay_is_inside_or_of_the_answer(self, xapi: Simulator) -> None:
+        with pytest.raises(ValueError, match="inside"):
+            xapi.faults.delay("VBD.plug", 1, answer=True, inside=True)
 
     def test_where_the_answer_is_lost_it_was_done(self, xapi: Simulator, client: PlainClient) -> None:
         before = secrets(xapi)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import XenAPI
@@ -177,6 +179,162 @@ class TestWaiting:
         assert failures == []
         assert len(pool.x.SR.get_VDIs(sr)) == 64
         assert pool.x.SR.get_current_operations(sr) == {}
+
+
+class TestTheJournalOfWaits:
+    """Which calls would have made a real xapi wait is a question that a client's own tests ask."""
+
+    def test_a_call_that_waited_says_for_which_operation_on_which_object(
+        self, pool: StoragePool, slow: str
+    ) -> None:
+        first = pool.x.Async.SR.scan(slow)
+        started(pool, "SR", slow)
+        pool.x.SR.scan(slow)
+        journal = pool.simulator.journal
+        (waited,) = journal.waits()
+        assert waited.method == "SR.scan"
+        assert [(wait.kind, wait.what) for wait in waited.waited_for] == [("operation", ("SR", slow, "scan"))]
+        assert 0 < waited.waited <= (waited.seconds or 0)
+        assert str(waited).endswith(f" s for operation SR {slow} scan]")
+        assert result(pool, first) == ("success", [])
+        assert all(entry.waited_for == () for entry in journal if entry is not waited)
+
+    def test_a_call_that_still_waits_is_seen_to_wait(self, pool: StoragePool) -> None:
+        sr = pool.sr()
+        with pool.simulator.xapi.lock:
+            pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+        task = pool.x.Async.SR.scan(sr)
+        until(lambda: bool(pool.simulator.journal.waits()))
+        (entry,) = pool.simulator.journal.waits()
+        with pool.simulator.xapi.lock:
+            assert entry.is_waiting
+            pool.db.set("SR", sr, current_operations={})
+            assert not entry.is_waiting, "it goes on as soon as it gets the lock"
+        assert result(pool, task) == ("success", [])
+        assert not entry.is_waiting
+
+    @pytest.mark.parametrize("version", ["24.16.0", "25.33.1"])
+    def test_of_a_vm_it_is_told_alike_for_all_releases(self, version: str) -> None:
+        with storage_pool(version) as pool:
+            vm = pool.simulator.add_vm("web", power_state="Halted")
+            with pool.simulator.xapi.lock:
+                pool.db.set("VM", vm, current_operations={"OpaqueRef:other": "clone"})
+            task = pool.x.Async.VM.start(vm, False, False)
+            until(lambda: bool(pool.simulator.journal.waits()))
+            with pool.simulator.xapi.lock:
+                pool.db.set("VM", vm, current_operations={})
+            assert result(pool, task) == ("success", [])
+            (entry,) = pool.simulator.journal.waits()
+            assert [wait.what for wait in entry.waited_for] == [("VM", vm, "clone")]
+
+    def test_the_storage_layer_s_lock_is_a_kind_of_its_own(self, pool: StoragePool) -> None:
+        """Two plugs of one SR go together for xapi; its storage layer does one thing at a time with an SR."""
+        sr = pool.introduced("flaky")
+        pbd = pool.pbd(sr, sleep_attach=NAP)
+        first = pool.x.Async.PBD.plug(pbd)
+        started(pool, "SR", sr)
+        pool.x.PBD.plug(pbd)
+        assert result(pool, first) == ("success", [])
+        journal = pool.simulator.journal
+        assert journal.waits() == []
+        (waited,) = journal.waits("storage")
+        uuid = pool.db.row("SR", sr)["uuid"]
+        assert [wait.what for wait in waited.waited_for] == [("SR", pool.master, uuid)]
+
+    def test_who_waits_for_an_event_is_seen_to_wait_until_there_is_one(self, pool: StoragePool) -> None:
+        token = event_from(pool, "", 0)["token"]
+        waiting = threading.Thread(target=event_from, args=(pool, token, 60))
+        with log_in(pool.simulator) as another:
+            waiting.start()
+            journal = pool.simulator.journal
+            until(lambda: bool(journal.waits("event")))
+            (entry,) = journal.waits("event")
+            with pool.simulator.xapi.lock:
+                assert entry.is_waiting
+            another.SR.introduce("", "sr", "", "dummy", "user", True, {})
+            waiting.join(60)
+        assert not waiting.is_alive()
+        assert not entry.is_waiting
+        assert journal.waits() == []
+
+    def test_kinds_that_do_not_exist_are_refused(self, pool: StoragePool) -> None:
+        with pytest.raises(ValueError, match="operation, storage, event"):
+            pool.simulator.journal.waits("lock")
+
+
+def event_from(pool: StoragePool, token: str, seconds: float) -> dict[str, Any]:
+    return dict(getattr(pool.x.event, "from")(["sr"], token, float(seconds)))
+
+
+@contextmanager
+def short_naps(pool: StoragePool) -> Iterator[list[float]]:
+    """The seconds for which calls sleep in the pool; none sleeps for so long here."""
+    xapi, naps = pool.simulator.xapi, list[float]()
+    sleep = xapi.sleep
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(min(seconds, 0.01))
+
+    xapi.sleep = nap  # type: ignore[method-assign]
+    yield naps
+    xapi.sleep = sleep  # type: ignore[method-assign]
+
+
+class TestTheTimeOfAWait:
+    """facts/truth.md, last section, finding 1; helpers.ml, Repeat_with_uniform_backoff."""
+
+    @pytest.mark.parametrize(
+        ("version", "delays", "least", "most"),
+        [
+            ("24.16.0", True, 1, 20),  # not woken: sleeps and tries again
+            ("25.33.1", True, 0, 0.01),  # woken by the end of the operation
+            ("24.16.0", False, 0, 0.01),  # a test that does not ask for real times is not slowed down
+        ],
+    )
+    def test_is_that_of_the_release_under_storage_delays(
+        self, version: str, delays: bool, least: float, most: float
+    ) -> None:
+        with storage_pool(version) as pool, short_naps(pool) as naps:
+            pool.simulator.xapi.storage_delays = delays
+            sr = pool.sr()
+            naps.clear()
+            with pool.simulator.xapi.lock:
+                pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+            task = pool.x.Async.SR.scan(sr)
+            until(lambda: bool(pool.simulator.journal.waits()))
+            with pool.simulator.xapi.lock:
+                pool.db.set("SR", sr, current_operations={})
+            assert result(pool, task) == ("success", [])
+            assert naps
+            assert all(least <= nap <= most for nap in naps)
+
+    def test_for_a_vm_the_older_release_is_woken_too(self) -> None:
+        """Its error has two parameters, which is what the older release looks for."""
+        with storage_pool("24.16.0") as pool, short_naps(pool) as naps:
+            pool.simulator.xapi.storage_delays = True
+            vm = pool.simulator.add_vm("web", power_state="Halted")
+            with pool.simulator.xapi.lock:
+                pool.db.set("VM", vm, current_operations={"OpaqueRef:other": "clone"})
+            task = pool.x.Async.VM.start(vm, False, False)
+            until(lambda: bool(pool.simulator.journal.waits()))
+            with pool.simulator.xapi.lock:
+                pool.db.set("VM", vm, current_operations={})
+            assert result(pool, task) == ("success", [])
+            assert all(nap < 1 for nap in naps)
+
+    def test_is_never_longer_than_the_patience_of_the_call(self) -> None:
+        with storage_pool("24.16.0") as pool, short_naps(pool) as naps:
+            xapi = pool.simulator.xapi
+            xapi.storage_delays = True
+            sr = pool.sr()
+            naps.clear()
+            with xapi.lock:
+                pool.db.set("SR", sr, current_operations={"OpaqueRef:other": "scan"})
+                with pytest.raises(Failure), operation(call_of(pool), ("SR", sr, "scan"), patience=0.05):
+                    pass
+        assert naps
+        assert all(nap <= 0.05 for nap in naps)
 
 
 class TestGivingUp:

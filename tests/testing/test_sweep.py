@@ -43,6 +43,7 @@ def test_a_run_without_a_fault_tells_the_calls(xapi: Simulator, begin: Callable[
     ("strike", "error", "left"),
     [
         (sweep.refuse, XapiError, [0, 1, 1]),
+        (sweep.late_error, XapiError, [1, 1, 0]),
         (sweep.lose_request, XapiUnreachable, [0, 1, 1]),
         (sweep.lose_answer, XapiUnreachable, [1, 1, 0]),
         (sweep.die, XapiUnreachable, [1, 1, 0]),

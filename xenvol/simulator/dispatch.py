@@ -13,7 +13,7 @@ import importlib
 import logging
 import pkgutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.ocaml import failure
 from xenvol.simulator.rulebook import RULES, Call
 from xenvol.simulator.values import Marshalled, Wire, show
+from xenvol.simulator.waits import Listener, unheard
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,15 @@ class Prepared:
     arguments: list[Any]
 
 
-def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire:
+def dispatch(
+    xapi: Xapi,
+    host: str,
+    method: str,
+    params: Sequence[Wire],
+    *,
+    on_wait: Listener = unheard,
+    storage_begins: Callable[[], None] = lambda: None,
+) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
     prefix = next((p for p in ("Async.", "InternalAsync.") if method.startswith(p)), "")
     name = method.removeprefix(prefix)
@@ -57,7 +66,7 @@ def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire
         message = xapi.model.wire_names.get(name)
         if message is None:
             return _not_a_message(xapi, host, name, params)
-        prepared = prepare(xapi, host, name, message, params)
+        prepared = prepare(xapi, host, name, message, params, on_wait=on_wait, storage_begins=storage_begins)
         if prefix:
             if not message.is_async:
                 raise Failure("Fault", f"No async mode for this operation (rpc: {name})")
@@ -65,7 +74,16 @@ def dispatch(xapi: Xapi, host: str, method: str, params: Sequence[Wire]) -> Wire
         return run(prepared, prepared.call)
 
 
-def prepare(xapi: Xapi, host: str, name: str, message: Message, params: Sequence[Wire]) -> Prepared:
+def prepare(
+    xapi: Xapi,
+    host: str,
+    name: str,
+    message: Message,
+    params: Sequence[Wire],
+    *,
+    on_wait: Listener = unheard,
+    storage_begins: Callable[[], None] = lambda: None,
+) -> Prepared:
     """Count, convert and check; ``name`` is the message as the caller spells it."""
     with_session = message.takes_session
     given = len(params) - with_session
@@ -80,7 +98,8 @@ def prepare(xapi: Xapi, host: str, name: str, message: Message, params: Sequence
         sessions.check(xapi, session, host, message.full_name, intra_pool_only=message.intra_pool_only)
     if is_removed:
         raise Failure("MESSAGE_REMOVED")
-    call = Call(xapi, message.full_name, session, f"OpaqueRef:{uuid.uuid4()}", host)
+    task = f"OpaqueRef:{uuid.uuid4()}"
+    call = Call(xapi, message.full_name, session, task, host, on_wait, storage_begins)
     return Prepared(message, call, arguments)
 
 

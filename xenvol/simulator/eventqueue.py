@@ -14,6 +14,7 @@ from xenvol.simulator.events import Subscription, snapshot
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.values import Marshalled, Wire
+from xenvol.simulator.waits import EVENT
 from xenvol.simulator.xapi import Xapi
 
 _PATIENCE = 86400.0  # seconds; event.next waits without end
@@ -96,7 +97,8 @@ def event_next(call: Call) -> Marshalled:
         raise Failure("SESSION_NOT_REGISTERED", track_id(call.session))
     while not (events := queues.waiting[call.session]) and not call.xapi.is_closed:
         topics = {subscription.topic for subscription in queues.subscriptions[call.session]}
-        call.xapi.bell.wait({*topics, call.session}, _PATIENCE)
+        with call.waiting(EVENT, *sorted(topics), lasts=lambda: not queues.waiting.get(call.session)):
+            call.xapi.bell.wait({*topics, call.session}, _PATIENCE)
         if not call.db.exists("session", call.session):
             del queues.waiting[call.session], queues.subscriptions[call.session]
             raise Failure("SESSION_INVALID", call.session)

@@ -19,6 +19,7 @@ from xenvol.simulator.failure import Failure
 from xenvol.simulator.notify import EVERYTHING
 from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.values import Int32, Marshalled, Wire
+from xenvol.simulator.waits import EVENT
 
 BATCHING_SECONDS = 0.05  # xapi collects for so long before it answers, unless only tasks are asked for
 LONGEST_SECONDS = 86400.0  # what a timeout that is no length of time counts as (xapi_event.ml, from)
@@ -64,11 +65,23 @@ def event_from(call: Call, classes: list[str], token: str, timeout: float) -> Ma
         left = end - time.monotonic()
         if changes or left <= 0 or call.xapi.is_closed:
             return Marshalled(_batch(call.db, subscriptions, changes, seen, seen_messages))
-        call.xapi.bell.wait(topics, left)
+        with call.waiting(
+            EVENT,
+            *sorted(topics - {call.session}),
+            lasts=lambda: not _is_news(call, subscriptions, seen, seen_messages),
+        ):
+            call.xapi.bell.wait(topics, left)
         if not is_task_only:
             call.xapi.sleep(min(BATCHING_SECONDS, max(0.0, end - time.monotonic())))
         if not call.db.exists("session", call.session):
             raise Failure("SESSION_INVALID", call.session)
+
+
+def _is_news(call: Call, subscriptions: list[Subscription], seen: int, seen_messages: int) -> bool:
+    """Whether a call that waits has something to answer."""
+    return not call.db.exists("session", call.session) or bool(
+        _collect(call.db, subscriptions, seen, seen_messages)
+    )
 
 
 def parse_token(token: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Fate, Incoming
 from xenvol.simulator.journal import plain_name
-from xenvol.simulator.orders import Order, checked, strikes
+from xenvol.simulator.orders import WITH_ERROR, Order, checked, strikes
 
 
 class Machines(Protocol):
@@ -78,6 +78,31 @@ class Faults:
             detail=code,
         )
 
+    def late_error(
+        self,
+        method: str,
+        code: str,
+        *params: str,
+        nth: int = 1,
+        every: bool = False,
+        host: str | None = None,
+    ) -> Order:
+        """Do it, and answer with this error although it succeeded; a call that fails by itself says why it did.
+
+        A real xapi does so with INTERNAL_ERROR, where it stumbles over what it does after the deed
+        (facts/truth.md, last section, finding 3). Not for transfers of images, whose answer is on its way by then.
+        """
+        failure = Failure(code, *params)
+        return self._order(
+            "late_error",
+            method,
+            nth,
+            every,
+            host,
+            lambda fate: dataclasses.replace(fate, late_error=fate.late_error or failure),
+            detail=code,
+        )
+
     def lose_answer(
         self, method: str, *, nth: int = 1, every: bool = False, host: str | None = None
     ) -> Order:
@@ -113,12 +138,21 @@ class Faults:
         every: bool = False,
         host: str | None = None,
         answer: bool = False,
+        inside: bool = False,
     ) -> Order:
-        """Wait before doing it, or with ``answer=True`` between doing it and answering."""
+        """Wait before doing it, or with ``answer=True`` between doing it and answering.
+
+        With ``inside=True`` the storage takes so long: the operation is in current_operations, others wait for it,
+        and a VBD is currently_attached already (facts/truth.md, last section, finding 8).
+        """
+        if answer and inside:
+            raise ValueError("inside: the storage takes long, or the answer does; give the one or the other")
 
         def strike(fate: Fate) -> Fate:
             if answer:
                 return dataclasses.replace(fate, late=fate.late + seconds)
+            if inside:
+                return dataclasses.replace(fate, inside=fate.inside + seconds)
             return dataclasses.replace(fate, delay=fate.delay + seconds)
 
         return self._order("delay", method, nth, every, host, strike, detail=f"{seconds} s")
@@ -318,8 +352,9 @@ class Faults:
         Raises ValueError, which names the key that is wrong and what it accepts.
         """
         kind, options = checked(spec)
-        if kind == "refuse":
+        if kind in WITH_ERROR:
             method, error = options.pop("method"), options.pop("error")
-            return self.refuse(method, *error, **options)
+            answer = self.refuse if kind == "refuse" else self.late_error
+            return answer(method, *error, **options)
         order: Order | None = getattr(self, kind)(**options)
         return order

@@ -2,7 +2,8 @@
 
 The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate`
 that it gets; it tells a `Journal` what arrived and what was answered. Both are optional, and neither knows
-HTTP. Their methods may be called from several threads at once, and without the pool's lock.
+HTTP. Their methods may be called from several threads at once, and without the pool's lock but for
+`Journal.began_to_wait`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xenvol.simulator.failure import Failure
+from xenvol.simulator.waits import Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,12 @@ class Fate:
     """Close the connection, with nothing done."""
     expire_session: bool = False
     """Destroy the session that the call names, then go on: it gets SESSION_INVALID."""
+    inside: float = 0.0
+    """Seconds that the storage takes for it, with the objects marked by the operation; none if it asks no storage."""
     refuse: Failure | None = None
     """Answer with this, with nothing done."""
+    late_error: Failure | None = None
+    """It is done; if it succeeded, answer with this all the same."""
     late: float = 0.0
     """Seconds between doing it and answering."""
     hang_answer: threading.Event | None = None
@@ -80,9 +86,28 @@ class Interceptor(Protocol):
         """Decide about one call; called exactly once for each. Return `SERVED` to leave it alone."""
 
 
+class Gate(Protocol):
+    """Holds calls and lets them go, so that a test decides in which order they happen."""
+
+    def enter(self, call: Incoming) -> None:
+        """A call has arrived. It is served when this returns."""
+
+    def in_storage(self, call: Incoming, sleep: Callable[[float], None]) -> None:
+        """The call's first storage driver begins: the operation is marked. Called once, with the pool's lock held.
+
+        ``sleep(seconds)`` lets other calls run meanwhile, and returns at once when the pool is closed.
+        """
+
+    def left(self, call: Incoming) -> None:
+        """The call is over, and its answer is about to be written."""
+
+
 class Journal(Protocol):
     def arrived(self, call: Incoming) -> None:
         """A call was parsed; nothing has been done about it."""
+
+    def began_to_wait(self, call: Incoming, wait: Wait) -> None:
+        """A call under way, or the task of an Async call, begins to wait. Called with the pool's lock held."""
 
     def answered(self, call: Incoming, answer: Answer | None) -> None:
         """The call is over: what was, or would have been, answered; None where nothing was done at all.

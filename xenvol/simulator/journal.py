@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
 from xenvol.simulator.hooks import Answer, Incoming
+from xenvol.simulator.waits import KINDS, OPERATION, Wait
 
 MASK = "********"
 _SECRET_ARGUMENTS = {
@@ -69,16 +70,32 @@ class Entry:
     """Between its arrival and its end."""
     fault: str = ""
     """The order that it ran into, if any (`xenvol.simulator.faults`)."""
+    waited_for: tuple[Wait, ...] = ()
+    """What it had to wait for in the pool, in that order (`xenvol.simulator.waits`)."""
     _arrived: float = field(default=0.0, repr=False, compare=False)
 
     def __str__(self) -> str:
         end = "" if not self.fault else f" [{self.fault}]"
+        end += "".join(f" [waited {wait.seconds:.1f} s for {wait}]" for wait in self.waited_for)
         return f"{self.n} {self.method}({', '.join(map(repr, self.params))}) → {self.outcome}{end}"
+
+    @property
+    def waited(self) -> float:
+        """Seconds that it waited in the pool, for whatever it was."""
+        return sum(wait.seconds for wait in self.waited_for)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits at the moment. Who holds the pool's lock can rely on it."""
+        return any(not wait.is_over and wait.lasts() for wait in self.waited_for)
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain values."""
-        values = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["_arrived"]
+        values["waited_for"] = [
+            {"kind": wait.kind, "what": list(wait.what), "seconds": wait.seconds} for wait in self.waited_for
+        ]
         return values
 
 
@@ -107,6 +124,15 @@ class Calls(Sequence[Entry]):
     def methods(self) -> list[str]:
         """The names alone, as sent."""
         return [entry.method for entry in self]
+
+    def waits(self, kind: str = OPERATION) -> list[Entry]:
+        """The calls that had to wait: for a conflicting operation, or of another kind (`xenvol.simulator.waits`).
+
+        ``assert calls.waits() == []`` says that no call of a client would have made a real xapi sleep.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+        return [entry for entry in self if any(wait.kind == kind for wait in entry.waited_for)]
 
 
 class Journal(Calls):
@@ -142,6 +168,11 @@ class Journal(Calls):
         finally:
             end.append(self.mark())
 
+    def entry(self, n: int) -> Entry | None:
+        """The call of that number."""
+        with self._lock:
+            return self._open.get(n) or next((entry for entry in reversed(self._all) if entry.n == n), None)
+
     def clear(self) -> None:
         """Forget all calls; those under way are not recorded when they end."""
         with self._lock:
@@ -157,6 +188,12 @@ class Journal(Calls):
             entry.fault = self._faults.pop(call.number, "")
             self._all.append(entry)
             self._open[call.number] = entry
+
+    def began_to_wait(self, call: Incoming, wait: Wait) -> None:
+        """An Async call does so after its answer."""
+        entry = self.entry(call.number)
+        if entry is not None:
+            entry.waited_for += (wait,)
 
     def answered(self, call: Incoming, answer: Answer | None) -> None:
         with self._lock:

@@ -80,19 +80,15 @@ _NTH = (int, "a number from 1")
 _EVERY = (bool, "true or false")
 _HOST = (str, "a host's name, address, uuid or reference")
 _SECONDS = (float, "seconds")
+_ERROR = (list, 'the error and its parameters, ["SR_BACKEND_FAILURE_47", "", "why", ""]')
 _COMMON = {"method": _METHOD, "nth": _NTH, "every": _EVERY, "host": _HOST}
 
 _FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
-    "refuse": (
-        {
-            **_COMMON,
-            "error": (list, 'the error and its parameters, ["SR_BACKEND_FAILURE_47", "", "why", ""]'),
-        },
-        ("method", "error"),
-    ),
+    "refuse": ({**_COMMON, "error": _ERROR}, ("method", "error")),
+    "late_error": ({**_COMMON, "error": _ERROR}, ("method", "error")),
     "lose_answer": (_COMMON, ("method",)),
     "lose_request": (_COMMON, ("method",)),
-    "delay": ({**_COMMON, "seconds": _SECONDS, "answer": _EVERY}, ("method", "seconds")),
+    "delay": ({**_COMMON, "seconds": _SECONDS, "answer": _EVERY, "inside": _EVERY}, ("method", "seconds")),
     "hang": ({**_COMMON, "answer": _EVERY}, ("method",)),
     "drop_connection": (_COMMON, ()),
     "die": ({"before": _METHOD, "after": _METHOD, "nth": _NTH, "host": _HOST}, ()),
@@ -106,6 +102,8 @@ _FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
 """The faults that can be ordered as data: their keys, what each accepts, and which must be there."""
 
 KINDS: Sequence[str] = tuple(_FORMS)
+WITH_ERROR = ("refuse", "late_error")
+"""Those that answer with an error that the order names."""
 
 
 def checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

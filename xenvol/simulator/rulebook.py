@@ -12,11 +12,13 @@ data model, and a rule under the same name takes precedence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL
+from xenvol.simulator.waits import Listener, Wait, unheard
 
 if TYPE_CHECKING:
     from xenvol.simulator.database import Database
@@ -53,6 +55,10 @@ class Call:
     """Key of current_operations. An Async call's task has a record; a synchronous call's has none."""
     host: str = NULL
     """The host that was asked; the pool's master but for the few calls that a member answers itself."""
+    on_wait: Listener = unheard
+    """Told when the call begins to wait for something."""
+    storage_begins: Callable[[], None] = lambda: None
+    """Called before each command of a storage driver; may sleep."""
 
     @property
     def db(self) -> Database:
@@ -61,3 +67,13 @@ class Call:
     def sleep(self, seconds: float) -> None:
         """Let other calls run for so long; the pool's lock is released meanwhile."""
         self.xapi.sleep(seconds)
+
+    @contextlib.contextmanager
+    def waiting(self, kind: str, *what: str, lasts: Callable[[], bool]) -> Iterator[Wait]:
+        """Let it be known that the call waits during the block."""
+        wait = Wait(kind, what, lasts)
+        self.on_wait(wait)
+        try:
+            yield wait
+        finally:
+            wait.end()

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 from xenvol.simulator import dispatch, sessions
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Incoming, Interceptor, Journal
+from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Gate, Incoming, Interceptor, Journal
 from xenvol.simulator.images import doors
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.visit import Visit
 from xenvol.simulator.values import Wire
+from xenvol.simulator.waits import Wait
 from xenvol.simulator.xapi import Xapi
 
 UrlOf = Callable[[str], str]
@@ -46,6 +47,8 @@ class Service:
         self.journal = journal
         self.control = control
         """Serves the paths under /simulator/, if there is one."""
+        self.gate: Gate | None = None
+        """Holds calls and lets them go, if there is one."""
         self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
@@ -70,7 +73,10 @@ class Service:
             xapi = self.xapi
             self._expire(xapi, call, fate)
             exchange.is_mute = fate.lose_answer
-            return doors.serve(name, Visit(exchange, xapi, host, url_of, gone, fate.refuse))
+            visit = Visit(
+                exchange, xapi, host, url_of, gone, fate.refuse, on_wait=lambda wait: self._waits(call, wait)
+            )
+            return doors.serve(name, visit)
 
         self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
 
@@ -79,8 +85,10 @@ class Service:
     ) -> Answer:
         if self.journal is not None:
             self.journal.arrived(incoming)
-        answer = None
+        answer, gate = None, self.gate
         try:
+            if gate is not None:
+                gate.enter(incoming)
             fate = SERVED if self.interceptor is None else self.interceptor.fate(incoming)
             _before(fate, gone)
             answer = serve(incoming, fate)
@@ -88,6 +96,8 @@ class Service:
         finally:
             if self.journal is not None:
                 self.journal.answered(incoming, answer)
+            if gate is not None:
+                gate.left(incoming)
         return answer
 
     def _serve(self, call: Incoming, fate: Fate) -> Answer:
@@ -96,9 +106,38 @@ class Service:
         xapi = self.xapi
         self._expire(xapi, call, fate)
         try:
-            return Answer(dispatch.dispatch(xapi, call.host, call.method, call.params))
+            result = dispatch.dispatch(
+                xapi,
+                call.host,
+                call.method,
+                call.params,
+                on_wait=lambda wait: self._waits(call, wait),
+                storage_begins=self._once_in_storage(xapi, call, fate),
+            )
+            if fate.late_error is not None:
+                raise fate.late_error
+            return Answer(result)
         except Failure as failure:
             return Answer(error=tuple(failure.description))
+
+    def _once_in_storage(self, xapi: Xapi, call: Incoming, fate: Fate) -> Callable[[], None]:
+        """What happens when the first storage driver of a call begins, with the pool's lock held."""
+        is_first = True
+
+        def begins() -> None:
+            nonlocal is_first
+            if is_first:
+                is_first = False
+                if fate.inside:
+                    xapi.sleep(fate.inside)
+                if self.gate is not None:
+                    self.gate.in_storage(call, xapi.sleep)
+
+        return begins
+
+    def _waits(self, call: Incoming, wait: Wait) -> None:
+        if self.journal is not None:
+            self.journal.began_to_wait(call, wait)
 
     def _expire(self, xapi: Xapi, call: Incoming, fate: Fate) -> None:
         if fate.expire_session and call.session is not None:

@@ -28,6 +28,7 @@ from xenvol.simulator.control import Control
 from xenvol.simulator.database import Database
 from xenvol.simulator.faults import Faults
 from xenvol.simulator.furnish import furnish
+from xenvol.simulator.hooks import Gate
 from xenvol.simulator.journal import Journal
 from xenvol.simulator.pool import Pool
 from xenvol.simulator.rules.gc import Collector
@@ -131,6 +132,15 @@ class Simulator(BulkBuilder):
         return self._service.xapi
 
     @property
+    def gate(self) -> Gate | None:
+        """Where calls are held and let go (`xenvol.simulator.hooks.Gate`); None lets all through."""
+        return self._service.gate
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self._service.gate = gate
+
+    @property
     def db(self) -> Database:
         """The pool's objects; hold ``xapi.lock`` to change them while clients call."""
         return self.xapi.db
@@ -185,7 +195,8 @@ class Simulator(BulkBuilder):
         _discard(self.xapi)
 
     def reset(self) -> None:
-        """Back to the initial state: objects, storage, faults, journal. Sessions are gone, dead hosts are up."""
+        """Back to the initial state: objects, storage, faults, journal. No sessions, no gate, all hosts are up."""
+        self.gate = None
         self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
         self._control.forget_checkpoints()
         self.faults.start_over()

@@ -24,6 +24,9 @@ from xenvol.simulator.faults import Faults
 REFUSAL = ("SR_BACKEND_FAILURE_1200", "", "ordered by the sweep", "")
 """What a struck call is refused with: a code that nobody expects, so nobody has an answer to it."""
 
+LATE_ERROR = ("INTERNAL_ERROR", "ordered by the sweep")
+"""What a struck call that was done answers: the code that xapi has for what it did not foresee."""
+
 T = TypeVar("T")
 Strike = Callable[[Faults, int], None]
 """Order what shall go wrong at the n-th call from now."""
@@ -32,6 +35,11 @@ Strike = Callable[[Faults, int], None]
 def refuse(faults: Faults, n: int) -> None:
     """xapi says no, and does nothing."""
     faults.refuse("*", *REFUSAL, nth=n)
+
+
+def late_error(faults: Faults, n: int) -> None:
+    """xapi does it, and answers that something went wrong."""
+    faults.late_error("*", *LATE_ERROR, nth=n)
 
 
 def lose_answer(faults: Faults, n: int) -> None:

@@ -95,3 +95,12 @@ def test_luns_are_waited_for_for_half_a_minute_before_they_are_listed(world: Wor
     bench = Bench(world, LVMoISCSI, CONFIG)
     assert fault(bench.driver) == 107
     assert 34 <= bench.port.slept <= 40
+
+
+def test_luns_of_a_host_that_is_logged_in_are_listed_at_once(world: World) -> None:
+    """SM leaves off waiting when there are as many devices as LUNs. From the source; no trace shows it."""
+    plugged = Bench(world, ISCSI, CONFIG)
+    plugged.driver().attach()
+    bench = Bench(world, LVMoISCSI, CONFIG)
+    assert fault(bench.driver) == 107
+    assert bench.port.slept == 0

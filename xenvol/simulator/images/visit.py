@@ -19,6 +19,7 @@ from xenvol.simulator.images.refusals import Missing, NoSuchTask, Unauthorised
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath, places
 from xenvol.simulator.rules.nested import invoke
+from xenvol.simulator.waits import Listener, unheard
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Visit:
     """Set when the host dies: then it does nothing more, and what it has under way stays as it is."""
     refusal: Failure | None = None
     """Ordered for when the host has found that it is the right one."""
+    on_wait: Listener = unheard
 
     @contextlib.contextmanager
     def logged_in(self) -> Iterator[Call]:
@@ -56,7 +58,7 @@ class Visit:
             elif not xapi.db.exists("session", session):
                 raise Unauthorised
         try:
-            yield Call(xapi, self.exchange.path.strip("/"), session, _fresh_ref(), self.host)
+            yield Call(xapi, self.exchange.path.strip("/"), session, _fresh_ref(), self.host, self.on_wait)
         finally:
             with xapi.lock:
                 sessions.destroy(xapi, own)

@@ -25,6 +25,7 @@ from xenvol.simulator.sm.base import (
     StorageError,
     XapiRefusal,
 )
+from xenvol.simulator.waits import STORAGE
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -116,6 +117,7 @@ def run(
         is_srmaster=is_srmaster,
         xapi=Port(call, sr, host),
     )
+    call.storage_begins()
     with translated(sr, vdi, fault):
         driver = cls(request)
         driver.load()
@@ -204,8 +206,10 @@ def holding(call: Call, *key: str) -> Iterator[None]:
     beside what the marks on the objects forbid: two PBD.plug of one PBD may run at once (trace 12#10).
     """
     xapi = call.xapi
-    while key in xapi.held and not xapi.is_closed:
-        xapi.lock.wait()
+    if key in xapi.held:
+        with call.waiting(STORAGE, *key, lasts=lambda: key in xapi.held):
+            while key in xapi.held and not xapi.is_closed:
+                xapi.lock.wait()
     xapi.held.add(key)
     try:
         yield

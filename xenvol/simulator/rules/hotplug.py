@@ -24,15 +24,16 @@ def plug(call: Call, vbd: str) -> None:
     vm, vdi = db.row("VBD", vbd)["VM"], db.row("VBD", vbd)["VDI"]
     db.set("VBD", vbd, currently_attached=True)  # before it is true, so that no update loses it
     device = device_of(xapi, vbd)
-    domain = domain_of(xapi, vm)
-    if device in domain.disks:
-        if domain.disks[device] == NULL:
-            domain.disks[device] = vdi
-        raise internal_error(f"Object with type vbd and id {device} already exists in xenopsd")
-    try:
-        hypervisor.put_in(call, domain, device, vbd, vdi)
-    finally:
-        report(xapi, vm, device)
+    with hypervisor.busy_with(call, vm):
+        domain = domain_of(xapi, vm)
+        if device in domain.disks:
+            if domain.disks[device] == NULL:
+                domain.disks[device] = vdi
+            raise internal_error(f"Object with type vbd and id {device} already exists in xenopsd")
+        try:
+            hypervisor.put_in(call, domain, device, vbd, vdi)
+        finally:
+            report(xapi, vm, device)
     if not db.row("VBD", vbd)["currently_attached"]:
         raise internal_error(f"vbd_plug: Unable to plug VBD {vbd}")
     steps.note(call, steps.HOTPLUG)
@@ -43,16 +44,17 @@ def unplug(call: Call, vbd: str, *, force: bool) -> None:
     xapi, db = call.xapi, call.db
     vm = db.row("VBD", vbd)["VM"]
     device = device_of(xapi, vbd)
-    domain = domain_of(xapi, vm)
-    if device not in domain.disks:
-        db.set("VBD", vbd, currently_attached=False)
-        return
-    if not force and guest_of(xapi.guests, vm).refuses_unplug:
-        raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "")
-    try:
-        hypervisor.take_out(call, domain, device)
-    finally:
-        report(xapi, vm, device)
+    with hypervisor.busy_with(call, vm):
+        domain = domain_of(xapi, vm)
+        if device not in domain.disks:
+            db.set("VBD", vbd, currently_attached=False)
+            return
+        if not force and guest_of(xapi.guests, vm).refuses_unplug:
+            raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "")
+        try:
+            hypervisor.take_out(call, domain, device)
+        finally:
+            report(xapi, vm, device)
     steps.note(call, steps.HOTPLUG)
     if db.row("VBD", vbd)["currently_attached"]:
         raise internal_error(f"vbd_unplug: Unable to unplug VBD {vbd}")

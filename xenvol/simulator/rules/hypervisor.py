@@ -6,17 +6,41 @@ xapi tells its hypervisor's daemon what to do, and believes only what that repor
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from xenvol.simulator.domains import Domain
 from xenvol.simulator.failure import NULL, Failure, internal_error
-from xenvol.simulator.rules import datapath, steps, vm_facts
+from xenvol.simulator.rules import backend, datapath, steps, vm_facts
 from xenvol.simulator.rules.slots import device_of, devices_of, domain_of, report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from xenvol.simulator.rulebook import Call
 
+P = ParamSpec("P")
 
+
+def busy_with(call: Call, vm: str) -> AbstractContextManager[None]:
+    """The daemon does one thing at a time with a VM; what comes meanwhile waits (xenops_server.ml, Redirector).
+
+    So a VM is not shut down, nor does it move, while a disk is plugged into it.
+    """
+    return backend.holding(call, "VM", vm)
+
+
+def _one_at_a_time(
+    act: Callable[Concatenate[Call, str, P], None],
+) -> Callable[Concatenate[Call, str, P], None]:
+    def alone(call: Call, vm: str, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with busy_with(call, vm):
+            act(call, vm, *args, **kwargs)
+
+    return alone
+
+
+@_one_at_a_time
 def start(call: Call, vm: str, host: str) -> None:
     """Build a domain on the host with the disks of all the VM's slots; all of them or no domain.
 
@@ -51,6 +75,7 @@ def pause(call: Call) -> None:
     steps.note(call, steps.SINGLE)
 
 
+@_one_at_a_time
 def power_off(call: Call, vm: str, *, clean: bool) -> None:
     """The domain ends, asked nicely or not; its disks are reported before it is."""
     steps.note(call, steps.power_off(call, devices_of(call.xapi, vm), clean=clean))
@@ -75,6 +100,7 @@ def stop(call: Call, vm: str) -> None:
                 take_out(call, domain, device)
 
 
+@_one_at_a_time
 def suspend(call: Call, vm: str) -> None:
     """Like `stop`: what was in which slot is in the database, and comes back with `resume`.
 
@@ -95,6 +121,7 @@ def _empty(call: Call, vm: str) -> None:
         report(call.xapi, vm, device)
 
 
+@_one_at_a_time
 def resume(call: Call, vm: str, host: str) -> None:
     """Build the domain again with the disks that it had; all of them or no domain."""
     db = call.db
@@ -110,6 +137,7 @@ def resume(call: Call, vm: str, host: str) -> None:
     steps.note(call, steps.resume(call, devices_of(call.xapi, vm)))
 
 
+@_one_at_a_time
 def move(call: Call, vm: str, host: str) -> None:
     """Live migration: the disks are attached where the domain goes, then detached where it was."""
     there = Domain(host)

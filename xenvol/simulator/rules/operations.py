@@ -9,6 +9,7 @@ class's own affair: it registers a `Discipline`.
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure
+from xenvol.simulator.rules import releases
+from xenvol.simulator.waits import OPERATION, Wait
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -32,6 +35,11 @@ STANDARD_PATIENCE = 7200.0  # seconds that most calls wait (helpers.ml, Policy.s
 SHORT_PATIENCE = (
     120.0  # seconds that calls wait which should fail soon, VM.start for one (Policy.fail_quickly)
 )
+STANDARD_NAP = (
+    1.0,
+    20.0,
+)  # seconds between two tries of a release that is not woken, at random (Policy.standard)
+SHORT_NAP = 2.0  # Policy.fail_quickly
 NO_PATIENCE = 0.0  # Policy.fail_immediately, but for its one short wait
 QUEUE_LIMIT = 100  # calls that may wait at once (helpers.ml, max_number_of_queueing_threads)
 
@@ -81,22 +89,65 @@ def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PA
     """Repeat an attempt for as long as another operation is in its way.
 
     The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the
-    pool is an occasion to look again. Raises TASK_CANCELLED when the task is cancelled meanwhile, and
-    TOO_MANY_PENDING_TASKS when a hundred calls wait already.
+    pool is an occasion to look again; with `Xapi.storage_delays` an older release looks again when a real one
+    does. Raises TASK_CANCELLED when the task is cancelled meanwhile, and TOO_MANY_PENDING_TASKS when a hundred
+    calls wait already.
     """
     _make_cancellable(call)
     deadline = time.monotonic() + patience
-    while True:
-        _raise_if_cancelled(call)
-        try:
-            return attempt()
-        except Failure as failure:
-            left = deadline - time.monotonic()
-            if failure.code != IN_PROGRESS or left <= 0 or call.xapi.is_closed:
-                raise
-        with _queueing(call.xapi):
-            call.xapi.lock.wait(left)
-            call.sleep(_BREATH)
+    with contextlib.ExitStack() as stack:
+        wait: Wait | None = None
+        while True:
+            _raise_if_cancelled(call)
+            try:
+                return attempt()
+            except Failure as failure:
+                left = deadline - time.monotonic()
+                if failure.code != IN_PROGRESS or left <= 0 or call.xapi.is_closed:
+                    raise
+                wait = _goes_on_waiting(call, stack, wait, failure)
+                nap = _nap(call.xapi, failure, patience)
+            with _queueing(call.xapi):
+                if nap is None:
+                    call.xapi.lock.wait(left)
+                    call.sleep(_BREATH)
+                else:
+                    call.sleep(min(nap, left))
+
+
+def _goes_on_waiting(call: Call, stack: contextlib.ExitStack, wait: Wait | None, failure: Failure) -> Wait:
+    """The wait that lasts now: the one before, or another if something else is in the way."""
+    what = _in_the_way(failure)
+    seen = call.db.stamp  # every change is an occasion to look again, so without one the call goes on waiting
+
+    def lasts() -> bool:
+        return call.db.stamp == seen
+
+    if wait is not None and wait.what == what:
+        wait.lasts = lasts
+        return wait
+    stack.close()
+    return stack.enter_context(call.waiting(OPERATION, *what, lasts=lasts))
+
+
+def _in_the_way(failure: Failure) -> tuple[str, ...]:
+    """Class, reference and operation, whichever way the release writes them."""
+    first, ref, *rest = failure.params
+    cls, _, operation = first.partition(".")  # "VM.start" in releases before 25.27
+    return cls, ref, operation or rest[0]
+
+
+def _nap(xapi: Xapi, failure: Failure, patience: float) -> float | None:
+    """Seconds that a real xapi sleeps before it tries again; None where the end of the operation wakes it.
+
+    Until 25.27 only an error of two parameters let it be woken, which is that of a VM's operation (helpers.ml,
+    Repeat_with_uniform_backoff.wait). Seen: facts/truth.md, last section, finding 1.
+    """
+    if not xapi.storage_delays or len(failure.params) == 2:
+        return None
+    if releases.since(xapi, releases.IN_PROGRESS_NAMES_TASK):
+        return None
+    return random.uniform(*STANDARD_NAP) if patience == STANDARD_PATIENCE else SHORT_NAP
 
 
 @contextlib.contextmanager

@@ -23,7 +23,11 @@ from xenvol.simulator.sm.lvmonlun import LVMOnLUN
 SR_UNAVAILABLE = 47
 GENERAL = 202
 LIST_SECONDS = 30.0
-"""How long SM waits for LUNs before it lists them, beside the login (trace sm/20a#32)."""
+"""How long SM waits for LUNs after a login of its own before it lists them, beside the login (trace sm/20a#32).
+
+It waits until as many devices are there as the target has LUNs. With a session they are there already. (From the
+source; the recorded host had no such devices, so no trace shows it.)
+"""
 
 
 class LVMoISCSI(LVMOnLUN):
@@ -146,8 +150,10 @@ class LVMoISCSI(LVMOnLUN):
         luns: dict[str, xmlout.Tree] = {}
         for login in self.logins:
             login.rescan()
+            was_attached = login.is_attached
             login.attach()
-            self.xapi.sleep(LIST_SECONDS)
+            if not was_attached:
+                self.xapi.sleep(LIST_SECONDS)
             for disk in login.disks():
                 facts = {
                     "vendor": disk.volume.vendor,
