@@ -53,14 +53,14 @@ def test_a_few_orders_of_each_pair_are_right(pair: Pair) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS, ids=str)
-@pytest.mark.parametrize("pair", of_pairs(strict=True))
+@pytest.mark.parametrize("pair", of_pairs(strict=False))
 def test_every_order_with_one_preemption_and_some_with_more_are_right(pair: Pair, driver: Driver) -> None:
     report = explored(pair, driver, preemptions=1, sample=15)
     assert report.violations == [], str(report)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", of_pairs(strict=True))
+@pytest.mark.parametrize("pair", of_pairs(strict=False))
 def test_every_order_with_two_preemptions_is_right(pair: Pair) -> None:
     report = explored(pair, DRIVERS[0], preemptions=2)
     assert report.violations == [], str(report)
