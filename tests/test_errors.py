@@ -87,7 +87,11 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
     (TemplateGiven("golden"), {"vm": "golden"}, ["golden", "make a VM"]),
     (DiskNotReleased("web", device="xvdb"), {"vm": "web", "device": "xvdb"}, ["web", "xvdb"]),
     (VMBusy("web", operation="migrate_send"), {"vm": "web", "operation": "migrate_send"}, ["migrate_send"]),
-    (ChangedMeanwhile("attach", what="another process changed it"), {"operation": "attach"}, ["try once more"]),
+    (
+        ChangedMeanwhile("attach", what="another process changed it"),
+        {"operation": "attach"},
+        ["try once more"],
+    ),
     (
         UnknownDriver("rbd", installed=["iscsi", "nfs"]),
         {"name": "rbd", "installed": ["iscsi", "nfs"], "package": None},

@@ -109,7 +109,7 @@ class TestStatuses:
         while kinds:
             kind = kinds.pop()
             kinds += kind.__subclasses__()
-            if kind is not XenVolError:
+            if kind is not XenVolError and kind.__module__.startswith("xenvol."):  # tests make some, too
                 statuses.add(failures.blame_of(kind.__new__(kind)).status)
         assert statuses == {2, 3, 4, 5, 6, 7, 8, 130}
 
