@@ -33,6 +33,12 @@ def with_tables(path: Path) -> str:
 
 def new_file(path: Path) -> str:
     """Write the file there, with nothing of what was in it, and return its URL."""
+    return replace(path, _content())
+
+
+def replace(path: Path, content: bytes) -> str:
+    """Write the content of a SQLite file there, without the log of the one before, and return its URL."""
     for old in path.parent.glob(f"{path.name}*"):
         old.unlink()
-    return with_tables(path)
+    path.write_bytes(content)
+    return f"sqlite:///{path}"

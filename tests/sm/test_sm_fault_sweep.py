@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, vdi_uuids
-from tests.sm.sqlite_file import new_file
+from tests.sm.sqlite_file import new_file, replace
 from xenvol.errors import XapiUnreachable, XenVolError
 from xenvol.secret import Secret
 from xenvol.simulator import Simulator
@@ -209,9 +209,7 @@ class Trial:
         """The same trial once more, in a pool that was restored: the service still runs, and its rows are as they
         were."""
         trial = copy.copy(self)
-        for old in self.path.parent.glob(f"{self.path.name}*"):
-            old.unlink()
-        self.path.write_bytes(self.saved)
+        replace(self.path, self.saved)
         trial.open()
         return trial
 
