@@ -16,7 +16,14 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from xenvol.errors import UnsupportedSRType, VolumeInUse, VolumeNotFound, WrongVolume, XapiError
+from xenvol.errors import (
+    UnsupportedSRType,
+    VolumeInUse,
+    VolumeNotFound,
+    WrongVolume,
+    XapiError,
+    XapiUnreachable,
+)
 from xenvol.marks import MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
@@ -111,11 +118,22 @@ def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dic
             seen[host_ref] = luns_on(view, host_ref, device_config)
         except XapiError as error:
             if error.code not in HOST_IS_DOWN:
+                if _has_lost_its_way(view, sr_ref, host_ref, device_config):
+                    raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe") from error
                 raise
             down = error
     if not seen and down is not None:
         raise down
     return seen
+
+
+def _has_lost_its_way(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
+    """Whether another process has destroyed the PBD with this device_config, and so the secrets that it names."""
+    try:
+        _, pbd = find_pbds(view, sr_ref).get(host_ref, (None, {}))
+    except (XapiError, XapiUnreachable):  # the refusal of the probe is the error that counts
+        return False
+    return pbd.get("device_config") != device_config
 
 
 def which_lun(
