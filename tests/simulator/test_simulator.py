@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 import urllib.request
+import xmlrpc.client
 
 import pytest
 import XenAPI
@@ -154,6 +155,24 @@ class TestPool:
     def test_an_unknown_host_is_an_error_that_lists_the_known(self, xapi: Simulator) -> None:
         with pytest.raises(KeyError, match="there are host1"):
             xapi.find_host("nowhere")
+
+
+class TestConnections:
+    def test_of_a_client_that_is_gone_count_until_its_last_call_is_over(self, xapi: Simulator) -> None:
+        """The pool goes on with what a killed client asked for."""
+        assert xapi.connections == 0
+        client = PlainClient(xapi)
+        order = xapi.faults.hang("VM.get_all")
+        connection = socket.create_connection(("127.0.0.1", xapi.port))
+        body = xmlrpc.client.dumps((client.session,), "VM.get_all").encode()
+        connection.sendall(b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        while not order.hits:
+            time.sleep(0.002)
+        connection.close()
+        assert xapi.connections >= 1
+        order.release()
+        while xapi.connections > 1:  # the other client's may be kept
+            time.sleep(0.002)
 
 
 class TestReset:

@@ -64,6 +64,12 @@ class Server:
     def is_up(self) -> bool:
         return self._listener is not None
 
+    @property
+    def connections(self) -> int:
+        """How many are open; one that a client has left is open until its last call is over."""
+        with self._guard:
+            return len(self._connections)
+
     def start(self) -> None:
         """Listen; OSError when the port is taken. The same port again after `go_down`."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET

@@ -123,6 +123,11 @@ class Simulator(BulkBuilder):
         return bool(self._servers)
 
     @property
+    def connections(self) -> int:
+        """How many clients are connected, those too that are gone while a call of theirs is under way."""
+        return sum(server.connections for server in self._servers)
+
+    @property
     def ca_file(self) -> str:
         """The certificate that a client must trust where `tls` is set; its key is public, as it is no secret."""
         return str(_DATA / "loopback-cert.pem")
