@@ -200,6 +200,7 @@ def copy_vdi(
     except BaseException:
         undo.forget()  # it may be under way, and a copy whose source has lost the mark is found by nobody
         raise
+    _say(view, copy_ref, source, COPIED_BY, mark.key)  # only we know which of its marks is of this call
     if CONNECTED in source["other_config"]:  # it is not the copy that somebody has connected
         view.call("VDI.remove_from_other_config", copy_ref, CONNECTED)
     return copy_ref
@@ -317,9 +318,10 @@ def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
             view.call("VDI.set_name_label", vdi_ref, label_of(volume))
         if vdi["name_description"] != _description_of(volume):
             view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
-        for mark in marks:
-            if mark.token == volume.token and mark.source_uuid is not None:
-                _say(view, vdi_ref, vdi, COPIED_BY, mark.key)
+        own = [mark for mark in marks if mark.token == volume.token and mark.source_uuid is not None]
+        if own and vdi["other_config"].get(COPIED_BY) not in {mark.key for mark in own}:
+            # of attempts that died it has the marks as well, and its own was put there last
+            _say(view, vdi_ref, vdi, COPIED_BY, max(own, key=lambda mark: mark.at).key)
     unmark(view, vdi_ref, marks)
     _say(view, vdi_ref, vdi, MANAGED, volume.id)
 
