@@ -28,6 +28,7 @@ from xenvol.marks import MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
+from xenvol.storage.sr import PROBING
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import in_words, is_held, vbds_of
@@ -35,8 +36,6 @@ from xenvol.view import HOST_IS_DOWN, Record, View
 
 LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
-PROBING = "lvmoiscsi"
-"""The storage driver that lists the LUNs of a target: every XenServer and XCP-ng has it."""
 _LISTING = "SR_BACKEND_FAILURE_107"
 """The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
 _LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
@@ -265,7 +264,7 @@ def _plugged_on(
 
 def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None) -> str:
     """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume."""
-    if PROBING not in view.sr_types:  # then the master alone can be asked, by VDI.introduce
+    if view.driver_of(PROBING) is None:  # then the master alone can be asked, by VDI.introduce
         raise UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
     seen = seen_luns(view, sr_ref, hosts)
     if not seen:  # another process has unplugged the SR
