@@ -459,6 +459,24 @@ class TestAttemptsThatDiedOneAfterTheOther:
         assert manager.audit().findings == []
         assert set(vdi_uuids(pool)) == {source.vdi_uuid, copy.vdi_uuid}
 
+    @pytest.mark.parametrize("method", ["VDI.clone", "VDI.snapshot"])
+    @pytest.mark.parametrize("end", ["the same call", "an audit"])
+    def test_that_had_just_said_which_copy_is_theirs_leave_one_or_none(
+        self, pool: Simulator, manager: StorageManager, source: Volume, method: str, end: str
+    ) -> None:
+        pool.faults.die(after="VDI.add_to_other_config", nth=2)  # the first marks the source
+        with pytest.raises(XapiUnreachable):
+            make(manager, method, "c1", "v1")
+        pool.faults.come_back()
+        (made,) = set(vdi_uuids(pool)) - {source.vdi_uuid}
+        if end == "the same call":
+            assert make(manager, method, "c1", "v1").vdi_uuid == made
+        else:
+            manager._context.database.write(creation.drop_unmade, manager.get_volume("c1"))
+            assert manager.audit(repair=True).agrees
+            assert vdi_uuids(pool) == [source.vdi_uuid]
+        assert manager.audit().findings == []
+
     def test_that_cannot_be_told_from_somebodys_copy_are_told_and_left(
         self, pool: Simulator, manager: StorageManager, source: Volume
     ) -> None:

@@ -273,18 +273,21 @@ def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, R
 def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
     """Of all disks of an SR, those that calls for rows have made, with the marks that prove it.
 
-    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: so where
-    that is known already, or where several disks have the mark, none of them is taken for it.
+    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: the one
+    that says so, and where none does, the only one that has the mark; where several have it, none is taken for it.
     """
     carriers = Counter(mark.key for vdi in there.values() for mark in marks_of(vdi) if mark.is_of(vdi))
-    known = {vdi["other_config"].get(COPIED_BY) for vdi in there.values()}
+    known = Counter(vdi["other_config"].get(COPIED_BY) for vdi in there.values())
+
+    def is_proved(vdi: Record, mark: Mark) -> bool:
+        if mark.source_uuid is None:
+            return True
+        if vdi["other_config"].get(COPIED_BY) == mark.key:
+            return known[mark.key] == 1
+        return carriers[mark.key] == 1 and not known[mark.key]
+
     proved = {
-        ref: [
-            mark
-            for mark in marks_of(vdi)
-            if mark.is_of(vdi)
-            and (mark.source_uuid is None or (carriers[mark.key] == 1 and mark.key not in known))
-        ]
+        ref: [mark for mark in marks_of(vdi) if mark.is_of(vdi) and is_proved(vdi, mark)]
         for ref, vdi in there.items()
     }
     return {ref: marks for ref, marks in proved.items() if marks}
