@@ -17,7 +17,7 @@ from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
-from xenvol.view import Record, View, is_gone
+from xenvol.view import Record, View, gone_is_fine, is_gone
 from xenvol.vm import VM
 
 log = logging.getLogger(__name__)
@@ -189,11 +189,16 @@ def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionI
             f"held VDI {vdi_ref}",
             ("VDI.add_to_other_config", vdi_ref, CONNECTED, mark),
             look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
-            inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
+            inverse=lambda: _let_go(view, vdi_ref),
         )
     except XapiError as error:
         if error.code != "MAP_DUPLICATE_KEY":
             raise
+
+
+def _let_go(view: View, vdi_ref: VDIRef) -> None:
+    with gone_is_fine("VDI"):
+        view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
 
 
 def _is_same(one: Record, other: Record) -> bool:

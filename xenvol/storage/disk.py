@@ -8,7 +8,7 @@ from xenvol.errors import VolumeNotFound, WrongVolume
 from xenvol.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
 from xenvol.storage.vdi import find_vdi
 from xenvol.undo import Undo
 from xenvol.view import Record, View
@@ -35,6 +35,7 @@ def connect_disk(
         view.call("SR.scan", sr_ref)
         found = find_vdi(view, vdi_uuid)
     if found is None:
+        require_sr(view, sr_ref)
         raise VolumeNotFound(
             f"disk {vdi_uuid} in SR {spec.name_label}",
             found=[vdi["uuid"] for vdi in view.find("VDI", {"SR": sr_ref}).values()],

@@ -70,6 +70,12 @@ def find_sr(view: View, sr_uuid: str) -> SRRef | None:
     return next(map(SRRef, view.find("SR", {"uuid": sr_uuid})), None)
 
 
+def require_sr(view: View, sr_ref: SRRef) -> None:
+    """Raise XapiError HANDLE_INVALID where another process has forgotten the SR: then it proves nothing that the SR
+    shows no disk."""
+    view.call("SR.get_uuid", sr_ref)
+
+
 def connect_sr(
     view: View,
     undo: Undo,
