@@ -29,6 +29,7 @@ from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import require_sr
+from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import in_words, is_held, vbds_of
@@ -202,6 +203,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     the SR is plugged into a VM.
     """
     _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what="(any LUN of the target)")
+    wait_while_busy(view, sr_ref)
     pbds = find_pbds(view, sr_ref)
     on_hosts = master_first(view, pbds)
     plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
@@ -361,7 +363,8 @@ def _introduce(
     is_sharable = sharable if like is None else like["sharable"]
     spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
     try:
-        return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
+        with turn(view, sr_ref):
+            return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
     except XapiError as error:
         # every refusal of the storage driver comes as this one (facts/sm-truth.md, Contradictions 1)
         if error.code == "INTERNAL_ERROR" and "Vdi_does_not_exist" in "".join(error.params):
