@@ -117,7 +117,7 @@ def plug_vbd(view: View, vbd_ref: VBDRef) -> None:
 def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) -> None:
     """Ask the guest to let go. Idempotent. Raises DiskNotReleased when it does not."""
     try:
-        view.call("VBD.unplug", vbd_ref)
+        _unplug(view, vbd_ref)
     except XapiError as error:
         if error.code in _REFUSED_BY_GUEST:
             raise DiskNotReleased(str(vm), device=device) from error
@@ -132,21 +132,15 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
             )
         if error.code != "DEVICE_ALREADY_DETACHED" and not is_gone(error, "VBD"):
             raise
-    except XapiUnreachable:
-        if view.call("VBD.get_currently_attached", vbd_ref):
-            raise
     undo.did(f"unplugged VBD {vbd_ref}", plug_vbd, view, vbd_ref)
 
 
 def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
     """Empty the slot. Idempotent; the disk stays."""
     try:
-        view.call("VBD.destroy", vbd_ref)
+        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
     except XapiError as error:
         if not is_gone(error, "VBD"):
-            raise
-    except XapiUnreachable:
-        if view.find("VBD", {"uuid": view.record("VBD", vbd_ref)["uuid"]}):
             raise
 
 
@@ -155,12 +149,17 @@ def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
     waiting.leave_behind(vbd_ref)
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            unmake(
-                view,
-                ("VBD.unplug", vbd_ref),
-                is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
-            )
-        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
+            _unplug(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise
+    else:
+        destroy_vbd(view, vbd_ref)
+
+
+def _unplug(view: View, vbd_ref: VBDRef) -> None:
+    unmake(
+        view,
+        ("VBD.unplug", vbd_ref),
+        is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
+    )
