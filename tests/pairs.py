@@ -130,6 +130,11 @@ def _with_volume_in_web(xapi: Simulator, driver: Driver) -> None:
     _as_somebody(xapi, lambda ops: ops.attach_volume(driver.volume, "web"))
 
 
+def _with_both(xapi: Simulator, driver: Driver) -> None:
+    _with_volume_in_web(xapi, driver)
+    _as_somebody(xapi, lambda ops: ops.attach_volume(driver.neighbour, "db"))
+
+
 def _connected(xapi: Simulator, driver: Driver) -> None:
     _vms()(xapi, driver)
     _as_somebody(xapi, lambda ops: ops.connect_volume(driver.volume))
@@ -177,6 +182,12 @@ PAIRS = [
         _with_neighbour_in_db,
         _attach,
         _doing("detach", lambda ops, driver: ops.detach_volume(driver.neighbour, "db")),
+    ),
+    Pair(
+        "detach x detach of a neighbour",
+        _with_both,
+        _doing("detach", lambda ops, driver: ops.detach_volume(driver.volume, "web")),
+        _doing("detach neighbour", lambda ops, driver: ops.detach_volume(driver.neighbour, "db")),
     ),
     Pair(
         "attach x attach of a neighbour",
@@ -245,4 +256,5 @@ def run(pair: Pair, driver: Driver, *, preemptions: int, sample: int = 0, seed: 
             sample=sample,
             seed=seed,
             slow=(*SLOW, "VM.start", "VM.clean_shutdown", "VM.pool_migrate"),
+            may_wait=False,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.meanwhile import another_process, interrupted
 from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
 from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.simulator import Simulator
@@ -90,6 +91,23 @@ def test_a_vm_is_made_then_given_its_disk_and_then_started(
     volume_ops._session.call("VM.hard_shutdown", vm)
     volume_ops.detach_volume(scenario.connection_info, "web")
     assert [line for line in changes(before, xapi.snapshot()) if not line.startswith("VM")] == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("after", ["PBD.plug", "VDI.get_all_records_where", "VDI.add_to_other_config"])
+def test_a_volume_that_another_process_disconnects_meanwhile_is_connected_anew(
+    xapi: Simulator, scenario: Scenario, after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the SR shows no disk any more is no proof that the storage has none, and no undo fails over it."""
+    scenario.arrange(xapi)
+    info = scenario.connection_info
+    with (
+        another_process(xapi) as other,
+        interrupted(xapi, after, lambda: other.disconnect_volume(info)) as ops,
+    ):
+        volume = ops.connect_volume(info)
+    assert xapi.db.exists("VDI", volume.vdi_ref)
+    assert "not undone" not in caplog.text
 
 
 class TestADiskThatItsCallerPutIntoAVM:

@@ -173,3 +173,24 @@ class TestSweep:
             case.trial.ops = case.trial.log_in()
             case.trial.finish()
             case.trial.session.close()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(s, marks=[] if s.name == "iscsi" else [pytest.mark.slow]) for s in SCENARIOS],
+    ids=str,
+)
+def test_an_error_after_the_deed_leaves_the_pool_as_it_was_or_is_none(
+    pool: Simulator, scenario: Scenario, operation: Operation
+) -> None:
+    """xapi says INTERNAL_ERROR of a call that it has done (facts/truth.md, last section, finding 3)."""
+    for case in each_call(pool, scenario, operation, sweep.late_error):
+        goes_forward = operation is DETACH and not pool.db.refs("VBD")
+        if case.error is not None:
+            assert isinstance(case.error, XapiError), case
+            assert case.error.code == sweep.LATE_ERROR[0], case
+            assert goes_forward or case.trial.difference("before") == [], case
+        elif operation is DETACH:
+            assert case.trial.difference("pristine") == [], case
+        case.trial.finish()

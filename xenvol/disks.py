@@ -10,13 +10,14 @@ from xenvol import mountpoint
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
 from xenvol.errors import AttachedMeanwhile, AttachmentFenced, InvalidMountpoint, VolumeInUse, WrongVolume
-from xenvol.marks import ATTACHMENT, DISK, DRIVER, SR, VDI, VOLUME
-from xenvol.refs import VBDRef, VDIRef
+from xenvol.marks import ATTACHMENT, DISK, DRIVER, JOINED, SR, VDI, VOLUME
+from xenvol.refs import NULL_REF, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, is_marked, is_moving, vbds_of
-from xenvol.vbd import destroy_vbd, discard_vbd, unplug_vbd, volumes_of
+from xenvol.vbd import destroy_vbd, discard_vbd, settle_vbd, unplug_vbd, volumes_of
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
+from xenvol.waiting import leave_behind
 
 
 def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
@@ -87,9 +88,12 @@ def find_unmarked(
     return {*found, *(find(info.data, open_) if find is not None and open_ else ())}
 
 
-def marks(info: ConnectionInfo, volume: Identity, sr_ref: str, vdi_ref: str) -> dict[str, str]:
+def marks(
+    info: ConnectionInfo, volume: Identity, sr_ref: str, vdi_ref: str, *, joined: bool
+) -> dict[str, str]:
     """What a VBD of this volume says of itself, in its other_config; each attachment has an id of its own."""
     return {
+        **({JOINED: ""} if joined else {}),
         VOLUME: info.volume_id or volume.key,
         DISK: volume.key,
         SR: sr_ref,
@@ -170,11 +174,15 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
     """Unplug the disk if it is plugged, and empty its slot; a disk that cannot go is plugged again."""
     undo = Undo()
     try:
-        if vbd["currently_attached"] or is_moving(vbd):  # an unplug waits for a plug that is under way
+        if vbd["currently_attached"] or is_moving(vbd):
             device = vbd["device"] or mountpoint.name_of(vbd["userdevice"])
             check_gives_disk_back(vm, device)
+            if is_moving(vbd):
+                settle_vbd(view, vbd_ref, lambda vbd: not is_moving(vbd))
             unplug_vbd(view, undo, vbd_ref, device=device, vm=vm)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
+        leave_behind(vbd_ref)
         undo.unwind(error)
         raise
+    view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it is out

@@ -11,13 +11,13 @@ from xenvol import storage
 from xenvol.attachment import Attachment
 from xenvol.connection_info import ConnectionInfo
 from xenvol.errors import AttachedMeanwhile, UnmanagedVDI, VolumeInUse, XapiError, XenVolError
-from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
+from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, JOINED, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
-from xenvol.view import Record, View, is_gone
+from xenvol.view import Record, View, gone_is_fine, is_gone
 from xenvol.vm import VM
 
 log = logging.getLogger(__name__)
@@ -179,17 +179,28 @@ def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionI
     """
     if is_held(vdi):
         return
-    if CONNECTED in vdi["other_config"]:  # a copy inherited it from the disk that it was made of
-        view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
-    mark = f"{vdi['uuid']} {info.driver_volume_type} {info.volume_id or ''}"
+    for mark in {CONNECTED, JOINED} & set(
+        vdi["other_config"]
+    ):  # a copy inherited it from what it was made of
+        view.call("VDI.remove_from_other_config", vdi_ref, mark)
+    if vdi["SR"] in view.joined:
+        _mark(view, undo, vdi_ref, JOINED, "")
+    _mark(view, undo, vdi_ref, CONNECTED, f"{vdi['uuid']} {info.driver_volume_type} {info.volume_id or ''}")
+
+
+def _mark(view: View, undo: Undo, vdi_ref: VDIRef, mark: str, text: str) -> None:
+    def unmark() -> None:
+        with gone_is_fine("VDI"):
+            view.call("VDI.remove_from_other_config", vdi_ref, mark)
+
     try:
         change(
             view,
             undo,
-            f"held VDI {vdi_ref}",
-            ("VDI.add_to_other_config", vdi_ref, CONNECTED, mark),
-            look=lambda: CONNECTED in view.call("VDI.get_other_config", vdi_ref),
-            inverse=lambda: view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED),
+            f"marked VDI {vdi_ref} as {mark}",
+            ("VDI.add_to_other_config", vdi_ref, mark, text),
+            look=lambda: mark in view.call("VDI.get_other_config", vdi_ref),
+            inverse=unmark,
         )
     except XapiError as error:
         if error.code != "MAP_DUPLICATE_KEY":

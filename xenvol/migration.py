@@ -12,6 +12,7 @@ from xenvol.refs import NULL_REF, HostRef, SRRef, is_ref, is_uuid
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
 from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
+from xenvol.storage.turn import turn
 from xenvol.undo import Undo
 from xenvol.use import vbds_of, vms_of
 from xenvol.view import View, is_gone
@@ -50,7 +51,8 @@ def undo(view: View, vm: VM, host: str) -> None:
         return
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
         if not _has_disk_of_vm_at_rest(view, sr_ref):
-            _leave(view, sr_ref, host_ref)
+            with turn(view, sr_ref):
+                _leave(view, sr_ref, host_ref)
 
 
 def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:

@@ -6,14 +6,15 @@ driver it came, and which attachment it is. An answer that was lost is looked up
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from xenvol import waiting
 from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.mountpoint import name_of
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
-from xenvol.use import is_marked
+from xenvol.use import is_marked, is_moving, is_plugged
 from xenvol.verbs import is_no_more, make, unmake
 from xenvol.view import HOST_IS_DOWN, Record, View, is_gone
 from xenvol.vm import VM
@@ -77,6 +78,30 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         raise
 
 
+def plug_unless_plugged(view: View, vbd_ref: VBDRef) -> None:
+    """Plug a VBD that was there. Another attempt may have made it just now: then that one plugs it."""
+    settle_vbd(view, vbd_ref, is_plugged)
+    if not is_plugged(view.record("VBD", vbd_ref)):
+        plug_vbd(view, vbd_ref)
+
+
+def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]) -> None:
+    """Look at a VBD until it is as it shall be, or nobody is at work on it. Raises XapiError HANDLE_INVALID."""
+
+    def look() -> Record:
+        view.read({"VBD": [vbd_ref]})
+        return view.record("VBD", vbd_ref)
+
+    waiting.settle(
+        view,
+        look,
+        lambda vbd: {"VBD": [vbd_ref]},
+        is_settled=is_settled,
+        is_busy=is_moving,
+        is_dead=lambda vbd: waiting.is_left_behind(vbd_ref),
+    )
+
+
 def plug_vbd(view: View, vbd_ref: VBDRef) -> None:
     """Make it live in the running VM. Idempotent; what undoes `create_vbd` unplugs as well."""
     try:
@@ -92,7 +117,7 @@ def plug_vbd(view: View, vbd_ref: VBDRef) -> None:
 def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) -> None:
     """Ask the guest to let go. Idempotent. Raises DiskNotReleased when it does not."""
     try:
-        view.call("VBD.unplug", vbd_ref)
+        _unplug(view, vbd_ref)
     except XapiError as error:
         if error.code in _REFUSED_BY_GUEST:
             raise DiskNotReleased(str(vm), device=device) from error
@@ -107,34 +132,34 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
             )
         if error.code != "DEVICE_ALREADY_DETACHED" and not is_gone(error, "VBD"):
             raise
-    except XapiUnreachable:
-        if view.call("VBD.get_currently_attached", vbd_ref):
-            raise
     undo.did(f"unplugged VBD {vbd_ref}", plug_vbd, view, vbd_ref)
 
 
 def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
     """Empty the slot. Idempotent; the disk stays."""
     try:
-        view.call("VBD.destroy", vbd_ref)
+        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
     except XapiError as error:
         if not is_gone(error, "VBD"):
-            raise
-    except XapiUnreachable:
-        if view.find("VBD", {"uuid": view.record("VBD", vbd_ref)["uuid"]}):
             raise
 
 
 def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
     """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529)."""
+    waiting.leave_behind(vbd_ref)
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            unmake(
-                view,
-                ("VBD.unplug", vbd_ref),
-                is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
-            )
-        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
+            _unplug(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise
+    else:
+        destroy_vbd(view, vbd_ref)
+
+
+def _unplug(view: View, vbd_ref: VBDRef) -> None:
+    unmake(
+        view,
+        ("VBD.unplug", vbd_ref),
+        is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
+    )

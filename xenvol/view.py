@@ -38,6 +38,11 @@ class View:
         self._session = session.hiding(self._secrets)
         self._records: dict[tuple[str, str], Record] = {}
         self._whole: set[str] = set()  # classes of which every object is remembered
+        self._token = ""  # of the last read
+        self.joined: set[str] = set()
+        """The SRs of ours that another attempt had introduced when this operation came."""
+        self.turn: str | None = None
+        """What this operation's turn on an SR is marked with (`xenvol.storage.turn`)."""
 
     @classmethod
     def of(cls, session: Any) -> View:
@@ -115,10 +120,17 @@ class View:
             self._records.pop(key, None)
         filters = sorted(whole) + sorted(f"{cls}/{ref}" for cls, ref in wanted if cls not in whole)
         for some in batched(filters, AT_ONCE):
-            for event in self.call("event.from", some, "", 0.0)["events"]:
+            answer = self.call("event.from", some, "", 0.0)
+            for event in answer["events"]:
                 if "snapshot" in event and event["class"] in names:
                     self.remember(names[event["class"]], event["ref"], event["snapshot"])
+            self._token = answer["token"]
         self._whole |= whole
+
+    def wait(self, refs: Mapping[str, Iterable[str]], seconds: float) -> None:
+        """Wait until one of these objects has changed since the last `read`, at most so many seconds."""
+        filters = sorted(f"{cls}/{ref}" for cls, some in refs.items() for ref in some)
+        self.call("event.from", filters[:AT_ONCE], self._token, seconds)
 
     def all(self, cls: str) -> dict[str, Record]:
         """Every object of a small class (pool, SM, host)."""
@@ -138,6 +150,10 @@ class View:
 
     def remember(self, cls: str, ref: str, record: Record) -> None:
         self._records[cls, ref] = record
+
+    def forget(self, cls: str, ref: str) -> None:
+        """For an object that is gone, or no longer as it was."""
+        self._records.pop((cls, ref), None)
 
     # ---- the few facts that every operation needs
 

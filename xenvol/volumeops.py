@@ -40,7 +40,7 @@ from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.use import is_plugged
-from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
+from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_unless_plugged, plug_vbd, taken_by
 from xenvol.view import Record, View, is_overtaken
 from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
 
@@ -118,7 +118,8 @@ class VolumeOps:
         undo = Undo()
         try:
             vdi_ref = driver.connect_volume(info.data)
-            marks = disks.marks(info, volume, view.record("VDI", vdi_ref)["SR"], vdi_ref)
+            sr_ref = view.record("VDI", vdi_ref)["SR"]
+            marks = disks.marks(info, volume, sr_ref, vdi_ref, joined=sr_ref in view.joined)
             vbd_ref = disks.find_twin(machine, slots, there, vdi_ref)
             if vbd_ref is not None:
                 disks.check_position(slots[vbd_ref], wish)
@@ -133,7 +134,9 @@ class VolumeOps:
             elif vbd_ref == there:
                 disks.check_mode(machine, slots[there], mode)
                 disks.take_over(view, there, slots[there], info)
-            if will_plug:
+            if will_plug and vbd_ref == there:
+                plug_unless_plugged(view, vbd_ref)
+            elif will_plug:
                 plug_vbd(view, vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_still_shown(view, attachment)

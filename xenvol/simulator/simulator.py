@@ -49,7 +49,7 @@ class Simulator(BulkBuilder):
 
     ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or what such a file holds; without one,
     the pool has ``hosts`` hosts (1) and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` lets
-    storage take the time that real storage was seen to take.
+    storage take the time that real storage was seen to take, or with a number, 0.01 for one, that part of it.
     """
 
     user = "root"
@@ -63,7 +63,7 @@ class Simulator(BulkBuilder):
         hosts: int | None = None,
         port: int = 0,
         tls: bool = False,
-        storage_delays: bool = False,
+        storage_delays: float = False,
     ) -> None:
         self.version = version.removeprefix("v")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):

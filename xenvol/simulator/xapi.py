@@ -59,8 +59,8 @@ class Xapi:
         """Told (class, reference) of every change, with the lock held."""
         self.is_closed = False
         self.db.on_change = self._changed
-        self.storage_delays = False
-        """Whether storage drivers take the time that real ones were seen to take."""
+        self.storage_delays: float = False
+        """Whether storage drivers take the time that real ones were seen to take, and which part of it."""
         self.queueing = 0
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
         self.held: set[tuple[str, ...]] = set()

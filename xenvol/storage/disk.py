@@ -8,7 +8,8 @@ from xenvol.errors import VolumeNotFound, WrongVolume
 from xenvol.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
+from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.vdi import find_vdi
 from xenvol.undo import Undo
 from xenvol.view import Record, View
@@ -32,9 +33,11 @@ def connect_disk(
     sr_ref, is_new = connect_sr(view, undo, spec, hosts)
     found = find_vdi(view, vdi_uuid)
     if found is None and not is_new:
-        view.call("SR.scan", sr_ref)
+        with turn(view, sr_ref):
+            view.call("SR.scan", sr_ref)
         found = find_vdi(view, vdi_uuid)
     if found is None:
+        require_sr(view, sr_ref)
         raise VolumeNotFound(
             f"disk {vdi_uuid} in SR {spec.name_label}",
             found=[vdi["uuid"] for vdi in view.find("VDI", {"SR": sr_ref}).values()],
@@ -81,5 +84,6 @@ def size_after_scan(view: View, vdi_uuid: str) -> int:
     if found is None:
         raise VolumeNotFound(f"disk {vdi_uuid}")
     vdi_ref, vdi = found
+    wait_while_busy(view, SRRef(vdi["SR"]))
     view.call("SR.scan", vdi["SR"])
     return int(view.call("VDI.get_virtual_size", vdi_ref))

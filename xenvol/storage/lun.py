@@ -28,7 +28,8 @@ from xenvol.marks import MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
-from xenvol.storage.sr import PROBING
+from xenvol.storage.sr import PROBING, require_sr
+from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import in_words, is_held, vbds_of
@@ -65,13 +66,15 @@ def find_lun(
     if lun is None:
         lun = _the_only_number(rows)
     of_that_number = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
-    if (is_fresh and _is_master_alone(view, hosts)) or not _has_numbers(view, sr_ref, sr_type):
+    is_listed = is_fresh and _is_master_alone(view, hosts)
+    can_ask = _has_numbers(view, sr_ref, sr_type)
+    if is_listed or not can_ask:
         for vdi_ref, vdi in of_that_number.items():
             return vdi_ref, share(vdi)
-        view.call(
-            "SR.get_uuid", sr_ref
-        )  # an SR that another process has released shows nothing: that is no proof
+    if not can_ask or (is_listed and PROBING not in view.sr_types):
+        require_sr(view, sr_ref)
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
+    # where it was listed, another process may have dropped its record since: the storage knows
     scsi_id = _scsi_id_of(view, sr_ref, lun, hosts)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
     what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
@@ -198,6 +201,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     the SR is plugged into a VM.
     """
     _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what="(any LUN of the target)")
+    wait_while_busy(view, sr_ref)
     pbds = find_pbds(view, sr_ref)
     on_hosts = master_first(view, pbds)
     plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
@@ -299,6 +303,7 @@ def _bring_in(
     is_foreign = not is_ours(view.record("SR", sr_ref))
     vdi_ref = _introduce(view, sr_ref, lun, sharable=sharable, is_marked=is_foreign)
     if vdi_ref is None:
+        require_sr(view, sr_ref)
         raise VolumeNotFound(
             f"LUN {lun} on the pool's master, host {_name_of(view, view.master)}",
             found=map(describe, rows.values()),
@@ -356,7 +361,8 @@ def _introduce(
     is_sharable = sharable if like is None else like["sharable"]
     spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
     try:
-        return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
+        with turn(view, sr_ref):
+            return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
     except XapiError as error:
         # every refusal of the storage driver comes as this one (facts/sm-truth.md, Contradictions 1)
         if error.code == "INTERNAL_ERROR" and "Vdi_does_not_exist" in "".join(error.params):

@@ -48,7 +48,7 @@ def create_pbd(
     spec = {"SR": sr_ref, "host": host_ref, "device_config": device_config, "other_config": {}}
     description = f"created a PBD of SR {sr_ref} for host {host_ref}"
     try:
-        pbd_ref = make(view, undo, description, ("PBD.create", spec), look=look, inverse=destroy_pbd)
+        pbd_ref = make(view, undo, description, ("PBD.create", spec), look=look, inverse=_take_back_pbd)
     except XapiError as error:
         if error.code == "PBD_EXISTS":
             return PBDRef(error.params[2])
@@ -102,8 +102,15 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
     """The inverse of plugging. It stays where anybody has a disk of the SR meanwhile, plugged or for a next start."""
     vdis = view.find("VDI", {"SR": sr_ref}).values()
-    if not any(vdi["VBDs"] or is_held(vdi) for vdi in vdis):
-        unplug_unless_used(view, pbd_ref)
+    if not any(vdi["VBDs"] or is_held(vdi) for vdi in vdis) and unplug_unless_used(view, pbd_ref):
+        view.forget("PBD", pbd_ref)
+
+
+def _take_back_pbd(view: View, pbd_ref: PBDRef) -> None:
+    """The inverse of creating. One that has stayed plugged is in use, and xapi would make us wait for other plugs."""
+    pbd = view.known("PBD", pbd_ref)
+    if pbd is None or not pbd["currently_attached"]:
+        destroy_pbd(view, pbd_ref)
 
 
 def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:

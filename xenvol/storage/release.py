@@ -8,16 +8,18 @@ ordinary disk at all (a suspended VM's memory, for one).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.marks import CONNECTED, CREATED, MARK
-from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
+from xenvol.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
+from xenvol.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.turn import Turn, is_busy, say_left, settle, turn
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import is_held, is_marked, vbds_of
 from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.waiting import leave_behind
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +57,18 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
             _leave_disks(view, vdis, of, is_foreign=True)
             _take_back_pbds(view, sr_ref, vdis)
             return not any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values())
+        leaving = _leaving(view, vdis, of)
+        is_first = any(JOINED not in marked["other_config"] for marked in leaving)
         if any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values()):
             _leave_disks(view, vdis, of, is_foreign=False)
+            if is_first and LEFT not in sr_rec["other_config"]:
+                say_left(view, sr_ref)
             return False
-        return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
+        if _is_alone(view, sr_rec, leaving):
+            return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
+        if is_first and TURN in sr_rec["other_config"]:
+            say_left(view, sr_ref)
+        return _forget_in_turn(view, sr_ref, of, has_come_later=bool(leaving) and not is_first)
     except XapiError as error:
         if not is_gone(error, "SR"):
             raise
@@ -75,6 +85,45 @@ def forget_unless_used(view: View, sr_ref: SRRef) -> None:
             raise
 
 
+def _leaving(view: View, vdis: Mapping[VDIRef, Record], of: Which) -> list[Record]:
+    """The VBDs that this operation has taken out of their VMs, and the volume's own disk where it was held."""
+    vbds = view.remembered("VBD").values()
+    out = [vbd for vbd in vbds if vbd["VM"] == NULL_REF and vbd["VDI"] in vdis and is_marked(vbd)]
+    return out + [vdi for vdi in vdis.values() if of(vdi) and is_held(vdi)]
+
+
+def _is_alone(view: View, sr_rec: Record, leaving: Iterable[Record]) -> bool:
+    """Whether nobody else can be changing the SR now (`xenvol.storage.turn`).
+
+    A disk that is held looks in use until it is gone, so somebody may come.
+    """
+    told = {mark for marked in leaving for mark in marked["other_config"]} | set(sr_rec["other_config"])
+    return told.isdisjoint({JOINED, CONNECTED, TURN, LEFT}) and not is_busy(view, sr_rec)
+
+
+def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, has_come_later: bool) -> bool:
+    """Do so where others may be doing the same, or come; the disk that came first is waited for."""
+
+    def is_used_now() -> bool:
+        return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis_of(view, sr_ref).values())
+
+    mine = Turn(view, sr_ref)
+    sr = mine.take()
+    try:
+        if has_come_later and LEFT not in sr["other_config"] and not is_used_now():
+            settle(view, sr_ref, lambda sr: LEFT in sr["other_config"] or is_used_now())
+        if is_used_now():
+            _leave_disks(view, vdis_of(view, sr_ref), of, is_foreign=False)
+        elif _forget_plugged(view, sr_ref, view.record("SR", sr_ref)["PBDs"], of):
+            mine.lose()
+    except BaseException as error:
+        mine.leave_after(error)
+        raise
+    is_released = not mine.is_ours
+    mine.leave()
+    return is_released
+
+
 def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -> bool:
     """Unplug it everywhere and forget it; where somebody turns out to need it, plug it again."""
     undo = Undo()
@@ -84,6 +133,7 @@ def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
             return True
     except BaseException as error:
+        leave_behind(sr_ref)
         undo.unwind(error)
         raise
     undo.unwind()
@@ -136,20 +186,24 @@ def _leave_disks(view: View, vdis: dict[VDIRef, Record], of: Which, *, is_foreig
         if not of(vdi):
             continue
         with gone_is_fine("VDI"):
-            if CONNECTED in vdi["other_config"]:
-                view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)
+            for mark in (CONNECTED, JOINED):
+                if mark in vdi["other_config"]:
+                    view.call("VDI.remove_from_other_config", vdi_ref, mark)
             if is_foreign and MARK in vdi["other_config"] and not vdi["VBDs"]:
                 forget_vdi(view, vdi_ref)
 
 
 def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> None:
     """Of somebody else's SR, the PBDs that carry our mark, when no volume of ours is left there."""
-    marked = _marked(view, sr_ref)
-    if not marked:
+    if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
         return
-    if any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
-        return
-    for pbd_ref, what in marked.values():
+    with turn(view, sr_ref):
+        if not any(is_marked(vbd) for vbd in vbds_of(view, vdis_of(view, sr_ref).values()).values()):
+            _take_back_marked(view, sr_ref)
+
+
+def _take_back_marked(view: View, sr_ref: SRRef) -> None:
+    for pbd_ref, what in _marked(view, sr_ref).values():
         if not unplug_unless_used(view, pbd_ref):
             continue
         if what == CREATED:

@@ -19,15 +19,18 @@ from xenvol.storage.pbd import (
     create_pbd,
     destroy_pbd,
     find_pbds,
+    known_pbds,
     mark_pbd,
     master_first,
     plug_pbd,
 )
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
+from xenvol.storage.turn import Turn, is_free, is_in_use, settle
 from xenvol.undo import Undo
 from xenvol.verbs import make
-from xenvol.view import HOST_IS_DOWN, View
+from xenvol.view import HOST_IS_DOWN, Record, View
+from xenvol.waiting import is_left_behind, leave_behind
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,12 @@ def find_sr(view: View, sr_uuid: str) -> SRRef | None:
     return next(map(SRRef, view.find("SR", {"uuid": sr_uuid})), None)
 
 
+def require_sr(view: View, sr_ref: SRRef) -> None:
+    """Raise XapiError HANDLE_INVALID where another process has forgotten the SR: then it proves nothing that the SR
+    shows no disk."""
+    view.call("SR.get_uuid", sr_ref)
+
+
 def connect_sr(
     view: View,
     undo: Undo,
@@ -93,6 +102,8 @@ def connect_sr(
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
     pbds = {} if is_new else find_pbds(view, sr_ref)
     is_foreign = not is_new and not is_ours(view.record("SR", sr_ref))
+    if not is_new and not is_foreign and not is_left_behind(sr_ref):
+        view.joined.add(sr_ref)
     if not is_foreign and spec.type.startswith(_REWRITING):
         _mark(view, sr_ref)
     told = list(ways) or ([spec.device_config] if spec.device_config else [])
@@ -106,13 +117,54 @@ def connect_sr(
         wanted = {*(view.hosts if hosts is None else hosts), view.master}
     else:
         wanted = _of_local(view, sr_ref, pbds, None if hosts is None else set(hosts))
-    unplugged = [host for host in wanted if host not in pbds or not pbds[host][1]["currently_attached"]]
-    plugging.plug_on_all(
-        master_first(view, unplugged),
-        {host: pbd_ref for host, (pbd_ref, _) in pbds.items()},
-        may_be_down=hosts is None,
-    )
-    return sr_ref, not is_shared or view.master in unplugged
+    unplugged = _unplugged(wanted, pbds)
+    is_fresh = not is_shared or view.master in unplugged
+    mine = None if is_new or not unplugged else _take_turn(view, sr_ref, wanted, is_foreign=is_foreign)
+    if mine is not None:
+        undo.did("had the turn", mine.leave)
+        pbds = known_pbds(view, sr_ref)
+    if is_new or mine is not None:
+        plugging.plug_on_all(
+            master_first(view, _unplugged(wanted, pbds)),
+            {host: pbd_ref for host, (pbd_ref, _) in pbds.items()},
+            may_be_down=hosts is None,
+        )
+    if mine is not None:
+        mine.leave()
+        undo.did("had no turn", mine.try_to_take)
+    return sr_ref, is_fresh
+
+
+def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Record]]) -> list[HostRef]:
+    return [host for host in hosts if host not in pbds or not pbds[host][1]["currently_attached"]]
+
+
+def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, is_foreign: bool) -> Turn | None:
+    """Wait for our turn to plug an SR that was there, or, and this is None, until others have plugged it.
+
+    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is.
+    """
+
+    def is_plugged(sr: Record) -> bool:
+        return not _unplugged(hosts, known_pbds(view, sr_ref))
+
+    def may_be_changed(sr: Record) -> bool:
+        return is_foreign or is_in_use(view, sr)
+
+    mine = Turn(view, sr_ref)
+    while True:
+        is_alive = settle(
+            view, sr_ref, lambda sr: is_plugged(sr) or (may_be_changed(sr) and is_free(view, sr))
+        )
+        if is_plugged(view.record("SR", sr_ref)):
+            return None
+        sr = mine.take()
+        if may_be_changed(sr):
+            return mine
+        if not is_alive:
+            view.joined.discard(sr_ref)
+            return mine
+        mine.leave()
 
 
 @dataclass
@@ -221,6 +273,11 @@ def _of_local(
     return here if wanted is None else wanted
 
 
+def _take_back(view: View, sr_ref: SRRef) -> None:
+    leave_behind(sr_ref)
+    forget_unless_used(view, sr_ref)
+
+
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
     """Introduce it, and say that it is new; one that another attempt introduced meanwhile is not ours
     to take back."""
@@ -241,9 +298,7 @@ def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
 
     description = f"introduced SR {spec.uuid}"
     try:
-        sr_ref = make(
-            view, undo, description, ("SR.introduce", *record), look=look, inverse=forget_unless_used
-        )
+        sr_ref = make(view, undo, description, ("SR.introduce", *record), look=look, inverse=_take_back)
     except XapiError as error:
         there = find_sr(view, spec.uuid) if error.code == "SR_UUID_EXISTS" else None
         if there is None:

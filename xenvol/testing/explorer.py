@@ -156,12 +156,14 @@ def explore(
     slow: Collection[str] = SLOW,
     check: Callable[[], object] = lambda: None,
     ignore: Iterable[str] = (),
+    may_wait: bool = True,
 ) -> Report:
     """Run every schedule with up to `preemptions` switches, and `sample` random ones with more.
 
     `begin` builds the pool; it is called once. `check` is called after each schedule, and what it asserts must hold
     whatever the order is. `ignore` has patterns of what does not matter at the end, as in
-    `xenvol.testing.likeness.IGNORED`. With `slow=()` every call is done at once.
+    `xenvol.testing.likeness.IGNORED`. With `slow=()` every call is done at once. Without `may_wait` a call that had to
+    wait for a conflicting operation is a violation.
     """
     begin()
     with Explorer(xapi, (first, second), slow=slow, ignore=ignore) as explorer:
@@ -170,7 +172,8 @@ def explore(
         for run in _runs(explorer, preemptions, sample, random.Random(seed)):
             report.schedules += 1
             report.waited += bool(run.waits)
-            what = judge.violation(run) or _failed(check)
+            waited = "" if may_wait or not run.waits else f"the pool made a call wait: {'; '.join(run.waits)}"
+            what = judge.violation(run) or _failed(check) or waited
             if what:
                 report.violations.append(Violation(run, what, explorer.names))
             else:

@@ -28,6 +28,8 @@ IGNORED = {
     "*.metrics": "leads to a row of clocks",
     "*.guest_metrics": "leads to a row of clocks",
     "SR.other_config.dirty": "xapi's note that a scan is due",
+    "*.other_config.xenvol:joined": "which of two attempts introduced an SR that both use",
+    "SR.other_config.xenvol:left": "that the one that did is over",
 }
 """What is left out, and why: patterns of ``class``, ``class.field`` and ``class.field.key``."""
 

@@ -107,7 +107,7 @@ class Port:
 
     def sleep(self, seconds: float) -> None:
         if self.call.xapi.storage_delays:
-            self.call.sleep(seconds)
+            self.call.sleep(seconds * self.call.xapi.storage_delays)
 
     def delay(self, seconds: float) -> None:
         self.call.sleep(seconds)

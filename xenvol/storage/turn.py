@@ -1,0 +1,218 @@
+"""Whose turn it is to change an SR: no call of ours makes xapi wait for another one.
+
+xapi does not refuse a call that conflicts with one that is under way on the same SR. It waits: v24.16.0 sleeps a
+random 1 to 20 seconds a try (facts/truth.md, last section, finding 1). So one attempt at a time makes the calls that
+conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
+
+* the attempt that introduced the SR, until it has put a disk into use, and the detach that takes this disk out again,
+  as long as nobody else has come: this is the ordinary road, and costs no call;
+* everybody else under a mark, `TURN`, which SR.add_to_other_config gives to one only.
+
+Attempts that come later say so on their VBDs (`JOINED`). When the disk that came first leaves before them, its detach
+says so on the SR (`LEFT`). As long as that is not said, the last of those that came later waits for it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from xenvol import waiting
+from xenvol.errors import XapiError, XapiUnreachable, XenVolError
+from xenvol.marks import LEFT, TURN
+from xenvol.refs import SRRef
+from xenvol.use import is_held
+from xenvol.verbs import change
+from xenvol.view import Record, View, gone_is_fine
+
+log = logging.getLogger(__name__)
+
+_PROCESS = uuid.uuid4().hex
+
+_alive: set[str] = set()
+"""The turns that attempts of this process have."""
+
+
+def look(view: View, sr_ref: SRRef) -> Record:
+    """Read the SR with its PBDs and VDIs anew, in one call. Raises XapiError HANDLE_INVALID."""
+    sr = view.record("SR", sr_ref)
+    while True:
+        view.read({"SR": [sr_ref], "PBD": sr["PBDs"], "VDI": sr["VDIs"]})
+        known, sr = {*sr["PBDs"], *sr["VDIs"]}, view.record("SR", sr_ref)
+        if known.issuperset([*sr["PBDs"], *sr["VDIs"]]):
+            break
+    for pbd_ref, pbd in view.remembered("PBD").items():
+        if pbd["SR"] == sr_ref and pbd_ref not in sr["PBDs"]:
+            view.forget("PBD", pbd_ref)
+    return sr
+
+
+def is_in_use(view: View, sr: Record) -> bool:
+    """Whether a disk of the SR has a VBD, or is connected without a VM; no call."""
+    return any(vdi["VBDs"] or is_held(vdi) for vdi in _vdis(view, sr))
+
+
+def is_busy(view: View, sr: Record) -> bool:
+    """Whether an operation on the SR or on a disk of it is under way; no call."""
+    return any(record.get("current_operations") for record in (sr, *_vdis(view, sr)))
+
+
+def is_free(view: View, sr: Record) -> bool:
+    """Whether no operation is under way, and nobody else has the turn; no call."""
+    return not is_busy(view, sr) and sr["other_config"].get(TURN) in (None, view.turn)
+
+
+def _vdis(view: View, sr: Record) -> list[Record]:
+    return [vdi for ref in sr["VDIs"] if (vdi := view.known("VDI", ref)) is not None]
+
+
+def settle(view: View, sr_ref: SRRef, is_settled: Callable[[Record], bool]) -> bool:
+    """Look at the SR until it is as it shall be; False when nobody is at work that could bring it there.
+
+    Raises XapiError HANDLE_INVALID when the SR has gone.
+    """
+    return waiting.settle(
+        view,
+        lambda: look(view, sr_ref),
+        lambda sr: {"SR": [sr_ref], "PBD": sr["PBDs"], "VDI": sr["VDIs"]},
+        is_settled=is_settled,
+        is_busy=lambda sr: is_busy(view, sr),
+        is_dead=lambda sr: _is_dead(sr["other_config"].get(TURN), sr_ref),
+    )
+
+
+class Turn:
+    """The right to change one SR; taken, and left, as often as need be."""
+
+    def __init__(self, view: View, sr_ref: SRRef) -> None:
+        self._view = view
+        self._sr_ref = sr_ref
+        began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._token = f"{_this_process()} {uuid.uuid4().hex} {platform.node()} {began}"
+        self.is_ours = False
+
+    def take(self) -> Record:
+        """Wait for it; return the SR as it is then, its PBDs and VDIs read as well. Raises XapiError when it goes."""
+        is_known = TURN not in self._view.record("SR", self._sr_ref)["other_config"]
+        while not self.is_ours:
+            if not is_known and not settle(self._view, self._sr_ref, self._is_free):
+                self._drop_dead()
+            is_known = False
+            _alive.add(self._token)
+            try:
+                self._mark()
+            except BaseException as error:
+                _alive.discard(self._token)
+                if not (isinstance(error, XapiError) and error.code == "MAP_DUPLICATE_KEY"):
+                    raise
+        try:
+            self._view.turn = self._token
+            settle(self._view, self._sr_ref, self._is_free)  # an operator, who takes no turn, may be at work
+            return self._view.record("SR", self._sr_ref)
+        except BaseException as error:
+            self.leave_after(error)
+            raise
+
+    def leave(self) -> None:
+        """Give it back; idempotent, and fine where the SR has gone."""
+        if not self.is_ours:
+            return
+        self.lose()
+        call = ("SR.remove_from_other_config", self._sr_ref, TURN)
+        with gone_is_fine("SR"):
+            try:
+                self._view.call(*call)
+            except XapiUnreachable:
+                if self._there() == self._token:
+                    self._view.call(*call)
+
+    def leave_after(self, error: BaseException) -> None:
+        """Give it back where something has failed, which is the error that counts."""
+        try:
+            self.leave()
+        except XenVolError as failure:
+            error.add_note(f"not undone: SR {self._sr_ref} keeps the mark {TURN} for a while ({failure})")
+
+    def lose(self) -> None:
+        """The SR has gone, and the turn with it."""
+        _alive.discard(self._token)
+        self.is_ours, self._view.turn = False, None
+
+    def try_to_take(self) -> None:
+        """For an undo, which goes on without it."""
+        try:
+            self.take()
+        except XenVolError as error:
+            log.info("SR %s is changed out of turn: %s", self._sr_ref, error)
+
+    def _mark(self) -> None:
+        call = ("SR.add_to_other_config", self._sr_ref, TURN, self._token)
+        change(
+            self._view,
+            None,
+            "took the turn",
+            call,
+            look=lambda: self._there() == self._token,
+            inverse=self.leave,
+        )
+        self.is_ours = True
+
+    def _is_free(self, sr: Record) -> bool:
+        return is_free(self._view, sr)
+
+    def _there(self) -> str | None:
+        mark: str | None = self._view.call("SR.get_other_config", self._sr_ref).get(TURN)
+        return mark
+
+    def _drop_dead(self) -> None:
+        seen = self._view.record("SR", self._sr_ref)["other_config"].get(TURN)
+        if seen is not None and self._there() == seen:
+            self._view.call("SR.remove_from_other_config", self._sr_ref, TURN)
+
+    def __repr__(self) -> str:
+        return f"<Turn on {self._sr_ref}, {'ours' if self.is_ours else 'not ours'}>"
+
+
+@contextmanager
+def turn(view: View, sr_ref: SRRef) -> Iterator[None]:
+    """Change the SR in the body, and nobody else does."""
+    mine = Turn(view, sr_ref)
+    mine.take()
+    try:
+        yield
+    except BaseException as error:
+        mine.leave_after(error)
+        raise
+    mine.leave()
+
+
+def wait_while_busy(view: View, sr_ref: SRRef) -> None:
+    """Wait for what is under way on the SR by the record that has been read; mostly no call."""
+    sr = view.record("SR", sr_ref)
+    if sr.get("current_operations") or TURN in sr["other_config"]:
+        settle(view, sr_ref, lambda sr: is_free(view, sr))
+
+
+def say_left(view: View, sr_ref: SRRef) -> None:
+    """Say that what the SR was introduced for leaves it to those who came later. Idempotent."""
+    try:
+        view.call("SR.add_to_other_config", sr_ref, LEFT, "")
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
+
+
+def _this_process() -> str:
+    return f"{_PROCESS}.{os.getpid()}"
+
+
+def _is_dead(mark: str | None, sr_ref: SRRef) -> bool:
+    """Whether who was at work here, in this process, is over."""
+    if mark is None:
+        return waiting.is_left_behind(sr_ref)
+    return mark.startswith(f"{_this_process()} ") and mark not in _alive
