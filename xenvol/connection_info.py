@@ -6,19 +6,23 @@ is read by its driver, from `ConnectionInfo.data`. docs/connection_info.md says 
 honoured, ignored or refused. The caller's mapping is never changed, nor kept.
 """
 
+import functools
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import FrozenMap, freeze_map
-from xenvol.secret import Secret
+from xenvol.secret import Secret, scrubbing, secrets_in
 
 logger = logging.getLogger(__name__)
 
 AccessMode = Literal["rw", "ro"]
+Owner = TypeVar("Owner")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ENVELOPE_KEYS: Final = frozenset(
     {
@@ -73,7 +77,9 @@ class ConnectionInfo:
 def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     """Check a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
     if not isinstance(connection_info, Mapping):
-        raise _no_mapping(connection_info)
+        raise _no_mapping(type(connection_info))
+    if isinstance(connection_info, _Unread):
+        raise _no_mapping(connection_info.kind)
     whole = freeze_map(connection_info)
     name = whole.get("driver_volume_type")
     if not isinstance(name, str) or not name.strip():
@@ -206,12 +212,52 @@ def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
         logger.info("volume %s: discard ignored: XenAPI has no switch for it", volume)
 
 
-def _no_mapping(given: object) -> InvalidConnectionInfo:
+def _no_mapping(kind: type) -> InvalidConnectionInfo:
     """The error for what is no connection_info at all; it shows nothing of it, since there may be a password in it."""
-    problem = f"is a {type(given).__name__}"
-    if isinstance(given, str | bytes | bytearray):
+    problem = f"is a {kind.__name__}"
+    if issubclass(kind, str | bytes | bytearray):
         problem += ", a text, which is not read here: give what json.loads makes of it"
     return _invalid("connection_info", None, "a mapping with driver_volume_type and data", problem=problem)
+
+
+class _Unread(Mapping[str, object]):
+    """What was given in the place of a connection_info: its type, and nothing of its text."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __getitem__(self, key: str) -> object:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def sealed(connection_info: Mapping[str, object]) -> Mapping[str, object]:
+    """A copy in which every secret is wrapped; `parse` tells what is no connection_info."""
+    if isinstance(connection_info, Mapping):
+        return freeze_map(connection_info)
+    return _Unread(type(connection_info))
+
+
+def keeps_secrets(
+    operation: Callable[Concatenate[Owner, Mapping[str, object], P], T],
+) -> Callable[Concatenate[Owner, Mapping[str, object], P], T]:
+    """An operation that is told a volume: none of its secrets shows in our frames, nor in an error, whoever raised it.
+
+    Passwords stand in the clear where the caller has them, and on the line that sends them to xapi.
+    """
+
+    @functools.wraps(operation)
+    def run(self: Owner, connection_info: Mapping[str, object], *args: P.args, **kwargs: P.kwargs) -> T:
+        connection_info = sealed(connection_info)
+        with scrubbing(secrets_in(connection_info)):
+            return operation(self, connection_info, *args, **kwargs)
+
+    return run
 
 
 def _invalid(

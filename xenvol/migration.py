@@ -29,7 +29,7 @@ def prepare(
     `ways_to` tells how that host reaches a volume; without a way, as the SR is plugged elsewhere.
     """
     host_ref = find_host(view, host)
-    undo = Undo()
+    undo = Undo(hidden=view.hidden)
     volumes = {volume.sr_ref: volume for volume in list_volumes(view, vm)}
     try:
         for sr_ref, volume in volumes.items():

@@ -20,7 +20,7 @@ from xenvol import connector as connectors
 from xenvol import mountpoint as mountpoints
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_data.identity import Identity
-from xenvol.connection_info import ConnectionInfo
+from xenvol.connection_info import ConnectionInfo, keeps_secrets, sealed
 from xenvol.drivers.base import VolumeDriver, digest_of
 from xenvol.errors import (
     AttachedMeanwhile,
@@ -37,6 +37,7 @@ from xenvol.frozen import FrozenMap
 from xenvol.marks import DISK
 from xenvol.mountpoint import userdevice_of
 from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
+from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.use import is_plugged
@@ -65,6 +66,7 @@ class VolumeOps:
 
     # ---- attach
 
+    @keeps_secrets
     def attach_volume(
         self,
         connection_info: Mapping[str, object],
@@ -115,7 +117,7 @@ class VolumeOps:
         others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
         userdevice = mountpoints.choose(slot, taken_by(others))
 
-        undo = Undo()
+        undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
             marks = disks.marks(info, volume, view.record("VDI", vdi_ref)["SR"], vdi_ref)
@@ -153,6 +155,7 @@ class VolumeOps:
 
     # ---- detach
 
+    @keeps_secrets
     def detach_volume(
         self,
         connection_info: Mapping[str, object],
@@ -232,6 +235,7 @@ class VolumeOps:
 
     # ---- without a VM: boot from volume
 
+    @keeps_secrets
     def connect_volume(
         self, connection_info: Mapping[str, object], *, hosts: Iterable[str] | None = None
     ) -> Volume:
@@ -247,7 +251,7 @@ class VolumeOps:
     def _connect(self, info: ConnectionInfo, hosts: Iterable[str] | None) -> Volume:
         view = self._view(info)
         driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
-        undo = Undo()
+        undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
             vdi = view.record("VDI", vdi_ref)
@@ -265,11 +269,13 @@ class VolumeOps:
             _take_back(undo, driver, info, error)
             raise
 
+    @keeps_secrets
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
         self._settled("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
 
+    @keeps_secrets
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
 
@@ -319,12 +325,16 @@ class VolumeOps:
         arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
         taken back.
         """
-        infos = [_parse(sent) for sent in connection_infos]
-        sr_uuids: list[str] = self._settled("prepare a migration", self._prepare_migration, vm, host, infos)
-        return sr_uuids
+        connection_infos = tuple(map(sealed, connection_infos))
+        with scrubbing(secrets_in(connection_infos)):
+            infos = [_parse(sent) for sent in connection_infos]
+            sr_uuids: list[str] = self._settled(
+                "prepare a migration", self._prepare_migration, vm, host, infos
+            )
+            return sr_uuids
 
     def _prepare_migration(self, vm: str, host: str, infos: list[ConnectionInfo]) -> list[str]:
-        view = View(self._session)
+        view = self._view(*infos)
 
         def ways_to(volume: Attachment) -> migration.Ways:
             for info in infos:
@@ -361,11 +371,10 @@ class VolumeOps:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
 
-    def _view(self, info: ConnectionInfo) -> View:
+    def _view(self, *infos: ConnectionInfo) -> View:
         """A view for one operation, in whose errors no secret of the request shows, from its first call on."""
         view = View(self._session)
-        for sent in (info.data, info.extra, info.qos):
-            view.hide_all(sent)
+        view.hide(*secrets_in(tuple((info.data, info.extra, info.qos) for info in infos)))
         return view
 
     def _settled(self, doing: str, operation: Callable[..., T], *args: Any, **options: Any) -> T:
