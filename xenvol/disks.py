@@ -9,12 +9,20 @@ from typing import Any
 from xenvol import mountpoint
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import AttachedMeanwhile, AttachmentFenced, InvalidMountpoint, VolumeInUse, WrongVolume
+from xenvol.errors import (
+    AttachedMeanwhile,
+    AttachmentFenced,
+    InvalidMountpoint,
+    MountpointInUse,
+    VolumeInUse,
+    WrongVolume,
+)
 from xenvol.marks import ATTACHMENT, DISK, DRIVER, SR, VDI, VOLUME
 from xenvol.refs import VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, is_marked, is_moving, vbds_of
-from xenvol.vbd import destroy_vbd, discard_vbd, unplug_vbd, volumes_of
+from xenvol.vbd import destroy_vbd, discard_vbd, taken_by, unplug_vbd, volumes_of
+from xenvol.verbs import change
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
 
@@ -101,6 +109,36 @@ def marks(info: ConnectionInfo, volume: Identity, sr_ref: str, vdi_ref: str) -> 
     }
 
 
+def choose_position(
+    view: View,
+    slots: Mapping[VBDRef, Record],
+    there: VBDRef | None,
+    wish: str | int | None,
+    info: ConnectionInfo,
+    volume: Identity,
+    driver: Any,
+) -> str:
+    """The position of the volume: where it is, or the one that is wished for, or the first one free.
+
+    An unmarked VBD at that position that shows this very disk is no obstacle: `find_twin` gives it to the attach.
+    Raises MountpointInUse for any other.
+    """
+    slot = wish if there is None else slots[there]["userdevice"]
+    others = {ref: vbd for ref, vbd in slots.items() if ref != there}
+    try:
+        return mountpoint.choose(slot, taken_by(others.values()))
+    except MountpointInUse:
+        position = mountpoint.userdevice_of(slot)
+        here = {
+            ref: vbd
+            for ref, vbd in others.items()
+            if vbd["userdevice"] == position and vbd["type"] == "Disk" and not is_marked(vbd)
+        }
+        if position is None or not find_unmarked(view, here, info, volume, driver):
+            raise
+        return position
+
+
 def check_same_place(vbd: Record, volume: Identity) -> None:
     """Raise WrongVolume where the disk in the slot lies elsewhere than the volume now does: it has moved."""
     place = vbd["other_config"].get(DISK, volume.key)
@@ -131,18 +169,38 @@ def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_
 
 
 def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mapping[str, str]) -> None:
-    """Mark a VBD that another tool made for the volume's disk. Its own notes stay."""
-    view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], **its_marks})
-    undo.did(f"marked VBD {vbd_ref}", view.call, "VBD.set_other_config", vbd_ref, vbd["other_config"])
+    """Mark a VBD that is in place. Its other notes stay."""
+    wanted = {**vbd["other_config"], **its_marks}
+    change(
+        view,
+        undo,
+        f"marked VBD {vbd_ref}",
+        ("VBD.set_other_config", vbd_ref, wanted),
+        look=lambda: bool(view.call("VBD.get_other_config", vbd_ref) == wanted),
+        inverse=lambda: view.call("VBD.set_other_config", vbd_ref, vbd["other_config"]),
+    )
 
 
-def take_over(view: View, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
+def take_over(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
     """Give the attachment the id that the service has for it now: a detach that names the old one is then late.
 
     In one call, since an attachment without an id could be fenced by nobody.
     """
     if info.attachment_id is not None and info.attachment_id != vbd["other_config"].get(ATTACHMENT):
-        view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], ATTACHMENT: info.attachment_id})
+        adopt(view, undo, vbd_ref, vbd, {ATTACHMENT: info.attachment_id})
+
+
+def make_bootable(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record) -> None:
+    """Let the VM start from a disk that is in place, from its next start on."""
+    if not vbd["bootable"]:
+        change(
+            view,
+            undo,
+            f"made VBD {vbd_ref} bootable",
+            ("VBD.set_bootable", vbd_ref, True),
+            look=lambda: bool(view.call("VBD.get_bootable", vbd_ref)),
+            inverse=lambda: view.call("VBD.set_bootable", vbd_ref, False),
+        )
 
 
 def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:

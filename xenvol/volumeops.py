@@ -17,7 +17,6 @@ import tenacity
 
 from xenvol import connection_info, disks, inventory, migration, registry, storage
 from xenvol import connector as connectors
-from xenvol import mountpoint as mountpoints
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo, keeps_secrets, sealed
@@ -41,7 +40,7 @@ from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.use import is_plugged
-from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd, taken_by
+from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd
 from xenvol.view import Record, View, is_overtaken
 from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
 
@@ -80,7 +79,8 @@ class VolumeOps:
 
         `vm` is a reference, a uuid or a name. A running VM gets the disk at once, unless `hotplug` is False; a
         halted one when it starts. `bootable` makes it the disk that the VM starts from: at position 0, unless a
-        mountpoint is named. Idempotent: a volume that is attached there already is returned as it is.
+        mountpoint is named; False leaves a disk that is in place as it is. Idempotent: a volume that is attached there
+        already is returned. A disk that another tool put there without a mark, and that is the volume, is adopted.
 
         Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
         pool is then as it was, or a note on the error says what could not be taken back.
@@ -101,25 +101,24 @@ class VolumeOps:
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
-        driver = self._driver(info, view, hosts=_hosts_for(view, machine, will_plug=will_plug))
+        hosts = _hosts_for(view, machine, will_plug=will_plug)
+        driver = self._driver(info, view, hosts=hosts)
         volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
         there = disks.find_volume(slots, info, volume, wish)
         if there is not None and is_plugged(slots[there]):
             disks.check_same_place(slots[there], volume)
             disks.check_mode(machine, slots[there], mode)
-            disks.take_over(view, there, slots[there], info)
-            return _checked(view, volume, _read_back(view, machine, there, slots[there]["VDI"]))
+            return self._keep(view, machine, there, slots[there], info, volume, bootable=bootable)
 
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
-        slot = wish if there is None else slots[there]["userdevice"]
-        others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
-        userdevice = mountpoints.choose(slot, taken_by(others))
+        userdevice = disks.choose_position(view, slots, there, wish, info, volume, driver)
 
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
+            shown_on = _shown_on(view, vdi_ref, hosts)
             marks = disks.marks(info, volume, view.record("VDI", vdi_ref)["SR"], vdi_ref)
             vbd_ref = disks.find_twin(machine, slots, there, vdi_ref)
             if vbd_ref is not None:
@@ -132,13 +131,18 @@ class VolumeOps:
             if vbd_ref is None:
                 spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
                 vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
-            elif vbd_ref == there:
-                disks.check_mode(machine, slots[there], mode)
-                disks.take_over(view, there, slots[there], info)
+            else:
+                if vbd_ref == there:
+                    disks.check_mode(machine, slots[there], mode)
+                    disks.take_over(view, undo, there, slots[there], info)
+                if bootable:
+                    disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
             if will_plug:
                 plug_vbd(view, vbd_ref)
+                if vbd_ref in slots and not slots[vbd_ref]["currently_attached"]:
+                    undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
-            _check_still_shown(view, attachment)
+            _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
                 plug_vbd(view, vbd_ref)
                 attachment = _read_back(view, machine, vbd_ref, vdi_ref)
@@ -151,6 +155,28 @@ class VolumeOps:
             raise
         except BaseException as error:
             _take_back(undo, driver, info, error)
+            raise
+
+    def _keep(
+        self,
+        view: View,
+        vm: VM,
+        vbd_ref: VBDRef,
+        vbd: Record,
+        info: ConnectionInfo,
+        volume: Identity,
+        *,
+        bootable: bool,
+    ) -> Attachment:
+        """The attachment that is in place already, with the service's id for it now."""
+        undo = Undo(hidden=view.hidden)
+        try:
+            if bootable:
+                disks.make_bootable(view, undo, vbd_ref, vbd)
+            disks.take_over(view, undo, vbd_ref, vbd, info)
+            return _checked(view, volume, _read_back(view, vm, vbd_ref, vbd["VDI"]))
+        except BaseException as error:
+            undo.unwind(error)
             raise
 
     # ---- detach
@@ -250,14 +276,16 @@ class VolumeOps:
 
     def _connect(self, info: ConnectionInfo, hosts: Iterable[str] | None) -> Volume:
         view = self._view(info)
-        driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
+        wanted = None if hosts is None else _find_hosts(view, hosts)
+        driver = self._driver(info, view, hosts=wanted)
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
+            shown_on = _shown_on(view, vdi_ref, wanted)
             vdi = view.record("VDI", vdi_ref)
             inventory.hold(view, undo, vdi_ref, vdi, info)
             _read_shown(view, vdi)
-            _check_plugged(view, SRRef(vdi["SR"]), str(vdi_ref))
+            _check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))
             return Volume(
                 sr_ref=SRRef(vdi["SR"]),
                 sr_uuid=view.record("SR", vdi["SR"])["uuid"],
@@ -479,19 +507,25 @@ def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
     return None
 
 
-def _check_still_shown(view: View, attachment: Attachment) -> None:
+def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[HostRef]:
+    """The hosts on which the disk is needed: those asked for; for all (None), those that could be plugged."""
+    if hosts is not None:
+        return set(hosts)
+    pbds = storage.known_pbds(view, SRRef(view.record("VDI", vdi_ref)["SR"]))
+    return {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
+
+
+def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) -> None:
     """Raise ChangedMeanwhile where another process, which saw no VBD of ours yet, has unplugged what shows the disk.
 
     That one looked for VBDs and then unplugged. We made our VBD and now look for what is plugged, so of the two at
     least one sees the other.
     """
-    _check_plugged(view, attachment.sr_ref, attachment.volume_id)
-
-
-def _check_plugged(view: View, sr_ref: SRRef, what: str) -> None:
-    pbds = [pbd for pbd in view.remembered("PBD").values() if pbd["SR"] == sr_ref]
-    if pbds and not any(pbd["currently_attached"] for pbd in pbds):
-        raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
+    for find in (storage.known_pbds, storage.find_pbds):  # one that another process has made is not known yet
+        pbds = find(view, sr_ref)
+        if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
+            return
+    raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
 
 
 def _has_started(view: View, vm: VM) -> bool:
