@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
-from xenvol import mountpoint
+from xenvol import mountpoint, storage
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
 from xenvol.errors import (
@@ -16,15 +17,20 @@ from xenvol.errors import (
     MountpointInUse,
     VolumeInUse,
     WrongVolume,
+    XapiError,
+    XenVolError,
 )
 from xenvol.marks import ATTACHMENT, DISK, DRIVER, SR, VDI, VOLUME
-from xenvol.refs import VBDRef, VDIRef
+from xenvol.refs import NULL_REF, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, is_marked, is_moving, vbds_of
-from xenvol.vbd import destroy_vbd, discard_vbd, taken_by, unplug_vbd, volumes_of
+from xenvol.vbd import destroy_vbd, discard_vbd, plug_vbd, taken_by, unplug_vbd, volumes_of
 from xenvol.verbs import change
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
+
+_UNAVAILABLE: Final = "SR_BACKEND_FAILURE_46"
+"""What the storage driver says of a LUN that is gone, and of its neighbours while the host has not noticed."""
 
 
 def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
@@ -233,8 +239,38 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
         if vbd["currently_attached"] or is_moving(vbd):  # an unplug waits for a plug that is under way
             device = vbd["device"] or mountpoint.name_of(vbd["userdevice"])
             check_gives_disk_back(vm, device)
-            unplug_vbd(view, undo, vbd_ref, device=device, vm=vm)
+            unplug = partial(unplug_vbd, view, undo, vbd_ref, device=device, vm=vm)
+            _past_dead_luns(view, vm, vbd["VDI"], unplug)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
         undo.unwind(error)
         raise
+
+
+def plug(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> None:
+    """Make the disk live in the running VM. Idempotent. Raises VolumeNotFound where it is a LUN that is gone."""
+    _past_dead_luns(view, vm, vdi_ref, partial(plug_vbd, view, vbd_ref))
+
+
+def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], None]) -> None:
+    """Plug or unplug a disk; once more when the VM's host has dropped the LUNs that have vanished from the target.
+
+    The guest has let go of a disk even where the storage driver then refuses to: the second unplug finds it out.
+    """
+    gone: XenVolError | None = None
+    try:
+        return do()
+    except XapiError as refusal:
+        host_ref = view.record("VM", vm.ref)["resident_on"]
+        if refusal.code != _UNAVAILABLE or host_ref == NULL_REF:
+            raise
+        try:
+            gone = storage.look_anew(view, vdi_ref, host_ref)
+        except XapiError as error:
+            refusal.add_note(f"the host could not look for LUNs that have vanished: {error}")
+        try:
+            return do()
+        except XapiError as again:
+            if again.code != _UNAVAILABLE:
+                raise
+            raise gone or refusal from again

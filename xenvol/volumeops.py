@@ -40,7 +40,7 @@ from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.use import is_plugged
-from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_vbd
+from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd
 from xenvol.view import Record, View, is_overtaken
 from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
 
@@ -138,13 +138,13 @@ class VolumeOps:
                 if bootable:
                     disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
             if will_plug:
-                plug_vbd(view, vbd_ref)
+                disks.plug(view, machine, vbd_ref, vdi_ref)
                 if vbd_ref in slots and not slots[vbd_ref]["currently_attached"]:
                     undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
-                plug_vbd(view, vbd_ref)
+                disks.plug(view, machine, vbd_ref, vdi_ref)
                 attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             disks.discard_if_second(view, machine, vbd_ref)
             return attachment

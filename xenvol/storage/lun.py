@@ -106,6 +106,24 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
     return {int(fact["LUNid"]): fact["SCSIid"] for fact in facts if len(fact) == 2}
 
 
+def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
+    """Have a host look anew at the target of a LUN, which drops what has vanished; the error to raise if that has, too.
+
+    Before each attach and detach the storage driver reads every LUN of the target, and refuses where one that has
+    vanished still has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). None also where the host cannot
+    be asked. Raises XapiError.
+    """
+    vdi = view.record("VDI", vdi_ref)
+    sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
+    if scsi_id is None or not _has_numbers(view, sr_ref) or PROBING not in view.sr_types:
+        return None
+    for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
+        if scsi_id not in luns.values():
+            what = f"LUN {vdi['sm_config'].get('LUNid')} (SCSI id {scsi_id}) on host {_name_of(view, host)}"
+            return VolumeNotFound(what, found=_in_words(luns))
+    return None
+
+
 def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dict[HostRef, dict[int, str]]:
     """Return what `luns_on` says on each of these hosts (None: on all) on which the SR is plugged, the master first.
 
@@ -272,13 +290,16 @@ def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | 
         raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe")
     for host_ref, luns in seen.items():
         if lun not in luns:
-            there = [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
-            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=there)
+            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=_in_words(luns))
     numbered = {host_ref: luns[lun] for host_ref, luns in seen.items()}
     if len(set(numbered.values())) > 1:
         found = ", ".join(f"{scsi_id} on host {_name_of(view, host)}" for host, scsi_id in numbered.items())
         raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
     return next(iter(numbered.values()))
+
+
+def _in_words(luns: Mapping[int, str]) -> list[str]:
+    return [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
 
 
 def _name_of(view: View, host_ref: HostRef) -> str:
