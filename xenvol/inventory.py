@@ -10,7 +10,14 @@ from functools import partial
 from xenvol import storage
 from xenvol.attachment import Attachment
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import AttachedMeanwhile, UnmanagedVDI, VolumeInUse, XapiError, XenVolError
+from xenvol.errors import (
+    AttachedMeanwhile,
+    UnmanagedVDI,
+    UnsupportedSRType,
+    VolumeInUse,
+    XapiError,
+    XenVolError,
+)
 from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
@@ -145,6 +152,8 @@ def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
     number = sm_config.get("LUNid")
     try:
         seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
+    except UnsupportedSRType:
+        return None  # nobody can be asked
     except XapiError as error:
         return f"the storage does not show LUN {number}: {error}"
     for luns in seen.values():
