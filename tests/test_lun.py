@@ -291,6 +291,14 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
         left = changes(before, target.snapshot())
         assert [line for line in left if ".iscsi_sessions." not in line] == []
 
+    def test_a_lun_that_has_still_its_number_keeps_what_its_record_says(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        volume_ops._session.xenapi.VDI.set_name_label(vdi_of(target, 1), "theirs")
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        assert target.db.get("VDI", attachment.vdi_ref, "name_label") == "theirs"
+
     def test_luns_that_changed_their_numbers_keep_what_their_records_say(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
