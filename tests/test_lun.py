@@ -295,9 +295,12 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
         volume_ops.attach_volume(iscsi(0), "db")
-        volume_ops._session.xenapi.VDI.set_name_label(vdi_of(target, 1), "theirs")
+        api = volume_ops._session.xenapi
+        api.VDI.set_name_label(vdi_of(target, 1), "theirs")
+        api.VDI.add_to_other_config(vdi_of(target, 1), "owner", "they")
         attachment = volume_ops.attach_volume(iscsi(1), "web")
-        assert target.db.get("VDI", attachment.vdi_ref, "name_label") == "theirs"
+        row = target.db.record("VDI", attachment.vdi_ref)
+        assert (row["name_label"], row["other_config"].get("owner")) == ("theirs", "they")
 
     def test_luns_that_changed_their_numbers_keep_what_their_records_say(
         self, target: Simulator, volume_ops: VolumeOps
