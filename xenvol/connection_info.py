@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import FrozenMap, freeze_map
@@ -20,9 +20,7 @@ from xenvol.secret import Secret, scrubbing, secrets_in
 logger = logging.getLogger(__name__)
 
 AccessMode = Literal["rw", "ro"]
-Owner = TypeVar("Owner")
-P = ParamSpec("P")
-T = TypeVar("T")
+Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 ENVELOPE_KEYS: Final = frozenset(
     {
@@ -236,28 +234,24 @@ class _Unread(Mapping[str, object]):
         return 0
 
 
-def sealed(connection_info: Mapping[str, object]) -> Mapping[str, object]:
+def sealed(given: object) -> Mapping[str, object]:
     """A copy in which every secret is wrapped; `parse` tells what is no connection_info."""
-    if isinstance(connection_info, Mapping):
-        return freeze_map(connection_info)
-    return _Unread(type(connection_info))
+    return freeze_map(given) if isinstance(given, Mapping) else _Unread(type(given))
 
 
-def keeps_secrets(
-    operation: Callable[Concatenate[Owner, Mapping[str, object], P], T],
-) -> Callable[Concatenate[Owner, Mapping[str, object], P], T]:
+def keeps_secrets(operation: Operation) -> Operation:
     """An operation that is told a volume: none of its secrets shows in our frames, nor in an error, whoever raised it.
 
     Passwords stand in the clear where the caller has them, and on the line that sends them to xapi.
     """
 
     @functools.wraps(operation)
-    def run(self: Owner, connection_info: Mapping[str, object], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self: object, connection_info: object, *args: Any, **kwargs: Any) -> Any:
         connection_info = sealed(connection_info)
         with scrubbing(secrets_in(connection_info)):
             return operation(self, connection_info, *args, **kwargs)
 
-    return run
+    return cast("Operation", run)
 
 
 def _invalid(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,6 @@ from xenvol.errors import (
     UnsupportedSRType,
     VolumeInUse,
     XapiError,
-    XenVolError,
 )
 from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, SR, VOLUME
 from xenvol.mountpoint import name_of
@@ -24,10 +22,8 @@ from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
-from xenvol.view import Record, View, is_gone
+from xenvol.view import Record, View, gone_is_fine
 from xenvol.vm import VM
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +219,8 @@ def release_disk(view: View, vbd: Record) -> None:
         storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
 
 
-def safe_cleanup_from_vdis(view: View, vdi_refs: Iterable[VDIRef]) -> None:
-    """Release what showed these disks, as far as nobody uses it; one that fails is logged and the others are tried."""
-    for vdi_ref in vdi_refs:
-        try:
-            vdi = view.record("VDI", vdi_ref)
-            storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))
-        except XenVolError as error:
-            if not (isinstance(error, XapiError) and is_gone(error, "VDI")):
-                log.warning("VDI %s: what shows it could not be released: %s", vdi_ref, error)
+def release_vdi(view: View, vdi_ref: VDIRef) -> None:
+    """Release what showed a disk, as far as nobody uses it; a disk that is gone is released."""
+    with gone_is_fine("VDI"):
+        vdi = view.record("VDI", vdi_ref)
+        storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))

@@ -35,7 +35,7 @@ from xenvol.errors import (
 from xenvol.frozen import FrozenMap
 from xenvol.marks import DISK
 from xenvol.mountpoint import userdevice_of
-from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
+from xenvol.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid
 from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
 from xenvol.undo import Undo
@@ -69,7 +69,7 @@ class VolumeOps:
     def attach_volume(
         self,
         connection_info: Mapping[str, object],
-        vm: str,
+        vm: Name,
         mountpoint: str | int | None = None,
         *,
         hotplug: bool = True,
@@ -95,7 +95,7 @@ class VolumeOps:
         return attachment
 
     def _attach(
-        self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool, bootable: bool
+        self, info: ConnectionInfo, vm: Name, wish: str | int | None, *, hotplug: bool, bootable: bool
     ) -> Attachment:
         view = self._view(info)
         machine = find_vm(view, vm)
@@ -185,10 +185,10 @@ class VolumeOps:
     def detach_volume(
         self,
         connection_info: Mapping[str, object],
-        vm: str,
+        vm: Name,
         mountpoint: str | int | None = None,
         *,
-        attachment_id: str | None = None,
+        attachment_id: Name | None = None,
     ) -> None:
         """Take the volume out of the VM and disconnect it. Idempotent: what is gone already is fine.
 
@@ -236,34 +236,44 @@ class VolumeOps:
             )  # it has moved: what showed it at its old place goes, too
         return driver.disconnect_volume(info.data)
 
-    def detach_all(self, vm: str) -> list[Attachment]:
+    def detach_all(self, vm: Name) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
 
         Needs no connection_info: what xenvol made says so in xapi. All are tried; the first error leaves at the end.
         """
+        were: dict[VBDRef, Attachment] = {}
+        self._settled("detach all", self._detach_all, vm, were, {})
+        return list(were.values())
+
+    def _detach_all(self, vm: Name, were: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]) -> None:
+        """Detach what is there now, and release what is `unreleased` of an earlier attempt; `were` gets all of it."""
         view = View(self._session)
         machine = find_vm(view, vm)
         vbds = inventory.read_volumes(view, machine)
-        attachments = inventory.attachments(view, machine, vbds)
-        first: XenVolError | None = None
-        for vbd_ref, vbd in vbds.items():
+        were.update({each.vbd_ref: each for each in inventory.attachments(view, machine, vbds)})
+        view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
+        unreleased.update(vbds)
+        failures: list[XenVolError] = []
+        for vbd_ref, vbd in list(unreleased.items()):
             try:
-                disks.take_out(view, machine, vbd_ref, vbd)
+                if vbd_ref in vbds:
+                    disks.take_out(view, machine, vbd_ref, vbd)
                 inventory.release_disk(view, vbd)
+                del unreleased[vbd_ref]
             except XenVolError as error:
-                if first is None:
-                    first = error
-                else:
-                    first.add_note(f"and: {error}")
-        if first is not None:
+                failures.append(error)
+        if failures:
+            first = next(filter(_was_overtaken, failures), failures[0])
+            for failure in failures:
+                if failure is not first:
+                    first.add_note(f"and: {failure}")
             raise first
-        return attachments
 
     # ---- without a VM: boot from volume
 
     @keeps_secrets
     def connect_volume(
-        self, connection_info: Mapping[str, object], *, hosts: Iterable[str] | None = None
+        self, connection_info: Mapping[str, object], *, hosts: Iterable[Name] | None = None
     ) -> Volume:
         """Make the volume a VDI that a VM could start from, on these hosts or on all. Idempotent.
 
@@ -274,7 +284,7 @@ class VolumeOps:
         volume: Volume = self._settled("connect", self._connect, _parse(connection_info), hosts)
         return volume
 
-    def _connect(self, info: ConnectionInfo, hosts: Iterable[str] | None) -> Volume:
+    def _connect(self, info: ConnectionInfo, hosts: Iterable[Name] | None) -> Volume:
         view = self._view(info)
         wanted = None if hosts is None else _find_hosts(view, hosts)
         driver = self._driver(info, view, hosts=wanted)
@@ -324,12 +334,12 @@ class VolumeOps:
 
     # ---- looking, cleaning, moving
 
-    def list_volumes(self, vm: str) -> list[Attachment]:
+    def list_volumes(self, vm: Name) -> list[Attachment]:
         """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
         view = View(self._session)
         return inventory.list_volumes(view, find_vm(view, vm))
 
-    def find_bad_volumes(self, vm: str) -> list[inventory.BadVolume]:
+    def find_bad_volumes(self, vm: Name) -> list[inventory.BadVolume]:
         """The volumes of the VM that it could not start with now, each with the reason."""
         view = View(self._session)
         return inventory.find_bad_volumes(view, find_vm(view, vm))
@@ -342,10 +352,17 @@ class VolumeOps:
             )
             return
         refs = [ref for ref in vdi_refs if isinstance(ref, str)]  # a look-up that failed gave None
-        inventory.safe_cleanup_from_vdis(View(self._session), [VDIRef(ref) for ref in refs])
+        for ref in refs:
+            try:
+                self._settled("clean up", self._release_vdi, VDIRef(ref))
+            except XenVolError as error:
+                log.warning("VDI %s: what shows it could not be released: %s", ref, error)
+
+    def _release_vdi(self, vdi_ref: VDIRef) -> None:
+        inventory.release_vdi(View(self._session), vdi_ref)
 
     def prepare_migration(
-        self, vm: str, host: str, connection_infos: Iterable[Mapping[str, object]] = ()
+        self, vm: Name, host: Name, connection_infos: Iterable[Mapping[str, object]] = ()
     ) -> list[str]:
         """Make the VM's volumes visible on the host that it shall move to; return the uuids of their SRs.
 
@@ -361,7 +378,7 @@ class VolumeOps:
             )
             return sr_uuids
 
-    def _prepare_migration(self, vm: str, host: str, infos: list[ConnectionInfo]) -> list[str]:
+    def _prepare_migration(self, vm: Name, host: Name, infos: list[ConnectionInfo]) -> list[str]:
         view = self._view(*infos)
 
         def ways_to(volume: Attachment) -> migration.Ways:
@@ -377,7 +394,7 @@ class VolumeOps:
 
         return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
-    def undo_migration(self, vm: str, host: str) -> None:
+    def undo_migration(self, vm: Name, host: Name) -> None:
         """Take back `prepare_migration`, from the data alone: spares what a VM on that host uses. Idempotent."""
 
         def undo() -> None:
@@ -386,7 +403,7 @@ class VolumeOps:
 
         self._settled("undo a migration", undo)
 
-    def get_connectors(self, vm: str) -> list[dict[str, Any]]:
+    def get_connectors(self, vm: Name) -> list[dict[str, Any]]:
         """What the service must know of every host to which it exports a volume for this VM, the master first.
 
         They are the VM's host and the pool's master, on which xapi works on every shared SR; every host for a VM that
@@ -395,7 +412,7 @@ class VolumeOps:
         view = View(self._session)
         return connectors.get_connectors(view, find_vm(view, vm))
 
-    def get_connector(self, host: str | None = None) -> dict[str, Any]:
+    def get_connector(self, host: Name | None = None) -> dict[str, Any]:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
 
@@ -445,7 +462,7 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
 
 
-def _find_hosts(view: View, hosts: Iterable[str]) -> list[HostRef]:
+def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:
     """The hosts that references (which cost no call), uuids or names mean."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):
         raise RequestError(
