@@ -58,7 +58,7 @@ class Undo:
             step = self._steps[-1]
             for is_last in (False, True):
                 try:
-                    step.inverse()
+                    _run(step)
                     break
                 except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
                     is_interrupt = not isinstance(failure, Exception)
@@ -89,3 +89,8 @@ class Undo:
         if not self._steps:
             return "<Undo: nothing to take back>"
         return f"<Undo: {len(self._steps)} to take back, newest: {self._steps[-1].description}>"
+
+
+def _run(step: _Step) -> None:
+    """Take one step back. An interrupt may end this at any time: `unwind` goes on."""
+    step.inverse()
