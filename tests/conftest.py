@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,10 @@ settings.load_profile("xenvol")
 
 def pytest_sessionstart() -> None:
     """Forget what the caller has set for itself: pytest has read it by now, and tests set what they need."""
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a shell's background job, and so would be our commands
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name in FOR_TERMINALS or (name.startswith("XENVOL_") and not name.startswith(FOR_TESTS)):
             del os.environ[name]

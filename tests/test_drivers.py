@@ -34,7 +34,7 @@ def session(mocker: MockerFixture) -> Any:
     mock = mocker.MagicMock(name="session", spec=["xenapi"])
     xenapi = mock.xenapi
     types = ["iscsi", "nfs", "glusterfs"]
-    xenapi.SM.get_all_records.return_value = {f"OpaqueRef:{name}": {"type": name} for name in types}
+    xenapi.SM.get_all_records_where.return_value = {f"OpaqueRef:{name}": {"type": name} for name in types}
     xenapi.pool.get_all_records.return_value = {"OpaqueRef:pool": {"master": HOST}}
     xenapi.SR.get_all_records_where.return_value = {}
     xenapi.SR.introduce.return_value = "OpaqueRef:sr"
@@ -140,6 +140,7 @@ class TestEveryDriver:
     def test_makes_nothing_where_the_sr_type_is_not_offered(
         self, session: Any, driver_class: Any, data: Any
     ) -> None:
+        session.xenapi.SM.get_all_records_where.return_value = {}
         session.xenapi.SM.get_all_records.return_value = {"OpaqueRef:iso": {"type": "iso"}}
         with pytest.raises(UnsupportedSRType, match="iso"):
             driver_class(session, hosts=[HOST]).connect_volume(data)

@@ -62,7 +62,7 @@ def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list
     xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3). A
     host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
     """
-    if "lvmohba" not in view.sr_types:
+    if view.driver_of("lvmohba") is None:
         return [], []
     try:
         listing = str(view.call("SR.probe", host_ref, {}, "lvmohba", {}))

@@ -35,11 +35,9 @@ _UNAVAILABLE: Final = "SR_BACKEND_FAILURE_46"
 
 def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
     """The VM's VBDs; with them, in the same call, what else an attach looks at before it changes anything."""
-    view.read(
+    view.read_with_drivers(
         {"VBD": vm.vbd_refs, "VM_guest_metrics": [vm.guest_metrics_ref]},
-        whole=["SM", "pool"]
-        if vm.resident_on is not None and not vm.is_protected
-        else ["SM", "pool", "host"],
+        whole=["pool"] if vm.resident_on is not None and not vm.is_protected else ["pool", "host"],
     )
     return {VBDRef(ref): vbd for ref in vm.vbd_refs if (vbd := view.known("VBD", ref)) is not None}
 

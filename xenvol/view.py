@@ -147,6 +147,27 @@ class View:
         """The pool's hosts that VMs can start on."""
         return [HostRef(ref) for ref, record in self.all("host").items() if record["enabled"]]
 
+    def read_with_drivers(self, refs: Mapping[str, Iterable[str]], *, whole: Iterable[str] = ()) -> None:
+        """As `read`, and with it what `driver_of` needs: the drivers that this session has asked for before, or all."""
+        known = list(self._session.sm_refs.values())
+        self.read({**refs, "SM": known}, whole=whole if known else [*whole, "SM"])
+
+    def driver_of(self, sr_type: str, *also: str) -> Record | None:
+        """The pool's storage driver (SM object) for SRs of this type; None where no host has one.
+
+        There are some two dozen, of 3 KB each, and the reference of one stays what it is for as long as it is
+        installed: so the session keeps that, with those of the types in `also`, which are asked for soon.
+        """
+        if sr_type not in (found := self._drivers()) and "SM" not in self._whole:
+            self.find("SM", {"type": [sr_type, *also]})
+            found = self._drivers()
+        for kind in {sr_type, *also} & set(found):
+            self._session.sm_refs[kind], _ = found[kind]
+        return found[sr_type][1] if sr_type in found else None
+
+    def _drivers(self) -> dict[str, tuple[str, Record]]:
+        return {record["type"]: (ref, record) for ref, record in self.remembered("SM").items()}
+
     @property
     def sr_types(self) -> set[str]:
         """The SR types that the pool's hosts have a storage driver for."""

@@ -223,7 +223,7 @@ class TestAnAddThatIsRefused:
         with xapi.journal.recording() as calls, pytest.raises(InvalidConfig) as caught:
             manager.add_backend("gold", BY_NAME[name].sr_type, config)
         assert caught.value.key == key
-        assert calls.methods() == ["SM.get_all_records"]
+        assert calls.methods() == ["SM.get_all_records_where"]
 
     def test_leaves_nothing_where_the_password_is_wrong(
         self, xapi: Simulator, manager: StorageManager, tmp_path: Path

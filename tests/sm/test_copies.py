@@ -18,7 +18,7 @@ from tests.sm.conftest import (
 from xenvol.errors import VolumeInUse, XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED
 from xenvol.simulator import Simulator
-from xenvol.sm import StorageManager, creation
+from xenvol.sm import StorageManager, creation, vdis
 from xenvol.sm.database import Database
 from xenvol.sm.errors import (
     NoBackendFits,
@@ -426,6 +426,55 @@ class TestAttemptsThatDiedOneAfterTheOther:
         assert [finding.kind for finding in manager.audit().findings] == ["orphan_vdi"] * 4
         assert manager.audit(repair=True).agrees
         assert vdi_uuids(pool) == [source.vdi_uuid]
+        assert manager.audit().findings == []
+
+    @pytest.mark.parametrize("method", ["VDI.clone", "VDI.snapshot"])
+    @pytest.mark.parametrize("nonces", [("0", "f"), ("f", "0")], ids=str)
+    def test_of_whom_the_first_is_served_late_leave_one_copy(
+        self,
+        pool: Simulator,
+        manager: StorageManager,
+        source: Volume,
+        database: Database,
+        method: str,
+        nonces: tuple[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Both have marked the source in the same second, and the second copy has both marks: which is its own, their
+        order does not say."""
+        now = pool.xapi.clock()
+        monkeypatch.setattr(pool.xapi, "clock", lambda: now)
+        nonce = iter(nonces)
+        monkeypatch.setattr(vdis.secrets, "token_hex", lambda size: next(nonce) * 2 * size)
+        pool.faults.lose_request(method)
+        with pytest.raises(XapiUnreachable):
+            make(manager, method, "c1", "v1")
+        second = Paused(
+            pool, "VDI.add_to_other_config", lambda m: make(m, method, "c1", "v1"), database
+        )  # it has looked for what the first has made
+        call(manager, method, vdi_of(pool, source), {})  # the first's
+        copy = second.go_on()
+        assert isinstance(copy, Volume)
+        assert manager.audit(repair=True).agrees
+        assert manager.audit().findings == []
+        assert set(vdi_uuids(pool)) == {source.vdi_uuid, copy.vdi_uuid}
+
+    @pytest.mark.parametrize("method", ["VDI.clone", "VDI.snapshot"])
+    @pytest.mark.parametrize("end", ["the same call", "an audit"])
+    def test_that_had_just_said_which_copy_is_theirs_leave_one_or_none(
+        self, pool: Simulator, manager: StorageManager, source: Volume, method: str, end: str
+    ) -> None:
+        pool.faults.die(after="VDI.add_to_other_config", nth=2)  # the first marks the source
+        with pytest.raises(XapiUnreachable):
+            make(manager, method, "c1", "v1")
+        pool.faults.come_back()
+        (made,) = set(vdi_uuids(pool)) - {source.vdi_uuid}
+        if end == "the same call":
+            assert make(manager, method, "c1", "v1").vdi_uuid == made
+        else:
+            manager._context.database.write(creation.drop_unmade, manager.get_volume("c1"))
+            assert manager.audit(repair=True).agrees
+            assert vdi_uuids(pool) == [source.vdi_uuid]
         assert manager.audit().findings == []
 
     def test_that_cannot_be_told_from_somebodys_copy_are_told_and_left(

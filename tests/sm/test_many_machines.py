@@ -149,6 +149,9 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
     assert left.findings == []
     volumes = manager.list_volumes()
     assert {volume.state for volume in volumes} <= {"available"}
+    named = {volume.vdi_uuid for volume in volumes}
+    if strangers := [uuid for uuid in vdi_uuids(zone.xapi) if uuid not in named]:
+        pytest.fail("\n".join(_what_became_of(zone.xapi, uuid) for uuid in strangers))
     assert sorted(volume.vdi_uuid or "" for volume in volumes) == vdi_uuids(zone.xapi)
     assert _lost(zone, {(volume.id, volume.vdi_uuid) for volume in volumes}) == []
     assert [event for event in events if event.outcome in ("bug", "DatabaseError")] == []
@@ -161,6 +164,14 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
 
 def enough(zone: Zone, seconds: int) -> bool:
     return len(list(zone.events())) > 2 * seconds and len(zone.killed) > seconds / 2
+
+
+def _what_became_of(xapi: Simulator, vdi_uuid: str) -> str:
+    """A disk that no volume has: what it says, and all calls about it."""
+    (ref,) = [ref for ref in xapi.db.refs("VDI") if xapi.db.get("VDI", ref, "uuid") == vdi_uuid]
+    lines = [f"{vdi_uuid} {xapi.db.row('VDI', ref)}"]
+    lines += [str(entry) for entry in xapi.journal if f"{ref}" in str(entry) or vdi_uuid in str(entry)]
+    return "\n".join(lines)
 
 
 def _lost(zone: Zone, there: set[tuple[str, str | None]]) -> list[Event]:

@@ -94,8 +94,8 @@ def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bo
         raise DiskNotSuited(called, problem="is not managed", remedy=remedy)
     if not in_use:
         return
-    drivers = view.all("SM").values()
-    features = {name for driver in drivers if driver["type"] == sr_rec["type"] for name in driver["features"]}
+    driver = view.driver_of(sr_rec["type"])
+    features = set() if driver is None else set(driver["features"])
     if "VDI_SNAPSHOT" not in features or vdi_rec["sm_config"].get("type") == "raw":
         kind = "a raw disk" if "VDI_SNAPSHOT" in features else f"of an SR of type {sr_rec['type']}"
         whose = ", ".join(writers_of(view, vdi_rec))

@@ -78,12 +78,15 @@ class Session:
         self._driver: str | None = None
         self._forbidden: frozenset[str] = frozenset()
         self._hidden: Collection[Secret] = ()
+        self.sm_refs: dict[str, str] = {}
+        """The SM object of each SR type that was asked for, as it was last seen: where to look first."""
         self._wrapped: Any
         self._send: Callable[[str, Sequence[Any]], Any]
         if isinstance(wrapped, Session):  # one layer, so that a call is retried and reported once
             self._on_call = on_call or wrapped._on_call
             self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
             self._wrapped, self._send = wrapped._wrapped, wrapped._send
+            self.sm_refs = wrapped.sm_refs
         elif wrapped is None or isinstance(wrapped, str | bytes):  # a connection that failed, or its URL
             raise no_session(wrapped)
         else:

@@ -229,8 +229,9 @@ def _look(view: View, backends: list[Backend]) -> dict[int, Seen]:
             if found:
                 for pbd in view.find("PBD", {"SR": list(found), "currently_attached": True}).values():
                     plugged.setdefault(pbd["SR"], set()).add(pbd["host"])
-        view.read({}, whole=["SM", "pool"])
-        features = {sm["type"]: " ".join(sorted(sm["features"])) for sm in view.all("SM").values()}
+        view.read_with_drivers({}, whole=["pool"])
+        drivers = {kind: view.driver_of(kind) for kind in {sr_rec["type"] for _, sr_rec in srs.values()}}
+        features = {kind: " ".join(sorted(sm["features"])) for kind, sm in drivers.items() if sm is not None}
         master = view.master
     except XapiError as error:
         return {backend.id: {"problem": str(error)[:_LONGEST]} for backend in backends}

@@ -46,9 +46,8 @@ class SRMaking:
 
 def require_driver(view: View, sr_type: str) -> Record:
     """The SM object of the type. Raises UnsupportedSRType; NoSuchStorageDriver for what nobody ships any more."""
-    for record in view.all("SM").values():
-        if record["type"] == sr_type:
-            return record
+    if (record := view.driver_of(sr_type)) is not None:
+        return record
     kind = NoSuchStorageDriver if sr_type in NO_LONGER_SHIPPED else UnsupportedSRType
     raise kind(sr_type, host=view.record("host", view.master)["name_label"], offered=view.sr_types)
 

@@ -200,6 +200,7 @@ def copy_vdi(
     except BaseException:
         undo.forget()  # it may be under way, and a copy whose source has lost the mark is found by nobody
         raise
+    _say(view, copy_ref, source, COPIED_BY, mark.key)  # only we know which of its marks is of this call
     if CONNECTED in source["other_config"]:  # it is not the copy that somebody has connected
         view.call("VDI.remove_from_other_config", copy_ref, CONNECTED)
     return copy_ref
@@ -272,18 +273,21 @@ def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, R
 def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
     """Of all disks of an SR, those that calls for rows have made, with the marks that prove it.
 
-    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: so where
-    that is known already, or where several disks have the mark, none of them is taken for it.
+    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: the one
+    that says so, and where none does, the only one that has the mark; where several have it, none is taken for it.
     """
     carriers = Counter(mark.key for vdi in there.values() for mark in marks_of(vdi) if mark.is_of(vdi))
-    known = {vdi["other_config"].get(COPIED_BY) for vdi in there.values()}
+    known = Counter(vdi["other_config"].get(COPIED_BY) for vdi in there.values())
+
+    def is_proved(vdi: Record, mark: Mark) -> bool:
+        if mark.source_uuid is None:
+            return True
+        if vdi["other_config"].get(COPIED_BY) == mark.key:
+            return known[mark.key] == 1
+        return carriers[mark.key] == 1 and not known[mark.key]
+
     proved = {
-        ref: [
-            mark
-            for mark in marks_of(vdi)
-            if mark.is_of(vdi)
-            and (mark.source_uuid is None or (carriers[mark.key] == 1 and mark.key not in known))
-        ]
+        ref: [mark for mark in marks_of(vdi) if mark.is_of(vdi) and is_proved(vdi, mark)]
         for ref, vdi in there.items()
     }
     return {ref: marks for ref, marks in proved.items() if marks}
@@ -317,9 +321,10 @@ def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
             view.call("VDI.set_name_label", vdi_ref, label_of(volume))
         if vdi["name_description"] != _description_of(volume):
             view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
-        for mark in marks:
-            if mark.token == volume.token and mark.source_uuid is not None:
-                _say(view, vdi_ref, vdi, COPIED_BY, mark.key)
+        own = [mark for mark in marks if mark.token == volume.token and mark.source_uuid is not None]
+        if own and vdi["other_config"].get(COPIED_BY) not in {mark.key for mark in own}:
+            # of attempts that died it has the marks as well, and its own was put there last
+            _say(view, vdi_ref, vdi, COPIED_BY, max(own, key=lambda mark: mark.at).key)
     unmark(view, vdi_ref, marks)
     _say(view, vdi_ref, vdi, MANAGED, volume.id)
 

@@ -28,6 +28,7 @@ from xenvol.marks import MARK, SHARED
 from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
+from xenvol.storage.sr import PROBING
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import in_words, is_held, vbds_of
@@ -35,8 +36,6 @@ from xenvol.view import HOST_IS_DOWN, Record, View
 
 LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
-PROBING = "lvmoiscsi"
-"""The storage driver that lists the LUNs of a target: every XenServer and XCP-ng has it."""
 _LISTING = "SR_BACKEND_FAILURE_107"
 """The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
 _LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
@@ -75,7 +74,7 @@ def find_lun(
             "SR.get_uuid", sr_ref
         )  # an SR that another process has released shows nothing: that is no proof
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
-    if PROBING not in view.sr_types:
+    if view.driver_of(PROBING) is None:
         proved = next(((ref, vdi) for ref, vdi in rows.items() if proves(vdi)), None)
         is_certain = _is_master_alone(view, hosts)
         vdi_ref, vdi = proved or _bring_in_unasked(
@@ -132,7 +131,7 @@ def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
     """
     vdi = view.record("VDI", vdi_ref)
     sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
-    if scsi_id is None or not _has_numbers(view, sr_ref) or PROBING not in view.sr_types:
+    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(PROBING) is None:
         return None
     for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
         if scsi_id not in luns.values():

@@ -35,6 +35,8 @@ _REWRITING = ("lvm", "lvhd")
 """SR types whose drivers write the SR's sm_config anew begin so."""
 _LOCAL = frozenset({"file", "ext", "lvm", "udev"})
 """SR types that lie on one host's own disks: xapi refuses a second host's PBD, unless told that they are shared."""
+PROBING = "lvmoiscsi"
+"""The storage driver that lists the LUNs of a target: every XenServer and XCP-ng has it."""
 NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
 """The target takes not this password, or nobody answers there: another portal or a newer password may do."""
 _NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
@@ -62,7 +64,7 @@ class SRSpec:
 
 def require_sr_type(view: View, sr_type: str) -> None:
     """Raise UnsupportedSRType unless the pool's hosts have a driver for it."""
-    if sr_type not in view.sr_types:
+    if view.driver_of(sr_type, *([PROBING] if sr_type == "iscsi" else [])) is None:
         raise UnsupportedSRType(sr_type, host=view.pool["master"], offered=view.sr_types)
 
 

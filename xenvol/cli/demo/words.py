@@ -8,10 +8,11 @@ from typing import Any
 _READS = (
     # method, what its parameters hold, what it finds out
     ("VM.get_all_records_where", "", "which VM has this name"),
-    ("event.from", "'SM'", "its disks; what the hosts offer"),
+    ("event.from", "'SM", "its disks; what the hosts offer"),
     ("event.from", "", "what there is now"),
     ("SR.get_all_records_where", '"type"', "is the target in an SR already?"),
     ("SR.get_all_records_where", "", "which SR shows it"),
+    ("SM.get_all_records_where", "", "is there a storage driver for this SR type?"),
     ("host.get_record", "", "the host's name, for the error"),
     ("SR.probe", "", "which LUN has the number there?"),
     ("SR.get_record", "", "is it an SR of ours?"),
