@@ -87,8 +87,8 @@ def test_hosts_are_a_list(target: Simulator, volume_ops: VolumeOps, hosts: Any) 
 def test_a_uuid_object_names_a_vm_and_a_host(target: Simulator, volume_ops: VolumeOps) -> None:
     """As object-relational mappers give them."""
     api = volume_ops._session.xenapi
-    vm: Any = uuid.UUID(api.VM.get_uuid(api.VM.get_by_name_label("web")[0]))
-    host: Any = uuid.UUID(api.host.get_uuid(api.host.get_all()[0]))
+    vm = uuid.UUID(api.VM.get_uuid(api.VM.get_by_name_label("web")[0]))
+    host = uuid.UUID(api.host.get_uuid(api.host.get_all()[0]))
     volume_id = uuid.uuid4()
     attached = volume_ops.attach_volume({**iscsi(0), "volume_id": volume_id}, vm)
     assert attached.volume_id == str(volume_id)

@@ -67,7 +67,7 @@ class TestISCSIWithCHAP(_CHAP, Connecting, Failing, Secrets):
 
 
 @pytest.mark.xapi(version="25.33.1")
-class TestISCSIOnANewerXapi(_CHAP, Connecting, Failing):
+class TestISCSIOnANewerXapi(_CHAP, Connecting, Failing, Secrets):
     """What another xapi varies: its answers. The other classes run on 24.16.0."""
 
 

@@ -20,6 +20,7 @@ from tests.scenarios import (
 )
 from xenvol.errors import (
     AttachmentFenced,
+    ChangedMeanwhile,
     DiskNotReleased,
     InvalidMountpoint,
     UnknownVM,
@@ -225,6 +226,69 @@ class TestCleanup:
         theirs = target.add_vdi(target.add_sr("theirs"))
         before = target.snapshot()
         volume_ops.safe_cleanup_from_vdis([used.vdi_ref, theirs])
+        assert changes(before, target.snapshot()) == []
+
+
+class TestWhatAnotherProcessIsAboutTo:
+    """A refusal that passes by itself is no error: the operation looks again."""
+
+    @pytest.mark.parametrize("method", ["PBD.unplug", "VBD.destroy"])
+    def test_is_waited_for_by_detach_all(self, target: Simulator, volume_ops: VolumeOps, method: str) -> None:
+        """And all volumes are named that were there when it began."""
+        target.add_vm("web")
+        before = target.snapshot()
+        for lun in range(3):
+            volume_ops.attach_volume(iscsi(lun), "web")
+        target.faults.refuse(method, "OTHER_OPERATION_IN_PROGRESS", "SR", "OpaqueRef:x")
+        gone = volume_ops.detach_all("web")
+        assert [volume.volume_id for volume in gone] == ["volume-0", "volume-1", "volume-2"]
+        assert changes(before, target.snapshot()) == []
+
+    def test_leaves_no_record_of_a_disk_whose_neighbour_stays(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The slot is empty already when xapi refuses to drop the record."""
+        target.add_vm("web")
+        target.add_vm("db")
+        volume_ops.attach_volume(iscsi(0), "db")
+        volume_ops.attach_volume(iscsi(1), "web")
+        target.faults.refuse("VDI.forget", "OTHER_OPERATION_IN_PROGRESS", "SR", "OpaqueRef:x")
+        assert [volume.volume_id for volume in volume_ops.detach_all("web")] == ["volume-1"]
+        numbers = {target.db.get("VDI", vdi, "sm_config")["LUNid"] for vdi in target.db.refs("VDI")}
+        assert "1" not in numbers
+
+    def test_is_told_by_detach_all_where_it_goes_on(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """With the error of a disk that cannot go at all, and the others are out."""
+        target.add_vm("web")
+        for lun in range(3):
+            volume_ops.attach_volume(iscsi(lun), "web")
+        target.faults.refuse("VBD.destroy", "OTHER_OPERATION_IN_PROGRESS", "VBD", "OpaqueRef:x", every=True)
+        with pytest.raises(ChangedMeanwhile) as caught:
+            volume_ops.detach_all("web")
+        assert caught.value.is_transient
+        assert len(caught.value.__notes__) == 2
+        target.faults.clear()
+        assert len(volume_ops.list_volumes("web")) == 3
+        assert all(volume.is_plugged for volume in volume_ops.list_volumes("web"))
+
+    def test_is_waited_for_by_a_cleanup(
+        self, target: Simulator, volume_ops: VolumeOps, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        before = target.snapshot()
+        volume = volume_ops.connect_volume(iscsi(0))
+        target.faults.refuse("PBD.unplug", "OTHER_OPERATION_IN_PROGRESS", "SR", "OpaqueRef:x")
+        volume_ops.safe_cleanup_from_vdis([volume.vdi_ref])
+        assert changes(before, target.snapshot()) == []
+        assert caplog.text == ""
+
+    def test_is_logged_by_a_cleanup_where_it_goes_on(
+        self, target: Simulator, volume_ops: VolumeOps, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        volume = volume_ops.connect_volume(iscsi(0))
+        before = target.snapshot()
+        target.faults.refuse("PBD.unplug", "OTHER_OPERATION_IN_PROGRESS", "SR", "OpaqueRef:x", every=True)
+        volume_ops.safe_cleanup_from_vdis([volume.vdi_ref])
+        assert "could not be released: clean up: another process" in caplog.text
         assert changes(before, target.snapshot()) == []
 
 

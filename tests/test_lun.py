@@ -8,7 +8,7 @@ import pytest
 
 from tests.meanwhile import interrupted
 from tests.scenarios import GIB, IQN, arrange_target, changes, iscsi, scsi_id, touch_hosts
-from xenvol.errors import VolumeInUse, VolumeNotFound, WrongVolume, XapiError
+from xenvol.errors import UnsupportedSRType, VolumeInUse, VolumeNotFound, WrongVolume, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -243,3 +243,125 @@ class TestALunUnderAnSROfLVM:
         with pytest.raises(VolumeInUse, match="production"):
             volume_ops.attach_volume(info, "web") if verb == "attach" else volume_ops.connect_volume(info)
         assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
+
+
+def without_the_driver_that_lists_luns(xapi: Simulator) -> None:
+    with xapi.xapi.lock:
+        for sm in xapi.db.refs("SM"):
+            if xapi.db.get("SM", sm, "type") == "lvmoiscsi":
+                xapi.db.delete("SM", sm)
+
+
+class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
+    """VDI.introduce tells what the master sees: that counts where the master has the disk, or the data proves it."""
+
+    @pytest.fixture
+    def target(self, target: Simulator) -> Simulator:
+        without_the_driver_that_lists_luns(target)
+        return target
+
+    @pytest.mark.parametrize("info", [iscsi(9), iscsi(9, scsi_id=scsi_id(9))], ids=["number", "proved"])
+    @pytest.mark.parametrize("power_state", ["Running", "Halted"])
+    def test_a_lun_of_the_only_host_is_the_one_that_the_master_sees(
+        self, target: Simulator, volume_ops: VolumeOps, info: dict[str, Any], power_state: str
+    ) -> None:
+        target.add_vm("guest", power_state=power_state)
+        volume_ops.attach_volume(iscsi(0), "db")
+        before = target.snapshot()
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        attachment = volume_ops.attach_volume(info, "guest")
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(9)
+        volume_ops.detach_volume(info, "guest")
+        seen = ("storage.luns.", "storage.san.", ".iscsi_sessions.")
+        left = changes(before, target.snapshot())
+        assert [line for line in left if not any(word in line for word in seen)] == []
+
+    def test_a_number_that_another_lun_has_now_is_that_lun(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """And the record of the one that had it goes, unless a VM has it plugged."""
+        volume_ops.attach_volume(iscsi(0), "db")
+        target.storage.san.replace_lun(IQN, 1, GIB, scsi_id=scsi_id(77))
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(77)
+        target.storage.san.replace_lun(IQN, 0, GIB, scsi_id=scsi_id(78))
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match="db"):
+            volume_ops.attach_volume({**iscsi(0), "volume_id": "another"}, "web")
+        left = changes(before, target.snapshot())
+        assert [line for line in left if ".iscsi_sessions." not in line] == []
+
+    def test_a_lun_that_has_still_its_number_keeps_what_its_record_says(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        api = volume_ops._session.xenapi
+        api.VDI.set_name_label(vdi_of(target, 1), "theirs")
+        api.VDI.add_to_other_config(vdi_of(target, 1), "owner", "they")
+        attachment = volume_ops.attach_volume(iscsi(1), "web")
+        row = target.db.record("VDI", attachment.vdi_ref)
+        assert (row["name_label"], row["other_config"].get("owner")) == ("theirs", "they")
+
+    def test_luns_that_changed_their_numbers_keep_what_their_records_say(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        api = volume_ops._session.xenapi
+        volume_ops.attach_volume(iscsi(0), "db")
+        names = {}
+        for number in (1, 2):
+            api.VDI.set_name_label(vdi_of(target, number), f"LUN {number}")
+            names[api.VDI.get_uuid(vdi_of(target, number))] = f"LUN {number}"
+        san = target.storage.san
+        san.remove_lun(IQN, 2)
+        san.replace_lun(IQN, 1, GIB, scsi_id=scsi_id(2))
+        target.add_vm("guest", power_state="Halted")  # a plug needs a host that has noticed, which none can
+        attachment = volume_ops.attach_volume(iscsi(1), "guest")
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(2)
+        assert target.db.get("VDI", attachment.vdi_ref, "name_label") == names[attachment.vdi_uuid] == "LUN 2"
+
+    def test_a_lun_that_is_not_there_is_said_so(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        before = target.snapshot()
+        with pytest.raises(VolumeNotFound, match="LUN 9 on host host1"):
+            volume_ops.attach_volume(iscsi(9), "web")
+        assert changes(before, target.snapshot()) == []
+
+    @pytest.mark.xapi(hosts=2)
+    def test_another_host_gets_the_lun_that_the_data_proves_and_no_other(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """Each host sees other numbers."""
+        san, (master, other) = target.storage.san, target.db.refs("host")
+        target.add_vm("far", resident_on=other)
+        names = [target.db.get("host", ref, "iscsi_iqn") for ref in (master, other)]
+        for initiator, numbers in zip(names, ([1, 2], [2, 1]), strict=True):
+            san.map_lun(IQN, initiator, 0, scsi_id(0))
+            for number, lun in zip((1, 2), numbers, strict=True):
+                san.map_lun(IQN, initiator, number, scsi_id(lun))
+        volume_ops.attach_volume(iscsi(0, scsi_id=scsi_id(0)), "far")
+        before = target.snapshot()
+        with pytest.raises(UnsupportedSRType, match="lvmoiscsi"):
+            volume_ops.attach_volume(iscsi(1), "far")
+        assert changes(before, target.snapshot()) == []
+        info = iscsi(1, scsi_id=scsi_id(2))  # what that host sees as number 1
+        attachment = volume_ops.attach_volume(info, "far")
+        assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(2)
+        volume_ops.detach_volume(info, "far")
+
+    @pytest.mark.xapi(hosts=2)
+    def test_another_disk_than_the_data_proves_is_not_brought_in(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        _, other = target.db.refs("host")
+        target.add_vm("far", resident_on=other)
+        volume_ops.attach_volume(iscsi(0, scsi_id=scsi_id(0)), "far")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        before = target.snapshot()
+        with pytest.raises(WrongVolume, match="on the pool's master"):
+            volume_ops.attach_volume(iscsi(9, scsi_id=scsi_id(8)), "far")
+        left = changes(before, target.snapshot())
+        assert [line for line in left if ".iscsi_sessions." not in line] == []
+
+    def test_a_look_at_bad_volumes_calls_none_bad(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        volume_ops.attach_volume(iscsi(0), "db")
+        assert volume_ops.find_bad_volumes("db") == []

@@ -6,19 +6,21 @@ is read by its driver, from `ConnectionInfo.data`. docs/connection_info.md says 
 honoured, ignored or refused. The caller's mapping is never changed, nor kept.
 """
 
+import functools
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar, cast
 
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.frozen import FrozenMap, freeze_map
-from xenvol.secret import Secret
+from xenvol.secret import Secret, scrubbing, secrets_in
 
 logger = logging.getLogger(__name__)
 
 AccessMode = Literal["rw", "ro"]
+Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 ENVELOPE_KEYS: Final = frozenset(
     {
@@ -73,7 +75,9 @@ class ConnectionInfo:
 def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     """Check a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
     if not isinstance(connection_info, Mapping):
-        raise _no_mapping(connection_info)
+        raise _no_mapping(type(connection_info))
+    if isinstance(connection_info, _Unread):
+        raise _no_mapping(connection_info.kind)
     whole = freeze_map(connection_info)
     name = whole.get("driver_volume_type")
     if not isinstance(name, str) or not name.strip():
@@ -206,12 +210,48 @@ def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
         logger.info("volume %s: discard ignored: XenAPI has no switch for it", volume)
 
 
-def _no_mapping(given: object) -> InvalidConnectionInfo:
+def _no_mapping(kind: type) -> InvalidConnectionInfo:
     """The error for what is no connection_info at all; it shows nothing of it, since there may be a password in it."""
-    problem = f"is a {type(given).__name__}"
-    if isinstance(given, str | bytes | bytearray):
+    problem = f"is a {kind.__name__}"
+    if issubclass(kind, str | bytes | bytearray):
         problem += ", a text, which is not read here: give what json.loads makes of it"
     return _invalid("connection_info", None, "a mapping with driver_volume_type and data", problem=problem)
+
+
+class _Unread(Mapping[str, object]):
+    """What was given in the place of a connection_info: its type, and nothing of its text."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __getitem__(self, key: str) -> object:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def sealed(given: object) -> Mapping[str, object]:
+    """A copy in which every secret is wrapped; `parse` tells what is no connection_info."""
+    return freeze_map(given) if isinstance(given, Mapping) else _Unread(type(given))
+
+
+def keeps_secrets(operation: Operation) -> Operation:
+    """An operation that is told a volume: none of its secrets shows in our frames, nor in an error, whoever raised it.
+
+    Passwords stand in the clear where the caller has them, and on the line that sends them to xapi.
+    """
+
+    @functools.wraps(operation)
+    def run(self: object, connection_info: object, *args: Any, **kwargs: Any) -> Any:
+        connection_info = sealed(connection_info)
+        with scrubbing(secrets_in(connection_info)):
+            return operation(self, connection_info, *args, **kwargs)
+
+    return cast("Operation", run)
 
 
 def _invalid(

@@ -8,7 +8,7 @@ from typing import Any
 
 from xenvol.errors import XapiError
 from xenvol.migration import find_host
-from xenvol.refs import HostRef
+from xenvol.refs import HostRef, Name
 from xenvol.view import View
 from xenvol.vm import VM
 
@@ -20,7 +20,7 @@ _WWN = re.compile(
 _NODE_NAMES = frozenset({"wwnn", "node_name", "node"})
 
 
-def get_connector(view: View, host: str | None) -> dict[str, Any]:
+def get_connector(view: View, host: Name | None) -> dict[str, Any]:
     """`initiator` (IQN; absent when the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
     `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost."""
     host_ref = view.master if host is None else find_host(view, host)

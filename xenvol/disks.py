@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
-from xenvol import mountpoint
+from xenvol import mountpoint, storage
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import AttachedMeanwhile, AttachmentFenced, InvalidMountpoint, VolumeInUse, WrongVolume
+from xenvol.errors import (
+    AttachedMeanwhile,
+    AttachmentFenced,
+    InvalidMountpoint,
+    MountpointInUse,
+    VolumeInUse,
+    WrongVolume,
+    XapiError,
+    XenVolError,
+)
 from xenvol.marks import ATTACHMENT, DISK, DRIVER, JOINED, SR, VDI, VOLUME
 from xenvol.refs import NULL_REF, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, is_marked, is_moving, vbds_of
-from xenvol.vbd import destroy_vbd, discard_vbd, settle_vbd, unplug_vbd, volumes_of
+from xenvol.vbd import (
+    destroy_vbd,
+    discard_vbd,
+    plug_unless_plugged,
+    plug_vbd,
+    settle_vbd,
+    taken_by,
+    unplug_vbd,
+    volumes_of,
+)
+from xenvol.verbs import change
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
 from xenvol.waiting import leave_behind
+
+_UNAVAILABLE: Final = "SR_BACKEND_FAILURE_46"
+"""What the storage driver says of a LUN that is gone, and of its neighbours while the host has not noticed."""
 
 
 def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
@@ -103,6 +126,36 @@ def marks(
     }
 
 
+def choose_position(
+    view: View,
+    slots: Mapping[VBDRef, Record],
+    there: VBDRef | None,
+    wish: str | int | None,
+    info: ConnectionInfo,
+    volume: Identity,
+    driver: Any,
+) -> str:
+    """The position of the volume: where it is, or the one that is wished for, or the first one free.
+
+    An unmarked VBD at that position that shows this very disk is no obstacle: `find_twin` gives it to the attach.
+    Raises MountpointInUse for any other.
+    """
+    slot = wish if there is None else slots[there]["userdevice"]
+    others = {ref: vbd for ref, vbd in slots.items() if ref != there}
+    try:
+        return mountpoint.choose(slot, taken_by(others.values()))
+    except MountpointInUse:
+        position = mountpoint.userdevice_of(slot)
+        here = {
+            ref: vbd
+            for ref, vbd in others.items()
+            if vbd["userdevice"] == position and vbd["type"] == "Disk" and not is_marked(vbd)
+        }
+        if position is None or not find_unmarked(view, here, info, volume, driver):
+            raise
+        return position
+
+
 def check_same_place(vbd: Record, volume: Identity) -> None:
     """Raise WrongVolume where the disk in the slot lies elsewhere than the volume now does: it has moved."""
     place = vbd["other_config"].get(DISK, volume.key)
@@ -133,18 +186,38 @@ def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_
 
 
 def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mapping[str, str]) -> None:
-    """Mark a VBD that another tool made for the volume's disk. Its own notes stay."""
-    view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], **its_marks})
-    undo.did(f"marked VBD {vbd_ref}", view.call, "VBD.set_other_config", vbd_ref, vbd["other_config"])
+    """Mark a VBD that is in place. Its other notes stay."""
+    wanted = {**vbd["other_config"], **its_marks}
+    change(
+        view,
+        undo,
+        f"marked VBD {vbd_ref}",
+        ("VBD.set_other_config", vbd_ref, wanted),
+        look=lambda: bool(view.call("VBD.get_other_config", vbd_ref) == wanted),
+        inverse=lambda: view.call("VBD.set_other_config", vbd_ref, vbd["other_config"]),
+    )
 
 
-def take_over(view: View, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
+def take_over(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
     """Give the attachment the id that the service has for it now: a detach that names the old one is then late.
 
     In one call, since an attachment without an id could be fenced by nobody.
     """
     if info.attachment_id is not None and info.attachment_id != vbd["other_config"].get(ATTACHMENT):
-        view.call("VBD.set_other_config", vbd_ref, {**vbd["other_config"], ATTACHMENT: info.attachment_id})
+        adopt(view, undo, vbd_ref, vbd, {ATTACHMENT: info.attachment_id})
+
+
+def make_bootable(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record) -> None:
+    """Let the VM start from a disk that is in place, from its next start on."""
+    if not vbd["bootable"]:
+        change(
+            view,
+            undo,
+            f"made VBD {vbd_ref} bootable",
+            ("VBD.set_bootable", vbd_ref, True),
+            look=lambda: bool(view.call("VBD.get_bootable", vbd_ref)),
+            inverse=lambda: view.call("VBD.set_bootable", vbd_ref, False),
+        )
 
 
 def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
@@ -179,10 +252,44 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
             check_gives_disk_back(vm, device)
             if is_moving(vbd):
                 settle_vbd(view, vbd_ref, lambda vbd: not is_moving(vbd))
-            unplug_vbd(view, undo, vbd_ref, device=device, vm=vm)
+            unplug = partial(unplug_vbd, view, undo, vbd_ref, device=device, vm=vm)
+            _past_dead_luns(view, vm, vbd["VDI"], unplug)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
         leave_behind(vbd_ref)
         undo.unwind(error)
         raise
     view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it is out
+
+
+def plug(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str, *, was_there: bool = False) -> None:
+    """Make the disk live in the running VM. Idempotent. Raises VolumeNotFound where it is a LUN that is gone.
+
+    Whoever has made a VBD that was there may be about to plug it.
+    """
+    do = plug_unless_plugged if was_there else plug_vbd
+    _past_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
+
+
+def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], None]) -> None:
+    """Plug or unplug a disk; once more when the VM's host has dropped the LUNs that have vanished from the target.
+
+    The guest has let go of a disk even where the storage driver then refuses to: the second unplug finds it out.
+    """
+    gone: XenVolError | None = None
+    try:
+        return do()
+    except XapiError as refusal:
+        host_ref = view.record("VM", vm.ref)["resident_on"]
+        if refusal.code != _UNAVAILABLE or host_ref == NULL_REF:
+            raise
+        try:
+            gone = storage.look_anew(view, vdi_ref, host_ref)
+        except XapiError as error:
+            refusal.add_note(f"the host could not look for LUNs that have vanished: {error}")
+        try:
+            return do()
+        except XapiError as again:
+            if again.code != _UNAVAILABLE:
+                raise
+            raise gone or refusal from again

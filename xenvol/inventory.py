@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from xenvol import storage
 from xenvol.attachment import Attachment
 from xenvol.connection_info import ConnectionInfo
-from xenvol.errors import AttachedMeanwhile, UnmanagedVDI, VolumeInUse, XapiError, XenVolError
+from xenvol.errors import (
+    AttachedMeanwhile,
+    UnmanagedVDI,
+    UnsupportedSRType,
+    VolumeInUse,
+    XapiError,
+)
 from xenvol.marks import ATTACHMENT, CONNECTED, DRIVER, JOINED, SR, VOLUME
 from xenvol.mountpoint import name_of
 from xenvol.refs import SRRef, VBDRef, VDIRef
 from xenvol.undo import Undo
 from xenvol.use import held_as, in_words, is_held, is_marked, is_plugged
 from xenvol.verbs import change
-from xenvol.view import Record, View, gone_is_fine, is_gone
+from xenvol.view import Record, View, gone_is_fine
 from xenvol.vm import VM
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,8 @@ def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
     number = sm_config.get("LUNid")
     try:
         seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
+    except UnsupportedSRType:
+        return None  # nobody can be asked
     except XapiError as error:
         return f"the storage does not show LUN {number}: {error}"
     for luns in seen.values():
@@ -225,12 +230,8 @@ def release_disk(view: View, vbd: Record) -> None:
         storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
 
 
-def safe_cleanup_from_vdis(view: View, vdi_refs: Iterable[VDIRef]) -> None:
-    """Release what showed these disks, as far as nobody uses it; one that fails is logged and the others are tried."""
-    for vdi_ref in vdi_refs:
-        try:
-            vdi = view.record("VDI", vdi_ref)
-            storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))
-        except XenVolError as error:
-            if not (isinstance(error, XapiError) and is_gone(error, "VDI")):
-                log.warning("VDI %s: what shows it could not be released: %s", vdi_ref, error)
+def release_vdi(view: View, vdi_ref: VDIRef) -> None:
+    """Release what showed a disk, as far as nobody uses it; a disk that is gone is released."""
+    with gone_is_fine("VDI"):
+        vdi = view.record("VDI", vdi_ref)
+        storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))

@@ -8,7 +8,7 @@ from xenvol.attachment import Attachment
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.inventory import list_volumes
 from xenvol.marks import MARK, PLUGGED
-from xenvol.refs import NULL_REF, HostRef, SRRef, is_ref, is_uuid
+from xenvol.refs import NULL_REF, HostRef, Name, SRRef, is_ref, is_uuid
 from xenvol.secret import Secret
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
 from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
@@ -23,14 +23,14 @@ Ways = Sequence[Mapping[str, str | Secret]]
 
 
 def prepare(
-    view: View, vm: VM, host: str, ways_to: Callable[[Attachment], Ways] = lambda volume: ()
+    view: View, vm: VM, host: Name, ways_to: Callable[[Attachment], Ways] = lambda volume: ()
 ) -> list[str]:
     """Plug the SR of every volume of the VM on that host; return the uuids of the SRs.
 
     `ways_to` tells how that host reaches a volume; without a way, as the SR is plugged elsewhere.
     """
     host_ref = find_host(view, host)
-    undo = Undo()
+    undo = Undo(hidden=view.hidden)
     volumes = {volume.sr_ref: volume for volume in list_volumes(view, vm)}
     try:
         for sr_ref, volume in volumes.items():
@@ -44,7 +44,7 @@ def prepare(
     return [view.record("SR", sr_ref)["uuid"] for sr_ref in volumes]
 
 
-def undo(view: View, vm: VM, host: str) -> None:
+def undo(view: View, vm: VM, host: Name) -> None:
     """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start."""
     host_ref = find_host(view, host)
     if host_ref in (view.master, vm.resident_on):
@@ -78,7 +78,7 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
         destroy_pbd(view, pbd_ref)
 
 
-def find_host(view: View, host: str) -> HostRef:
+def find_host(view: View, host: Name) -> HostRef:
     """The host that a reference, a uuid or a name means. Raises UnknownHost, RequestError for what names nothing."""
     host = text_of(host, "a host")
     if is_ref(host):

@@ -4,6 +4,7 @@ They are plain strings at run time; the type checker is what keeps them apart.
 """
 
 import re
+import uuid
 from typing import NewType
 
 SRRef = NewType("SRRef", str)
@@ -16,6 +17,9 @@ PoolRef = NewType("PoolRef", str)
 SecretRef = NewType("SecretRef", str)
 TaskRef = NewType("TaskRef", str)
 SMRef = NewType("SMRef", str)
+
+Name = str | uuid.UUID
+"""How callers name a VM or a host: a reference, a uuid (also as a UUID object), or a name."""
 
 NULL_REF = "OpaqueRef:NULL"
 """What xapi answers for "no object"."""

@@ -5,9 +5,13 @@ the one way to its text, so that one search finds every place where a password l
 mapping hold secrets, and what in a foreign text looks like one, is told by the tables below.
 """
 
+import contextlib
 import hmac
+import json
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn, final
+from urllib.parse import quote
 
 SECRET_KEY_ENDINGS: Final = (
     "password",
@@ -28,6 +32,8 @@ SECRET_KEY_ENDINGS: Final = (
 """A key that ends in one of these holds a secret: in any case, with or without separators or a plural s."""
 
 MASK: Final = "***"
+LONG_ENOUGH: Final = 4
+"""Characters; to take shorter secrets out of a text would blot out half of it."""
 
 _IN_TEXT = re.compile(
     # a key with such an ending, then = or : or what XML-RPC has between a name and its value, then the value
@@ -107,3 +113,110 @@ def has_secret(text: str) -> bool:
 def masked(text: str) -> str:
     """The text without what looks like a secret; for what others wrote, such as an error's parameters."""
     return _IN_URL.sub(rf"\1{MASK}", _IN_TEXT.sub(rf"\1{MASK}", text))
+
+
+def revealed(value: Any) -> Any:
+    """A value for the wire with its secrets in the clear: for the line that sends it, and for nothing else."""
+    match value:
+        case Secret():
+            return value.reveal()
+        case dict():
+            return {key: revealed(item) for key, item in value.items()}
+        case list() | tuple():
+            return [revealed(item) for item in value]
+        case _:
+            return value
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """Every Secret in a value that `freeze` made, at any depth."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from secrets_in(tuple(value.values()))
+    elif isinstance(value, tuple | frozenset):
+        for item in value:
+            yield from secrets_in(item)
+
+
+def without(text: str, secrets: Collection[Secret]) -> str:
+    """The text with these secrets masked, also as they are spelled in XML, JSON, a URL or a repr."""
+    parts = {part for secret in secrets for part in _parts(secret.reveal())}
+    spelled = {form for part in parts for form in _spellings(part)}
+    for form in sorted(spelled, key=len, reverse=True):  # a longer one may have a shorter one within
+        text = text.replace(form, MASK)
+    return text
+
+
+def _parts(text: str) -> set[str]:
+    """The text, and what is secret within it: a password among mount options, or in a URL."""
+    return {text, *(found[2] for pattern in (_IN_TEXT, _IN_URL) for found in pattern.finditer(text))}
+
+
+def _spellings(text: str) -> set[str]:
+    if len(text) < LONG_ENOUGH:
+        return set()
+    xml = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    quoted = (xml.replace('"', "&quot;"), json.dumps(text)[1:-1], repr(text)[1:-1])
+    return {text, xml, *quoted, quote(text, safe=""), quote(text)}
+
+
+def scrub(error: BaseException, secrets: Collection[Secret]) -> None:
+    """Mask these secrets in an error, its facts and its notes, and in every error that it came from; in place."""
+    for each in _chain(error):
+        each.args = _scrubbed(each.args, secrets)
+        facts = [*vars(each), *(name for name in _FACTS if hasattr(each, name))]
+        for name in facts:
+            value = getattr(each, name)
+            clean = _scrubbed(value, secrets)
+            if clean != value:
+                with contextlib.suppress(AttributeError, TypeError):  # a fact that cannot be changed
+                    setattr(each, name, clean)
+
+
+@contextlib.contextmanager
+def scrubbing(secrets: Iterable[Secret]) -> Iterator[None]:
+    """Let no error leave the block with one of these secrets in it, whoever raised it."""
+    try:
+        yield
+    except BaseException as error:
+        scrub(error, frozenset(secrets))
+        raise
+
+
+_FACTS = ("strerror", "filename", "filename2", "object")
+"""Where errors of the interpreter keep text beside their arguments."""
+
+
+def cut_frames(error: BaseException, *, since: BaseException | None = None) -> None:
+    """Let go of the frames that an error, and those that it came from, passed: their locals have what was sent.
+
+    `since` is the error that was being handled before, which is left as it is.
+    """
+    for each in _chain(error, since):
+        each.__traceback__ = None
+
+
+def _chain(error: BaseException, since: BaseException | None = None) -> Iterator[BaseException]:
+    """An error and, each once, all errors that led to it, after `since`."""
+    left: list[BaseException | None] = [error]
+    seen: list[BaseException] = [] if since is None else [since]
+    while left:
+        each = left.pop()
+        if each is None or any(each is known for known in seen):
+            continue
+        seen.append(each)
+        yield each
+        left += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+
+
+def _scrubbed(value: Any, secrets: Collection[Secret]) -> Any:
+    if isinstance(value, str):
+        return without(value, secrets)
+    if type(value) in (tuple, list, set, frozenset):
+        return type(value)(_scrubbed(item, secrets) for item in value)
+    if type(value) is dict:
+        return {key: _scrubbed(item, secrets) for key, item in value.items()}
+    return value

@@ -7,8 +7,10 @@ that what it takes back is already gone.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, ParamSpec
+
+from xenvol.secret import Secret, without
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,10 @@ class _Step(NamedTuple):
 class Undo:
     """One attempt's ledger. Not shared between threads: one attempt is one thread's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hidden: Collection[Secret] = ()) -> None:
+        """`hidden` are secrets that show in no text about a step that failed; looked at when it fails."""
         self._steps: list[_Step] = []
+        self._hidden = hidden
 
     def did(self, description: str, inverse: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Record what was done ("introduced SR …", words without secrets) and the call that takes it back."""
@@ -54,7 +58,7 @@ class Undo:
             step = self._steps[-1]
             for is_last in (False, True):
                 try:
-                    step.inverse()
+                    _run(step)
                     break
                 except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
                     is_interrupt = not isinstance(failure, Exception)
@@ -62,7 +66,8 @@ class Undo:
                         interrupt = failure
                     if is_interrupt and not is_last:
                         continue
-                    residue.append(f"not undone: {step.description} ({type(failure).__name__}: {failure})")
+                    text = f"not undone: {step.description} ({type(failure).__name__}: {failure})"
+                    residue.append(without(text, self._hidden))
                     failed.append(step)
                     break
             self._steps.pop()
@@ -84,3 +89,8 @@ class Undo:
         if not self._steps:
             return "<Undo: nothing to take back>"
         return f"<Undo: {len(self._steps)} to take back, newest: {self._steps[-1].description}>"
+
+
+def _run(step: _Step) -> None:
+    """Take one step back. An interrupt may end this at any time: `unwind` goes on."""
+    step.inverse()

@@ -19,7 +19,7 @@ from xenvol.errors import XapiError
 from xenvol.refs import NULL_REF, HostRef
 from xenvol.secret import Secret
 from xenvol.session import Session
-from xenvol.session.wire import LONG_ENOUGH, FilterValue
+from xenvol.session.wire import FilterValue
 
 Record = dict[str, Any]
 
@@ -34,7 +34,7 @@ class View:
     """Not thread-safe: one operation is one thread's."""
 
     def __init__(self, session: Session) -> None:
-        self._secrets: set[str] = set()
+        self._secrets: set[Secret] = set()
         self._session = session.hiding(self._secrets)
         self._records: dict[tuple[str, str], Record] = {}
         self._whole: set[str] = set()  # classes of which every object is remembered
@@ -57,22 +57,14 @@ class View:
         driver_view._session = self._session.restricted(driver=driver)
         return driver_view
 
-    def hide_all(self, value: object) -> None:
-        """Keep every secret in what a service sent, at any depth, out of every error of this operation."""
-        if isinstance(value, Secret):
-            self.hide(value)
-        elif isinstance(value, Mapping):
-            for item in value.values():
-                self.hide_all(item)
-        elif isinstance(value, tuple | frozenset):
-            for item in value:
-                self.hide_all(item)
+    @property
+    def hidden(self) -> Collection[Secret]:
+        """What shows in no error of this operation; `hide` adds to it."""
+        return self._secrets
 
-    def hide(self, secret: Secret) -> None:
-        """Keep a secret that this operation sends out of every error that it raises."""
-        text = secret.reveal()
-        if len(text) >= LONG_ENOUGH:
-            self._secrets.add(text)
+    def hide(self, *secrets: Secret) -> None:
+        """Keep secrets of this operation out of every error that it raises."""
+        self._secrets.update(secrets)
 
     @property
     def session(self) -> Session:

@@ -21,7 +21,7 @@ from xenvol.errors import (
     WrongPowerState,
     XapiError,
 )
-from xenvol.refs import NULL_REF, HostRef, VMRef, is_ref, is_uuid
+from xenvol.refs import NULL_REF, HostRef, Name, VMRef, is_ref, is_uuid
 from xenvol.view import Record, View, is_gone
 
 _NOT_SENT = re.compile(
@@ -64,7 +64,7 @@ class VM:
         return f"{self.name} ({self.uuid})" if self.name else self.uuid
 
 
-def find_vm(view: View, vm: str) -> VM:
+def find_vm(view: View, vm: Name) -> VM:
     """The VM that a reference, a uuid or a name means; one call. Raises UnknownVM or AmbiguousVM."""
     vm = text_of(vm, "a VM")
     found = _candidates(view, vm)

@@ -17,10 +17,9 @@ import tenacity
 
 from xenvol import connection_info, disks, inventory, migration, registry, storage
 from xenvol import connector as connectors
-from xenvol import mountpoint as mountpoints
 from xenvol.attachment import Attachment, Volume
 from xenvol.connection_data.identity import Identity
-from xenvol.connection_info import ConnectionInfo
+from xenvol.connection_info import ConnectionInfo, keeps_secrets, sealed
 from xenvol.drivers.base import VolumeDriver, digest_of
 from xenvol.errors import (
     AttachedMeanwhile,
@@ -36,11 +35,12 @@ from xenvol.errors import (
 from xenvol.frozen import FrozenMap
 from xenvol.marks import DISK
 from xenvol.mountpoint import userdevice_of
-from xenvol.refs import HostRef, SRRef, VBDRef, VDIRef, is_ref, is_uuid
+from xenvol.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid
+from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
 from xenvol.undo import Undo
 from xenvol.use import is_plugged
-from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd, plug_unless_plugged, plug_vbd, taken_by
+from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd
 from xenvol.view import Record, View, is_overtaken
 from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
 
@@ -65,10 +65,11 @@ class VolumeOps:
 
     # ---- attach
 
+    @keeps_secrets
     def attach_volume(
         self,
         connection_info: Mapping[str, object],
-        vm: str,
+        vm: Name,
         mountpoint: str | int | None = None,
         *,
         hotplug: bool = True,
@@ -78,7 +79,8 @@ class VolumeOps:
 
         `vm` is a reference, a uuid or a name. A running VM gets the disk at once, unless `hotplug` is False; a
         halted one when it starts. `bootable` makes it the disk that the VM starts from: at position 0, unless a
-        mountpoint is named. Idempotent: a volume that is attached there already is returned as it is.
+        mountpoint is named; False leaves a disk that is in place as it is. Idempotent: a volume that is attached there
+        already is returned. A disk that another tool put there without a mark, and that is the volume, is adopted.
 
         Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
         pool is then as it was, or a note on the error says what could not be taken back.
@@ -93,31 +95,30 @@ class VolumeOps:
         return attachment
 
     def _attach(
-        self, info: ConnectionInfo, vm: str, wish: str | int | None, *, hotplug: bool, bootable: bool
+        self, info: ConnectionInfo, vm: Name, wish: str | int | None, *, hotplug: bool, bootable: bool
     ) -> Attachment:
         view = self._view(info)
         machine = find_vm(view, vm)
         slots = disks.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
-        driver = self._driver(info, view, hosts=_hosts_for(view, machine, will_plug=will_plug))
+        hosts = _hosts_for(view, machine, will_plug=will_plug)
+        driver = self._driver(info, view, hosts=hosts)
         volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
         there = disks.find_volume(slots, info, volume, wish)
         if there is not None and is_plugged(slots[there]):
             disks.check_same_place(slots[there], volume)
             disks.check_mode(machine, slots[there], mode)
-            disks.take_over(view, there, slots[there], info)
-            return _checked(view, volume, _read_back(view, machine, there, slots[there]["VDI"]))
+            return self._keep(view, machine, there, slots[there], info, volume, bootable=bootable)
 
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
-        slot = wish if there is None else slots[there]["userdevice"]
-        others = [vbd for vbd_ref, vbd in slots.items() if vbd_ref != there]
-        userdevice = mountpoints.choose(slot, taken_by(others))
+        userdevice = disks.choose_position(view, slots, there, wish, info, volume, driver)
 
-        undo = Undo()
+        undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
+            shown_on = _shown_on(view, vdi_ref, hosts)
             sr_ref = view.record("VDI", vdi_ref)["SR"]
             marks = disks.marks(info, volume, sr_ref, vdi_ref, joined=sr_ref in view.joined)
             vbd_ref = disks.find_twin(machine, slots, there, vdi_ref)
@@ -131,17 +132,20 @@ class VolumeOps:
             if vbd_ref is None:
                 spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
                 vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
-            elif vbd_ref == there:
-                disks.check_mode(machine, slots[there], mode)
-                disks.take_over(view, there, slots[there], info)
-            if will_plug and vbd_ref == there:
-                plug_unless_plugged(view, vbd_ref)
-            elif will_plug:
-                plug_vbd(view, vbd_ref)
+            else:
+                if vbd_ref == there:
+                    disks.check_mode(machine, slots[there], mode)
+                    disks.take_over(view, undo, there, slots[there], info)
+                if bootable:
+                    disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
+            if will_plug:
+                disks.plug(view, machine, vbd_ref, vdi_ref, was_there=vbd_ref in slots)
+                if vbd_ref in slots and not slots[vbd_ref]["currently_attached"]:
+                    undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
-            _check_still_shown(view, attachment)
+            _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
-                plug_vbd(view, vbd_ref)
+                disks.plug(view, machine, vbd_ref, vdi_ref)
                 attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             disks.discard_if_second(view, machine, vbd_ref)
             return attachment
@@ -154,15 +158,38 @@ class VolumeOps:
             _take_back(undo, driver, info, error)
             raise
 
+    def _keep(
+        self,
+        view: View,
+        vm: VM,
+        vbd_ref: VBDRef,
+        vbd: Record,
+        info: ConnectionInfo,
+        volume: Identity,
+        *,
+        bootable: bool,
+    ) -> Attachment:
+        """The attachment that is in place already, with the service's id for it now."""
+        undo = Undo(hidden=view.hidden)
+        try:
+            if bootable:
+                disks.make_bootable(view, undo, vbd_ref, vbd)
+            disks.take_over(view, undo, vbd_ref, vbd, info)
+            return _checked(view, volume, _read_back(view, vm, vbd_ref, vbd["VDI"]))
+        except BaseException as error:
+            undo.unwind(error)
+            raise
+
     # ---- detach
 
+    @keeps_secrets
     def detach_volume(
         self,
         connection_info: Mapping[str, object],
-        vm: str,
+        vm: Name,
         mountpoint: str | int | None = None,
         *,
-        attachment_id: str | None = None,
+        attachment_id: Name | None = None,
     ) -> None:
         """Take the volume out of the VM and disconnect it. Idempotent: what is gone already is fine.
 
@@ -210,33 +237,44 @@ class VolumeOps:
             )  # it has moved: what showed it at its old place goes, too
         return driver.disconnect_volume(info.data)
 
-    def detach_all(self, vm: str) -> list[Attachment]:
+    def detach_all(self, vm: Name) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
 
         Needs no connection_info: what xenvol made says so in xapi. All are tried; the first error leaves at the end.
         """
+        were: dict[VBDRef, Attachment] = {}
+        self._settled("detach all", self._detach_all, vm, were, {})
+        return list(were.values())
+
+    def _detach_all(self, vm: Name, were: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]) -> None:
+        """Detach what is there now, and release what is `unreleased` of an earlier attempt; `were` gets all of it."""
         view = View(self._session)
         machine = find_vm(view, vm)
         vbds = inventory.read_volumes(view, machine)
-        attachments = inventory.attachments(view, machine, vbds)
-        first: XenVolError | None = None
-        for vbd_ref, vbd in vbds.items():
+        were.update({each.vbd_ref: each for each in inventory.attachments(view, machine, vbds)})
+        view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
+        unreleased.update(vbds)
+        failures: list[XenVolError] = []
+        for vbd_ref, vbd in list(unreleased.items()):
             try:
-                disks.take_out(view, machine, vbd_ref, vbd)
+                if vbd_ref in vbds:
+                    disks.take_out(view, machine, vbd_ref, vbd)
                 inventory.release_disk(view, vbd)
+                del unreleased[vbd_ref]
             except XenVolError as error:
-                if first is None:
-                    first = error
-                else:
-                    first.add_note(f"and: {error}")
-        if first is not None:
+                failures.append(error)
+        if failures:
+            first = next(filter(_was_overtaken, failures), failures[0])
+            for failure in failures:
+                if failure is not first:
+                    first.add_note(f"and: {failure}")
             raise first
-        return attachments
 
     # ---- without a VM: boot from volume
 
+    @keeps_secrets
     def connect_volume(
-        self, connection_info: Mapping[str, object], *, hosts: Iterable[str] | None = None
+        self, connection_info: Mapping[str, object], *, hosts: Iterable[Name] | None = None
     ) -> Volume:
         """Make the volume a VDI that a VM could start from, on these hosts or on all. Idempotent.
 
@@ -247,16 +285,18 @@ class VolumeOps:
         volume: Volume = self._settled("connect", self._connect, _parse(connection_info), hosts)
         return volume
 
-    def _connect(self, info: ConnectionInfo, hosts: Iterable[str] | None) -> Volume:
+    def _connect(self, info: ConnectionInfo, hosts: Iterable[Name] | None) -> Volume:
         view = self._view(info)
-        driver = self._driver(info, view, hosts=None if hosts is None else _find_hosts(view, hosts))
-        undo = Undo()
+        wanted = None if hosts is None else _find_hosts(view, hosts)
+        driver = self._driver(info, view, hosts=wanted)
+        undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
+            shown_on = _shown_on(view, vdi_ref, wanted)
             vdi = view.record("VDI", vdi_ref)
             inventory.hold(view, undo, vdi_ref, vdi, info)
             _read_shown(view, vdi)
-            _check_plugged(view, SRRef(vdi["SR"]), str(vdi_ref))
+            _check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))
             return Volume(
                 sr_ref=SRRef(vdi["SR"]),
                 sr_uuid=view.record("SR", vdi["SR"])["uuid"],
@@ -268,11 +308,13 @@ class VolumeOps:
             _take_back(undo, driver, info, error)
             raise
 
+    @keeps_secrets
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
         info = _parse(connection_info)
         self._settled("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
 
+    @keeps_secrets
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
 
@@ -293,12 +335,12 @@ class VolumeOps:
 
     # ---- looking, cleaning, moving
 
-    def list_volumes(self, vm: str) -> list[Attachment]:
+    def list_volumes(self, vm: Name) -> list[Attachment]:
         """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
         view = View(self._session)
         return inventory.list_volumes(view, find_vm(view, vm))
 
-    def find_bad_volumes(self, vm: str) -> list[inventory.BadVolume]:
+    def find_bad_volumes(self, vm: Name) -> list[inventory.BadVolume]:
         """The volumes of the VM that it could not start with now, each with the reason."""
         view = View(self._session)
         return inventory.find_bad_volumes(view, find_vm(view, vm))
@@ -311,10 +353,17 @@ class VolumeOps:
             )
             return
         refs = [ref for ref in vdi_refs if isinstance(ref, str)]  # a look-up that failed gave None
-        inventory.safe_cleanup_from_vdis(View(self._session), [VDIRef(ref) for ref in refs])
+        for ref in refs:
+            try:
+                self._settled("clean up", self._release_vdi, VDIRef(ref))
+            except XenVolError as error:
+                log.warning("VDI %s: what shows it could not be released: %s", ref, error)
+
+    def _release_vdi(self, vdi_ref: VDIRef) -> None:
+        inventory.release_vdi(View(self._session), vdi_ref)
 
     def prepare_migration(
-        self, vm: str, host: str, connection_infos: Iterable[Mapping[str, object]] = ()
+        self, vm: Name, host: Name, connection_infos: Iterable[Mapping[str, object]] = ()
     ) -> list[str]:
         """Make the VM's volumes visible on the host that it shall move to; return the uuids of their SRs.
 
@@ -322,12 +371,16 @@ class VolumeOps:
         arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
         taken back.
         """
-        infos = [_parse(sent) for sent in connection_infos]
-        sr_uuids: list[str] = self._settled("prepare a migration", self._prepare_migration, vm, host, infos)
-        return sr_uuids
+        connection_infos = tuple(map(sealed, connection_infos))
+        with scrubbing(secrets_in(connection_infos)):
+            infos = [_parse(sent) for sent in connection_infos]
+            sr_uuids: list[str] = self._settled(
+                "prepare a migration", self._prepare_migration, vm, host, infos
+            )
+            return sr_uuids
 
-    def _prepare_migration(self, vm: str, host: str, infos: list[ConnectionInfo]) -> list[str]:
-        view = View(self._session)
+    def _prepare_migration(self, vm: Name, host: Name, infos: list[ConnectionInfo]) -> list[str]:
+        view = self._view(*infos)
 
         def ways_to(volume: Attachment) -> migration.Ways:
             for info in infos:
@@ -342,7 +395,7 @@ class VolumeOps:
 
         return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
-    def undo_migration(self, vm: str, host: str) -> None:
+    def undo_migration(self, vm: Name, host: Name) -> None:
         """Take back `prepare_migration`, from the data alone: spares what a VM on that host uses. Idempotent."""
 
         def undo() -> None:
@@ -351,7 +404,7 @@ class VolumeOps:
 
         self._settled("undo a migration", undo)
 
-    def get_connectors(self, vm: str) -> list[dict[str, Any]]:
+    def get_connectors(self, vm: Name) -> list[dict[str, Any]]:
         """What the service must know of every host to which it exports a volume for this VM, the master first.
 
         They are the VM's host and the pool's master, on which xapi works on every shared SR; every host for a VM that
@@ -360,15 +413,14 @@ class VolumeOps:
         view = View(self._session)
         return connectors.get_connectors(view, find_vm(view, vm))
 
-    def get_connector(self, host: str | None = None) -> dict[str, Any]:
+    def get_connector(self, host: Name | None = None) -> dict[str, Any]:
         """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
         return connectors.get_connector(View(self._session), host)
 
-    def _view(self, info: ConnectionInfo) -> View:
+    def _view(self, *infos: ConnectionInfo) -> View:
         """A view for one operation, in whose errors no secret of the request shows, from its first call on."""
         view = View(self._session)
-        for sent in (info.data, info.extra, info.qos):
-            view.hide_all(sent)
+        view.hide(*secrets_in(tuple((info.data, info.extra, info.qos) for info in infos)))
         return view
 
     def _settled(self, doing: str, operation: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -411,7 +463,7 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
 
 
-def _find_hosts(view: View, hosts: Iterable[str]) -> list[HostRef]:
+def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:
     """The hosts that references (which cost no call), uuids or names mean."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):
         raise RequestError(
@@ -473,19 +525,25 @@ def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
     return None
 
 
-def _check_still_shown(view: View, attachment: Attachment) -> None:
+def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[HostRef]:
+    """The hosts on which the disk is needed: those asked for; for all (None), those that could be plugged."""
+    if hosts is not None:
+        return set(hosts)
+    pbds = storage.known_pbds(view, SRRef(view.record("VDI", vdi_ref)["SR"]))
+    return {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
+
+
+def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) -> None:
     """Raise ChangedMeanwhile where another process, which saw no VBD of ours yet, has unplugged what shows the disk.
 
     That one looked for VBDs and then unplugged. We made our VBD and now look for what is plugged, so of the two at
     least one sees the other.
     """
-    _check_plugged(view, attachment.sr_ref, attachment.volume_id)
-
-
-def _check_plugged(view: View, sr_ref: SRRef, what: str) -> None:
-    pbds = [pbd for pbd in view.remembered("PBD").values() if pbd["SR"] == sr_ref]
-    if pbds and not any(pbd["currently_attached"] for pbd in pbds):
-        raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
+    for find in (storage.known_pbds, storage.find_pbds):  # one that another process has made is not known yet
+        pbds = find(view, sr_ref)
+        if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
+            return
+    raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
 
 
 def _has_started(view: View, vm: VM) -> bool:

@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Never
+from types import FrameType
+from typing import Any, Final, Never
 
 import click
 
@@ -67,37 +68,59 @@ class App(Commands):
     ) -> Never:
         terminal = Terminal()
         arguments = sys.argv[1:] if args is None else list(args)
-        try:
-            with _ending_tidily():
+        with _ending_tidily():
+            try:
                 status = super().main(
                     arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
                 )
-        except Exception as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
-            if isinstance(error, click.UsageError):  # its line may not have been read as far as --json
-                terminal.as_json = terminal.as_json or "--json" in arguments
-            status = terminal.fail(error)
+            except Exception as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
+                if isinstance(error, click.UsageError):  # its line may not have been read as far as --json
+                    terminal.as_json = terminal.as_json or "--json" in arguments
+                status = terminal.fail(error)
         sys.exit(status if isinstance(status, int) else 0)
 
 
 @contextmanager
 def _ending_tidily() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP take back what Ctrl-C takes back; one that is ignored, as nohup has it, stays so."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """Have SIGTERM and SIGHUP take back what Ctrl-C takes back; one that is ignored, as nohup has it, stays so.
+
+    A later signal, of whichever of these, cuts short a call that waits for its answer, or a step that takes something
+    back; anywhere else it would end the taking back itself, so it is not heard.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # Python sets handlers there only
     was = {number: signal.getsignal(number) for number in numbers}
     mine = {number: handler for number, handler in was.items() if handler is not signal.SIG_IGN}
+    heard: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) == 1 or _is_interruptible(frame):
+            raise failures.Terminated(heard[0])
+
     for number in mine:
-        signal.signal(number, _terminate)
+        signal.signal(number, terminate)
     try:
         yield
     finally:
         for number, handler in mine.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # a process that was asked to end is about to, with the status that says so
+            signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL if handler is None else handler)
 
 
-def _terminate(number: int, frame: object) -> Never:
-    raise failures.Terminated(number)
+_INTERRUPTIBLE: Final = frozenset(
+    {("xenvol.session.clients", "send"), ("xenvol.session.foreign", "send"), ("xenvol.undo", "_run")}
+)
+"""Functions, by module, from which an interrupt is expected at any time."""
+
+
+def _is_interruptible(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _INTERRUPTIBLE:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @click.group(

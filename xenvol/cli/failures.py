@@ -128,4 +128,9 @@ def notes_of(error: BaseException) -> list[str]:
     """What else happened on the way: a step that could not be taken back, most of all."""
     if isinstance(error, click.Abort) and error.__cause__ is not None:
         error = error.__cause__  # the KeyboardInterrupt, which was there when things were taken back
-    return list(getattr(error, "__notes__", []))
+    notes = list(getattr(error, "__notes__", []))
+    earlier = error.__context__
+    while isinstance(error, KeyboardInterrupt) and earlier is not None:  # a second signal came, maybe later
+        notes += getattr(earlier, "__notes__", []) if isinstance(earlier, KeyboardInterrupt) else []
+        earlier = earlier.__context__
+    return notes

@@ -216,8 +216,9 @@ def read_info(ctx: click.Context, param: click.Parameter, value: str) -> Mapping
         raise click.BadParameter(f"{where} is no JSON: {what}", ctx, param) from None  # the same
     if not isinstance(sent, dict):
         raise click.BadParameter(f"{where} holds no JSON object", ctx, param)
-    connection_info.parse(sent)  # raises InvalidConnectionInfo, which names the key
-    return sent
+    info = connection_info.sealed(sent)
+    connection_info.parse(info)  # raises InvalidConnectionInfo, which names the key
+    return info
 
 
 info_argument = click.argument("info", metavar="INFO", callback=read_info)

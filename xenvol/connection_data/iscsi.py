@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -113,6 +113,10 @@ class ISCSIVolume:
     volume_id: str | None = None
     name_label: str | None = None
     name_description: str | None = None
+
+    def proves(self, vdi_rec: Mapping[str, Any]) -> bool | None:
+        """Whether this disk is the volume: True and False are proved, None cannot be told."""
+        return self.identity.is_of(vdi_rec["uuid"], vdi_rec["sm_config"].get("SCSIid"))
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "ISCSIVolume":

@@ -18,6 +18,7 @@ from xenvol.errors import ExtendNotSupported
 from xenvol.refs import HostRef, VDIRef
 from xenvol.secret import Secret
 from xenvol.undo import Undo
+from xenvol.view import View
 
 V = TypeVar("V")
 
@@ -45,7 +46,7 @@ class VolumeDriver(abc.ABC):
         """
         self.session = session
         self.hosts: tuple[HostRef, ...] | None = None if hosts is None else tuple(hosts)
-        self.undo = Undo()
+        self.undo = Undo(hidden=session.hidden if isinstance(session, View) else ())
         self._read: tuple[Mapping[str, object], object] | None = None
 
     def read_once(

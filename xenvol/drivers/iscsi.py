@@ -52,6 +52,7 @@ class ISCSIDriver(VolumeDriver):
             sharable=sharable,
             hosts=self.hosts,
             sr_type=SR_TYPE,
+            proves=volume.proves,
         )
         storage.check_under_no_sr(vdi, view.remembered("SR").values())
         volume.identity.check(
@@ -106,7 +107,16 @@ class ISCSIDriver(VolumeDriver):
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
             storage.log_in_again(view, self.undo, sr_ref)
-            _, vdi = storage.find_lun(view, self.undo, sr_ref, target.lun, is_fresh=True, sharable=False)
+            _, vdi = storage.find_lun(
+                view,
+                self.undo,
+                sr_ref,
+                target.lun,
+                is_fresh=True,
+                sharable=False,
+                sr_type=SR_TYPE,
+                proves=volume.proves,
+            )
             return int(vdi["virtual_size"])
         raise VolumeNotFound(f"the target {volume.targets[0].iqn}")
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import XenAPI
 
+from xenvol.secret import revealed
 from xenvol.session.endpoint import Endpoint
 from xenvol.session.transport import Transport, UnreadableAnswer
 
@@ -35,10 +36,13 @@ class ThreadClients:
     def send(
         self, endpoint: Endpoint, call: str, params: tuple[Any, ...], *, timeout: float | None = None
     ) -> Any:
-        """The value of one call, sent once over this thread's connection. Raises XenAPI.Failure or SILENCE."""
+        """The value of one call, sent once over this thread's connection. Raises XenAPI.Failure or SILENCE.
+
+        The one place where secrets are in the clear: in no frame above this one.
+        """
         client, transport = self._client(endpoint)
         transport.timeout = self._timeout if timeout is None else min(timeout, self._timeout)
-        return _value_of(getattr(client, call)(*params))
+        return _value_of(getattr(client, call)(*revealed(params)))
 
     def close(self) -> None:
         """Close the connections of all threads; who calls again gets a new one."""

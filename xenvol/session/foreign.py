@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xenvol.errors import RequestError
+from xenvol.secret import revealed
 from xenvol.session.forks import renew_after_fork
 
 
@@ -34,7 +35,7 @@ def sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
             raise no_session(wrapped) from error
         for part in call.split("."):
             target = getattr(target, part)
-        return target(*params)
+        return target(*revealed(params))
 
     if not isinstance(wrapped, xmlrpc.client.ServerProxy):
         return send

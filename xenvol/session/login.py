@@ -41,6 +41,8 @@ def connect(
     Raises InvalidArgument, which is a ValueError, for an address, a trust or a type that cannot be, XapiError
     (SESSION_AUTHENTICATION_FAILED…) and XapiUnreachable.
     """
+    if isinstance(password, str):
+        password = Secret(password)
     _check_types(user=user, password=password, timeout=timeout, connect_timeout=connect_timeout)
     try:
         trust = Trust.of(None if ca_file is None else os.fspath(ca_file), fingerprint, insecure)
@@ -54,7 +56,7 @@ def connect(
     client = PoolClient(
         endpoints,
         user,
-        password if isinstance(password, Secret) else Secret(password),
+        password,
         originator=default_originator() if originator is None else originator,
         timeout=timeout,
         connect_timeout=connect_timeout,
@@ -83,7 +85,7 @@ def _check_types(*, user: object, password: object, timeout: object, connect_tim
     """Raise InvalidArgument, which shows no value: one of them is the password."""
     if not isinstance(user, str):
         raise InvalidArgument(f"user is a str, not a {type(user).__name__}")
-    if not isinstance(password, str | Secret):
+    if not isinstance(password, Secret):
         raise InvalidArgument(f"password is a str or a Secret, not a {type(password).__name__}")
     for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:

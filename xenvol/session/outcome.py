@@ -5,6 +5,7 @@ The one place where the exceptions of the client and of its transport become our
 
 from __future__ import annotations
 
+import sys
 import xmlrpc.client
 from collections.abc import Callable, Collection, Sequence
 from socket import gaierror
@@ -14,7 +15,7 @@ from xml.parsers.expat import ExpatError
 import XenAPI
 
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
-from xenvol.secret import MASK
+from xenvol.secret import Secret, cut_frames, scrub
 from xenvol.session.clients import SILENCE
 from xenvol.session.endpoint import NotConnected, UntrustedHost
 from xenvol.session.wire import Call, mask
@@ -24,42 +25,33 @@ BUSY: Final = frozenset({"TOO_MANY_PENDING_TASKS", "HOST_STILL_BOOTING"})
 
 
 def translated(
-    name: Call, params: Sequence[Any], send: Callable[[], Any], *, hidden: Collection[str] = ()
+    name: Call, params: Sequence[Any], send: Callable[[], Any], *, hidden: Collection[Secret] = ()
 ) -> Any:
-    """Its value, or one of our errors, with none of the `hidden` texts in it."""
-    error: XenVolError
-    cause: BaseException
+    """Its value, or one of our errors, with no secret of the parameters and none of the `hidden` ones in it.
+
+    Some refusals quote a value (INVALID_VALUE…), or a driver's command. The frames below have what was sent in the
+    clear, so an error of a call with secrets comes without them.
+    """
+    before = sys.exception()
     try:
         return send()
-    except XenAPI.Failure as failure:
-        error, cause = _refusal(name, params, failure, hidden)
-    except xmlrpc.client.Fault as fault:
-        cause = fault
-        if fault.faultCode == 401:  # the official client's SESSION_INVALID, when it did not log in itself
-            error = XapiError("SESSION_INVALID", [], str(name))
-        else:
-            error = XapiUnreachable(str(name), fault)
-    except (*SILENCE, ExpatError, xmlrpc.client.ResponseError) as silence:
-        error, cause = XapiUnreachable(str(name), silence), silence
-    raise error from cause  # out here, where what was caught is no longer its context: it may quote a secret
+    except (XenAPI.Failure, xmlrpc.client.Fault, *SILENCE, ExpatError, xmlrpc.client.ResponseError) as raised:
+        cause: BaseException = raised
+    # out here, what was caught is no longer the context of what is raised
+    if secrets := mask(name, params)[1].union(hidden):
+        cut_frames(cause, since=before)
+        scrub(cause, secrets)
+    raise _translation(name, cause) from cause
 
 
-def _refusal(
-    name: Call, params: Sequence[Any], failure: XenAPI.Failure, hidden: Collection[str]
-) -> tuple[XapiError, BaseException]:
-    """xapi's no, verbatim but for secrets: some errors quote a value (INVALID_VALUE…), or a driver's command."""
-    _, secrets = mask(name, params)
-    secrets |= frozenset(hidden)
-    details = [str(detail) for detail in failure.details] or ["INTERNAL_ERROR"]
-    clean = [details[0], *(_without(secrets, detail) for detail in details[1:])]
-    cause = failure if clean == details else XenAPI.Failure(clean)
-    return XapiError(clean[0], clean[1:], str(name)), cause
-
-
-def _without(secrets: Collection[str], text: str) -> str:
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return text
+def _translation(name: Call, cause: BaseException) -> XenVolError:
+    if isinstance(cause, XenAPI.Failure):
+        code, *details = [str(detail) for detail in cause.details] or ["INTERNAL_ERROR"]
+        return XapiError(code, details, str(name))
+    if isinstance(cause, xmlrpc.client.Fault) and cause.faultCode == 401:
+        # the official client's SESSION_INVALID, when it did not log in itself
+        return XapiError("SESSION_INVALID", [], str(name))
+    return XapiUnreachable(str(name), cause)
 
 
 def may_repeat(name: Call) -> Callable[[BaseException], bool]:

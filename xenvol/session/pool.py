@@ -172,7 +172,7 @@ class PoolClient:
     def _log_in(self, endpoint: Endpoint, *, avoid: Iterable[Endpoint] = ()) -> _Login:
         """Log in there, or at the master that it names; NotConnected when that one is to be avoided."""
         for _ in range(MOVES + 1):
-            params = (self._user, self._password.reveal(), API_VERSION, self._originator)
+            params = (self._user, self._password, API_VERSION, self._originator)
             try:
                 session_ref = self._clients.send(endpoint, LOGIN, params, timeout=LOGIN_TIMEOUT)
             except XenAPI.Failure as failure:

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Self
 import tenacity
 
 from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable
+from xenvol.secret import Secret
 from xenvol.session.endpoint import ANSWER_TIMEOUT, Endpoint
 from xenvol.session.foreign import no_session, sender
 from xenvol.session.outcome import is_busy, may_repeat, translated
@@ -76,7 +77,7 @@ class Session:
         self._clock = clock
         self._driver: str | None = None
         self._forbidden: frozenset[str] = frozenset()
-        self._hidden: Collection[str] = ()
+        self._hidden: Collection[Secret] = ()
         self.sm_refs: dict[str, str] = {}
         """The SM object of each SR type that was asked for, as it was last seen: where to look first."""
         self._wrapped: Any
@@ -147,8 +148,8 @@ class Session:
         view._driver = driver if driver is not None else self._driver
         return view
 
-    def hiding(self, secrets: Collection[str]) -> Session:
-        """A view of this session in whose errors these texts are masked, whichever call brings them back.
+    def hiding(self, secrets: Collection[Secret]) -> Session:
+        """A view of this session in whose errors these secrets are masked, whichever call brings them back.
 
         The collection is looked at when an error comes, so what is put into it later is masked as well.
         """

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from xenvol.errors import RequestError
 from xenvol.refs import is_uuid
-from xenvol.secret import MASK, Secret, is_secret_key
+from xenvol.secret import LONG_ENOUGH, MASK, Secret, is_secret_key
 
 FilterValue = str | int | bool
 
@@ -36,7 +36,6 @@ _SECRET_CALLS: Final = frozenset(
         "host.enable_external_auth",
     }
 )
-LONG_ENOUGH: Final = 4  # characters; to take shorter ones out of an error's text would blot out half of it
 
 
 class Call(NamedTuple):
@@ -74,11 +73,12 @@ class Call(NamedTuple):
 
 
 def to_wire(value: Any) -> Any:
-    """The value as it is marshalled.
+    """The value as it is marshalled, but for secrets, which stay wrapped.
 
     Every int becomes its decimal digits: XML-RPC ends at 2³¹, sizes do not, and xapi takes both forms for an
-    int (facts/truth.md, "int arguments"). A bool stays one. Secrets are revealed. Any collection becomes a
-    list.
+    int (facts/truth.md, "int arguments"). A bool stays one. Any collection becomes a list.
+
+    Raises RequestError for what cannot be sent.
     """
     match value:
         case bool() | None | float():
@@ -87,18 +87,22 @@ def to_wire(value: Any) -> Any:
             return str(int(value))
         case str():
             if _NOT_XML.search(value):
-                raise RequestError(
-                    "a text with control characters in it cannot be sent: XML has no way to write them"
-                )
+                raise _not_xml()
             return str.__str__(value)  # a subclass (an enumeration's member) is not marshalled
         case Secret():
-            return to_wire(value.reveal())
+            if _NOT_XML.search(value.reveal()):
+                raise _not_xml()
+            return value
         case Mapping():
             return {to_wire(key): to_wire(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [to_wire(item) for item in value]
         case _:
             return value
+
+
+def _not_xml() -> RequestError:
+    return RequestError("a text with control characters in it cannot be sent: XML has no way to write them")
 
 
 def expression(
@@ -147,14 +151,14 @@ def _literal(name: str, value: FilterValue) -> str:
     return text
 
 
-def mask(call: Call, params: Sequence[Any]) -> tuple[list[Any], frozenset[str]]:
+def mask(call: Call, params: Sequence[Any]) -> tuple[list[Any], frozenset[Secret]]:
     """The parameters as they may be logged, and the secrets that were taken out of them."""
-    secrets: set[str] = set()
+    secrets: set[Secret] = set()
 
     def hide(value: Any) -> str:
         text = str(value.reveal() if isinstance(value, Secret) else value)
         if len(text) >= LONG_ENOUGH and not is_uuid(text):  # chappassword_secret=<uuid> tells nobody anything
-            secrets.add(text)
+            secrets.add(Secret(text))
         return MASK
 
     def seen(value: Any) -> Any:

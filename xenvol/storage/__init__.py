@@ -13,10 +13,12 @@ from xenvol.storage.lun import (
     forget_lun,
     is_lun_per_vdi,
     log_in_again,
+    look_anew,
     luns_on,
     seen_luns,
     which_lun,
 )
+from xenvol.storage.pbd import find_pbds, known_pbds
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
 from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
@@ -32,6 +34,7 @@ __all__ = [
     "describe",
     "disconnect_disk",
     "find_lun",
+    "find_pbds",
     "find_sr",
     "find_vdi",
     "forget_leftovers",
@@ -39,7 +42,9 @@ __all__ = [
     "forget_vdi",
     "is_lun_per_vdi",
     "is_ours",
+    "known_pbds",
     "log_in_again",
+    "look_anew",
     "luns_on",
     "release_sr",
     "require_sr_type",

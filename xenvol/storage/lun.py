@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -53,13 +53,15 @@ def find_lun(
     sharable: bool,
     hosts: Iterable[HostRef] | None = None,
     sr_type: str | None = None,
+    proves: Callable[[Record], bool | None] = lambda vdi: None,
 ) -> tuple[VDIRef, Record]:
     """Return the VDI of the LUN that has this number on these hosts (None: on all); a number of None is for the only
     LUN.
 
-    `is_fresh`: the master has just listed the target. `sr_type` is read where it is not told. Raises VolumeNotFound,
-    WrongVolume where hosts see different LUNs under the number, and VolumeInUse where a VM has the LUN plugged that
-    had the number before.
+    `is_fresh`: the master has just listed the target. `sr_type` is read where it is not told. `proves` says what the
+    data proves of a disk: that it is the volume, that it is not, or nothing. Raises VolumeNotFound, WrongVolume where
+    hosts see different LUNs under the number, VolumeInUse where a VM has the LUN plugged that had the number before,
+    and UnsupportedSRType where the hosts cannot be asked and the data proves nothing.
     """
     rows = vdis_of(view, sr_ref)
     share = partial(_share, view, undo, sr_ref) if sharable else lambda vdi: vdi
@@ -71,10 +73,17 @@ def find_lun(
     if is_listed or not can_ask:
         for vdi_ref, vdi in of_that_number.items():
             return vdi_ref, share(vdi)
-    if not can_ask or (is_listed and PROBING not in view.sr_types):
+    if not can_ask:
         require_sr(view, sr_ref)
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
     # where it was listed, another process may have dropped its record since: the storage knows
+    if view.driver_of(PROBING) is None:
+        proved = next(((ref, vdi) for ref, vdi in rows.items() if proves(vdi)), None)
+        is_certain = _is_master_alone(view, hosts)
+        vdi_ref, vdi = proved or _bring_in_unasked(
+            view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
+        )
+        return vdi_ref, share(vdi)
     scsi_id = _scsi_id_of(view, sr_ref, lun, hosts)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
     what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
@@ -83,10 +92,15 @@ def find_lun(
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
     found = _bring_in(view, undo, sr_ref, lun, scsi_id, rows, sharable=sharable)
-    for vdi_ref, vdi in others.items():  # each stands for a LUN that has left
+    _forget_those_that_left(view, sr_ref, others)
+    return found
+
+
+def _forget_those_that_left(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
+    """Drop, in an SR of ours, the records of LUNs whose number is another one's now."""
+    for vdi_ref, vdi in others.items():
         if is_ours(view.record("SR", sr_ref)) and not vdi["VBDs"] and not is_held(vdi):
             forget_vdi(view, vdi_ref)
-    return found
 
 
 def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> dict[int, str]:
@@ -95,17 +109,38 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
     The probe looks anew at what the host is connected to, which also drops the devices of LUNs that have vanished; as
     long as one of them is there, the storage driver gives out no LUN of the target. It takes no lock on the SR, so it
     waits for no other call on it. An SCSIid in the device_config would be looked for, and leave a session behind when
-    it is not there (facts/sm-truth.md 20e), so it is left out. Raises XapiError.
+    it is not there (facts/sm-truth.md 20e), so it is left out. Raises XapiError, and UnsupportedSRType where the host
+    has not the driver for it.
     """
     config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
     try:
         listing = str(view.call("SR.probe", host_ref, config, PROBING, {}))
     except XapiError as error:
+        if error.code == "SR_UNKNOWN_DRIVER":
+            raise _cannot_be_asked(view) from error
         if error.code != _LISTING:
             raise
         listing = error.params[-1]
     facts = [dict(_FACT.findall(lun)) for lun in _LUN.findall(listing)]
     return {int(fact["LUNid"]): fact["SCSIid"] for fact in facts if len(fact) == 2}
+
+
+def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
+    """Have a host look anew at the target of a LUN, which drops what has vanished; the error to raise if that has, too.
+
+    Before each attach and detach the storage driver reads every LUN of the target, and refuses where one that has
+    vanished still has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). None also where the host cannot
+    be asked. Raises XapiError.
+    """
+    vdi = view.record("VDI", vdi_ref)
+    sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
+    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(PROBING) is None:
+        return None
+    for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
+        if scsi_id not in luns.values():
+            what = f"LUN {vdi['sm_config'].get('LUNid')} (SCSI id {scsi_id}) on host {_name_of(view, host)}"
+            return VolumeNotFound(what, found=_in_words(luns))
+    return None
 
 
 def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dict[HostRef, dict[int, str]]:
@@ -268,20 +303,21 @@ def _plugged_on(
 
 def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None) -> str:
     """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume."""
-    if view.driver_of(PROBING) is None:  # then the master alone can be asked, by VDI.introduce
-        raise UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
     seen = seen_luns(view, sr_ref, hosts)
     if not seen:  # another process has unplugged the SR
         raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe")
     for host_ref, luns in seen.items():
         if lun not in luns:
-            there = [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
-            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=there)
+            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=_in_words(luns))
     numbered = {host_ref: luns[lun] for host_ref, luns in seen.items()}
     if len(set(numbered.values())) > 1:
         found = ", ".join(f"{scsi_id} on host {_name_of(view, host)}" for host, scsi_id in numbered.items())
         raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
     return next(iter(numbered.values()))
+
+
+def _in_words(luns: Mapping[int, str]) -> list[str]:
+    return [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
 
 
 def _name_of(view: View, host_ref: HostRef) -> str:
@@ -317,6 +353,48 @@ def _bring_in(
             found=f"{describe(vdi)} under that number on the pool's master: export the volume to the master, too",
         )
     return vdi_ref, vdi
+
+
+def _bring_in_unasked(
+    view: View,
+    undo: Undo,
+    sr_ref: SRRef,
+    lun: int,
+    rows: Mapping[VDIRef, Record],
+    proves: Callable[[Record], bool | None],
+    *,
+    is_certain: bool,
+) -> tuple[VDIRef, Record]:
+    """Introduce the LUN that the master sees under this number, where no host can be asked for its numbers.
+
+    `is_certain`: no other host shall have the disk. Otherwise the data must prove it, since another host may see
+    another LUN under the number; the attach there looks for the serial. Raises UnsupportedSRType where it cannot.
+    """
+    if not is_certain and not any(proves(vdi) is False for vdi in rows.values()):
+        raise _cannot_be_asked(view)
+    those = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
+    is_foreign = not is_ours(view.record("SR", sr_ref))
+    vdi_ref = _introduce(view, sr_ref, lun, like=next(iter(those.values()), None), is_marked=is_foreign)
+    if vdi_ref is None:
+        master = _name_of(view, view.master)
+        raise VolumeNotFound(f"LUN {lun} on host {master}", found=map(describe, rows.values()))
+    if vdi_ref not in rows:
+        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
+    elif (
+        vdi_ref not in those
+    ):  # it has the number now, and has just taken over the names of the one that had it
+        _introduce(view, sr_ref, lun, like=rows[vdi_ref])
+    vdi: Record = view.call("VDI.get_record", vdi_ref)
+    if not is_certain and not proves(vdi):
+        raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")
+    others = {ref: each for ref, each in those.items() if ref != vdi_ref}
+    _refuse_if_plugged(view, others.values(), what=f"(the LUN that had number {lun} before)")
+    _forget_those_that_left(view, sr_ref, others)
+    return vdi_ref, vdi
+
+
+def _cannot_be_asked(view: View) -> UnsupportedSRType:
+    return UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
 
 
 def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:

@@ -50,13 +50,14 @@ def create_pbd(
     try:
         pbd_ref = make(view, undo, description, ("PBD.create", spec), look=look, inverse=_take_back_pbd)
     except XapiError as error:
-        if error.code == "PBD_EXISTS":
-            return PBDRef(error.params[2])
-        raise
+        if error.code != "PBD_EXISTS":
+            raise
+        pbd_ref, is_made = PBDRef(error.params[2]), False
+    else:
+        is_made = True
     known: Record = {"SR": sr_ref, "host": host_ref, "currently_attached": False}
-    if not any(
-        key.endswith("_secret") for key in device_config
-    ):  # xapi puts copies of its own in their place
+    # another's is not known, and xapi puts copies of its own secrets in the place of ours
+    if is_made and not any(key.endswith("_secret") for key in device_config):
         known["device_config"] = dict(device_config)
     view.remember("PBD", pbd_ref, known)
     return pbd_ref

@@ -104,6 +104,27 @@ class TestPlugging:
         luns.x.SR.scan(sr)
         luns.x.VBD.plug(vbd)
 
+    def test_nor_does_the_driver_let_go_of_it_or_of_another_until_the_host_looks_again(
+        self, luns: Lab
+    ) -> None:
+        """RAWVDI.detach reads every LUN first, and then wants its own (libs/sm/LUNperVDI.py; no trace has it).
+
+        The guest has let go by then.
+        """
+        sr, _ = luns.plug()
+        guest, disks = vm(luns), luns.vdis(sr)
+        gone, one, other = (luns.x.VBD.create(vbd_record(guest, disks[n]["ref"])) for n in (1, 5, 0))
+        for vbd in (gone, one, other):
+            luns.x.VBD.plug(vbd)
+        luns.san.remove_lun(TARGET, 1)
+        assert "The VDI is not available" in str(refusal(luns.x.VBD.unplug, one))
+        assert luns.x.VBD.get_currently_attached(one) is False
+        assert refusal(luns.x.VBD.unplug, one) == ["DEVICE_ALREADY_DETACHED", one]
+        config = luns.x.PBD.get_device_config(luns.x.SR.get_PBDs(sr)[0])
+        assert "SR_BACKEND_FAILURE_107" in str(refusal(luns.x.SR.probe, luns.host, config, "lvmoiscsi", {}))
+        luns.x.VBD.unplug(other)
+        assert "The VDI is not available" in str(refusal(luns.x.VBD.unplug, gone))
+
 
 class TestControlDomain:
     @pytest.fixture

@@ -269,10 +269,20 @@ class TestWorldFiles:
                     "chap": ["u", "p"],
                     "mutual_chap": ["t", "q"],
                     "initiators": [HOST],
+                    "maps": {
+                        HOST: {"0": "3bbb", "7": "3b"},
+                        "iqn.2024-01.test:other": {
+                            "0": {"size": MIB, "scsi_id": "3ccc", "vendor": "V", "serial": ""}
+                        },
+                        "iqn.2024-01.test:nothing": {},
+                    },
                 }
             },
             "fc_targets": {
-                "50:06:01": {"luns": {"4": {"size": MIB, "scsi_id": "3b", "vendor": "V", "serial": ""}}}
+                "50:06:01": {
+                    "luns": {"4": {"size": MIB, "scsi_id": "3b", "vendor": "V", "serial": ""}},
+                    "maps": {"21:00:aa": {"1": "3aaa"}},
+                }
             },
             "arrays": {"10.0.1.1": {"type": "netapp", "login": ["admin", "p"], "pools": {"aggr0": MIB}}},
             "names": {"localhost": "127.0.0.1", "array": "10.0.0.1"},
@@ -283,6 +293,23 @@ class TestWorldFiles:
     def test_what_is_written_is_what_was_read(self, tmp_path: Path) -> None:
         written = World.from_dict(self.EVERYTHING, tmp_path).as_dict()
         assert {key: written[key] for key in self.EVERYTHING} == self.EVERYTHING
+
+    def test_a_map_is_what_its_initiator_sees_and_all_that_it_sees(self, tmp_path: Path) -> None:
+        san = World.from_dict(self.EVERYTHING, tmp_path).san
+        target = san.target(IQN)
+        assert {n: lun.scsi_id for n, lun in target.luns_of(HOST).items()} == {0: "3bbb", 7: "3b"}
+        assert target.luns_of("iqn.2024-01.test:nothing") == {}
+        assert {n: lun.scsi_id for n, lun in target.luns_of("another").items()} == {0: "3aaa", 1: "3bbb"}
+        assert {n: lun.scsi_id for n, lun in san.target("50:06:01").luns_of("21:00:aa").items()} == {
+            1: "3aaa"
+        }
+
+    def test_a_volume_of_a_map_alone_has_a_made_up_id_that_stays_the_same(self, san: San) -> None:
+        values = {"targets": {IQN: {"maps": {HOST: {"5": {"size": "1 MiB"}}}}}}
+        sanfile.load(san, values)
+        (first,) = san.target(IQN).luns_of(HOST).values()
+        sanfile.load(san, values)
+        assert san.target(IQN).luns_of(HOST) == {5: first}
 
     def test_a_portal_may_be_just_a_list_of_targets(self, san: San) -> None:
         sanfile.load(san, {"portals": {"10.0.0.9:3260": ["iqn.new"]}})
@@ -301,6 +328,11 @@ class TestWorldFiles:
             ({"targets": {IQN: {"luns": {"1": {}}}}}, f"san.targets.{IQN}.luns.1.size"),
             ({"targets": {IQN: {"luns": {"1": {"size": "big"}}}}}, f"san.targets.{IQN}.luns.1.size"),
             ({"targets": {IQN: {"chap": ["only-user"]}}}, f"san.targets.{IQN}.chap"),
+            ({"targets": {IQN: {"maps": {HOST: {"0": "unknown"}}}}}, "no volume has the SCSI id 'unknown'"),
+            ({"targets": {IQN: {"maps": {HOST: {"x": "3aaa"}}}}}, f"san.targets.{IQN}.maps.{HOST}.x"),
+            ({"targets": {IQN: {"maps": {HOST: {"0": 5}}}}}, f"san.targets.{IQN}.maps.{HOST}.0"),
+            ({"targets": {IQN: {"maps": {HOST: {"0": {}}}}}}, f"san.targets.{IQN}.maps.{HOST}.0.size"),
+            ({"targets": {IQN: {"maps": {HOST: ["3aaa"]}}}}, f"san.targets.{IQN}.maps.{HOST}"),
             ({"portals": {"here:there:": []}}, "here:there:"),
             ({"portals": {PORTAL: {"state": "sleepy"}}}, f"san.portals.{PORTAL}.state"),
             ({"portals": {PORTAL: IQN}}, f"san.portals.{PORTAL}.targets"),

@@ -146,12 +146,15 @@ class LUNPerVDI(Driver):
 
     def vdi_attach(self, uuid: str, read_write: bool) -> None:
         """46 where this host does not see the LUN, or sees any dead one (trace sm/20c#66)."""
-        self._must_be_attached()
-        if all(vdi_uuid(disk.scsi_id) != uuid for disk in self.found(VDI_UNAVAILABLE)):
-            raise SMFailure(VDI_UNAVAILABLE)
+        self._must_see(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        self._must_be_attached()
+        """46 as for an attach.
+
+        From the source, no trace shows it: RAWVDI.detach (libs/sm/LUNperVDI.py of xapi-project/sm, 471cf7e) first reads
+        every LUN of the target (_loadvdis), where one that does not answer raises, and then wants this one among them.
+        """
+        self._must_see(uuid)
 
     def vdi_file(self, uuid: str) -> Path:
         for disk in self.disks():
@@ -162,6 +165,11 @@ class LUNPerVDI(Driver):
     def _must_be_attached(self) -> None:
         if not self.is_attached:
             raise SMFailure(SR_UNAVAILABLE)
+
+    def _must_see(self, uuid: str) -> None:
+        self._must_be_attached()
+        if all(vdi_uuid(disk.scsi_id) != uuid for disk in self.found(VDI_UNAVAILABLE)):
+            raise SMFailure(VDI_UNAVAILABLE)
 
     def introduce_all(self) -> None:
         """SR.create brings the LUNs in as well; 202 where another SR has one of them (trace sm/20d#184)."""

@@ -165,19 +165,30 @@ class San:
         A SCSI id that the San knows is that volume, brought to that size; without one an id is made up, the
         same for this target and number every time.
         """
-        scsi_id = scsi_id or "36001405" + hashlib.sha256(f"{target} {number}".encode()).hexdigest()[:25]
+        volume = self.volume(f"{target} {number}", size, scsi_id=scsi_id, vendor=vendor, serial=serial)
+        self.target(target).luns[number] = volume
+        return volume
+
+    def volume(
+        self, name: str, size: int, *, scsi_id: str = "", vendor: str = "LIO-ORG", serial: str | None = None
+    ) -> Lun:
+        """The volume with that SCSI id, brought to that size, or a new one; without an id, the one of that name."""
+        scsi_id = scsi_id or "36001405" + hashlib.sha256(name.encode()).hexdigest()[:25]
         volume = self.volumes.get(scsi_id)
         if volume is None:
             file = self.directory / (scsi_id.replace("/", "_") + ".img")
             volume = self.volumes[scsi_id] = Lun(file, size, scsi_id=scsi_id, vendor=vendor, serial=serial)
         elif volume.size != size:
             volume.resize(size)
-        self.target(target).luns[number] = volume
         return volume
 
     def map_lun(self, target: str, initiator: str, number: int, scsi_id: str) -> None:
         """Show a volume to one initiator under a number of its own. Its first map hides every other LUN from it."""
-        self.target(target).maps.setdefault(initiator, {})[number] = self.volumes[scsi_id]
+        volume = self.volumes.get(scsi_id)
+        if volume is None:
+            known = ", ".join(self.volumes) or "none"
+            raise WorldError(f"no volume has the SCSI id {scsi_id!r}; there are: {known}")
+        self.target(target).maps.setdefault(initiator, {})[number] = volume
 
     def unmap_lun(self, target: str, initiator: str, number: int) -> Lun:
         """Hide a volume from an initiator that has a map; the volume keeps its bytes."""

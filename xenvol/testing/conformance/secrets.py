@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
 
 import pytest
 
-from xenvol.secret import Secret
+from xenvol.secret import secrets_in
 from xenvol.testing import sweep
 from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
@@ -27,7 +26,7 @@ class Secrets(Kit):
         self, bench: Bench, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in what is printed."""
-        secrets = set(_secrets(bench.data))
+        secrets = {secret.reveal() for secret in secrets_in(bench.data)}
         if not secrets:
             pytest.skip("the connection_data has no secret (a key that ends in password, secret, keyring…)")
         caplog.set_level(logging.DEBUG)
@@ -72,17 +71,6 @@ def _check_usable(bench: Bench, secrets: set[str]) -> None:
             "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot be met "
             "by accident",
         )
-
-
-def _secrets(value: object) -> Iterator[str]:
-    if isinstance(value, Secret):
-        yield value.reveal()
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _secrets(item)
-    elif isinstance(value, tuple | list | frozenset):
-        for item in value:
-            yield from _secrets(item)
 
 
 def _database(bench: Bench) -> str:
