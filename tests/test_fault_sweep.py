@@ -7,7 +7,7 @@ After a silence nobody knows: the same call again completes, and a detach leaves
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,18 +110,18 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Simulator]:
         yield xapi
 
 
-def _pools() -> list[Any]:
-    """Every scenario with one host and with two. What a second host adds, two of them show (one whose hosts share a
-    password, one whose disks are files), and the others if slowly."""
+ENOUGH = {f"one-host-{scenario}" for scenario in SCENARIOS} | {"two-hosts-iscsi-chap", "two-hosts-nfs"}
+"""What a second host adds, two scenarios show: one whose hosts share a password, and one whose disks are files."""
+
+
+def _pools(not_slow: Collection[str]) -> list[Any]:
+    """Every scenario with one host and with two; those that are not named are swept by the slow tests."""
+    pools = {
+        f"{name}-{s}": (hosts, s) for hosts, name in ((1, "one-host"), (2, "two-hosts")) for s in SCENARIOS
+    }
     return [
-        pytest.param(
-            hosts,
-            scenario,
-            id=f"{name}-{scenario}",
-            marks=[pytest.mark.slow] if hosts == 2 and scenario.name not in ("iscsi-chap", "nfs") else [],
-        )
-        for hosts, name in ((1, "one-host"), (2, "two-hosts"))
-        for scenario in SCENARIOS
+        pytest.param(*pool, id=name, marks=[] if name in not_slow else [pytest.mark.slow])
+        for name, pool in pools.items()
     ]
 
 
@@ -138,7 +138,7 @@ def each_call(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
-@pytest.mark.parametrize(("pool", "scenario"), _pools(), indirect=["pool"])
+@pytest.mark.parametrize(("pool", "scenario"), _pools(ENOUGH), indirect=["pool"])
 class TestSweep:
     def test_a_refused_call_leaves_the_pool_as_it_was(
         self, pool: Simulator, scenario: Scenario, operation: Operation
@@ -176,11 +176,7 @@ class TestSweep:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
-@pytest.mark.parametrize(
-    "scenario",
-    [pytest.param(s, marks=[] if s.name == "iscsi" else [pytest.mark.slow]) for s in SCENARIOS],
-    ids=str,
-)
+@pytest.mark.parametrize(("pool", "scenario"), _pools({"one-host-iscsi"}), indirect=["pool"])
 def test_an_error_after_the_deed_leaves_the_pool_as_it_was_or_is_none(
     pool: Simulator, scenario: Scenario, operation: Operation
 ) -> None:

@@ -290,7 +290,7 @@ def _plugged_on(
     """The device_configs of these hosts on which the SR is plugged; the master's if it is on none of them."""
     wanted = set(view.hosts if hosts is None else hosts)
     pbds = known_pbds(view, sr_ref)
-    if not wanted <= set(pbds) or any("device_config" not in pbds[host][1] for host in wanted):
+    if not wanted <= set(pbds) or any("device_config" not in pbd for _, pbd in pbds.values()):
         pbds = find_pbds(view, sr_ref)
     plugged = {
         host: pbds[host][1]["device_config"]
