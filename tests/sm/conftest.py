@@ -97,12 +97,13 @@ on_servers = pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """The same object for all tests with SQLite: SQLAlchemy compiles each statement once for it, not in every test."""
-    database = _opened(database_url) if database_url.startswith("sqlite") else Database(database_url)
+    database = opened(database_url) if database_url.startswith("sqlite") else Database(database_url)
     yield database
     database.close()  # its connections; it can be used again
 
 
-_opened = functools.cache(Database)
+opened = functools.cache(Database)
+"""The same object for the same URL: what SQLAlchemy has compiled for it stays."""
 
 
 def arrange_storage(xapi: Simulator) -> None:

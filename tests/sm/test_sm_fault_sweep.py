@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, vdi_uuids
+from tests.sm.conftest import DEVICE, GIB, NFS, NFS_2, arrange_storage, log_in, marks, opened, vdi_uuids
 from tests.sm.sqlite_file import new_file, replace
 from xenvol.errors import XapiUnreachable, XenVolError
 from xenvol.secret import Secret
@@ -219,7 +219,7 @@ class Trial:
         self.open()
 
     def open(self) -> None:
-        self.database = Database(self.url)
+        self.database = opened(self.url)
         self.manager = StorageManager(self.session, self.database)
         self.manager.list_flavors()  # the tables are looked at once
 
@@ -293,44 +293,53 @@ _ON_STORAGE = re.compile(
 """What stays where an SR was made: its directory, or its volume group."""
 
 
-def fails(n: int) -> Callable[[Database], None]:
+Strikes = Callable[[Database], contextlib.AbstractContextManager[list[int]]]
+"""Strikes at a database as long as it is entered, and lists the statements, or commits, that it has struck."""
+
+
+def fails(n: int) -> Strikes:
     """The n-th statement is not done, and the connection is lost."""
     return _struck("do_execute", n, n)
 
 
-def is_down(n: int) -> Callable[[Database], None]:
+def is_down(n: int) -> Strikes:
     """From the n-th statement on the database is away."""
     return _struck("do_execute", n, 1 << 30)
 
 
-def commit_fails(n: int) -> Callable[[Database], None]:
+def commit_fails(n: int) -> Strikes:
     """The n-th commit is not done."""
     return _struck("do_commit", n, n)
 
 
-def commit_unanswered(n: int) -> Callable[[Database], None]:
+def commit_unanswered(n: int) -> Strikes:
     """The n-th commit is done, and nobody hears."""
     return _struck("do_commit", n, n, is_done=True)
 
 
-def _struck(method: str, first: int, last: int, *, is_done: bool = False) -> Callable[[Database], None]:
-    def order(database: Database) -> None:
+def _struck(method: str, first: int, last: int, *, is_done: bool = False) -> Strikes:
+    @contextlib.contextmanager
+    def striking(database: Database) -> Iterator[list[int]]:
         dialect: Any = database._engine.dialect
-        really, count = getattr(dialect, method), 0
+        really, count, hits = getattr(dialect, method), 0, list[int]()
 
         def struck(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
             if not first <= count <= last:
                 return really(*args, **kwargs)
-            database.struck = True  # type: ignore[attr-defined]
+            hits.append(count)
             if is_done:
                 really(*args, **kwargs)
             raise sqlite3.OperationalError("server closed the connection unexpectedly")
 
         setattr(dialect, method, struck)
+        try:
+            yield hits
+        finally:
+            delattr(dialect, method)
 
-    return order
+    return striking
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +458,7 @@ class TestEveryCall:
 def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
     begin: Begin,
     operation: Operation,
-    strike: Callable[[int], Callable[[Database], None]],
+    strike: Callable[[int], Strikes],
     finish: Finish,
 ) -> None:
     """The service ends with it, and the next one finds what was committed and what was not."""
@@ -460,13 +469,12 @@ def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
         n += 1
         first.xapi.restore(kept)
         trial = first.again()
-        strike(n)(trial.database)
         error: Exception | None = None
-        try:
-            trial.run()
-        except XenVolError as raised:
-            error = raised
-        is_struck = hasattr(trial.database, "struck")
+        with strike(n)(trial.database) as hits:
+            try:
+                trial.run()
+            except XenVolError as raised:
+                error = raised
         assert error is None or isinstance(error, DatabaseError), error
         trial.begin_anew()
         try:
@@ -476,6 +484,6 @@ def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
             raise
         finally:
             trial.end()
-        if not is_struck:
+        if not hits:
             break
     assert n > 1
