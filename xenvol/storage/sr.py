@@ -26,7 +26,7 @@ from xenvol.storage.pbd import (
 )
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
-from xenvol.storage.turn import Turn, is_free, is_in_use, settle
+from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import HOST_IS_DOWN, Record, View
@@ -110,6 +110,8 @@ def connect_sr(
     is_shared = spec.is_shared if is_new else view.record("SR", sr_ref)["shared"]
     if not is_shared and not pbds:
         plugging.plug_on_first(view.hosts if hosts is None else list(hosts))
+        if is_new:
+            has_plugged(sr_ref)
         return sr_ref, True
     if is_shared:
         wanted = {*(view.hosts if hosts is None else hosts), view.master}
@@ -130,6 +132,8 @@ def connect_sr(
     if mine is not None:
         mine.leave()
         undo.did("had no turn", mine.try_to_take)
+    elif is_new:
+        has_plugged(sr_ref)
     return sr_ref, is_fresh
 
 
