@@ -137,8 +137,8 @@ def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
             return True
     except BaseException as error:
-        leave_behind(sr_ref)
         undo.unwind(error)
+        leave_behind(sr_ref)
         raise
     undo.unwind()
     return False

@@ -30,7 +30,7 @@ from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import HOST_IS_DOWN, Record, View
-from xenvol.waiting import is_left_behind, leave_behind
+from xenvol.waiting import leave_behind, take_over
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,10 @@ def connect_sr(
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
     pbds = {} if is_new else find_pbds(view, sr_ref)
     is_foreign = not is_new and not is_ours(view.record("SR", sr_ref))
-    if not is_new and not is_foreign and not is_left_behind(sr_ref):
+    has_taken_over = not is_new and take_over(sr_ref)
+    if has_taken_over:
+        undo.did("took over", leave_behind, sr_ref)
+    elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
     if not is_foreign and spec.type.startswith(_REWRITING):
         _mark(view, sr_ref)
@@ -119,7 +122,9 @@ def connect_sr(
         wanted = _of_local(view, sr_ref, pbds, None if hosts is None else set(hosts))
     unplugged = _unplugged(wanted, pbds)
     is_fresh = not is_shared or view.master in unplugged
-    mine = None if is_new or not unplugged else _take_turn(view, sr_ref, wanted, is_foreign=is_foreign)
+    mine = None
+    if unplugged and not is_new:
+        mine = _take_turn(view, sr_ref, wanted, needs_no_user=is_foreign or has_taken_over)
     if mine is not None:
         undo.did("had the turn", mine.leave)
         pbds = known_pbds(view, sr_ref)
@@ -141,17 +146,18 @@ def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Re
     return [host for host in hosts if host not in pbds or not pbds[host][1]["currently_attached"]]
 
 
-def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, is_foreign: bool) -> Turn | None:
+def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, needs_no_user: bool) -> Turn | None:
     """Wait for our turn to plug an SR that was there, or, and this is None, until others have plugged it.
 
-    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is.
+    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is. Of another
+    SR, and of one that is known to be left behind, this says nothing.
     """
 
     def is_plugged(sr: Record) -> bool:
         return not _unplugged(hosts, known_pbds(view, sr_ref))
 
     def may_be_changed(sr: Record) -> bool:
-        return is_foreign or is_in_use(view, sr)
+        return needs_no_user or is_in_use(view, sr)
 
     mine = Turn(view, sr_ref)
     while True:
@@ -276,8 +282,10 @@ def _of_local(
 
 
 def _take_back(view: View, sr_ref: SRRef) -> None:
-    leave_behind(sr_ref)
-    forget_unless_used(view, sr_ref)
+    try:
+        forget_unless_used(view, sr_ref)
+    finally:
+        leave_behind(sr_ref)
 
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
