@@ -113,33 +113,19 @@ def connect_sr(
     is_shared = spec.is_shared if is_new else view.record("SR", sr_ref)["shared"]
     if not is_shared and not pbds:
         plugging.plug_on_first(view.hosts if hosts is None else list(hosts))
-        if is_new:
-            has_plugged(sr_ref)
         return sr_ref, True
     if is_shared:
         wanted = {*(view.hosts if hosts is None else hosts), view.master}
     else:
         wanted = _of_local(view, sr_ref, pbds, None if hosts is None else set(hosts))
     unplugged = _unplugged(wanted, pbds)
-    is_fresh = not is_shared or view.master in unplugged
-    mine = None
-    if unplugged and not is_new:
-        mine = _take_turn(view, sr_ref, wanted, needs_no_user=is_foreign or has_taken_over)
-    if mine is not None:
-        undo.did("had the turn", mine.leave)
-        pbds = known_pbds(view, sr_ref)
-    if is_new or mine is not None:
-        plugging.plug_on_all(
-            master_first(view, _unplugged(wanted, pbds)),
-            {host: pbd_ref for host, (pbd_ref, _) in pbds.items()},
-            may_be_down=hosts is None,
-        )
-    if mine is not None:
-        mine.leave()
-        undo.did("had no turn", mine.try_to_take)
-    elif is_new:
+    if is_new:
+        plugging.plug_on_all(wanted, {}, may_be_down=hosts is None)
+    elif unplugged:
+        plugging.plug_in_turn(wanted, needs_no_user=is_foreign or has_taken_over, may_be_down=hosts is None)
+    if is_new or has_taken_over:
         has_plugged(sr_ref)
-    return sr_ref, is_fresh
+    return sr_ref, not is_shared or view.master in unplugged
 
 
 def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Record]]) -> list[HostRef]:
@@ -187,11 +173,23 @@ class _Plugging:
     """Of somebody else's SR, what we do to a PBD is marked, and a PBD that was there is never made anew."""
     ways: Sequence[Mapping[str, str | Secret]] = field(kw_only=True)
 
+    def plug_in_turn(self, hosts: set[HostRef], *, needs_no_user: bool, may_be_down: bool) -> None:
+        """Plug an SR that was there where it is still unplugged when our turn comes."""
+        mine = _take_turn(self.view, self.sr_ref, hosts, needs_no_user=needs_no_user)
+        if mine is None:
+            return
+        self.undo.did("had the turn", mine.leave)
+        pbds = known_pbds(self.view, self.sr_ref)
+        there = {host: pbd_ref for host, (pbd_ref, _) in pbds.items()}
+        self.plug_on_all(_unplugged(hosts, pbds), there, may_be_down=may_be_down)
+        mine.leave()
+        self.undo.did("had no turn", mine.try_to_take)
+
     def plug_on_all(
         self, hosts: Iterable[HostRef], there: Mapping[HostRef, PBDRef], *, may_be_down: bool
     ) -> None:
-        """Plug it on each of these hosts, in this order. Raises XapiError for the first one that has no way left."""
-        pbds, left = dict(there), list(hosts)
+        """Plug it on each of these hosts, the master first. Raises XapiError for the first one that has no way left."""
+        pbds, left = dict(there), master_first(self.view, hosts)
         next_way = dict.fromkeys(left, 0)
         for host in left:
             if host in pbds and self.is_foreign:
