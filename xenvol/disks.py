@@ -256,8 +256,8 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
             _past_dead_luns(view, vm, vbd["VDI"], unplug)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
-        leave_behind(vbd_ref)
         undo.unwind(error)
+        leave_behind(vbd_ref)
         raise
     view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it is out
 

@@ -146,15 +146,15 @@ def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
 
 def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
     """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529)."""
-    waiting.leave_behind(vbd_ref)
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
             _unplug(view, vbd_ref)
+        destroy_vbd(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise
-    else:
-        destroy_vbd(view, vbd_ref)
+    finally:
+        waiting.leave_behind(vbd_ref)
 
 
 def _unplug(view: View, vbd_ref: VBDRef) -> None:

@@ -26,6 +26,15 @@ def leave_behind(ref: str) -> None:
     _left_behind.add(ref)
 
 
+def take_over(ref: str) -> bool:
+    """Make it the caller's work, if it is nobody's: true for one attempt only."""
+    try:
+        _left_behind.remove(ref)
+    except KeyError:
+        return False
+    return True
+
+
 def is_left_behind(ref: str) -> bool:
     """Whether an attempt of this process on the object has failed."""
     return ref in _left_behind

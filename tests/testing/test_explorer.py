@@ -175,6 +175,11 @@ class TestACallThatDoesNotReturn:
         report = explore(xapi, begin, calling("PBD.plug"), calling("PBD.unplug"), preemptions=1)
         assert report.violations == []
         assert report.waited > 0
+        strict = explore(
+            xapi, lambda: None, calling("PBD.plug"), calling("PBD.unplug"), preemptions=1, may_wait=False
+        )
+        assert len(strict.violations) == strict.waited > 0
+        assert "the pool made a call wait" in str(strict)
 
     def test_because_it_waits_for_an_event_lets_the_other_go_on(
         self, xapi: Simulator, begin: Callable[[], str]

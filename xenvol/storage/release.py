@@ -14,7 +14,7 @@ from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
-from xenvol.storage.turn import Turn, is_busy, say_left, settle, turn
+from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import is_held, is_marked, vbds_of
@@ -64,11 +64,12 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
             if is_first and LEFT not in sr_rec["other_config"]:
                 say_left(view, sr_ref)
             return False
-        if _is_alone(view, sr_rec, leaving):
+        is_first = is_first or (not leaving and is_nobodys(sr_ref))
+        if is_first and _is_alone(view, sr_rec, leaving):
             return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
         if is_first and TURN in sr_rec["other_config"]:
             say_left(view, sr_ref)
-        return _forget_in_turn(view, sr_ref, of, has_come_later=bool(leaving) and not is_first)
+        return _forget_in_turn(view, sr_ref, of, waits=not is_first)
     except XapiError as error:
         if not is_gone(error, "SR"):
             raise
@@ -101,8 +102,11 @@ def _is_alone(view: View, sr_rec: Record, leaving: Iterable[Record]) -> bool:
     return told.isdisjoint({JOINED, CONNECTED, TURN, LEFT}) and not is_busy(view, sr_rec)
 
 
-def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, has_come_later: bool) -> bool:
-    """Do so where others may be doing the same, or come; the disk that came first is waited for."""
+def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> bool:
+    """Do so where others may be doing the same, or come.
+
+    `waits`: for the attempt that introduced the SR, which may be under way, or for the detach of its disk.
+    """
 
     def is_used_now() -> bool:
         return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis_of(view, sr_ref).values())
@@ -110,7 +114,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, has_come_later: boo
     mine = Turn(view, sr_ref)
     sr = mine.take()
     try:
-        if has_come_later and LEFT not in sr["other_config"] and not is_used_now():
+        if waits and LEFT not in sr["other_config"] and not is_used_now():
             settle(view, sr_ref, lambda sr: LEFT in sr["other_config"] or is_used_now())
         if is_used_now():
             _leave_disks(view, vdis_of(view, sr_ref), of, is_foreign=False)
@@ -133,8 +137,8 @@ def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
             return True
     except BaseException as error:
-        leave_behind(sr_ref)
         undo.unwind(error)
+        leave_behind(sr_ref)
         raise
     undo.unwind()
     return False

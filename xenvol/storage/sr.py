@@ -26,11 +26,11 @@ from xenvol.storage.pbd import (
 )
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
-from xenvol.storage.turn import Turn, is_free, is_in_use, settle
+from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
 from xenvol.undo import Undo
 from xenvol.verbs import make
 from xenvol.view import HOST_IS_DOWN, Record, View
-from xenvol.waiting import is_left_behind, leave_behind
+from xenvol.waiting import leave_behind, take_over
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,10 @@ def connect_sr(
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
     pbds = {} if is_new else find_pbds(view, sr_ref)
     is_foreign = not is_new and not is_ours(view.record("SR", sr_ref))
-    if not is_new and not is_foreign and not is_left_behind(sr_ref):
+    has_taken_over = not is_new and take_over(sr_ref)
+    if has_taken_over:
+        undo.did("took over", leave_behind, sr_ref)
+    elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
     if not is_foreign and spec.type.startswith(_REWRITING):
         _mark(view, sr_ref)
@@ -118,38 +121,31 @@ def connect_sr(
     else:
         wanted = _of_local(view, sr_ref, pbds, None if hosts is None else set(hosts))
     unplugged = _unplugged(wanted, pbds)
-    is_fresh = not is_shared or view.master in unplugged
-    mine = None if is_new or not unplugged else _take_turn(view, sr_ref, wanted, is_foreign=is_foreign)
-    if mine is not None:
-        undo.did("had the turn", mine.leave)
-        pbds = known_pbds(view, sr_ref)
-    if is_new or mine is not None:
-        plugging.plug_on_all(
-            master_first(view, _unplugged(wanted, pbds)),
-            {host: pbd_ref for host, (pbd_ref, _) in pbds.items()},
-            may_be_down=hosts is None,
-        )
-    if mine is not None:
-        mine.leave()
-        undo.did("had no turn", mine.try_to_take)
-    return sr_ref, is_fresh
+    if is_new:
+        plugging.plug_on_all(wanted, {}, may_be_down=hosts is None)
+    elif unplugged:
+        plugging.plug_in_turn(wanted, needs_no_user=is_foreign or has_taken_over, may_be_down=hosts is None)
+    if is_new or has_taken_over:
+        has_plugged(sr_ref)
+    return sr_ref, not is_shared or view.master in unplugged
 
 
 def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Record]]) -> list[HostRef]:
     return [host for host in hosts if host not in pbds or not pbds[host][1]["currently_attached"]]
 
 
-def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, is_foreign: bool) -> Turn | None:
+def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, needs_no_user: bool) -> Turn | None:
     """Wait for our turn to plug an SR that was there, or, and this is None, until others have plugged it.
 
-    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is.
+    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is. Of another
+    SR, and of one that is known to be left behind, this says nothing.
     """
 
     def is_plugged(sr: Record) -> bool:
         return not _unplugged(hosts, known_pbds(view, sr_ref))
 
     def may_be_changed(sr: Record) -> bool:
-        return is_foreign or is_in_use(view, sr)
+        return needs_no_user or is_in_use(view, sr)
 
     mine = Turn(view, sr_ref)
     while True:
@@ -179,11 +175,23 @@ class _Plugging:
     """Of somebody else's SR, what we do to a PBD is marked, and a PBD that was there is never made anew."""
     ways: Sequence[Mapping[str, str | Secret]] = field(kw_only=True)
 
+    def plug_in_turn(self, hosts: set[HostRef], *, needs_no_user: bool, may_be_down: bool) -> None:
+        """Plug an SR that was there where it is still unplugged when our turn comes."""
+        mine = _take_turn(self.view, self.sr_ref, hosts, needs_no_user=needs_no_user)
+        if mine is None:
+            return
+        self.undo.did("had the turn", mine.leave)
+        pbds = known_pbds(self.view, self.sr_ref)
+        there = {host: pbd_ref for host, (pbd_ref, _) in pbds.items()}
+        self.plug_on_all(_unplugged(hosts, pbds), there, may_be_down=may_be_down)
+        mine.leave()
+        self.undo.did("had no turn", mine.try_to_take)
+
     def plug_on_all(
         self, hosts: Iterable[HostRef], there: Mapping[HostRef, PBDRef], *, may_be_down: bool
     ) -> None:
-        """Plug it on each of these hosts, in this order. Raises XapiError for the first one that has no way left."""
-        pbds, left = dict(there), list(hosts)
+        """Plug it on each of these hosts, the master first. Raises XapiError for the first one that has no way left."""
+        pbds, left = dict(there), master_first(self.view, hosts)
         next_way = dict.fromkeys(left, 0)
         for host in left:
             if host in pbds and self.is_foreign:
@@ -274,8 +282,10 @@ def _of_local(
 
 
 def _take_back(view: View, sr_ref: SRRef) -> None:
-    leave_behind(sr_ref)
-    forget_unless_used(view, sr_ref)
+    try:
+        forget_unless_used(view, sr_ref)
+    finally:
+        leave_behind(sr_ref)
 
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:

@@ -36,6 +36,8 @@ _PROCESS = uuid.uuid4().hex
 
 _alive: set[str] = set()
 """The turns that attempts of this process have."""
+_plugged: set[str] = set()
+"""The SRs that attempts of this process have introduced, and changed for the last time."""
 
 
 def look(view: View, sr_ref: SRRef) -> Record:
@@ -196,6 +198,16 @@ def wait_while_busy(view: View, sr_ref: SRRef) -> None:
     sr = view.record("SR", sr_ref)
     if sr.get("current_operations") or TURN in sr["other_config"]:
         settle(view, sr_ref, lambda sr: is_free(view, sr))
+
+
+def has_plugged(sr_ref: SRRef) -> None:
+    """Note that the attempt that introduced the SR, in this process, changes it no more."""
+    _plugged.add(sr_ref)
+
+
+def is_nobodys(sr_ref: SRRef) -> bool:
+    """Whether it is known here that the attempt that introduced the SR changes it no more."""
+    return sr_ref in _plugged or waiting.is_left_behind(sr_ref)
 
 
 def say_left(view: View, sr_ref: SRRef) -> None:
