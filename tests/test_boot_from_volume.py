@@ -130,6 +130,15 @@ class TestADiskThatItsCallerPutIntoAVM:
         volume_ops.detach_volume(iscsi(0), vm)
         assert (xapi.db.refs("VBD"), xapi.db.refs("SR")) == ([], [])
 
+    def test_is_detached_although_its_lun_has_vanished(
+        self, xapi: Simulator, volume_ops: VolumeOps, vm: str
+    ) -> None:
+        """No host can prove it any more; the disk says as which volume it was connected."""
+        volume_ops._session.call("VM.hard_shutdown", vm)
+        xapi.storage.san.remove_lun(IQN, 0)
+        volume_ops.detach_volume(iscsi(0), vm)
+        assert (xapi.db.refs("VBD"), xapi.db.refs("SR")) == ([], [])
+
     @pytest.mark.xapi(hosts=2)
     def test_is_made_visible_where_its_vm_moves_to(
         self, xapi: Simulator, volume_ops: VolumeOps, vm: str

@@ -364,6 +364,20 @@ class TestEveryVBDOfTheDisk:
         volume_ops.detach_volume(scenario.connection_info, "web")
         assert changes(before, xapi.snapshot()) == []
 
+    def test_is_left_where_it_is_not_at_the_position_that_was_named(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """Its marks were wiped, so that only the disk tells what it is."""
+        target.add_vm("web")
+        there = volume_ops.attach_volume(iscsi(0), "web", "/dev/xvdb")
+        volume_ops._session.call("VBD.set_other_config", there.vbd_ref, {})
+        before = target.snapshot()
+        with pytest.raises(InvalidMountpoint, match="xvdb"):
+            volume_ops.detach_volume(iscsi(0), "web", "/dev/xvdc")
+        assert changes(before, target.snapshot()) == []
+        volume_ops.detach_volume(iscsi(0), "web", "/dev/xvdb")
+        assert not target.db.refs("VBD")
+
     def test_is_taken_out_where_another_tool_made_a_second_one(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:

@@ -21,7 +21,14 @@ from tests.scenarios import (
     touch_hosts,
 )
 from xenvol.attachment import Attachment
-from xenvol.errors import VolumeInUse, VolumeNotFound, WrongVolume, XapiError, XapiUnreachable
+from xenvol.errors import (
+    AttachmentFenced,
+    VolumeInUse,
+    VolumeNotFound,
+    WrongVolume,
+    XapiError,
+    XapiUnreachable,
+)
 from xenvol.simulator import Simulator
 from xenvol.use import is_held
 from xenvol.volumeops import VolumeOps
@@ -73,6 +80,15 @@ def xensm_lun(lun: int) -> dict[str, Any]:
 
 class TestALunNumberThatIsReused:
     """The plug of the SR made records of all LUNs, which say what their numbers meant then."""
+
+    def test_leaves_no_record_of_the_lun_that_had_it(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """It would stand for a LUN that has left the target, in an SR of ours that stays."""
+        volume_ops.attach_volume(iscsi(0), "db")
+        give_number_1_to_another_volume(target)
+        volume_ops.attach_volume(iscsi(1), "web")
+        known = {sm_config(target, vdi)["SCSIid"] for vdi in target.db.refs("VDI")}
+        assert scsi_id(77) in known
+        assert scsi_id(1) not in known
 
     @pytest.mark.parametrize("more", [{}, {"wwn": scsi_id(77)[1:]}], ids=["unproven", "proven"])
     def test_while_another_lun_is_attached_means_the_new_volume(
@@ -209,6 +225,15 @@ class TestSeveralSRsOnOneTarget:
         attachment = volume_ops.attach_volume(iscsi(1), "web")
         assert (attachment.sr_ref, attachment.is_plugged) == (theirs, True)
 
+    def test_that_have_no_pbd_are_left_alone(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """Whoever introduced one and plugged it nowhere has not said how a host reaches its storage."""
+        record = ("", "theirs", "", "iscsi", "", True, {"targetIQN": IQN})
+        theirs = volume_ops._session.call("SR.introduce", *record)
+        before = target.snapshot()
+        assert volume_ops.attach_volume(iscsi(0), "web").sr_ref != theirs
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []
+
     def test_are_not_made_for_an_iqn_in_another_case(self, target: Simulator, volume_ops: VolumeOps) -> None:
         """The storage driver compares the IQNs letter by letter, and refuses."""
         volume_ops.attach_volume(iscsi(0), "web")
@@ -318,6 +343,20 @@ class TestCopiedMarks:
         volume_ops.detach_volume({**scenario.connection_info, "attachment_id": "first"}, clone)
         assert xapi.db.children(clone, "VBDs") == vbds
         assert xapi.db.exists("VBD", original.vbd_ref)
+
+    def test_are_no_answer_to_a_fence_on_the_disk_that_is_the_volume(
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
+    ) -> None:
+        """A tool has copied the marks of another disk's VBD to the VBD of this one."""
+        marks = xapi.db.get("VBD", original.vbd_ref, "other_config")
+        copied = {**marks, "xenvol:vdi": "OpaqueRef:another"}
+        volume_ops._session.call("VBD.set_other_config", original.vbd_ref, copied)
+        before = xapi.snapshot()
+        with pytest.raises(AttachmentFenced):
+            volume_ops.detach_volume({**scenario.connection_info, "attachment_id": "first"}, "web")
+        assert changes(before, xapi.snapshot()) == []
+        volume_ops.detach_volume(scenario.connection_info, "web")
+        assert not xapi.db.exists("VBD", original.vbd_ref)
 
     def test_never_make_the_disk_of_a_revert_the_volume(
         self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, original: Attachment
