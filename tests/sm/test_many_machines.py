@@ -34,6 +34,7 @@ SERVICES = 8
 IQN = "iqn.2010-10.org.example:store"
 LUN = "36001405000000000000000000000000a"
 CHAP = ("initiator", "canary-5ecret-p4ssword")
+LONG = [pytest.mark.slow, pytest.mark.long]
 CONFIG = {"target": "10.0.0.1", "targetIQN": IQN, "SCSIid": LUN, "chapuser": CHAP[0]}
 
 machines = multiprocessing.get_context("forkserver")
@@ -119,7 +120,7 @@ def manager(zone: Zone) -> Iterator[StorageManager]:
 
 
 short_and_long = pytest.mark.parametrize(
-    "seconds", [pytest.param(8, id="short"), pytest.param(100, id="long", marks=pytest.mark.slow)]
+    "seconds", [pytest.param(8, id="short"), pytest.param(100, id="long", marks=LONG)]
 )
 
 
@@ -207,7 +208,7 @@ def _tell(zone: Zone, found: AuditReport, repaired: AuditReport, left: AuditRepo
 
 
 rounds = pytest.mark.parametrize(
-    "rounds", [pytest.param(3, id="short"), pytest.param(16, id="long", marks=pytest.mark.slow)]
+    "rounds", [pytest.param(3, id="short"), pytest.param(16, id="long", marks=LONG)]
 )
 
 
