@@ -111,12 +111,11 @@ def find_unmarked(
     return {*found, *(find(info.data, open_) if find is not None and open_ else ())}
 
 
-def marks(
-    info: ConnectionInfo, volume: Identity, sr_ref: str, vdi_ref: str, *, joined: bool
-) -> dict[str, str]:
+def marks(view: View, info: ConnectionInfo, volume: Identity, vdi_ref: str) -> dict[str, str]:
     """What a VBD of this volume says of itself, in its other_config; each attachment has an id of its own."""
+    sr_ref = view.record("VDI", vdi_ref)["SR"]
     return {
-        **({JOINED: ""} if joined else {}),
+        **({JOINED: ""} if sr_ref in view.joined else {}),
         VOLUME: info.volume_id or volume.key,
         DISK: volume.key,
         SR: sr_ref,
@@ -262,13 +261,15 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
     view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it is out
 
 
-def plug(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str, *, was_there: bool = False) -> None:
+def plug(view: View, undo: Undo, vm: VM, vbd_ref: VBDRef, vdi_ref: str, was: Record | None) -> None:
     """Make the disk live in the running VM. Idempotent. Raises VolumeNotFound where it is a LUN that is gone.
 
-    Whoever has made a VBD that was there may be about to plug it.
+    `was` is the VBD as it was before; None for one that we made, which is unplugged when that is undone.
     """
-    do = plug_unless_plugged if was_there else plug_vbd
+    do = plug_vbd if was is None else plug_unless_plugged
     _past_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
+    if was is not None and not was["currently_attached"]:
+        undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
 
 
 def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], None]) -> None:

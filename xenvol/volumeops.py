@@ -119,33 +119,15 @@ class VolumeOps:
         try:
             vdi_ref = driver.connect_volume(info.data)
             shown_on = _shown_on(view, vdi_ref, hosts)
-            sr_ref = view.record("VDI", vdi_ref)["SR"]
-            marks = disks.marks(info, volume, sr_ref, vdi_ref, joined=sr_ref in view.joined)
-            vbd_ref = disks.find_twin(machine, slots, there, vdi_ref)
-            if vbd_ref is not None:
-                disks.check_position(slots[vbd_ref], wish)
-                disks.check_mode(machine, slots[vbd_ref], mode)
-                disks.adopt(view, undo, vbd_ref, slots[vbd_ref], marks)
-            else:
-                inventory.check_not_in_use(view, vdi_ref, info, vm=machine, mode=mode)
-                vbd_ref = there and _still_there(view, there, vdi_ref)
-            if vbd_ref is None:
-                spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-                vbd_ref = create_vbd(view, undo, machine, vdi_ref, spec)
-            else:
-                if vbd_ref == there:
-                    disks.check_mode(machine, slots[there], mode)
-                    disks.take_over(view, undo, there, slots[there], info)
-                if bootable:
-                    disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
+            marks = disks.marks(view, info, volume, vdi_ref)
+            spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
+            vbd_ref = _put_in(view, undo, machine, slots, there, vdi_ref, spec, info, wish)
             if will_plug:
-                disks.plug(view, machine, vbd_ref, vdi_ref, was_there=vbd_ref in slots)
-                if vbd_ref in slots and not slots[vbd_ref]["currently_attached"]:
-                    undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
+                disks.plug(view, undo, machine, vbd_ref, vdi_ref, slots.get(vbd_ref))
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
-                disks.plug(view, machine, vbd_ref, vdi_ref)
+                disks.plug(view, undo, machine, vbd_ref, vdi_ref, slots.get(vbd_ref))
                 attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             disks.discard_if_second(view, machine, vbd_ref)
             return attachment
@@ -508,21 +490,50 @@ def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: Ba
         error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
 
 
-def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> VBDRef | None:
-    """The VBD of an attempt that died before it plugged, unless the record of its disk has gone since.
+def _put_in(
+    view: View,
+    undo: Undo,
+    vm: VM,
+    slots: Mapping[VBDRef, Record],
+    there: VBDRef | None,
+    vdi_ref: VDIRef,
+    spec: VBDSpec,
+    info: ConnectionInfo,
+    wish: str | int | None,
+) -> VBDRef:
+    """A VBD of the VM that shows the disk: one that another tool made, that of an earlier attempt, or a new one."""
+    vbd_ref = disks.find_twin(vm, slots, there, vdi_ref)
+    if vbd_ref is not None:
+        disks.check_position(slots[vbd_ref], wish)
+        disks.check_mode(vm, slots[vbd_ref], spec.mode)
+        disks.adopt(view, undo, vbd_ref, slots[vbd_ref], spec.other_config)
+    else:
+        inventory.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
+        if there is None or not _still_there(view, there, vdi_ref):
+            return create_vbd(view, undo, vm, vdi_ref, spec)
+        vbd_ref = there
+        disks.check_mode(vm, slots[vbd_ref], spec.mode)
+        disks.take_over(view, undo, vbd_ref, slots[vbd_ref], info)
+    if spec.bootable:
+        disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
+    return vbd_ref
+
+
+def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> bool:
+    """Whether the VBD of an earlier attempt shows the disk; where the record of its disk has gone, it is destroyed.
 
     Raises WrongVolume where it has a disk, and another one: somebody moved the data, and knows where it is.
     """
     its_vdi = view.record("VBD", vbd_ref)["VDI"]
     if its_vdi == vdi_ref:
-        return vbd_ref
+        return True
     view.read({"VDI": [its_vdi]})
     other = view.known("VDI", its_vdi)
     if other is not None:
         expected = storage.describe(view.record("VDI", vdi_ref))
         raise WrongVolume(expected, found=f"in its slot on the VM {storage.describe(other)}")
     destroy_vbd(view, vbd_ref)
-    return None
+    return False
 
 
 def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[HostRef]:
