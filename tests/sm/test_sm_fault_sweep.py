@@ -209,6 +209,7 @@ class Trial:
         """The same trial once more, in a pool that was restored: the service still runs, and its rows are as they
         were."""
         trial = copy.copy(self)
+        self.database.close()  # it is the same object, and its connections would go on reading the file of before
         replace(self.path, self.saved)
         trial.open()
         return trial
