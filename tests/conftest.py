@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from xenvol import waiting
 
 pytest_plugins = ["tests.needs", "tests.temporary", "tests.durations"]
 
@@ -44,3 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """An attempt counts as dead at once, where nobody else is at work."""
+    with waiting.impatience():
+        yield

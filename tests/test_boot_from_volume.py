@@ -10,6 +10,8 @@ from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 @pytest.mark.xapi(hosts=3)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

@@ -15,6 +15,8 @@ from xenvol.simulator import Simulator
 from xenvol.storage import secrets
 from xenvol.volumeops import VolumeOps
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 USER, PASSWORD = CHAP
 MUTUAL = ("array", "canary-of-the-array")
 

@@ -15,6 +15,8 @@ from xenvol.simulator import Simulator
 from xenvol.testing import sweep
 from xenvol.volumeops import VolumeOps
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 @pytest.fixture
 def target(xapi: Simulator) -> Simulator:

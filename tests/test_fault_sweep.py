@@ -21,6 +21,8 @@ from xenvol.simulator import Simulator
 from xenvol.testing import sweep
 from xenvol.volumeops import VolumeOps
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 @dataclass(frozen=True)
 class Operation:

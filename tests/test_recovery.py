@@ -29,6 +29,8 @@ from xenvol.errors import (
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 BY_TWO_PORTALS: dict[str, Any] = {
     "driver_volume_type": "iscsi",
     "data": {

@@ -15,7 +15,6 @@ import xenvol
 from tests.meanwhile import another_process, interrupted
 from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
 from tests.test_concurrency import at_once
-from xenvol import waiting
 from xenvol.marks import JOINED, LEFT, TURN
 from xenvol.session import Session
 from xenvol.simulator import Simulator
@@ -69,12 +68,6 @@ def test_first_attaches_of_many_luns_and_their_detaches_all_succeed_and_none_mak
     at_once(*(lambda n=n: ops[n].detach_volume(iscsi(n), f"vm{n}") for n in range(count)))
     assert changes(before, xapi.snapshot()) == []
     assert xapi.journal.waits() == []
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt counts as dead soon, so that a test of a dead one is short."""
-    monkeypatch.setattr(waiting, "GRACE", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -7,16 +7,29 @@ that makes no call for `GRACE` seconds is dead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from xenvol.view import Record, View
 
-GRACE = 2.0
+GRACE = 1.0
 """Seconds in which a living attempt makes its next call."""
 PATIENCE = 600.0
 """Seconds to wait for another one's operation, a long scan for instance. After that xapi may wait."""
 _SLICE = 0.5
 """Seconds of one event.from: what comes without an event is seen by then."""
+
+
+@contextmanager
+def impatience(seconds: float = 0.05) -> Iterator[None]:
+    """For tests in which nobody else is at work: who makes no call for so long is dead."""
+    global GRACE
+    before, GRACE = GRACE, seconds
+    try:
+        yield
+    finally:
+        GRACE = before
+
 
 _left_behind: set[str] = set()
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from xenvol import waiting
 from xenvol.simulator import Simulator
 from xenvol.testing.conformance.bench import Bench
 
@@ -52,7 +53,10 @@ class Kit(abc.ABC):
     @pytest.fixture
     def bench(self, xapi: Simulator) -> Iterator[Bench]:
         """The pool of the test, the storage arranged, and the driver at hand."""
-        with Bench(xapi, self.driver_volume_type, self.arrange, prefer=self.prefer) as bench:
+        with (
+            waiting.impatience(),
+            Bench(xapi, self.driver_volume_type, self.arrange, prefer=self.prefer) as bench,
+        ):
             yield bench
 
     @property
