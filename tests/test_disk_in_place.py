@@ -144,6 +144,23 @@ class TestANamedPosition:
             assert changes(before, xapi.snapshot()) == []
             volume_ops.detach_volume(iscsi(0), "web")
 
+    def test_whose_vbd_another_process_plugs_meanwhile_stays_plugged_where_the_attach_fails(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """It is that one's disk, and may be in use."""
+        vbd = volume_ops.attach_volume(iscsi(0), "web", hotplug=False).vbd_ref
+
+        def plug() -> None:
+            volume_ops._session.call("VBD.plug", vbd)
+            target.faults.refuse("event.from", "SR_BACKEND_FAILURE_1200", "", "by order", "", nth=2)
+
+        with (
+            interrupted(target, "VBD.get_all_records_where", plug) as ops,
+            pytest.raises(XapiError, match="by order"),
+        ):
+            ops.attach_volume(iscsi(0), "web")
+        assert fields(target, vbd, "currently_attached") == [True]
+
     def test_whose_vbd_is_unplugged_is_plugged_and_unplugged_again_where_the_attach_fails(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import IQN, arrange_target, changes, iscsi, touch_hosts
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.simulator import Simulator
@@ -71,6 +72,20 @@ class TestUndo:
         volume_ops.undo_migration("web", hosts[1])
         assert changes(before, xapi.snapshot()) == []
         volume_ops._session.call("VM.start_on", halted, hosts[1], False, False)
+
+    def test_spares_a_halted_vm_that_got_a_disk_there_while_it_waited(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.add_vm("cold", power_state="Halted")
+        sr = volume_ops.attach_volume(iscsi(0), "web").sr_ref
+        volume_ops.prepare_migration("web", hosts[1])
+
+        def attach_to_the_cold_one() -> None:
+            volume_ops.attach_volume(iscsi(1), "cold")
+
+        with interrupted(xapi, "SR.add_to_other_config", attach_to_the_cold_one) as ops:
+            ops.undo_migration("web", hosts[1])
+        assert xapi.db.get("PBD", pbd_on(xapi, sr, hosts[1]), "currently_attached")
 
     def test_is_not_kept_from_it_by_a_template_with_a_disk_there(
         self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import (
     GIB,
     IQN,
@@ -89,6 +90,23 @@ class TestALunNumberThatIsReused:
         known = {sm_config(target, vdi)["SCSIid"] for vdi in target.db.refs("VDI")}
         assert scsi_id(77) in known
         assert scsi_id(1) not in known
+
+    def test_leaves_the_record_of_a_lun_that_another_process_attaches_by_its_new_number_meanwhile(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        target.add_vm("old", power_state="Halted")
+        volume_ops.attach_volume(iscsi(0), "db")
+        give_number_1_to_another_volume(target)
+        target.storage.san.add_lun(IQN, 5, GIB, scsi_id=scsi_id(1))
+
+        def attach_the_old_one() -> None:
+            volume_ops.attach_volume({**iscsi(5), "volume_id": "old"}, "old")
+
+        with interrupted(target, "VDI.introduce", attach_the_old_one) as ops:
+            ops.attach_volume(iscsi(1), "web")
+        (old,) = volume_ops.list_volumes("old")
+        assert target.db.exists("VDI", old.vdi_ref)
+        assert sm_config(target, old.vdi_ref)["SCSIid"] == scsi_id(1)
 
     @pytest.mark.parametrize("more", [{}, {"wwn": scsi_id(77)[1:]}], ids=["unproven", "proven"])
     def test_while_another_lun_is_attached_means_the_new_volume(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from xenvol import mountpoint, storage
 from xenvol.connection_data.identity import Identity
@@ -38,6 +38,8 @@ from xenvol.verbs import change
 from xenvol.view import Record, View
 from xenvol.vm import VM, check_gives_disk_back
 from xenvol.waiting import leave_behind
+
+T = TypeVar("T")
 
 _UNAVAILABLE: Final = "SR_BACKEND_FAILURE_46"
 """What the storage driver says of a LUN that is gone, and of its neighbours while the host has not noticed."""
@@ -267,15 +269,16 @@ def plug(view: View, undo: Undo, vm: VM, vbd_ref: VBDRef, vdi_ref: str, was: Rec
     `was` is the VBD as it was before; None for one that we made, which is unplugged when that is undone.
     """
     do = plug_vbd if was is None else plug_unless_plugged
-    _past_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
-    if was is not None and not was["currently_attached"]:
+    is_by_us = _past_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
+    if was is not None and is_by_us:
         undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
 
 
-def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], None]) -> None:
-    """Plug or unplug a disk; once more when the VM's host has dropped the LUNs that have vanished from the target.
+def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
+    """Plug or unplug a disk. Where the storage driver refuses because of LUNs that have vanished, the VM's host is told
+    to drop those, and it is done once more.
 
-    The guest has let go of a disk even where the storage driver then refuses to: the second unplug finds it out.
+    The guest may have released the disk although the driver refused; the second unplug then succeeds.
     """
     gone: XenVolError | None = None
     try:
@@ -286,7 +289,7 @@ def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], None]) ->
             raise
         try:
             gone = storage.look_anew(view, vdi_ref, host_ref)
-        except XapiError as error:
+        except XenVolError as error:
             refusal.add_note(f"the host could not look for LUNs that have vanished: {error}")
         try:
             return do()

@@ -51,8 +51,9 @@ def undo(view: View, vm: VM, host: Name) -> None:
         return
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
         if not _has_disk_of_vm_at_rest(view, sr_ref):
-            with turn(view, sr_ref):
-                _leave(view, sr_ref, host_ref)
+            with turn(view, sr_ref, for_unplug=True):
+                if not _has_disk_of_vm_at_rest(view, sr_ref):  # still, after what may have been a long wait
+                    _leave(view, sr_ref, host_ref)
 
 
 def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:

@@ -78,11 +78,11 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         raise
 
 
-def plug_unless_plugged(view: View, vbd_ref: VBDRef) -> None:
-    """Plug a VBD that was there. Another attempt may have made it just now: then that one plugs it."""
+def plug_unless_plugged(view: View, vbd_ref: VBDRef) -> bool:
+    """Plug a VBD that was there, and say whether this call did. Another attempt may have made it just now: then that
+    one plugs it, and the disk is its own."""
     settle_vbd(view, vbd_ref, is_plugged)
-    if not is_plugged(view.record("VBD", vbd_ref)):
-        plug_vbd(view, vbd_ref)
+    return not is_plugged(view.record("VBD", vbd_ref)) and plug_vbd(view, vbd_ref)
 
 
 def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]) -> None:
@@ -102,16 +102,22 @@ def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]
     )
 
 
-def plug_vbd(view: View, vbd_ref: VBDRef) -> None:
-    """Make it live in the running VM. Idempotent; what undoes `create_vbd` unplugs as well."""
+def plug_vbd(view: View, vbd_ref: VBDRef) -> bool:
+    """Make it live in the running VM; what undoes `create_vbd` unplugs as well. Idempotent.
+
+    False where another call has, or may have: xapi gave no answer, and the disk is live.
+    """
     try:
         view.call("VBD.plug", vbd_ref)
     except XapiError as error:
         if error.code != "DEVICE_ALREADY_ATTACHED":
             raise
+        return False
     except XapiUnreachable:
         if not view.call("VBD.get_currently_attached", vbd_ref):
             raise
+        return False
+    return True
 
 
 def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) -> None:

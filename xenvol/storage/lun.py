@@ -97,10 +97,13 @@ def find_lun(
 
 
 def _forget_those_that_left(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
-    """Drop, in an SR of ours, the records of LUNs whose number is another one's now."""
-    for vdi_ref, vdi in others.items():
-        if is_ours(view.record("SR", sr_ref)) and not vdi["VBDs"] and not is_held(vdi):
-            forget_vdi(view, vdi_ref)
+    """Drop, in an SR of ours, the records of LUNs whose number is another one's now, and that nobody has by now."""
+    if others and is_ours(view.record("SR", sr_ref)):
+        view.read({"VDI": others})
+        for vdi_ref in others:
+            vdi = view.known("VDI", vdi_ref)
+            if vdi is not None and not vdi["VBDs"] and not is_held(vdi):
+                forget_vdi(view, vdi_ref)
 
 
 def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> dict[int, str]:
@@ -380,10 +383,10 @@ def _bring_in_unasked(
         raise VolumeNotFound(f"LUN {lun} on host {master}", found=map(describe, rows.values()))
     if vdi_ref not in rows:
         undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
-    elif (
-        vdi_ref not in those
-    ):  # it has the number now, and has just taken over the names of the one that had it
-        _introduce(view, sr_ref, lun, like=rows[vdi_ref])
+    if (
+        those and vdi_ref not in those
+    ):  # it has just taken over the record of the LUN that had the number before
+        _introduce(view, sr_ref, lun, like=rows.get(vdi_ref), is_marked=is_foreign)
     vdi: Record = view.call("VDI.get_record", vdi_ref)
     if not is_certain and not proves(vdi):
         raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")

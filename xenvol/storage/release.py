@@ -14,7 +14,7 @@ from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
-from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
+from xenvol.storage.turn import Turn, forget, is_busy, is_nobodys, say_left, settle, turn
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import is_held, is_marked, vbds_of
@@ -56,6 +56,9 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
         if not is_ours(sr_rec):
             _leave_disks(view, vdis, of, is_foreign=True)
             _take_back_pbds(view, sr_ref, vdis)
+            if TURN in sr_rec["other_config"]:
+                with turn(view, sr_ref):  # it may be that of an attempt that died: then it goes with ours
+                    pass
             return not any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values())
         leaving = _leaving(view, vdis, of)
         is_first = any(JOINED not in marked["other_config"] for marked in leaving)
@@ -111,7 +114,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
     def is_used_now() -> bool:
         return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis_of(view, sr_ref).values())
 
-    mine = Turn(view, sr_ref)
+    mine = Turn(view, sr_ref, for_unplug=True)
     sr = mine.take()
     try:
         if waits and LEFT not in sr["other_config"] and not is_used_now():
@@ -135,6 +138,7 @@ def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -
         is_free = all(_unplug(view, undo, pbd_ref) for pbd_ref in _slaves_first(view, sr_ref, pbd_refs))
         # a VM may have got a VBD while we were unplugging
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
+            forget(sr_ref)
             return True
     except BaseException as error:
         undo.unwind(error)
@@ -201,7 +205,7 @@ def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> No
     """Of somebody else's SR, the PBDs that carry our mark, when no volume of ours is left there."""
     if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
         return
-    with turn(view, sr_ref):
+    with turn(view, sr_ref, for_unplug=True):
         if not any(is_marked(vbd) for vbd in vbds_of(view, vdis_of(view, sr_ref).values()).values()):
             _take_back_marked(view, sr_ref)
 

@@ -64,9 +64,13 @@ def is_busy(view: View, sr: Record) -> bool:
     return any(record.get("current_operations") for record in (sr, *_vdis(view, sr)))
 
 
-def is_free(view: View, sr: Record) -> bool:
-    """Whether no operation is under way, and nobody else has the turn; no call."""
-    return not is_busy(view, sr) and sr["other_config"].get(TURN) in (None, view.turn)
+def is_free(view: View, sr: Record, *, for_unplug: bool = False) -> bool:
+    """Whether nobody else has the turn, and no operation is under way that would make ours wait; no call.
+
+    Operations on disks, which may take hours, are only in the way of PBD.unplug.
+    """
+    busy = is_busy(view, sr) if for_unplug else bool(sr.get("current_operations"))
+    return not busy and sr["other_config"].get(TURN) in (None, view.turn)
 
 
 def _vdis(view: View, sr: Record) -> list[Record]:
@@ -91,40 +95,56 @@ def settle(view: View, sr_ref: SRRef, is_settled: Callable[[Record], bool]) -> b
 class Turn:
     """The right to change one SR; taken, and left, as often as need be."""
 
-    def __init__(self, view: View, sr_ref: SRRef) -> None:
+    def __init__(self, view: View, sr_ref: SRRef, *, for_unplug: bool = False) -> None:
         self._view = view
         self._sr_ref = sr_ref
+        self._for_unplug = for_unplug
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._token = f"{_this_process()} {uuid.uuid4().hex} {platform.node()} {began}"
         self.is_ours = False
 
     def take(self) -> Record:
-        """Wait for it; return the SR as it is then, its PBDs and VDIs read as well. Raises XapiError when it goes."""
+        """Wait for the turn. Return the SR, its PBDs and VDIs, read anew. Raises XapiError if the SR is gone."""
         is_known = TURN not in self._view.record("SR", self._sr_ref)["other_config"]
-        while not self.is_ours:
+        while True:
             if not is_known and not settle(self._view, self._sr_ref, self._is_free):
                 self._drop_dead()
             is_known = False
-            _alive.add(self._token)
+            if not self._try():
+                continue
             try:
-                self._mark()
+                settle(
+                    self._view, self._sr_ref, self._is_free
+                )  # an operator, who takes no turn, may be at work
+                sr = self._view.record("SR", self._sr_ref)
             except BaseException as error:
-                _alive.discard(self._token)
-                if not (isinstance(error, XapiError) and error.code == "MAP_DUPLICATE_KEY"):
-                    raise
+                self.leave_after(error)
+                raise
+            if sr["other_config"].get(TURN) == self._token:
+                return sr
+            self.lose()  # somebody took us for dead
+
+    def _try(self) -> bool:
+        """Write the mark; False where another attempt has its mark there."""
+        _alive.add(self._token)
         try:
-            self._view.turn = self._token
-            settle(self._view, self._sr_ref, self._is_free)  # an operator, who takes no turn, may be at work
-            return self._view.record("SR", self._sr_ref)
+            self._mark()
         except BaseException as error:
-            self.leave_after(error)
+            _alive.discard(self._token)
+            if isinstance(error, XapiError):
+                if error.code == "MAP_DUPLICATE_KEY":
+                    return False
+            else:  # it may be there
+                self.is_ours = True
+                self.leave_after(error)
             raise
+        self._view.turn = self._token
+        return True
 
     def leave(self) -> None:
         """Give it back; idempotent, and fine where the SR has gone."""
         if not self.is_ours:
             return
-        self.lose()
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
         with gone_is_fine("SR"):
             try:
@@ -132,6 +152,7 @@ class Turn:
             except XapiUnreachable:
                 if self._there() == self._token:
                     self._view.call(*call)
+        self.lose()
 
     def leave_after(self, error: BaseException) -> None:
         """Give it back where something has failed, which is the error that counts."""
@@ -165,7 +186,7 @@ class Turn:
         self.is_ours = True
 
     def _is_free(self, sr: Record) -> bool:
-        return is_free(self._view, sr)
+        return is_free(self._view, sr, for_unplug=self._for_unplug)
 
     def _there(self) -> str | None:
         mark: str | None = self._view.call("SR.get_other_config", self._sr_ref).get(TURN)
@@ -181,9 +202,9 @@ class Turn:
 
 
 @contextmanager
-def turn(view: View, sr_ref: SRRef) -> Iterator[None]:
+def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False) -> Iterator[None]:
     """Change the SR in the body, and nobody else does."""
-    mine = Turn(view, sr_ref)
+    mine = Turn(view, sr_ref, for_unplug=for_unplug)
     mine.take()
     try:
         yield
@@ -203,6 +224,12 @@ def wait_while_busy(view: View, sr_ref: SRRef) -> None:
 def has_plugged(sr_ref: SRRef) -> None:
     """Note that the attempt that introduced the SR, in this process, changes it no more."""
     _plugged.add(sr_ref)
+
+
+def forget(sr_ref: SRRef) -> None:
+    """Forget what this process knows of attempts on an SR that is gone."""
+    _plugged.discard(sr_ref)
+    waiting.take_over(sr_ref)
 
 
 def is_nobodys(sr_ref: SRRef) -> bool:
