@@ -52,5 +52,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def impatient() -> Iterator[None]:
     """An attempt counts as dead at once, where nobody else is at work."""
-    with waiting.impatience():
+    with waiting.grace():
         yield

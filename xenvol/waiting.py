@@ -21,8 +21,8 @@ _SLICE = 0.5
 
 
 @contextmanager
-def impatience(seconds: float = 0.05) -> Iterator[None]:
-    """For tests in which nobody else is at work: who makes no call for so long is dead."""
+def grace(seconds: float = 0.05) -> Iterator[None]:
+    """For tests: who makes no call for so long is dead. Short where nobody else is at work; long where nobody dies."""
     global GRACE
     before, GRACE = GRACE, seconds
     try:

@@ -14,7 +14,7 @@ from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
-from xenvol.storage.turn import Turn, forget, is_busy, is_nobodys, say_left, settle, turn
+from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
 from xenvol.storage.vdi import forget_vdi, vdis_of
 from xenvol.undo import Undo
 from xenvol.use import is_held, is_marked, vbds_of
@@ -138,7 +138,6 @@ def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -
         is_free = all(_unplug(view, undo, pbd_ref) for pbd_ref in _slaves_first(view, sr_ref, pbd_refs))
         # a VM may have got a VBD while we were unplugging
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
-            forget(sr_ref)
             return True
     except BaseException as error:
         undo.unwind(error)

@@ -19,6 +19,7 @@ import logging
 import os
 import platform
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,8 +37,8 @@ _PROCESS = uuid.uuid4().hex
 
 _alive: set[str] = set()
 """The turns that attempts of this process have."""
-_plugged: set[str] = set()
-"""The SRs that attempts of this process have introduced, and changed for the last time."""
+_plugged: deque[str] = deque(maxlen=1000)
+"""The SRs that attempts of this process have introduced, and changed for the last time; the latest of them."""
 
 
 def look(view: View, sr_ref: SRRef) -> Record:
@@ -223,13 +224,7 @@ def wait_while_busy(view: View, sr_ref: SRRef) -> None:
 
 def has_plugged(sr_ref: SRRef) -> None:
     """Note that the attempt that introduced the SR, in this process, changes it no more."""
-    _plugged.add(sr_ref)
-
-
-def forget(sr_ref: SRRef) -> None:
-    """Forget what this process knows of attempts on an SR that is gone."""
-    _plugged.discard(sr_ref)
-    waiting.take_over(sr_ref)
+    _plugged.append(sr_ref)
 
 
 def is_nobodys(sr_ref: SRRef) -> bool:

@@ -54,7 +54,7 @@ class Kit(abc.ABC):
     def bench(self, xapi: Simulator) -> Iterator[Bench]:
         """The pool of the test, the storage arranged, and the driver at hand."""
         with (
-            waiting.impatience(),
+            waiting.grace(),
             Bench(xapi, self.driver_volume_type, self.arrange, prefer=self.prefer) as bench,
         ):
             yield bench
