@@ -6,6 +6,7 @@ gets a fresh pool in the recorded initial state.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -152,6 +153,10 @@ class Player:
             else:
                 answers = [line[kind] for kind in KINDS if kind in line]
                 self._orphans |= self._symbols.unbound(answers)
+                if "await" in line:  # what comes next may rely on it
+                    with contextlib.suppress(Unbound):
+                        session, task = map(self._symbols.resolve, (line["params"][0], line["await"]))
+                        self._await(line["proto"], session, task)
             return
         try:
             expected, got, differences = self._attempt(line)
