@@ -149,7 +149,7 @@ def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
     try:
         seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
     except UnsupportedSRType:
-        return None  # nobody can be asked
+        return None  # no host can list its LUNs
     except XapiError as error:
         return f"the storage does not show LUN {number}: {error}"
     for luns in seen.values():
@@ -184,9 +184,8 @@ def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionI
     """
     if is_held(vdi):
         return
-    for mark in {CONNECTED, JOINED} & set(
-        vdi["other_config"]
-    ):  # a copy inherited it from what it was made of
+    # a copy has inherited them from the disk that it was made of
+    for mark in {CONNECTED, JOINED} & set(vdi["other_config"]):
         view.call("VDI.remove_from_other_config", vdi_ref, mark)
     if vdi["SR"] in view.joined:
         _mark(view, undo, vdi_ref, JOINED, "")
@@ -231,7 +230,7 @@ def release_disk(view: View, vbd: Record) -> None:
 
 
 def release_vdi(view: View, vdi_ref: VDIRef) -> None:
-    """Release what showed a disk, as far as nobody uses it; a disk that is gone is released."""
+    """Release what showed a disk, unless somebody uses it. Does nothing for a disk that is gone."""
     with gone_is_fine("VDI"):
         vdi = view.record("VDI", vdi_ref)
         storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))

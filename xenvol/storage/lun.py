@@ -129,7 +129,8 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
 
 
 def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
-    """Have a host look anew at the target of a LUN, which drops what has vanished; the error to raise if that has, too.
+    """Let a host look at the target again, which drops vanished LUNs. Return the error to raise if this LUN has
+    vanished, else None.
 
     Before each attach and detach the storage driver reads every LUN of the target, and refuses where one that has
     vanished still has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). None also where the host cannot
@@ -432,9 +433,8 @@ def _introduce(
     The uuid is the LUN's own, whatever is asked for; the record of a LUN that is known already is returned, and
     would take over the names that are given (facts/sm-truth.md finding 9): so they are given as they are in `like`.
     """
-    elsewhere = str(
-        uuid.uuid4()
-    )  # must be the location of no other disk; the driver puts the real one in its place
+    # must be the location of no other disk; the driver puts the real one in its place
+    elsewhere = str(uuid.uuid4())
     names = ("", "") if like is None else (like["name_label"], like["name_description"])
     vdi_type = "user" if like is None else like["type"]
     other_config = ({MARK: ""} if is_marked else {}) if like is None else like["other_config"]

@@ -39,7 +39,7 @@ _REWRITING = ("lvm", "lvhd")
 _LOCAL = frozenset({"file", "ext", "lvm", "udev"})
 """SR types that lie on one host's own disks: xapi refuses a second host's PBD, unless told that they are shared."""
 PROBING = "lvmoiscsi"
-"""The storage driver that lists the LUNs of a target: every XenServer and XCP-ng has it."""
+"""The storage driver that lists the LUNs of a target: XenServer and XCP-ng ship it."""
 NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
 """The target takes not this password, or nobody answers there: another portal or a newer password may do."""
 _NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"

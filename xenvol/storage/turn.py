@@ -1,4 +1,4 @@
-"""Whose turn it is to change an SR: no call of ours makes xapi wait for another one.
+"""The turn mark: one attempt at a time changes an SR, so that no call of ours makes xapi wait for another one.
 
 xapi does not refuse a call that conflicts with one that is under way on the same SR. It waits: v24.16.0 sleeps a
 random 1 to 20 seconds a try (facts/truth.md, last section, finding 1). So one attempt at a time makes the calls that
@@ -114,9 +114,8 @@ class Turn:
             if not self._try():
                 continue
             try:
-                settle(
-                    self._view, self._sr_ref, self._is_free
-                )  # an operator, who takes no turn, may be at work
+                # an operator, who takes no turn, may be at work
+                settle(self._view, self._sr_ref, self._is_free)
                 sr = self._view.record("SR", self._sr_ref)
             except BaseException as error:
                 self.leave_after(error)
