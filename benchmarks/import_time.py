@@ -18,7 +18,7 @@ PROGRAMS = {
     "import XenAPI": "import XenAPI",
     "import xenvol": "import xenvol",
     "import xenvol.volumeops": "import xenvol.volumeops",
-    "and the first driver": "import xenvol.volumeops, xenvol.registry as r; r.get_driver_class('iscsi')",
+    "and the first driver": "import xenvol.volumeops, xenvol.drivers.registry as r; r.get_driver_class('iscsi')",
 }
 """What each does, and the program."""
 

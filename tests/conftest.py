@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from xenvol import waiting
+from xenvol.pool import waiting
 
 pytest_plugins = ["tests.needs", "tests.temporary", "tests.durations"]
 

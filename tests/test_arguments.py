@@ -11,12 +11,12 @@ import XenAPI
 
 import xenvol
 from tests.scenarios import arrange_target, changes, iscsi
-from xenvol import registry
+from xenvol.drivers import registry
 from xenvol.errors import InvalidArgument, RequestError
+from xenvol.pool.view import View
 from xenvol.secret import Secret
 from xenvol.session import Session
 from xenvol.simulator import Simulator
-from xenvol.view import View
 from xenvol.volumeops import VolumeOps
 
 NAMES_NOTHING: list[Any] = [None, 5, ["web"], b"web", "", "we\rb", "we\0b"]

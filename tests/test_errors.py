@@ -42,7 +42,7 @@ from xenvol.errors import (
     XapiUnreachable,
     XenVolError,
 )
-from xenvol.remedies import find_remedy
+from xenvol.errors.remedies import find_remedy
 
 BLAMES = {
     errors.RequestError,

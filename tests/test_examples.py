@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.nested import run_pytest
-from xenvol.registry import get_driver_class, installed_drivers
+from xenvol.drivers.registry import get_driver_class, installed_drivers
 from xenvol.simulator import Simulator
 from xenvol.testing.residue import changes
 from xenvol.volumeops import VolumeOps

@@ -21,7 +21,7 @@ from tests.scenarios import (
     scsi_id,
     touch_hosts,
 )
-from xenvol.attachment import Attachment
+from xenvol.attaching.attachment import Attachment
 from xenvol.errors import (
     AttachmentFenced,
     VolumeInUse,
@@ -31,7 +31,7 @@ from xenvol.errors import (
     XapiUnreachable,
 )
 from xenvol.simulator import Simulator
-from xenvol.use import is_held
+from xenvol.storage.users import is_held
 from xenvol.volumeops import VolumeOps
 
 THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}

@@ -23,12 +23,12 @@ import XenAPI
 
 import xenvol
 from tests.scenarios import CHAP, GIB, SR_UUID, VDI_UUID, arrange_target, changes, iscsi, touch_hosts
-from xenvol import registry
+from xenvol.drivers import registry
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import InvalidConnectionInfo, XapiError, XenVolError
-from xenvol.refs import VDIRef
 from xenvol.secret import Secret
 from xenvol.session import Session
+from xenvol.session.refs import VDIRef
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 

@@ -21,6 +21,7 @@ from tests.sm.sqlite_file import with_tables
 from tests.sm.test_sm_fault_sweep import Operation, Trial, each_call, judged
 from xenvol.errors import XapiError, XenVolError
 from xenvol.images import ImageSource, Progress
+from xenvol.images.environment import Surroundings
 from xenvol.images.errors import (
     ChecksumMismatch,
     ImageTooLarge,
@@ -29,7 +30,6 @@ from xenvol.images.errors import (
     SourceError,
     TransferCancelled,
 )
-from xenvol.images.surroundings import Surroundings
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath

@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Final
 
 from xenvol.images import ExportedImage, ImageSource, ImportedImage, Progress, export_image, fill_vdi
-from xenvol.images.attempts import Attempt
-from xenvol.images.carrying import Target as Disk
-from xenvol.images.carrying import carry
+from xenvol.images.copying import Target as Disk
+from xenvol.images.copying import carry
+from xenvol.images.environment import HERE, Surroundings
 from xenvol.images.errors import ImageTooLarge, NoRoad
 from xenvol.images.exporting import ExportFormat
 from xenvol.images.opening import Opened, Source, opened
-from xenvol.images.outputs import Compression, Target
+from xenvol.images.output_file import Compression, Target
 from xenvol.images.progress import Watch, say_nothing
-from xenvol.images.roads import Road, RoadName, begins_blank
-from xenvol.images.surroundings import HERE, Surroundings
-from xenvol.refs import SRRef, VDIRef
+from xenvol.images.transfer_mark import Attempt
+from xenvol.images.transports import Road, RoadName, begins_blank
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.sm import StorageManager
 from xenvol.sm.errors import VolumeNotReady
 from xenvol.sm.filling import LONGEST, Filling
 from xenvol.sm.records import Volume
-from xenvol.view import Record, View
 
 _KEPT: Final = 180  # letters of a name that is too long for a row, of which a digest tells the rest
 

@@ -15,11 +15,18 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from xenvol import connection_info, disks, inventory, migration, registry, storage
-from xenvol import connector as connectors
-from xenvol.attachment import Attachment, Volume
+from xenvol import storage
+from xenvol.attaching import connector as connectors
+from xenvol.attaching import health, in_use, listing, migration, slots
+from xenvol.attaching.attachment import Attachment, Volume
+from xenvol.attaching.mountpoint import userdevice_of
+from xenvol.attaching.vbd import VBDSpec, create_vbd, destroy_vbd
+from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
+from xenvol.connection_data import connection_info
+from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, sealed
+from xenvol.connection_data.frozen import FrozenMap
 from xenvol.connection_data.identity import Identity
-from xenvol.connection_info import ConnectionInfo, keeps_secrets, sealed
+from xenvol.drivers import registry
 from xenvol.drivers.base import VolumeDriver, digest_of
 from xenvol.errors import (
     AttachedMeanwhile,
@@ -32,17 +39,13 @@ from xenvol.errors import (
     XapiError,
     XenVolError,
 )
-from xenvol.frozen import FrozenMap
-from xenvol.marks import DISK
-from xenvol.mountpoint import userdevice_of
-from xenvol.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid
+from xenvol.pool.marks import DISK
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, is_overtaken
 from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
-from xenvol.undo import Undo
-from xenvol.use import is_plugged
-from xenvol.vbd import VBDSpec, create_vbd, destroy_vbd
-from xenvol.view import Record, View, is_overtaken
-from xenvol.vm import VM, check_takes_disk, find_vm, is_starting, text_of
+from xenvol.session.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
+from xenvol.storage.users import is_plugged
 
 log = logging.getLogger(__name__)
 
@@ -99,37 +102,37 @@ class VolumeOps:
     ) -> Attachment:
         view = self._view(info)
         machine = find_vm(view, vm)
-        slots = disks.read_disks(view, machine)
+        vm_vbds = slots.read_disks(view, machine)
         will_plug = hotplug and machine.power_state != "Halted"
         hosts = _hosts_for(view, machine, will_plug=will_plug)
         driver = self._driver(info, view, hosts=hosts)
         volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
-        there = disks.find_volume(slots, info, volume, wish)
-        if there is not None and is_plugged(slots[there]):
-            disks.check_same_place(slots[there], volume)
-            disks.check_mode(machine, slots[there], mode)
-            return self._keep(view, machine, there, slots[there], info, volume, bootable=bootable)
+        there = slots.find_volume(vm_vbds, info, volume, wish)
+        if there is not None and is_plugged(vm_vbds[there]):
+            slots.check_same_place(vm_vbds[there], volume)
+            slots.check_mode(machine, vm_vbds[there], mode)
+            return self._keep(view, machine, there, vm_vbds[there], info, volume, bootable=bootable)
 
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
-        userdevice = disks.choose_position(view, slots, there, wish, info, volume, driver)
+        userdevice = slots.choose_position(view, vm_vbds, there, wish, info, volume, driver)
 
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
             shown_on = _shown_on(view, vdi_ref, hosts)
-            marks = disks.marks(view, info, volume, vdi_ref)
+            marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-            vbd_ref = _put_in(view, undo, machine, slots, there, vdi_ref, spec, info, wish)
+            vbd_ref = _put_in(view, undo, machine, vm_vbds, there, vdi_ref, spec, info, wish)
             if will_plug:
-                disks.plug(view, undo, machine, vbd_ref, vdi_ref, slots.get(vbd_ref))
+                slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
-                disks.plug(view, undo, machine, vbd_ref, vdi_ref, slots.get(vbd_ref))
+                slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
                 attachment = _read_back(view, machine, vbd_ref, vdi_ref)
-            disks.discard_if_second(view, machine, vbd_ref)
+            slots.discard_if_second(view, machine, vbd_ref)
             return attachment
         except MountpointInUse as error:
             _take_back(undo, driver, info, error)
@@ -155,8 +158,8 @@ class VolumeOps:
         undo = Undo(hidden=view.hidden)
         try:
             if bootable:
-                disks.make_bootable(view, undo, vbd_ref, vbd)
-            disks.take_over(view, undo, vbd_ref, vbd, info)
+                slots.make_bootable(view, undo, vbd_ref, vbd)
+            slots.take_over(view, undo, vbd_ref, vbd, info)
             return _checked(view, volume, _read_back(view, vm, vbd_ref, vbd["VDI"]))
         except BaseException as error:
             undo.unwind(error)
@@ -199,23 +202,23 @@ class VolumeOps:
         driver = self._driver(info, view, hosts=None if host is None else [host])
         volume = _identity_of(driver, info)
         found = view.find("VBD", {"VM": machine.ref})
-        slots = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["type"] == "Disk"}
-        first = disks.find_volume(slots, info, volume, wish)
-        shown = {slots[first]["VDI"]} if first is not None else set()
+        vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["type"] == "Disk"}
+        first = slots.find_volume(vm_vbds, info, volume, wish)
+        shown = {vm_vbds[first]["VDI"]} if first is not None else set()
         if first is None:
-            shown = disks.find_unmarked(view, slots, info, volume, driver)
-        mine = {ref: vbd for ref, vbd in slots.items() if vbd["VDI"] in shown}
+            shown = slots.find_unmarked(view, vm_vbds, info, volume, driver)
+        mine = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in shown}
         for vbd in mine.values():
-            disks.check_fence(vbd, attachment_id or info.attachment_id)
+            slots.check_fence(vbd, attachment_id or info.attachment_id)
             if first is None:
-                disks.check_position(vbd, wish)
+                slots.check_position(vbd, wish)
         for vbd_ref, vbd in mine.items():
-            disks.take_out(view, machine, vbd_ref, vbd)
+            slots.take_out(view, machine, vbd_ref, vbd)
             log.info("volume %s is out of VM %s", info.volume_id, machine)
-        if first is not None and not volume.is_at(slots[first]["other_config"].get(DISK, volume.key)):
-            view.read({"VDI": [slots[first]["VDI"]]})
-            inventory.release_disk(
-                view, slots[first]
+        if first is not None and not volume.is_at(vm_vbds[first]["other_config"].get(DISK, volume.key)):
+            view.read({"VDI": [vm_vbds[first]["VDI"]]})
+            in_use.release_disk(
+                view, vm_vbds[first]
             )  # it has moved: what showed it at its old place goes, too
         return driver.disconnect_volume(info.data)
 
@@ -232,16 +235,16 @@ class VolumeOps:
         """Detach what is there now, and release what is `unreleased` of an earlier attempt; `were` gets all of it."""
         view = View(self._session)
         machine = find_vm(view, vm)
-        vbds = inventory.read_volumes(view, machine)
-        were.update({each.vbd_ref: each for each in inventory.attachments(view, machine, vbds)})
+        vbds = listing.read_volumes(view, machine)
+        were.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
         view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
         unreleased.update(vbds)
         failures: list[XenVolError] = []
         for vbd_ref, vbd in list(unreleased.items()):
             try:
                 if vbd_ref in vbds:
-                    disks.take_out(view, machine, vbd_ref, vbd)
-                inventory.release_disk(view, vbd)
+                    slots.take_out(view, machine, vbd_ref, vbd)
+                in_use.release_disk(view, vbd)
                 del unreleased[vbd_ref]
             except XenVolError as error:
                 failures.append(error)
@@ -276,7 +279,7 @@ class VolumeOps:
             vdi_ref = driver.connect_volume(info.data)
             shown_on = _shown_on(view, vdi_ref, wanted)
             vdi = view.record("VDI", vdi_ref)
-            inventory.hold(view, undo, vdi_ref, vdi, info)
+            in_use.hold(view, undo, vdi_ref, vdi, info)
             _read_shown(view, vdi)
             _check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))
             return Volume(
@@ -320,12 +323,12 @@ class VolumeOps:
     def list_volumes(self, vm: Name) -> list[Attachment]:
         """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
         view = View(self._session)
-        return inventory.list_volumes(view, find_vm(view, vm))
+        return listing.list_volumes(view, find_vm(view, vm))
 
-    def find_bad_volumes(self, vm: Name) -> list[inventory.BadVolume]:
+    def find_bad_volumes(self, vm: Name) -> list[health.BadVolume]:
         """The volumes of the VM that it could not start with now, each with the reason."""
         view = View(self._session)
-        return inventory.find_bad_volumes(view, find_vm(view, vm))
+        return health.find_bad_volumes(view, find_vm(view, vm))
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
         """Release the SRs of these VDIs where nobody uses them. For error paths: raises nothing, logs instead."""
@@ -342,7 +345,7 @@ class VolumeOps:
                 log.warning("VDI %s: what shows it could not be released: %s", ref, error)
 
     def _release_vdi(self, vdi_ref: VDIRef) -> None:
-        inventory.release_vdi(View(self._session), vdi_ref)
+        in_use.release_vdi(View(self._session), vdi_ref)
 
     def prepare_migration(
         self, vm: Name, host: Name, connection_infos: Iterable[Mapping[str, object]] = ()
@@ -494,7 +497,7 @@ def _put_in(
     view: View,
     undo: Undo,
     vm: VM,
-    slots: Mapping[VBDRef, Record],
+    vm_vbds: Mapping[VBDRef, Record],
     there: VBDRef | None,
     vdi_ref: VDIRef,
     spec: VBDSpec,
@@ -502,20 +505,20 @@ def _put_in(
     wish: str | int | None,
 ) -> VBDRef:
     """A VBD of the VM that shows the disk: one that another tool made, that of an earlier attempt, or a new one."""
-    vbd_ref = disks.find_twin(vm, slots, there, vdi_ref)
+    vbd_ref = slots.find_twin(vm, vm_vbds, there, vdi_ref)
     if vbd_ref is not None:
-        disks.check_position(slots[vbd_ref], wish)
-        disks.check_mode(vm, slots[vbd_ref], spec.mode)
-        disks.adopt(view, undo, vbd_ref, slots[vbd_ref], spec.other_config)
+        slots.check_position(vm_vbds[vbd_ref], wish)
+        slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
+        slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
     else:
-        inventory.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
+        in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
         if there is None or not _still_there(view, there, vdi_ref):
             return create_vbd(view, undo, vm, vdi_ref, spec)
         vbd_ref = there
-        disks.check_mode(vm, slots[vbd_ref], spec.mode)
-        disks.take_over(view, undo, vbd_ref, slots[vbd_ref], info)
+        slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
+        slots.take_over(view, undo, vbd_ref, vm_vbds[vbd_ref], info)
     if spec.bootable:
-        disks.make_bootable(view, undo, vbd_ref, slots[vbd_ref])
+        slots.make_bootable(view, undo, vbd_ref, vm_vbds[vbd_ref])
     return vbd_ref
 
 
@@ -558,7 +561,7 @@ def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) ->
 
 
 def _has_started(view: View, vm: VM) -> bool:
-    """Whether the VM, which was halted, runs now. Raises ChangedMeanwhile while it starts: it has listed its disks."""
+    """Whether the VM, which was halted, runs now. Raises ChangedMeanwhile while it starts: it has listed its slots."""
     now = view.record("VM", vm.ref)
     if is_starting(now):
         raise ChangedMeanwhile(f"attach to VM {vm}", what="the VM began to start")
@@ -582,4 +585,4 @@ def _read_shown(view: View, vdi: Record, refs: Mapping[str, Iterable[str]] = Fro
 def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
     """What there is now, in one call; HANDLE_INVALID when another process took the disk away meanwhile."""
     _read_shown(view, view.record("VDI", vdi_ref), {"VBD": [vbd_ref], "VDI": [vdi_ref], "VM": [vm.ref]})
-    return inventory.attachment(view, vm, vbd_ref)
+    return listing.attachment(view, vm, vbd_ref)

@@ -16,9 +16,9 @@ import pytest
 
 from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
 from xenvol.cli import app, failures
+from xenvol.pool.undo import Undo
 from xenvol.simulator import Simulator
 from xenvol.simulator.orders import Order
-from xenvol.undo import Undo
 
 if TYPE_CHECKING:
     from conftest import Shell

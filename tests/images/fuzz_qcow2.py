@@ -24,7 +24,7 @@ if __name__ == "__main__":
     with atheris.instrument_imports(include=["xenvol.images.formats"]):
         importlib.import_module("xenvol.images.formats.qcow2")
 
-from xenvol.images.contents import PIECE, EndOfFile
+from xenvol.images.disk_image import PIECE, EndOfFile
 from xenvol.images.errors import InvalidImage, UnsupportedImage
 from xenvol.images.formats import qcow2
 

@@ -23,7 +23,7 @@ from uuid import UUID
 import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 with atheris.instrument_imports(include=["xenvol.images"]):
-    from xenvol.images.contents import DiskImage, Stream
+    from xenvol.images.disk_image import DiskImage, Stream
     from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoomToStage, UnsupportedImage
     from xenvol.images.formats import tarball
     from xenvol.images.sources.compression import decompressed

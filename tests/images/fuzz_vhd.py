@@ -20,7 +20,7 @@ from uuid import UUID
 import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 with atheris.instrument_imports(include=["xenvol.images"]):
-    from xenvol.images.contents import NeedsFile
+    from xenvol.images.disk_image import NeedsFile
     from xenvol.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
     from xenvol.images.formats import chain, vhd
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import xenvol
 from tests.sm.backend_lab import BY_NAME, IQN, StorageWorld
 from xenvol.images import Surroundings
-from xenvol.images.roads import Patience
+from xenvol.images.transports import Patience
 from xenvol.session import CallRecord, Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call

@@ -15,13 +15,13 @@ from test_http_road import BRIEF, Stop, breaking, raising, with_lock
 from test_road_choice import MIB, SIZE, Pool, hosts, pieces_of, pool, read
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.images.contents import Piece
+from xenvol.images.disk_image import Piece
 from xenvol.images.errors import ImageTooLarge, TargetError, TransferCancelled, TransferFailed
-from xenvol.images.roads import release
-from xenvol.images.roads.block import BlockRoad
+from xenvol.images.transports import release
+from xenvol.images.transports.block import BlockRoad
+from xenvol.pool.view import View
 from xenvol.session import Session
 from xenvol.session.session import CallRecord
-from xenvol.view import View
 
 __all__ = ["hosts", "pool"]  # fixtures
 
@@ -337,7 +337,7 @@ MEASURED = """
 import sys; sys.path[:] = {path}
 import os, pathlib, resource
 from test_road_choice import MIB, pool_in
-from xenvol.images.contents import Piece
+from xenvol.images.disk_image import Piece
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenvol.images.contents import PIECE
+from xenvol.images.disk_image import PIECE
 from xenvol.images.errors import ChecksumMismatch
 from xenvol.images.sources.checksums import Checksum, Summed, check_file
 from xenvol.images.sources.files import FileSource

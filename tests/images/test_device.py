@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_road_choice import KIB, MIB, assembled
 
 from tests import needs
-from xenvol.images.contents import Piece
+from xenvol.images.disk_image import Piece
 from xenvol.images.errors import ImageTooLarge, TargetError, TransferFailed
-from xenvol.images.roads.device import NO_VDI, DeviceRoad, open_device
+from xenvol.images.transports.device import NO_VDI, DeviceRoad, open_device
 
 SIZE = 4 * MIB
 

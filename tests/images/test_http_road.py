@@ -32,13 +32,13 @@ from test_road_choice import (
 
 import xenvol
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.images.contents import NeedsFile, Piece
+from xenvol.images.disk_image import NeedsFile, Piece
 from xenvol.images.errors import ImageTooLarge, NoRoad, TransferCancelled, TransferFailed
 from xenvol.images.formats import vhd
-from xenvol.images.roads import Patience, Road, release
-from xenvol.images.roads.exchange import CHUNK
-from xenvol.refs import VDIRef
+from xenvol.images.transports import Patience, Road, release
+from xenvol.images.transports.exchange import CHUNK
 from xenvol.session import Endpoint
+from xenvol.session.refs import VDIRef
 from xenvol.simulator import Simulator
 from xenvol.testing import sweep
 

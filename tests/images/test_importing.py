@@ -24,13 +24,13 @@ from xenvol.images import (
     find_leftovers,
     import_image,
 )
-from xenvol.images.attempts import Attempt
-from xenvol.images.claiming import claimed
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NoRoad, NotAsWritten, TransferFailed
-from xenvol.marks import FILLED
-from xenvol.refs import VDIRef
+from xenvol.images.overwriting import claimed
+from xenvol.images.transfer_mark import Attempt
+from xenvol.pool.marks import FILLED
+from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
-from xenvol.view import View
+from xenvol.session.refs import VDIRef
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import needs
-from xenvol.images.contents import PIECE, DiskImage, EndOfFile, Piece
+from xenvol.images.disk_image import PIECE, DiskImage, EndOfFile, Piece
 from xenvol.images.errors import (
     EncryptedImage,
     InvalidImage,

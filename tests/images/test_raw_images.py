@@ -11,7 +11,7 @@ import vhdkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenvol.images.contents import PIECE, EndOfFile, NeedsFile, Piece
+from xenvol.images.disk_image import PIECE, EndOfFile, NeedsFile, Piece
 from xenvol.images.errors import InvalidImage, TruncatedImage
 from xenvol.images.formats import raw
 

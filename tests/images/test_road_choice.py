@@ -13,19 +13,19 @@ import pytest
 import XenAPI
 
 import xenvol
-from xenvol.images.attempts import Attempt
-from xenvol.images.contents import DiskImage, Piece
+from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import NoRoad
-from xenvol.images.roads import Patience, Road, begins_blank, choose, find_own_vm
-from xenvol.images.roads.block import BlockRoad
-from xenvol.images.roads.here import own_uuid
-from xenvol.images.roads.http import HTTPRoad
-from xenvol.refs import SRRef, VBDRef, VDIRef
+from xenvol.images.transfer_mark import Attempt
+from xenvol.images.transports import Patience, Road, begins_blank, choose, find_own_vm
+from xenvol.images.transports.block import BlockRoad
+from xenvol.images.transports.http import HTTPRoad
+from xenvol.images.transports.this_vm import own_uuid
+from xenvol.pool.view import View
 from xenvol.session import Endpoint, Session
+from xenvol.session.refs import SRRef, VBDRef, VDIRef
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
-from xenvol.view import View
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZE = 8 * MIB

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import needs
-from xenvol.images.contents import PIECE, EndOfFile, Stream
+from xenvol.images.disk_image import PIECE, EndOfFile, Stream
 from xenvol.images.errors import (
     InvalidImage,
     MissingReader,

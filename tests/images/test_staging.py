@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests import needs
-from xenvol.images.contents import PIECE
+from xenvol.images.disk_image import PIECE
 from xenvol.images.errors import NoRoomToStage, SourceError, TargetError
 from xenvol.images.sources import leftovers, staging
 from xenvol.images.sources.leftovers import MARK, MAX_AGE, PREFIX, Owner, sweep

@@ -10,9 +10,9 @@ import pytest
 from imagelab import MIB, Lab, lab
 
 from xenvol.images import find_leftovers, sweep
-from xenvol.images.attempts import Attempt, attempt_of
-from xenvol.images.claiming import OVER
-from xenvol.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
+from xenvol.images.overwriting import OVER
+from xenvol.images.transfer_mark import Attempt, attempt_of
+from xenvol.pool.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
 from xenvol.session import CallRecord, Session
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)

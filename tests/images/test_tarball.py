@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import needs
-from xenvol.images.contents import DiskImage
+from xenvol.images.disk_image import DiskImage
 from xenvol.images.errors import InvalidImage, MissingParent, NoRoomToStage, SourceError, TruncatedImage
 from xenvol.images.formats import tar_headers, tarball
 from xenvol.images.formats.tar_headers import MAX_ENTRIES, MAX_MEMBER, MAX_PADDING

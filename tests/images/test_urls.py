@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from urllib3.exceptions import InsecureRequestWarning
 
-from xenvol.images.contents import PIECE
+from xenvol.images.disk_image import PIECE
 from xenvol.images.errors import MissingReader, SourceError
 from xenvol.images.sources.checksums import Checksum
 from xenvol.images.sources.requests import Request, name_of_url

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenvol.images.contents import Piece
+from xenvol.images.disk_image import Piece
 from xenvol.images.errors import NotAsWritten
 from xenvol.images.verification import Ledger
 

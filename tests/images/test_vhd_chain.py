@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model, same
 
-from xenvol.images.contents import Piece, dense
+from xenvol.images.disk_image import Piece, dense
 from xenvol.images.errors import InvalidImage, MissingParent, NoRoomToStage, TargetError
 from xenvol.images.formats import vhd
 from xenvol.images.formats.chain import MAX_CHAIN, flatten

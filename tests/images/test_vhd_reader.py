@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model, same
 
 from tests import needs
-from xenvol.images.contents import EndOfFile, NeedsFile
+from xenvol.images.disk_image import EndOfFile, NeedsFile
 from xenvol.images.errors import ImageTooLarge, InvalidImage, TruncatedImage, UnsupportedImage
 from xenvol.images.formats import vhd
 from xenvol.images.formats.vhd_blocks import set_runs

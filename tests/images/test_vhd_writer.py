@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model, same
 
-from xenvol.images.contents import VHD_MAX, Piece
+from xenvol.images.disk_image import VHD_MAX, Piece
 from xenvol.images.errors import ImageTooLarge, InvalidImage
 from xenvol.images.formats import vhd
 from xenvol.images.formats.vhd_writer import write_vhd

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests import needs
-from xenvol.images.contents import DiskImage
+from xenvol.images.disk_image import DiskImage
 from xenvol.images.errors import (
     InvalidImage,
     MissingParent,

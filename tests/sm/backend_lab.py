@@ -10,9 +10,9 @@ from typing import Any
 
 import xenvol
 from tests.sm.sqlite_file import with_tables
-from xenvol.refs import is_uuid
 from xenvol.secret import Secret
 from xenvol.session import Session
+from xenvol.session.refs import is_uuid
 from xenvol.simulator import Simulator
 from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.initiator import HBA

@@ -6,7 +6,7 @@ import pytest
 
 from tests.sm.conftest import GIB, NFS, Paused, marks, on_every_database, vdi_uuids
 from xenvol.errors import UnmanagedVDI, VolumeNotFound, XapiUnreachable
-from xenvol.marks import CREATING, MANAGED
+from xenvol.pool.marks import CREATING, MANAGED
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager
 from xenvol.sm.database import Database

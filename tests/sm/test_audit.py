@@ -18,7 +18,7 @@ from tests.sm.conftest import (
     vdi_uuids,
 )
 from xenvol.errors import XapiUnreachable
-from xenvol.marks import CREATING, MANAGED
+from xenvol.pool.marks import CREATING, MANAGED
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager, vdis, volume_rows
 from xenvol.sm.database import Database

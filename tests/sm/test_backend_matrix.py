@@ -34,7 +34,7 @@ from xenvol.sm import StorageManager, srtypes
 from xenvol.sm.capacity import BackendStats
 from xenvol.sm.errors import BackendInUse, NoBackendFits, NoSuchStorageDriver, NotSupported
 from xenvol.sm.records import Backend, Volume
-from xenvol.sm.srtypes import sr_type_of
+from xenvol.storage.srtypes import sr_type_of
 from xenvol.testing.residue import changes, touch_hosts
 from xenvol.volumeops import VolumeOps
 

@@ -17,7 +17,7 @@ from xenvol.sm import Database, StorageManager, capacity, placement
 from xenvol.sm.context import Context
 from xenvol.sm.errors import NoBackendFits, UnknownBackend, UnknownFlavor
 from xenvol.sm.records import Backend
-from xenvol.sm.srtypes import VHD_MAX
+from xenvol.storage.srtypes import VHD_MAX
 
 MIB, GIB = 1 << 20, 1 << 30
 TIB = 1 << 40

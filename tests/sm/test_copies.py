@@ -16,7 +16,7 @@ from tests.sm.conftest import (
     vdi_uuids,
 )
 from xenvol.errors import VolumeInUse, XapiError, XapiUnreachable
-from xenvol.marks import CONNECTED
+from xenvol.pool.marks import CONNECTED
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager, creation, vdis
 from xenvol.sm.database import Database

@@ -6,13 +6,13 @@ import pytest
 from backend_lab import secrets_of
 
 from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.pool.view import View
 from xenvol.secret import Secret
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import passwords
 from xenvol.sm.errors import BackendNotReady
 from xenvol.storage import find_sr
-from xenvol.view import View
 
 TOKEN = "70000000-0000-4000-8000-000000000001"
 CANARY = "canary-5ecret-p4ssword"

@@ -22,7 +22,7 @@ from tests.sm.values import (
 from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.placement import FEATURES, Request, cost, obstacle, placeable
 from xenvol.sm.records import Backend
-from xenvol.sm.srtypes import VHD_MAX, known_types, sr_type_of
+from xenvol.storage.srtypes import VHD_MAX, known_types, sr_type_of
 
 MIB = 1 << 20
 BYTES = st.integers(0, 1 << 62)

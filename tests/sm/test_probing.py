@@ -6,12 +6,12 @@ import pytest
 from backend_lab import BY_NAME, DEVICE, GIB, IQN, LUN, PORTAL, UNKNOWN_UUID, StorageWorld, somebodys_sr
 
 from xenvol.errors import XapiError
+from xenvol.pool.view import View
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import config, probing
 from xenvol.sm.errors import DeviceNotBlank, IncompleteConfig, InvalidConfig
-from xenvol.sm.srtypes import sr_type_of
-from xenvol.view import View
+from xenvol.storage.srtypes import sr_type_of
 
 
 def ask(session: Session, sr_type: str, given: dict[str, str]) -> list[str]:

@@ -7,13 +7,13 @@ from backend_lab import group_on, host_names, the_device
 
 from tests.sm.conftest import DEVICE, GIB, NFS_2, Paused, log_in, marks, vdi_uuids
 from xenvol.errors import VolumeInUse, XapiUnreachable
-from xenvol.marks import CONNECTED, COPIED_BY
+from xenvol.pool.marks import CONNECTED, COPIED_BY
 from xenvol.simulator import Simulator
 from xenvol.sm import Database, StorageManager
 from xenvol.sm.errors import BackendExists, DeviceNotBlank, InvalidConfig, NotSupported
 from xenvol.sm.records import Backend
-from xenvol.sm.srtypes import sr_type_of
 from xenvol.sm.tables import volumes
+from xenvol.storage.srtypes import sr_type_of
 from xenvol.volumeops import VolumeOps
 
 

@@ -15,19 +15,19 @@ from backend_lab import (
 )
 
 from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError, XapiUnreachable
-from xenvol.marks import BACKEND, MARK
-from xenvol.refs import SRRef
+from xenvol.pool.marks import BACKEND, MARK
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View
 from xenvol.session import Session
+from xenvol.session.refs import SRRef
 from xenvol.simulator import Simulator
 from xenvol.sm import passwords, srs
 from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
 from xenvol.sm.records import Backend, now
 from xenvol.sm.srs import SRMaking
-from xenvol.sm.srtypes import sr_type_of
 from xenvol.storage import find_sr
+from xenvol.storage.srtypes import sr_type_of
 from xenvol.testing.residue import changes, touch_hosts
-from xenvol.undo import Undo
-from xenvol.view import View
 
 TOKEN = "70000000-0000-4000-8000-000000000001"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xenvol.sm import srtypes
-from xenvol.sm.srtypes import GIB, MIB, sr_type_of
+from xenvol.storage.srtypes import GIB, MIB, sr_type_of
 
 DRIVERS = Path(__file__).parents[2] / "xenvol" / "simulator" / "data" / "sm-drivers.json"
 UUID = "0badcafe-0000-4000-8000-000000000001"

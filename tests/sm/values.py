@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xenvol.sm.placement import FEATURES, Request
 from xenvol.sm.records import Backend, Flavor
-from xenvol.sm.srtypes import known_types
+from xenvol.storage.srtypes import known_types
 
 GIB = 1 << 30
 THEN = datetime.datetime(2026, 1, 1)

@@ -110,7 +110,7 @@ def _ending_tidily() -> Iterator[None]:
 
 
 _INTERRUPTIBLE: Final = frozenset(
-    {("xenvol.session.clients", "send"), ("xenvol.session.foreign", "send"), ("xenvol.undo", "_run")}
+    {("xenvol.session.clients", "send"), ("xenvol.session.foreign", "send"), ("xenvol.pool.undo", "_run")}
 )
 """Functions, by module, from which an interrupt is expected at any time."""
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from xenvol.cli.options import output_options
 from xenvol.cli.terminal import Terminal
 from xenvol.connection_data.keys import accepted_keys, json_schema
+from xenvol.drivers.registry import InstalledDriver, get_driver_class, installed_drivers
 from xenvol.errors import DriverError, UnknownDriver, preference_variable
-from xenvol.registry import InstalledDriver, get_driver_class, installed_drivers
 
 UNTOLD = "any: it does not say"
 

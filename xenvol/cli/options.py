@@ -18,8 +18,8 @@ from typing import Any
 import click
 
 import xenvol
-from xenvol import connection_info
 from xenvol.cli.terminal import Terminal
+from xenvol.connection_data import connection_info
 from xenvol.secret import Secret
 from xenvol.session import InsecureConnection, Session
 from xenvol.session.endpoint import ANSWER_TIMEOUT

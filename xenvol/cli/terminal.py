@@ -34,9 +34,9 @@ from rich.table import Table
 from rich.text import Text
 
 from xenvol.cli import failures
-from xenvol.refs import is_uuid
 from xenvol.secret import Secret, masked
 from xenvol.session import CallRecord
+from xenvol.session.refs import is_uuid
 
 if TYPE_CHECKING:  # most commands carry no image
     from xenvol import images

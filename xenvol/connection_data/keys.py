@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from xenvol.connection_info import ENVELOPE_KEYS, has_control_character
+from xenvol.connection_data.connection_info import ENVELOPE_KEYS, has_control_character
+from xenvol.connection_data.frozen import freeze_map
 from xenvol.errors import InvalidConnectionInfo
-from xenvol.frozen import freeze_map
 from xenvol.secret import Secret
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
+from xenvol.connection_data.connection_info import has_control_character
 from xenvol.connection_data.keys import CommonKeys, Uuid, refusal
 from xenvol.connection_data.portal import bracketed, parse_host
-from xenvol.connection_info import has_control_character
 
 Format = Literal["raw", "vhd", "qcow2"]
 _FORMATS: dict[str, Format] = {"raw": "raw", "vhd": "vhd", "vpc": "vhd", "qcow2": "qcow2"}

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from xenvol.connection_data.frozen import FrozenMap, freeze_map
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import CommonKeys, Uuid, read, refusal
-from xenvol.frozen import FrozenMap, freeze_map
 from xenvol.secret import Secret
 
 DRIVER = "xensm"

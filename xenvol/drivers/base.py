@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
+from xenvol.connection_data.connection_info import ENVELOPE_KEYS
 from xenvol.connection_data.identity import Identity
-from xenvol.connection_info import ENVELOPE_KEYS
 from xenvol.errors import ExtendNotSupported
-from xenvol.refs import HostRef, VDIRef
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View
 from xenvol.secret import Secret
-from xenvol.undo import Undo
-from xenvol.view import View
+from xenvol.session.refs import HostRef, VDIRef
 
 V = TypeVar("V")
 

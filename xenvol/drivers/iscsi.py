@@ -20,11 +20,11 @@ from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSITarget, ISCSIVolume
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import VolumeNotFound, XapiError
-from xenvol.refs import SRRef, VDIRef
+from xenvol.pool.view import Record, View
 from xenvol.secret import Secret
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import SRSpec
-from xenvol.use import is_held_by_another
-from xenvol.view import Record, View
+from xenvol.storage.users import is_held_by_another
 
 SR_TYPE = "iscsi"
 _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")

@@ -14,10 +14,10 @@ from xenvol import storage
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.nfs import NFSConnectionData, NFSVolume
 from xenvol.drivers.base import VolumeDriver
-from xenvol.refs import VDIRef
+from xenvol.pool.view import View
 from xenvol.secret import Secret
+from xenvol.session.refs import VDIRef
 from xenvol.storage import SRSpec
-from xenvol.view import View
 
 SR_TYPE = "nfs"
 _NAMESPACE = uuid.UUID("0d5fd0b6-4d0a-5f35-a6b8-2c8f30f6d1a4")

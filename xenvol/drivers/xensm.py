@@ -17,11 +17,11 @@ from xenvol.connection_data.keys import refusal
 from xenvol.connection_data.xensm import DRIVER, XenSMConnectionData, XenSMVolume
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import VolumeNotFound
-from xenvol.refs import SRRef, VDIRef
+from xenvol.pool.view import Record, View
 from xenvol.secret import Secret
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import SRSpec
-from xenvol.use import is_held_by_another
-from xenvol.view import Record, View
+from xenvol.storage.users import is_held_by_another
 
 
 class XenSMDriver(VolumeDriver):

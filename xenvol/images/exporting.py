@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
-from xenvol.images.attempts import Attempt
-from xenvol.images.contents import PIECE, DiskImage, Piece, Stream
+from xenvol.images.destination import check_may_be_read, get_vdi, writers_of
+from xenvol.images.disk_image import PIECE, DiskImage, Piece, Stream
+from xenvol.images.environment import HERE, Surroundings
 from xenvol.images.errors import NoRoomToStage, TransferFailed
 from xenvol.images.formats.vhd_writer import write_vhd
-from xenvol.images.outputs import Compression, Target, check_free, is_sparse, output, packed, write_raw
-from xenvol.images.places import check_may_be_read, get_vdi, writers_of
+from xenvol.images.output_file import Compression, Target, check_free, is_sparse, output, packed, write_raw
 from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.roads import Road, RoadName
-from xenvol.images.roads.http import HTTPRoad
 from xenvol.images.snapshots import take_snapshot
 from xenvol.images.sources.staging import Staging
-from xenvol.images.surroundings import HERE, Surroundings
-from xenvol.refs import SRRef, VDIRef
-from xenvol.undo import Undo
-from xenvol.view import View
+from xenvol.images.transfer_mark import Attempt
+from xenvol.images.transports import Road, RoadName
+from xenvol.images.transports.http import HTTPRoad
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View
+from xenvol.session.refs import SRRef, VDIRef
 
 ExportFormat = Literal["raw", "vhd", "tarball"]
 _FOOTER: Final = 512  # bytes of a VHD's, which begins with a copy of it

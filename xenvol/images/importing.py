@@ -17,22 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xenvol.images.attempts import Attempt, unmark
-from xenvol.images.carrying import Target, carry
-from xenvol.images.claiming import claimed
-from xenvol.images.discarding import discard_disk
+from xenvol.images.copying import Target, carry
+from xenvol.images.destination import check_fits, check_may_be_overwritten, check_takes_disks, get_sr, get_vdi
+from xenvol.images.environment import HERE, Surroundings
+from xenvol.images.erasing import discard_disk
 from xenvol.images.errors import ImageTooLarge
 from xenvol.images.opening import Opened, Source, opened
-from xenvol.images.places import check_fits, check_may_be_overwritten, check_takes_disks, get_sr, get_vdi
+from xenvol.images.overwriting import claimed
 from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.roads import Road, RoadName, begins_blank
-from xenvol.images.roads.device import NO_VDI, DeviceRoad
-from xenvol.images.surroundings import HERE, Surroundings
-from xenvol.refs import SRRef, VDIRef
+from xenvol.images.transfer_mark import Attempt, unmark
+from xenvol.images.transports import Road, RoadName, begins_blank
+from xenvol.images.transports.device import NO_VDI, DeviceRoad
+from xenvol.pool.changes import make
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import vdis_of
-from xenvol.undo import Undo
-from xenvol.verbs import make
-from xenvol.view import Record, View
 
 _ISO_PATH = re.compile(r"[a-z0-9.-]+\.(iso|img)", re.IGNORECASE)
 """What the driver of ISO libraries takes for a file's name; others get one of its own making (sm/ISOSR.py)."""
@@ -122,7 +122,7 @@ def fill_vdi(
 
     Behind the image, and in its holes, zeros are written, unless the disk `is_blank`: new, and never written to.
     Raises what `import_image` does, and VolumeInUse where a VM has the disk. After a failure its content is neither
-    the old nor the new; a note on the error says so, and a word on the disk (`xenvol.images.claiming`).
+    the old nor the new; a note on the error says so, and a word on the disk (`xenvol.images.overwriting`).
     """
     view, attempt = View.of(session), Attempt.begin()
     vdi_ref, vdi_rec = get_vdi(view, vdi)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final, TypeGuard
 
-from xenvol.images.contents import VHD_MAX, DiskImage, NeedsFile, Stream
+from xenvol.images.disk_image import VHD_MAX, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
 from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
 from xenvol.images.progress import Watch

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from xenvol.images.contents import Piece
+from xenvol.images.disk_image import Piece
 from xenvol.images.errors import TransferCancelled
 
 Phase = Literal["staging", "reading", "writing", "verifying"]

@@ -7,13 +7,13 @@ So the source says for that moment who makes one, and whoever is killed then lea
 from __future__ import annotations
 
 from xenvol.errors import XapiError
-from xenvol.images.attempts import Attempt
-from xenvol.images.discarding import discard_disk
-from xenvol.marks import EXPORTED, IMAGE, IMAGE_OF
-from xenvol.refs import VDIRef
-from xenvol.undo import Undo
-from xenvol.verbs import change
-from xenvol.view import Record, View, gone_is_fine
+from xenvol.images.erasing import discard_disk
+from xenvol.images.transfer_mark import Attempt
+from xenvol.pool.changes import change
+from xenvol.pool.marks import EXPORTED, IMAGE, IMAGE_OF
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.session.refs import VDIRef
 
 
 def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi_rec: Record, attempt: Attempt) -> VDIRef:

@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.images.attempts import Attempt, attempt_of, exports_of, is_own, unmark
-from xenvol.images.claiming import OVER
-from xenvol.images.discarding import discard_disk
+from xenvol.images.erasing import discard_disk
 from xenvol.images.errors import DiskNotSuited
-from xenvol.images.roads.tasks import remove_vbd
+from xenvol.images.overwriting import OVER
 from xenvol.images.snapshots import forget_export
-from xenvol.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
-from xenvol.refs import VBDRef, VDIRef
-from xenvol.view import Record, View, gone_is_fine
+from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, unmark
+from xenvol.images.transports.tasks import remove_vbd
+from xenvol.pool.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
+from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.session.refs import VBDRef, VDIRef
 
 OLD: Final = datetime.timedelta(hours=24)
 """An import of terabytes takes hours, and one that is under way must not be swept."""

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from xenvol.images.contents import DiskImage, Piece, is_zero, without_zeros
+from xenvol.images.disk_image import DiskImage, Piece, is_zero, without_zeros
 from xenvol.images.errors import NotAsWritten
 
 _AT_ONCE = 256  # rows of the table written together

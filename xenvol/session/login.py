@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from xenvol.errors import InvalidArgument
 from xenvol.secret import Secret
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
-from xenvol.session.pool import PoolClient, default_originator
+from xenvol.session.pool_client import PoolClient, default_originator
 from xenvol.session.session import CallRecord, Session
 
 

@@ -21,7 +21,7 @@ from xenvol.secret import Secret
 from xenvol.session.endpoint import ANSWER_TIMEOUT, Endpoint
 from xenvol.session.foreign import no_session, sender
 from xenvol.session.outcome import is_busy, may_repeat, translated
-from xenvol.session.pool import LOGIN, LOGOUT, PoolClient
+from xenvol.session.pool_client import LOGIN, LOGOUT, PoolClient
 from xenvol.session.wire import Call, FilterValue, expression, mask, to_wire
 
 ATTEMPTS: Final = 6  # with waits of at most 0.2, 0.4, … 3.2 seconds, half of that on average

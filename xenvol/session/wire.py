@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from xenvol.errors import RequestError
-from xenvol.refs import is_uuid
 from xenvol.secret import LONG_ENOUGH, MASK, Secret, is_secret_key
+from xenvol.session.refs import is_uuid
 
 FilterValue = str | int | bool
 

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import UnmanagedVDI, VolumeNotFound
-from xenvol.refs import VDIRef
+from xenvol.pool.view import Record
+from xenvol.session.refs import VDIRef
 from xenvol.sm import backend_rows, creation, placement, vdis, volume_rows, volumes
 from xenvol.sm.context import Context
 from xenvol.sm.creation import Made
@@ -19,7 +20,6 @@ from xenvol.sm.errors import (
     VolumeNotReady,
 )
 from xenvol.sm.records import Backend, Volume
-from xenvol.view import Record
 
 _LISTED = 10  # snapshots, or copies, that are named where they keep a volume from being unmanaged
 

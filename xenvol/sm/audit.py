@@ -16,8 +16,10 @@ from functools import partial
 from typing import Any, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.marks import IMAGE, MANAGED
-from xenvol.refs import VDIRef
+from xenvol.pool.marks import IMAGE, MANAGED
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record
+from xenvol.session.refs import VDIRef
 from xenvol.sm import (
     backend_rows,
     backends,
@@ -35,8 +37,6 @@ from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Volume
 from xenvol.sm.vdis import Mark
 from xenvol.storage import vdis_of
-from xenvol.undo import Undo
-from xenvol.view import Record
 
 Kind = Literal[
     "backend_not_made",

@@ -18,15 +18,17 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import HostNotReady, XapiError, XapiUnreachable, XenVolError
-from xenvol.refs import SRRef
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View
 from xenvol.secret import Secret
+from xenvol.session.refs import SRRef
 from xenvol.sm import (
     backend_rows,
     capacity,
     config,
     passwords,
-    places,
     probing,
+    same_storage,
     srs,
     vdis,
     volume_rows,
@@ -44,8 +46,6 @@ from xenvol.sm.errors import (
 from xenvol.sm.records import Backend, Origin
 from xenvol.sm.srs import SRMaking
 from xenvol.storage import find_sr, vdis_of
-from xenvol.undo import Undo
-from xenvol.view import View
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,9 @@ def make(
         with context.database.transaction() as connection:
             there = backend_rows.get(connection, backend.id, lock=True)
             if secrets is not None and there.created_at != backend.created_at:
-                raise BackendExists(places.listed(places.of_backend(backend)), backend_id=backend.id)
+                raise BackendExists(
+                    same_storage.listed(same_storage.of_backend(backend)), backend_id=backend.id
+                )
             if there.state == "new":
                 _make_and_record(connection, view, there, format_device)
     except IntegrityError as error:  # the SR is another backend's

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from xenvol.errors import XapiError
+from xenvol.pool.view import Record, View
 from xenvol.sm import backend_rows, flavor_rows, placement, volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import UnknownBackend
@@ -24,7 +25,6 @@ from xenvol.sm.records import Backend, Flavor, now
 from xenvol.sm.tables import backends as backend_table
 from xenvol.sm.tables import moment
 from xenvol.sm.tables import volumes as volume_table
-from xenvol.view import Record, View
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from xenvol.frozen import FrozenMap
-from xenvol.refs import is_uuid
+from xenvol.connection_data.frozen import FrozenMap
 from xenvol.secret import Secret, has_secret, is_secret_key
+from xenvol.session.refs import is_uuid
 from xenvol.sm.errors import InvalidConfig
-from xenvol.sm.srtypes import NOT_FOR_VOLUMES, SRType, sr_type_of
+from xenvol.storage.srtypes import NOT_FOR_VOLUMES, SRType, sr_type_of
 
 LONGEST: Final = 2047  # letters of a config as text, in its column
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xenvol.pool.view import View
 from xenvol.session import Session
 from xenvol.sm.database import Database
-from xenvol.view import View
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import XapiError
-from xenvol.refs import SRRef, VDIRef
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.sm import (
     backend_rows,
     capacity,
@@ -26,8 +28,6 @@ from xenvol.sm.context import Context
 from xenvol.sm.creation import Made
 from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeExists, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
-from xenvol.undo import Undo
-from xenvol.view import Record, View
 
 
 def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:

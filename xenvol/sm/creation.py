@@ -19,7 +19,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
-from xenvol.refs import SRRef, VDIRef
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, policies, srs, vdis, volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import (
@@ -33,8 +35,6 @@ from xenvol.sm.errors import (
 from xenvol.sm.filling import Filling
 from xenvol.sm.placement import Request
 from xenvol.sm.records import Backend, Flavor, Volume
-from xenvol.undo import Undo
-from xenvol.view import Record, View
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from xenvol.refs import SRRef, VDIRef
+from xenvol.pool.view import Record
+from xenvol.session.refs import SRRef, VDIRef
 from xenvol.sm import volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import DatabaseError, Overtaken
 from xenvol.sm.records import Volume, now
-from xenvol.view import Record
 
 log = logging.getLogger(__name__)
 

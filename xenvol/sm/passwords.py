@@ -11,12 +11,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.refs import SecretRef, SRRef
+from xenvol.pool.view import View
 from xenvol.secret import Secret
+from xenvol.session.refs import SecretRef, SRRef
 from xenvol.sm.errors import BackendNotReady
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.secrets import destroy_secret, find_secret
-from xenvol.view import View
 
 _NAMESPACE = uuid.UUID("3f0a8f6e-2c55-5b0e-8f6a-60d3a0a1c7d4")
 _SUFFIX = "_secret"

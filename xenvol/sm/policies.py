@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, get_args
 
-from xenvol.entry_points import all_entry_points, load, package_of
+from xenvol.drivers.entry_points import all_entry_points, load, package_of
 from xenvol.errors import DriverError
 from xenvol.sm.backend_rows import Order
 from xenvol.sm.placement import Request

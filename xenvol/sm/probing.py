@@ -13,13 +13,13 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.marks import CONNECTED, MANAGED
-from xenvol.refs import HostRef, SRRef
+from xenvol.pool.marks import CONNECTED, MANAGED
+from xenvol.pool.view import View
+from xenvol.session.refs import HostRef, SRRef
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.errors import DeviceNotBlank, IncompleteConfig, InvalidConfig
-from xenvol.sm.srtypes import SRType, sr_type_of
 from xenvol.storage import find_sr, find_vdi
-from xenvol.view import View
+from xenvol.storage.srtypes import SRType, sr_type_of
 
 _SM = "SR_BACKEND_FAILURE_"
 _INCOMPLETE = {83: "targetIQN", 96: "targetIQN", 101: "serverpath", 107: "SCSIid"}

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import sqlalchemy as sa
 
 from xenvol.sm import config
-from xenvol.sm.srtypes import SRType, sr_type_of
+from xenvol.storage.srtypes import SRType, sr_type_of
 
 Origin = Literal["created", "introduced", "found"]
 """Of a backend's SR: made by us, made known by us, or known to the pool before; the last is never forgotten."""

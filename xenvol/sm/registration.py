@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import XapiUnreachable, XenVolError
+from xenvol.pool.view import View
 from xenvol.secret import Secret
-from xenvol.sm import backend_rows, backends, config, flavor_rows, passwords, places, srs
+from xenvol.sm import backend_rows, backends, config, flavor_rows, passwords, same_storage, srs
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.context import Context
 from xenvol.sm.errors import BackendExists, BackendNotReady, InvalidConfig, UnknownBackend
 from xenvol.sm.records import Backend, new_token, now
-from xenvol.sm.srtypes import sr_type_of
 from xenvol.storage import find_sr
 from xenvol.storage.pbd import find_pbds
-from xenvol.view import View
+from xenvol.storage.srtypes import sr_type_of
 
 _OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # SM writes them into a PBD by itself
 
@@ -49,17 +49,17 @@ def add(
     host_uuid = None
     if not wanted.sr_type.is_shared:
         host_uuid = srs.find_host(view, wanted.host)[1]["uuid"]
-    names = places.of(wanted, host_uuid)
+    names = same_storage.of(wanted, host_uuid)
     token = new_token()
 
     def insert(connection: sa.Connection) -> Backend:
         flavor = flavor_rows.get(connection, flavor_label, lock=True)
-        there = places.registered(connection, wanted, names)
+        there = same_storage.registered(connection, wanted, names)
         if there is not None:
             there = backend_rows.get(connection, there.id, lock=True)
-            is_same = places.is_same(there, wanted, host_uuid)
+            is_same = same_storage.is_same(there, wanted, host_uuid)
             if there.state != "new" or there.flavor_id != flavor.id or not is_same:
-                raise BackendExists(places.listed(names), backend_id=there.id)
+                raise BackendExists(same_storage.listed(names), backend_id=there.id)
             # of somebody who died, or is at it and shall let go
             params = _text_of(wanted, there.token)
             values = {"config_params": params, "weight": weight}
@@ -71,7 +71,7 @@ def add(
             sr_type=wanted.sr_type.name,
             config_params=_text_of(wanted, token),
             token=token,
-            place=backend_rows.digest(places.unique(wanted, names)),
+            place=backend_rows.digest(same_storage.unique(wanted, names)),
             origin="created",
             host_uuid=host_uuid,
             weight=weight,
@@ -82,10 +82,10 @@ def add(
     try:
         backend = context.database.write(insert)
     except (IntegrityError, UnknownBackend) as error:  # another service was at it in this very moment
-        there = context.database.read(places.registered, wanted, names)
+        there = context.database.read(same_storage.registered, wanted, names)
         if there is None:
             raise
-        raise BackendExists(places.listed(names), backend_id=there.id) from error
+        raise BackendExists(same_storage.listed(names), backend_id=there.id) from error
     try:
         return backends.make(
             context, view, backend, secrets=wanted.device_config, format_device=format_device

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError, XapiUnreachable
-from xenvol.marks import BACKEND, MARK
-from xenvol.refs import HostRef, SRRef
+from xenvol.pool.changes import make
+from xenvol.pool.marks import BACKEND, MARK
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.session.refs import HostRef, SRRef
 from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
 from xenvol.sm.records import Backend
-from xenvol.sm.srtypes import NO_LONGER_SHIPPED
 from xenvol.storage import find_sr, is_ours
 from xenvol.storage.pbd import create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
-from xenvol.undo import Undo
-from xenvol.verbs import make
-from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.storage.srtypes import NO_LONGER_SHIPPED
 
 log = logging.getLogger(__name__)
 

@@ -22,17 +22,17 @@ from typing import Any, Final
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
-from xenvol.marks import CONNECTED, COPIED_BY, CREATING, MANAGED
-from xenvol.refs import NULL_REF, SRRef, VDIRef
+from xenvol.pool.changes import make
+from xenvol.pool.marks import CONNECTED, COPIED_BY, CREATING, MANAGED
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
+from xenvol.session.refs import NULL_REF, SRRef, VDIRef
 from xenvol.sm import volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.records import Volume
 from xenvol.sm.tables import ID
 from xenvol.storage import vdis_of
-from xenvol.undo import Undo
-from xenvol.verbs import make
-from xenvol.view import Record, View, gone_is_fine, is_gone
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import logging
 import sqlalchemy as sa
 
 from xenvol.errors import VolumeInUse, XenVolError
-from xenvol.refs import SRRef
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis, volume_rows
 from xenvol.sm.context import Context
 from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
-from xenvol.view import Record, View
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xenvol.errors import VolumeNotFound, WrongVolume
-from xenvol.refs import HostRef, SRRef, VDIRef
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
 from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
 from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.vdi import find_vdi
-from xenvol.undo import Undo
-from xenvol.view import Record, View
 
 
 def connect_disk(

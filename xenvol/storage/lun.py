@@ -24,16 +24,16 @@ from xenvol.errors import (
     XapiError,
     XapiUnreachable,
 )
-from xenvol.marks import MARK, SHARED
-from xenvol.refs import HostRef, PBDRef, SRRef, VDIRef
+from xenvol.pool.marks import MARK, SHARED
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import HOST_IS_DOWN, Record, View
+from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import PROBING, require_sr
 from xenvol.storage.turn import turn, wait_while_busy
+from xenvol.storage.users import in_words, is_held, vbds_of
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
-from xenvol.undo import Undo
-from xenvol.use import in_words, is_held, vbds_of
-from xenvol.view import HOST_IS_DOWN, Record, View
 
 LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""

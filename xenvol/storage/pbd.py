@@ -10,12 +10,12 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.marks import MARK
-from xenvol.refs import HostRef, PBDRef, SRRef
-from xenvol.undo import Undo
-from xenvol.use import is_held
-from xenvol.verbs import change, is_no_more, make, unmake
-from xenvol.view import Record, View, is_gone
+from xenvol.pool.changes import change, is_no_more, make, unmake
+from xenvol.pool.marks import MARK
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, is_gone
+from xenvol.session.refs import HostRef, PBDRef, SRRef
+from xenvol.storage.users import is_held
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
-from xenvol.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
+from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.pool.waiting import leave_behind
+from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
+from xenvol.storage.users import is_held, is_marked, vbds_of
 from xenvol.storage.vdi import forget_vdi, vdis_of
-from xenvol.undo import Undo
-from xenvol.use import is_held, is_marked, vbds_of
-from xenvol.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
-from xenvol.waiting import leave_behind
 
 log = logging.getLogger(__name__)
 

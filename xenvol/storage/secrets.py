@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 from xenvol.errors import XapiError
-from xenvol.refs import SecretRef
+from xenvol.pool.changes import is_no_more, make, unmake
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View, gone_is_fine, is_gone
 from xenvol.secret import Secret
-from xenvol.undo import Undo
-from xenvol.verbs import is_no_more, make, unmake
-from xenvol.view import View, gone_is_fine, is_gone
+from xenvol.session.refs import SecretRef
 
 SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
 _TOKEN = "xenvol:attempt"

@@ -12,9 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError, XenVolError
-from xenvol.marks import CREATED, MARK, PLUGGED
-from xenvol.refs import HostRef, PBDRef, SRRef
+from xenvol.pool.changes import make
+from xenvol.pool.marks import CREATED, MARK, PLUGGED
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import HOST_IS_DOWN, Record, View
+from xenvol.pool.waiting import leave_behind, take_over
 from xenvol.secret import Secret
+from xenvol.session.refs import HostRef, PBDRef, SRRef
 from xenvol.storage.pbd import (
     create_pbd,
     destroy_pbd,
@@ -27,10 +31,6 @@ from xenvol.storage.pbd import (
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
 from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
-from xenvol.undo import Undo
-from xenvol.verbs import make
-from xenvol.view import HOST_IS_DOWN, Record, View
-from xenvol.waiting import leave_behind, take_over
 
 log = logging.getLogger(__name__)
 

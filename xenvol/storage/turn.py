@@ -23,13 +23,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from xenvol import waiting
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
-from xenvol.marks import LEFT, TURN
-from xenvol.refs import SRRef
-from xenvol.use import is_held
-from xenvol.verbs import change
-from xenvol.view import Record, View, gone_is_fine
+from xenvol.pool import waiting
+from xenvol.pool.changes import change
+from xenvol.pool.marks import LEFT, TURN
+from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.session.refs import SRRef
+from xenvol.storage.users import is_held
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from xenvol.errors import XapiError
-from xenvol.refs import SRRef, VDIRef
-from xenvol.verbs import is_no_more, unmake
-from xenvol.view import Record, View, is_gone
+from xenvol.pool.changes import is_no_more, unmake
+from xenvol.pool.view import Record, View, is_gone
+from xenvol.session.refs import SRRef, VDIRef
 
 
 def vdis_of(view: View, sr_ref: SRRef) -> dict[VDIRef, Record]:

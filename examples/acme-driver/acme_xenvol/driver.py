@@ -9,10 +9,10 @@ from xenvol import storage
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import CommonKeys, Uuid, read, refusal
 from xenvol.drivers.base import VolumeDriver
-from xenvol.refs import VDIRef
+from xenvol.pool.view import View
 from xenvol.secret import Secret
+from xenvol.session.refs import VDIRef
 from xenvol.storage import SRSpec
-from xenvol.view import View
 
 DRIVER = "smb"
 

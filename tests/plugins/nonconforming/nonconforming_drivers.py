@@ -8,8 +8,8 @@ from acme_xenvol.driver import SMBDriver
 
 from xenvol import storage
 from xenvol.errors import DriverError, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
-from xenvol.undo import Undo
-from xenvol.view import View
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View
 
 
 class Conforming(SMBDriver):

@@ -25,7 +25,7 @@ from xenvol.cli.demo.volumes import (
     xensm_volume,
 )
 from xenvol.errors import XenVolError
-from xenvol.marks import DRIVER, VOLUME
+from xenvol.pool.marks import DRIVER, VOLUME
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.journal import Calls, Entry

@@ -11,8 +11,8 @@ import click
 
 from xenvol.cli.options import first_line
 from xenvol.cli.terminal import Terminal
-from xenvol.refs import is_uuid
 from xenvol.secret import Secret, has_secret, is_secret_key, masked
+from xenvol.session.refs import is_uuid
 
 _FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of passwords
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from xenvol.images.contents import DiskImage, Piece
+from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import InvalidImage, MissingParent
 from xenvol.images.formats.coverage import Coverage
 from xenvol.images.formats.vhd import UNKNOWN, Layer

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from xenvol.images.contents import SECTOR, Piece
+from xenvol.images.disk_image import SECTOR, Piece
 from xenvol.images.errors import NoRoomToStage, TargetError
 
 _BLOCK = 2 << 20

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from xenvol.images.contents import ByteFile
+from xenvol.images.disk_image import ByteFile
 from xenvol.images.errors import UnsupportedImage
 from xenvol.images.formats import vhd
 

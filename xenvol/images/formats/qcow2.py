@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from xenvol.images.contents import PIECE, ByteFile, DiskImage, EndOfFile, Piece
+from xenvol.images.disk_image import PIECE, ByteFile, DiskImage, EndOfFile, Piece
 from xenvol.images.errors import TruncatedImage, UnsupportedImage
 from xenvol.images.formats.qcow2_fields import FORMAT, MAX_CLUSTER, Header, bad, parse_header
 from xenvol.images.formats.qcow2_packed import BadCluster, Expand, inflate, zstd_expander
@@ -44,7 +44,7 @@ def from_file(file: ByteFile, *, tick: Callable[[int], None] | None = None) -> D
 
 
 class Qcow2Image:
-    """Satisfies `xenvol.images.contents.DiskImage`. It does not close the file."""
+    """Satisfies `xenvol.images.disk_image.DiskImage`. It does not close the file."""
 
     format = FORMAT
     is_ordered = True

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from xenvol.images.contents import SECTOR
+from xenvol.images.disk_image import SECTOR
 from xenvol.images.errors import EncryptedImage, InvalidImage, MissingParent, TruncatedImage, UnsupportedImage
 from xenvol.secret import masked
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from xenvol.images.contents import SECTOR, ByteFile
+from xenvol.images.disk_image import SECTOR, ByteFile
 
 MAX_CLUSTERS: Final = 1 << 28  # 32 MiB of bits; a file of 16 TiB, with the usual clusters of 64 KiB
 MAX_RANGES: Final = 1 << 20  # 16 MiB; what lies behind so many holes is read, holes and all

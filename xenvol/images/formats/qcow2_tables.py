@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from xenvol.images.contents import SECTOR
+from xenvol.images.disk_image import SECTOR
 from xenvol.images.formats.qcow2_fields import Header, bad
 
 _OFFSET: Final = 0x00FF_FFFF_FFFF_FE00  # of an L1 or L2 entry

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from xenvol.images.contents import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
+from xenvol.images.disk_image import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
 from xenvol.images.errors import InvalidImage, TruncatedImage
 from xenvol.images.formats.vhd_fields import is_fixed_footer
 
 
 class RawImage:
-    """Satisfies `xenvol.images.contents.DiskImage`; ``iso`` is a raw image of another name."""
+    """Satisfies `xenvol.images.disk_image.DiskImage`; ``iso`` is a raw image of another name."""
 
     is_ordered = True
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, overload
 
-from xenvol.images.contents import PIECE, ByteFile, DiskImage, NeedsFile, Stream
+from xenvol.images.disk_image import PIECE, ByteFile, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import InvalidImage
 from xenvol.images.formats import vhd
 from xenvol.images.formats.chain import flatten

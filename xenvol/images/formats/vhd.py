@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from uuid import UUID
 
-from xenvol.images.contents import PIECE, SECTOR, ByteFile, NeedsFile, Piece, Stream
+from xenvol.images.disk_image import PIECE, SECTOR, ByteFile, NeedsFile, Piece, Stream
 from xenvol.images.formats.vhd_blocks import Blocks, set_runs
 from xenvol.images.formats.vhd_fields import (
     FOOTER_SIZE,

@@ -9,7 +9,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 
-from xenvol.images.contents import SECTOR
+from xenvol.images.disk_image import SECTOR
 from xenvol.images.formats.vhd_fields import FOOTER_SIZE, HEADER_SIZE, UNUSED, Footer, Header, bad, cut
 
 _BUCKET = 1 << 16

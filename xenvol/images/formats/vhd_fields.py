@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from xenvol.images.contents import SECTOR, VHD_MAX
+from xenvol.images.disk_image import SECTOR, VHD_MAX
 from xenvol.images.errors import ImageTooLarge, InvalidImage, TruncatedImage, UnsupportedImage
 
 Kind = Literal["fixed", "dynamic", "differencing"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from xenvol.images.contents import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
+from xenvol.images.disk_image import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
 from xenvol.images.errors import InvalidImage
 from xenvol.images.formats.vhd_fields import (
     FOOTER_SIZE,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
-from xenvol.images.contents import SECTOR, VHD_MAX, Piece, without_zeros
+from xenvol.images.disk_image import SECTOR, VHD_MAX, Piece, without_zeros
 from xenvol.images.errors import ImageTooLarge
 from xenvol.images.formats.vhd_fields import (
     BLOCK_SIZE,

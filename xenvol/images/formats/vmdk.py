@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from xenvol.images.contents import SECTOR, DiskImage, EndOfFile
+from xenvol.images.disk_image import SECTOR, DiskImage, EndOfFile
 from xenvol.images.errors import (
     InvalidImage,
     MissingParent,

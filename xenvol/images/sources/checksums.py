@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from xenvol.images.contents import PIECE, ByteFile, Stream
+from xenvol.images.disk_image import PIECE, ByteFile, Stream
 from xenvol.images.errors import ChecksumMismatch
 from xenvol.images.sources.files import as_stream
 from xenvol.images.sources.streams import drain

@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
-from xenvol.images.contents import PIECE, Stream
+from xenvol.images.disk_image import PIECE, Stream
 from xenvol.images.errors import InvalidImage, MissingReader, TruncatedImage, UnsupportedImage
 from xenvol.images.sources.expanders import (
     GZIP_MAGIC,

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from xenvol.images.contents import ByteFile, EndOfFile, Stream
+from xenvol.images.disk_image import ByteFile, EndOfFile, Stream
 from xenvol.images.errors import SourceError
 
 _PROBLEMS: Final = {

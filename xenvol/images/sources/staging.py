@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from xenvol.images.contents import PIECE, Piece, Stream, without_zeros
+from xenvol.images.disk_image import PIECE, Piece, Stream, without_zeros
 from xenvol.images.errors import NoRoomToStage, TargetError
 from xenvol.images.sources.files import FileSource, problem_of
 from xenvol.images.sources.leftovers import OwnDirectory, sweep

@@ -6,7 +6,7 @@ import http.client
 import zlib
 from typing import BinaryIO
 
-from xenvol.images.contents import PIECE, Stream
+from xenvol.images.disk_image import PIECE, Stream
 from xenvol.images.errors import SourceError
 from xenvol.images.sources.files import problem_of
 

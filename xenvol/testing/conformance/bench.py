@@ -7,16 +7,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import xenvol
-from xenvol import connection_info, registry
+from xenvol.connection_data import connection_info
+from xenvol.drivers import registry
 from xenvol.drivers.base import VolumeDriver
 from xenvol.errors import ForbiddenCall
-from xenvol.refs import HostRef, SRRef, VDIRef
+from xenvol.pool.view import View
 from xenvol.session import Session
+from xenvol.session.refs import HostRef, SRRef, VDIRef
 from xenvol.session.wire import Call
 from xenvol.simulator import Simulator
 from xenvol.testing import residue, sweep
 from xenvol.testing.conformance.requirement import listed, must_pass, require
-from xenvol.view import View
 from xenvol.volumeops import VolumeOps
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from xenvol.connection_info import parse
+from xenvol.connection_data.connection_info import parse
+from xenvol.drivers.registry import get_driver_class
 from xenvol.errors import ForbiddenCall
-from xenvol.registry import get_driver_class
 from xenvol.secret import Secret
 from xenvol.testing import sweep
 from xenvol.testing.conformance.bench import Bench

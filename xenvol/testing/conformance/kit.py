@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from xenvol import waiting
+from xenvol.pool import waiting
 from xenvol.simulator import Simulator
 from xenvol.testing.conformance.bench import Bench
 

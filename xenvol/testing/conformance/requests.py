@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from xenvol.connection_data.frozen import freeze_map
 from xenvol.errors import InvalidConnectionInfo, WrongVolume, XenVolError
-from xenvol.frozen import freeze_map
 from xenvol.testing.conformance.bench import Bench
 from xenvol.testing.conformance.kit import Kit
 from xenvol.testing.conformance.requirement import require

@@ -1,0 +1,180 @@
+"""What was asked for is given or refused, and both ways agree on every position."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xenvol.attaching.mountpoint import choose, name_of, userdevice_of
+from xenvol.errors import InvalidMountpoint, MountpointInUse, NoFreeMountpoint
+
+POSITIONS = st.integers(min_value=0, max_value=254)
+
+
+@pytest.mark.parametrize(
+    ("mountpoint", "userdevice"),
+    [
+        ("/dev/xvdb", "1"),
+        ("xvdb", "1"),
+        ("vdb", "1"),
+        ("/dev/vdb", "1"),
+        ("sdb", "1"),
+        ("hdb", "1"),
+        ("1", "1"),
+        (1, "1"),
+        ("/dev/sda", "0"),
+        ("0", "0"),
+        (0, "0"),
+        ("xvdd", "3"),
+        ("/dev/xvdq", "16"),
+        ("xvdz", "25"),
+        ("xvdaa", "26"),
+        ("/dev/sdaz", "51"),
+        ("vdba", "52"),
+        ("xvdiu", "254"),
+        ("254", "254"),
+        (254, "254"),
+    ],
+)
+def test_a_name_in_any_spelling_is_a_position(mountpoint: str | int, userdevice: str) -> None:
+    """The letters count, the prefix does not, and position 0 is one."""
+    assert userdevice_of(mountpoint) == userdevice
+
+
+@pytest.mark.parametrize("mountpoint", ["auto", "autodetect", None])
+def test_auto_leaves_the_choice(mountpoint: str | None) -> None:
+    """xapi's word for it, autodetect, is understood as well."""
+    assert userdevice_of(mountpoint) is None
+
+
+@pytest.mark.parametrize(
+    "mountpoint",
+    [
+        *["", "/dev/", "/dev/sd", "dev/sdb", "xvd", "xvdB", "HDB", "fda", "cdrom", "b", "AUTO", "nvme0n1"],
+        *[" xvdb", "xvdb ", "xvdb\n", "/dev/1", "/dev/disk/by-id/x", "/dev/mapper/xvdb", "xvdiv"],
+        *["xvdzzzzzzzz", "01", "-1", "+1", "1.5", "1_0", "²", "٣", "255", "12345678", -1, 255, 1.0, True, False],
+        *[b"xvdb", ["xvdb"]],
+    ],
+)  # fmt: skip  # by kind: names, numbers, others
+def test_what_is_no_position_is_refused(mountpoint: object) -> None:
+    """The message repeats what was given and says what would be accepted."""
+    with pytest.raises(InvalidMountpoint) as caught:
+        userdevice_of(mountpoint)  # type: ignore[arg-type]  # the wrong types are the test
+    assert caught.value.mountpoint == mountpoint
+    assert repr(mountpoint) in str(caught.value)
+    assert "xvdb" in str(caught.value)
+
+
+@pytest.mark.parametrize(("mountpoint", "disk"), [("/dev/xvdb1", "/dev/xvdb"), ("vdc12", "vdc")])
+def test_a_partition_is_refused_and_its_disk_named(mountpoint: str, disk: str) -> None:
+    """A volume is a whole disk."""
+    with pytest.raises(InvalidMountpoint) as caught:
+        userdevice_of(mountpoint)
+    assert f"a whole disk: {disk};" in str(caught.value)
+
+
+@given(POSITIONS, st.sampled_from(["xvd", "vd", "sd", "hd"]), st.booleans())
+def test_names_and_positions_are_inverse(position: int, prefix: str, with_dev: bool) -> None:
+    """Every position of 0 to 254 goes to a name and back, under every prefix."""
+    letters = name_of(str(position)).removeprefix("xvd")
+    assert userdevice_of(f"{'/dev/' if with_dev else ''}{prefix}{letters}") == str(position)
+
+
+@pytest.mark.parametrize("userdevice", ["255", "-1", "", "xvdb", "01", True, 255])
+def test_only_a_position_has_a_name(userdevice: str | int) -> None:
+    """Outside 0 to 254 there is no disk."""
+    with pytest.raises(InvalidMountpoint):
+        name_of(userdevice)
+
+
+@given(st.text(alphabet="xvdshab/e0129. ", max_size=12))
+def test_any_text_is_a_position_or_is_refused(text: str) -> None:
+    """Nothing else can happen, and what is accepted is within range."""
+    try:
+        userdevice = userdevice_of(text)
+    except InvalidMountpoint:
+        return
+    assert userdevice is not None
+    assert 0 <= int(userdevice) <= 254
+
+
+def test_an_explicit_wish_is_granted() -> None:
+    """Even where a lower position is free."""
+    assert choose("/dev/xvde", ["0", "1"]) == "4"
+
+
+def test_an_explicit_wish_for_the_cd_drives_position_is_honoured() -> None:
+    """Position 3 is the CD drive's by convention only."""
+    assert choose("xvdd", ["0"]) == "3"
+    assert choose(3, ["0"], allowed=["3", "4"]) == "3"
+
+
+def test_a_position_in_use_is_refused_with_the_free_ones_named() -> None:
+    """A disk is never silently moved."""
+    with pytest.raises(MountpointInUse) as caught:
+        choose("/dev/vdb", ["0", "1", "2"])
+    assert caught.value.mountpoint == "/dev/vdb"
+    assert caught.value.free[:3] == ["xvdd", "xvde", "xvdf"]
+    assert len(caught.value.free) == 252
+    assert "free: xvdd, xvde, xvdf" in str(caught.value)
+    assert "and 244 more" in str(caught.value)
+
+
+def test_a_position_that_xapi_does_not_allow_is_refused() -> None:
+    """What xapi lists as free is the last word."""
+    with pytest.raises(MountpointInUse) as caught:
+        choose("xvdb", [], allowed=["4", "5"])
+    assert caught.value.free == ["xvde", "xvdf"]
+
+
+def test_auto_takes_the_lowest_free_position_but_the_cd_drives() -> None:
+    """0, 1, 2, then 4."""
+    taken: list[str] = []
+    for expected in ["0", "1", "2", "4", "5"]:
+        assert choose("auto", taken) == expected
+        taken.append(expected)
+
+
+@pytest.mark.parametrize("spelling", ["0", "xvda", "hda", "sda", "xvda1", "hda2", "00", "d0", "d0p1"])
+def test_a_position_is_taken_in_any_of_xapis_spellings(spelling: str) -> None:
+    """xapi sees one position in all of them, and so do we."""
+    assert choose(None, [spelling]) == "1"
+    with pytest.raises(MountpointInUse):
+        choose("xvda", [spelling])
+
+
+@pytest.mark.parametrize("spelling", ["", "fda", "autodetect", "4096", "nonsense"])
+def test_what_is_no_disks_position_takes_none(spelling: str) -> None:
+    """A VBD that was never plugged has an empty device; a floppy is elsewhere."""
+    assert choose(None, [spelling]) == "0"
+
+
+def test_a_full_vm_has_no_place_left() -> None:
+    """The CD drive's position is not given away by auto, not even as the last one."""
+    taken = [str(position) for position in range(255) if position != 3]
+    with pytest.raises(NoFreeMountpoint) as caught:
+        choose("auto", taken)
+    assert caught.value.taken == 254
+    assert "position 3" in str(caught.value)
+    assert choose("3", taken) == "3"
+
+
+@given(st.one_of(POSITIONS, st.none()), st.sets(POSITIONS), st.one_of(st.none(), st.sets(POSITIONS)))
+def test_a_choice_is_free_allowed_and_what_was_wished(
+    wish: int | None, taken: set[int], allowed: set[int] | None
+) -> None:
+    """For any VM: the answer is none of the taken, is allowed, and is the wish where there was one."""
+    free = (set(range(255)) if allowed is None else allowed) - taken
+    names = None if allowed is None else [str(position) for position in allowed]
+    try:
+        chosen = int(choose(wish, [str(position) for position in taken], allowed=names))
+    except MountpointInUse as refusal:
+        named = refusal.free
+        assert wish is not None
+        assert wish not in free
+        assert named == [name_of(position) for position in sorted(free)]
+    except NoFreeMountpoint:
+        assert wish is None
+        assert free <= {3}
+    else:
+        assert chosen in free
+        assert chosen == (min(free - {3}) if wish is None else wish)

@@ -1,0 +1,79 @@
+"""What a block-storage service must know of a host to export a volume to it: the model is os-brick's connector."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from xenvol.attaching.migration import find_host
+from xenvol.attaching.vm import VM
+from xenvol.errors import XapiError
+from xenvol.pool.view import View
+from xenvol.session.refs import HostRef, Name
+
+log = logging.getLogger(__name__)
+
+_WWN = re.compile(
+    r"<(?P<what>wwpn|wwnn|port_name|node_name|port|node)>\s*(?:0x)?(?P<wwn>[0-9a-fA-F]{16})\s*</"
+)
+_NODE_NAMES = frozenset({"wwnn", "node_name", "node"})
+
+
+def get_connector(view: View, host: Name | None) -> dict[str, Any]:
+    """`initiator` (IQN; absent when the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
+    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost."""
+    host_ref = view.master if host is None else find_host(view, host)
+    record = view.record("host", host_ref)
+    other_config = record["other_config"]
+    wwpns, wwnns = _fibre_channel_names(view, host_ref)
+    connector: dict[str, Any] = {
+        "host": record["hostname"] or record["name_label"],
+        "ip": record["address"],
+        "multipath": record.get("multipathing", other_config.get("multipathing") == "true"),
+        "uuid": record["uuid"],
+        "pool_uuid": view.pool["uuid"],
+        "platform": record["software_version"].get("machine", "x86_64"),
+        "os_type": "linux",
+        "wwpns": wwpns,
+        "wwnns": wwnns,
+    }
+    initiator = record.get("iscsi_iqn") or other_config.get("iscsi_iqn")
+    if initiator:
+        connector["initiator"] = initiator
+    return connector
+
+
+def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
+    """What the service must know of every host to which it exports a volume for this VM, the master first.
+
+    The VM's host plugs the disk. The master is among them always: xapi makes it work on every shared SR. A VM that is
+    halted, or that HA protects, may start on any host.
+    """
+    may_start_anywhere = vm.resident_on is None or (vm.is_protected and view.pool["ha_enabled"])
+    hosts = set(view.hosts) if may_start_anywhere else {vm.resident_on}
+    others = sorted(str(host) for host in hosts - {view.master})
+    return [get_connector(view, host) for host in (view.master, *others)]
+
+
+def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list[str]]:
+    """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
+
+    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3). A
+    host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
+    """
+    if view.driver_of("lvmohba") is None:
+        return [], []
+    try:
+        listing = str(view.call("SR.probe", host_ref, {}, "lvmohba", {}))
+    except XapiError as error:
+        if not error.code.startswith("SR_BACKEND_FAILURE"):
+            raise
+        if error.code != "SR_BACKEND_FAILURE_107":
+            log.warning("host %s: its Fibre Channel adapters are not known: %s", host_ref, error)
+            return [], []
+        listing = error.params[-1]
+    names: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for match in _WWN.finditer(listing):
+        names[match["what"] in _NODE_NAMES][match["wwn"].lower()] = None
+    return list(names[False]), list(names[True])

@@ -1,0 +1,98 @@
+"""Who may have a disk: refuse what another VM uses, hold a disk that has no VM yet, release what showed a disk."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from xenvol import storage
+from xenvol.attaching.vm import VM
+from xenvol.connection_data.connection_info import ConnectionInfo
+from xenvol.errors import (
+    AttachedMeanwhile,
+    UnmanagedVDI,
+    VolumeInUse,
+    XapiError,
+)
+from xenvol.pool.changes import change
+from xenvol.pool.marks import CONNECTED, JOINED, SR
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.session.refs import SRRef, VDIRef
+from xenvol.storage.users import in_words, is_held, is_marked
+
+
+def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:
+    """Raise VolumeInUse where another VM's use of the disk excludes ours, and UnmanagedVDI where xapi would.
+
+    xapi lets a disk be plugged twice when all read only, or when it is sharable; only plugged disks count there.
+    Raises AttachedMeanwhile where it is another attempt to attach it to the same VM.
+    """
+    vdi = view.record("VDI", vdi_ref)
+    if not vdi["managed"]:
+        raise UnmanagedVDI(vdi["uuid"])
+    if not vdi["VBDs"] or (info.multiattach and vdi["sharable"]):
+        return
+    users = [vbd for vbd in view.find("VBD", {"VDI": vdi_ref}).values() if vbd["currently_attached"]]
+    if any(vbd["VM"] == vm.ref and is_marked(vbd) for vbd in users):
+        raise AttachedMeanwhile(str(vm))
+    if users and (mode == "RW" or any(vbd["mode"] == "RW" for vbd in users)):
+        raise VolumeInUse(vdi["uuid"], users=in_words(view, users), can_share=not info.multiattach)
+
+
+def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionInfo) -> None:
+    """Say on the disk that it is in use although it has no VBD, and as which volume, so that others spare it.
+
+    Idempotent, also where another attempt to connect it is faster.
+    """
+    if is_held(vdi):
+        return
+    # a copy has inherited them from the disk that it was made of
+    for mark in {CONNECTED, JOINED} & set(vdi["other_config"]):
+        view.call("VDI.remove_from_other_config", vdi_ref, mark)
+    if vdi["SR"] in view.joined:
+        _mark(view, undo, vdi_ref, JOINED, "")
+    _mark(view, undo, vdi_ref, CONNECTED, f"{vdi['uuid']} {info.driver_volume_type} {info.volume_id or ''}")
+
+
+def _mark(view: View, undo: Undo, vdi_ref: VDIRef, mark: str, text: str) -> None:
+    def unmark() -> None:
+        with gone_is_fine("VDI"):
+            view.call("VDI.remove_from_other_config", vdi_ref, mark)
+
+    try:
+        change(
+            view,
+            undo,
+            f"marked VDI {vdi_ref} as {mark}",
+            ("VDI.add_to_other_config", vdi_ref, mark, text),
+            look=lambda: mark in view.call("VDI.get_other_config", vdi_ref),
+            inverse=unmark,
+        )
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
+
+
+def _is_same(one: Record, other: Record) -> bool:
+    return bool(one["uuid"] == other["uuid"])
+
+
+def release_disk(view: View, vbd: Record) -> None:
+    """Release what showed the disk of a VBD that is out of its VM, also where the disk's record is gone."""
+    vdi = view.known("VDI", vbd["VDI"])
+    if vdi is None:
+        if is_marked(vbd) and SR in vbd["other_config"]:
+            storage.release_sr(view, SRRef(vbd["other_config"][SR]))
+        return
+    sr_ref = SRRef(vdi["SR"])
+    sr = view.record("SR", sr_ref)
+    is_released = storage.release_sr(view, sr_ref, of=partial(_is_same, vdi))
+    if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
+        storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
+
+
+def release_vdi(view: View, vdi_ref: VDIRef) -> None:
+    """Release what showed a disk, unless somebody uses it. Does nothing for a disk that is gone."""
+    with gone_is_fine("VDI"):
+        vdi = view.record("VDI", vdi_ref)
+        storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))

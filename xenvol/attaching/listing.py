@@ -1,0 +1,67 @@
+"""Read which volumes a VM has, and describe each as an `Attachment`. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xenvol.attaching.attachment import Attachment
+from xenvol.attaching.vm import VM
+from xenvol.pool.marks import ATTACHMENT, DRIVER, VOLUME
+from xenvol.pool.view import Record, View
+from xenvol.session.refs import SRRef, VBDRef, VDIRef
+from xenvol.storage.users import held_as, is_held, is_marked, is_plugged
+
+
+def list_volumes(view: View, vm: VM) -> list[Attachment]:
+    """The volumes that xenvol attached, by position; a VBD whose disk is gone is left out (see `find_bad_volumes`)."""
+    return attachments(view, vm, read_volumes(view, vm))
+
+
+def attachments(view: View, vm: VM, vbds: Mapping[VBDRef, Record]) -> list[Attachment]:
+    """Those of the VBDs that have a disk, from what `read_volumes` has read along."""
+    with_disk = [ref for ref, vbd in vbds.items() if view.known("VDI", vbd["VDI"]) is not None]
+    return [attachment(view, vm, ref) for ref in with_disk]
+
+
+def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
+    """One disk in a VM, from records that have been read; what has not is read now."""
+    vbd = view.record("VBD", vbd_ref)
+    vdi = view.record("VDI", vbd["VDI"])
+    told: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
+    return Attachment(
+        attachment_id=told.get(ATTACHMENT) or vbd["uuid"],
+        volume_id=told.get(VOLUME) or vdi["uuid"],
+        driver=told.get(DRIVER, ""),
+        vm_ref=vm.ref,
+        vm_uuid=vm.uuid,
+        vbd_ref=vbd_ref,
+        vbd_uuid=vbd["uuid"],
+        vdi_ref=VDIRef(vbd["VDI"]),
+        vdi_uuid=vdi["uuid"],
+        virtual_size=int(vdi["virtual_size"]),
+        sr_ref=SRRef(vdi["SR"]),
+        sr_uuid=view.record("SR", vdi["SR"])["uuid"],
+        userdevice=vbd["userdevice"],
+        device=vbd["device"],
+        mode=vbd["mode"],
+        is_plugged=is_plugged(vbd),
+    )
+
+
+def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
+    """The VM's VBDs of volumes by position, their VDIs and SRs read along: three calls, however many there are.
+
+    A volume's VBD has our marks, or shows a disk that was connected without a VM: its caller made the VBD.
+    """
+    found = {
+        VBDRef(ref): vbd for ref, vbd in view.find("VBD", {"VM": vm.ref}).items() if vbd["type"] == "Disk"
+    }
+    view.read({"VDI": {vbd["VDI"] for vbd in found.values()}})
+    vbds = {}
+    for vbd_ref, vbd in sorted(found.items(), key=lambda item: int(item[1]["userdevice"])):
+        vdi = view.known("VDI", vbd["VDI"])
+        if is_marked(vbd) or (vdi is not None and is_held(vdi)):
+            vbds[vbd_ref] = vbd
+    vdis = [vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None]
+    view.read({"SR": {vdi["SR"] for vdi in vdis}})
+    return vbds

@@ -1,0 +1,96 @@
+"""A VM moves within its pool: its volumes must be visible on the host that it moves to, before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from xenvol.attaching.attachment import Attachment
+from xenvol.attaching.listing import list_volumes
+from xenvol.attaching.vm import VM
+from xenvol.errors import UnknownHost, XapiError
+from xenvol.pool.marks import MARK, PLUGGED
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import View, is_gone
+from xenvol.secret import Secret
+from xenvol.session.refs import NULL_REF, HostRef, Name, SRRef, is_ref, is_uuid, text_of
+from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
+from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
+from xenvol.storage.turn import turn
+from xenvol.storage.users import vbds_of, vms_of
+
+Ways = Sequence[Mapping[str, str | Secret]]
+"""The device_configs by which a host may reach a storage, in the order to try."""
+
+
+def prepare(
+    view: View, vm: VM, host: Name, ways_to: Callable[[Attachment], Ways] = lambda volume: ()
+) -> list[str]:
+    """Plug the SR of every volume of the VM on that host; return the uuids of the SRs.
+
+    `ways_to` tells how that host reaches a volume; without a way, as the SR is plugged elsewhere.
+    """
+    host_ref = find_host(view, host)
+    undo = Undo(hidden=view.hidden)
+    volumes = {volume.sr_ref: volume for volume in list_volumes(view, vm)}
+    try:
+        for sr_ref, volume in volumes.items():
+            sr = view.record("SR", sr_ref)
+            # without a way the device_config comes from the PBDs that are there: this SR shows a disk, so it has one
+            spec = SRSpec(uuid=sr["uuid"], type=sr["type"], name_label=sr["name_label"], device_config={})
+            connect_sr(view, undo, spec, [host_ref], found=sr_ref, ways=ways_to(volume))
+    except BaseException as error:
+        undo.unwind(error)
+        raise
+    return [view.record("SR", sr_ref)["uuid"] for sr_ref in volumes]
+
+
+def undo(view: View, vm: VM, host: Name) -> None:
+    """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start."""
+    host_ref = find_host(view, host)
+    if host_ref in (view.master, vm.resident_on):
+        return
+    for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
+        if not _has_disk_of_vm_at_rest(view, sr_ref):
+            with turn(view, sr_ref, for_unplug=True):
+                if not _has_disk_of_vm_at_rest(view, sr_ref):  # still, after what may have been a long wait
+                    _leave(view, sr_ref, host_ref)
+
+
+def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:
+    """Whether a VM that runs nowhere now has a disk there: it needs the SR on every host that it may start on."""
+    vms = vms_of(view, vbds_of(view, vdis_of(view, sr_ref).values()).values())
+    # a snapshot is a template, too, and neither of them starts
+    return any(rec["resident_on"] == NULL_REF and not rec["is_a_template"] for rec in vms)
+
+
+def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
+    found = find_pbds(view, sr_ref).get(host_ref)
+    if found is None:
+        return
+    pbd_ref, pbd = found
+    mark = pbd["other_config"].get(MARK)
+    if mark is None and not is_ours(view.record("SR", sr_ref)):
+        return
+    if not unplug_unless_used(view, pbd_ref):
+        return
+    if mark == PLUGGED:  # it was there before us, unplugged
+        view.call("PBD.remove_from_other_config", pbd_ref, MARK)
+    else:
+        destroy_pbd(view, pbd_ref)
+
+
+def find_host(view: View, host: Name) -> HostRef:
+    """The host that a reference, a uuid or a name means. Raises UnknownHost, RequestError for what names nothing."""
+    host = text_of(host, "a host")
+    if is_ref(host):
+        try:
+            view.record("host", host)
+        except XapiError as error:
+            if is_gone(error, "host"):
+                raise UnknownHost(host) from error
+            raise
+        return HostRef(host)
+    found = view.find("host", {"uuid": host.lower()} if is_uuid(host) else {"name_label": host})
+    if len(found) != 1:
+        raise UnknownHost(host, candidates=[rec["uuid"] for rec in found.values()])
+    return HostRef(next(iter(found)))

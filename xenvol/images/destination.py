@@ -1,0 +1,137 @@
+"""Which SR and which VDI are meant, and whether this can be done with them: found out before anything is made."""
+
+from __future__ import annotations
+
+from xenvol.errors import VolumeInUse, XapiError
+from xenvol.images.disk_image import VHD_MAX
+from xenvol.images.errors import DiskNotSuited, ImageTooLarge, UnknownDisk
+from xenvol.pool.marks import CONNECTED
+from xenvol.pool.view import Record, View, is_gone
+from xenvol.session.refs import SRRef, VDIRef, is_ref, is_uuid
+from xenvol.storage import is_lun_per_vdi
+
+DISKS = frozenset({"user", "system", "ephemeral"})
+"""Types of what is a VM's disk; others hold a VM's memory, or what belongs to the pool."""
+
+
+def get_sr(view: View, name: str) -> tuple[SRRef, Record]:
+    """An SR by reference, uuid or name. Raises UnknownDisk."""
+    ref, record = _get(view, "SR", name)
+    return SRRef(ref), record
+
+
+def get_vdi(view: View, name: str) -> tuple[VDIRef, Record]:
+    """A VDI by reference, uuid or name; its SR is remembered. Raises UnknownDisk."""
+    ref, record = _get(view, "VDI", name)
+    return VDIRef(ref), record
+
+
+def _get(view: View, cls: str, name: str) -> tuple[str, Record]:
+    if is_ref(name):
+        try:
+            return name, view.record(cls, name)
+        except XapiError as error:
+            if is_gone(error, cls):
+                raise UnknownDisk(cls, name) from error
+            raise
+    found = view.find(cls, {"uuid" if is_uuid(name) else "name_label": name})
+    if len(found) != 1:
+        raise UnknownDisk(cls, name, candidates=[record["uuid"] for record in found.values()])
+    ((ref, record),) = found.items()
+    return ref, record
+
+
+def check_takes_disks(sr_rec: Record) -> None:
+    """Raise DiskNotSuited where no new disk can be made on the SR.
+
+    Never is one made where a VDI is a LUN: VDI.create hands out a LUN with somebody's data (facts/requirements.md 0.1).
+    """
+    if sr_rec["type"] == "udev":
+        raise DiskNotSuited(_called(sr_rec), problem="shows a host's drives", remedy="give an SR for disks")
+    if is_lun_per_vdi(sr_rec["type"]):
+        raise DiskNotSuited(
+            _called(sr_rec),
+            problem=f"is of type {sr_rec['type']}, whose disks are LUNs that are there already",
+            remedy="make a LUN on the array, and fill the VDI that shows it (--into)",
+        )
+
+
+def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
+    """Raise DiskNotSuited or ImageTooLarge where this image can be no disk of the SR; `size` is its disk's."""
+    if sr_rec["content_type"] == "iso":
+        if format != "iso":
+            problem = f"is an ISO library, and {image} is no ISO image but {format}"
+            raise DiskNotSuited(_called(sr_rec), problem=problem, remedy="give an SR for disks")
+    elif size > VHD_MAX:
+        raise ImageTooLarge(image, size=size, limit=VHD_MAX, what="a disk of an SR")
+
+
+def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:
+    """Raise DiskNotSuited where the disk is not one to be written over, VolumeInUse where it is somebody's."""
+    called = f"VDI {vdi_rec['uuid']}"
+    for is_so, problem in (
+        (vdi_rec["is_a_snapshot"], "is a snapshot"),
+        (vdi_rec["read_only"], "is read-only"),
+        (not vdi_rec["managed"], "is not managed: others build on it"),
+        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and no VM's disk"),
+        (CONNECTED in vdi_rec["other_config"], "is connected for somebody, without a VM"),
+    ):
+        if is_so:
+            raise DiskNotSuited(called, problem=problem, remedy="give a disk that nobody uses")
+    if holders := holders_of(view, vdi_rec):
+        raise VolumeInUse(vdi_rec["uuid"], users=holders, is_to_go=True)
+
+
+def _called(sr_rec: Record) -> str:
+    return f"SR {sr_rec['name_label']} ({sr_rec['uuid']})"
+
+
+def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bool) -> None:
+    """Raise DiskNotSuited where the disk cannot be exported: hidden, or written to where nothing makes snapshots."""
+    called = f"VDI {vdi_rec['uuid']}"
+    if not vdi_rec["managed"]:
+        remedy = "export the disk, or the snapshot, that is built on it"
+        raise DiskNotSuited(called, problem="is not managed", remedy=remedy)
+    if not in_use:
+        return
+    driver = view.driver_of(sr_rec["type"])
+    features = set() if driver is None else set(driver["features"])
+    if "VDI_SNAPSHOT" not in features or vdi_rec["sm_config"].get("type") == "raw":
+        kind = "a raw disk" if "VDI_SNAPSHOT" in features else f"of an SR of type {sr_rec['type']}"
+        whose = ", ".join(writers_of(view, vdi_rec))
+        raise DiskNotSuited(
+            called,
+            problem=f"is {kind}, of which there are no snapshots, and {whose} writes to it",
+            remedy="detach it, or shut the VM down, for as long as it is read",
+        )
+
+
+def holders_of(view: View, vdi_rec: Record) -> list[str]:
+    """The VMs that have the disk, running or not, by name; of control domains only those that have it plugged."""
+    vbds = _vbds(view, vdi_rec)
+    return _vms(view, [vbd for vbd in vbds if vbd["currently_attached"] or not _is_transfers(view, vbd)])
+
+
+def writers_of(view: View, vdi_rec: Record) -> list[str]:
+    """The VMs that may write to the disk now, by name; and who it is connected for without a VM."""
+    plugged = [vbd for vbd in _vbds(view, vdi_rec) if vbd["currently_attached"] and vbd["mode"] == "RW"]
+    return [*_vms(view, plugged), *(["somebody"] if CONNECTED in vdi_rec["other_config"] else [])]
+
+
+def _vbds(view: View, vdi_rec: Record) -> list[Record]:
+    """Of VMs that are there."""
+    if not vdi_rec["VBDs"]:
+        return []
+    view.read({"VBD": vdi_rec["VBDs"]})
+    vbds = [vbd for ref in vdi_rec["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    view.read({"VM": {vbd["VM"] for vbd in vbds}})
+    return [vbd for vbd in vbds if view.known("VM", vbd["VM"]) is not None]
+
+
+def _is_transfers(view: View, vbd: Record) -> bool:
+    """A control domain's is that of a transfer, which ends."""
+    return bool(view.record("VM", vbd["VM"])["is_control_domain"])
+
+
+def _vms(view: View, vbds: list[Record]) -> list[str]:
+    return [f"VM {view.record('VM', vbd['VM'])['name_label']}" for vbd in vbds]

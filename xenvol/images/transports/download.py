@@ -1,0 +1,121 @@
+"""What a host sends of a disk, as an image: its end is believed when the task has succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from xenvol.images.disk_image import PIECE, EndOfFile, NeedsFile, Piece, without_zeros
+from xenvol.images.errors import InvalidImage, TransferFailed, UnsupportedImage
+from xenvol.images.formats import vhd
+from xenvol.images.transports.exchange import Broken, Exchange
+from xenvol.images.transports.tasks import TransferTask
+
+_LAST_WORDS: Final = 16
+"""Times `_PAGE` bytes; a failure that a host writes into a body is shorter, and then the body ends."""
+_PAGE: Final = 4096
+
+
+class Download:
+    """The body of an answer, as a Stream: its end is believed when the task has succeeded."""
+
+    length: int | None = None
+
+    def __init__(self, task: TransferTask, exchange: Exchange, *, name: str) -> None:
+        self.name = name
+        self._task = task
+        self._exchange = exchange
+
+    def read(self, size: int, /) -> bytes:
+        """As `Stream.read`. Raises TransferFailed, XapiUnreachable."""
+        if self._task.is_settled:
+            return b""
+        try:
+            data = self._exchange.read(size)
+        except Broken as error:
+            self._task.judge(error.cause)
+            raise self.failed(f"the connection broke ({error})") from error
+        if not data and size:
+            self._task.judge(None)
+        return data
+
+    def explain(self, problem: str) -> TransferFailed:
+        """What was read is no good: perhaps since it ends in the text of an error, which the task then knows."""
+        for _ in range(_LAST_WORDS):
+            if not self.read(_PAGE):
+                break
+        return self.failed(problem)
+
+    def failed(self, problem: str) -> TransferFailed:
+        return TransferFailed(self._task.what, problem=problem)
+
+
+class VHDContents:
+    """A disk as the VHD that a host makes of it."""
+
+    format = "vhd"
+
+    def __init__(self, layer: vhd.Layer, download: Download) -> None:
+        self._layer = layer
+        self._download = download
+        self.virtual_size = layer.virtual_size
+        self.allocated = layer.allocated
+        self.is_ordered = layer.is_ordered
+
+    def pieces(self) -> Iterator[Piece]:
+        with _no_image_is_bad(self._download):
+            yield from self._layer.pieces()
+            while self._download.read(PIECE):
+                pass
+
+
+class RawContents:
+    """A disk as its bytes; what is zero is left out."""
+
+    format = "raw"
+    is_ordered = True
+
+    def __init__(self, size: int, download: Download) -> None:
+        self._download = download
+        self.virtual_size = size
+        self.allocated: int | None = size
+
+    def pieces(self) -> Iterator[Piece]:
+        return without_zeros(self._pieces())
+
+    def _pieces(self) -> Iterator[Piece]:
+        position = 0
+        while position < self.virtual_size:
+            size = min(PIECE, self.virtual_size - position)
+            data = self._download.read(size)
+            if len(data) < size:  # it ends, perhaps in the text of an error
+                end = position + len(data)
+                raise self._download.explain(f"it ended after {end} of {self.virtual_size} bytes")
+            yield Piece(position, data)
+            position += len(data)
+        if self._download.read(1):
+            raise self._download.explain(f"more came than the disk's {self.virtual_size} bytes")
+
+
+def read_layer(download: Download, size: int) -> vhd.Layer | None:
+    """The VHD that comes; None where it cannot be read as it comes."""
+    with _no_image_is_bad(download):
+        try:
+            layer = vhd.from_stream(download)
+        except NeedsFile:
+            return None
+    if layer.virtual_size != size or layer.parent_uuid is not None:
+        raise download.failed(f"the VHD that came has {layer.virtual_size} bytes, and the disk has {size}")
+    return layer
+
+
+@contextmanager
+def _no_image_is_bad(download: Download) -> Iterator[None]:
+    """What a host sends, and is no VHD, is the host's failure, and nobody's bad image."""
+    try:
+        yield
+    except (InvalidImage, UnsupportedImage, EndOfFile) as error:
+        raise download.explain(
+            f"what came is no good VHD ({getattr(error, 'problem', 'it ended too soon')})"
+        ) from error

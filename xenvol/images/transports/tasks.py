@@ -1,0 +1,248 @@
+"""The task is the truth about a transfer: xapi says 200 before it has read a byte, and a connection only breaks.
+
+A task is made for one transfer and destroyed with it, whatever came of it. What has no task any more and is still
+plugged into a control domain is nobody's, and is taken out there.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.images.errors import TransferFailed
+from xenvol.images.transfer_mark import Attempt
+from xenvol.images.transports.base import Patience
+from xenvol.pool.changes import make
+from xenvol.pool.marks import IMAGE
+from xenvol.pool.undo import Undo
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
+from xenvol.session.refs import TaskRef, VBDRef, VDIRef
+
+_PENDING: Final = ("pending", "cancelling")
+_BY_XAPI: Final = ("Importing raw VDI", "Exporting raw VDI")
+"""What a transfer is called that somebody began without a task of his own; nothing in it says of which disk."""
+
+_LATER: Final = 10.0
+"""Seconds: a host lets go of a disk before it ends the task, so that a VBD which is there later is somebody else's."""
+
+log = logging.getLogger(__name__)
+
+
+class TransferTask:
+    """One transfer's, between its creation and its end."""
+
+    def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, patience: Patience) -> None:
+        self._view = view
+        self.ref = ref
+        self.what = what
+        """As errors call the transfer: ``writing VDI …``."""
+        self.call = call
+        """``PUT /import_raw_vdi``."""
+        self._patience = patience
+        self.is_settled = False
+        """Whether no host works on it any more, as far as anybody can know."""
+        self._record: Record = {"status": "pending"}
+
+    def is_over(self) -> bool:
+        """Ask; one call. Raises TransferFailed where there is no such task any more, XapiUnreachable."""
+        if self._record["status"] in _PENDING:
+            try:
+                self._record = self._view.call("task.get_record", self.ref)
+            except XapiError as error:
+                if is_gone(error, "task"):
+                    raise TransferFailed(
+                        self.what, problem="somebody destroyed its task, so that nobody knows what came of it"
+                    ) from error
+                raise
+        return self._record["status"] not in _PENDING
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is over within that time."""
+        return self._patience.poll(self.is_over, seconds)
+
+    def check(self, *, status: int | None = None) -> None:
+        """Raise TransferFailed where it is over and is no success; the XapiError behind it has the parameters."""
+        state = self._record["status"]
+        if state in _PENDING or state == "success":
+            return
+        code, *params = self._record["error_info"] or [
+            "TASK_CANCELLED" if state == "cancelled" else "UNKNOWN"
+        ]
+        cause = XapiError(code, params, self.call)
+        raise TransferFailed(self.what, problem=str(cause), code=code, status=status) from cause
+
+    def judge(self, broken: Exception | None) -> None:
+        """The connection is over, by the host's doing or by a failure of the network: return if the task succeeded.
+
+        Raises TransferFailed, and XapiUnreachable where the task stays pending, as those of dead hosts do.
+        """
+        self.is_settled = True
+        if not self.wait(self._patience.settle):
+            cause = broken or TimeoutError(f"its task is still pending after {self._patience.settle:.0f} s")
+            raise XapiUnreachable(self.call, cause) from broken
+        self.check()
+
+    def abandon(self, vdi_ref: VDIRef, error: BaseException | None = None) -> None:
+        """We broke it off, for `error`: wait until the host has let go of the disk, so that it can be destroyed.
+
+        With an error it raises nothing, and what is left is a note on that.
+        """
+        self.is_settled = True
+        left = None
+        try:
+            if self._record["status"] in _PENDING:
+                self._cancel()
+            if not self.wait(self._patience.settle):
+                left = "the host has not ended it, and may still have the disk in its control domain"
+            elif not self._patience.poll(
+                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._patience.settle)
+            ):
+                left = "its disk is still in a control domain"
+        except BaseException as failure:
+            if error is None:
+                raise
+            left = f"nobody knows whether the host has ended it ({type(failure).__name__}: {failure})"
+        if left is not None:
+            log.warning("%s: %s", self.what, left)
+            if error is not None:
+                error.add_note(f"{self.what}: {left}")
+
+    def end(self) -> None:
+        """What nobody works on, and still is pending, is cancelled by us: only what is over can be destroyed."""
+        if self._record["status"] in _PENDING:
+            try:
+                self._view.call("task.set_status", self.ref, "cancelled")
+            except (XapiError, XapiUnreachable) as error:
+                log.info("%s: its task stays pending: %s", self.what, error)
+
+    def _cancel(self) -> None:
+        """Ask the host to end it; it does so when the connection is closed, too, so that its answer does not matter."""
+        try:
+            self._view.call("task.cancel", self.ref)
+        except (XapiError, XapiUnreachable) as error:
+            log.info("%s: its task was not cancelled: %s", self.what, error)
+
+
+@contextmanager
+def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> Iterator[TransferTask]:
+    """A task for one transfer; it is destroyed at the end of the block. Raises XapiError, XapiUnreachable."""
+    unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # by which it is found when the answer was lost
+    undo = Undo()
+
+    def look() -> TaskRef | None:
+        return next(map(TaskRef, view.find("task", {"name_label": unique})), None)
+
+    create = ("task.create", unique, "")
+    ref = make(view, undo, f"created task {unique}", create, look=look, inverse=_destroy)
+    task = TransferTask(view, ref, what=what, call=call, patience=patience)
+    try:
+        yield task
+    finally:
+        task.end()
+        undo.unwind()  # xapi collects what is left of tasks itself, so that it is no failure if one stays
+
+
+def _destroy(view: View, ref: TaskRef) -> None:
+    """Idempotent, so that it may be said twice."""
+    try:
+        _destroy_once(view, ref)
+    except (XapiError, XapiUnreachable):
+        _destroy_once(view, ref)
+
+
+def _destroy_once(view: View, ref: TaskRef) -> None:
+    try:
+        view.call("task.destroy", ref)
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY" and not is_gone(error, "task"):
+            raise
+
+
+def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool:
+    """Take a disk out of where a transfer that is over has left it; whether it is out of all such places.
+
+    Those are control domains, where a host that died, or whose xapi was restarted, leaves its VBD (R6 of
+    facts/requirements.md), and any VM with a VBD of this `attempt`. A VBD of another attempt, one on which xapi is
+    working, and one in a control domain while a task of the disk is pending, are in use and stay. Idempotent. Raises
+    XapiError, XapiUnreachable. Costs one call where there is nothing to do, else three, and two for each VBD.
+    """
+    stuck = _stuck(view, vdi_ref, attempt)
+    if not stuck:
+        return True
+    if _has_task(view, vdi_ref):
+        return False
+    is_free = True
+    for vbd_ref, vbd in stuck.items():
+        is_anothers = IMAGE in vbd["other_config"] and not (attempt is not None and attempt.has_marked(vbd))
+        if is_anothers or vbd["current_operations"]:
+            is_free = False
+            continue
+        log.warning("VDI %s was still in a control domain (VBD %s); it is taken out", vdi_ref, vbd["uuid"])
+        remove_vbd(view, vbd_ref)
+    return is_free
+
+
+def remove_vbd(view: View, vbd_ref: VBDRef) -> None:
+    """Unplug and destroy; what is done already, or gone, is fine. Raises XapiError, XapiUnreachable."""
+    try:
+        view.call("VBD.unplug", vbd_ref)
+    except XapiError as error:
+        if is_gone(error, "VBD"):
+            return
+        if error.code != "DEVICE_ALREADY_DETACHED":
+            raise
+    except XapiUnreachable:
+        with gone_is_fine("VBD"):
+            if view.call("VBD.get_currently_attached", vbd_ref):
+                raise
+    try:
+        with gone_is_fine("VBD"):
+            view.call("VBD.destroy", vbd_ref)
+    except XapiUnreachable:
+        if _is_there(view, vbd_ref):
+            raise
+
+
+def _is_there(view: View, vbd_ref: VBDRef) -> bool:
+    try:
+        view.call("VBD.get_uuid", vbd_ref)
+    except XapiError as error:
+        if is_gone(error, "VBD"):
+            return False
+        raise
+    return True
+
+
+def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[VBDRef, Record]:
+    """The disk's VBDs on control domains, and the attempt's; the VDI is read along where it has any VBD."""
+    vbds = view.find("VBD", {"VDI": vdi_ref})
+    if not vbds:
+        return {}
+    view.read({"VM": {vbd["VM"] for vbd in vbds.values()}, "VDI": [vdi_ref]})
+
+    def is_stuck(vbd: Record) -> bool:
+        vm = view.known("VM", vbd["VM"])
+        is_ours = attempt is not None and attempt.has_marked(vbd)
+        return is_ours or (vm is not None and bool(vm["is_control_domain"]))
+
+    return {VBDRef(ref): vbd for ref, vbd in vbds.items() if is_stuck(vbd)}
+
+
+def _has_task(view: View, vdi_ref: VDIRef) -> bool:
+    """Whether something is under way with the disk, or, from somebody else, with nobody knows which."""
+    vdi = view.known("VDI", vdi_ref)
+    if vdi is not None and vdi["current_operations"]:
+        return True
+    names = (vdi_ref, vdi["uuid"]) if vdi is not None else (vdi_ref,)
+    return any(_is_of(task, names) for task in view.find("task", {"status": _PENDING}).values())
+
+
+def _is_of(task: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+    if task["current_operations"]:  # cancelled or destroyed, and pending only since its host does not know
+        return False
+    text = f"{task['name_label']} {task['name_description']}"
+    return task["name_label"] in _BY_XAPI or any(name in text for name in names)

@@ -1,0 +1,57 @@
+"""A reference knows its class: one ``NewType`` for each XenAPI class, so that no SR is passed for a VDI.
+
+They are plain strings at run time; the type checker is what keeps them apart.
+"""
+
+import re
+import uuid
+from typing import NewType
+
+from xenvol.errors import RequestError
+
+SRRef = NewType("SRRef", str)
+PBDRef = NewType("PBDRef", str)
+VDIRef = NewType("VDIRef", str)
+VBDRef = NewType("VBDRef", str)
+VMRef = NewType("VMRef", str)
+HostRef = NewType("HostRef", str)
+PoolRef = NewType("PoolRef", str)
+SecretRef = NewType("SecretRef", str)
+TaskRef = NewType("TaskRef", str)
+SMRef = NewType("SMRef", str)
+
+Name = str | uuid.UUID
+"""How callers name a VM or a host: a reference, a uuid (also as a UUID object), or a name."""
+
+NULL_REF = "OpaqueRef:NULL"
+"""What xapi answers for "no object"."""
+
+_NOT_SENT = re.compile(r"[\x00-\x08\x0b-\x1f]")
+"""XML cannot write these, and a carriage return arrives as a line feed."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+
+def is_ref(text: str) -> bool:
+    """Tell an opaque reference from a uuid and from a name; the NULL reference is one too."""
+    return text.startswith("OpaqueRef:")
+
+
+def is_uuid(text: str) -> bool:
+    """Tell a uuid in xapi's spelling, 8-4-4-4-12 hexadecimal digits in any case, from anything else."""
+    return _UUID.fullmatch(text) is not None
+
+
+def text_of(named: object, what: str, *, by: str = "a reference, a uuid or a name") -> str:
+    """Return the text by which a caller names an object; a UUID object is as good as its text.
+
+    Raises RequestError for anything else, for an empty text, and for one that xapi would not receive as it is.
+    """
+    if not isinstance(named, str | uuid.UUID):
+        raise RequestError(f"{what} is named by {by}, not by a value of type {type(named).__name__}")
+    text = str(named)
+    if not text:
+        raise RequestError(f"{what} is named by {by}, and the text given is empty")
+    if _NOT_SENT.search(text):
+        raise RequestError(f"{what} is named by {by}, and {text!r} has a control character in it")
+    return text
