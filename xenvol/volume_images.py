@@ -25,13 +25,14 @@ from xenvol.images.opening import Opened, Source, opened
 from xenvol.images.output_file import Compression, Target
 from xenvol.images.progress import Watch, say_nothing
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports import Road, RoadName, begins_blank
+from xenvol.images.transports import Road, RoadName
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef, VDIRef
 from xenvol.sm import StorageManager
 from xenvol.sm.errors import VolumeNotReady
 from xenvol.sm.filling import LONGEST, Filling
 from xenvol.sm.records import Volume
+from xenvol.storage.srtypes import begins_blank
 
 _KEPT: Final = 180  # letters of a name that is too long for a row, of which a digest tells the rest
 

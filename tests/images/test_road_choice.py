@@ -16,7 +16,7 @@ import xenvol
 from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import NoRoad
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports import Patience, Road, begins_blank, choose, find_own_vm
+from xenvol.images.transports import Patience, Road, choose, find_own_vm
 from xenvol.images.transports.block import BlockRoad
 from xenvol.images.transports.http import HTTPRoad
 from xenvol.images.transports.this_vm import own_uuid
@@ -26,6 +26,7 @@ from xenvol.session.refs import SRRef, VBDRef, VDIRef
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
+from xenvol.storage.srtypes import begins_blank
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZE = 8 * MIB

@@ -30,10 +30,11 @@ from xenvol.errors import UnmanagedVDI, VolumeInUse, XenVolError
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.sm.registry import sm_record
-from xenvol.sm import StorageManager, srtypes
+from xenvol.sm import StorageManager
 from xenvol.sm.capacity import BackendStats
 from xenvol.sm.errors import BackendInUse, NoBackendFits, NoSuchStorageDriver, NotSupported
 from xenvol.sm.records import Backend, Volume
+from xenvol.storage import srtypes
 from xenvol.storage.srtypes import sr_type_of
 from xenvol.testing.residue import changes, touch_hosts
 from xenvol.volumeops import VolumeOps
@@ -107,7 +108,7 @@ VOLUMES = Table("volumes", OF_VOLUMES, NAMES)
 TYPES = Table(
     "types",
     OF_TYPES,
-    [f"`{name}`" for name in srtypes.known_types() if name not in ("dummy", "rawiscsi", "rawhba")],
+    [f"`{name}`" for name in srtypes.known_types() if name not in ("dummy", "rawiscsi", "rawhba", "cslg")],
 )
 ALL_TABLES = (BACKENDS, VOLUMES, TYPES)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from xenvol.errors import VolumeInUse, XapiError
-from xenvol.images.disk_image import VHD_MAX
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, UnknownDisk
 from xenvol.pool.marks import CONNECTED
 from xenvol.pool.view import Record, View, is_gone
 from xenvol.session.refs import SRRef, VDIRef, is_ref, is_uuid
 from xenvol.storage import is_lun_per_vdi
+from xenvol.storage.srtypes import sr_type_of
 
 DISKS = frozenset({"user", "system", "ephemeral"})
 """Types of what is a VM's disk; others hold a VM's memory, or what belongs to the pool."""
@@ -46,7 +46,7 @@ def check_takes_disks(sr_rec: Record) -> None:
 
     Never is one made where a VDI is a LUN: VDI.create hands out a LUN with somebody's data (facts/requirements.md 0.1).
     """
-    if sr_rec["type"] == "udev":
+    if sr_type_of(sr_rec["type"]).name == "udev":
         raise DiskNotSuited(_called(sr_rec), problem="shows a host's drives", remedy="give an SR for disks")
     if is_lun_per_vdi(sr_rec["type"]):
         raise DiskNotSuited(
@@ -62,8 +62,8 @@ def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
         if format != "iso":
             problem = f"is an ISO library, and {image} is no ISO image but {format}"
             raise DiskNotSuited(_called(sr_rec), problem=problem, remedy="give an SR for disks")
-    elif size > VHD_MAX:
-        raise ImageTooLarge(image, size=size, limit=VHD_MAX, what="a disk of an SR")
+    elif (limit := sr_type_of(sr_rec["type"]).max_size) is not None and size > limit:
+        raise ImageTooLarge(image, size=size, limit=limit, what="a disk of an SR")
 
 
 def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:

@@ -26,13 +26,14 @@ from xenvol.images.opening import Opened, Source, opened
 from xenvol.images.overwriting import claimed
 from xenvol.images.progress import Progress, Watch, say_nothing
 from xenvol.images.transfer_mark import Attempt, unmark
-from xenvol.images.transports import Road, RoadName, begins_blank
+from xenvol.images.transports import Road, RoadName
 from xenvol.images.transports.device import NO_VDI, DeviceRoad
 from xenvol.pool.changes import make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import vdis_of
+from xenvol.storage.srtypes import begins_blank
 
 _ISO_PATH = re.compile(r"[a-z0-9.-]+\.(iso|img)", re.IGNORECASE)
 """What the driver of ISO libraries takes for a file's name; others get one of its own making (sm/ISOSR.py)."""

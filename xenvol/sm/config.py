@@ -14,7 +14,7 @@ from xenvol.connection_data.frozen import FrozenMap
 from xenvol.secret import Secret, has_secret, is_secret_key
 from xenvol.session.refs import is_uuid
 from xenvol.sm.errors import InvalidConfig
-from xenvol.storage.srtypes import NOT_FOR_VOLUMES, SRType, sr_type_of
+from xenvol.storage.srtypes import SRType, sr_type_of
 
 LONGEST: Final = 2047  # letters of a config as text, in its column
 
@@ -40,10 +40,10 @@ class BackendConfig:
     """Of a local SR: the host that has it, by name or uuid."""
 
     @property
-    def places(self) -> frozenset[str]:
-        """The names of its storage, on whichever host: `SRType.places`."""
+    def locations(self) -> frozenset[str]:
+        """The names of its storage, on whichever host: `SRType.locations`."""
         plain = {key: value for key, value in self.device_config.items() if isinstance(value, str)}
-        return self.sr_type.places(plain)
+        return self.sr_type.locations(plain)
 
     @property
     def has_uuid(self) -> bool:
@@ -65,11 +65,9 @@ class BackendConfig:
 def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
     """Sort the parameters. Raises InvalidConfig, which shows no value."""
     kind = sr_type_of(sr_type)
-    if kind.name in NOT_FOR_VOLUMES:
+    if kind.not_for_volumes is not None:
         remedy = "choose a type that holds disks"
-        raise InvalidConfig(
-            kind.name, "type", problem=f"{NOT_FOR_VOLUMES[kind.name]}, not volumes", remedy=remedy
-        )
+        raise InvalidConfig(kind.name, "type", problem=f"{kind.not_for_volumes}, not volumes", remedy=remedy)
     for key, value in given.items():
         _check(kind, key, value)
     plain = {key: str(given[key]) for key in _OF_THE_SR if given.get(key)}

@@ -94,7 +94,7 @@ def _check_device(
 def _check_luns(view: View, wanted: BackendConfig) -> None:
     """Another SR of this pool would keep the LUNs, and this one stay empty (facts/sm-truth.md finding 12)."""
     for pbd in view.all("PBD").values():
-        if wanted.sr_type.places(pbd["device_config"]).isdisjoint(wanted.places):
+        if wanted.sr_type.locations(pbd["device_config"]).isdisjoint(wanted.locations):
             continue
         sr_rec = view.record("SR", pbd["SR"])
         if sr_type_of(sr_rec["type"]).luns:

@@ -18,11 +18,6 @@ Origin = Literal["created", "introduced", "found"]
 """Of a backend's SR: made by us, made known by us, or known to the pool before; the last is never forgotten."""
 BackendState = Literal["new", "ready"]
 VolumeState = Literal["creating", "available", "deleting"]
-_THIN_UNSAID = frozenset({"cephfs", "glusterfs", "moosefs"})
-"""Types whose disks are sparse files, though their drivers do not name the feature (facts/sm-drivers.json)."""
-_NOT_OF_RAW_DISKS = frozenset({"VDI_SNAPSHOT", "VDI_CLONE"})
-_NOT_OF_RAW_FILES = _NOT_OF_RAW_DISKS | {"VDI_RESIZE", "VDI_RESIZE_ONLINE"}
-"""What raw disks cannot, whatever their storage driver can (facts/sm-truth.md, file and lvm)."""
 
 
 def now() -> datetime.datetime:
@@ -114,7 +109,7 @@ class Backend(_Record):
 
     def is_thin_with(self, features: str) -> bool:
         """The same, where the storage driver says that it has these features."""
-        if "THIN_PROVISIONING" in features.split() or self.type.name in _THIN_UNSAID:
+        if "THIN_PROVISIONING" in features.split() or self.type.is_thin:
             return True
         return "thin" in self.config_params and self.params.get("allocation") == "thin"  # to parse takes long
 
@@ -127,8 +122,7 @@ class Backend(_Record):
         """Whether its disks can, as its storage driver says: VDI_SNAPSHOT, VDI_CLONE, VDI_RESIZE…; raw ones less."""
         if feature not in self.features.split():
             return False
-        beyond = _NOT_OF_RAW_DISKS if self.type.name.startswith("lvm") else _NOT_OF_RAW_FILES
-        return feature not in beyond or not self.is_raw
+        return not self.is_raw or feature not in self.type.raw_lacks()
 
     def as_dict(self) -> dict[str, Any]:
         plain = super().as_dict()

@@ -14,8 +14,8 @@ from xenvol.sm.records import Backend
 def of(wanted: BackendConfig, host_uuid: str | None) -> frozenset[str]:
     """The names of the storage; what is local to a host has its name with it."""
     if host_uuid is None:
-        return wanted.places
-    return frozenset(f"{place} of host {host_uuid}" for place in wanted.places)
+        return wanted.locations
+    return frozenset(f"{place} of host {host_uuid}" for place in wanted.locations)
 
 
 def of_backend(backend: Backend) -> frozenset[str]:

@@ -11,6 +11,7 @@ from xenvol.session.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
 from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
+from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.vdi import find_vdi
 
@@ -63,7 +64,7 @@ def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
     if sr["uuid"] == spec.uuid:
         return
     maps = (spec.sm_config, sr["sm_config"])
-    has_uuid = [spec.type != "file" and sm_config.get("nosubdir") != "true" for sm_config in maps]
+    has_uuid = [sr_type_of(spec.type).has_uuid and sm_config.get("nosubdir") != "true" for sm_config in maps]
     meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
     places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
     is_there = any(meant.items() <= place.items() for place in places)

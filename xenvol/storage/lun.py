@@ -31,11 +31,12 @@ from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import PROBING, require_sr
+from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
 from xenvol.storage.turn import turn, wait_while_busy
 from xenvol.storage.users import in_words, is_held, vbds_of
 from xenvol.storage.vdi import describe, forget_vdi, vdis_of
 
-LVM_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
+LVM_TYPES = tuple(names_of_types_on_lvm())
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
 _LISTING = "SR_BACKEND_FAILURE_107"
 """The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
@@ -212,7 +213,7 @@ def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
 
 def is_lun_per_vdi(sr_type: str) -> bool:
     """Whether SRs of this type show LUNs, which have numbers, and grow by themselves."""
-    return sr_type in ("iscsi", "hba")
+    return sr_type_of(sr_type).luns
 
 
 def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
@@ -281,7 +282,7 @@ def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
 
 def _has_numbers(view: View, sr_ref: SRRef, sr_type: str | None = None) -> bool:
     """Whether a LUN can be asked for by its number: the driver of ``hba`` knows none (facts/xapi.md 5.4)."""
-    return (sr_type or view.record("SR", sr_ref)["type"]) == "iscsi"
+    return sr_type_of(sr_type or view.record("SR", sr_ref)["type"]).has_lun_numbers
 
 
 def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:

@@ -30,14 +30,11 @@ from xenvol.storage.pbd import (
 )
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
+from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
 
 log = logging.getLogger(__name__)
 
-_REWRITING = ("lvm", "lvhd")
-"""SR types whose drivers write the SR's sm_config anew begin so."""
-_LOCAL = frozenset({"file", "ext", "lvm", "udev"})
-"""SR types that lie on one host's own disks: xapi refuses a second host's PBD, unless told that they are shared."""
 PROBING = "lvmoiscsi"
 """The storage driver that lists the LUNs of a target: XenServer and XCP-ng ship it."""
 NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
@@ -62,7 +59,7 @@ class SRSpec:
     @property
     def is_shared(self) -> bool:
         """Whether more than one host can have it."""
-        return self.type not in _LOCAL
+        return sr_type_of(self.type).is_shared
 
 
 def require_sr_type(view: View, sr_type: str) -> None:
@@ -107,7 +104,7 @@ def connect_sr(
         undo.did("took over", leave_behind, sr_ref)
     elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
-    if not is_foreign and spec.type.startswith(_REWRITING):
+    if not is_foreign and sr_type_of(spec.type).on_lvm:
         _mark(view, sr_ref)
     told = list(ways) or ([spec.device_config] if spec.device_config else [])
     theirs = [pbd["device_config"] for _, pbd in pbds.values()][:1] if is_foreign or not told else []

@@ -1,23 +1,23 @@
-"""What is known of each SR type before anybody asks a pool: what it needs, what it would format, how it rounds sizes.
+"""The table of SR types: everything that xenvol knows of an SR type by its name is here, and nowhere else.
 
-What a driver *can* do (snapshot, clone, resize) is asked of the pool, whose SM objects say it; here is only what
-no SM object tells. Sources: facts/sm-drivers.json; for sizes facts/sm-truth.md (file and nfs, lvm) and
-facts/xapi.md 5.5. A type that is not here may be one that a vendor ships: it is taken as it comes.
+What a storage driver *can* do (snapshot, clone, resize) is asked of the pool, whose SM objects say it; the table has
+what no SM object says. Sources: the storage drivers themselves (sm, drivers/); for sizes what they made when they were
+asked (docs/background/storage-drivers.md). A type that is not in the table may be a vendor's: it has no limits here.
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from xenvol.storage import locations
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 VHD_BLOCK: Final = 2 * MIB
 VHD_MAX: Final = 2040 * GIB
 EXTENT: Final = 4 * MIB
-_ADAPTERS = ("fc", "iscsi", "sas")  # kinds that SM knows
 _LARGEST_VHD = 2 << 40  # LVM's VHDs have tables for this size, so that they can grow (sm/vhdutil.py)
 
 Config = Mapping[str, str]
@@ -66,8 +66,21 @@ class SRType:
     has_uuid: bool = True
     """Whether the storage knows the uuid of the SR on it; else it is an SR under whichever uuid it is introduced."""
     luns: bool = False
-    """One VDI for each LUN that is there already: VDI.create hands out a LUN with whatever is on it. There is nothing
-    to make, so such an SR is introduced."""
+    """One VDI for each LUN that is there already. VDI.create would hand out a LUN with the data that is on it, so
+    xenvol never sends it; such an SR is introduced, not made."""
+    has_lun_numbers: bool = False
+    """Whether a LUN can be asked for by its number; the driver of ``hba`` knows none."""
+    on_lvm: bool = False
+    """Whether the disks are logical volumes. Such a driver writes the SR's sm_config anew, and says in its
+    ``devserial`` on which LUNs the volume group lies."""
+    is_thin: bool = False
+    """Whether its disks are sparse although its driver does not name the feature THIN_PROVISIONING."""
+    begins_blank: bool = True
+    """Whether a new disk reads as zeros (xapi's must_write_zeroes, ocaml/xapi/sm_fs_ops.ml); see `begins_blank`."""
+    in_control_domain: bool = True
+    """Whether a control domain can attach its disks: of a LUN it gets no address (storage managers since 4.0)."""
+    not_for_volumes: str | None = None
+    """Why no volume can be made on it; None: volumes can be made."""
     rounded: Callable[[int], int] = vhd_size
     """The virtual size that a disk gets which is asked for with so many bytes."""
     taken: Callable[[int], int] = vhd_size
@@ -75,96 +88,38 @@ class SRType:
     max_size: int | None = VHD_MAX
     can_probe: bool = True
 
-    def places(self, config: Config) -> frozenset[str]:
-        """The names of the storage, in one spelling each: ``nfs 10.0.0.2:/vols``."""
+    def locations(self, config: Config) -> frozenset[str]:
+        """Return the names of the storage that a device_config leads to: ``nfs 10.0.0.2:/vols``."""
         if self.where is None:
             return frozenset([" ".join([self.name, *(f"{key}={config[key]}" for key in sorted(config))])])
         return frozenset(self.where(config))
 
-
-# ---- where it is: the same storage has the same name, however its config is spelled
-
-
-def _host(name: str) -> str:
-    """Names of hosts have no case; an IPv6 address may stand in brackets."""
-    return name.strip().lower().rstrip(".").removeprefix("[").removesuffix("]")
-
-
-def _path(path: str) -> str:
-    """Without doubled or trailing slashes."""
-    return posixpath.normpath(f"/{path.strip()}").replace("//", "/")
-
-
-def _each(text: str, separator: str = ",") -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
-
-
-def _export(config: Config) -> list[str]:
-    return [f"nfs {_host(config.get('server', ''))}:{_path(config.get('serverpath', ''))}"]
-
-
-def _smb_share(config: Config) -> list[str]:
-    """Server and share have no case; what follows them the driver does not look at."""
-    server, _, share = config.get("server", "").replace("\\", "/").strip("/").partition("/")
-    return [f"smb //{_host(server)}/{share.strip('/').partition('/')[0].lower()}"]
-
-
-def _ceph(config: Config) -> list[str]:
-    """Each monitor knows all of the cluster."""
-    port, path = config.get("serverport") or "6789", _path(config.get("serverpath", ""))
-    return [f"cephfs {_host(monitor)}:{port}:{path}" for monitor in _each(config.get("server", ""))]
-
-
-def _gluster(config: Config) -> list[str]:
-    """Each server knows all of the volume."""
-    server, _, volume = config.get("server", "").rpartition(":")
-    servers = [server, *_each(config.get("backupservers", ""), ":")]
-    return [f"glusterfs {_host(name)}:{_path(volume)}" for name in servers]
-
-
-def _moosefs(config: Config) -> list[str]:
-    port, path = config.get("masterport") or "9421", _path(config.get("rootpath", ""))
-    return [f"moosefs {_host(config.get('masterhost', ''))}:{port}:{path}"]
-
-
-def _directory(config: Config) -> list[str]:
-    return [f"directory {_path(config.get('location', ''))}"]
-
-
-def _devices(config: Config) -> list[str]:
-    """Of whichever type: a device holds one SR."""
-    return [f"device {_path(device)}" for device in _each(config.get("device", ""))]
-
-
-def _lun(config: Config) -> list[str]:
-    """Of whichever type, and through whichever portal."""
-    return [f"LUN {config.get('SCSIid', '').strip().lower()}"]
-
-
-def _target(config: Config) -> list[str]:
-    """Through whichever portal: a pool can hold a target in one SR only (facts/sm-truth.md finding 12)."""
-    return [f"target {config.get('targetIQN', '').strip().lower()}"]
-
-
-def _adapters(config: Config) -> list[str]:
-    kind = config.get("type", "").strip().lower() or "any"
-    return [f"adapters of type {each}" for each in ((kind, *_ADAPTERS) if kind == "any" else (kind,))]
-
-
-def _array(name: str, pool: str) -> Callable[[Config], list[str]]:
-    return lambda config: [f"{name} {_host(config.get('target', ''))} {config.get(pool, '')}"]
-
-
-def _group(config: Config) -> list[str]:
-    return [f"linstor {config.get('group-name', '')}"]
+    def raw_lacks(self) -> frozenset[str]:
+        """Return the features that its raw disks lack, whatever its driver has."""
+        copies = {"VDI_SNAPSHOT", "VDI_CLONE"}
+        return frozenset(copies if self.on_lvm else copies | {"VDI_RESIZE", "VDI_RESIZE_ONLINE"})
 
 
 # ---- the types
 
+_LUN_PER_VDI: Final[dict[str, Any]] = {
+    "has_uuid": False,
+    "luns": True,
+    "begins_blank": False,
+    "in_control_domain": False,
+    "max_size": None,
+}
+
 
 def _on_device(name: str, taken: Callable[[int], int] = vhd_size) -> SRType:
     return SRType(
-        name=name, is_shared=False, required=("device",), where=_devices, formats="device", taken=taken
+        name=name,
+        is_shared=False,
+        required=("device",),
+        where=locations.devices,
+        formats="device",
+        taken=taken,
+        on_lvm=taken is thick_vhd,
     )
 
 
@@ -173,9 +128,10 @@ def _on_lun(name: str) -> SRType:
         name=name,
         required=("SCSIid",),
         listed=("SCSIid",),
-        where=_lun,
+        where=locations.lun,
         formats="SCSIid",
         taken=thick_vhd,
+        on_lvm=True,
     )
 
 
@@ -184,7 +140,7 @@ def _in_directory(name: str) -> SRType:
         name=name,
         is_shared=False,
         required=("location",),
-        where=_directory,
+        where=locations.directory,
         has_uuid=False,
         can_probe=False,
     )
@@ -195,10 +151,9 @@ def _of_target(name: str) -> SRType:
         name=name,
         required=("target", "targetIQN"),
         listed=("targetIQN",),
-        where=_target,
-        has_uuid=False,
-        luns=True,
-        max_size=None,
+        where=locations.target,
+        has_lun_numbers=True,
+        **_LUN_PER_VDI,
     )
 
 
@@ -206,7 +161,7 @@ def _on_demand(name: str, pool: str) -> SRType:
     return SRType(
         name=name,
         required=("target", "username", "password", pool),
-        where=_array(name, pool),
+        where=locations.array(name, pool),
         rounded=_whole_mib,
         taken=_whole_mib,
         max_size=None,
@@ -214,12 +169,18 @@ def _on_demand(name: str, pool: str) -> SRType:
 
 
 _ALL: tuple[SRType, ...] = (
-    SRType(name="nfs", required=("server", "serverpath"), listed=("serverpath",), where=_export),
-    SRType(name="smb", required=("server",), where=_smb_share),
-    SRType(name="cephfs", required=("server", "serverpath"), where=_ceph),
-    SRType(name="glusterfs", required=("server",), where=_gluster),
-    SRType(name="moosefs", required=("masterhost", "rootpath"), where=_moosefs),
-    SRType(name="linstor", required=("group-name",), where=_group, can_probe=False, max_size=None),
+    SRType(name="nfs", required=("server", "serverpath"), listed=("serverpath",), where=locations.export),
+    SRType(name="smb", required=("server",), where=locations.smb_share),
+    SRType(name="cephfs", required=("server", "serverpath"), where=locations.ceph, is_thin=True),
+    SRType(name="glusterfs", required=("server",), where=locations.gluster, is_thin=True),
+    SRType(name="moosefs", required=("masterhost", "rootpath"), where=locations.moosefs, is_thin=True),
+    SRType(
+        name="linstor",
+        required=("group-name",),
+        where=locations.linstor_group,
+        can_probe=False,
+        max_size=None,
+    ),
     _in_directory("file"),
     _in_directory("zfs"),
     _on_device("ext"),
@@ -230,28 +191,34 @@ _ALL: tuple[SRType, ...] = (
         name="lvmoiscsi",
         required=("target", "targetIQN", "SCSIid"),
         listed=("targetIQN", "SCSIid"),
-        where=_lun,
+        where=locations.lun,
         formats="SCSIid",
         taken=thick_vhd,
+        on_lvm=True,
     ),
     _on_lun("lvmohba"),
     _on_lun("lvmofcoe"),
     _of_target("iscsi"),
     _of_target("rawiscsi"),  # what sm's own Makefile calls it (facts/sm-truth.md)
-    SRType(name="hba", where=_adapters, has_uuid=False, luns=True, max_size=None),
-    SRType(name="rawhba", where=_adapters, has_uuid=False, luns=True, max_size=None),
+    SRType(name="hba", where=locations.adapters, **_LUN_PER_VDI),
+    SRType(name="rawhba", where=locations.adapters, **_LUN_PER_VDI),
     _on_demand("netapp", "aggregate"),
     _on_demand("equal", "storagepool"),
     SRType(name="dummy", has_uuid=False, rounded=_as_it_is, taken=_as_it_is, max_size=None, can_probe=False),
+    SRType(name="cslg", begins_blank=False, max_size=None),
+    SRType(name="iso", not_for_volumes="holds CD images"),
+    SRType(
+        name="udev",
+        is_shared=False,
+        begins_blank=False,
+        in_control_domain=False,
+        not_for_volumes="shows the devices of a host",
+        max_size=None,
+    ),
+    SRType(name="shm", is_shared=False, not_for_volumes="lies in a host's memory"),
 )
 
 _ALIASES: Final = {"lvhd": "lvm", "lvhdoiscsi": "lvmoiscsi", "lvhdohba": "lvmohba", "lvhdofcoe": "lvmofcoe"}
-NOT_FOR_VOLUMES: Final = {
-    "iso": "holds CD images",
-    "udev": "shows the devices of a host",
-    "shm": "lies in a host's memory",
-}
-"""Types that no volume can be made on, with the reason."""
 NO_LONGER_SHIPPED: Final = frozenset({"netapp", "equal", "cslg"})
 
 _BY_NAME: Final = {sr_type.name: sr_type for sr_type in _ALL}
@@ -267,5 +234,21 @@ def sr_type_of(name: str) -> SRType:
 
 
 def known_types() -> list[str]:
-    """For help texts."""
-    return [sr_type.name for sr_type in _ALL]
+    """Return the types that volumes can be made on, as help texts list them."""
+    return [kind.name for kind in _ALL if kind.not_for_volumes is None]
+
+
+def names_of_types_on_lvm() -> list[str]:
+    """Return every name of a type whose SRs keep a volume group, those of earlier releases as well."""
+    names = [kind.name for kind in _ALL if kind.on_lvm]
+    return names + [old for old, name in _ALIASES.items() if name in names]
+
+
+def begins_blank(sr_rec: Mapping[str, Any], vdi_sm_config: Mapping[str, Any]) -> bool:
+    """Tell whether a new disk of this SR reads as zeros; if not, a writer must write the zeros."""
+    kind, sm_config = sr_type_of(sr_rec["type"]), sr_rec["sm_config"]
+    if kind.name == "equal":
+        return bool(sm_config.get("allocation", "").lower() != "thick")
+    if kind.on_lvm and (vdi_sm_config.get("type") == "raw" or sm_config.get("use_vhd") != "true"):
+        return False
+    return kind.begins_blank

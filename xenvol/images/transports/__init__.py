@@ -13,8 +13,8 @@
 """
 
 from xenvol.images.transports.base import PATIENCE, Patience, Road
-from xenvol.images.transports.choice import RoadName, begins_blank, choose
+from xenvol.images.transports.choice import RoadName, choose
 from xenvol.images.transports.tasks import release
 from xenvol.images.transports.this_vm import find_own_vm
 
-__all__ = ["PATIENCE", "Patience", "Road", "RoadName", "begins_blank", "choose", "find_own_vm", "release"]
+__all__ = ["PATIENCE", "Patience", "Road", "RoadName", "choose", "find_own_vm", "release"]

@@ -7,9 +7,8 @@ LUN-per-VDI), and the HTTP door plugs the disk into a control domain, too: only 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from xenvol.attaching.vm import VM, check_takes_disk
 from xenvol.errors import VMError
@@ -22,14 +21,10 @@ from xenvol.images.transports.this_vm import find_own_vm
 from xenvol.pool.view import Record, View
 from xenvol.session import Endpoint
 from xenvol.session.refs import NULL_REF, SRRef
+from xenvol.storage.srtypes import sr_type_of
 
 RoadName = Literal["auto", "http", "block"]
 
-LUNS: Final = frozenset({"iscsi", "rawiscsi", "hba", "rawhba", "udev"})
-"""SR types whose disks are LUNs, or a host's drives: plain devices, of which a control domain gets no address."""
-_ON_LVM: Final = frozenset(
-    {"lvm", "lvmoiscsi", "lvmohba", "lvmofcoe", "lvhd", "lvhdoiscsi", "lvhdohba", "lvhdofcoe"}
-)
 ROOT: Final = Path("/")
 
 
@@ -69,21 +64,10 @@ def choose(
     raise NoRoad(name, reasons=reasons)
 
 
-def begins_blank(sr_rec: Record, vdi_sm_config: Mapping[str, Any]) -> bool:
-    """Whether a new disk reads as zeros; elsewhere zeros must be written (xapi's must_write_zeroes, sm_fs_ops.ml)."""
-    sr_type = sr_rec["type"].lower()
-    if sr_type in LUNS or sr_type == "cslg":
-        return False
-    if sr_type == "equal":
-        return bool(sr_rec["sm_config"].get("allocation", "").lower() != "thick")
-    is_raw = vdi_sm_config.get("type") == "raw" or sr_rec["sm_config"].get("use_vhd") != "true"
-    return not (sr_type in _ON_LVM and is_raw)
-
-
 def _why_not_http(sr_rec: Record, hosts: set[str], endpoint: Endpoint | None) -> str | None:
     if not hosts:
         return "the SR is plugged on no host; plug a PBD of it first"
-    if sr_rec["type"].lower() in LUNS:
+    if not sr_type_of(sr_rec["type"]).in_control_domain:
         return (
             f"disks of type {sr_rec['type']} cannot be plugged into a control domain, as xapi does for it; "
             "run xenvol in a VM of the pool that takes disks"
@@ -103,7 +87,7 @@ def _why_not_block(view: View, sr_rec: Record, hosts: set[str], vm: VM | None, d
     if vm.resident_on not in hosts:
         return f"the SR is not plugged on the host of VM {vm}, in which we run"
     if view.record("VM", vm.ref)["is_control_domain"]:
-        if sr_rec["type"].lower() in LUNS:
+        if not sr_type_of(sr_rec["type"]).in_control_domain:
             return (
                 f"disks of type {sr_rec['type']} cannot be plugged into a control domain, in which we run; "
                 "run xenvol in another VM of the pool"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xenvol.sm import srtypes
+from xenvol.storage import srtypes
 from xenvol.storage.srtypes import GIB, MIB, sr_type_of
 
 DRIVERS = Path(__file__).parents[2] / "xenvol" / "simulator" / "data" / "sm-drivers.json"
@@ -46,7 +46,8 @@ class TestSizes:
     def test_a_vhd_ends_at_2040_gib_and_a_lun_nowhere(self) -> None:
         limits = {name: sr_type_of(name).max_size for name in srtypes.known_types()}
         unlimited = {name for name, limit in limits.items() if limit is None}
-        assert unlimited == {"linstor", "iscsi", "rawiscsi", "hba", "rawhba", "netapp", "equal", "dummy"}
+        luns = {"iscsi", "rawiscsi", "hba", "rawhba"}
+        assert unlimited == {"linstor", *luns, "netapp", "equal", "cslg", "dummy"}
         assert {limit for name, limit in limits.items() if name not in unlimited} == {2040 * GIB}
 
 
@@ -71,7 +72,10 @@ class TestNames:
     def test_every_driver_that_holds_disks_is_known(self) -> None:
         """Of the drivers whose source was read; `flaky` is the recorded server's own."""
         read = set(json.loads(DRIVERS.read_text())["types"]) - {"flaky"}
-        assert read - set(srtypes.known_types()) == set(srtypes.NOT_FOR_VOLUMES)
+        assert {name for name in read if sr_type_of(name).not_for_volumes} == read - set(
+            srtypes.known_types()
+        )
+        assert {name for name in read if sr_type_of(name).not_for_volumes} == {"iso", "udev", "shm"}
 
 
 class TestWhatIsErased:
@@ -202,10 +206,10 @@ class TestTheSameStorage:
     def test_is_known_however_its_config_is_spelled(
         self, sr_type: str, config: dict[str, str], other_type: str, other: dict[str, str]
     ) -> None:
-        assert sr_type_of(sr_type).places(config) & sr_type_of(other_type).places(other)
+        assert sr_type_of(sr_type).locations(config) & sr_type_of(other_type).locations(other)
 
     @pytest.mark.parametrize(("sr_type", "config", "other_type", "other"), OTHER)
     def test_is_not_seen_where_there_are_two(
         self, sr_type: str, config: dict[str, str], other_type: str, other: dict[str, str]
     ) -> None:
-        assert not sr_type_of(sr_type).places(config) & sr_type_of(other_type).places(other)
+        assert not sr_type_of(sr_type).locations(config) & sr_type_of(other_type).locations(other)
