@@ -82,7 +82,7 @@ class Pool:
             return first_line(self.password_file)
         if password := os.environ.get(PASSWORD_VARIABLE):
             return Secret(password)
-        if self.terminal.has_somebody:
+        if self.terminal.has_user:
             return self.terminal.ask_secret(f"Password of {self.user}")
         raise click.UsageError(
             f"no password: name a file that holds it (--password-file), or set {PASSWORD_VARIABLE}; "

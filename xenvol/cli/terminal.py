@@ -200,7 +200,7 @@ class Terminal:
     # ---- questions
 
     @property
-    def has_somebody(self) -> bool:
+    def has_user(self) -> bool:
         """Whether a person is there to be asked."""
         return sys.stdin.isatty() or sys.stderr.isatty()
 

@@ -1,4 +1,4 @@
-"""A disk that is there already becomes a volume, and a volume a disk that is nobody's; its data is not touched."""
+"""Make an existing VDI a volume, or give a volume up and keep its VDI. The data is never touched."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from xenvol.sm.errors import (
 )
 from xenvol.sm.records import Backend, Volume
 
-_LISTED = 10  # snapshots, or copies, that are named where they keep a volume from being unmanaged
+_LISTED = 10  # snapshots or copies that an error names
 
 
 def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
-    """Make a VDI in a backend's SR a volume. The only way to a volume where VDIs are LUNs. Idempotent.
+    """Make a VDI of a backend's SR a volume, and return the volume. Idempotent.
 
-    Raises VolumeNotFound (no such VDI), NotSupported (its SR is no backend, or it is no disk of a VM's), UnmanagedVDI,
-    VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
+    Where VDIs are LUNs, this is the only way to a volume.
+
+    Raises VolumeNotFound (no such VDI), NotSupported (its SR is no backend, or it is not the disk of a VM),
+    UnmanagedVDI, VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
     """
     vdis.check_names(volume_id, name)
     vdi_uuid = vdi_uuid.lower()
@@ -41,15 +43,15 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
         if not vdi["managed"]:
             raise UnmanagedVDI(vdi_uuid)
         if vdi["type"] not in vdis.DISKS:
-            reason = f"it is of type {vdi['type']}, no disk of a VM's"
+            reason = f"its type is {vdi['type']}, which no disk of a VM has"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
         if vdi["is_a_snapshot"]:
-            reason = "it is a snapshot of another disk, and would be written to: manage a clone of it"
+            reason = "it is a snapshot of another disk, and a volume would write to it: manage a clone of it"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
         sr_rec = view.record("SR", vdi["SR"])
         try:
             volume, backend = context.database.write(_adopt, volume_id, vdi, sr_rec, name=name)
-        except IntegrityError:  # another service has just told one of the two something else
+        except IntegrityError:  # another service has just written a row with this id or this VDI
             continue
         if volume.state == "available":
             return volume
@@ -62,7 +64,8 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
 def _adopt(
     connection: sa.Connection, volume_id: str, vdi: Record, sr_rec: Record, *, name: str
 ) -> tuple[Volume, Backend]:
-    """The row that names the disk, which is not available yet, or of an earlier attempt."""
+    """Return the row that names the VDI, new or of an earlier attempt, and its backend. A new row is not available
+    yet."""
     vdi_uuid, size = vdi["uuid"], int(vdi["virtual_size"])
     backend = backend_rows.find(connection, sr_uuid=sr_rec["uuid"], lock=True)
     if backend is None:
@@ -93,7 +96,7 @@ def _adopt(
 
 
 def unmanage(context: Context, volume_id: str) -> None:
-    """Let go of a volume; its VDI stays, with its data. Raises UnknownVolume, VolumeNotReady, NotSupported."""
+    """Remove the volume, and keep its VDI with its data. Raises UnknownVolume, VolumeNotReady, NotSupported."""
     volume, _ = volumes.get_with_backend(context, volume_id)
     context.database.read(_check_not_needed, volume)
     view = context.view()
@@ -101,7 +104,7 @@ def unmanage(context: Context, volume_id: str) -> None:
         old = [mark for mark in vdis.marks_of(vdi) if not mark.is_fresh]
         vdis.unmark(view, VDIRef(vdi_ref), old)
         vdis.unmanage(view, VDIRef(vdi_ref))
-    context.database.write(_release, volume)  # as the last: until then all of it can be done again
+    context.database.write(_release, volume)  # last: until then the same call can be repeated
 
 
 def _release(connection: sa.Connection, volume: Volume) -> None:

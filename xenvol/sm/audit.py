@@ -1,11 +1,13 @@
-"""Database and pool, held against each other; what somebody who died has left is gone on with, or taken away.
+"""Compare the database with the pool, and complete or undo what dead processes left.
 
-It may run at any time beside services that are at work. What looks wrong is looked at once more before it is told,
-and again in the very transaction that mends it: a service that is alive finds that its row has changed, takes back
-what it made, and begins anew. Who fills a volume with an image, which may take hours, is let finish as long as he says
-that he is at it. No disk is erased but one that says that it was made for a row, by a call that can
-have made it, where that row is no more or is another disk, and that no VM has; and only while a row of its own keeps
-everybody else from making it a volume (`xenvol.sm.vdis`). Any other disk is somebody's, whoever's it is.
+An audit can run beside services that work. It reads each difference a second time before it reports it, and a third
+time in the transaction that repairs it. A running service then finds its row changed, undoes its work and starts again.
+An audit does not touch a volume that a process fills with an image, which can take hours, while that process renews its
+mark in the row.
+
+A VDI is erased only under these conditions: its mark says that it was made for a row; the call in the mark can have
+made it; that row is gone, or names another VDI; no VM has it. During the erase a row of its own keeps other services
+from making it a volume (`xenvol.sm.vdis`). No other VDI is ever erased.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ _PAGE = 1000  # rows read at once
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One disagreement."""
+    """One difference between the database and the pool."""
 
     kind: Kind
     text: str
@@ -73,11 +75,11 @@ class AuditReport:
     backends: int = 0
     volumes: int = 0
     vdis: int = 0
-    """How many of each were looked at."""
+    """How many backends, volumes and VDIs the audit compared."""
 
     @property
     def agrees(self) -> bool:
-        """Database and pool say the same, or do so now."""
+        """Return True if the database and the pool agree, now that repairs are done."""
         return all(finding.repaired for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,17 +94,20 @@ def audit(
     silence: float = filling.SILENCE,
     progress: Callable[[str], None] = say_nothing,
 ) -> AuditReport:
-    """Look at every backend; with `repair`, mend what can be mended without a loss. `progress` is told what is next.
+    """Compare every backend with the pool. With `repair`, repair what can be repaired without losing data.
 
-    Who fills a volume and has not said so for `silence` seconds is taken for dead.
+    `progress` receives the name of the next backend. A process that fills a volume, and has not renewed its mark for
+    `silence` seconds, counts as dead.
     """
     report = AuditReport()
     for backend in context.database.read(backend_rows.all_of):
         progress(f"backend {backend.id}")
         report.backends += 1
         try:
-            for finding, mend in _Audit(context, backend, report, silence).findings():
-                report.findings.append(_mended(finding, mend) if repair and mend is not None else finding)
+            for finding, repair_it in _Audit(context, backend, report, silence).findings():
+                report.findings.append(
+                    _repaired(finding, repair_it) if repair and repair_it is not None else finding
+                )
         except UnknownBackend:  # removed meanwhile
             continue
     return report
@@ -112,7 +117,7 @@ Found = Iterator[tuple[Finding, Callable[[], object] | None]]
 
 
 class _Audit:
-    """Of one backend. A finding comes with what mends it; None: nobody but its owner can."""
+    """The audit of one backend. Each finding has a repair, or None if only an administrator can repair it."""
 
     def __init__(self, context: Context, backend: Backend, report: AuditReport, silence: float) -> None:
         self.context, self.backend, self.report, self.silence = context, backend, report, silence
@@ -122,13 +127,13 @@ class _Audit:
         if self.backend.state == "new":
             text = f"backend {self.backend.id} is registered, and its SR is not made"
             yield self._finding("backend_not_made", text), self._set_up
-            self._look_again()
+            self._reload()
             if self.backend.state == "new":
                 return
         problem = self._problem()
         if problem is not None:
             yield self._finding("backend_unreachable", problem), self._set_up
-            self._look_again()
+            self._reload()
             if self._problem() is not None:
                 return
         yield from self._unfinished()
@@ -138,12 +143,12 @@ class _Audit:
         yield from self._rows_against(named)
         yield from self._vdis_against_rows(vdis_now)
 
-    def _look_again(self) -> None:
+    def _reload(self) -> None:
         self.view = self.context.view()
         self.backend = self.context.database.read(backend_rows.get, self.backend.id)
 
     def _problem(self) -> str | None:
-        """Why the backend cannot be looked at."""
+        """Return why the backend cannot be compared, or None."""
         try:
             self.sr_ref, _ = srs.get_sr(self.view, self.backend)
             (self.backend,) = capacity.refresh(self.context, self.view, [self.backend])
@@ -153,17 +158,17 @@ class _Audit:
             return str(error)
         return None if self.backend.problem is None else f"backend {self.backend.id}: {self.backend.problem}"
 
-    # ---- rows that somebody was at
+    # ---- rows whose operation did not end
 
     def _unfinished(self) -> Found:
         for volume in self._volumes():
             if volume.state == "creating":
                 if self._is_being_filled(volume):
                     continue
-                text = f"volume {volume.id} was begun and never finished"
+                text = f"volume {volume.id} was begun and is not finished"
                 yield self._about(volume, "half_made", text), partial(self._finish_making, volume)
             elif volume.state == "deleting":
-                text = f"volume {volume.id} was to be deleted and is still there"
+                text = f"the deletion of volume {volume.id} was begun and is not finished"
                 yield self._about(volume, "half_deleted", text), partial(self._finish_deleting, volume)
 
     def _is_being_filled(self, volume: Volume) -> bool:
@@ -172,7 +177,7 @@ class _Audit:
         return self.context.database.read(filling.is_at_work, volume, silence=self.silence)
 
     def _finish_making(self, volume: Volume) -> None:
-        """The VDI that was made is named by the row, and all the rest is done; where none was, the row goes."""
+        """Complete a volume whose VDI exists. Drop the row if no VDI was made."""
         view, sr_ref = self.context.view(), self.sr_ref
         if volume.vdi_uuid is not None:
             if vdis.find_after_scan(view, sr_ref, volume.vdi_uuid) is None:
@@ -201,12 +206,12 @@ class _Audit:
                 continue
             if volume.vdi_uuid not in there:
                 if self._is_still_missing(volume):
-                    text = f"volume {volume.id} is VDI {volume.vdi_uuid}, which SR {self.backend.sr_uuid} has not"
+                    text = f"volume {volume.id} is VDI {volume.vdi_uuid}, which is not in SR {self.backend.sr_uuid}"
                     yield self._about(volume, "vdi_missing", text), None
                 continue
             vdi_ref, vdi = there[volume.vdi_uuid]
             if vdis.unsettled(vdi, volume) and self._is_still_unsettled(volume, vdi_ref):
-                text = f"VDI {volume.vdi_uuid} does not say that it is volume {volume.id}"
+                text = f"VDI {volume.vdi_uuid} is volume {volume.id}, and its marks do not say so"
                 yield self._about(volume, "unsettled", text), partial(self._settle, volume, vdi_ref)
             if (
                 int(vdi["virtual_size"]) != volume.virtual_size
@@ -236,7 +241,7 @@ class _Audit:
         vdis.settle_vdi(self.context.view(), vdi_ref, volume)
 
     def _size_now(self, volume: Volume) -> int | None:
-        """The disk's size, where the row, looked at again, still says another."""
+        """Return the size of the VDI if the row, read again, still has another size; else None."""
         for vdi in self.view.find("VDI", {"uuid": volume.vdi_uuid or ""}).values():
             now = self.context.database.read(volume_rows.by_token, volume.token, volume.id)
             if now is not None and now.virtual_size != int(vdi["virtual_size"]):
@@ -246,50 +251,50 @@ class _Audit:
     def _set_size(self, volume: Volume, size: int) -> None:
         self.context.database.write(volume_rows.set_virtual_size, volume, size)
 
-    # ---- disks that say whose they are
+    # ---- VDIs with marks
 
     def _vdis_against_rows(self, there: dict[VDIRef, Record]) -> Found:
         marked = {ref: vdi for ref, vdi in there.items() if vdis.marks_of(vdi)}
         for vdi_ref, vdi in there.items():
             if vdi_ref not in marked and self._is_unknown(vdi_ref, vdi):
                 volume_id = vdi["other_config"][MANAGED]
-                text = f"VDI {vdi['uuid']} says that it is volume {volume_id}, of which there is no row"
+                text = f"VDI {vdi['uuid']} is marked as volume {volume_id}, which has no row"
                 yield self._finding("unknown_vdi", text, vdi_uuid=vdi["uuid"]), None
-        # the latest first: a copy also has the marks of those who died at its source before, and when it is told of,
-        # theirs have a mark alone
+        # latest first: a copy inherits the marks of dead attempts at its source; once it is reported, each of those
+        # marks is left on one copy only
         undecided = {ref: vdi for ref, vdi in there.items() if ref in marked or vdis.is_known_copy(vdi)}
         for vdi_ref in sorted(marked, key=lambda ref: vdis.latest_mark(marked[ref]), reverse=True):
             then = marked[vdi_ref]
             ours = vdis.made_by_us(undecided).get(vdi_ref, [])
-            stale, of_nobody = self._stale_marks(vdi_ref, then)
-            volume_ids = ", ".join(sorted({mark.volume_id for mark in of_nobody}))
-            if any(mark in ours for mark in of_nobody):
+            stale, origins = self._stale_marks(vdi_ref, then)
+            volume_ids = ", ".join(sorted({mark.volume_id for mark in origins}))
+            if any(mark in ours for mark in origins):
                 del undecided[vdi_ref]
                 text = f"VDI {then['uuid']} was made for volume {volume_ids}, and no row names it"
                 finding = self._finding("orphan_vdi", text, vdi_uuid=then["uuid"])
                 yield finding, partial(self._erase, vdi_ref, then)
-            elif any(not vdis.is_copied(undecided, mark) for mark in of_nobody):
-                text = (
-                    f"VDI {then['uuid']} was made for volume {volume_ids}, or by somebody else at that moment"
-                )
-                text = f"{text}: nobody can tell; destroy it, or manage it"
+            elif any(not vdis.is_copied(undecided, mark) for mark in origins):
+                text = f"VDI {then['uuid']} was made for volume {volume_ids}, or is another tool's copy of that moment"
+                text = f"{text}, which cannot be told apart: destroy it, or manage it"
                 yield self._finding("orphan_vdi", text, vdi_uuid=then["uuid"]), None
-            elif (holder := self._holder_of_half(vdi_ref, stale)) is not None:
+            elif (holder := self._filling_vms(vdi_ref, stale)) is not None:
                 volume_ids = ", ".join(sorted({mark.volume_id for mark in stale}))
                 text = f"VDI {then['uuid']} was made for volume {volume_ids}, no row names it, and {holder} has it"
-                text = f"{text}: it is filled, or `xenvol image sweep` takes it from there in time"
+                text = f"{text}: it is being filled, or `xenvol image sweep --remove` takes it out of the VM"
                 yield self._finding("orphan_vdi", text, vdi_uuid=then["uuid"]), None
             elif stale:
-                text = f"VDI {then['uuid']} says that it is being made or copied for a volume, and is not"
+                text = f"VDI {then['uuid']} is marked as being made or copied for a volume, and is not"
                 finding = self._finding("unsettled", text, vdi_uuid=then["uuid"])
                 yield finding, partial(self._unmark, vdi_ref, then)
 
     def _stale_marks(self, vdi_ref: VDIRef, then: Record) -> tuple[list[Mark], list[Mark]]:
-        """The marks that are true no longer; and those of them by whose call the disk may have been made, of which
-        nobody can be going to make a volume.
+        """Return the stale marks of a VDI; and, of these, the marks whose call may have made it, if it is an orphan.
 
-        First the rows of the marks, then the row that names the disk, then the disk: a service that is at work goes the
-        other way, so whatever it does meanwhile is seen.
+        A stale mark names a row that is gone or names a VDI. An orphan is a VDI that no row names, and that no running
+        process can make a volume.
+
+        The order of reads is: rows of the marks, row that names the VDI, VDI. A running service writes in the opposite
+        order, so this sees everything that it does meanwhile.
         """
         marks = vdis.marks_of(then)
         alive = [mark for mark in marks if self._is_being_made(mark)]
@@ -298,7 +303,7 @@ class _Audit:
         view.read({"VDI": [vdi_ref]})
         vdi = view.known("VDI", vdi_ref)
         if vdi is None or (named is not None and named.state != "available"):
-            return [], []  # `_unfinished` has told of it, or its maker is at work
+            return [], []  # `_unfinished` has reported it, or its service is still running
         left = vdis.marks_of(vdi)
         stale = [
             mark
@@ -308,13 +313,14 @@ class _Audit:
         if named is not None:
             return stale, []
         if any(mark.is_of(vdi) for mark in alive):
-            return [], []  # it may yet be the volume of one who is at work
+            return [], []  # a running service may still make it a volume
         return stale, [mark for mark in stale if mark.is_of(vdi)]
 
-    def _holder_of_half(self, vdi_ref: VDIRef, stale: list[Mark]) -> str | None:
-        """The VM in which a disk is being filled, or was, that is no volume: its disk it is not, so not somebody's.
+    def _filling_vms(self, vdi_ref: VDIRef, stale: list[Mark]) -> str | None:
+        """Return the names of the VMs in which an orphan VDI is, or was, being filled; else None.
 
-        It keeps the mark of its making, or nobody would know it for a half when it is free.
+        None if a VM has it as an ordinary disk. The VDI keeps its mark: without it, a later audit could not tell that
+        the VDI is incomplete.
         """
         if all(mark.source_uuid is not None for mark in stale):
             return None
@@ -332,12 +338,13 @@ class _Audit:
         return ", ".join(sorted({vm["name_label"] for vm, _ in vms}))
 
     def _is_unknown(self, vdi_ref: VDIRef, then: Record) -> bool:
-        """Whether it was a volume of a database that knew more: of one that was lost, say, or set back."""
+        """Return True if the VDI was a volume of another state of the database, for example of one that was lost or
+        restored."""
         volume_id = then["other_config"].get(MANAGED)
         if volume_id is None or not then["managed"] or then["is_a_snapshot"]:
-            return False  # a backup has inherited what its source said of itself
+            return False  # a backup inherits the marks of its source
         if self.context.database.read(volume_rows.find, volume_id) is not None:
-            return False  # it is, or is somebody's copy of what is
+            return False  # it is this volume, or another tool's copy of it
         self.view.read({"VDI": [vdi_ref]})
         vdi = self.view.known("VDI", vdi_ref)
         return vdi is not None and vdi["other_config"].get(MANAGED) == volume_id
@@ -351,10 +358,11 @@ class _Audit:
         vdis.unmark(self.context.view(), vdi_ref, stale)
 
     def _erase(self, vdi_ref: VDIRef, then: Record) -> bool:
-        """Once more, now: a row that could still name it would have been there before it was."""
-        _, of_nobody = self._stale_marks(vdi_ref, then)
-        if not of_nobody:
-            return True  # somebody has done something about it meanwhile
+        """Erase an orphan; return False if it turns out to be a volume. The marks are read again: a row may name it by
+        now."""
+        _, origins = self._stale_marks(vdi_ref, then)
+        if not origins:
+            return True  # another process has dealt with it meanwhile
         return vdis.erase_unnamed(self.context, self.context.view(), self.backend.id, vdi_ref)
 
     # ---- inside
@@ -384,9 +392,9 @@ class _Audit:
         )
 
 
-def _mended(finding: Finding, mend: Callable[[], object]) -> Finding:
+def _repaired(finding: Finding, repair_it: Callable[[], object]) -> Finding:
     try:
-        is_mended = mend() is not False
+        is_repaired = repair_it() is not False
     except XenVolError as error:
-        return replace(finding, text=f"{finding.text}; not mended: {error}")
-    return replace(finding, repaired=is_mended)
+        return replace(finding, text=f"{finding.text}; not repaired: {error}")
+    return replace(finding, repaired=is_repaired)

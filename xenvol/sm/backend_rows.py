@@ -1,4 +1,4 @@
-"""The rows of backends: looked up, and changed only where they are still what was decided on."""
+"""The statements on rows of backends. Each change names the state that the row must still have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xenvol.sm.records import Backend, now
 from xenvol.sm.tables import backends
 
 Order = Literal["id", "free", "placed_at"]
-"""How candidates are read: the oldest first, the one with most room, the one that was filled longest ago."""
+"""The order in which candidates are read: by age, most room first, longest without a new volume first."""
 
 _LIVE = backends.c.deleted == 0
 _ORDERS: dict[Order, list[Any]] = {
@@ -24,12 +24,12 @@ _ORDERS: dict[Order, list[Any]] = {
 
 
 def digest(place: str) -> str:
-    """A place as the table has it: short enough to be unique by an index."""
+    """Return the hash of a place as the table stores it: short enough for a unique index."""
     return hashlib.sha256(place.encode()).hexdigest()
 
 
 def add(connection: sa.Connection, **values: Any) -> int:
-    """Its id. Raises sqlalchemy.exc.IntegrityError where the place or the SR is taken."""
+    """Insert a row, and return its id. Raises sqlalchemy.exc.IntegrityError if the place or the SR is taken."""
     fresh = {
         "state": "new",
         "features": "",
@@ -48,7 +48,7 @@ def add(connection: sa.Connection, **values: Any) -> int:
 
 
 def get(connection: sa.Connection, backend_id: int, *, lock: bool = False) -> Backend:
-    """Raises UnknownBackend. `lock` keeps others from it until the transaction ends."""
+    """Return the backend. Raises UnknownBackend. `lock` keeps other transactions from it until this one ends."""
     query = sa.select(backends).where(backends.c.id == backend_id, _LIVE)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
@@ -63,7 +63,7 @@ def find(
     sr_uuid: str | None = None,
     lock: bool = False,
 ) -> Backend | None:
-    """The one at a place, or of an SR; `lock` as with `get`."""
+    """Return the backend at a place, or of an SR, or None. `lock` as in `get`."""
     is_it = backends.c.sr_uuid == sr_uuid if place is None else backends.c.place == digest(place)
     query = sa.select(backends).where(is_it, _LIVE)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -80,7 +80,7 @@ def all_of(connection: sa.Connection, *, flavor_id: int | None = None) -> list[B
 def with_room(
     connection: sa.Connection, flavor_id: int, size: int, *, order: Order, limit: int, offset: int = 0
 ) -> list[Backend]:
-    """Some of a flavor's backends that are believed to have room for so much."""
+    """Return one page of the flavor's backends whose row has `size` bytes free."""
     query = (
         sa.select(backends)
         .where(
@@ -98,7 +98,7 @@ def with_room(
 
 
 def reserve(connection: sa.Connection, backend_id: int, cost: int) -> bool:
-    """Take room for a volume that is about to be made; False where there is no longer enough."""
+    """Take room for a volume that will be made. Return False if the backend no longer has enough."""
     taken = (
         backends.update()
         .where(
@@ -114,7 +114,7 @@ def reserve(connection: sa.Connection, backend_id: int, cost: int) -> bool:
 
 
 def give_back(connection: sa.Connection, backend_id: int, cost: int) -> None:
-    """The room of a volume that was not made, or is gone."""
+    """Return the room of a volume that was not made, or is deleted."""
     connection.execute(
         backends.update().where(backends.c.id == backend_id, _LIVE).values(free=backends.c.free + cost)
     )
@@ -131,5 +131,5 @@ def delete(connection: sa.Connection, backend_id: int) -> None:
 
 
 def erase(connection: sa.Connection, backend_id: int) -> None:
-    """Of a backend that never came to be."""
+    """Delete the row of a backend whose SR was never made."""
     connection.execute(backends.delete().where(backends.c.id == backend_id, _LIVE, backends.c.state == "new"))

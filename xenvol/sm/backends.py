@@ -1,10 +1,10 @@
-"""Backends: set up once, however many services there are, and removed.
+"""Backends: their SRs are made once, even if several services try, and removed.
 
-A row comes first, then the SR: whoever dies between the two leaves a row that anybody can set up. The row is locked
-while its SR is made, so that it is made once; and an SR that was made and not recorded is found by its description.
+The row comes first, then the SR. If the process dies between the two, any service can make the SR later. The row is
+locked while its SR is made, so it is made only once. An SR that was made and not recorded is found by its description.
 
-Storage that is dead takes minutes to say so, and on SQLite a lock is everybody's: so it is asked before the row is
-locked.
+Dead storage takes minutes to fail, and on SQLite a lock blocks every service. So the storage is probed before the row
+is locked.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ from xenvol.storage import find_sr, vdis_of
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # backends set up in parallel: each may wait for an array
-_LISTED = 10  # volumes named where they keep a backend from being removed
+_LISTED = 10  # volumes that an error names
 
 
 @dataclass(frozen=True)
 class SetupReport:
-    """What became of one backend at start-up."""
+    """The result for one backend at start-up."""
 
     backend: Backend
     error: XenVolError | None
-    """Why it cannot be used; None: it can."""
+    """Why the backend cannot be used, or None."""
 
 
 def set_up(context: Context, view: View, backend_id: int) -> Backend:
-    """Make the backend's SR if nobody has, and plug it in this pool. Idempotent.
+    """Make the backend's SR if it was never made, and plug it in this pool. Idempotent.
 
-    Of several services that try at once, one makes it, and the others wait.
+    If several services try at once, one makes it, and the others wait.
     """
     backend = context.database.read(backend_rows.get, backend_id)
     return make(context, view, backend) if backend.state == "new" else connect(context, view, backend_id)
@@ -79,12 +79,12 @@ def make(
     secrets: Mapping[str, str | Secret] | None = None,
     format_device: str | None = None,
 ) -> Backend:
-    """As `set_up`, of a new backend; `secrets` has its passwords where they are known.
+    """Make the SR of a new backend, and plug it in this pool; `secrets` has its passwords if they are known.
 
-    `backend` is the row as it was registered. Raises BackendExists where another registration has taken it over.
+    `backend` is the row as it was registered. Raises BackendExists if another registration has taken it over.
 
-    `format_device` may be erased for it, now and by this very call: nobody knows what is on it later, so a start-up or
-    an audit never formats what a registration that died was allowed to.
+    `format_device` may be erased by this call, and only by this call: later, no process knows what is on the device. So
+    a start-up or an audit never formats what an unfinished registration was allowed to format.
     """
     if secrets is None:
         passwords.check_known(view, backend.id, backend.params)
@@ -112,7 +112,8 @@ def make(
 def _make_and_record(
     connection: sa.Connection, view: View, backend: Backend, format_device: str | None
 ) -> None:
-    """Have the SR, and the row say so. What is on the storage then stays; what is in the pool goes if this fails."""
+    """Make the SR, and record it in the row. If this fails, it is undone in the pool, and the data on the storage
+    stays."""
     undo = Undo()
     making = _making(backend)
     try:
@@ -133,9 +134,10 @@ def _make_and_record(
 
 
 def connect(context: Context, view: View, backend_id: int) -> Backend:
-    """Make the SR of a backend known to this pool, plugged, and its room known to placement. Idempotent.
+    """Introduce the backend's SR in this pool if it is unknown, plug it, and store its room. Idempotent.
 
-    What is plugged stays so, also where a host refuses; an SR that had to be introduced is forgotten then.
+    If a host refuses, an SR that this call introduced is forgotten again; an SR that the pool had stays as it is
+    plugged.
     """
     backend = context.database.read(backend_rows.get, backend_id)
     if backend.sr_uuid is None:
@@ -158,9 +160,9 @@ def connect(context: Context, view: View, backend_id: int) -> Backend:
 
 
 def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
-    """Every backend, in parallel; one that is dead is reported and does not stop the others.
+    """Set up every backend, in parallel. A backend that fails is reported, and does not stop the others.
 
-    `progress` is told of each that is up; the log, of each that is dead.
+    `progress` receives each backend that is up; the log receives each one that is not.
     """
     backends = context.database.read(backend_rows.all_of)
 
@@ -173,13 +175,13 @@ def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothin
         except XenVolError as error:
             log.warning("backend %d cannot be used: %s", backend.id, error)
             return SetupReport(_refreshed(context, view, backend, error), error)
-        except Exception as error:  # whatever one row is wrong about, the others come up
+        except Exception as error:  # one bad row must not stop the other backends
             log.exception("backend %d cannot be used", backend.id)
             return SetupReport(
                 backend, BackendNotReady(backend.id, problem=f"{type(error).__name__}: {error}")
             )
 
-    # where one that is being made locks the whole file, the others would wait for it until they give up
+    # on SQLite, making an SR locks the whole file, and the other backends would time out on it
     alone = [backend for backend in backends if backend.state == "new" and context.database.is_sqlite]
     reports = []
     for some, at_once in ((alone, 1), ([backend for backend in backends if backend not in alone], _AT_ONCE)):
@@ -194,8 +196,10 @@ def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothin
 
 
 def _refreshed(context: Context, view: View, backend: Backend, error: XenVolError) -> Backend:
-    """What the pool says of a backend that could not be set up, kept in its row; of another pool's host it says
-    nothing, and that pool's services know better."""
+    """Store what the pool says of a backend that could not be set up, and return the new row.
+
+    A backend of another pool's host is returned unchanged: that pool's services know more of it.
+    """
     if backend.sr_uuid is None or isinstance(error, XapiUnreachable | HostNotReady):
         return backend
     try:
@@ -207,11 +211,13 @@ def _refreshed(context: Context, view: View, backend: Backend, error: XenVolErro
 
 
 def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
-    """Take the backend out of its flavor, and its SR out of the pool, unless it was there before us.
+    """Take the backend out of its flavor, and its SR out of the pool, unless the pool had the SR before us.
 
-    The data stays, and may be registered again by its ``sr_uuid``; `destroy` erases the SR, which must be empty.
-    Idempotent up to the row; raises UnknownBackend, BackendInUse, VolumeInUse where a VM has a disk of the SR,
-    NotSupported for a `destroy` of what is not ours or of LUNs, XapiError.
+    The data stays, and can be registered again by its ``sr_uuid``; `destroy` erases the SR, which must be empty.
+    Idempotent until the row is deleted.
+
+    Raises UnknownBackend, BackendInUse, VolumeInUse if a VM has a disk of the SR, NotSupported for a `destroy` of LUNs
+    or of an SR that is not ours, XapiError.
     """
     view = context.view()
     with context.database.transaction() as connection:
@@ -231,19 +237,19 @@ def remove(context: Context, backend_id: int, *, destroy: bool = False) -> None:
             srs.remove_sr(view, sr_ref, destroy=destroy)
         if sr_ref is None and backend.sr_uuid is not None:
             log.warning(
-                "SR %s is not known to this pool; where another pool has it, it stays", backend.sr_uuid
+                "SR %s is not known to this pool; if another pool has it, it stays there", backend.sr_uuid
             )
         passwords.forget(view, backend.token, backend.params)
         backend_rows.delete(connection, backend_id)
 
 
 def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, is_known: bool) -> None:
-    """Raise NotSupported where there is nothing to erase, or nothing that we may.
+    """Raise NotSupported if there is nothing to erase, or the SR is not ours.
 
-    An SR that the pool does not know may have been erased by the same call before, so the storage is asked.
+    The storage is probed for an SR that the pool does not know: an earlier call may have erased it.
     """
     if backend.type.luns:
-        reason = "its disks are LUNs of an array: there is nothing to erase, remove it without `destroy`"
+        reason = "its disks are LUNs of an array, which xenvol does not erase: remove it without `destroy`"
     elif is_known and not is_our_doing:
         reason = "its SR was in the pool before it was registered: remove it without `destroy`"
     elif not is_known and backend.sr_uuid is not None and _may_be_on_storage(view, backend):
@@ -254,7 +260,7 @@ def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, i
 
 
 def _may_be_on_storage(view: View, backend: Backend) -> bool:
-    """Whether its storage has the SR, or cannot tell."""
+    """Return True if the storage has the SR, or if that cannot be found out."""
     if not _can_probe(view, backend):
         return True
     making, host_ref = _making(backend), srs.host_of(view, backend) or view.master
@@ -263,16 +269,16 @@ def _may_be_on_storage(view: View, backend: Backend) -> bool:
 
 
 def set_password(context: Context, backend_id: int, key: str, value: Secret) -> None:
-    """Tell this pool a password of a backend: a new one, or one that only another pool knows. Idempotent.
+    """Give this pool a password of a backend: a new one, or one that only another pool knows. Idempotent.
 
-    The PBDs of an SR that is our doing log in with it from their next plug on. Raises UnknownBackend, InvalidConfig
-    for a key that the backend has not.
+    The PBDs of an SR that is ours log in with it at their next plug. Raises UnknownBackend; InvalidConfig if the
+    backend has no password of that key.
     """
     backend = context.database.read(backend_rows.get, backend_id)
     known = passwords.keys_in(backend.params)
     if key not in known:
         remedy = f"its passwords: {', '.join(known) or 'none'}"
-        raise InvalidConfig(backend.sr_type, key, problem="is no password of this backend", remedy=remedy)
+        raise InvalidConfig(backend.sr_type, key, problem="is not a password of this backend", remedy=remedy)
     view = context.view()
     passwords.keep(view, backend.token, {key: value})
     sr_ref = None if backend.sr_uuid is None else find_sr(view, backend.sr_uuid)
@@ -281,10 +287,10 @@ def set_password(context: Context, backend_id: int, key: str, value: Secret) -> 
 
 
 def _check_before_making(view: View, backend: Backend, format_device: str | None) -> None:
-    """Unless its SR is there: see `probing.check`.
+    """Check with `probing.check`, unless the SR exists.
 
-    A call of an attempt that died may still be on its way, and make the SR while the storage is asked: the device is
-    not blank then, because the SR on it is this backend's.
+    A call of a dead attempt may still be running, and make the SR during the probe. Then the device is not blank
+    because the SR on it is this backend's: no error.
     """
     wanted, making = config.parse(backend.sr_type, backend.params), _making(backend)
     host_ref = srs.host_of(view, backend) or view.master
@@ -313,15 +319,15 @@ def _can_probe(view: View, backend: Backend) -> bool:
 def _have_sr(
     view: View, undo: Undo, backend: Backend, making: SRMaking, format_device: str | None
 ) -> tuple[SRRef, Origin]:
-    """The backend's SR: found, introduced, or, as the last, made. The one place that may format a device."""
+    """Return the backend's SR: find it, introduce it, or else make it. The only function that may format a device."""
     sr_uuid = backend.params.get("sr_uuid")
     made: Origin = "created" if sr_uuid is None and not backend.type.luns else "introduced"
     if (there := srs.find_made(view, backend.token)) is not None:
-        return there, made  # by somebody who died before it was recorded
+        return there, made  # by a process that died before it recorded the SR
     if sr_uuid is None and backend.type.luns:
         return srs.introduce_sr(view, undo, making, backend.token), "introduced"  # a uuid like any other
     if sr_uuid is None:
-        if backend.type.formats is not None and format_device is None:  # it was there a moment ago
+        if backend.type.formats is not None and format_device is None:  # its SR vanished since the check
             raise DeviceNotBlank(making.device_config[backend.type.formats], found=[])
         return srs.create_sr(view, making, srs.host_of(view, backend) or view.master), made
     there = find_sr(view, sr_uuid) or srs.introduce_sr(view, undo, making, sr_uuid)

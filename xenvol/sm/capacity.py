@@ -1,11 +1,11 @@
-"""How much room backends have: asked of the pool, three calls for any number of them, and kept in their rows.
+"""The room of backends: read from the pool, with three calls for any number of backends, and stored in their rows.
 
-The rows are what placement reads, so that it costs the same with ten backends and with a thousand. They may lag
-behind: whoever places a volume finds out what is true when the storage takes it or not.
+Placement reads the rows, so it costs the same with ten backends and with a thousand. The rows may be stale: the storage
+has the last word when it takes a volume, or refuses it.
 
-A look at the pool is old when it is written down: others make and delete volumes meanwhile. So a row is read first,
-with what is promised of it to volumes that are being made; then one looks; and the row's `free` is written only where
-nobody has taken of it or given back, nor written what he saw, since it was read.
+What is read from the pool is old when it is written, since other services make and delete volumes meanwhile. So the row
+comes first, with the room that is promised to volumes in the making; then the pool is read; then `free` is written,
+only if no service has changed it, or written a reading of its own, since the row was read.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from xenvol.sm.tables import volumes as volume_table
 
 T = TypeVar("T")
 
-_AT_ONCE = 1000  # uuids in one filter: some 60 KB, of the 300 KB that xapi takes; and ids in one statement
+_AT_ONCE = 1000  # ids in one statement, and uuids in one filter: some 60 KB of the 300 KB that xapi accepts
 _LONGEST = 1000  # letters of a problem, in its column
-_SLACK = 0.01  # of a backend: room that the next look will find, and that is worth no call of its own
+_SLACK = 0.01  # of a backend's size: a smaller gain waits for the next reading, and costs no call now
 
 Seen = dict[str, Any]
-"""What a look at an SR gives for its backend's row: what is in `_SEEN`, or the problem alone that hides it."""
+"""What a reading of the pool gives for a backend's row: the names in `_SEEN`, or only the problem."""
 _SEEN = ("problem", "features", "physical_size", "physical_utilisation", "virtual_allocation")
 _IS_AS_BEFORE = sa.and_(
     backend_table.c.free == sa.bindparam("free_before", type_=sa.BigInteger),
@@ -53,7 +53,7 @@ _KEEP = (
 
 @dataclass(frozen=True, kw_only=True)
 class BackendStats:
-    """What a backend has and can do, as the pool says it now. Bytes."""
+    """What a backend has and can do, as the pool says now. Sizes are bytes."""
 
     backend: Backend
     flavor: Flavor
@@ -65,7 +65,7 @@ class BackendStats:
 
 @dataclass(frozen=True)
 class _Before:
-    """A backend as it was before the look: `promised` to volumes that the look may not show yet."""
+    """A backend before the reading. `promised` bytes go to volumes that the reading may not show yet."""
 
     backend: Backend
     flavor: Flavor
@@ -73,9 +73,10 @@ class _Before:
 
 
 def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[Backend]:
-    """Look at their SRs, and keep what was seen; the rows as they are then.
+    """Read the SRs of backends, store their sizes, and return the new rows.
 
-    Left out are those without an SR, and those that were removed meanwhile; raises UnknownBackend where all were.
+    Backends without an SR, and backends that were removed meanwhile, are left out. Raises UnknownBackend if all of them
+    were removed.
     """
     backends = list(backends)
     kept = _refresh(context, view, backends)
@@ -87,10 +88,10 @@ def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[B
 
 
 def note(context: Context, backend: Backend, sr_rec: Record) -> None:
-    """Keep the sizes of one SR that has just been read, because something was done there.
+    """Store the sizes of one SR that was just read after a change.
 
-    `backend` as it was read before that. Where others have looked since, or where there would be much more room than
-    the row says, we look again: in this order somebody's disk may have escaped us.
+    `backend` is the row as it was before that read. The SR is read again if another service has stored a reading since,
+    or if there seems to be much more room than the row says: a volume that was made between the two would be missed.
     """
     if context.database.write(_note, backend, _sizes(sr_rec)):
         return
@@ -100,7 +101,7 @@ def note(context: Context, backend: Backend, sr_rec: Record) -> None:
 
 
 def stats(context: Context, flavor_label: str | None = None) -> list[BackendStats]:
-    """Of every backend, or of a flavor's, fresh from the pool. Raises UnknownFlavor."""
+    """Return the numbers of every backend, or of one flavor's, fresh from the pool. Raises UnknownFlavor."""
 
     def of_flavor(connection: sa.Connection) -> tuple[list[Flavor], list[Backend]]:
         if flavor_label is None:
@@ -124,13 +125,13 @@ def _refresh(context: Context, view: View, backends: Collection[Backend]) -> lis
     if not made:
         return []
     before = context.database.read(_before, made)
-    seen = _look(view, [each.backend for each in before])
+    seen = _read_pool(view, [each.backend for each in before])
     return context.database.write(_keep, before, seen)
 
 
 def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
-    """In order of the ids, and without those that were removed."""
-    backends = _rows(connection, backend_ids)  # first: who takes room between the two is in `promised`, too
+    """Return the backends that still exist, by id."""
+    backends = _rows(connection, backend_ids)  # first, so that room taken in between counts in `promised`
     flavors = {
         flavor_id: flavor_rows.by_id(connection, flavor_id)
         for flavor_id in {backend.flavor_id for backend in backends}
@@ -163,10 +164,11 @@ def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, S
 
 
 def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
-    """False where another look has been written since the backend was read, or `free` should grow."""
+    """Store the sizes. Return False if another reading was stored since the backend was read, or if `free` would
+    grow."""
     try:
-        there = backend_rows.get(connection, backend.id, lock=True)  # from here on nobody takes room
-    except UnknownBackend:  # removed meanwhile, and nothing is left to note
+        there = backend_rows.get(connection, backend.id, lock=True)  # from here on no service takes room
+    except UnknownBackend:  # removed meanwhile: nothing to store
         return True
     if there.stats_at != backend.stats_at:
         return False
@@ -181,7 +183,7 @@ def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
 
 def _free(backend: Backend, flavor: Flavor, seen: Mapping[str, Any], promised: int) -> int:
     if backend.type.luns:
-        return 0  # nothing is ever placed there: `placement.obstacle` says why
+        return 0  # no volume is ever placed there: see `placement.obstacle`
     return placement.placeable(
         flavor,
         is_thin=backend.is_thin_with(seen["features"]),
@@ -196,8 +198,8 @@ def _rows(connection: sa.Connection, backend_ids: list[int]) -> list[Backend]:
     query = sa.select(backend_table).where(backend_table.c.deleted == 0).order_by(backend_table.c.id)
     return [
         Backend.of(row)
-        for some in _some(backend_ids)
-        for row in connection.execute(query.where(backend_table.c.id.in_(some)))
+        for batch in _batches(backend_ids)
+        for row in connection.execute(query.where(backend_table.c.id.in_(batch)))
     ]
 
 
@@ -207,24 +209,24 @@ def _of_volumes(
     what: sa.ColumnElement[Any],
     *which: sa.ColumnElement[bool],
 ) -> dict[int, int]:
-    """A sum or a count over the volumes of each backend that has any, by an index."""
+    """Return a sum or a count over the volumes of each backend that has any. An index serves it."""
     owner = volume_table.c.backend_id
     query = sa.select(owner, what).where(volume_table.c.deleted == 0, *which).group_by(owner)
     return {
         backend_id: int(number)
-        for some in _some(backend_ids)
-        for backend_id, number in connection.execute(query.where(owner.in_(some)))
+        for batch in _batches(backend_ids)
+        for backend_id, number in connection.execute(query.where(owner.in_(batch)))
     }
 
 
-def _look(view: View, backends: list[Backend]) -> dict[int, Seen]:
-    """What to write into each row."""
+def _read_pool(view: View, backends: list[Backend]) -> dict[int, Seen]:
+    """Return what to write into each row."""
     srs: dict[str, tuple[str, Record]] = {}
     plugged: dict[str, set[str]] = {}
     uuids = [backend.sr_uuid or "" for backend in backends]
     try:
-        for some in _some(uuids):
-            found = view.find("SR", {"uuid": some})
+        for batch in _batches(uuids):
+            found = view.find("SR", {"uuid": batch})
             srs |= {sr_rec["uuid"]: (ref, sr_rec) for ref, sr_rec in found.items()}
             if found:
                 for pbd in view.find("PBD", {"SR": list(found), "currently_attached": True}).values():
@@ -254,18 +256,19 @@ def _values(
     if not hosts:
         problem = "its SR is plugged on no host"
     elif len(sr_rec["PBDs"]) > 1 and master not in hosts:
-        problem = "its SR is not plugged on the pool's master, where everything on a shared SR is done"
+        problem = "its SR is not plugged on the pool's master, which does the work on a shared SR"
     told = features.get(sr_rec["type"], "")
-    if sr_rec["sm_config"].get("allocation") == "thin":  # of an SR on LVM; its driver can both
+    if sr_rec["sm_config"].get("allocation") == "thin":  # an SR on LVM: its driver can do both
         told += " THIN_PROVISIONING"
     return {"problem": problem, "features": told, **_sizes(sr_rec)}
 
 
 def _sizes(sr_rec: Record) -> dict[str, int]:
-    """Of an SR that was never plugged xapi says -1 (facts/xapi.md, SR.introduce)."""
+    """Return the sizes of an SR. An SR that was never plugged has -1 (docs/background/xapi.md, SR.introduce): 0
+    here."""
     names = ("physical_size", "physical_utilisation", "virtual_allocation")
     return {name: max(0, int(sr_rec[name])) for name in names}
 
 
-def _some(items: list[T]) -> Iterator[list[T]]:
+def _batches(items: list[T]) -> Iterator[list[T]]:
     return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))

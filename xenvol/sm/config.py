@@ -1,6 +1,7 @@
-"""A backend config: the parameters of the XenAPI command line, ``server=… serverpath=…``, read and written as text.
+"""The parameters of a backend as the XenAPI command line writes them (``server=… serverpath=…``): read, checked,
+written.
 
-As it is stored it has no secret: a password is a xapi secret, and its key says so (``chappassword_secret=<uuid>``).
+The stored form has no secret. A password is a xapi secret, and its key says so (``chappassword_secret=<uuid>``).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from xenvol.storage.srtypes import SRType, sr_type_of
 LONGEST: Final = 2047  # letters of a config as text, in its column
 
 _OF_THE_SR = frozenset({"sr_uuid", "name_label", "name_description", "host"})
-_SM_CONFIG = frozenset({"nosubdir"})  # what SM reads from the SR's sm_config and nowhere else
-_FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of passwords
+_SM_CONFIG = frozenset({"nosubdir"})  # keys that SM reads only from the SR's sm_config
+_FREE_TEXT = frozenset({"name_label", "name_description"})  # may mention passwords
 _PASSWORD = "password"
-"""How a key ends whose value xapi keeps as a secret (facts/xapi.md, PBD.create)."""
+"""xapi keeps a value as a secret if its key ends so (docs/background/xapi.md, PBD.create)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +34,26 @@ class BackendConfig:
     device_config: Mapping[str, str | Secret]
     sm_config: Mapping[str, str] = field(default_factory=dict)
     sr_uuid: str | None = None
-    """Of an SR that is there already, in the pool or on the storage: it is used, not made."""
+    """An SR that exists already, in the pool or on the storage: it is used, and none is made."""
     name_label: str | None = None
     name_description: str | None = None
     host: str | None = None
-    """Of a local SR: the host that has it, by name or uuid."""
+    """The host that has a local SR, by name or uuid."""
 
     @property
     def locations(self) -> frozenset[str]:
-        """The names of its storage, on whichever host: `SRType.locations`."""
+        """Return the names of the storage, without its host: `SRType.locations`."""
         plain = {key: value for key, value in self.device_config.items() if isinstance(value, str)}
         return self.sr_type.locations(plain)
 
     @property
     def has_uuid(self) -> bool:
-        """Whether its storage knows the uuid of the SR on it."""
+        """Return True if the storage itself knows the uuid of its SR."""
         return self.sr_type.has_uuid and self.sm_config.get("nosubdir") != "true"
 
     def check_complete(self, *, but: Collection[str] = ()) -> None:
-        """Raise InvalidConfig for a required key that is missing, `but` for those that the storage can list."""
+        """Raise InvalidConfig if a required key is missing. Keys in `but`, which the storage can list, may be
+        missing."""
         for key in self.sr_type.required:
             if not (self.device_config.get(key) or self.device_config.get(f"{key}_secret") or key in but):
                 raise InvalidConfig(
@@ -63,7 +65,7 @@ class BackendConfig:
 
 
 def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
-    """Sort the parameters. Raises InvalidConfig, which shows no value."""
+    """Sort the parameters. Raises InvalidConfig, which quotes no value."""
     kind = sr_type_of(sr_type)
     if kind.not_for_volumes is not None:
         remedy = "choose a type that holds disks"
@@ -90,23 +92,23 @@ def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
 
 
 def _check(kind: SRType, key: str, value: str | Secret) -> None:
-    """Nothing is stored that is a secret, and no secret is given by a key that xapi would not keep as one."""
+    """Refuse a secret in plain text, and a secret whose key xapi would not keep as one. Raises InvalidConfig."""
     if not key or "=" in key or any(c.isspace() for c in key):
         raise InvalidConfig(kind.name, key, problem="is no key", remedy="write key=value")
     if isinstance(value, Secret):
         if not key.endswith(_PASSWORD):
-            remedy = f"xapi keeps those as secrets whose key ends in {_PASSWORD!r}, and shows the others to everybody"
+            remedy = f"xapi keeps a value secret only if its key ends in {_PASSWORD!r}, and shows all others"
             raise InvalidConfig(kind.name, key, problem="cannot be kept as a secret", remedy=remedy)
         return
     if is_secret_key(key) and not _is_reference(key, value):
         raise InvalidConfig(
-            kind.name, key, problem="is a secret, and came as plain text", remedy="give it as a Secret"
+            kind.name, key, problem="is a secret, and is plain text here", remedy="give it as a Secret"
         )
     if key not in _FREE_TEXT and has_secret(value):
         remedy = (
             "give it by a key of its own, or have the driver read it from a file on the hosts (secretfile=…)"
         )
-        raise InvalidConfig(kind.name, key, problem="carries a secret within", remedy=remedy)
+        raise InvalidConfig(kind.name, key, problem="contains a secret", remedy=remedy)
     if any(ord(c) < ord(" ") or c == "\x7f" for c in value):
         raise InvalidConfig(
             kind.name, key, problem="has a control character", remedy="write it in one line of text"
@@ -114,7 +116,7 @@ def _check(kind: SRType, key: str, value: str | Secret) -> None:
 
 
 def to_text(params: Mapping[str, str]) -> str:
-    """One line that a shell would read as the same words; `from_text` reads it back."""
+    """Return one line of shell words, which `from_text` reads back."""
     return shlex.join(f"{key}={value}" for key, value in params.items())
 
 
@@ -123,7 +125,7 @@ def from_text(text: str) -> dict[str, str]:
 
 
 def from_words(words: Iterable[str]) -> dict[str, str]:
-    """``key=value`` each; a value may hold ``=`` and spaces. Raises ValueError for a word without ``=``."""
+    """Parse ``key=value`` words. A value may contain ``=`` and spaces. Raises ValueError for a word without ``=``."""
     pairs: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -136,5 +138,5 @@ def from_words(words: Iterable[str]) -> dict[str, str]:
 
 
 def _is_reference(key: str, value: str) -> bool:
-    """Whether it is the uuid of a xapi secret, which may be shown."""
+    """Return True for the uuid of a xapi secret, which may be shown."""
     return key.endswith(f"{_PASSWORD}_secret") and is_uuid(value)

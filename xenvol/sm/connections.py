@@ -1,7 +1,4 @@
-"""What a volume is to whoever attaches it: a connection_info of type ``xensm``, in the form of nova-volume's.
-
-facts/peers.md e.2 has that form.
-"""
+"""The connection_info of a volume: type ``xensm``, in the form of nova-volume's (docs/background/peers.md e.2)."""
 
 from __future__ import annotations
 
@@ -19,9 +16,10 @@ DRIVER = "xensm"
 def initialize(
     context: Context, volume_id: str, connector: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """The connection_info. It is the same for whichever host asks, since any of them reaches an SR by its config.
+    """Return the connection_info of a volume. It is the same for every host, since any host reaches an SR by its
+    config.
 
-    It has the passwords in it that are needed to log in: hand it to whoever attaches, and to nobody else. Raises
+    It contains the passwords that a host needs to log in: hand it only to the process that attaches. Raises
     UnknownVolume, VolumeNotReady, NotSupported for a snapshot, BackendNotReady.
     """
     volume, backend = volumes.get_with_backend(context, volume_id)
@@ -52,4 +50,4 @@ def initialize(
 
 
 def terminate(context: Context, volume_id: str, connector: Mapping[str, object] | None = None) -> None:
-    """Nothing: whoever attached the volume detaches it, and no export is made for anybody. Idempotent."""
+    """Do nothing: detaching is the caller's work, and no export exists. Idempotent."""

@@ -1,4 +1,4 @@
-"""What every operation of the Storage Manager is given: the pool's session and the database. It remembers nothing."""
+"""The session and the database that every operation of the Storage Manager gets. It keeps no other state."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Context:
     database: Database
 
     def view(self) -> View:
-        """A view of the pool for one operation."""
+        """Return a new view of the pool, for one operation."""
         return View(self.session)
 
 
 def say_nothing(text: str) -> None:
-    """The progress of whoever does not want to hear of it."""
+    """The default of `progress`: ignore the text."""

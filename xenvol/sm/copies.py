@@ -1,7 +1,7 @@
-"""A volume from a volume: snapshots, clones, volumes from snapshots, by the storage's own way where it has one.
+"""Snapshots, clones, and volumes from snapshots, made by the storage driver's own copy if it has one.
 
-The same order as in `creation`: the row, the VDI, the row names the VDI. A copy is made where its source is, and is
-as large as it shall be before anybody is told of it.
+The order is that of `creation`: the row, the VDI, the row names the VDI. A copy is made on the SR of its source. It has
+its final size before it becomes available.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from xenvol.sm.records import Backend, Volume
 
 
 def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:
-    """What the volume holds now, kept; also while a VM writes to it. Idempotent by the snapshot's id.
+    """Keep what the volume holds now, also while a VM writes to it. Idempotent by `snapshot_id`.
 
     Raises UnknownVolume, VolumeNotReady, VolumeExists, NotSupported, NoBackendFits, XapiError, XapiUnreachable.
     """
@@ -42,7 +42,7 @@ def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = 
     source, backend = volumes.get_with_backend(context, volume_id)
     what = f"a snapshot of {volume_id}"
     if source.is_snapshot:
-        raise NotSupported(what, reason="it is a snapshot itself: clone it")
+        raise NotSupported(what, reason="it is a snapshot itself: clone it instead")
     if not backend.has("VDI_SNAPSHOT"):
         raise NotSupported(what, reason=f"the storage driver {backend.sr_type} makes no snapshots")
     return _copy(context, snapshot_id, source, backend, name=name, size=None, snapshot_of=source.id)
@@ -51,9 +51,9 @@ def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = 
 def clone(
     context: Context, volume_id: str, source_id: str, *, size: int | None = None, name: str = ""
 ) -> Volume:
-    """A new volume with what a volume, or a snapshot, holds; `size` makes it larger. Idempotent by its id.
+    """Make a volume with the data of a volume or a snapshot; `size` makes it larger. Idempotent by `volume_id`.
 
-    Raises what `snapshot` does; NotSupported for a size below the source's.
+    Raises what `snapshot` raises; NotSupported if `size` is below the source's.
     """
     vdis.check_names(volume_id, name)
     if size is not None:
@@ -61,13 +61,13 @@ def clone(
     there = context.database.read(volume_rows.find, volume_id)
     if there is not None and there.state == "available":
         _check_same(there, source_id, size=size, snapshot_of=None)
-        return there  # whatever has become of its source
+        return there  # its source may be gone by now
     source, backend = volumes.get_with_backend(context, source_id)
     if size is not None and size < source.size:
         reason = f"its source has {source.size} bytes, and disks do not shrink"
         raise NotSupported(f"a clone of {size} bytes", reason=reason)
     if backend.type.luns:
-        reason = "the array makes its LUNs, and VDI.create there would hand out one with whatever is on it"
+        reason = "the array makes its LUNs, and VDI.create there hands out an existing LUN with its data"
         raise NotSupported(f"a clone of {source_id}", reason=reason)
     if size is not None and size > source.size and not backend.has("VDI_RESIZE"):
         reason = f"the storage driver {backend.sr_type} resizes no disks"
@@ -109,9 +109,9 @@ def _copy(
 
 
 def finish(context: Context, view: View, made: Made) -> Volume | None:
-    """What is left to do when the row names the copy; None where somebody has deleted it meanwhile.
+    """Complete a copy that its row names. Return None if another process has deleted it meanwhile.
 
-    Idempotent. A copy that cannot be made as large as it shall be is taken back: that leaves as the storage's refusal.
+    Idempotent. A copy that cannot grow to its size is deleted again, and the storage's refusal is raised.
     """
     vdi = view.record("VDI", made.vdi_ref)
     if int(vdi["virtual_size"]) < made.volume.size:
@@ -125,7 +125,7 @@ def finish(context: Context, view: View, made: Made) -> Volume | None:
 
 
 def _take_back(context: Context, view: View, made: Made, error: XapiError) -> None:
-    """Delete what nobody has been told of, unless another service has got further with it."""
+    """Delete a copy that is not available yet, unless another service has got further with it."""
     undo = Undo()
     undo.did(f"made volume {made.volume.id}", _delete, context, view, made)
     undo.unwind(error)
@@ -147,9 +147,9 @@ def _claim(
     size: int | None,
     snapshot_of: str | None,
 ) -> Volume | None:
-    """The row of the copy; None where another service has just made one.
+    """Write the row of the copy, and take its room. Return None if another service has just written it.
 
-    Raises NoBackendFits; UnknownVolume, VolumeNotReady where the source is not what it was.
+    Raises NoBackendFits; UnknownVolume, VolumeNotReady if the source has changed.
     """
     wanted = source.size if size is None else size
     cost = placement.cost(backend, wanted)
@@ -175,12 +175,12 @@ def _claim(
         claimed = context.database.write(claim)
         if claimed is not None:
             return claimed
-        (fresh,) = capacity.refresh(context, context.view(), [backend])  # what the row said may lag behind
+        (fresh,) = capacity.refresh(context, context.view(), [backend])  # the row may be stale
         claimed = context.database.write(claim)
     except IntegrityError:
         return None
     if claimed is None:
-        reason = fresh.problem or f"has {max(0, fresh.free)} bytes to give, and the copy takes {cost}"
+        reason = fresh.problem or f"has {max(0, fresh.free)} bytes free, and the copy takes {cost}"
         flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
         raise NoBackendFits(flavor.label, size=wanted, reasons={backend.id: reason})
     return claimed
@@ -189,7 +189,7 @@ def _claim(
 def _make(
     context: Context, view: View, copy: Volume, source: Volume, backend: Backend, *, is_begun: bool
 ) -> Made | None:
-    """The copy's VDI, and the row that names it; None where it must be looked at again."""
+    """Make the copy's VDI, and have the row name it. Return None if the row must be read again."""
     undo = Undo()
     try:
         sr_ref, _ = srs.get_sr(view, backend)
@@ -205,7 +205,7 @@ def _make(
     if made is not None:
         vdis.unmark_source(view, source_ref, copy)
         if is_begun:
-            vdis.erase_halves(context, view, sr_ref, copy)
+            vdis.erase_incomplete(context, view, sr_ref, copy)
     return made
 
 
@@ -219,7 +219,7 @@ def _copy_vdi(
     source_ref: VDIRef,
     source_rec: Record,
 ) -> VDIRef:
-    """The storage's own way; where it has none, a full copy, which takes as long as the disk is large."""
+    """Copy by the storage driver's own way, or else in full, which takes as long as the disk is large."""
     if copy.is_snapshot:
         return vdis.copy_vdi(context, view, undo, sr_ref, source_ref, copy, "VDI.snapshot")
     if backend.has("VDI_CLONE") and not vdis.is_raw(source_rec):

@@ -1,11 +1,11 @@
-"""A new volume, on the first backend that takes it; whoever comes again goes on where it ended.
+"""Make a new volume on the first backend that takes it, or complete a volume that another attempt began.
 
     a row names a backend ─▶ a VDI there names the row ─▶ the row names the VDI ─▶ the VDI is plain ─▶ available
 
-Several services may be at the same volume: each may make a VDI, the row takes one, and who made another erases that.
-So nothing is locked, and whoever dies leaves what the next one, or an audit, can tell. What fails before the row
-names its VDI is taken back; from there on it goes forward, and the same call again completes it. A VDI that shall hold
-an image is filled before its row names it (`xenvol.sm.filling`).
+Several services can work on the same volume. Each may make a VDI, the row takes one, and the other services erase
+theirs. So no lock is held, and what a dead process leaves can be told by the next call, or by an audit. An attempt that
+fails before the row names its VDI is undone. After that nothing is undone, and the same call again completes the
+volume. A VDI for an image is filled before its row names it (`xenvol.sm.filling`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from xenvol.sm.records import Backend, Flavor, Volume
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 20  # at a volume that others change at the same time: each time one of them has got further
-_PAGE = 50  # backends looked at together
+ATTEMPTS = 20  # at a volume that other services change too: each time one of them has got further
+_PAGE = 50  # backends in one query
 
 
 def create(
@@ -52,11 +52,11 @@ def create(
     needs: Iterable[str] = (),
     filling: Filling | None = None,
 ) -> Volume:
-    """A volume of so many bytes at least, on a backend of the flavor, empty or filled. Idempotent by its id.
+    """Make a volume of at least `size` bytes on a backend of the flavor, empty or filled. Idempotent by `volume_id`.
 
-    Raises UnknownFlavor, InvalidSetting, VolumeExists (the id is another volume), VolumeNotReady (it is being
-    deleted), NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes), and
-    what the filling raises: nothing is left then, and no other backend is tried.
+    Raises UnknownFlavor, InvalidSetting, VolumeExists (the id is another volume), VolumeNotReady (it is being deleted),
+    NoBackendFits (with the reason of every backend), XapiUnreachable (the same call again completes). Also raises what
+    the filling raises: then nothing is left, and no other backend is tried.
     """
     vdis.check_names(volume_id, name)
     vdis.check_size(size)
@@ -82,7 +82,7 @@ def create(
 
 
 class Made(NamedTuple):
-    """A volume whose row names its VDI, and that is not available yet. The view remembers the VDI and its SR."""
+    """A volume whose row names its VDI, and that is not available yet. The view has read the VDI and its SR."""
 
     volume: Volume
     backend: Backend
@@ -90,16 +90,16 @@ class Made(NamedTuple):
 
 
 def find_named(view: View, volume: Volume, backend: Backend) -> Made:
-    """What an attempt has got as far as that. Raises VolumeNotFound where the VDI is gone, BackendNotReady."""
+    """Return the volume if an earlier attempt got so far. Raises VolumeNotFound if the VDI is gone, BackendNotReady."""
     sr_ref, _ = srs.get_sr(view, backend)
     vdi_ref, _ = vdis.get_vdi(view, sr_ref, volume)
     return Made(volume, backend, vdi_ref)
 
 
 def finish(context: Context, view: View, made: Made) -> Volume | None:
-    """What is left to do when the row names the VDI; None where somebody has deleted the volume meanwhile.
+    """Make the volume available once its row names the VDI. Return None if it was deleted meanwhile.
 
-    Idempotent, and several services may do it at once. Raises XapiError, XapiUnreachable; the same again completes.
+    Idempotent; several services may do it at once. Raises XapiError, XapiUnreachable; the same call again completes.
     """
     volume = made.volume
     vdi = view.record("VDI", made.vdi_ref)
@@ -117,7 +117,7 @@ def finish(context: Context, view: View, made: Made) -> Volume | None:
 
 
 def note(context: Context, backend: Backend, sr_rec: Record) -> None:
-    """Keep the SR's sizes, now that all is done; that they could not be kept is no failure of what was done."""
+    """Store the sizes of the SR after the work is done. A failure here is logged, and is no failure of the work."""
     try:
         capacity.note(context, backend, sr_rec)
     except XenVolError as error:
@@ -133,10 +133,10 @@ def record(
     sr_ref: SRRef,
     vdi_ref: VDIRef,
 ) -> Made | None:
-    """Have the row name the VDI; None where it names another already, or none any more: then the VDI is taken back."""
+    """Have the row name the VDI. If the row is gone, or names another VDI, unwind `undo` and return None."""
     view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
     vdi = view.known("VDI", vdi_ref)
-    if vdi is None:  # it was found, and its maker has taken it back; or an audit did, since the row is gone
+    if vdi is None:  # its service has undone it since it was found, or an audit has: the row is gone
         undo.unwind()
         return None
 
@@ -153,7 +153,7 @@ def record(
 
     try:
         named = context.database.write(name_it)
-    except IntegrityError:  # another row has this disk: of a copy made at the same time, or to have it erased
+    except IntegrityError:  # another row names this VDI: a copy made at the same time, or a claim to erase it
         named = None
     if named is None:
         undo.unwind()
@@ -171,7 +171,8 @@ def _place(
     begun: Volume | None,
     filling: Filling | None,
 ) -> Made | None:
-    """The volume, with a VDI that its row names; None where somebody else was at it too: look again."""
+    """Return the volume with a VDI that its row names; None if another service worked on it too, so that it must be
+    read again."""
     reasons: dict[int, str] = {}
     volume = begun
     try:
@@ -185,7 +186,7 @@ def _place(
             try:
                 made = _make(context, view, volume, backend, filling)
                 if made is not None and begun is not None and filling is not None:
-                    _erase_halves(context, view, begun, made)
+                    _erase_incomplete(context, view, begun, made)
                 return made
             except (XapiError, BackendNotReady, _CannotFillError) as refusal:
                 if filling is not None and filling.has_begun:
@@ -204,7 +205,7 @@ def _place(
 
 
 def _go_on(context: Context, view: View, begun: Volume) -> Made | None:
-    """The VDI that an attempt has made which died, or got no answer; None where there is none. Raises _LostError."""
+    """Return the VDI of an attempt that died, or that got no answer; None if it made none. Raises _LostError."""
     backend = context.database.read(backend_rows.get, begun.backend_id)
     try:
         sr_ref, _ = srs.get_sr(view, backend)
@@ -222,10 +223,10 @@ def _go_on(context: Context, view: View, begun: Volume) -> Made | None:
 def _make(
     context: Context, view: View, volume: Volume, backend: Backend, filling: Filling | None
 ) -> Made | None:
-    """The volume's VDI on this backend, and the row that names it; None where somebody else has changed the row.
+    """Make the volume's VDI on this backend, and have the row name it. Return None if another service changed the row.
 
-    Raises XapiError where the storage refuses, BackendNotReady, XapiUnreachable, _CannotFillError, and what the
-    filling raises; nothing is left then.
+    Raises XapiError if the storage refuses, BackendNotReady, XapiUnreachable, _CannotFillError, and what the filling
+    raises; then nothing is left.
     """
     sr_ref, sr_rec = srs.get_sr(view, backend)
     obstacle = None if filling is None else filling.obstacle(sr_ref, sr_rec)
@@ -248,17 +249,19 @@ def _make(
     return made
 
 
-def _erase_halves(context: Context, view: View, begun: Volume, made: Made) -> None:
-    """What dead attempts have left where this one began, or where it ended."""
+def _erase_incomplete(context: Context, view: View, begun: Volume, made: Made) -> None:
+    """Erase what dead attempts left on the backend where the row was begun, and where it ended."""
     backends = {made.backend.id: made.backend}
     if begun.backend_id not in backends:
         backends[begun.backend_id] = context.database.read(backend_rows.get, begun.backend_id)
     for backend in backends.values():
         try:
             sr_ref, _ = srs.get_sr(view, backend)
-            vdis.erase_halves(context, view, sr_ref, made.volume)
+            vdis.erase_incomplete(context, view, sr_ref, made.volume)
         except XenVolError as error:  # an audit finds them
-            log.warning("backend %d: halves of volume %s may be left: %s", backend.id, begun.id, error)
+            log.warning(
+                "backend %d: incomplete VDIs of volume %s may be left: %s", backend.id, begun.id, error
+            )
 
 
 def _candidates(
@@ -270,10 +273,11 @@ def _candidates(
     *,
     begun: Volume | None,
 ) -> Iterator[Backend]:
-    """The backends to try, in the policy's order. The caller notes in `reasons` which refused, we which do not fit.
+    """Yield the backends to try, in the policy's order. Backends that do not fit get their reason in `reasons`.
 
-    First those that are believed to have room, by an index; when none of them has taken it, all the others of the
-    flavor, as the pool says that they are now; and as the last the one that gave no answer when it was begun.
+    The caller adds the reasons of backends that refuse. First come backends whose row has room, read by an index. If
+    none of them takes the volume, all others of the flavor follow, by what the pool says of them now. Last comes the
+    backend that gave no answer to an earlier attempt.
     """
     policy = policies.get_policy(flavor.policy)
     silent = None if begun is None else begun.backend_id
@@ -293,7 +297,7 @@ def _candidates(
             reasons[backend.id] = reason
     for backend in policy.order(fitting, request):
         yield backend
-        reasons.setdefault(backend.id, "its last room went to another volume meanwhile")
+        reasons.setdefault(backend.id, "another volume took its last room meanwhile")
     if silent is not None:
         yield context.database.read(backend_rows.get, silent)
 
@@ -301,7 +305,7 @@ def _candidates(
 def _pages(
     context: Context, flavor: Flavor, request: Request, order: backend_rows.Order
 ) -> Iterator[list[Backend]]:
-    """Backends that are believed to have room, some at a time: each page is one query by an index."""
+    """Yield pages of the backends whose row has room; each page is one query by an index."""
     for number in itertools.count():
         page = context.database.read(
             backend_rows.with_room,
@@ -317,11 +321,11 @@ def _pages(
 
 
 class _LostError(Exception):
-    """Somebody else has changed the row."""
+    """Another service has changed the row."""
 
 
 class _CannotFillError(Exception):
-    """No disk of this backend can be filled; nothing was made."""
+    """No disk of this backend can be filled. Nothing was made."""
 
 
 def _claim(
@@ -332,9 +336,9 @@ def _claim(
     backend: Backend,
     filling: Filling | None,
 ) -> Volume | None:
-    """The volume's row, with this backend in it and room there taken; None where there is no room any more.
+    """Write this backend into the volume's row, and take its room. Return None if it has no room any more.
 
-    Raises _LostError where another service has the row.
+    Raises _LostError if another service has the row.
     """
     if volume is not None and volume.backend_id == backend.id:
         return volume
@@ -365,7 +369,7 @@ def _claim(
 
 
 def drop_unmade(connection: sa.Connection, volume: Volume) -> bool:
-    """The row of a volume that has no VDI, and the room that it took; False where the row has changed."""
+    """Delete the row of a volume without a VDI, and return its room. Return False if the row has changed."""
     is_gone = volume_rows.drop(connection, volume)
     if is_gone:
         backend_rows.give_back(connection, volume.backend_id, volume.cost)
@@ -373,9 +377,9 @@ def drop_unmade(connection: sa.Connection, volume: Volume) -> bool:
 
 
 def give_up(context: Context, volume: Volume, error: BaseException, *, is_over: bool = False) -> None:
-    """A refusal did not happen, so there is nothing to go on with; after a silence the row stays for the next one.
+    """Drop the row after a refusal, since nothing was made. Keep it after a missing answer, for the next attempt.
 
-    So it does after an interrupt, unless all that was under way `is_over`.
+    An interrupt keeps the row too, unless `is_over` says that nothing is under way any more.
     """
     if isinstance(error, XapiUnreachable | DatabaseError):
         return
@@ -384,11 +388,13 @@ def give_up(context: Context, volume: Volume, error: BaseException, *, is_over: 
     try:
         context.database.write(drop_unmade, volume)
     except DatabaseError as failure:
-        error.add_note(f"volume {volume.id} is still begun ({failure}): `xenvol sm audit --repair` ends it")
+        error.add_note(
+            f"the row of volume {volume.id} stays ({failure}): `xenvol sm audit --repair` drops it"
+        )
 
 
 def _check_same(context: Context, volume: Volume, flavor: Flavor, size: int, image: str | None) -> None:
-    """The volume with this id is the one that is asked for. Raises VolumeExists, VolumeNotReady."""
+    """Check that the existing volume is the one asked for. Raises VolumeExists, VolumeNotReady."""
     backend = context.database.read(backend_rows.get, volume.backend_id)
     if volume.state == "deleting":
         raise VolumeNotReady(volume.id, state="being deleted")

@@ -1,8 +1,8 @@
-"""Where the tables are: SQLite without any set-up, PostgreSQL or MariaDB where several services share them.
+"""The database: SQLite without any set-up, PostgreSQL or MariaDB if several services share it.
 
-Whoever works with a pool works in short transactions and looks, in each, whether what it decided on is still so.
-The one lock that is held while a pool is called is the row of a backend whose SR is being made; it is a lock of the
-database, so it ends with whoever held it, killed or not.
+Every operation on a pool uses short transactions, and each transaction checks that what was decided on is still so.
+Only one lock is held during calls to a pool: the row of a backend whose SR is being made. It is a lock of the database,
+so it ends with the process that holds it, even a killed one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ if TYPE_CHECKING:
 if importlib.util.find_spec("alembic") is None:
     raise ModuleNotFoundError(
         "No module named 'alembic'", name="alembic"
-    )  # it is loaded late, and missed at once
+    )  # alembic is imported late; say at once that it is missing
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-LOCK_WAIT: Final = (
-    120  # seconds to wait for another transaction: to make an SR takes one of the slow arrays so long
-)
-_ATTEMPTS: Final = 20  # at a transaction that lost to another: each time one of the others has got through
-_UPGRADE_LOCK: Final = 7305938  # any number that is ours
+LOCK_WAIT: Final = 120  # seconds to wait for another transaction: a slow array takes so long to make an SR
+_ATTEMPTS: Final = 20  # at a transaction that lost to another: each time one of the others has committed
+_UPGRADE_LOCK: Final = 7305938  # any number that no other program uses
 _VERSION_TABLE: Final = "sm_alembic_version"
 _READING: Final = "xenvol_is_reading"  # an execution option: the transaction takes no lock
 
@@ -50,17 +48,17 @@ _LOST_TO_ANOTHER: Final = frozenset(
         "1020",  # MariaDB: record has changed since last read
     }
 )
-"""What ends at once and is tried again. Who has waited for LOCK_WAIT is told so instead."""
+"""Errors that end a transaction at once: it is retried. A transaction that waited for LOCK_WAIT is not."""
 
 
 def default_url() -> str:
-    """A SQLite file in the data directory of the user (XDG_DATA_HOME)."""
+    """Return the URL of a SQLite file in the user's data directory (XDG_DATA_HOME)."""
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return f"sqlite:///{home / 'xenvol' / 'sm.sqlite'}"
 
 
 class Database:
-    """Safe from several threads. The constructor connects to nothing."""
+    """A database and its transactions. Safe for several threads. The constructor does not connect."""
 
     def __init__(self, url: str) -> None:
         parsed = _parsed(url)
@@ -68,7 +66,7 @@ class Database:
         try:
             self._engine = sa.create_engine(
                 parsed,
-                hide_parameters=True,  # an error shall not quote what was in a row
+                hide_parameters=True,  # an error must not quote the values of a row
                 pool_pre_ping=parsed.get_backend_name() != "sqlite",
                 isolation_level=None if parsed.get_backend_name() == "sqlite" else "READ COMMITTED",
                 connect_args=_connect_args(parsed),
@@ -82,12 +80,12 @@ class Database:
         if self.is_sqlite:
             if parsed.database in (None, "", ":memory:"):
                 raise DatabaseError(
-                    self.url, problem="must be a file: every thread has a connection of its own"
+                    self.url, problem="must be a file, since every thread has a connection of its own"
                 )
             try:
                 Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DatabaseError(self.url, problem=f"cannot be made ({error})") from error
+                raise DatabaseError(self.url, problem=f"its directory cannot be made ({error})") from error
             _prepare_sqlite(self._engine)
         self._is_checked = False
 
@@ -97,26 +95,30 @@ class Database:
 
     @contextmanager
     def transaction(self, *, is_reading: bool = False) -> Iterator[sa.Connection]:
-        """Committed at the end, rolled back by an exception.
+        """Commit at the end of the block, or roll back on an exception.
 
-        Raises DatabaseError where there is no database, or none any more: then nobody knows whether the end was
-        committed. sqlalchemy.exc.IntegrityError is what the one who wrote meant to be told.
+        Raises DatabaseError if the database cannot be reached; if that happens at the end, the commit may or may not be
+        done. sqlalchemy.exc.IntegrityError is raised as it is: the caller that writes handles it.
         """
         self._check()
-        with self._speaking(), self._connected(**{_READING: is_reading}) as connection, connection.begin():
+        with (
+            self._translating_errors(),
+            self._connected(**{_READING: is_reading}) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def read(
         self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `work` finds, in one transaction, which waits for nobody."""
+        """Return what `work` returns, in one transaction that waits for no lock."""
         with self.transaction(is_reading=True) as connection:
             return work(connection, *args, **kwargs)
 
     def write(
         self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Have `work` done in one transaction; from the start again where it lost to another. Raises DatabaseError."""
+        """Run `work` in one transaction, and again from its start if it lost to another one. Raises DatabaseError."""
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_lost_to_another),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -132,11 +134,11 @@ class Database:
         return result
 
     def upgrade(self) -> None:
-        """Make the tables, or bring them to this release. Idempotent; several at once wait for each other.
+        """Make the tables, or bring them to this release. Idempotent; concurrent upgrades wait for each other.
 
         Raises DatabaseError, also for tables of a release that this one does not know.
         """
-        with self._speaking(), self._connected() as connection, connection.begin():
+        with self._translating_errors(), self._connected() as connection, connection.begin():
             with self._upgrading_alone(connection):
                 self._refuse_newer(_revision_of(connection))
                 from alembic import command  # late, for its cost: a third of a command's start
@@ -150,10 +152,10 @@ class Database:
         self._engine.dispose()
 
     def _check(self) -> None:
-        """The tables are those of this release; a SQLite file gets them by itself."""
+        """Check that the tables are those of this release. A SQLite file is upgraded here."""
         if self._is_checked:
             return
-        with self._speaking(), self._connected(**{_READING: True}) as connection:
+        with self._translating_errors(), self._connected(**{_READING: True}) as connection:
             found = _revision_of(connection)
         if found != REVISION:
             self._refuse_newer(found)
@@ -177,7 +179,7 @@ class Database:
 
     @contextmanager
     def _upgrading_alone(self, connection: sa.Connection) -> Iterator[None]:
-        """A lock of the database; SQLite has it by the transaction itself."""
+        """Hold a lock of the database during the block. For SQLite the transaction itself is that lock."""
         match connection.dialect.name:
             case "postgresql":
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
@@ -206,8 +208,8 @@ class Database:
             connection.close()
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Whatever the database refuses, or breaks off at, is a DatabaseError, in which there is no password."""
+    def _translating_errors(self) -> Iterator[None]:
+        """Raise every error of the database as a DatabaseError, which contains no password."""
         try:
             yield
         except IntegrityError:
@@ -231,12 +233,12 @@ def _connect_args(url: sa.URL) -> dict[str, Any]:
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
-    """Transactions that begin where they say so, with the write lock, since the rest of them would wait for it."""
+    """Begin transactions where SQLAlchemy says so, with the write lock: taken later, it could fail halfway."""
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: object) -> None:
         connection.isolation_level = None
-        # FULL: when a volume is told to be there, its row must outlive a power cut, or nobody knows whose the disk is
+        # FULL: the row of an available volume must survive a power cut, or its VDI becomes an orphan
         for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -255,7 +257,7 @@ def _alembic() -> Config:
 
 
 def _revision_of(connection: sa.Connection) -> str | None:
-    """Of the tables that are there; None: there are none."""
+    """Return the revision of the tables, or None if there are none."""
     if not sa.inspect(connection).has_table(_VERSION_TABLE):
         return None
     found: str | None = connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()
@@ -263,7 +265,7 @@ def _revision_of(connection: sa.Connection) -> str | None:
 
 
 def _parsed(text: str) -> sa.URL:
-    """Raises DatabaseError, which does not quote what may have a password in it."""
+    """Parse the URL. Raises DatabaseError, which does not quote the text: it may contain a password."""
     try:
         url = sa.make_url(text)
     except (ArgumentError, ValueError):
@@ -275,7 +277,8 @@ def _parsed(text: str) -> sa.URL:
         or kind.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mariadb")
     ):
         raise DatabaseError(
-            "(not shown)", problem="is no URL of a database: sqlite:////path, postgresql://…, mariadb://…"
+            "(not shown)",
+            problem="not the URL of a database: use sqlite:////path, postgresql://…, mariadb://…",
         )
     return url.set(drivername=kind)
 
@@ -289,7 +292,7 @@ _DRIVERS: Final = {
 
 
 def _shown(url: sa.URL) -> str:
-    """Without passwords, also those that came as parameters."""
+    """Return the URL without passwords, also those in its parameters."""
     masked = {key: MASK for key in url.query if is_secret_key(key)}
     shown = url.update_query_dict(masked).render_as_string(hide_password=True)
     return shown.replace(quote(MASK, safe=""), MASK)

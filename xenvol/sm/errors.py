@@ -1,8 +1,8 @@
-"""What the Storage Manager refuses, by whose fault it is: the bases are those of `xenvol.errors`.
+"""The errors of the Storage Manager, sorted by whose fault they are. The base classes are those of `xenvol.errors`.
 
-* `RequestError`: the flavor, backend or volume that was named, or what was asked of it, must change.
+* `RequestError`: change the flavor, backend or volume that was named, or what was asked of it.
 * `StorageError`: no backend can do it, or a device is not what it should be.
-* `DatabaseError`: the Storage Manager's own tables are not there, not reached, or of another release.
+* `DatabaseError`: the Storage Manager's tables are missing, not reachable, or of another release.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import HypervisorError, RequestError, StorageError, UnsupportedSRType, XenVolError
 
-_SHOWN = 10  # of a list, a message names so many; the attribute has all
+_SHOWN = 10  # items of a list in a message; the attribute has all
 
 
 class UnknownFlavor(RequestError):
@@ -26,12 +26,12 @@ class UnknownFlavor(RequestError):
 
 class FlavorExists(RequestError):
     def __init__(self, label: str) -> None:
-        super().__init__(f"a flavor with the label {label!r} is there already: use it, or delete it first")
+        super().__init__(f"a flavor with the label {label!r} exists already: use it, or delete it first")
         self.label = label
 
 
 class FlavorInUse(RequestError):
-    """It has backends; `backends` lists them."""
+    """The flavor has backends; `backends` lists their ids."""
 
     def __init__(self, label: str, *, backends: Iterable[int]) -> None:
         self.label = label
@@ -42,16 +42,16 @@ class FlavorInUse(RequestError):
 
 
 class InvalidSetting(RequestError):
-    """A setting of a flavor, or a value on the command line, cannot be."""
+    """A setting of a flavor, or a value on the command line, is not allowed."""
 
     def __init__(self, name: str, value: object, *, accepted: str) -> None:
-        super().__init__(f"{name} {value!r} cannot be; accepted: {accepted}")
+        super().__init__(f"{name} {value!r} is not allowed; accepted: {accepted}")
         self.name = name
         self.accepted = accepted
 
 
 class InvalidConfig(RequestError):
-    """The key=value parameters of a backend are wrong; `key` names which."""
+    """A key=value parameter of a backend is wrong; `key` says which."""
 
     def __init__(self, sr_type: str, key: str, *, problem: str, remedy: str) -> None:
         super().__init__(f"backend of type {sr_type}: key {key!r} {problem}; {remedy}")
@@ -61,23 +61,23 @@ class InvalidConfig(RequestError):
 
 class UnknownBackend(RequestError):
     def __init__(self, backend_id: int) -> None:
-        super().__init__(
-            f"no backend has the id {backend_id}; `xenvol sm backend_list` shows those there are"
-        )
+        super().__init__(f"no backend has the id {backend_id}; `xenvol sm backend_list` lists them")
         self.backend_id = backend_id
 
 
 class BackendExists(RequestError):
-    """The same place, or the same SR, is registered already."""
+    """The same place, or the same SR, is a backend already."""
 
     def __init__(self, place: str, *, backend_id: int) -> None:
-        super().__init__(f"{place} is backend {backend_id} already: two would count its space twice")
+        super().__init__(
+            f"{place} is backend {backend_id} already: use that one, since two would count its space twice"
+        )
         self.place = place
         self.backend_id = backend_id
 
 
 class BackendInUse(RequestError):
-    """It has volumes; `volumes` lists the first of them, `count` tells how many there are."""
+    """The backend has volumes; `volumes` lists the first of them, `count` is how many there are."""
 
     def __init__(self, backend_id: int, *, volumes: Iterable[str], count: int) -> None:
         self.backend_id = backend_id
@@ -90,7 +90,7 @@ class BackendInUse(RequestError):
 
 
 class DeviceNotBlank(StorageError):
-    """To make the SR would erase a device, and nobody has said that this is meant. Nothing was touched."""
+    """Making the SR would erase a device that no caller has allowed to erase. Nothing was changed."""
 
     def __init__(self, device: str, *, found: Iterable[str]) -> None:
         self.device = device
@@ -99,55 +99,59 @@ class DeviceNotBlank(StorageError):
             what = f"device {device} holds SR {_listed(self.found)}"
             use = f"to use it, give sr_uuid={self.found[0]}; to erase it"
         else:
-            what = f"to make an SR on device {device} formats it, and XenAPI cannot tell whether it holds a file system"
-            use = "to format it, with whatever is on it"
+            what = (
+                f"making an SR formats device {device}, and XenAPI cannot tell whether it holds a file system"
+            )
+            use = "to format it, and lose what is on it"
         super().__init__(f"{what}; {use}, name it: --format {device}")
 
 
 class IncompleteConfig(StorageError):
-    """The storage answered what could be filled in; `choices` lists it, as key=value."""
+    """A parameter is missing, and the storage listed the values for it; `choices` has them, as key=value."""
 
     def __init__(self, sr_type: str, key: str, *, choices: Iterable[str]) -> None:
         self.sr_type = sr_type
         self.key = key
         self.choices = list(choices)
         super().__init__(
-            f"backend of type {sr_type}: key {key!r} is missing or names nothing that is there; "
+            f"backend of type {sr_type}: key {key!r} is missing, or names nothing that exists; "
             f"the storage offers: {_listed(self.choices) or 'nothing'}"
         )
 
 
 class BackendNotReady(StorageError):
-    """The backend's SR is not made yet, or not plugged."""
+    """The backend's SR is not made, not known to this pool, or not plugged."""
 
     def __init__(self, backend_id: int, *, problem: str) -> None:
-        super().__init__(f"backend {backend_id} is not ready: {problem}; `xenvol sm setup` tries again")
+        super().__init__(f"backend {backend_id} is not ready: {problem}; `xenvol sm setup` retries")
         self.backend_id = backend_id
         self.problem = problem
 
 
 class NoSuchStorageDriver(UnsupportedSRType):
-    """A type that no release ships any more."""
+    """No current release ships the storage driver of this type."""
 
     def __init__(self, sr_type: str, *, host: str, offered: Iterable[str]) -> None:
         super().__init__(sr_type, host=host, offered=offered)
         self.args = (
-            f"host {host} offers no SRs of type {sr_type!r}: the storage driver is offered neither by XCP-ng nor by "
-            "any current XenServer; reach the array by iSCSI, Fibre Channel or NFS (lvmoiscsi, lvmohba, nfs)",
+            f"host {host} offers no SRs of type {sr_type!r}: neither XCP-ng nor any current XenServer ships its "
+            "storage driver; reach the array by iSCSI, Fibre Channel or NFS (lvmoiscsi, lvmohba, nfs)",
         )
 
 
 class UnknownVolume(RequestError):
     def __init__(self, volume_id: str) -> None:
-        super().__init__(f"no volume or snapshot has the id {volume_id!r}")
+        super().__init__(
+            f"no volume or snapshot has the id {volume_id!r}; `xenvol sm volume_list` lists them"
+        )
         self.volume_id = volume_id
 
 
 class VolumeExists(RequestError):
-    """The id is taken by a volume that is not the one asked for."""
+    """The id belongs to a volume that is not the one asked for."""
 
     def __init__(self, volume_id: str, *, difference: str) -> None:
-        super().__init__(f"volume {volume_id!r} is there already, and {difference}: use another id")
+        super().__init__(f"volume {volume_id!r} exists already, and {difference}: use another id")
         self.volume_id = volume_id
 
 
@@ -163,7 +167,7 @@ class VolumeNotReady(RequestError):
 
     def __init__(self, volume_id: str, *, state: str) -> None:
         super().__init__(
-            f"volume {volume_id!r} is {state}; where that goes on for ever, its process has died: "
+            f"volume {volume_id!r} is {state}; if that does not end, its process has died: "
             "`xenvol sm audit --repair` finishes it"
         )
         self.volume_id = volume_id
@@ -171,7 +175,7 @@ class VolumeNotReady(RequestError):
 
 
 class NotSupported(RequestError):
-    """The backend of the volume cannot do this."""
+    """The operation is not possible for this volume, snapshot, VDI or backend."""
 
     def __init__(self, what: str, *, reason: str) -> None:
         super().__init__(f"{what} is not possible: {reason}")
@@ -180,7 +184,7 @@ class NotSupported(RequestError):
 
 
 class NoBackendFits(StorageError):
-    """No backend of the flavor takes the volume; `reasons` says for every one why, by its id."""
+    """No backend of the flavor takes the volume; `reasons` says why, by the backend's id."""
 
     def __init__(self, flavor: str, *, size: int, reasons: Mapping[int, str]) -> None:
         self.flavor = flavor
@@ -195,15 +199,15 @@ class NoBackendFits(StorageError):
 
 
 class Overtaken(HypervisorError):
-    """Others changed the same volume at the same time, again and again."""
+    """Other services changed the same volume during each of several attempts."""
 
     def __init__(self, volume_id: str) -> None:
-        super().__init__(f"volume {volume_id!r} was changed by others meanwhile: try again")
+        super().__init__(f"other services changed volume {volume_id!r} meanwhile: repeat the call")
         self.volume_id = volume_id
 
 
 class DatabaseError(XenVolError):
-    """The Storage Manager's database; `problem` has no password in it."""
+    """The Storage Manager's database failed; `problem` contains no password."""
 
     def __init__(self, url: str, *, problem: str) -> None:
         super().__init__(f"database {url}: {problem}")

@@ -1,4 +1,4 @@
-"""The rows of flavors."""
+"""The statements on rows of flavors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add(
     over_subscription: float,
     reserved_percentage: int,
 ) -> int:
-    """Its id. Raises sqlalchemy.exc.IntegrityError where the label is taken."""
+    """Insert a row, and return its id. Raises sqlalchemy.exc.IntegrityError if the label is taken."""
     values = {
         "label": label,
         "description": description,
@@ -35,7 +35,7 @@ def add(
 
 
 def get(connection: sa.Connection, label: str, *, lock: bool = False) -> Flavor:
-    """Raises UnknownFlavor, which lists those there are. `lock` keeps others from it until the transaction ends."""
+    """Return the flavor. Raises UnknownFlavor, which lists the labels. `lock` keeps other transactions from it."""
     query = sa.select(flavors).where(flavors.c.label == label, _LIVE)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
@@ -44,7 +44,7 @@ def get(connection: sa.Connection, label: str, *, lock: bool = False) -> Flavor:
 
 
 def by_id(connection: sa.Connection, flavor_id: int) -> Flavor:
-    """Of a backend, also of a deleted one."""
+    """Return the flavor, also a deleted one."""
     return Flavor.of(connection.execute(sa.select(flavors).where(flavors.c.id == flavor_id)).one())
 
 

@@ -1,4 +1,4 @@
-"""Flavors: a label, a description, and the rules by which volumes are placed on its backends."""
+"""Flavors: a label, a description, and the rules for placing volumes on the flavor's backends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenvol.sm.records import Flavor
 from xenvol.sm.tables import ID
 
 DEFAULT_POLICY = "first_fit"
-DEFAULT_OVER_SUBSCRIPTION = 1.0  # no more is promised than there is: whoever wants to bet says so
+DEFAULT_OVER_SUBSCRIPTION = 1.0  # promise no more than there is, unless the administrator asks for it
 
 
 def create(
@@ -24,7 +24,7 @@ def create(
     over_subscription: float = DEFAULT_OVER_SUBSCRIPTION,
     reserved_percentage: int = 0,
 ) -> Flavor:
-    """Raises FlavorExists, InvalidSetting, and what a policy that cannot be loaded raises (`policies.get_policy`)."""
+    """Make a flavor. Raises FlavorExists, InvalidSetting, and what `policies.get_policy` raises."""
     if not label or len(label) > ID or not label.isprintable():
         raise InvalidSetting("label", label, accepted=f"1 to {ID} letters that can be printed")
     if len(description) > ID:
@@ -55,7 +55,7 @@ def create(
 
 
 def delete(context: Context, label: str) -> None:
-    """Raises UnknownFlavor, FlavorInUse with the backends that it has."""
+    """Delete a flavor. Raises UnknownFlavor, FlavorInUse with the ids of its backends."""
 
     def remove(connection: sa.Connection) -> None:
         flavor = flavor_rows.get(connection, label, lock=True)
@@ -67,7 +67,7 @@ def delete(context: Context, label: str) -> None:
 
 
 def list_all(context: Context, label: str | None = None) -> list[Flavor]:
-    """All, or the one with that label. Raises UnknownFlavor."""
+    """Return all flavors, or the one with this label. Raises UnknownFlavor."""
     if label is not None:
         return [context.database.read(flavor_rows.get, label)]
     return context.database.read(flavor_rows.all_of)

@@ -2,9 +2,9 @@
 
     flavor ──has──▶ backends ──each is──▶ an SR        volume ──is──▶ a VDI of one of them ──▶ connection_info
 
-An administrator registers backends under flavors; a volume of a flavor is made on the first backend that takes it.
-All state is in the database and in the pool: any number of these, in as many processes and on as many machines, are
-alike, and any of them serves any request.
+An administrator registers backends under flavors; a volume of a flavor is made on the first backend that takes it. All
+state is in the database and in the pool. So any number of managers, in several processes and on several machines, are
+equal, and each can serve each request.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from xenvol.sm.records import Backend, Flavor, Volume
 
 
 class StorageManager:
-    """Safe to use from several threads at once. The constructor makes no call and opens no connection.
+    """Every operation of the Storage Manager. Safe for several threads. The constructor makes no call and opens no
+    connection.
 
-    `session` is one of `xenvol.connect`, or anything with ``.xenapi``; `database` a URL as SQLAlchemy has them, or a
-    `Database`. A SQLite file gets its tables by itself, the others by ``xenvol sm db_upgrade``.
+    `session` comes from `xenvol.connect`, or is any object with ``.xenapi``; `database` is an SQLAlchemy URL or a
+    `Database`. A SQLite file gets its tables by itself, other databases by ``xenvol sm db_upgrade``.
     """
 
     def __init__(self, session: Any, database: str | Database) -> None:
@@ -57,7 +58,8 @@ class StorageManager:
         return self._context.session
 
     def do_setup(self, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
-        """Have every backend's SR made, once, and known to this pool and plugged; what is dead is reported."""
+        """Make each backend's SR if it was never made, and plug it in this pool. Backends that fail are in the
+        reports."""
         return backends.set_up_all(self._context, progress=progress)
 
     # ---- flavors
@@ -71,8 +73,11 @@ class StorageManager:
         over_subscription: float = flavors.DEFAULT_OVER_SUBSCRIPTION,
         reserved_percentage: int = 0,
     ) -> Flavor:
-        """A name for a quality of service. `policy` chooses among its backends; of thin ones `over_subscription`
-        times what they have is promised at most, and of all the reserve stays free."""
+        """Make a flavor, which names a quality of service.
+
+        `policy` chooses among its backends. Thin backends may promise `over_subscription` times what they have.
+        `reserved_percentage` of each backend stays free.
+        """
         return flavors.create(
             self._context,
             label,
@@ -99,13 +104,13 @@ class StorageManager:
         format_device: str | None = None,
         weight: float = 1.0,
     ) -> Backend:
-        """Register a backend and make its SR: see `xenvol.sm.registration.add`. Passwords must come as `Secret`."""
+        """Register a backend and make its SR: see `xenvol.sm.registration.add`. Passwords must be `Secret` values."""
         return registration.add(
             self._context, flavor_label, sr_type, config, format_device=format_device, weight=weight
         )
 
     def list_backends(self, backend_id: int | None = None) -> list[Backend]:
-        """All, or the one with that id, as the database has them. Raises UnknownBackend."""
+        """Return all backends, or the one with this id, as the database has them. Raises UnknownBackend."""
         if backend_id is None:
             return self._context.database.read(backend_rows.all_of)
         return [self._context.database.read(backend_rows.get, backend_id)]
@@ -117,11 +122,11 @@ class StorageManager:
         backends.remove(self._context, backend_id, destroy=destroy)
 
     def set_backend_password(self, backend_id: int, key: str, value: Secret) -> None:
-        """A new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
+        """Set a new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
         backends.set_password(self._context, backend_id, key, value)
 
     def stats(self, flavor_label: str | None = None) -> list[BackendStats]:
-        """Capacity and capabilities of every backend, or of a flavor's, as the pool says them now."""
+        """Return size and features of every backend, or of one flavor's, as the pool says now."""
         return capacity.stats(self._context, flavor_label)
 
     # ---- volumes
@@ -136,9 +141,9 @@ class StorageManager:
         needs: Iterable[str] = (),
         filling: Filling | None = None,
     ) -> Volume:
-        """A volume of `size` bytes at least; `needs` are of snapshot, clone, resize, resize_online.
+        """Make a volume of at least `size` bytes; `needs` are of snapshot, clone, resize, resize_online.
 
-        With a `filling` it holds an image before it is anybody's: see `xenvol.volume_images`.
+        With a `filling`, it holds an image before it becomes available: see `xenvol.volume_images`.
         """
         return creation.create(
             self._context, volume_id, flavor_label, size, name=name, needs=needs, filling=filling
@@ -156,7 +161,7 @@ class StorageManager:
         after: str | None = None,
         limit: int | None = None,
     ) -> list[Volume]:
-        """By id, from the one after `after`. Raises UnknownFlavor."""
+        """Return the volumes and snapshots by id, from the one after `after`. Raises UnknownFlavor."""
 
         def find(connection: Any) -> list[Volume]:
             flavor_id = None if flavor_label is None else flavor_rows.get(connection, flavor_label).id
@@ -178,7 +183,7 @@ class StorageManager:
     def clone_volume(
         self, volume_id: str, source_id: str, *, size: int | None = None, name: str = ""
     ) -> Volume:
-        """From a volume or a snapshot."""
+        """Make a volume with the data of a volume or a snapshot."""
         return copies.clone(self._context, volume_id, source_id, size=size, name=name)
 
     def manage_volume(self, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
@@ -192,13 +197,14 @@ class StorageManager:
     def initialize_connection(
         self, volume_id: str, connector: Mapping[str, object] | None = None
     ) -> dict[str, Any]:
-        """The connection_info that `VolumeOps.attach_volume` takes; it holds passwords where some are needed."""
+        """Return the connection_info that `VolumeOps.attach_volume` takes. It contains the passwords of the storage, if
+        any."""
         return connections.initialize(self._context, volume_id, connector)
 
     def terminate_connection(self, volume_id: str, connector: Mapping[str, object] | None = None) -> None:
         connections.terminate(self._context, volume_id, connector)
 
-    # ---- looking after
+    # ---- maintenance
 
     def audit(
         self,
@@ -207,9 +213,10 @@ class StorageManager:
         silence: float = filling.SILENCE,
         progress: Callable[[str], None] = say_nothing,
     ) -> AuditReport:
-        """Hold database and pool against each other; `repair` mends what a crash has left.
+        """Compare the database with the pool; with `repair`, complete or undo what a crash has left.
 
-        Who fills a volume with an image says so every minute; after `silence` seconds he is taken for dead.
+        A process that fills a volume with an image renews its mark every minute; after `silence` seconds without that
+        it counts as dead.
         """
         return audit.audit(self._context, repair=repair, silence=silence, progress=progress)
 

@@ -1,8 +1,8 @@
-"""A backend's passwords: each is a xapi secret of ours, whose uuid follows from the backend, and is nowhere else.
+"""A backend's passwords. Each is a xapi secret, whose uuid follows from the backend, and is stored nowhere else.
 
-Neither the database nor a config that is shown has more than that uuid. `PBD.create` copies the secret that a
-``*password_secret`` key names, and that copy goes with the PBD (facts/sm-truth.md, CHAP secrets); ours stays until
-the backend is removed.
+The database, and a config that is shown, have only that uuid. `PBD.create` copies the secret that a
+``*password_secret`` key names, and the copy goes with the PBD (docs/background/recordings.md, CHAP secrets). The
+original stays until the backend is removed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SUFFIX = "_secret"
 
 
 def uuid_of(token: str, key: str) -> str:
-    """Of the secret for that key of the backend with that token."""
+    """Return the uuid of the secret for this key of the backend with this token."""
     return str(uuid.uuid5(_NAMESPACE, f"{token}/{key}"))
 
 
 def referred(token: str, device_config: Mapping[str, str | Secret]) -> dict[str, str]:
-    """The device_config with each password as ``<key>_secret=<uuid>``: what is stored and shown."""
+    """Return the device_config with each password as ``<key>_secret=<uuid>``: the form that is stored and shown."""
     plain: dict[str, str] = {}
     for key, value in device_config.items():
         if isinstance(value, Secret):
@@ -39,12 +39,12 @@ def referred(token: str, device_config: Mapping[str, str | Secret]) -> dict[str,
 
 
 def keys_in(params: Mapping[str, str]) -> list[str]:
-    """Of which keys the values are kept as secrets."""
+    """Return the keys whose values are kept as secrets."""
     return [key.removesuffix(_SUFFIX) for key in params if key.endswith(f"password{_SUFFIX}")]
 
 
 def keep(view: View, token: str, device_config: Mapping[str, str | Secret]) -> None:
-    """Make the secrets, or give those that are there the value. Idempotent; `forget` takes them back."""
+    """Make the secrets, or set the value of existing ones. Idempotent; `forget` removes them."""
     for key, value in device_config.items():
         if not isinstance(value, Secret):
             continue
@@ -56,7 +56,7 @@ def keep(view: View, token: str, device_config: Mapping[str, str | Secret]) -> N
 
 
 def tell_pbds(view: View, sr_ref: SRRef, device_config: Mapping[str, str | Secret]) -> None:
-    """Give the copies that an SR's PBDs have the new value: their next plug logs in with it. Idempotent."""
+    """Set the new value in the copies that the SR's PBDs have. Their next plug logs in with it. Idempotent."""
     for _, pbd in find_pbds(view, sr_ref).values():
         for key, value in device_config.items():
             if not isinstance(value, Secret):
@@ -67,13 +67,13 @@ def tell_pbds(view: View, sr_ref: SRRef, device_config: Mapping[str, str | Secre
 
 
 def check_known(view: View, backend_id: int, params: Mapping[str, str]) -> None:
-    """Raise BackendNotReady where this pool has not all of the secrets: another one was used to register it."""
+    """Raise BackendNotReady if this pool lacks one of the secrets: another pool was used to register the backend."""
     for _ in _secrets(view, backend_id, params):
         pass
 
 
 def revealed(view: View, backend_id: int, params: Mapping[str, str]) -> dict[str, str | Secret]:
-    """The device_config with its passwords, for whoever must log in elsewhere: a connection_info.
+    """Return the device_config with its passwords, for a connection_info.
 
     Raises BackendNotReady as `check_known` does.
     """
@@ -87,7 +87,7 @@ def revealed(view: View, backend_id: int, params: Mapping[str, str]) -> dict[str
 
 
 def forget(view: View, token: str, params: Mapping[str, str]) -> None:
-    """Remove the secrets of a backend. Idempotent; spares those that are not ours."""
+    """Remove the secrets of a backend, and only those that are its own. Idempotent."""
     for key in keys_in(params):
         if params[f"{key}{_SUFFIX}"] == uuid_of(token, key):
             secret_ref = find_secret(view, uuid_of(token, key))
@@ -99,14 +99,16 @@ def _secrets(view: View, backend_id: int, params: Mapping[str, str]) -> Iterator
     for key in keys_in(params):
         secret_ref = find_secret(view, params[f"{key}{_SUFFIX}"])
         if secret_ref is None:
-            problem = f"its {key} is not known to this pool: `xenvol sm backend_password {backend_id} {key}` tells it"
+            problem = f"its {key} is not known to this pool: `xenvol sm backend_password {backend_id} {key}` sets it"
             raise BackendNotReady(backend_id, problem=problem)
         yield key, secret_ref
 
 
 def _introduce(view: View, secret_uuid: str, value: Secret) -> SecretRef | None:
-    """Make it. One that is there after a refusal or a silence is returned, to be given the value: another process may
-    have made it in this very moment, and xapi has no code of its own for a uuid that is taken."""
+    """Make the secret. Return it, so that the caller sets its value, if the call fails and the secret exists after all.
+
+    Another process may have made it at this moment, and xapi has no error code for a uuid that is taken.
+    """
     try:
         view.call("secret.introduce", secret_uuid, value, {})
     except (XapiError, XapiUnreachable):

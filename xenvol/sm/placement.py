@@ -1,4 +1,4 @@
-"""Where a volume could go, and if not, why not: values in, values out, no call and no database."""
+"""Decide whether a volume fits on a backend, and if not, why. Pure functions: no call, and no database."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ FEATURES: Final = {
     "resize": "VDI_RESIZE",
     "resize_online": "VDI_RESIZE_ONLINE",
 }
-"""What may be wanted of a volume's backend, and the feature by which a storage driver says that it can."""
+"""What a volume may need of its backend, and the feature that the storage driver must have for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A volume that is looking for a place."""
+    """A volume that needs a backend."""
 
     volume_id: str
     size: int
-    """Bytes, as they were asked for."""
+    """Bytes that were asked for."""
     needs: frozenset[str] = frozenset()
     """Keys of `FEATURES`."""
 
@@ -38,16 +38,17 @@ class Request:
 
 
 def cost(backend: Backend, size: int) -> int:
-    """What a volume of that size takes of the backend's `free`: its size as promised, or, thick, as stored."""
+    """Return what a volume of that size takes of the backend's `free`: its virtual size if thin, its stored size if
+    thick."""
     return backend.type.rounded(size) if backend.is_thin else backend.type.taken(size)
 
 
 def obstacle(backend: Backend, request: Request) -> str | None:
-    """Why the backend cannot take the volume, in words for whoever asked; None: it can, as far as is known."""
+    """Return why the backend cannot take the volume, or None if nothing known prevents it."""
     if backend.type.luns:
         return (
-            f"serves LUNs that exist already, since VDI.create on type {backend.sr_type} hands out a LUN with "
-            "whatever is on it; to use one, manage its VDI"
+            f"serves LUNs that exist already, since VDI.create on type {backend.sr_type} hands out an existing LUN "
+            "with its data; to use one, manage its VDI"
         )
     if backend.state != "ready":
         return "its SR is not made yet"
@@ -64,7 +65,7 @@ def obstacle(backend: Backend, request: Request) -> str | None:
     needed = cost(backend, request.size)
     if needed > backend.free:
         kept = "" if backend.free >= 0 else ", by its flavor's reserve and over-subscription"
-        return f"has {max(0, backend.free)} bytes to give{kept}, and the volume takes {needed}"
+        return f"has {max(0, backend.free)} bytes free{kept}, and the volume takes {needed}"
     return None
 
 
@@ -77,11 +78,11 @@ def placeable(
     virtual_allocation: int,
     promised: int = 0,
 ) -> int:
-    """What may still be given of a backend; below 0 where more is given than should be.
+    """Return how many bytes of a backend may still be given; below 0 if more is given than the flavor allows.
 
-    Of its size the reserve is taken off. A thick disk takes what it is; thin ones may be promised more than
-    there is, by the flavor's factor, but neither more than that in all nor more than that of what is free.
-    `promised`: to volumes that are being made, which no number of the pool's shows yet.
+    The reserve is taken off the size. A thick disk takes its whole size. For thin disks there are two limits: the
+    flavor's factor times the usable size, for all disks together; and the factor times what is free. `promised` bytes
+    go to volumes in the making, which the pool's numbers do not show yet.
     """
     usable = physical_size * (100 - flavor.reserved_percentage) // 100
     free = usable - physical_utilisation

@@ -1,8 +1,9 @@
-"""Which of the backends that fit comes first. A policy is a class behind an entry point of ``xenvol.sm.policies``.
+"""Choose which of the fitting backends comes first. A policy is a class behind an entry point of
+``xenvol.sm.policies``.
 
-A policy decides by values alone and remembers nothing: any service may place the next volume, and must come to the
-same end. It sees a page of the backends that fit at a time, read in the order that it says it wants. What a
-stranger's policy answers is checked each time: a backend that it loses would be lost to everybody, and silently.
+A policy decides by values alone and keeps no state: any service may place the next volume, and must choose alike. A
+policy gets the fitting backends page by page, in the order that it names. The answer of a policy of another package is
+checked each time: a backend that it left out would never be used again, without an error.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ _SHOWN = 10  # backends named in a message
 class Policy(Protocol):
     @property
     def order_by(self) -> Order:
-        """How candidates are read, a constant: ``id``, ``free`` (most first), ``placed_at`` (longest ago first)."""
+        """The order in which candidates are read, a constant: ``id``, ``free`` (most first), ``placed_at`` (longest ago
+        first)."""
 
     def order(self, candidates: Sequence[Backend], request: Request) -> Sequence[Backend]:
-        """The same candidates, each once, the one to be tried first first. Pure; leaves none out."""
+        """Return the same candidates, each once, the first one to try first. Must be pure, and leave none out."""
 
 
 class FirstFit:
-    """The backends as they were registered: the second is used when the first is full."""
+    """The backend that was registered first: the second is used when the first is full."""
 
     order_by: ClassVar[Order] = "id"
 
@@ -43,7 +45,7 @@ class FirstFit:
 
 
 class MostFree:
-    """The backend with most room: all fill evenly."""
+    """The backend with most room: all backends fill evenly."""
 
     order_by: ClassVar[Order] = "free"
 
@@ -52,7 +54,7 @@ class MostFree:
 
 
 class RoundRobin:
-    """The backend that was given a volume longest ago, whichever service gave it: load is spread."""
+    """The backend that got its last volume longest ago, from any service: the load is spread."""
 
     order_by: ClassVar[Order] = "placed_at"
 
@@ -61,9 +63,9 @@ class RoundRobin:
 
 
 class Weighted:
-    """By chance, with odds of weight times free room; the dice are cast by the volume's id, so twice alike.
+    """By chance, with odds of weight times free room. The volume's id seeds the draw, so a retry draws the same order.
 
-    Each backend draws -ln(u)/w, the smallest first: then the first is backend i with probability w_i / sum of w
+    Each backend draws -ln(u)/w, and the smallest comes first: then backend i is first with probability w_i / sum of w
     (Efraimidis and Spirakis, Information Processing Letters 97, 2006).
     """
 
@@ -81,7 +83,7 @@ def _draw(backend: Backend, request: Request) -> float:
 
 
 class InvalidPolicy(DriverError):
-    """A class is no policy, or answers what none may; `problem` says what to change."""
+    """A class is no policy, or its answer breaks the rules; `problem` says what to change."""
 
     def __init__(self, name: str, *, package: str, problem: str) -> None:
         super().__init__(f"policy {name!r} of package {package}: {problem}")
@@ -96,7 +98,7 @@ class PolicyLoadFailed(DriverError):
     def __init__(self, name: str, *, package: str, cause: BaseException) -> None:
         self.name = name
         self.package = package
-        self.reason = _said(cause)
+        self.reason = _error_text(cause)
         super().__init__(
             f"policy {name!r} of package {package} cannot be imported ({self.reason}): repair or uninstall it"
         )
@@ -117,7 +119,7 @@ def installed_policies() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Load and check it; what it answers is checked when it does. Raises UnknownPolicy, InvalidPolicy,
+    """Load the policy and check it; its answers are checked later. Raises UnknownPolicy, InvalidPolicy,
     PolicyLoadFailed."""
     claims = [entry_point for entry_point in all_entry_points(GROUP) if entry_point.name == name]
     if not claims:
@@ -126,20 +128,20 @@ def get_policy(name: str) -> Policy:
     if len(claims) > 1:
         packages = ", ".join(sorted(map(package_of, claims)))
         raise InvalidPolicy(
-            name, package=packages, problem="several packages claim it: uninstall all but one"
+            name, package=packages, problem="several packages have this name: uninstall all but one"
         )
     try:
         loaded: Any = load(claims[0])
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or exit
+    except (Exception, SystemExit) as error:  # another package's module may raise anything, or exit
         raise PolicyLoadFailed(name, package=package, cause=error) from error
     if not inspect.isclass(loaded):
         kind = type(loaded).__name__
-        wrong = f"the entry point is a {kind}, not a class: let it name the policy's class"
+        wrong = f"the entry point is a {kind}, not a class: make it name the policy's class"
         raise InvalidPolicy(name, package=package, problem=wrong)
     try:
         policy: Any = loaded()
     except (Exception, SystemExit) as error:
-        wrong = f"{loaded.__qualname__}() raised {_said(error)}: it is made without arguments"
+        wrong = f"{loaded.__qualname__}() raised {_error_text(error)}: make it work without arguments"
         raise InvalidPolicy(name, package=package, problem=wrong) from error
     if problem := _problem_of(policy):
         raise InvalidPolicy(name, package=package, problem=problem)
@@ -147,7 +149,7 @@ def get_policy(name: str) -> Policy:
 
 
 class _Checked:
-    """A policy whose answers are looked at."""
+    """A policy whose answers are checked."""
 
     def __init__(self, policy: Policy, name: str, package: str) -> None:
         self.order_by = policy.order_by
@@ -163,9 +165,9 @@ class _Checked:
         try:
             ordered = list(self._policy.order(given, request))
         except (Exception, SystemExit) as error:
-            raise self._invalid(f"order() raised {_said(error)}") from error
+            raise self._invalid(f"order() raised {_error_text(error)}") from error
         if problem := _problem_of_order(given, ordered):
-            raise self._invalid(f"order() {problem}: let it return every candidate, each once")
+            raise self._invalid(f"order() {problem}: make it return every candidate, each once")
         return ordered
 
     def _invalid(self, problem: str) -> InvalidPolicy:
@@ -176,7 +178,7 @@ class _Checked:
 
 
 def _problem_of(policy: Any) -> str | None:
-    """What keeps an object from being a policy, in words that say what to change; None: nothing."""
+    """Return what keeps an object from being a policy, and what to change; None if it is one."""
     if getattr(policy, "order_by", None) not in get_args(Order):
         return f"order_by must be one of {', '.join(map(repr, get_args(Order)))}"
     order = getattr(policy, "order", None)
@@ -186,7 +188,7 @@ def _problem_of(policy: Any) -> str | None:
         inspect.signature(order).bind((), None)
     except TypeError:
         return f"has order{inspect.signature(order)}: make it order(self, candidates, request)"
-    except ValueError:  # what inspect raises for a callable in C without a text signature
+    except ValueError:  # inspect raises it for a callable in C without a text signature
         return None
     return None
 
@@ -209,5 +211,5 @@ def _numbered(backend_ids: Sequence[int]) -> str:
     return ", ".join(f"backend {backend_id}" for backend_id in backend_ids[:_SHOWN])
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""What SR.probe answers: the SRs that are on the storage, or, where the question was incomplete, what could be asked.
+"""SR.probe: the SRs that are on a storage; or, if a key is missing, the choices for it.
 
-A driver that misses a key refuses, with the choices as XML in its refusal (facts/xapi.md 5.3). A probe tells of SRs
-and of nothing else: a disk that holds a file system looks to it like a blank one (facts/sm-truth.md, lvm, ext).
+A driver that misses a key refuses, with the choices as XML in its error (docs/background/xapi.md 5.3). A probe sees SRs
+only: to it, a disk with a file system is a blank one (docs/background/recordings.md, lvm, ext).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from xenvol.storage.srtypes import SRType, sr_type_of
 
 _SM = "SR_BACKEND_FAILURE_"
 _INCOMPLETE = {83: "targetIQN", 96: "targetIQN", 101: "serverpath", 107: "SCSIid"}
-"""Refusals that come with choices, and the key that is missing, or names nothing that is there."""
+"""Errors that come with choices, and the key that is missing, or names nothing that exists."""
 _CHOICES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "targetIQN": ("TGT", {"targetIQN": "TargetIQN", "target": "IPAddress", "port": "Port"}),
     "serverpath": ("Export", {"serverpath": "Path"}),
     "SCSIid": ("*", {"SCSIid": "SCSIid", "LUN": "LUNid", "size": "size", "path": "path"}),
 }
-"""The elements that are choices, and which of their children to show under which key."""
+"""The XML elements that are choices, and which of their children to show under which key."""
 
 
 def check(
@@ -41,7 +41,8 @@ def check(
     can_probe: bool,
     format_device: str | None,
 ) -> None:
-    """The connection is good, the SR that is meant is there, and nothing would be erased that nobody has named.
+    """Check the connection, that the SR that was named exists, and that no device is erased that the caller did not
+    name.
 
     Raises IncompleteConfig, InvalidConfig, DeviceNotBlank, XapiError. Changes nothing.
     """
@@ -56,25 +57,25 @@ def check(
             _check_device(view, kind, device_config[kind.formats], found, format_device=format_device)
     elif can_probe and wanted.has_uuid and wanted.sr_uuid not in found:
         remedy = f"on that storage there is {', '.join(found) or 'none'}"
-        raise InvalidConfig(kind.name, "sr_uuid", problem="names no SR that is there", remedy=remedy)
+        raise InvalidConfig(kind.name, "sr_uuid", problem="names no SR that exists", remedy=remedy)
 
 
 def _of_other_types(
     view: View, host_ref: HostRef, kind: SRType, device_config: Mapping[str, str]
 ) -> Iterator[str]:
-    """SRs of other types on the device, which a probe for this one does not see: ``ext`` where ``lvm`` is wanted."""
+    """Yield the SRs of other types on the device: a probe for ``lvm`` does not see an ``ext`` SR."""
     for name in sorted(view.sr_types):
         other = sr_type_of(name)
         is_alike = other.formats == kind.formats == "device" and name == other.name != kind.name
         if is_alike and other.can_probe:
-            with contextlib.suppress(XapiError, IncompleteConfig):  # it says nothing of this device
+            with contextlib.suppress(XapiError, IncompleteConfig):  # this driver cannot read the device
                 yield from probe(view, host_ref, other, {"device": device_config["device"]}, {})
 
 
 def _check_device(
     view: View, kind: SRType, device: str, found: Collection[str], *, format_device: str | None
 ) -> None:
-    """`found` are the SRs on it."""
+    """Refuse a device that the caller did not name, or that this pool uses. `found` are the SRs on it."""
     if set((format_device or "").split(",")) != set(device.split(",")):
         raise DeviceNotBlank(device, found=found)
     key = kind.formats or ""
@@ -83,7 +84,7 @@ def _check_device(
             problem = f"names the device of SR {_called(view, there)}, which this pool uses"
             remedy = f"give sr_uuid={sr_uuid} to use it, or destroy that SR first"
             raise InvalidConfig(kind.name, key, problem=problem, remedy=remedy)
-    # a LUN that is shown as a VDI has the same uuid wherever it is shown (facts/xapi.md 5.4)
+    # a LUN that is shown as a VDI has the same uuid in every SR (docs/background/xapi.md 5.4)
     vdi_uuid = str(uuid.UUID(hashlib.md5(device.encode(), usedforsecurity=False).hexdigest()))
     shown = find_vdi(view, vdi_uuid)
     if shown is not None and (shown[1]["VBDs"] or {CONNECTED, MANAGED} & set(shown[1]["other_config"])):
@@ -92,7 +93,8 @@ def _check_device(
 
 
 def _check_luns(view: View, wanted: BackendConfig) -> None:
-    """Another SR of this pool would keep the LUNs, and this one stay empty (facts/sm-truth.md finding 12)."""
+    """Refuse LUNs that another SR of this pool has: this SR would stay empty (docs/background/recordings.md, finding
+    12)."""
     for pbd in view.all("PBD").values():
         if wanted.sr_type.locations(pbd["device_config"]).isdisjoint(wanted.locations):
             continue
@@ -100,7 +102,7 @@ def _check_luns(view: View, wanted: BackendConfig) -> None:
         if sr_type_of(sr_rec["type"]).luns:
             key = wanted.sr_type.listed[0] if wanted.sr_type.listed else "type"
             problem = f"names the LUNs of SR {_called(view, SRRef(pbd['SR']))}, which this pool has"
-            remedy = f"give sr_uuid={sr_rec['uuid']} to use it, or forget that SR first"
+            remedy = f"give sr_uuid={sr_rec['uuid']} to use that SR, or forget it first"
             raise InvalidConfig(wanted.sr_type.name, key, problem=problem, remedy=remedy)
 
 
@@ -116,9 +118,9 @@ def probe(
     device_config: Mapping[str, str],
     sm_config: Mapping[str, str],
 ) -> list[str]:
-    """The uuids of the SRs on the storage. Changes nothing on it.
+    """Return the uuids of the SRs on the storage. Changes nothing on it.
 
-    Raises IncompleteConfig with what the storage offers, XapiError where it cannot be reached.
+    Raises IncompleteConfig with the choices that the storage offers, XapiError if the storage cannot be reached.
     """
     try:
         answer: str = view.call("SR.probe", host_ref, dict(device_config), sr_type.name, dict(sm_config))
@@ -131,13 +133,14 @@ def probe(
 
 
 def srs_in(answer: str) -> list[str]:
-    """``<SRlist><SR><UUID>…``; an answer that is no XML, such as an empty one, tells of none."""
+    """Parse ``<SRlist><SR><UUID>…``. An answer that is not XML, such as an empty one, lists no SRs."""
     root = _parsed(answer)
     return [] if root is None else [(uuid.text or "").strip() for uuid in root.iter("UUID")]
 
 
 def choices_in(key: str, answer: str) -> list[str]:
-    """Each as ``key=value …``, the key that is missing first; a target that stands for any is left out."""
+    """Return each choice as ``key=value …``, the missing key first. A target that stands for all targets is left
+    out."""
     root = _parsed(answer)
     if root is None:
         return []
@@ -156,7 +159,7 @@ def _words(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _parsed(answer: str) -> ElementTree.Element | None:
     if "<!DOCTYPE" in answer.upper() and "[" in answer:
-        return None  # entities are declared nowhere in what drivers say
+        return None  # no driver declares entities
     try:
         return ElementTree.fromstring(answer)
     except ElementTree.ParseError:

@@ -1,4 +1,4 @@
-"""What a row says, as a frozen value: a flavor, a backend, a volume. Sizes are bytes, times are UTC."""
+"""A flavor, a backend and a volume, each as a frozen value of its row. Sizes are bytes, times are UTC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenvol.sm import config
 from xenvol.storage.srtypes import SRType, sr_type_of
 
 Origin = Literal["created", "introduced", "found"]
-"""Of a backend's SR: made by us, made known by us, or known to the pool before; the last is never forgotten."""
+"""How the pool got the backend's SR: we made it, we introduced it, or the pool had it; the last is never forgotten."""
 BackendState = Literal["new", "ready"]
 VolumeState = Literal["creating", "available", "deleting"]
 
@@ -25,12 +25,12 @@ def now() -> datetime.datetime:
 
 
 def new_token() -> str:
-    """What an object of the pool says of itself, so that it is found again by whoever comes after a crash."""
+    """Return the token by which an object of the pool names its row, so that it is found after a crash."""
     return str(uuid.uuid4())
 
 
 def tombstone() -> int:
-    """A value of `deleted` that no other row has."""
+    """Return a value for `deleted` that no other row has."""
     return time.time_ns()
 
 
@@ -41,7 +41,7 @@ class _Record:
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]  # only dataclasses inherit
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         found = dataclasses.asdict(self)  # type: ignore[call-overload]  # only dataclasses inherit
         return {
             key: value.isoformat() if isinstance(value, datetime.datetime) else value
@@ -51,17 +51,17 @@ class _Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Flavor(_Record):
-    """A user-friendly name for a quality of service; any number of backends provide it."""
+    """A name for a quality of service; any number of backends provide it."""
 
     id: int
     label: str
     description: str
     policy: str
-    """The entry point in the group ``xenvol.sm.policies`` that chooses among its backends."""
+    """The entry point of ``xenvol.sm.policies`` that chooses among its backends."""
     over_subscription: float
-    """How much of thin backends may be promised, as a multiple of what they have."""
+    """How much of thin backends may be promised, as a multiple of their size."""
     reserved_percentage: int
-    """Of every backend, what stays free."""
+    """Percent of each backend that stays free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +78,20 @@ class Backend(_Record):
     token: str
     origin: Origin
     host_uuid: str | None
-    """Of a local SR, its host."""
+    """The host of a local SR; None for a shared one."""
     state: BackendState
     features: str
     physical_size: int
     physical_utilisation: int
     virtual_allocation: int
     free: int
-    """What placement may still give, by the flavor's rules."""
+    """Bytes that placement may still give, by the flavor's rules."""
     weight: float
     placed_at: int
-    """When it was last given a volume, in ns; 0: never. For the policy ``round_robin``."""
+    """When a volume was last placed there, in ns; 0: never. For the policy ``round_robin``."""
     stats_at: datetime.datetime | None
     problem: str | None
-    """Why nothing can be placed there; None: nothing is known to be wrong."""
+    """Why no volume can be placed there, or None."""
     created_at: datetime.datetime
 
     @property
@@ -104,22 +104,23 @@ class Backend(_Record):
 
     @property
     def is_thin(self) -> bool:
-        """Whether its disks take only what is written to them."""
+        """Return True if its disks take only the space that is written to."""
         return self.is_thin_with(self.features)
 
     def is_thin_with(self, features: str) -> bool:
-        """The same, where the storage driver says that it has these features."""
+        """Return `is_thin` for a storage driver with these features."""
         if "THIN_PROVISIONING" in features.split() or self.type.is_thin:
             return True
-        return "thin" in self.config_params and self.params.get("allocation") == "thin"  # to parse takes long
+        return "thin" in self.config_params and self.params.get("allocation") == "thin"  # parsing is slow
 
     @property
     def is_raw(self) -> bool:
-        """Whether its disks are made as raw ones (``type=raw``), and not in the format of its type."""
+        """Return True if its disks are raw (``type=raw``), and not in the format of its SR type."""
         return "raw" in self.config_params and self.params.get("type") == "raw"
 
     def has(self, feature: str) -> bool:
-        """Whether its disks can, as its storage driver says: VDI_SNAPSHOT, VDI_CLONE, VDI_RESIZE…; raw ones less."""
+        """Return True if its disks have a feature of the storage driver: VDI_SNAPSHOT, VDI_CLONE… Raw disks lack
+        some."""
         if feature not in self.features.split():
             return False
         return not self.is_raw or feature not in self.type.raw_lacks()
@@ -147,17 +148,17 @@ class Volume(_Record):
     state: VolumeState
     name: str
     size: int
-    """As it was asked for."""
+    """Bytes that were asked for."""
     virtual_size: int | None
-    """As it was made: never less."""
+    """Bytes of the VDI: never less than `size`."""
     cost: int
-    """What it takes of its backend's `free`."""
+    """Bytes that it takes of its backend's `free`."""
     source_id: str | None
-    """What it was copied from."""
+    """The volume or snapshot that it was copied from."""
     snapshot_of: str | None
-    """Of a snapshot, its volume."""
+    """The volume of a snapshot."""
     image: str | None
-    """Of a volume that was made of an image, which."""
+    """The image that the volume was made from."""
     created_at: datetime.datetime
 
     @property

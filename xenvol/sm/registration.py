@@ -1,7 +1,7 @@
-"""A backend is registered: its parameters are completed and checked, its row is written, its SR is made.
+"""Register a backend: complete and check its parameters, write its row, make its SR.
 
-Whoever goes on with a row that another has left makes it its own, by its `created_at`: the other, if it is alive
-after all, finds that out and lets go.
+A registration that continues an unfinished row takes it over by a new `created_at`. If the earlier process is still
+running, it finds the new value, and gives up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xenvol.storage import find_sr
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.srtypes import sr_type_of
 
-_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # SM writes them into a PBD by itself
+_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
 
 
 def add(
@@ -35,11 +35,13 @@ def add(
     format_device: str | None = None,
     weight: float = 1.0,
 ) -> Backend:
-    """Register a backend under a flavor, and make its SR, or with ``sr_uuid`` make one known that is there.
+    """Register a backend under a flavor, and make its SR; with ``sr_uuid``, use or introduce that SR instead.
 
     `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
-    goes on where it ended. Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig,
-    DeviceNotBlank, UnknownHost, XapiError, XapiUnreachable; nothing is left then, unless the SR is made already.
+    continues an unfinished registration.
+
+    Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig, DeviceNotBlank,
+    UnknownHost, XapiError, XapiUnreachable; then nothing is left, unless the SR is made already.
     """
     wanted = config.parse(sr_type, given)
     view = context.view()
@@ -60,7 +62,7 @@ def add(
             is_same = same_storage.is_same(there, wanted, host_uuid)
             if there.state != "new" or there.flavor_id != flavor.id or not is_same:
                 raise BackendExists(same_storage.listed(names), backend_id=there.id)
-            # of somebody who died, or is at it and shall let go
+            # its process died; or it runs, and gives up when it finds the new created_at
             params = _text_of(wanted, there.token)
             values = {"config_params": params, "weight": weight}
             backend_rows.update(connection, there.id, created_at=now(), **values)
@@ -81,7 +83,7 @@ def add(
 
     try:
         backend = context.database.write(insert)
-    except (IntegrityError, UnknownBackend) as error:  # another service was at it in this very moment
+    except (IntegrityError, UnknownBackend) as error:  # another service registered it at this moment
         there = context.database.read(same_storage.registered, wanted, names)
         if there is None:
             raise
@@ -96,12 +98,12 @@ def add(
 
 
 def _give_up(context: Context, view: View, backend: Backend, error: BaseException) -> None:
-    """Take back a registration that came to nothing; one whose SR is made, or may be, stays, to be gone on with."""
+    """Take back a registration that failed. It stays if its SR is made, or may be, so that it can be continued."""
 
     def take_back(connection: sa.Connection) -> bool:
         there = backend_rows.get(connection, backend.id, lock=True)
         if there.created_at != backend.created_at:
-            return True  # another attempt goes on with it
+            return True  # another attempt continues it
         if there.state != "new" or srs.find_made(view, there.token) is not None:
             return False
         passwords.forget(view, there.token, there.params)
@@ -111,15 +113,15 @@ def _give_up(context: Context, view: View, backend: Backend, error: BaseExceptio
     try:
         try:
             if isinstance(error, XapiUnreachable) or not context.database.write(take_back):
-                error.add_note(f"backend {backend.id} is registered: `xenvol sm setup` goes on with it")
-        except UnknownBackend:  # somebody has removed it meanwhile
+                error.add_note(f"backend {backend.id} is registered: `xenvol sm setup` completes it")
+        except UnknownBackend:  # removed meanwhile
             passwords.forget(view, backend.token, backend.params)
     except XenVolError as failure:
         error.add_note(f"backend {backend.id} is still registered ({failure})")
 
 
 def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
-    """Of an SR that the pool knows, what its PBDs say, where the administrator does not."""
+    """Add what the PBDs of an SR of this pool say, where the administrator says nothing."""
     sr_ref = None if wanted.sr_uuid is None else find_sr(view, wanted.sr_uuid)
     if sr_ref is None:
         return wanted
@@ -129,7 +131,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
             wanted.sr_type.name,
             "sr_uuid",
             problem=f"is an SR of type {sr_rec['type']}",
-            remedy="register it as what it is",
+            remedy="register it under that type",
         )
     known: dict[str, str | Secret] = {}
     for host_ref, (_, pbd) in find_pbds(view, sr_ref).items():
@@ -157,7 +159,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
 
 
 def _text_of(wanted: BackendConfig, token: str) -> str:
-    """Everything but secrets, as it is stored. Raises InvalidConfig where that is too long."""
+    """Return everything but secrets, as it is stored. Raises InvalidConfig if that is too long."""
     own = {
         "sr_uuid": wanted.sr_uuid,
         "name_label": wanted.name_label,
@@ -171,7 +173,10 @@ def _text_of(wanted: BackendConfig, token: str) -> str:
         }
     )
     if len(text) > config.LONGEST:
-        problem, remedy = f"and the others have {len(text)} letters", f"at most {config.LONGEST} are kept"
+        problem, remedy = (
+            f"and the others have {len(text)} letters",
+            f"shorten it: at most {config.LONGEST} fit",
+        )
         longest = max(wanted.device_config, key=lambda key: len(str(wanted.device_config[key])), default="")
         raise InvalidConfig(wanted.sr_type.name, longest, problem=problem, remedy=remedy)
     return text

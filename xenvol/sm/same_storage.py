@@ -1,4 +1,4 @@
-"""Which storage a backend is: two names of one place are one backend, or its space would be counted twice."""
+"""Find out whether two backends are on the same storage: their space would be counted twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenvol.sm.records import Backend
 
 
 def of(wanted: BackendConfig, host_uuid: str | None) -> frozenset[str]:
-    """The names of the storage; what is local to a host has its name with it."""
+    """Return the names of the storage. Those of local storage contain the host's uuid."""
     if host_uuid is None:
         return wanted.locations
     return frozenset(f"{place} of host {host_uuid}" for place in wanted.locations)
@@ -23,12 +23,12 @@ def of_backend(backend: Backend) -> frozenset[str]:
 
 
 def unique(wanted: BackendConfig, names: Collection[str]) -> str:
-    """What no two backends have. On storage that tells its SRs apart there may be several, by their uuids."""
+    """Return what no two backends may share. Storage that knows the uuids of its SRs may have several, by uuid."""
     return listed(names) + (f" sr_uuid={wanted.sr_uuid}" if wanted.sr_uuid and wanted.has_uuid else "")
 
 
 def registered(connection: sa.Connection, wanted: BackendConfig, names: Collection[str]) -> Backend | None:
-    """The backend that has this storage already, under whichever of its names, or this SR."""
+    """Return the backend that has this storage already, under any of its names, or this SR; else None."""
     if wanted.sr_uuid is not None:
         there = backend_rows.find(connection, sr_uuid=wanted.sr_uuid)
         there = there or backend_rows.find(connection, place=unique(wanted, names))
@@ -39,7 +39,7 @@ def registered(connection: sa.Connection, wanted: BackendConfig, names: Collecti
 
 
 def is_same(backend: Backend, wanted: BackendConfig, host_uuid: str | None) -> bool:
-    """Whether the backend, which nobody has finished, is the very one that is wanted now."""
+    """Return True if an unfinished backend is the same as the one that is wanted now."""
     is_of_type = backend.sr_type == wanted.sr_type.name and backend.host_uuid == host_uuid
     return (
         is_of_type

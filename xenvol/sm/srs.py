@@ -1,9 +1,9 @@
-"""A backend's SR in the pool: found, made, introduced, plugged on its hosts, taken away.
+"""A backend's SR in the pool: found, made, introduced, plugged on its hosts, removed.
 
-`SR.create` takes no uuid, and drivers rewrite the sm_config that it is given (trace sm/24: lvm). So what is made or
-introduced says whose it is in its description; whoever comes after a crash, or after an answer that was lost, finds
-it by that. Once it is plugged, a mark in other_config says so (`own_sr`), and the description is one for people. An
-SR that says neither was somebody's before us, and is never forgotten.
+`SR.create` takes no uuid, and drivers rewrite the sm_config that it is given (trace sm/24: lvm). So the description of
+a new SR names its backend, and the SR is found by it after a crash or a lost answer. Once the SR is plugged, a mark in
+other_config names the backend (`own_sr`), and the description becomes readable. An SR with neither was in the pool
+before us, and is never forgotten.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ANY_SIZE = "0"  # SR.create's physical_size: drivers find out by themselves
 
 @dataclass(frozen=True, kw_only=True)
 class SRMaking:
-    """What SR.create and SR.introduce are given."""
+    """The arguments of SR.create and SR.introduce."""
 
     sr_type: str
     is_shared: bool
@@ -45,7 +45,8 @@ class SRMaking:
 
 
 def require_driver(view: View, sr_type: str) -> Record:
-    """The SM object of the type. Raises UnsupportedSRType; NoSuchStorageDriver for what nobody ships any more."""
+    """Return the SM object of the type. Raises UnsupportedSRType; NoSuchStorageDriver if no release ships it any
+    more."""
     if (record := view.driver_of(sr_type)) is not None:
         return record
     kind = NoSuchStorageDriver if sr_type in NO_LONGER_SHIPPED else UnsupportedSRType
@@ -53,27 +54,27 @@ def require_driver(view: View, sr_type: str) -> Record:
 
 
 def description_of(token: str) -> str:
-    """The description of an SR that is being made: unlike any other."""
+    """Return the description of an SR in the making; no other SR has it."""
     return f"xenvol storage manager, backend {token}"
 
 
 def find_made(view: View, token: str) -> SRRef | None:
-    """The SR that was made, or introduced, for a backend by somebody who died before a row named it."""
+    """Return the SR that a dead process made or introduced for a backend, before a row named it; else None."""
     return next(map(SRRef, view.find("SR", {"name_description": description_of(token)})), None)
 
 
 def is_made_for(sr_rec: Record, token: str) -> bool:
-    """Whether the pool has the SR by our doing."""
+    """Return True if we made or introduced the SR for this backend."""
     is_marked = sr_rec["other_config"].get(BACKEND) == token
     return is_marked or bool(sr_rec["name_description"] == description_of(token))
 
 
 def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
-    """Make it on the storage, by that host: this formats. `share_sr` and `plug_sr` follow.
+    """Make the SR on the storage, by that host: this formats. `share_sr` and `plug_sr` follow.
 
-    With a password it is made for that host alone: xapi would give the PBD of each host a copy of the secret, and
-    then write the first one's uuid into all. The other copies would stay for ever, and the first go with whichever
-    PBD goes first (facts/xapi.md, SR.create). A driver that refuses leaves one such copy.
+    With a password, it is made for that host alone. Otherwise xapi gives the PBD of each host a copy of the secret, and
+    then writes the first copy's uuid into all PBDs: the other copies stay for ever, and the first goes with the first
+    PBD that is destroyed (docs/background/xapi.md, SR.create). A driver that refuses leaves one such copy.
     """
     has_password = any(key.endswith("password_secret") for key in making.device_config)
     record = (
@@ -87,7 +88,7 @@ def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
         making.is_shared and not has_password,
         dict(making.sm_config),
     )
-    # what is on the storage is not taken back: whoever makes it once more finds it by its description
+    # the SR on the storage is not undone: the next attempt finds it by its description
     forward = Undo()
     try:
         return make(
@@ -99,7 +100,7 @@ def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
             inverse=lambda view, sr_ref: None,
         )
     except XapiError as error:
-        # a call of an attempt that died was still on its way, and has made it
+        # a call of a dead attempt was still running, and has made the SR
         there = find_made(view, making.token) if error.code == "SR_DEVICE_IN_USE" else None
         if there is None:
             raise
@@ -107,7 +108,7 @@ def create_sr(view: View, making: SRMaking, host_ref: HostRef) -> SRRef:
 
 
 def share_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
-    """Every host may have it, where it is of a type that they all reach. Idempotent."""
+    """Set the SR shared, if all hosts can reach its type. Idempotent."""
     sr_rec = view.record("SR", sr_ref)
     if making.is_shared and not sr_rec["shared"]:
         view.call("SR.set_shared", sr_ref, True)
@@ -115,7 +116,7 @@ def share_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
 
 
 def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRef:
-    """Make an SR known that is on the storage already; one that somebody else introduces meanwhile is theirs."""
+    """Introduce an SR that is on the storage already. If another process introduces it meanwhile, return that one."""
     record = (
         sr_uuid,
         making.name_label,
@@ -142,10 +143,10 @@ def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRe
 
 
 def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: HostRef | None) -> None:
-    """Plugged on all hosts, or, being local, on its own. A host that is down gets it when it starts. Idempotent.
+    """Plug the SR on all hosts, or a local one on its own. A host that is down gets it at its start. Idempotent.
 
-    A PBD that is missing takes its device_config from one that is there, so that all hosts see the same. A host that
-    cannot plug it does not keep the others from it; the first such refusal is raised at the end.
+    A missing PBD is made with the device_config of an existing one, so that all hosts see the same. A host that cannot
+    plug does not stop the others; the first such error is raised at the end.
     """
     pbds = find_pbds(view, sr_ref)
     if view.record("SR", sr_ref)["shared"]:
@@ -177,16 +178,16 @@ def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: H
 
 
 def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
-    """Mark an SR that the pool has by our doing, and give it the description that people shall read. Idempotent.
+    """Mark an SR that is ours with its backend, and give it its readable description. Idempotent.
 
-    By our doing is also what a volume's attachment has introduced: such an SR is the backend's from now on, and no
-    longer forgotten with its last volume.
+    An SR that the attach of a volume introduced is ours too. From now on it belongs to the backend, and is no longer
+    forgotten with its last volume.
     """
     sr_rec = view.record("SR", sr_ref)
     if not (is_made_for(sr_rec, making.token) or is_ours(sr_rec)):
         return
     if sr_rec["other_config"].get(BACKEND) != making.token:
-        if BACKEND in sr_rec["other_config"]:  # of a backend that is no more
+        if BACKEND in sr_rec["other_config"]:  # the mark of a removed backend
             view.call("SR.remove_from_other_config", sr_ref, BACKEND)
         try:
             view.call("SR.add_to_other_config", sr_ref, BACKEND, making.token)
@@ -201,7 +202,7 @@ def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
 
 
 def get_sr(view: View, backend: Backend) -> tuple[SRRef, Record]:
-    """The backend's SR in this pool. Raises BackendNotReady where it is not made, or not known here."""
+    """Return the backend's SR in this pool. Raises BackendNotReady if it is not made, or not known here."""
     if backend.sr_uuid is None:
         raise BackendNotReady(backend.id, problem="its SR is not made yet")
     found = view.find("SR", {"uuid": backend.sr_uuid})
@@ -212,9 +213,9 @@ def get_sr(view: View, backend: Backend) -> tuple[SRRef, Record]:
 
 
 def remove_sr(view: View, sr_ref: SRRef, *, destroy: bool) -> None:
-    """Unplug it everywhere and forget it: the data stays; or erase it, which xapi refuses while it has disks.
+    """Unplug the SR on all hosts, and forget it; or destroy it, which xapi refuses while it has disks.
 
-    Idempotent. Where one host cannot let go, the others are plugged again.
+    After a forget the data stays. Idempotent. If one host cannot unplug, the others are plugged again.
     """
     undo = Undo()
     try:
@@ -230,7 +231,7 @@ def remove_sr(view: View, sr_ref: SRRef, *, destroy: bool) -> None:
 
 
 def _drop(view: View, call: str, sr_ref: SRRef) -> None:
-    """After a silence it is looked whether the SR is gone."""
+    """Call it, and ask xapi whether the SR is gone if there is no answer."""
     try:
         view.call(call, sr_ref)
     except XapiUnreachable as silence:
@@ -243,7 +244,7 @@ def _drop(view: View, call: str, sr_ref: SRRef) -> None:
 
 
 def find_host(view: View, name: str | None) -> tuple[HostRef, Record]:
-    """A host by uuid or name; None is the pool's master. Raises UnknownHost."""
+    """Return a host by uuid or name; None means the pool's master. Raises UnknownHost."""
     hosts: dict[str, Any] = view.all("host")
     if name is None:
         return view.master, hosts[view.master]
@@ -259,7 +260,7 @@ def find_host(view: View, name: str | None) -> tuple[HostRef, Record]:
 
 
 def host_of(view: View, backend: Backend) -> HostRef | None:
-    """Of a local SR. Raises HostNotReady where its host is not in this pool."""
+    """Return the host of a local SR, or None. Raises HostNotReady if its host is not in this pool."""
     if backend.host_uuid is None:
         return None
     for ref, record in view.all("host").items():
@@ -270,7 +271,7 @@ def host_of(view: View, backend: Backend) -> HostRef | None:
 
 
 def _forget(view: View, sr_ref: SRRef) -> None:
-    """The inverse of introducing; its PBDs are unplugged by their own inverses, and go with it."""
+    """Forget an SR: the inverse of introducing it. Its PBDs are unplugged by their own inverses, and go with it."""
     try:
         for pbd_ref, _ in find_pbds(view, sr_ref).values():
             destroy_pbd(view, pbd_ref)

@@ -1,9 +1,9 @@
-"""The tables, with the columns that nova-volume had (facts/peers.md e.4) and what is needed beside them.
+"""The tables: the columns of nova-volume's (docs/background/peers.md e.4), and those that xenvol needs besides.
 
-What was a flavor, a backend or a volume keeps its row: `deleted` is 0 while it is alive and unlike any other
-afterwards, so that what must be unique (a label, a VDI) is unique among the living. Times are UTC. Sizes are bytes.
+A deleted flavor, backend or volume keeps its row. `deleted` is 0 in a live row, and unique in a deleted one, so that a
+label or a VDI is unique among live rows. Times are UTC. Sizes are bytes.
 
-`migrations/versions` makes these tables; a test holds the two against each other.
+`migrations/versions` makes these tables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ metadata = sa.MetaData(
 )
 
 REVISION = "0002"
-"""Of the migrations, the last."""
+"""The last of the migrations."""
 
 ID = 255
 
 
 def text(length: int) -> sa.String:
-    """Compared byte by byte: MariaDB would otherwise take ``Gold`` for ``gold``, and, padding, ``a `` for ``a``."""
+    """Return a type that compares bytes. MariaDB would take ``Gold`` for ``gold``, and, padding, ``a `` for ``a``."""
     return sa.String(length).with_variant(
         mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mysql", "mariadb"
     )
 
 
 def moment() -> sa.DateTime:
-    """Microseconds, where MariaDB would keep whole seconds."""
+    """Return a type with microseconds; MariaDB would keep whole seconds."""
     return sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 
@@ -68,8 +68,8 @@ backends = sa.Table(
     sa.Column("sr_uuid", text(255)),  # NULL until the SR is made
     sa.Column("sr_type", text(255), nullable=False),
     sa.Column("config_params", text(2047), nullable=False),  # no secrets: `xenvol.sm.config`
-    sa.Column("token", text(36), nullable=False),  # what the SR says of itself, in whichever pool
-    sa.Column("place", text(64), nullable=False),  # a digest: the same storage has the same
+    sa.Column("token", text(36), nullable=False),  # in the SR's description or mark, in every pool
+    sa.Column("place", text(64), nullable=False),  # a digest: equal for the same storage
     sa.Column("origin", text(16), nullable=False),  # created, introduced or found
     sa.Column("host_uuid", text(36)),  # of a local SR
     sa.Column("state", text(16), nullable=False),  # new, ready
@@ -81,7 +81,7 @@ backends = sa.Table(
     sa.Column("weight", sa.Float, nullable=False),  # for the policy `weighted`
     sa.Column("placed_at", sa.BigInteger, nullable=False),  # ns; for the policy `round_robin`
     sa.Column("stats_at", moment()),
-    sa.Column("problem", text(1023)),  # why nothing can be placed there; NULL: nothing is known to be wrong
+    sa.Column("problem", text(1023)),  # why no volume can be placed there; NULL: none is known
     *_common(),
     sa.UniqueConstraint("place", "deleted"),
     sa.UniqueConstraint("sr_uuid", "deleted"),
@@ -95,7 +95,7 @@ volumes = sa.Table(
     sa.Column("id", text(ID), primary_key=True),
     sa.Column("backend_id", sa.Integer, sa.ForeignKey("sm_backend_config.id"), nullable=False),
     sa.Column("vdi_uuid", text(255)),  # NULL until the VDI is made; then the same for ever
-    sa.Column("token", text(36), nullable=False),  # what the VDI says of itself until this row names it
+    sa.Column("token", text(36), nullable=False),  # in the VDI's mark until this row names it
     sa.Column("state", text(16), nullable=False),  # creating, available, deleting
     sa.Column("name", text(255), nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),  # as asked for

@@ -1,9 +1,9 @@
-"""A volume's VDI in the pool: made, copied, found again, resized, erased; the one place that calls VDI.destroy.
+"""A volume's VDI in the pool: made, copied, found, resized, erased. The only module that calls VDI.destroy.
 
-xapi chooses the uuid of a new VDI, so a VDI says from the call that makes it on which row it is made for, and says
-so until that row names it and before the volume is handed out (`Mark`). What says so and is named by no row was left
-by somebody who died. Nothing else is ever erased but a volume's own VDI, and either only while a row that is being
-deleted names it, so that no other row can (`erase_unnamed`, `volume_rows`).
+xapi chooses the uuid of a new VDI. So the call that makes a VDI also gives it a mark that names its row, and the mark
+stays until the row names the VDI, and goes before the volume is available (`Mark`). A VDI with such a mark that no row
+names was left by a dead process. Apart from these, only a volume's own VDI is ever erased. Both are erased only while a
+row that is being deleted names them, so that no other row can (`erase_unnamed`, `volume_rows`).
 """
 
 from __future__ import annotations
@@ -37,86 +37,85 @@ from xenvol.storage import vdis_of
 log = logging.getLogger(__name__)
 
 AT_WORK: Final = 900
-"""Seconds from a copy's mark within which its call is done, if ever; a client waits 360 for an answer."""
+"""Seconds after a copy's mark until its call is certainly over; a client waits 360 for an answer."""
 
 DISKS: Final = frozenset({"user", "system", "ephemeral"})
-"""Types of what is a VM's disk, or may become one; a backup's changed-block metadata is of another."""
+"""Types of VDIs that a VM uses as disks. A backup's changed-block metadata has another type."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]")
 
 
 def check_names(volume_id: str, name: str = "") -> None:
-    """Raise InvalidSetting for what cannot be the id, or the name, of a volume in every database and pool."""
+    """Raise InvalidSetting for an id or a name that some database or pool cannot store."""
     if (
         not 0 < len(volume_id) <= ID
         or not _is_printable(volume_id)
         or volume_id != volume_id.strip()
         or volume_id.startswith(volume_rows.ERASING)
     ):
-        accepted = (
-            f"1 to {ID} letters that can be printed, no space around, not {volume_rows.ERASING!r} first"
-        )
+        accepted = f"1 to {ID} printable letters, no space at either end, not {volume_rows.ERASING!r} first"
         raise InvalidSetting("volume id", volume_id, accepted=accepted)
     if len(name) > ID or not _is_printable(name):
-        raise InvalidSetting("name", name, accepted=f"at most {ID} letters that can be printed")
+        raise InvalidSetting("name", name, accepted=f"at most {ID} printable letters")
 
 
 def check_size(size: int) -> None:
-    """Raise InvalidSetting for what is no number of bytes that a database can hold."""
+    """Raise InvalidSetting for a number of bytes that a database cannot store."""
     if not 0 < size < 1 << 63:
         raise InvalidSetting("size", size, accepted="a number of bytes above 0, and below 2^63")
 
 
 def _is_printable(text: str) -> bool:
-    """SM keeps names as XML, and refuses what that cannot hold (trace 06#73)."""
+    """Return True if XML can hold the text: SM keeps names as XML, and refuses others (trace 06#73)."""
     return not _UNPRINTABLE.search(text) and all(ord(letter) & 0xFFFE != 0xFFFE for letter in text)
 
 
 def label_of(volume: Volume) -> str:
-    """The name_label of its VDI."""
+    """Return the name_label of the volume's VDI."""
     return volume.name or f"{'snapshot' if volume.is_snapshot else 'volume'}-{volume.id}"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a VDI says in other_config of the row that it is made for: ``xenvol:creating:<token>`` = the volume's id.
+    """The other_config key by which a VDI names the row it is made for: ``xenvol:creating:<token>`` = the volume's id.
 
-    A copy inherits other_config, and xapi lets nobody say anything else of it. So a copy's mark is put on its source,
-    and names that: on the VDI with that very uuid it says that it is being copied. Whoever else copies the source
-    meanwhile gets the mark as well: what cannot be of our call is therefore not taken for ours (`is_of`).
+    A copy inherits other_config, and the call that copies cannot add to it. So the mark of a copy is put on its source,
+    and contains the source's uuid: on the VDI with that uuid it means "is being copied". If another tool copies the
+    source meanwhile, its copy has the mark too. So a VDI that our call cannot have made does not count as ours
+    (`is_of`).
     """
 
     key: str
     token: str
     volume_id: str
     source_uuid: str | None = None
-    """Of a copy."""
+    """The source of a copy; None for a new VDI."""
     call: str | None = None
     """The call that makes the copy."""
     at: int = 0
-    """When that was about to be made, by the pool's clock, in seconds since 1970."""
+    """When that call was about to start, by the pool's clock, in seconds since 1970."""
 
     @classmethod
     def of_copy(cls, volume: Volume, source: Record, call: str, at: int) -> Mark:
-        """Unlike that of any other attempt at the same copy."""
+        """Return a mark that no other attempt at the same copy has."""
         key = f"{CREATING}{volume.token}:{source['uuid']}:{call}:{at}:{secrets.token_hex(4)}"
         return cls(key, volume.token, volume.id, source["uuid"], call, at)
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the call that it was put there for may still be under way."""
+        """Return True if the call of the mark may still be running."""
         return time.time() - self.at < AT_WORK
 
     def is_on_source(self, vdi: Record) -> bool:
-        """Whether the VDI is what is copied, and not the copy."""
+        """Return True if the VDI is the source of the copy, and not the copy."""
         return self.source_uuid is not None and self.source_uuid == vdi["uuid"]
 
     def is_of(self, vdi: Record) -> bool:
-        """Whether the VDI is what that call has made, and not somebody else's copy of what carried the mark."""
+        """Return True if the call of the mark made the VDI, and not another tool that copied a VDI with the mark."""
         if vdi["VBDs"] or not vdi["managed"] or vdi["type"] not in DISKS or self.is_on_source(vdi):
             return False
         if self.source_uuid is None:
-            # made by VDI.create; the mark is gone before anybody is told of the volume
+            # made by VDI.create; the mark is removed before the volume is available
             return not vdi["is_a_snapshot"]
         if bool(vdi["is_a_snapshot"]) != (self.call == "VDI.snapshot"):
             return False
@@ -144,9 +143,9 @@ def create_vdi(
     *,
     least: int = 0,
 ) -> VDIRef:
-    """A new, empty disk for the volume, of so many bytes at `least`.
+    """Make a new, empty VDI for the volume, of at least `least` bytes.
 
-    Never call it on an SR whose VDIs are LUNs (facts/requirements.md 0.1).
+    Never call it on an SR whose VDIs are LUNs (docs/background/requirements.md 0.1).
     """
     record: dict[str, Any] = {
         "name_label": label_of(volume),
@@ -175,9 +174,9 @@ def create_vdi(
 def copy_vdi(
     context: Context, view: View, undo: Undo, sr_ref: SRRef, source_ref: VDIRef, volume: Volume, call: str
 ) -> VDIRef:
-    """A copy of a disk for the volume, by VDI.snapshot or VDI.clone, which must be the storage's own way.
+    """Copy a VDI for the volume, by VDI.snapshot or VDI.clone, which must be the storage driver's own way.
 
-    The mark is taken from the source by `unmark_source`, when the row names the copy.
+    `unmark_source` removes the mark from the source, once the row names the copy.
     """
     source = view.record("VDI", source_ref)
     at = _seconds(view.call("host.get_servertime", view.master))
@@ -198,10 +197,10 @@ def copy_vdi(
     except XapiError:
         raise
     except BaseException:
-        undo.forget()  # it may be under way, and a copy whose source has lost the mark is found by nobody
+        undo.forget()  # the copy may be running, and is not found if its source has lost the mark
         raise
-    _say(view, copy_ref, source, COPIED_BY, mark.key)  # only we know which of its marks is of this call
-    if CONNECTED in source["other_config"]:  # it is not the copy that somebody has connected
+    _set_key(view, copy_ref, source, COPIED_BY, mark.key)  # only this process knows which of its marks is new
+    if CONNECTED in source["other_config"]:  # the source was connected, and not the copy
         view.call("VDI.remove_from_other_config", copy_ref, CONNECTED)
     return copy_ref
 
@@ -209,10 +208,10 @@ def copy_vdi(
 def fill_vdi(
     context: Context, view: View, undo: Undo, sr_ref: SRRef, source_ref: VDIRef, volume: Volume
 ) -> VDIRef:
-    """A full copy, where the storage has no way of its own: takes as long as the disk is large.
+    """Make a full copy, if the storage driver has no way of its own. It takes as long as the disk is large.
 
-    Into a VDI that we make: one that xapi makes is in the pool, mark and all, before it has what its source has, and
-    whoever came after a crash would take the half for the whole.
+    The target is a VDI that we make. A VDI that xapi makes has the mark before it has all data, and after a crash it
+    would be taken for complete.
     """
     source = view.record("VDI", source_ref)
     sm_config = {"type": "raw"} if is_raw(source) else {}
@@ -223,30 +222,30 @@ def fill_vdi(
 
 
 def is_raw(vdi: Record) -> bool:
-    """A raw disk can be cloned by a full copy only (SM fault 38), and file SRs cannot grow it (facts/sm-truth.md)."""
+    """Return True for a raw VDI: VDI.clone copies it in full (SM fault 38), and file SRs cannot grow it
+    (recordings.md)."""
     sm_config = vdi["sm_config"]
     return bool(sm_config.get("type") == "raw" or sm_config.get("vdi_type") == "aio")
 
 
 def find_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> VDIRef | None:
-    """A VDI that an attempt has made for the volume, whole, and that no row names; of several the first."""
-    made = {ref: vdi for ref, vdi in _made(view, sr_ref, volume) if not _may_be_half(vdi, volume)}
+    """Return a complete VDI that an attempt made for the volume, and that no row names; the oldest, or None."""
+    made = {ref: vdi for ref, vdi in _made(view, sr_ref, volume) if not _may_be_incomplete(vdi, volume)}
     unnamed = context.database.read(volume_rows.unnamed, {vdi["uuid"] for vdi in made.values()})
     free = [ref for ref, vdi in made.items() if vdi["uuid"] in unnamed]
     return min(free, key=lambda ref: (_seconds(made[ref]["snapshot_time"]), ref), default=None)
 
 
-def _may_be_half(vdi: Record, volume: Volume) -> bool:
-    """Whether it is a disk that is filled after it was made: by `fill_vdi`, or with an image."""
+def _may_be_incomplete(vdi: Record, volume: Volume) -> bool:
+    """Return True if the VDI is filled after it is made: by `fill_vdi`, or with an image."""
     is_filled = volume.source_id is not None or volume.image is not None
     return is_filled and CREATING + volume.token in vdi["other_config"]
 
 
-def erase_halves(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
-    """Erase what dead attempts at filling a disk have left, now that the row names a whole one. What cannot be, an
-    audit erases."""
+def erase_incomplete(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
+    """Erase the incomplete VDIs of dead attempts, now that the row names a complete one. An audit erases the rest."""
     for ref, vdi in _made(view, sr_ref, volume):
-        if _may_be_half(vdi, volume) and vdi["uuid"] != volume.vdi_uuid:
+        if _may_be_incomplete(vdi, volume) and vdi["uuid"] != volume.vdi_uuid:
             try:
                 erase_unnamed(context, view, volume.backend_id, ref)
             except XenVolError as error:
@@ -254,7 +253,7 @@ def erase_halves(context: Context, view: View, sr_ref: SRRef, volume: Volume) ->
 
 
 def erase_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> None:
-    """Erase whatever attempts have made for a volume that is not to be."""
+    """Erase all VDIs that attempts made for a volume that is being deleted."""
     for ref, _ in _made(view, sr_ref, volume):
         erase_unnamed(context, view, volume.backend_id, ref)
 
@@ -263,7 +262,7 @@ def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, R
     where: dict[str, str] = {"SR": sr_ref}
     label = label_of(volume)
     if volume.source_id is None and '"' not in label:
-        where["name_label"] = label  # a copy has the name of its source, whatever that was then
+        where["name_label"] = label  # a copy has the name that its source had then
     there = {VDIRef(ref): vdi for ref, vdi in view.find("VDI", where).items()}
     for ref, marks in made_by_us(there).items():
         if any(mark.token == volume.token for mark in marks):
@@ -271,10 +270,11 @@ def _made(view: View, sr_ref: SRRef, volume: Volume) -> Iterator[tuple[VDIRef, R
 
 
 def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
-    """Of all disks of an SR, those that calls for rows have made, with the marks that prove it.
+    """Return the VDIs of an SR that calls for rows made, each with the marks that prove it.
 
-    Whoever else copies a source while it is marked makes a disk with the same mark. One call makes one copy: the one
-    that says so, and where none does, the only one that has the mark; where several have it, none is taken for it.
+    If another tool copies a source while it is marked, its copy has the same mark. But one call makes one copy. It is
+    the VDI whose COPIED_BY names the mark; without such a VDI, the only one with the mark. If several have it, none
+    counts.
     """
     carriers = Counter(mark.key for vdi in there.values() for mark in marks_of(vdi) if mark.is_of(vdi))
     known = Counter(vdi["other_config"].get(COPIED_BY) for vdi in there.values())
@@ -294,25 +294,25 @@ def made_by_us(there: Mapping[VDIRef, Record]) -> dict[VDIRef, list[Mark]]:
 
 
 def is_known_copy(vdi: Record) -> bool:
-    """Whether it says by which mark it was made."""
+    """Return True if COPIED_BY says which mark made it."""
     return COPIED_BY in vdi["other_config"]
 
 
 def is_copied(there: Mapping[VDIRef, Record], mark: Mark) -> bool:
-    """Whether the copy that the mark was put on its source for is there, and known."""
+    """Return True if the copy of this mark exists, and its COPIED_BY says so."""
     return any(vdi["other_config"].get(COPIED_BY) == mark.key for vdi in there.values())
 
 
 def latest_mark(vdi: Record) -> tuple[int, int]:
-    """By which disks sort as they were made: the moment of the latest mark, and how many there are."""
+    """Return a sort key, by which VDIs sort as they were made: the time of the latest mark, and the number of marks."""
     marks = marks_of(vdi)
     return max((mark.at for mark in marks), default=0), len(marks)
 
 
 def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
-    """What is said of a VDI once its row names it: its own name, and no mark of its making. Idempotent.
+    """Give the VDI the marks and the name of a finished volume, once its row names it. Idempotent.
 
-    Key by key, since it may be in use by now, if another service was faster, and others say things of it.
+    Each key is set by itself: if another service was faster the VDI is in use by now, and other tools write keys too.
     """
     vdi = view.record("VDI", vdi_ref)
     marks = [mark for mark in marks_of(vdi) if not mark.is_on_source(vdi)]
@@ -323,43 +323,43 @@ def settle_vdi(view: View, vdi_ref: VDIRef, volume: Volume) -> None:
             view.call("VDI.set_name_description", vdi_ref, _description_of(volume))
         own = [mark for mark in marks if mark.token == volume.token and mark.source_uuid is not None]
         if own and vdi["other_config"].get(COPIED_BY) not in {mark.key for mark in own}:
-            # of attempts that died it has the marks as well, and its own was put there last
-            _say(view, vdi_ref, vdi, COPIED_BY, max(own, key=lambda mark: mark.at).key)
+            # it inherits the marks of dead attempts too; its own is the latest
+            _set_key(view, vdi_ref, vdi, COPIED_BY, max(own, key=lambda mark: mark.at).key)
     unmark(view, vdi_ref, marks)
-    _say(view, vdi_ref, vdi, MANAGED, volume.id)
+    _set_key(view, vdi_ref, vdi, MANAGED, volume.id)
 
 
 def unsettled(vdi: Record, volume: Volume) -> bool:
-    """Whether the VDI of a finished volume says something else."""
+    """Return True if the VDI of a finished volume lacks the volume's mark, or has one of its making."""
     return vdi["other_config"].get(MANAGED) != volume.id or any(
         not mark.is_on_source(vdi) for mark in marks_of(vdi)
     )
 
 
 def unmark(view: View, vdi_ref: VDIRef, marks: Iterable[Mark]) -> None:
-    """Take these marks from a disk. Idempotent."""
+    """Remove these marks from a VDI. Idempotent."""
     with gone_is_fine("VDI"):
         for mark in marks:
             view.call("VDI.remove_from_other_config", vdi_ref, mark.key)
 
 
 def unmark_source(view: View, source_ref: VDIRef, copy: Volume) -> None:
-    """The copy is there: its source, which the view remembers, says no longer that it is being copied."""
+    """Remove the mark of a finished copy from its source, which the view has read."""
     marks = [mark for mark in marks_of(view.record("VDI", source_ref)) if mark.token == copy.token]
     try:
         unmark(view, source_ref, marks)
-    except (XapiError, XapiUnreachable) as error:  # an audit does it
-        log.warning("VDI %s still says that it is being copied: %s", source_ref, error)
+    except (XapiError, XapiUnreachable) as error:  # an audit removes it later
+        log.warning("VDI %s is still marked as being copied: %s", source_ref, error)
 
 
 def unmanage(view: View, vdi_ref: VDIRef) -> None:
-    """It is no volume any more. Idempotent."""
+    """Remove the volume's mark. Idempotent."""
     with gone_is_fine("VDI"):
         view.call("VDI.remove_from_other_config", vdi_ref, MANAGED)
 
 
 def get_vdi(view: View, sr_ref: SRRef, volume: Volume) -> tuple[VDIRef, Record]:
-    """The volume's disk. Raises VolumeNotFound where the pool has it not; an SR that has lost it says so."""
+    """Return the volume's VDI. Raises VolumeNotFound, which lists the VDIs of its SR."""
     found = view.find("VDI", {"uuid": volume.vdi_uuid or ""})
     if not found:
         sr = view.record("SR", sr_ref)
@@ -372,9 +372,9 @@ def get_vdi(view: View, sr_ref: SRRef, volume: Volume) -> tuple[VDIRef, Record]:
 
 
 def find_after_scan(view: View, sr_ref: SRRef, vdi_uuid: str) -> VDIRef | None:
-    """The disk; None only where the storage has it not either: an SR that was introduced anew shows none at first.
+    """Return the VDI, or None if the storage lacks it too. An SR that was introduced anew shows its VDIs after a scan.
 
-    Raises XapiError where the storage cannot be asked.
+    Raises XapiError if the storage cannot be scanned.
     """
     for ref in view.find("VDI", {"uuid": vdi_uuid}):
         return VDIRef(ref)
@@ -383,10 +383,10 @@ def find_after_scan(view: View, sr_ref: SRRef, vdi_uuid: str) -> VDIRef | None:
 
 
 def erase(view: View, vdi_ref: VDIRef) -> None:
-    """Erase a disk that a row names which is being deleted. Idempotent.
+    """Erase a VDI; a row that is being deleted must name it. Idempotent.
 
-    Raises VolumeInUse where a VM has it, also one that is shut down: xapi itself would only mind a plugged one, and
-    would drop the VM's slot along with the disk (facts/xapi.md, VDI.destroy).
+    Raises VolumeInUse if a VM has it, also a VM that is shut down. xapi itself refuses only for a plugged VDI, and
+    destroys the VM's VBD together with the VDI (docs/background/xapi.md, VDI.destroy).
     """
     try:
         check_unused(view, view.call("VDI.get_record", vdi_ref))
@@ -399,10 +399,10 @@ def erase(view: View, vdi_ref: VDIRef) -> None:
 def erase_unnamed(
     context: Context, view: View, backend_id: int, vdi_ref: VDIRef, *, is_ours: bool = False
 ) -> bool:
-    """Erase a disk that was made for a row and is no volume; False where it is one after all, or is somebody's.
+    """Erase a VDI that was made for a row and that no row names. Return False if it is a volume, or another tool's.
 
-    A row keeps others from making it theirs meanwhile, and stays where nobody knows whether it is erased. `is_ours`:
-    this very process has made it.
+    A claim, which is a row of its own, keeps other services from making it a volume meanwhile. The claim stays if there
+    is no answer to the erase. `is_ours` means that this process made the VDI.
     """
     try:
         vdi = view.call("VDI.get_record", vdi_ref)
@@ -420,7 +420,8 @@ def erase_unnamed(
 
 
 def finish_erasing(context: Context, view: View, claim: Volume, *, is_ours: bool = False) -> bool:
-    """Erase the disk that a claim names, unless it is in use, or somebody else's copy (`Mark.is_of`); False then."""
+    """Erase the VDI that a claim names. Return False if it is another tool's copy (`Mark.is_of`). Raises
+    VolumeInUse."""
     try:
         for ref, vdi in view.find("VDI", {"uuid": claim.vdi_uuid or ""}).items():
             if not is_ours and not any(mark.is_of(vdi) for mark in marks_of(vdi)):
@@ -435,16 +436,16 @@ def finish_erasing(context: Context, view: View, claim: Volume, *, is_ours: bool
 
 
 def check_unused(view: View, vdi: Record) -> None:
-    """Raise VolumeInUse where a VM has the disk, or it was connected for one that is to come."""
+    """Raise VolumeInUse if a VM has the VDI, or if it is connected for a VM that will start from it."""
     if CONNECTED in vdi["other_config"]:
-        whoever = "whoever connected it without a VM (`xenvol disconnect`)"
-        raise VolumeInUse(vdi["uuid"], users=[whoever], is_to_go=True)
+        connection = "a connection without a VM (`xenvol disconnect` ends it)"
+        raise VolumeInUse(vdi["uuid"], users=[connection], is_to_go=True)
     if users := users_of(view, vdi):
         raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 
 def users_of(view: View, vdi: Record) -> list[str]:
-    """The VMs that have a slot with the disk in it, in words."""
+    """Return the VMs that have the VDI in a slot, as text."""
     if not vdi["VBDs"]:
         return []
     view.read({"VBD": vdi["VBDs"]})
@@ -455,17 +456,17 @@ def users_of(view: View, vdi: Record) -> list[str]:
 
 
 def _take_back(context: Context, backend_id: int, view: View, vdi_ref: VDIRef) -> None:
-    """The inverse of making: not of what another service has found by its mark, and made its volume."""
+    """Erase a VDI that we made: the inverse of making it. If another service has made it a volume, it stays."""
     with gone_is_fine("VDI"):
         vdi = view.call("VDI.get_record", vdi_ref)
         if CONNECTED in vdi["other_config"] and not vdi["VBDs"]:
-            view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)  # inherited
+            view.call("VDI.remove_from_other_config", vdi_ref, CONNECTED)  # inherited from the source
     if not erase_unnamed(context, view, backend_id, vdi_ref, is_ours=True):
-        log.info("VDI %s stays: it is another's meanwhile", vdi_ref)
+        log.info("VDI %s stays: another service has made it a volume meanwhile", vdi_ref)
 
 
-def _say(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> None:
-    """In the place of what is said there: a copy has inherited what its source says of itself. Idempotent."""
+def _set_key(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> None:
+    """Set the key in other_config, in place of a value that a copy has inherited. Idempotent."""
     if vdi["other_config"].get(key) == value:
         return
     if key in vdi["other_config"]:
@@ -473,7 +474,7 @@ def _say(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> None
     try:
         view.call("VDI.add_to_other_config", vdi_ref, key, value)
     except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":  # another service has said so meanwhile
+        if error.code != "MAP_DUPLICATE_KEY":  # another service has set it meanwhile
             raise
 
 
@@ -482,6 +483,6 @@ def _description_of(volume: Volume) -> str:
 
 
 def _seconds(moment: object) -> float:
-    """A date as xapi sends it, ``20261121T02:35:29Z``, in seconds since 1970."""
+    """Return a date as xapi sends it, ``20261121T02:35:29Z``, in seconds since 1970."""
     text = str(moment).replace("-", "").removesuffix("Z").partition(".")[0]
     return datetime.datetime.strptime(text, "%Y%m%dT%H:%M:%S").replace(tzinfo=datetime.UTC).timestamp()

@@ -1,13 +1,14 @@
-"""The rows of volumes. Each change says what it takes the row to be, and tells whether it was still so.
+"""The statements on rows of volumes. Each change names the state that the row must still have, and returns whether it
+had.
 
-Four laws, which the rest stands on:
+The rest stands on four rules:
 
-1. A row that is being made names no VDI, then one, and never another.
-2. It is available only after that, and is told to nobody before.
-3. Of the rows that live, one names a VDI: a unique index sees to it.
-4. A VDI is erased only while a row that is being deleted names it, so never one that another row has meanwhile.
+1. A row in the making names no VDI, then one VDI, and never another.
+2. A row becomes available only after that, and no caller sees the volume before.
+3. At most one live row names a VDI: a unique index holds this.
+4. A VDI is erased only while a row that is being deleted names it, so no other row can name it.
 
-Of a row with an `image` that names no VDI, `updated_at` is set while somebody fills a disk for it, and only then.
+In a row with an `image` that names no VDI, `updated_at` is set only while a process fills a VDI for it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from xenvol.sm.records import Volume, VolumeState, new_token, now, tombstone
 from xenvol.sm.tables import backends, volumes
 
 ERASING = "erasing:"
-"""What the id begins with of a row that stands for a disk which was nobody's volume, while it is erased."""
+"""The prefix of the id of a claim: a row that names an orphan VDI while it is erased."""
 
 _LIVE = volumes.c.deleted == 0
 _BEING_MADE = sa.and_(_LIVE, volumes.c.state == "creating", volumes.c.vdi_uuid.is_(None))
 _BEING_FILLED = sa.and_(_BEING_MADE, volumes.c.image.is_not(None), volumes.c.updated_at.is_not(None))
 PROMISED = sa.and_(_BEING_MADE, sa.not_(_BEING_FILLED))
-"""Rows of volumes whose disk no pool shows yet; it shows that of one that is being filled."""
+"""Rows of volumes whose VDI the pool does not show yet. It shows a VDI that is being filled."""
 
 
 def find(connection: sa.Connection, volume_id: str) -> Volume | None:
@@ -38,7 +39,7 @@ def find(connection: sa.Connection, volume_id: str) -> Volume | None:
 
 
 def get(connection: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume:
-    """Raises UnknownVolume. `lock` keeps it from being changed until the transaction ends."""
+    """Return the volume. Raises UnknownVolume. `lock` keeps it from being changed until the transaction ends."""
     query = sa.select(volumes).where(volumes.c.id == volume_id, _LIVE)
     row = connection.execute(query.with_for_update(read=True) if lock else query).one_or_none()
     if row is None:
@@ -52,13 +53,13 @@ def by_vdi(connection: sa.Connection, vdi_uuid: str) -> Volume | None:
 
 
 def unnamed(connection: sa.Connection, vdi_uuids: Collection[str]) -> set[str]:
-    """Those that no row names."""
+    """Return the uuids that no row names."""
     query = sa.select(volumes.c.vdi_uuid).where(volumes.c.vdi_uuid.in_(vdi_uuids), _LIVE)
     return set(vdi_uuids) - set(connection.execute(query).scalars())
 
 
 def by_token(connection: sa.Connection, token: str, volume_id: str) -> Volume | None:
-    """The row for which an object of the pool was made, if it is alive."""
+    """Return the live row for which an object of the pool was made, or None."""
     volume = find(connection, volume_id)
     return volume if volume is not None and volume.token == token else None
 
@@ -72,7 +73,7 @@ def list_of(
     after: str | None = None,
     limit: int | None = None,
 ) -> list[Volume]:
-    """In the order of their ids, from the one after `after`."""
+    """Return the volumes and snapshots by id, from the one after `after`."""
     query = sa.select(volumes).where(_LIVE).order_by(volumes.c.id)
     if flavor_id is not None:
         query = query.join(backends).where(backends.c.flavor_id == flavor_id)
@@ -86,7 +87,7 @@ def list_of(
 
 
 def copies_being_made(connection: sa.Connection, source_id: str, *, limit: int) -> list[str]:
-    """The ids of what is being copied from it, of as many as `limit`."""
+    """Return the ids of at most `limit` copies of the source that are in the making."""
     query = sa.select(volumes.c.id).where(volumes.c.source_id == source_id, _LIVE)
     return list(connection.execute(query.where(volumes.c.state == "creating").limit(limit)).scalars())
 
@@ -97,13 +98,13 @@ def count(connection: sa.Connection, backend_id: int) -> int:
 
 
 def promised(connection: sa.Connection, backend_id: int) -> int:
-    """What volumes that have no VDI yet will take of a backend; the pool cannot show it."""
+    """Return what volumes without a VDI will take of a backend, in bytes; the pool cannot show it."""
     query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0))
     return int(connection.execute(query.where(volumes.c.backend_id == backend_id, PROMISED)).scalar_one())
 
 
 def filled_at(connection: sa.Connection, volume: Volume) -> datetime.datetime | None:
-    """When somebody last said that he fills a disk for it; None where nobody does."""
+    """Return when a process last renewed its mark of filling a VDI for the volume, or None."""
     query = sa.select(volumes.c.updated_at).where(*_same(volume), _BEING_FILLED)
     return connection.execute(query).scalar_one_or_none()
 
@@ -119,7 +120,8 @@ def add(
     state: VolumeState = "creating",
     **values: Any,
 ) -> Volume:
-    """A new row; the id of a deleted volume may be used again. Raises sqlalchemy.exc.IntegrityError for a live one."""
+    """Insert a row, and return it. The id of a deleted volume is reused. Raises sqlalchemy.exc.IntegrityError for a
+    live one."""
     fresh = {
         "backend_id": backend_id,
         "vdi_uuid": None,
@@ -145,27 +147,27 @@ def add(
 
 
 def move(connection: sa.Connection, volume: Volume, *, backend_id: int, cost: int) -> bool:
-    """To another backend, while it has no VDI yet."""
+    """Move a row without a VDI to another backend."""
     at = now() if volume.image is None else None
     return _change(connection, _unmade(volume), backend_id=backend_id, cost=cost, updated_at=at)
 
 
 def say_filling(connection: sa.Connection, volume: Volume) -> bool:
-    """Somebody fills a disk for it, now; False where the row is no longer what it was."""
+    """Set or renew the mark that a VDI is being filled. Return False if the row has changed."""
     return _change(connection, _unmade(volume))
 
 
 def say_not_filling(connection: sa.Connection, volume: Volume) -> None:
-    """He does so no more, and it is not filled."""
+    """Remove the mark that a VDI is being filled."""
     _change(connection, [*_unmade(volume), volumes.c.image.is_not(None)], updated_at=None)
 
 
 def name_vdi(
     connection: sa.Connection, volume: Volume, *, backend_id: int, vdi_uuid: str, virtual_size: int
 ) -> bool:
-    """The VDI that the volume is from now on. Of several who have made one, the first to say so wins.
+    """Set the VDI of the volume. If several services made one, the first to set it wins.
 
-    Raises sqlalchemy.exc.IntegrityError where another row names it.
+    Raises sqlalchemy.exc.IntegrityError if another row names the VDI.
     """
     return _change(
         connection,
@@ -177,7 +179,7 @@ def name_vdi(
 
 
 def finish_making(connection: sa.Connection, volume: Volume, *, virtual_size: int) -> bool:
-    """It has its VDI, which no longer says that it is being made."""
+    """Make the volume available; its VDI has no mark of its making any more."""
     return _change(
         connection,
         [*_same(volume), volumes.c.state == "creating", volumes.c.vdi_uuid.is_not(None)],
@@ -187,12 +189,12 @@ def finish_making(connection: sa.Connection, volume: Volume, *, virtual_size: in
 
 
 def drop(connection: sa.Connection, volume: Volume) -> bool:
-    """The row of a volume that was not made."""
+    """Delete the row of a volume without a VDI."""
     return bool(connection.execute(volumes.delete().where(*_unmade(volume))).rowcount)
 
 
 def grow(connection: sa.Connection, volume: Volume, *, size: int, virtual_size: int, cost: int) -> bool:
-    """Of two who grow it, the one that comes second does not make it smaller again."""
+    """Set the new size. Of two services that grow the volume, the second does not make it smaller."""
     return _change(
         connection,
         [*_same(volume), volumes.c.state == "available"],
@@ -203,12 +205,12 @@ def grow(connection: sa.Connection, volume: Volume, *, size: int, virtual_size: 
 
 
 def set_virtual_size(connection: sa.Connection, volume: Volume, size: int) -> bool:
-    """What its disk has, whatever the row says."""
+    """Set the size that the VDI has, larger or smaller."""
     return _change(connection, [*_same(volume), volumes.c.state == "available"], virtual_size=size)
 
 
 def keep_after_all(connection: sa.Connection, volume: Volume) -> bool:
-    """Of a volume that was to be deleted and is in use: it has its disk still."""
+    """Make a volume available again whose deletion found its VDI in use."""
     is_whole = [volumes.c.state == "deleting", volumes.c.vdi_uuid == volume.vdi_uuid]
     return volume.state == "available" and _change(connection, [*_same(volume), *is_whole], state="available")
 
@@ -219,7 +221,7 @@ def begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
 
 
 def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:
-    """Its VDI is gone, so the row goes, also where another service has decided meanwhile to keep it after all."""
+    """Set the row deleted, since its VDI is gone. Also if another service has set it available again meanwhile."""
     is_going = volumes.c.state == "deleting"
     if volume.vdi_uuid is not None:
         is_going = sa.or_(is_going, volumes.c.vdi_uuid == volume.vdi_uuid)
@@ -232,7 +234,8 @@ def finish_deleting(connection: sa.Connection, volume: Volume) -> bool:
 
 
 def claim_for_erasing(connection: sa.Connection, *, backend_id: int, vdi_uuid: str) -> Volume:
-    """A row that keeps all others from naming the disk. Raises sqlalchemy.exc.IntegrityError where one does."""
+    """Insert a claim, which keeps other rows from naming the VDI. Raises sqlalchemy.exc.IntegrityError if a row names
+    it."""
     return add(
         connection,
         ERASING + vdi_uuid,
@@ -245,17 +248,17 @@ def claim_for_erasing(connection: sa.Connection, *, backend_id: int, vdi_uuid: s
 
 
 def is_claim(volume: Volume) -> bool:
-    """Whether the row stands for a disk that was no volume."""
+    """Return True if the row is a claim on an orphan VDI."""
     return volume.id.startswith(ERASING)
 
 
 def drop_claim(connection: sa.Connection, claim: Volume) -> None:
-    """The disk is gone, or stays."""
+    """Delete a claim: its VDI is erased, or stays."""
     connection.execute(volumes.delete().where(*_same(claim)))
 
 
 def release(connection: sa.Connection, volume: Volume) -> bool:
-    """Of a volume whose VDI stays: unmanaged."""
+    """Set the row of an unmanaged volume deleted; its VDI stays."""
     return _change(
         connection,
         [*_same(volume), volumes.c.state == "available"],

@@ -1,4 +1,4 @@
-"""Volumes that are there: looked up, grown, deleted."""
+"""Look up, grow and delete existing volumes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from xenvol.sm.records import Backend, Volume
 
 log = logging.getLogger(__name__)
 
-_LISTED = 10  # snapshots named where they keep a volume from being deleted
-_ATTEMPTS = 20  # at a volume that others change at the same time
+_LISTED = 10  # snapshots that an error names
+_ATTEMPTS = 20  # at a volume that other services change too
 
 
 def extend(context: Context, volume_id: str, size: int) -> Volume:
-    """Make it that many bytes at least. Idempotent; a volume never shrinks.
+    """Grow the volume to at least `size` bytes. Idempotent; a volume never shrinks.
 
-    While a VM has it plugged, only where the storage driver can (VDI_RESIZE_ONLINE). Raises UnknownVolume,
-    VolumeNotReady, NotSupported, NoBackendFits (no room), VolumeInUse, XapiError.
+    While a VM has it plugged, the storage driver must have VDI_RESIZE_ONLINE. Raises UnknownVolume, VolumeNotReady,
+    NotSupported, NoBackendFits (no room), VolumeInUse, XapiError.
     """
     vdis.check_size(size)
     volume, backend = get_with_backend(context, volume_id)
     if volume.is_snapshot:
-        raise NotSupported(f"extending {volume_id}", reason="a snapshot stays as it is")
+        raise NotSupported(
+            f"extending {volume_id}", reason="it is a snapshot: clone it with the size instead"
+        )
     if size < volume.size:
         raise NotSupported(f"shrinking {volume_id}", reason=f"it has {volume.size} bytes already")
     if backend.type.luns:
@@ -48,7 +50,7 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
     def keep(connection: sa.Connection) -> Volume:
         is_there = volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
         now = volume_rows.get(connection, volume_id)
-        if not is_there:  # somebody is deleting it, or has, and made another of its id
+        if not is_there:  # it is being deleted, or was, and there is a new one with its id
             raise VolumeNotReady(volume_id, state=now.state)
         return now
 
@@ -58,11 +60,11 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
 
 
 def delete(context: Context, volume_id: str) -> None:
-    """Erase a volume or a snapshot. Idempotent: one that is gone is fine.
+    """Erase a volume or a snapshot. Idempotent: a volume that is gone is fine.
 
-    Raises VolumeInUse where a VM has it, NotSupported where it has snapshots (delete those first) or is a LUN
-    (unmanage it: its data is the array's), XapiError, XapiUnreachable. From the moment when its row says that it
-    goes it goes forward: the same call again completes.
+    Raises VolumeInUse if a VM has it, NotSupported if it has snapshots (delete those first) or is a LUN (unmanage it:
+    its data is the array's), XapiError, XapiUnreachable. Once its row says that it is being deleted, nothing is undone,
+    and the same call again completes.
     """
     for _ in range(_ATTEMPTS):
         volume = context.database.read(volume_rows.find, volume_id)
@@ -76,11 +78,11 @@ def delete(context: Context, volume_id: str) -> None:
         sr_ref, _ = srs.get_sr(view, backend)
         if volume.vdi_uuid is not None and volume.state == "available":
             for vdi in view.find("VDI", {"uuid": volume.vdi_uuid}).values():
-                vdis.check_unused(view, vdi)  # before the row says that it goes
+                vdis.check_unused(view, vdi)  # before the row says that it is being deleted
         if context.database.write(_begin_deleting, volume):
             try:
                 finish_deleting(context, view, volume, backend, sr_ref)
-            except VolumeInUse:  # a VM got it since we looked: it is as good as before
+            except VolumeInUse:  # a VM got it since the check: the volume is unharmed
                 context.database.write(volume_rows.keep_after_all, volume)
                 raise
             return
@@ -88,7 +90,8 @@ def delete(context: Context, volume_id: str) -> None:
 
 
 def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
-    """False where somebody has changed it meanwhile. Raises NotSupported where it has snapshots."""
+    """Mark the row as being deleted. Return False if it has changed. Raises NotSupported if it has snapshots or
+    copies."""
     if not volume_rows.begin_deleting(connection, volume):
         return False
     if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
@@ -100,7 +103,7 @@ def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
 
 
 def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend, sr_ref: SRRef) -> None:
-    """Erase the disk of a volume whose row says that it goes, and let the row go."""
+    """Erase the VDI of a volume that is being deleted, and delete its row."""
     if volume_rows.is_claim(volume):
         vdis.finish_erasing(context, view, volume)
         return
@@ -114,7 +117,7 @@ def finish_deleting(context: Context, view: View, volume: Volume, backend: Backe
 
 
 def finish_row(context: Context, view: View, volume: Volume, backend: Backend, sr_ref: SRRef) -> None:
-    """Let the row go of a volume that is being deleted, and whose disk is gone."""
+    """Delete the row of a volume whose VDI is gone, and return its room."""
 
     def finish(connection: sa.Connection) -> None:
         if volume_rows.finish_deleting(connection, volume):
@@ -125,7 +128,7 @@ def finish_row(context: Context, view: View, volume: Volume, backend: Backend, s
 
 
 def _note(context: Context, view: View, backend: Backend, sr_ref: SRRef) -> None:
-    """Keep what the SR has now; that this cannot be done is no failure of what was done."""
+    """Read the SR, and store its sizes. A failure here is logged, and is no failure of the work."""
     try:
         view.read({"SR": [sr_ref]})
         capacity.note(context, backend, view.record("SR", sr_ref))
@@ -134,7 +137,7 @@ def _note(context: Context, view: View, backend: Backend, sr_ref: SRRef) -> None
 
 
 def get_with_backend(context: Context, volume_id: str) -> tuple[Volume, Backend]:
-    """A volume that is there to be worked with. Raises UnknownVolume, VolumeNotReady."""
+    """Return an available volume and its backend. Raises UnknownVolume, VolumeNotReady."""
 
     def both(connection: sa.Connection) -> tuple[Volume, Backend]:
         volume = volume_rows.get(connection, volume_id)
@@ -147,13 +150,13 @@ def get_with_backend(context: Context, volume_id: str) -> tuple[Volume, Backend]
 
 
 def _check_room(context: Context, view: View, backend: Backend, *, size: int, more: int) -> None:
-    """Raises NoBackendFits where the backend has no room for so much more, or its type none for such a disk."""
+    """Raise NoBackendFits if the backend has no room for `more` bytes, or if `size` is too large for its type."""
     limit = backend.type.max_size
     (now,) = capacity.refresh(context, view, [backend])
     if limit is not None and size > limit:
         reason = f"a disk of type {backend.sr_type} has at most {limit} bytes"
     elif more > now.free:
-        reason = f"has {max(0, now.free)} bytes to give, and {more} more are needed"
+        reason = f"has {max(0, now.free)} bytes free, and {more} more are needed"
     else:
         return
     flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
@@ -161,7 +164,7 @@ def _check_room(context: Context, view: View, backend: Backend, *, size: int, mo
 
 
 def _growing_call(view: View, backend: Backend, volume_id: str, vdi: Record) -> str:
-    """VDI.resize, or, while a VM has the disk plugged, VDI.resize_online. Raises NotSupported."""
+    """Return VDI.resize, or VDI.resize_online while a VM has the VDI plugged. Raises NotSupported."""
     what = f"extending {volume_id}"
     if not backend.has("VDI_RESIZE"):
         raise NotSupported(what, reason=f"the storage driver {backend.sr_type} resizes no disks")
@@ -170,6 +173,6 @@ def _growing_call(view: View, backend: Backend, volume_id: str, vdi: Record) -> 
         return "VDI.resize"
     if not backend.has("VDI_RESIZE_ONLINE"):
         users = ", ".join(vdis.users_of(view, vdi))
-        reason = f"{users} has it plugged, and the storage driver {backend.sr_type} grows no disk meanwhile"
+        reason = f"{users} has it plugged, and the storage driver {backend.sr_type} grows no plugged disk"
         raise NotSupported(what, reason=f"{reason}: detach it first, or shut the VM down")
     return "VDI.resize_online"

@@ -47,7 +47,7 @@ def read_secret(terminal: Terminal, key: str, value: str) -> Secret:
             f"key {key!r} is a secret, and every user of this machine can read a command line: write "
             f"{key}=@FILE, where it is the file's first line, or {key}= to be asked for it"
         )
-    if not terminal.has_somebody:
+    if not terminal.has_user:
         raise _wrong(f"key {key!r} has no value, and nobody is at a terminal to be asked: write {key}=@FILE")
     return terminal.ask_secret(f"{key} of the backend")
 

@@ -1,4 +1,4 @@
-"""Run by alembic: the migrations, on the connection that `xenvol.sm.database` hands over."""
+"""Run by alembic: apply the migrations on the connection that `xenvol.sm.database` hands over."""
 
 from alembic import context
 
@@ -8,7 +8,7 @@ connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
     target_metadata=metadata,
-    version_table="sm_alembic_version",  # the database may be another service's as well
+    version_table="sm_alembic_version",  # other services may use the same database
     compare_type=True,
 )
 with context.begin_transaction():

@@ -1,7 +1,7 @@
-"""Flavors, backends and volumes.
+"""Make the tables of flavors, backends and volumes.
 
-What is there already is left alone: MariaDB commits each statement by itself, so an upgrade that was killed has made
-some of it, and the next one goes on.
+What exists already is skipped: MariaDB commits each statement by itself, so a killed upgrade leaves some of it, and the
+next one continues.
 """
 
 from __future__ import annotations

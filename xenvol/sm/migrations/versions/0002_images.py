@@ -1,6 +1,6 @@
-"""The image that a volume was made of.
+"""Add the image that a volume was made from.
 
-As in the first migration, what is there already is left alone.
+As in the first migration, what exists already is skipped.
 """
 
 from __future__ import annotations
