@@ -120,7 +120,7 @@ class TestAdd:
 
     def test_luns_that_are_there_are_not_said_to_be_room(self, silver: Shell) -> None:
         lines = silver.sm("backend_add", "silver", *LUNS).splitlines()
-        assert "LUNs that are there already" in lines[1]
+        assert "it has existing LUNs, and no volume is placed there" in lines[1]
         assert "volume_manage" in lines[1]
 
 
@@ -204,7 +204,7 @@ class TestRemove:
         uuid = xapi.db.get("SR", sr, "uuid")
         silver.sm("backend_add", "silver", *NFS, f"sr_uuid={uuid}")
         said = silver.sm("backend_remove", "1")
-        assert said == f"backend 1 is removed; SR {uuid}, which was there before it, stays in the pool\n"
+        assert said == f"backend 1 is removed; SR {uuid}, which was in the pool before, stays\n"
         assert xapi.db.refs("SR") == [sr]
 
     def test_json_tells_what_became_of_it(self, gold: Shell) -> None:

@@ -94,7 +94,7 @@ def test_a_program_and_whoever_has_named_another_device_are_not_asked(
     file = locked.file("chap", PASSWORD)
     add = [f"chappassword=@{file}" if word == "chappassword=" else word for word in ADD]
     status, shown = at_a_terminal(locked, [*add, *switch])
-    assert (status, "Enter leaves it" in shown) == (5, False)
+    assert (status, "Enter keeps it" in shown) == (5, False)
 
 
 def test_each_backend_that_is_looked_at_is_shown_to_whoever_watches(gold: Shell) -> None:

@@ -117,7 +117,7 @@ class TestStats:
 class TestAudit:
     def test_that_they_agree_is_one_line(self, two: Shell) -> None:
         two.sm("volume_create", "gold", "1")
-        assert two.sm("audit") == "database and pool agree: 2 backends, 1 volume, 1 VDI looked at\n"
+        assert two.sm("audit") == "database and pool agree: 2 backends, 1 volume, 1 VDI compared\n"
         report = two.json("sm", "audit")
         assert report == {"agrees": True, "backends": 2, "volumes": 1, "vdis": 1, "findings": []}
 
@@ -131,7 +131,7 @@ class TestAudit:
             result = gold("sm", "audit", *switch)
             assert result.exit_code == 5
             heading, row, verdict = result.stdout.splitlines()
-            assert heading == "FINDING\tBACKEND\tWHAT\tMENDED"
+            assert heading == "FINDING\tBACKEND\tWHAT\tREPAIRED"
             assert row.startswith("vdi_missing\t1\tvolume mail is VDI ")
             assert row.endswith("\tno")
             assert verdict.startswith("database and pool do not agree: 1 backend, ")

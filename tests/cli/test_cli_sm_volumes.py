@@ -323,7 +323,7 @@ class TestInterrupt:
         order.release()
         assert (process.returncode, stdout) == (130, "")
         assert stderr.startswith("error: interrupted\n")
-        told = re.search(r"note: its id is (\S+): the same command with --id \1 goes on with it", stderr)
+        told = re.search(r"note: its id is (\S+): repeat the command with --id \1 to complete it", stderr)
         assert told is not None
         assert gold.json("sm", "volume_create", "gold", "1", "--id", told[1])["state"] == "available"
         assert gold("sm", "audit").exit_code == 0

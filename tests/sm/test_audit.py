@@ -180,7 +180,7 @@ class TestADiskThatIsSomebodys:
     ) -> None:
         vdi = marked(pool, nfs, f"{CREATING}token", "xenvol:connected")
         (finding,) = manager.audit(repair=True).findings
-        assert "not mended" in finding.text
+        assert "not repaired" in finding.text
         assert pool.db.exists("VDI", vdi)
         assert manager.list_volumes() == []
 

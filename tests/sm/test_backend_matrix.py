@@ -121,7 +121,7 @@ def reason(error: XenVolError) -> str:
         case NoBackendFits():
             (text,) = error.reasons.values()
         case NoSuchStorageDriver():
-            text = str(error)[str(error).index("the storage driver") :]
+            text = str(error)[str(error).index("neither XCP-ng") :]
         case _:
             text = str(error)
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27} ?", "", text).removeprefix("web (xvda) has it plugged, and ")

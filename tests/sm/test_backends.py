@@ -258,7 +258,7 @@ class TestAnAddThatIsRefused:
         xapi.faults.refuse("PBD.get_all_records_where", "SR_BACKEND_FAILURE_1200", "", "by order", "")
         with pytest.raises(XapiError) as caught:
             add(manager, BY_NAME["nfs"])
-        assert "`xenvol sm setup` goes on with it" in caught.value.__notes__[0]
+        assert "`xenvol sm setup` completes it" in caught.value.__notes__[0]
         assert rows(tmp_path) == [(1, "new")]
         assert add(manager, BY_NAME["nfs"]).id == 1
         assert len(xapi.db.refs("SR")) == 1
@@ -327,7 +327,7 @@ class TestAnAddThatIsRefused:
         world = BY_NAME[sr_type]
         world.arrange(xapi)
         with pytest.raises(
-            NoSuchStorageDriver, match="neither by XCP-ng nor by any current XenServer"
+            NoSuchStorageDriver, match="neither XCP-ng nor any current XenServer"
         ) as caught:
             add(manager, world)
         assert caught.value.offered == ["iscsi", "lvm", "nfs"]

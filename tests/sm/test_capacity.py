@@ -258,7 +258,7 @@ class TestFittingBackend:
         with pytest.raises(NoBackendFits) as caught:
             manager.create_volume("large", "gold", 200 * GIB)
         assert caught.value.reasons[first.id] == "is out of order: its SR is plugged on no host"
-        assert "bytes to give" in caught.value.reasons[second.id]
+        assert "bytes free" in caught.value.reasons[second.id]
 
     def test_is_not_one_of_luns(self, xapi: Simulator, database: Database) -> None:
         (luns,) = [world for world in WORLDS if world.name == "iscsi"]
@@ -450,7 +450,7 @@ class TestLook:
         for pbd in pbds:
             change(pool, "PBD", pbd, currently_attached=pool.db.get("PBD", pbd, "host") != master)
         assert problem() == (
-            "its SR is not plugged on the pool's master, where everything on a shared SR is done"
+            "its SR is not plugged on the pool's master, which does the work on a shared SR"
         )
         for pbd in pbds:
             change(pool, "PBD", pbd, currently_attached=False)

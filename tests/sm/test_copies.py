@@ -491,7 +491,7 @@ class TestAttemptsThatDiedOneAfterTheOther:
             assert vdi_uuids(pool) == before
         assert not report.agrees
         assert [finding.kind for finding in report.findings] == ["orphan_vdi"] * 2
-        assert "nobody can tell" in report.findings[0].text
+        assert "cannot be told apart: destroy it, or manage it" in report.findings[0].text
 
 
 class TestMarks:

@@ -53,13 +53,13 @@ class TestObstacle:
         wanted = {FEATURES[need] for need in request.needs}
         limit = backend.type.max_size
         true_of_it = {
-            "whatever is on it": backend.type.luns,
+            "hands out an existing LUN": backend.type.luns,
             "not made yet": backend.state == "new",
             "out of order: its SR is plugged on no host": backend.problem is not None,
             "makes no disks": not backend.has("VDI_CREATE"),
             "cannot": not all(map(backend.has, wanted)),
             f"has at most {limit} bytes": limit is not None and request.size > limit,
-            "bytes to give": cost(backend, request.size) > backend.free,
+            "bytes free": cost(backend, request.size) > backend.free,
         }
         reason = obstacle(backend, request)
         assert (reason is not None) == any(true_of_it.values())
@@ -70,7 +70,7 @@ class TestObstacle:
         """However much its LUNs have, VDI.create would hand out one of them with its data."""
         reason = obstacle(a_backend(sr_type=sr_type), a_request())
         assert reason is not None
-        assert "with whatever is on it" in reason
+        assert "hands out an existing LUN with its data" in reason
         assert "manage its VDI" in reason
 
     @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ class TestObstacle:
         backend = a_backend(free=10 * MIB)
         assert obstacle(backend, a_request(10 * MIB)) is None
         reason = obstacle(backend, a_request(10 * MIB + 1))
-        assert reason == f"has {10 * MIB} bytes to give, and the volume takes {12 * MIB}"
+        assert reason == f"has {10 * MIB} bytes free, and the volume takes {12 * MIB}"
 
     def test_one_that_has_given_too_much_says_by_which_rules(self) -> None:
         """Below zero: the reserve was raised, or others have filled it."""
         reason = obstacle(a_backend(free=-GIB), a_request())
         assert reason is not None
-        assert reason.startswith("has 0 bytes to give, by its flavor's reserve and over-subscription")
+        assert reason.startswith("has 0 bytes free, by its flavor's reserve and over-subscription")
 
 
 class TestCost:

@@ -222,7 +222,7 @@ class TestForeignPolicy:
         ("name", "words"),
         [
             ("not_a_class", "the entry point is a Sound, not a class"),
-            ("needs_arguments", "it is made without arguments"),
+            ("needs_arguments", "make it work without arguments"),
             ("reads_in_no_order", "order_by must be one of 'id', 'free', 'placed_at'"),
             ("says_no_order", "order_by must be one of"),
             ("orders_nothing", "has no method order(self, candidates, request)"),
@@ -351,7 +351,7 @@ class TestFilling:
         with pytest.raises(NoBackendFits) as caught:
             managers[1].create_volume("one-too-many", "gold", self.SIZE)
         assert list(caught.value.reasons) == [1, 2, 3, 4, 5]
-        assert all("bytes to give" in reason for reason in caught.value.reasons.values())
+        assert all("bytes free" in reason for reason in caught.value.reasons.values())
 
     def test_by_most_free_evens_out(self, services: Callable[..., list[StorageManager]]) -> None:
         managers = services("most_free")

@@ -105,7 +105,7 @@ class TestExtendingWhatIsInUse:
         self, pool: Simulator, manager: StorageManager, volume: Volume
     ) -> None:
         pool.add_vm("web", disks=[vdi_of(pool, volume)])
-        with pytest.raises(NotSupported, match=r"web .* has it plugged.*grows no disk meanwhile"):
+        with pytest.raises(NotSupported, match=r"web .* has it plugged.*grows no plugged disk"):
             manager.extend_volume("v1", 2 * GIB)
 
     def test_of_a_halted_vm_is_done(self, pool: Simulator, manager: StorageManager, volume: Volume) -> None:

@@ -1,10 +1,10 @@
-"""A Cinder volume driver that only translates: Cinder's words into the Storage Manager's, and our errors into Cinder's.
+"""A Cinder volume driver that translates Cinder's calls into the Storage Manager's, and xenvol's errors into Cinder's.
 
     volume_driver = xenvol.cinder.XenSMDriver
 
-What Cinder calls a volume or a snapshot has the same id with us; its pools are our flavors; its sizes are GiB.
-Nothing is remembered here, so any process may do the next step, and any step may be repeated. An error keeps
-xenvol's words: whoever reads Cinder's log reads the culprit and the remedy.
+A volume or a snapshot has the same id in Cinder and in the Storage Manager. Cinder's pools are flavors; its sizes are
+GiB. The driver keeps no state, so any process can do the next step, and any step can be repeated. An error keeps
+xenvol's text, so that Cinder's log shows the cause and the remedy.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _REFERENCE_KEYS = ("source-id", "source-name")  # what Cinder's API accepts in a
 OPTIONS = [
     cfg.ListOpt(
         "xenvol_url",
-        help="The pool: https://host of its master or any member; several are tried in turn.",
+        help="The pool: https://host of its master or of any member. Several are tried in turn.",
     ),
-    cfg.StrOpt("xenvol_user", default="root", help="Who logs in to the pool."),
+    cfg.StrOpt("xenvol_user", default="root", help="The user that logs in to the pool."),
     cfg.StrOpt("xenvol_password_file", help="The file whose first line is the password of xenvol_user."),
     cfg.StrOpt(
         "xenvol_ca_file",
-        help="Certificates of the authorities that vouch for the pool's hosts; else the system's.",
+        help="Certificates of the authorities that sign the hosts' certificates. Default: the system's.",
     ),
     cfg.ListOpt(
         "xenvol_fingerprint",
@@ -53,7 +53,7 @@ OPTIONS = [
     cfg.BoolOpt(
         "xenvol_insecure",
         default=False,
-        help="Instead of xenvol_ca_file: trust whoever answers. For tests.",
+        help="Instead of xenvol_ca_file: trust any server. For tests.",
     ),
     cfg.StrOpt(
         "xenvol_database",
@@ -62,8 +62,8 @@ OPTIONS = [
     ),
     cfg.StrOpt(
         "xenvol_default_flavor",
-        help="The flavor of volumes whose type has no extra spec xenvol:flavor; without it, the pool that the "
-        "scheduler chose is the flavor.",
+        help="The flavor of volumes whose type has no extra spec xenvol:flavor. Without this option, the pool that "
+        "the scheduler chose is the flavor.",
     ),
 ]
 
@@ -72,7 +72,7 @@ cfg.CONF.register_opts(OPTIONS, group=configuration.SHARED_CONF_GROUP)
 
 @interface.volumedriver
 class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no types
-    """Volumes are VDIs of a XenAPI pool, on SRs that xenvol's Storage Manager keeps."""
+    """Makes volumes as VDIs of a XenAPI pool, on the SRs of xenvol's Storage Manager."""
 
     VERSION = "1.0.0"
 
@@ -89,7 +89,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     # --- starting ------------------------------------------------------------------------------------------
 
     def do_setup(self, context: Any) -> None:
-        """Log in, and make every backend's SR ready; one that is not is a warning, as the others serve on."""
+        """Log in, and set up every backend. A backend that fails is a warning in the log, and the others serve."""
         if self._session is not None:  # Cinder calls again after a start that failed
             self._session.close()
         with _translated():
@@ -142,13 +142,13 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
                 fingerprint=self._option("xenvol_fingerprint"),
                 insecure=bool(self._option("xenvol_insecure")),
             )
-        except ValueError as error:  # an address, or a way to trust it, that cannot be
+        except ValueError as error:  # a wrong address, or two ways to trust it
             LOG.error("xenvol cannot use the options of the pool: %s", error)
-            # its value may have a password in it, which is why it is refused
+            # do not quote the value: it may contain a password, and be refused for that
             raise exception.InvalidConfigurationValue(option="xenvol_url", value="(see the log)") from error
 
     def _option(self, name: str) -> Any:
-        """An option's value; None where the operator left it out or empty."""
+        """Return an option's value; None if it is missing or empty."""
         return self.configuration.safe_get(name) or None
 
     def _required(self, name: str) -> Any:
@@ -190,20 +190,22 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return self._clone(volume, src_vref.id, not_found=exception.VolumeNotFound)
 
     def _clone(self, volume: Any, source_id: str, *, not_found: type[Exception]) -> dict[str, Any]:
-        """A copy lies where its source does, so its type may not ask for another flavor."""
+        """Copy a volume or a snapshot. The copy is made on the SR of its source, so its type may not ask for another
+        flavor."""
         _check_supported(volume)
         with _translated(not_found=not_found):
             asked = _flavor_of_type(volume)
             has = self._flavor_of(self.manager.get_volume(source_id).backend_id)
             if asked is not None and asked != has:
                 raise exception.InvalidVolumeType(
-                    reason=f"its extra spec {FLAVOR_KEY} is {asked}, and a copy of {source_id} can only be {has}"
+                    reason=f"its extra spec {FLAVOR_KEY} is {asked}, and a copy of {source_id} must be {has}"
                 )
             made = self.manager.clone_volume(volume.id, source_id, size=volume.size * GIB, name=volume.name)
             return self._placed(volume, made.backend_id)
 
     def retype(self, context: Any, volume: Any, new_type: Any, diff: Any, host: Any) -> bool:
-        """To a type of the same flavor, which changes nothing here; to another one the data would have to move."""
+        """Return True for a type of the same flavor, which needs no change. Another flavor would need the data to
+        move."""
         with _translated():
             has = self._flavor_of(self.manager.get_volume(volume.id).backend_id)
         return bool((new_type.extra_specs or {}).get(FLAVOR_KEY, has) == has)
@@ -211,16 +213,16 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     # --- connections ---------------------------------------------------------------------------------------
 
     def ensure_export(self, context: Any, volume: Any) -> None:
-        """Nothing is exported: a VDI is reached through its pool."""
+        """Do nothing: a host reaches a VDI through its pool, without an export."""
 
     def create_export(self, context: Any, volume: Any, connector: Any) -> None:
-        """Nothing is exported."""
+        """Do nothing: there are no exports."""
 
     def remove_export(self, context: Any, volume: Any) -> None:
-        """Nothing is exported."""
+        """Do nothing: there are no exports."""
 
     def initialize_connection(self, volume: Any, connector: Any) -> dict[str, Any]:
-        """The connection_info that `VolumeOps.attach_volume` takes; the driver there is `xensm`."""
+        """Return the connection_info that `VolumeOps.attach_volume` takes; its driver there is `xensm`."""
         with _translated():
             return self.manager.initialize_connection(volume.id, connector)
 
@@ -233,20 +235,20 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     def clone_image(
         self, context: Any, volume: Any, image_location: Any, image_meta: Any, image_service: Any
     ) -> tuple[None, bool]:
-        """No image lies where a volume could be cloned from it: Cinder goes on with its cache, or a copy."""
+        """Return False: no image is stored where a volume could be cloned from it. Cinder uses its cache, or copies."""
         return None, False
 
     def copy_image_to_volume(
         self, context: Any, volume: Any, image_service: Any, image_id: str, disable_sparse: bool = False
     ) -> None:
-        """Onto a volume that was just made, or, with `disable_sparse`, over one that may hold other data."""
+        """Write an image to a volume that was just made; with `disable_sparse`, to one that may hold other data."""
         with _translated():
             cinder_images.copy_image_to_volume(
                 self.manager, context, volume.id, image_service, image_id, is_blank=not disable_sparse
             )
 
     def copy_volume_to_image(self, context: Any, volume: Any, image_service: Any, image_meta: Any) -> None:
-        """Also of a volume that a VM has, where Cinder allows that: what it holds at one moment."""
+        """Write what a volume holds at one moment to an image; also while a VM has it, if Cinder allows that."""
         backend_name = volume_utils.extract_host(volume.service_topic_queue)
         with _translated():
             cinder_images.copy_volume_to_image(
@@ -260,7 +262,9 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         vdi = self._vdi(existing_ref)
         asked, has = _flavor_of_type(volume), self._flavor_of_vdi(vdi)
         if has is None:
-            raise _invalid(existing_ref, "it is on none of the Storage Manager's backends")
+            raise _invalid(
+                existing_ref, "it is on none of the Storage Manager's backends: `xenvol sm backend_add` adds its SR"
+            )
         if asked is not None and asked != has:
             raise exception.ManageExistingVolumeTypeMismatch(
                 reason=f"the type's extra spec {FLAVOR_KEY} is {asked}, and the VDI is on a backend of {has}"
@@ -290,7 +294,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return volume_utils.paginate_entries_list(entries, marker, limit, offset, sort_keys, sort_dirs)
 
     def manage_existing_snapshot(self, snapshot: Any, existing_ref: Any) -> NoReturn:
-        raise NotImplementedError(_NO_SNAPSHOTS)  # the base class would do nothing and call it done
+        raise NotImplementedError(_NO_SNAPSHOTS)  # the base class would do nothing, and report success
 
     def manage_existing_snapshot_get_size(self, snapshot: Any, existing_ref: Any) -> NoReturn:
         raise NotImplementedError(_NO_SNAPSHOTS)
@@ -298,21 +302,21 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     def unmanage_snapshot(self, snapshot: Any) -> NoReturn:
         raise NotImplementedError(_NO_SNAPSHOTS)
 
-    # --- for the scheduler ---------------------------------------------------------------------------------
+    # --- statistics for the scheduler ----------------------------------------------------------------------
 
     def get_pool(self, volume: Any) -> str:
         with _translated():
             return self._flavor_of(self.manager.get_volume(volume.id).backend_id)
 
     def _update_volume_stats(self) -> None:
-        """A Cinder pool for each flavor that has backends."""
+        """Report a Cinder pool for each flavor that has backends."""
         with _translated():
             stats = self.manager.stats()
         by_flavor: dict[str, list[BackendStats]] = {}
         for each in stats:
             by_flavor.setdefault(each.flavor.label, []).append(each)
         common = {
-            # Cinder's list of services shows what the last pool says: so each says it of all
+            # Cinder's list of services shows the state of the last pool, so each pool has the state of all
             "backend_state": "up" if any(map(_is_up, stats)) else "down",
             "filter_function": self.get_filter_function(),
             "goodness_function": self.get_goodness_function(),
@@ -328,11 +332,11 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     # --- flavors -------------------------------------------------------------------------------------------
 
     def _wanted_flavor(self, volume: Any) -> str:
-        """What the type asks for, else the default, else what the scheduler chose."""
+        """Return the flavor that the type names, else the default, else the pool that the scheduler chose."""
         chosen = _flavor_of_type(volume) or self._option("xenvol_default_flavor") or _pool_of(volume)
         if chosen is None:
             raise exception.InvalidVolumeType(
-                reason=f"it has no extra spec {FLAVOR_KEY}, and there is no xenvol_default_flavor"
+                reason=f"it has no extra spec {FLAVOR_KEY}, and xenvol_default_flavor is not set"
             )
         return str(chosen)
 
@@ -341,9 +345,9 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return self.manager.flavor_of(backend).label
 
     def _placed(self, volume: Any, backend_id: int) -> dict[str, Any]:
-        """A model update for a volume that lies in another pool than the scheduler chose.
+        """Return a model update for a volume that is not in the pool that the scheduler chose.
 
-        The scheduler reads no key with a prefix, so of types without a `pool_name` it may choose any pool.
+        The scheduler ignores extra specs with a prefix, so for a type without `pool_name` it may choose any pool.
         """
         label = self._flavor_of(backend_id)
         if _pool_of(volume) == label:
@@ -353,7 +357,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     # --- VDIs ----------------------------------------------------------------------------------------------
 
     def _vdi(self, existing_ref: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The record of the VDI that a reference names by its uuid."""
+        """Return the record of the VDI whose uuid the reference has."""
         given = [str(existing_ref[key]) for key in _REFERENCE_KEYS if existing_ref.get(key)]
         if len(given) != 1:
             raise _invalid(existing_ref, f"give the VDI's uuid as one of {' and '.join(_REFERENCE_KEYS)}")
@@ -373,7 +377,8 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return None
 
     def _vdis_on_backends(self) -> list[Mapping[str, Any]]:
-        """What could be a volume: no snapshots, and nothing that an SR or a pool keeps for itself."""
+        """Return the VDIs that could become volumes: no snapshots, and no VDIs that an SR or a pool needs for
+        itself."""
         sr_uuids = [
             backend.sr_uuid for backend in self.manager.list_backends() if backend.sr_uuid is not None
         ]
@@ -384,18 +389,18 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return [vdi for vdi in vdis.values() if vdi["type"] in ("user", "system")]
 
 
-_NO_SNAPSHOTS = "the Storage Manager takes over VDIs as volumes, and not as snapshots"
+_NO_SNAPSHOTS = "the Storage Manager manages existing VDIs as volumes, and not as snapshots"
 
 
 def _check_supported(volume: Any) -> None:
     if volume.encryption_key_id:
         raise exception.InvalidVolumeType(
-            reason="it encrypts; XenAPI cannot open such a volume, and the guest would get the ciphertext"
+            reason="it encrypts; XenAPI cannot decrypt a volume, and the guest would get the ciphertext"
         )
 
 
 def _flavor_of_type(volume: Any) -> str | None:
-    """The extra spec of its type; None where it has none, or has no type."""
+    """Return the extra spec of the volume's type; None if it has no type, or the type has no such spec."""
     if volume.volume_type_id is None or volume.volume_type is None:
         return None
     flavor: str | None = (volume.volume_type.extra_specs or {}).get(FLAVOR_KEY)
@@ -412,7 +417,7 @@ def _is_up(stats: BackendStats) -> bool:
 
 
 def _pool(label: str, backends: Sequence[BackendStats]) -> dict[str, Any]:
-    """A flavor as the scheduler sees it: the sums of those of its backends that are in order."""
+    """Return a flavor as the scheduler sees it: the sums of its backends that can be used."""
     up = [each.backend for each in backends if _is_up(each)]
     flavor = backends[0].flavor
     return {
@@ -438,14 +443,14 @@ def _rounded(size: int) -> float:
 
 
 def _gib(vdi: Mapping[str, Any]) -> int:
-    """Rounded up, as Cinder demands."""
+    """Return the size in GiB, rounded up as Cinder demands."""
     return -(-int(vdi["virtual_size"]) // GIB)
 
 
 def _manageable(vdi: Mapping[str, Any], volume_id: str | None, known: Collection[str]) -> dict[str, Any]:
-    """What Cinder shows of a VDI that it could take over."""
+    """Return what Cinder shows of a VDI that it could manage."""
     if volume_id is not None:
-        reason = "it is a volume already" if volume_id in known else "it is a volume, of another service"
+        reason = "it is a volume already" if volume_id in known else "it is a volume of another service"
     elif vdi["VBDs"]:
         reason = "a VM has it as a disk"
     else:
@@ -458,7 +463,7 @@ def _manageable(vdi: Mapping[str, Any], volume_id: str | None, known: Collection
         "cinder_id": volume_id if volume_id in known else None,
         "extra_info": {
             "name_label": vdi["name_label"]
-        },  # a dict: the interface's text says string, and is wrong
+        },  # a dict: the interface's documentation says string, and is wrong
     }
 
 
@@ -473,9 +478,9 @@ def _translated(
     busy: type[Exception] | None = None,
     not_found: type[Exception] = exception.VolumeNotFound,
 ) -> Iterator[None]:
-    """What xenvol raises within leaves as the error by which Cinder knows what to do, with xenvol's words.
+    """Raise xenvol's errors as the Cinder errors that mean the same, with xenvol's text.
 
-    `busy` is for deletes: it tells Cinder that nothing happened, and that the volume is as good as before.
+    `busy` is for deletes: it tells Cinder that nothing was done, and that the volume is unharmed.
     """
     try:
         yield

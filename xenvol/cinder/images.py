@@ -1,9 +1,9 @@
-"""Images between Cinder's image service and volumes: Cinder's words into ours, our errors into Cinder's.
+"""Copy images between Cinder's image service and volumes, and raise xenvol's errors as Cinder's.
 
-    image service ─▶ stream, or what Cinder has fetched already ─▶ the volume's disk, by xapi's HTTP or a block device
+    image service ─▶ stream, or the file that Cinder fetched ─▶ the volume's disk, by xapi's HTTP or a block device
     the volume's disk ─▶ a file in Cinder's image_conversion_dir ─▶ image service
 
-Nothing is attached to Cinder's host by os-brick, which has no connector for VDIs.
+os-brick has no connector for VDIs, so nothing is attached to Cinder's host.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _FORMATS: Final = {
     "qcow2": "qcow2",
     "vmdk": "vmdk",
 }
-"""Of Glance's disk formats, those that are read, and what they are called here."""
-_PLAIN: Final = (None, "bare", "compressed")  # containers; ours tells by itself how something is compressed
+"""Glance's disk formats that xenvol reads, and xenvol's names for them."""
+_PLAIN: Final = (None, "bare", "compressed")  # containers; xenvol finds the compression itself
 _ALGORITHMS: Final = ("sha512", "sha256", "md5")
 _MIB: Final = 1 << 20
-_NEXT_WORD: Final = 30.0  # seconds from one line in the log to the next
+_LOG_INTERVAL: Final = 30.0  # seconds from one line in the log to the next
 
 
 def copy_image_to_volume(
@@ -60,12 +60,13 @@ def copy_image_to_volume(
     *,
     is_blank: bool,
 ) -> None:
-    """Write an image over a volume, compared with the image service's checksum.
+    """Write an image over a volume, and compare it with the image service's checksum.
 
-    `is_blank`: it was just made and never written to. Where that fails it is deleted: Cinder may create it again by the
-    same id, which must not give it the half of an image (a lookup of its own can hide why it failed, and then it
-    schedules the volume anew). Raises ImageUnacceptable, ImageTooBig (no room to stage it), ImageDownloadFailed,
-    XenVolError.
+    `is_blank`: the volume was just made, and never written to. If the copy then fails, the volume is deleted: Cinder
+    may create it again by the same id, and must not get an incomplete image. (Cinder does so when a lookup of its own
+    hides the error, and it schedules the volume anew.)
+
+    Raises ImageUnacceptable, ImageTooBig (no room to stage it), ImageDownloadFailed, XenVolError.
     """
     undo = Undo()
     if is_blank:
@@ -102,7 +103,7 @@ def _copy(
             source,
             is_blank=is_blank,
             staging_dir=volume_utils.image_conversion_dir(),
-            progress=_Told(f"image {image_id} to volume {volume_id}"),
+            progress=_LoggedProgress(f"image {image_id} to volume {volume_id}"),
         )
     LOG.info(
         "image %s, of format %s, is on volume %s: %d MiB were written by %s",
@@ -123,10 +124,11 @@ def copy_volume_to_image(
     *,
     backend_name: str,
 ) -> None:
-    """Upload what a volume holds, in the format that the image's record asks for; others than ours by qemu-img.
+    """Upload what a volume holds, in the format that the image's record names; qemu-img makes formats that xenvol does
+    not.
 
-    `backend_name` ends the temporary file's name, so that Cinder removes what a crash leaves when it starts. Raises
-    ImageConversionNotAllowed, ImageTooBig, XenVolError, what the image service raises.
+    The temporary file's name ends with `backend_name`, so that Cinder removes the file of a crash at its next start.
+    Raises ImageConversionNotAllowed, ImageTooBig, XenVolError, what the image service raises.
     """
     image_id = meta["id"]
     format, compression, known_as = _written_as(meta)
@@ -140,7 +142,7 @@ def copy_volume_to_image(
                 format=format,
                 compression=compression,
                 staging_dir=volume_utils.image_conversion_dir(),
-                progress=_Told(f"volume {volume.id} to image {image_id}"),
+                progress=_LoggedProgress(f"volume {volume.id} to image {image_id}"),
             )
         volume_utils.upload_volume(
             context, image_service, meta, path, volume, volume_format=known_as, run_as_root=False
@@ -148,7 +150,7 @@ def copy_volume_to_image(
 
 
 class _Chunks:
-    """A download as a file that is read once."""
+    """A download as a file that can be read once."""
 
     def __init__(self, image_id: str, chunks: Iterable[bytes]) -> None:
         self.name = f"image {image_id}"
@@ -156,7 +158,7 @@ class _Chunks:
         self._left = b""
 
     def read(self, size: int, /) -> bytes:
-        """As much as has come, of `size` bytes at most; none at the end. Raises what the download does."""
+        """Return at most `size` bytes, as they come; none at the end. Raises what the download raises."""
         while not self._left:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -166,39 +168,42 @@ class _Chunks:
         return data
 
 
-class _Told:
-    """Progress in the log, now and then; on greenlets the others get their turn after each piece."""
+class _LoggedProgress:
+    """Write the progress to the log every 30 seconds, and let other greenlets run after each piece."""
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._what = what
         self._clock = clock
-        self._next = clock() + _NEXT_WORD
+        self._next = clock() + _LOG_INTERVAL
 
     def __call__(self, progress: Progress) -> None:
-        time.sleep(0)  # which eventlet has made its own, where it runs
+        time.sleep(0)  # lets other greenlets run, where eventlet has replaced it
         if self._clock() < self._next:
             return
-        self._next = self._clock() + _NEXT_WORD
+        self._next = self._clock() + _LOG_INTERVAL
         total = "" if progress.total is None else f" of {progress.total // _MIB}"
         LOG.info("%s: %s, %d%s MiB", self._what, progress.phase, progress.done // _MIB, total)
 
 
 def _format_of(meta: Mapping[str, Any], image_id: str) -> str:
-    """Raises ImageUnacceptable for what is not read. What the record says is believed: a raw disk may hold anything."""
+    """Return xenvol's format of the image. Raises ImageUnacceptable for a format that xenvol does not read.
+
+    The record decides, and not the bytes: a raw disk may begin like any format.
+    """
     container, disk = meta.get("container_format"), meta.get("disk_format")
     if container == "ovf" and disk == "vhd":
-        return "tarball"  # of VHDs (facts/peers.md e.6)
+        return "tarball"  # of VHDs (docs/background/peers.md e.6)
     if container in _PLAIN and disk in _FORMATS:
         return _FORMATS[disk]
     raise exception.ImageUnacceptable(
         image_id=image_id,
-        reason=f"nobody here reads disk_format {disk} in container_format {container}; "
-        f"read are {', '.join(_FORMATS)} in bare or compressed, and vhd in ovf",
+        reason=f"xenvol does not read disk_format {disk} in container_format {container}; "
+        f"it reads {', '.join(_FORMATS)} in bare or compressed, and vhd in ovf",
     )
 
 
 def _checksum_of(meta: Mapping[str, Any]) -> str | None:
-    """The better of those that the record has; None where it has none."""
+    """Return the stronger checksum of the record, or None if it has none."""
     algorithm, digest = meta.get("os_hash_algo"), meta.get("os_hash_value")
     if algorithm in _ALGORITHMS and digest:
         return f"{algorithm}:{digest}"
@@ -206,7 +211,8 @@ def _checksum_of(meta: Mapping[str, Any]) -> str | None:
 
 
 def _written_as(meta: Mapping[str, Any]) -> tuple[ExportFormat, Compression, str]:
-    """What is made here, and the disk format that Cinder is told it has; of raw it makes the others, and compresses."""
+    """Return what xenvol writes, and the disk format that Cinder is told; from raw, Cinder makes and compresses the
+    others."""
     container, disk = meta.get("container_format"), meta.get("disk_format")
     if container == "ovf" and disk == "vhd":
         return "tarball", "gzip", "vhd"
@@ -217,7 +223,7 @@ def _written_as(meta: Mapping[str, Any]) -> tuple[ExportFormat, Compression, str
 
 @contextmanager
 def _translated(image_id: str) -> Iterator[None]:
-    """Whose fault an image is, as Cinder says it; the rest of our errors leave as they are."""
+    """Raise errors about the image as Cinder's errors; raise other errors unchanged."""
     try:
         yield
     except (InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, ImageTooLarge) as error:

@@ -1,4 +1,4 @@
-"""The group `xenvol`: which commands there are, and what becomes of whatever they raise."""
+"""The command group `xenvol`: its commands, and the exit status of each error that they raise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ COMMANDS: Mapping[str, Entry] = {
     "detach-all": Entry("xenvol.cli.volumes:detach_all", "Detach every volume that xenvol attached to a VM."),
     "list": Entry("xenvol.cli.volumes:list_", "List the volumes that xenvol attached to a VM."),
     "connect": Entry(
-        "xenvol.cli.volumes:connect", "Make a volume a disk of the pool that a VM could start from."
+        "xenvol.cli.volumes:connect", "Make a volume a VDI of the pool that a VM can boot from."
     ),
     "disconnect": Entry(
-        "xenvol.cli.volumes:disconnect", "Make a volume gone from the pool, where nobody uses it."
+        "xenvol.cli.volumes:disconnect", "Remove a volume from the pool, unless it is in use."
     ),
-    "extend": Entry("xenvol.cli.volumes:extend", "Make the pool see that a volume grew, and show its size."),
+    "extend": Entry(
+        "xenvol.cli.volumes:extend", "Make the pool see that a volume has grown, and show its size."
+    ),
     "prepare-migration": Entry(
-        "xenvol.cli.hosts:prepare_migration", "Make a VM's volumes visible on the host that it shall move to."
+        "xenvol.cli.hosts:prepare_migration", "Make a VM's volumes visible on the host that it will move to."
     ),
     "connector": Entry(
         "xenvol.cli.hosts:connector",
@@ -48,7 +50,7 @@ COMMANDS: Mapping[str, Entry] = {
 
 
 class App(Commands):
-    """Translates errors into exit statuses, whoever calls it: the console script, or a test."""
+    """Turns errors into exit statuses, for the console script and for tests."""
 
     entries = COMMANDS
 
@@ -73,8 +75,8 @@ class App(Commands):
                 status = super().main(
                     arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
                 )
-            except Exception as error:  # noqa: BLE001  # a bug too is said in one line; -vv has the rest
-                if isinstance(error, click.UsageError):  # its line may not have been read as far as --json
+            except Exception as error:  # noqa: BLE001  # a bug too is reported in one line; -vv shows the rest
+                if isinstance(error, click.UsageError):  # click may have stopped before it read --json
                     terminal.as_json = terminal.as_json or "--json" in arguments
                 status = terminal.fail(error)
         sys.exit(status if isinstance(status, int) else 0)
@@ -82,14 +84,14 @@ class App(Commands):
 
 @contextmanager
 def _ending_tidily() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP take back what Ctrl-C takes back; one that is ignored, as nohup has it, stays so.
+    """Have SIGTERM and SIGHUP undo what Ctrl-C undoes. A signal that is ignored, as under nohup, stays ignored.
 
-    A later signal, of whichever of these, cuts short a call that waits for its answer, or a step that takes something
-    back; anywhere else it would end the taking back itself, so it is not heard.
+    A later signal of these three interrupts a call that waits for its answer, or one step of the undo. In all other
+    code it is ignored, since it would end the undo itself.
     """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
-        numbers = []  # Python sets handlers there only
+        numbers = []  # Python sets handlers in the main thread only
     was = {number: signal.getsignal(number) for number in numbers}
     mine = {number: handler for number, handler in was.items() if handler is not signal.SIG_IGN}
     heard: list[int] = []
@@ -105,14 +107,14 @@ def _ending_tidily() -> Iterator[None]:
         yield
     finally:
         for number, handler in mine.items():
-            # a process that was asked to end is about to, with the status that says so
+            # after a signal the process is about to end, with the status that says so
             signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL if handler is None else handler)
 
 
 _INTERRUPTIBLE: Final = frozenset(
     {("xenvol.session.clients", "send"), ("xenvol.session.foreign", "send"), ("xenvol.pool.undo", "_run")}
 )
-"""Functions, by module, from which an interrupt is expected at any time."""
+"""Functions, by module, that expect an interrupt at any time."""
 
 
 def _is_interruptible(frame: FrameType | None) -> bool:
@@ -134,7 +136,7 @@ def app() -> None:
     """Attach block storage to virtual machines on XenAPI hypervisors (XenServer, XCP-ng).
 
     A block-storage service hands out a connection_info; xenvol turns it into a disk of a virtual machine.
-    Where the pool is and who logs in is told by options or by the environment:
+    Options or environment variables give the pool's address and the user:
 
     \b
       export XENVOL_URL=https://xen1.example.com XENVOL_USER=root XENVOL_PASSWORD_FILE=~/.xenvol

@@ -1,4 +1,4 @@
-"""`xenvol drivers`: what is installed, from which package, which keys it reads; and what is broken, and why."""
+"""`xenvol drivers`: the installed drivers, their packages and keys; and drivers that do not work, with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xenvol.connection_data.keys import accepted_keys, json_schema
 from xenvol.drivers.registry import InstalledDriver, get_driver_class, installed_drivers
 from xenvol.errors import DriverError, UnknownDriver, preference_variable
 
-UNTOLD = "any: it does not say"
+UNTOLD = "any: the driver does not list them"
 
 
 @click.command()
@@ -23,8 +23,8 @@ UNTOLD = "any: it does not say"
 def drivers(terminal: Terminal, name: str | None) -> None:
     """Show the installed drivers, their packages, and the keys that they accept.
 
-    NAME, a driver_volume_type, shows one of them with the form that each key takes. With --json, each comes
-    with the JSON Schema of its connection_info's data.
+    NAME, a driver_volume_type, shows one driver with the form of each key. With --json, each driver has the
+    JSON Schema of its connection_info's data.
 
     \b
     Examples:
@@ -62,12 +62,12 @@ def _facts(driver: InstalledDriver) -> dict[str, Any]:
 
 
 def _problem(driver: InstalledDriver) -> str | None:
-    """Why an attach would not use it."""
+    """Return why an attach would not use the driver, or None."""
     if driver.problem is not None:
         return driver.problem
     try:
         chosen = get_driver_class(driver.name)
-    except DriverError as error:  # its name is claimed twice, or the environment prefers what is not there
+    except DriverError as error:  # two packages have its name, or the environment prefers a missing one
         return str(error)
     if chosen is not driver.driver_class:
         return f"{preference_variable(driver.name)} prefers another package's driver {driver.name!r}"
@@ -75,12 +75,12 @@ def _problem(driver: InstalledDriver) -> str | None:
 
 
 def _schema(schema: type | None) -> tuple[Mapping[str, str] | None, dict[str, Any] | None]:
-    """The keys in words and as JSON Schema; None for what cannot be told of a stranger's class."""
+    """Return the keys in words and as JSON Schema; None for what cannot be read from a class of another package."""
     if schema is None:
         return None, None
     try:
         keys = accepted_keys(schema)
-    except (TypeError, NameError):  # annotations that name what cannot be found
+    except (TypeError, NameError):  # annotations that cannot be resolved
         return None, None
     try:
         return keys, json_schema(schema)

@@ -1,4 +1,4 @@
-"""An error becomes an exit status, a JSON object or some lines for people; the status says whose fault it was."""
+"""Turn an error into an exit status, and into JSON or lines for people. The status says whose fault it was."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from xenvol.session.endpoint import NotConnected
 
 OTHER = 1
 USAGE = 2
-INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+INTERRUPTED = 130  # 128 and the number of SIGINT, as in shells
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal asked the process to end: what was begun is taken back, as at Ctrl-C."""
+    """A signal asked the process to end: what was begun is undone, as at Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.status = 128 + number  # as shells have it
+        self.status = 128 + number  # as in shells
 
 
 class Blame(NamedTuple):
-    """Whose fault: the word for --json, the exit status, and what it means."""
+    """Whose fault an error is: the word for --json, the exit status, and its meaning."""
 
     word: str
     status: int
@@ -44,21 +44,21 @@ _BLAMES: dict[type[BaseException], Blame] = {
     click.UsageError: Blame("request", USAGE, "the request is wrong: the command line, the connection_info"),
     RequestError: Blame("request", USAGE, "the request is wrong: the command line, the connection_info"),
     VMError: Blame("vm", 3, "the VM cannot take or give the disk as it is now"),
-    DriverError: Blame("driver", 4, "the driver's package is missing, broken or unable"),
+    DriverError: Blame("driver", 4, "the driver's package is missing or broken, or cannot do this"),
     StorageError: Blame("storage", 5, "the storage does not have what was promised"),
-    HypervisorError: Blame("hypervisor", 6, "xapi, or a host, refused: it did not happen"),
-    XapiUnreachable: Blame("unreachable", 7, "no answer: the same command again finds out, and completes it"),
-    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: the same command again completes it"),
+    HypervisorError: Blame("hypervisor", 6, "xapi or a host refused, and nothing was done"),
+    XapiUnreachable: Blame("unreachable", 7, "no answer: repeat the command to find out, and to complete it"),
+    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: repeat the command to complete it"),
 }
 _INTERRUPTED = _BLAMES[click.Abort]
 _BLAMES_BY_NAME: dict[str, Blame] = {
     "xenvol.images.errors.TransferCancelled": _INTERRUPTED,
     "xenvol.sm.errors.DatabaseError": Blame(
-        "database", 8, "the Storage Manager's database is not there, not reached, or of another release"
+        "database", 8, "the Storage Manager's database is missing, not reachable, or of another release"
     ),
 }
-"""Errors that can only be imported where the extra `sm` is installed, or that most commands never see."""
-_UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left behind")
+"""Errors by name: importing them needs the extra `sm`, or costs time in commands that never raise them."""
+_UNEXPECTED = Blame("unexpected", OTHER, "something else: a bug; for `demo`: something was left in the pool")
 
 _ALL = (*_BLAMES.values(), *_BLAMES_BY_NAME.values())
 
@@ -67,11 +67,11 @@ STATUSES: dict[int, str] = {
     OTHER: _UNEXPECTED.meaning,
     **{blame.status: blame.meaning for blame in sorted(_ALL, key=attrgetter("status"))},
 }
-"""Every exit status and what it means, for the help and the documentation."""
+"""Every exit status and its meaning, for the help and the documentation."""
 
 
 def blame_of(error: BaseException) -> Blame:
-    """The first that fits; what fits nowhere is a bug of ours or of a driver's."""
+    """Return the first blame that fits. An error that fits none is a bug, in xenvol or in a driver."""
     if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
         return _INTERRUPTED._replace(status=error.__cause__.status)
     for kind in type(error).__mro__:
@@ -81,7 +81,7 @@ def blame_of(error: BaseException) -> Blame:
 
 
 def as_json(error: BaseException) -> dict[str, Any]:
-    """The facts: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
+    """Return the error as JSON: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
     ``exit_status``, ``notes``."""
     return {
         "type": "UsageError" if isinstance(error, click.UsageError) else type(error).__name__,
@@ -96,7 +96,7 @@ def as_json(error: BaseException) -> dict[str, Any]:
 
 
 def message_of(error: BaseException) -> str:
-    """What went wrong, without the hint where that is told apart."""
+    """Return what went wrong, without a hint that is shown separately."""
     if isinstance(error, click.Abort):
         return "interrupted"
     if isinstance(error, click.ClickException):
@@ -107,27 +107,27 @@ def message_of(error: BaseException) -> str:
 
 
 def hint_of(error: BaseException) -> str | None:
-    """What to do about it, where the message does not say so itself."""
+    """Return what to do about the error, or None if the message says it."""
     if isinstance(error, XapiError):
         return error.hint
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
         return (
-            "the same command again completes it; `xenvol detach`, `xenvol image sweep`, or `xenvol sm audit "
-            "--repair`, takes back what is left"
+            "repeat the command to complete it; or remove what is left with `xenvol detach`, `xenvol image sweep "
+            "--remove` or `xenvol sm audit --repair`"
         )
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.ctx.command_path} --help"
     if blame_of(error) is _UNEXPECTED:
-        return "this is a bug, in xenvol or in a driver's package: -vv shows where"
+        return "this is a bug, in xenvol or in a driver's package: repeat with -vv to see where"
     return None
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """What else happened on the way: a step that could not be taken back, most of all."""
+    """Return what else happened, mostly steps that could not be undone."""
     if isinstance(error, click.Abort) and error.__cause__ is not None:
-        error = error.__cause__  # the KeyboardInterrupt, which was there when things were taken back
+        error = error.__cause__  # the KeyboardInterrupt: the undo added its notes there
     notes = list(getattr(error, "__notes__", []))
     earlier = error.__context__
     while isinstance(error, KeyboardInterrupt) and earlier is not None:  # a second signal came, maybe later

@@ -1,6 +1,6 @@
-"""A group of commands that is a table: a command's module is imported when it is called.
+"""A group of commands as a table. A command's module is imported when the command is called.
 
-So a command may need packages that others do not, and the help of all costs none of them.
+So a command can need packages that others do not need, and the help imports none of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 
 
 class Entry(NamedTuple):
-    """Where a command is, its first line of help, and the extra that brings what it imports."""
+    """A command's module and function, the first line of its help, and the extra that it needs."""
 
     place: str
     about: str
@@ -22,11 +22,11 @@ class Entry(NamedTuple):
 
 
 class Commands(click.Group):
-    """``-`` and ``_`` in a name are the same; a slip of the finger is answered with what was meant."""
+    """A group in which ``-`` and ``_`` are the same, and a mistyped name gets a suggestion."""
 
     entries: ClassVar[Mapping[str, Entry]]
     elsewhere: ClassVar[Mapping[str, str]] = {}
-    """What other programs call a command: not accepted, but answered with ours."""
+    """Names that other programs use for a command: not accepted, but answered with our name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.entries)
@@ -61,11 +61,11 @@ class Commands(click.Group):
             formatter.write_dl([(name, entry.about) for name, entry in self.entries.items()])
 
     def _spelled(self, name: str) -> str | None:
-        """The command of that name as the table has it."""
+        """Return the command's name as in the table, or None."""
         return next((each for each in self.entries if _plain(each) == _plain(name)), None)
 
     def _meant(self, args: list[str]) -> str | None:
-        """The command that is near to what was written: in one word, or in two."""
+        """Return the command that is close to what the user wrote, in one word or in two; or None."""
         if (meant := self._spelled("-".join(args[:2]))) is not None:
             return meant
         if _plain(args[0]) in self.elsewhere:

@@ -1,4 +1,4 @@
-"""The commands on hosts: what a storage service must know of one, and getting one ready for a VM."""
+"""The commands on hosts: show a host's connector, and make a VM's volumes visible on a host."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from xenvol.cli.options import Pool, pool_options, vm_argument
 def connector(pool: Pool, host: str | None) -> None:
     """Show what a storage service must know of a host to export volumes to it.
 
-    Its initiator IQN, its Fibre Channel names, whether it multiplies paths. HOST is a name, a uuid or a
-    reference; without one, the pool's master.
+    Shows its initiator IQN, its Fibre Channel names, and whether it uses multipathing. HOST is a name, a uuid or
+    a reference. Default: the pool's master.
 
     \b
     Examples:
@@ -30,12 +30,12 @@ def connector(pool: Pool, host: str | None) -> None:
 @click.command("prepare-migration")
 @vm_argument
 @click.argument("host", metavar="HOST")
-@click.option("--undo", is_flag=True, help="Take it back, after the VM has moved elsewhere or not at all.")
+@click.option("--undo", is_flag=True, help="Undo it, if the VM has moved elsewhere or has not moved.")
 @pool_options
 def prepare_migration(pool: Pool, vm: str, host: str, undo: bool) -> None:
-    """Make a VM's volumes visible on the host that it shall move to.
+    """Make a VM's volumes visible on the host that it will move to.
 
-    To be called before a live migration within the pool.
+    Run it before a live migration within the pool.
 
     \b
     Examples:
@@ -45,15 +45,13 @@ def prepare_migration(pool: Pool, vm: str, host: str, undo: bool) -> None:
     if undo:
         with pool.volume_ops(f"taking the volumes of {vm} off {host}") as ops:
             ops.undo_migration(vm, host)
-        pool.terminal.result(
-            {"undone": True}, f"the volumes of {vm} are on {host} only as far as VMs there use them"
-        )
+        pool.terminal.result({"undone": True}, f"{host} shows only those volumes of {vm} that VMs there use")
         return
     with pool.volume_ops(f"plugging the volumes of {vm} on {host}") as ops:
         sr_uuids = ops.prepare_migration(vm, host)
     pool.terminal.result(
         {"sr_uuids": sr_uuids},
-        f"{len(sr_uuids)} SRs with the volumes of {vm} are plugged on {host}",
+        f"{len(sr_uuids)} SRs with volumes of {vm} are plugged on {host}",
     )
 
 

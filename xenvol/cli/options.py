@@ -1,6 +1,6 @@
-"""What the options and arguments that commands share become: a pool to log in to, a password, a connection_info.
+"""The options and arguments that commands share: a pool and its login, a password, a connection_info.
 
-A password is never on a command line, where every user of the machine could read it.
+A password is never an argument: every user of the machine could read it there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PASSWORD_VARIABLE = "XENVOL_PASSWORD"
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Where a pool is and who logs in, as the options say."""
+    """The pool's address and the login, from the options."""
 
     terminal: Terminal
     url: tuple[str, ...]
@@ -43,15 +43,15 @@ class Pool:
 
     @contextmanager
     def volume_ops(self, doing: str) -> Iterator[VolumeOps]:
-        """As `session`, for what is done to VMs."""
+        """Log in as `session` does, for operations on VMs."""
         with self.session(doing) as session:
             yield VolumeOps(session)
 
     @contextmanager
     def session(self, doing: str) -> Iterator[Session]:
-        """Logged in during the block, which says meanwhile what it is `doing`.
+        """Be logged in during the block; the terminal shows what it is `doing`.
 
-        Raises UsageError for options that cannot be, and whatever `xenvol.connect` raises.
+        Raises UsageError for wrong options, and what `xenvol.connect` raises.
         """
         password = self._password()
         with self.terminal.working(doing) as on_call:
@@ -68,7 +68,7 @@ class Pool:
                         timeout=self.timeout,
                         on_call=on_call,
                     )
-                except ValueError as error:  # an address, or a way to trust it, that cannot be
+                except ValueError as error:  # a wrong address, or two ways to trust it
                     raise click.UsageError(str(error), click.get_current_context()) from error
                 finally:
                     for warning in caught:
@@ -77,7 +77,7 @@ class Pool:
                 yield session
 
     def _password(self) -> Secret:
-        """From the file, else from the environment, else from whoever sits at the terminal."""
+        """Return the password from the file, else from the environment, else from the user at the terminal."""
         if self.password_file is not None:
             return first_line(self.password_file)
         if password := os.environ.get(PASSWORD_VARIABLE):
@@ -86,15 +86,15 @@ class Pool:
             return self.terminal.ask_secret(f"Password of {self.user}")
         raise click.UsageError(
             f"no password: name a file that holds it (--password-file), or set {PASSWORD_VARIABLE}; "
-            "at a terminal you would be asked for it",
+            "at a terminal, xenvol asks for it",
             click.get_current_context(),
         )
 
 
 def first_line(path: str, *, what: str = "password file", holds: str = "the password") -> Secret:
-    """Of a file that holds a secret. Raises UsageError, which quotes nothing of it."""
+    """Return the secret in a file's first line. Raises UsageError, which does not quote the file."""
     try:
-        # a shell leaves the ~ of key=@~/file to us
+        # a shell does not expand the ~ of key=@~/file
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -105,7 +105,7 @@ def first_line(path: str, *, what: str = "password file", holds: str = "the pass
 
 
 def pool_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets a `Pool` as its first argument; `output_options` are among these."""
+    """Give the command a `Pool` as its first argument. The `output_options` are included."""
 
     @click.option(
         "--url",
@@ -115,7 +115,7 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
         envvar="XENVOL_URL",
         show_envvar=True,
         help="The pool: https://host of its master or of any member, unix:///socket on a host itself. "
-        "May be given several times; they are tried in turn.",
+        "May be given several times: they are tried in turn.",
     )
     @click.option("--user", default="root", envvar="XENVOL_USER", show_envvar=True, show_default=True)
     @click.option(
@@ -123,14 +123,14 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(exists=True, dir_okay=False),
         envvar="XENVOL_PASSWORD_FILE",
         show_envvar=True,
-        help=f"Its first line is the password; without it {PASSWORD_VARIABLE} is, or you are asked.",
+        help=f"Its first line is the password. Default: {PASSWORD_VARIABLE}, or xenvol asks for it.",
     )
     @click.option(
         "--ca-file",
         type=click.Path(exists=True, dir_okay=False),
         envvar="XENVOL_CA_FILE",
         show_envvar=True,
-        help="Certificates (PEM) of the authorities that vouch for the hosts; else the system's.",
+        help="Certificates (PEM) of the authorities that sign the hosts' certificates. Default: the system's.",
     )
     @click.option(
         "--fingerprint",
@@ -138,14 +138,14 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="SHA256",
         envvar="XENVOL_FINGERPRINT",
         show_envvar=True,
-        help="Instead: trust the host with this certificate. Once for each host of the pool.",
+        help="Instead of --ca-file: trust the host with this certificate. Once for each host of the pool.",
     )
     @click.option(
         "--insecure",
         is_flag=True,
         envvar="XENVOL_INSECURE",
         show_envvar=True,
-        help="Instead: trust anybody, who could then read the password.",
+        help="Instead of --ca-file: trust any server. Another machine could then read the password.",
     )
     @click.option(
         "--timeout",
@@ -155,7 +155,7 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="SECONDS",
         envvar="XENVOL_TIMEOUT",
         show_envvar=True,
-        help="How long to wait for the answer to a call.",
+        help="Wait so long for the answer to a call.",
     )
     @output_options
     @functools.wraps(command)
@@ -168,7 +168,7 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets the `Terminal` as its first argument, with --json and -v heeded."""
+    """Give the command the `Terminal` as its first argument, set up by --json and -v."""
 
     def set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.ensure_object(Terminal).as_json |= value
@@ -179,7 +179,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--json",
         is_flag=True,
-        is_eager=True,  # so that whatever the other options are wrong about is said in JSON
+        is_eager=True,  # so that errors in other options are JSON too
         expose_value=False,
         callback=set_json,
         help="Print one JSON value; errors too are JSON, on standard error.",
@@ -202,7 +202,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_info(ctx: click.Context, param: click.Parameter, value: str) -> Mapping[str, object]:
-    """The connection_info in a file, or in standard input for -; checked before anybody logs in."""
+    """Read and check the connection_info in a file, or in standard input for -, before the login."""
     where = "standard input" if value == "-" else value
     try:
         with click.open_file(value, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""How sizes are written on a command line: in GiB, or with a unit that means one thing."""
+"""Sizes on a command line: in GiB, or with a unit that has one meaning."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 
 _UNITS = {"": 30, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?) ?(?:(b)|([kmgtp])(?:ib)?)?", re.ASCII | re.IGNORECASE)
-_LARGEST = (1 << 63) - 1  # bytes that a database's column can tell
+_LARGEST = (1 << 63) - 1  # bytes that fit into a database's column
 
 
 def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """A number of GiB, or of the unit that follows, in bytes; a fraction of a byte counts as a whole one."""
+    """Parse a number of GiB, or of the unit that follows it. Returns bytes, rounded up."""
     if value is None:
         return None
     found = _SIZE.fullmatch(value)
@@ -24,5 +24,7 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     number, is_bytes, unit = found.groups()
     size = math.ceil(Fraction(number) * (1 << _UNITS[(is_bytes or unit or "").lower()]))
     if not 0 < size <= _LARGEST:
-        raise click.BadParameter(f"{value!r} is no size of a disk", ctx, param)
+        raise click.BadParameter(
+            f"{value!r} is no size of a disk: it must be above 0 and below 8 EiB", ctx, param
+        )
     return size

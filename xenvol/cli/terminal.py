@@ -1,7 +1,8 @@
-"""What a command prints: its result on standard output, all else on standard error; people and machines read the same.
+"""What a command prints: its result on standard output, all else on standard error, with the same facts for all
+readers.
 
-With --json the result is one JSON value, and standard error holds one JSON object a line. Where standard output is
-no terminal, tables are lines of tab-separated fields under a heading.
+With --json the result is one JSON value, and standard error has one JSON object a line. Where standard output is no
+terminal, a table is a heading and lines of tab-separated fields.
 """
 
 from __future__ import annotations
@@ -38,36 +39,36 @@ from xenvol.secret import Secret, masked
 from xenvol.session import CallRecord
 from xenvol.session.refs import is_uuid
 
-if TYPE_CHECKING:  # most commands carry no image
+if TYPE_CHECKING:  # most commands transfer no image
     from xenvol import images
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
-"""What of the library's log is shown, by the number of -v."""
+"""The level of the library's log that is shown, by the number of -v."""
 
 
-_FOLDED = 30  # letters that a column of a table may be folded to before a uuid is
+_FOLDED = 30  # letters: other columns are folded down to this before a uuid is folded
 _GAP = 3  # between columns
-_REDRAWN = 0.1  # seconds; a disk's pieces come faster than anybody reads
+_REDRAWN = 0.1  # seconds; a disk's pieces come faster than people read
 
 
 class Terminal:
-    """Made at the start with neither --json nor -v; those options set its attributes."""
+    """Prints results, progress and errors. It starts with neither --json nor -v; those options set its attributes."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # LANG=C lacks letters that names have
+                stream.reconfigure(errors="backslashreplace")  # with LANG=C, names may have letters it lacks
         self.as_json = False
         self.verbosity = 0
-        """How often -v was given: 1 shows the calls as they are made, 2 the log and tracebacks too."""
+        """The number of -v: 1 shows the calls as they are made, 2 the log and tracebacks too."""
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
-        self._bar: Progress | None = None  # while something is being done
+        self._bar: Progress | None = None  # the spinner or bar that is shown now
 
     # ---- results
 
     def result(self, value: object, *lines: str) -> None:
-        """The JSON value, or the lines for people."""
+        """Print the JSON value, or the lines for people."""
         if self.as_json:
             self.json(value)
             return
@@ -75,7 +76,7 @@ class Terminal:
             self.say(line)
 
     def aside(self, value: object, *lines: str) -> None:
-        """The same on standard error, for a command whose standard output is an image."""
+        """Print a result on standard error, for a command whose standard output is an image."""
         if self.as_json:
             self._line({"result": value})
             return
@@ -83,14 +84,14 @@ class Terminal:
             self.err.print(Text(clean(line)), soft_wrap=not self.err.is_terminal)
 
     def listing(self, value: object, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-        """The JSON value, or a table for people."""
+        """Print the JSON value, or a table for people."""
         if self.as_json:
             self.json(value)
         else:
             self.table(columns, rows)
 
     def json(self, value: object) -> None:
-        """One JSON value; in several lines where somebody reads it."""
+        """Print one JSON value, indented at a terminal."""
         click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None))
 
     def say(self, line: str, *, style: str = "") -> None:
@@ -103,18 +104,18 @@ class Terminal:
         for row in (columns, *rows):
             click.echo("\t".join(" ".join(clean(str(cell)).split()) for cell in row))
 
-    # ---- what happens meanwhile
+    # ---- progress
 
     def warn(self, text: str) -> None:
         self._say("warning", "yellow", text)
 
     def progress(self, text: str) -> None:
-        """One of many is done, or begun: for people who watch, and whoever asked for more with -v."""
+        """Show that one of many steps begins or ends, at a terminal or with -v."""
         if self.verbosity or (self.err.is_terminal and not self.as_json):
             self._say("info", "dim", text)
 
     def called(self, record: CallRecord) -> None:
-        """A call is over; said with -v, and with -vv the log says it."""
+        """Show a finished call, with -v. With -vv the log has it."""
         if self.verbosity != 1:
             return
         if self.as_json:
@@ -128,7 +129,7 @@ class Terminal:
 
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[CallRecord], None]]:
-        """A spinner until the block is left, for people at a terminal; yields what is to be told of each call."""
+        """Show a spinner during the block, at a terminal. Yields the function that receives each call."""
         bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -155,7 +156,8 @@ class Terminal:
 
     @contextmanager
     def transferring(self) -> Iterator[Callable[[images.Progress], None]]:
-        """A bar in the spinner's place until the block is left, for people at a terminal; yields what is to be told.
+        """Show a bar in the spinner's place during the block, at a terminal. Yields the function that receives the
+        progress.
 
         Elsewhere, -v shows one line for each phase.
         """
@@ -165,7 +167,7 @@ class Terminal:
 
         def tell(progress: images.Progress) -> None:
             if bar is not None:
-                if not phases:  # the spinner says what is done until then
+                if not phases:  # until the first phase, the spinner is shown
                     if waiting is not None:
                         waiting.stop()
                     bar.start()
@@ -201,19 +203,19 @@ class Terminal:
 
     @property
     def has_user(self) -> bool:
-        """Whether a person is there to be asked."""
+        """Return True if a user at a terminal can be asked."""
         return sys.stdin.isatty() or sys.stderr.isatty()
 
     def ask_secret(self, what: str) -> Secret:
-        """What is typed is not shown; the question goes to standard error."""
+        """Ask for a secret on standard error; the terminal does not show what is typed."""
         return Secret(self._ask(what, hide_input=True))
 
     def ask(self, question: str) -> str:
-        """The answer, empty where nothing was typed. Only where standard input is a terminal: it is read."""
+        """Ask, and return the answer, empty if nothing was typed. Reads standard input, which must be a terminal."""
         return self._ask(question, default="", show_default=False)
 
     def _ask(self, question: str, **options: Any) -> str:
-        """With the spinner stopped, which would write over the question."""
+        """Ask while the spinner is stopped: it would write over the question."""
         if self._bar is not None:
             self._bar.stop()
         try:
@@ -226,7 +228,7 @@ class Terminal:
     # ---- failures
 
     def fail(self, error: BaseException) -> int:
-        """Say what went wrong; the exit status."""
+        """Print an error, and return its exit status."""
         if self.as_json:
             self._line({"error": failures.as_json(error)})
         elif isinstance(error, click.UsageError):
@@ -256,7 +258,7 @@ class Terminal:
 
 
 class _Amounts(ProgressColumn):
-    """How much there is of how much, and how much a second that makes."""
+    """A column with the amount done, the total, and the speed."""
 
     def render(self, task: Task) -> Text:
         amount = human_size(int(task.completed))
@@ -267,7 +269,7 @@ class _Amounts(ProgressColumn):
 
 
 class _TransferBar(Progress):
-    """Of one transfer, which has phases."""
+    """The bar of one transfer, which has several phases."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -283,7 +285,7 @@ class _TransferBar(Progress):
         self._shown = 0.0
 
     def show(self, progress: images.Progress) -> None:
-        """Not every time that it is told, but the beginning and the end."""
+        """Show the progress: the start and the end of each phase, and at most ten updates a second between them."""
         phase, done, total = progress.phase, progress.done, progress.total
         if phase not in self._phases:
             for earlier in self._phases.values():
@@ -314,7 +316,7 @@ class _LogHandler(logging.Handler):
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """Cells are folded where they must; a uuid stays in one piece, to be copied, where the others still have room."""
+    """Make a table with folded cells. A uuid stays in one piece, to be copied, if the other columns still have room."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     cells = [[clean(str(row[number])) for row in rows] for number in range(len(columns))]
     are_uuids = [any(map(is_uuid, column)) for column in cells]
@@ -331,7 +333,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: 
 
 
 def clean(text: str) -> str:
-    """Without what would steer a terminal: names and errors come from others."""
+    """Replace control characters: names and errors come from other programs, and could steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

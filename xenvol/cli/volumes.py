@@ -1,4 +1,4 @@
-"""The commands on volumes: one call of `VolumeOps` each."""
+"""The commands on volumes: each calls one method of `VolumeOps`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from xenvol.cli.terminal import human_size
 
 Info = Mapping[str, object]
 
-BAD_VOLUMES = 5  # the status of storage errors: what the VM needs is not there
+BAD_VOLUMES = 5  # the status of storage errors: a volume that the VM needs is missing
 
 
 @click.command()
 @info_argument
 @vm_argument
 @mountpoint_argument
-@click.option("--no-hotplug", is_flag=True, help="A running VM gets the disk when it restarts, not now.")
+@click.option("--no-hotplug", is_flag=True, help="Give a running VM the disk at its next start, not now.")
 @pool_options
 def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: bool) -> None:
     """Attach a volume to a VM.
 
-    INFO is a file that holds the connection_info of a block-storage service in JSON, or - for standard
-    input. VM is a name, a uuid or a reference. MOUNTPOINT is xvdb, /dev/xvdb, sdb, 1…; without one, the
-    first free one is taken.
+    INFO is a file with the connection_info of a block-storage service in JSON, or - for standard input. VM is a
+    name, a uuid or a reference. MOUNTPOINT is xvdb, /dev/xvdb, sdb, 1…; default: the first free one.
 
-    The same command again is harmless: a volume that is attached there already is shown as it is. Where
-    something fails, what was begun is taken back.
+    Idempotent: a volume that is attached there already is shown as it is. If the command fails, it undoes what
+    it began.
 
     \b
     Examples:
@@ -57,15 +56,15 @@ def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: 
 @click.option(
     "--attachment-id",
     metavar="ID",
-    help="Detach this attachment, as `attach` named it, and no later one of the same volume.",
+    help="Detach only this attachment, as `attach` named it, and no later one of the same volume.",
 )
 @pool_options
 def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_id: str | None) -> None:
     """Detach a volume from a VM.
 
-    The volume is disconnected from the pool as well, where nobody else uses it. INFO is the connection_info
-    with which it was attached: a file, or - for standard input. With a MOUNTPOINT, the volume must be there.
-    A volume, or a VM, that is gone already is fine.
+    Also disconnects the volume from the pool, unless it is in use. INFO is the connection_info with which it was
+    attached: a file, or - for standard input. With a MOUNTPOINT, the volume must be there. Idempotent: a volume
+    or a VM that is gone already is fine.
 
     \b
     Examples:
@@ -103,7 +102,7 @@ def detach_all(pool: Pool, vm: str) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help=f"Also find those that the VM could not start with now; exit {BAD_VOLUMES} if there are any.",
+    help=f"Also find volumes that would keep the VM from starting now; exit {BAD_VOLUMES} if there are any.",
 )
 @pool_options
 def list_(pool: Pool, vm: str, check: bool) -> None:
@@ -139,9 +138,9 @@ def list_(pool: Pool, vm: str, check: bool) -> None:
 @info_argument
 @pool_options
 def connect(pool: Pool, info: Info) -> None:
-    """Make a volume a disk of the pool that a VM could start from.
+    """Make a volume a VDI of the pool that a VM can boot from.
 
-    Its VDI is then visible on every host.
+    The VDI is visible on every host.
 
     \b
     Example:
@@ -159,9 +158,9 @@ def connect(pool: Pool, info: Info) -> None:
 @info_argument
 @pool_options
 def disconnect(pool: Pool, info: Info) -> None:
-    """Make a volume gone from the pool, where nobody uses it.
+    """Remove a volume from the pool, unless it is in use.
 
-    A volume that a VM has, or an SR that shows others that are in use, stays.
+    A volume that a VM has stays. An SR that shows other volumes in use stays.
 
     \b
     Example:
@@ -169,16 +168,16 @@ def disconnect(pool: Pool, info: Info) -> None:
     """
     with pool.volume_ops("disconnecting a volume") as ops:
         ops.disconnect_volume(info)
-    pool.terminal.result({"disconnected": True}, "the volume is disconnected, as far as no VM uses it")
+    pool.terminal.result({"disconnected": True}, "the volume is disconnected, unless a VM uses it")
 
 
 @click.command()
 @info_argument
 @pool_options
 def extend(pool: Pool, info: Info) -> None:
-    """Make the pool see that a volume grew, and show its size.
+    """Make the pool see that a volume has grown, and show its size.
 
-    The new size of a LUN is seen only while no disk of its target is plugged.
+    xapi sees the new size of a LUN only while no disk of its target is plugged.
 
     \b
     Example:

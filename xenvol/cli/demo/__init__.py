@@ -1,4 +1,4 @@
-"""`xenvol demo`: the whole road on a simulated pool, and the proof that nothing is left."""
+"""`xenvol demo`: attach and detach on a simulated pool, and the proof that nothing is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def demo(terminal: Terminal) -> None:
     """Attach volumes on a simulated pool, and show that nothing is left.
 
     Starts a simulated xapi with three hosts, a running VM, an iSCSI target, an NFS export and a gluster volume, on
-    the loopback of this machine. Needs no hypervisor, touches no other, takes a second.
+    the loopback of this machine. Needs no hypervisor, changes none, and takes a second.
 
     \b
     Examples:

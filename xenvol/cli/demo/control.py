@@ -1,8 +1,8 @@
-"""The control experiment: what a pool keeps when the bare XenAPI client shows it the same storage, without xenvol.
+"""The control experiment: what a pool keeps when the bare XenAPI client plugs the same storage, without xenvol.
 
-xapi and its storage drivers leave traces of their own at a plug: a note on the control domain, an empty mount
-directory, a file by which the driver tried what the server can. No list here says which: the same storage is
-introduced, plugged, unplugged and forgotten on a second pool by nobody of ours, and what is left there is theirs.
+xapi and its storage drivers leave traces of their own at a plug: a key on the control domain, an empty mount directory,
+a file by which the driver tested the server. No list here says which. A second pool introduces, plugs, unplugs and
+forgets the same storage without xenvol, and what is left there is the pool's own doing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SRS = (
     (GLUSTER["sr_uuid"], "glusterfs", {"server": f"{GLUSTER['server']}:/{GLUSTER['volume']}"}),
 )
 _HOSTS = ("xen1", "xen2")
-"""Those on which xenvol plugs: the master, and the host of the VM."""
+"""The hosts on which xenvol plugs: the master, and the host of the VM."""
 
 
 def traces_of_the_bare_client() -> list[str]:
-    """What differs in a pool of the world `demo` afterwards."""
+    """Return what differs in a pool of the world `demo` after the control experiment."""
     with Simulator(world="demo") as simulator:
         before = simulator.snapshot()
         session = XenAPI.Session(simulator.url)
@@ -64,7 +64,7 @@ def _show_and_forget(xapi: XenAPI.Session, sr_uuid: str, sr_type: str, device_co
 
 
 def split(difference: Iterable[str], control: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of a difference, what is not in the control as well, and what is; references and uuids do not count."""
+    """Split a difference into lines that the control lacks, and lines that it has. References and uuids are ignored."""
     theirs = Counter(map(anonymous, control))
     ours, known = [], []
     for line in difference:
@@ -78,7 +78,7 @@ def split(difference: Iterable[str], control: Iterable[str]) -> tuple[list[str],
 
 
 def anonymous(line: str) -> str:
-    """A line of a difference without its references and uuids, which differ from pool to pool."""
+    """Return a line of a difference without references and uuids, which differ from pool to pool."""
     return _IDENTITY.sub("…", line)
 
 

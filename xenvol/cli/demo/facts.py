@@ -1,4 +1,4 @@
-"""What came of the demo: plain values, the same for the screen and for --json. The verdict is worked out from them."""
+"""The results of the demo: plain values, the same for the screen and for --json. The verdict is computed from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Call:
     """One call, as the journal has it."""
 
     n: int
-    """From 1 in each step."""
+    """Counted from 1 in each step."""
     call: str
     about: str
     is_change: bool
@@ -30,12 +30,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the VM, as its records say over the wire."""
+    """A disk of the VM, from the records that a client reads."""
 
     device: str
     size: int
     driver: str | None
-    """None: not a volume of xenvol's."""
+    """None if it is not a volume of xenvol's."""
     volume_id: str | None
     about: str
     sr: str
@@ -44,7 +44,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Step:
-    """An attach or a detach, and what it took."""
+    """An attach or a detach, and its calls."""
 
     driver: str
     volume_id: str
@@ -53,28 +53,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """An attach into which a fault was ordered."""
+    """An attach with a fault ordered from the simulator."""
 
     driver: str
     ordered: str
     calls: list[Call]
     error: dict[str, Any] | None
-    """None: the attach found out, and completed."""
+    """None if the attach noticed the fault, and completed."""
     retry_calls: list[Call]
-    """Of the same call again, where there was an error."""
+    """The calls of the same attach after an error."""
     device: str
-    """Where the volume was in the end; then it was detached."""
+    """The device of the volume at the end, before it was detached."""
     left: list[str]
-    """What was not as before, right after the error or, where there was none, after the detach."""
+    """What differs from before: right after the error, or, without an error, after the detach."""
 
     @property
     def struck(self) -> int | None:
-        """The number of the call that met the fault; None: none did."""
+        """Return the number of the call that met the fault, or None."""
         return next((call.n for call in self.calls if call.fault), None)
 
     @property
     def is_survived(self) -> bool:
-        """Whether the fault struck, and the pool did not keep anything of it."""
+        """Return True if a call met the fault, and the pool kept nothing of it."""
         return self.struck is not None and not self.left
 
 
@@ -92,17 +92,17 @@ class Story:
     refused: Trial
     unanswered: Trial
     objects: int
-    """How many objects were compared, every field of each; with them sessions, mounts and files."""
+    """How many objects were compared, each with all fields. Sessions, mounts and files are compared too."""
     left: list[str]
-    """What differs from the pool at the start; empty is the point."""
+    """What differs from the pool at the start; it should be empty."""
     left_by_the_pool: list[str]
-    """What differs as well where no xenvol was: see `xenvol.cli.demo.control`."""
+    """What differs without xenvol too: see `xenvol.cli.demo.control`."""
     calls: int
     seconds: float
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing of xenvol's is left, now and after each fault."""
+        """Return True if xenvol left nothing, now and after each fault."""
         return not self.left and self.refused.is_survived and self.unanswered.is_survived
 
     def as_dict(self) -> dict[str, Any]:

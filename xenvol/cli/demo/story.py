@@ -1,7 +1,8 @@
-"""What the demo does: each step a call of the library, told by the simulator's journal and by comparing its states.
+"""The steps of the demo: each is a call of the library, recorded by the simulator's journal and by comparing its
+states.
 
-Everything goes over the wire, through `xenvol.connect` and the official XenAPI client. What is looked at from
-inside is the journal, the fault orders and the snapshots, which no client of a xapi could see.
+All calls go over the wire, through `xenvol.connect` and the official XenAPI client. Only the journal, the orders for
+faults and the snapshots are taken from inside the simulator: no client of a xapi can see them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from xenvol.volumeops import VolumeOps
 
 
 def tell() -> Story:
-    """Run it, on a pool of its own."""
+    """Run the demo on a pool of its own, and return its results."""
     control = traces_of_the_bare_client()
     started = time.monotonic()
     with Simulator(world="demo") as simulator:
@@ -68,7 +69,7 @@ def tell() -> Story:
 
 
 class _Stage:
-    """The simulator as the story's teller sees it from inside."""
+    """The simulator, seen from inside."""
 
     def __init__(self, simulator: Simulator, control: list[str]) -> None:
         self.simulator = simulator
@@ -77,7 +78,7 @@ class _Stage:
         simulator.journal.listener = self._remember_hosts
 
     def _remember_hosts(self, entry: Entry) -> None:
-        """PBDs come and go; their hosts' names are noted as long as they are there."""
+        """Remember the names of hosts by the references of hosts and of PBDs, while these exist."""
         db = self.simulator.db
         with self.simulator.xapi.lock:
             for host in db.refs("host"):
@@ -100,7 +101,7 @@ class _Stage:
         ]
 
     def left_since(self, before: Snapshot) -> list[str]:
-        """What is not as it was, and would be without xenvol."""
+        """Return what differs since `before`, without what would differ without xenvol too."""
         ours, _ = split(before.difference(self.simulator.snapshot()), self._control)
         return ours
 
@@ -118,7 +119,7 @@ def _detach(stage: _Stage, ops: VolumeOps, volume: Volume) -> Step:
 
 
 def _refused(stage: _Stage, ops: VolumeOps) -> Trial:
-    """The host of the VM does not reach the portal: the second plug is refused. Then it does."""
+    """Attach while the VM's host cannot reach the portal: its plug, the second one, is refused. Then attach again."""
     portal = f"{TARGET['portal']}:{TARGET['port']}"
     order = stage.simulator.faults.refuse(
         "PBD.plug",
@@ -132,7 +133,7 @@ def _refused(stage: _Stage, ops: VolumeOps) -> Trial:
 
 
 def _unanswered(stage: _Stage, ops: VolumeOps) -> Trial:
-    """The plug is done, and the connection breaks before xapi says so."""
+    """Attach while the connection breaks after the plug is done, and before xapi answers."""
     return _try(stage, ops, NFS_VOLUME, str(stage.simulator.faults.lose_answer("VBD.plug")))
 
 
@@ -189,7 +190,7 @@ def _facts_of_the_pool(session: Session) -> dict[str, Any]:
 
 
 def _disks(session: Session, abouts: Mapping[str, str]) -> list[Disk]:
-    """The VM's disks by position, those that are none of xenvol's as well."""
+    """Return the VM's disks by position, also those that xenvol did not attach."""
     (vm_ref,) = session.xenapi.VM.get_by_name_label(VM)
     disks = []
     vbds = session.find("VBD", {"VM": vm_ref, "type": "Disk"}).values()

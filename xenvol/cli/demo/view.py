@@ -1,4 +1,4 @@
-"""The story as two screens for people: what rich prints, from facts alone."""
+"""Print the results of the demo for people, with rich."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BAD = "red"
 
 
 def show(story: Story, console: Console) -> None:
-    """Print it, no wider than `WIDTH` and no wider than the terminal, if it is one."""
+    """Print the results, no wider than `WIDTH`, and no wider than the terminal, if there is one."""
     if not console.is_terminal:
         console.width = WIDTH
     for part in _parts(story):
@@ -36,7 +36,7 @@ def _parts(story: Story) -> Iterable[RenderableType]:
     yield _disks(story)
     yield ""
     yield _calls(story.attached)
-    yield _section("Detach", "and what showed the volumes goes with them, unless it was there before")
+    yield _section("Detach", "and what xenvol made for the volumes is removed; what was there before stays")
     yield _calls(story.detached)
     yield _section("When something fails", "the same attach again, with faults ordered from the simulator")
     normal = {step.driver: len(step.calls) for step in story.attached}
@@ -103,7 +103,7 @@ def _disks(story: Story) -> RenderableType:
 
 
 def _calls(steps: Sequence[Step]) -> RenderableType:
-    """A row per call, a column per volume: its number in the order of calls, and milliseconds."""
+    """Make a table with a row for each call and a column for each volume: the call's number and its milliseconds."""
     table = _table()
     table.add_column("call", width=28)
     table.add_column("", style="dim")
@@ -122,7 +122,7 @@ def _calls(steps: Sequence[Step]) -> RenderableType:
 
 
 def _in_one_line(text: str) -> Text:
-    """Its column is what gives way in a narrow terminal."""
+    """Return the text for a column that is cut in a narrow terminal."""
     return Text(text, no_wrap=True, overflow="ellipsis")
 
 
@@ -136,7 +136,7 @@ def _table() -> Table:
 
 
 _Key = tuple[str, str, int]
-"""A call's name, what it was for, and how often that had been before."""
+"""A call's name, what it was for, and how many such calls came before it."""
 
 
 def _numbered(calls: Iterable[Call]) -> dict[_Key, Call]:
@@ -148,7 +148,7 @@ def _numbered(calls: Iterable[Call]) -> dict[_Key, Call]:
 
 
 def _merged(columns: Iterable[list[_Key]]) -> list[_Key]:
-    """All keys, each column's in its order as far as they agree on one."""
+    """Return all keys, in an order that agrees with each column as far as the columns agree."""
     merged: list[_Key] = []
     for column in columns:
         place = len(merged)
@@ -168,7 +168,7 @@ def _cell(call: Call | None) -> Text:
 
 
 def _trial(trial: Trial, normal: int, title: str) -> RenderableType:
-    """`normal` is the number of calls of the same attach without a fault."""
+    """Show a trial; `normal` is the number of calls of the same attach without a fault."""
     rows: list[tuple[str, str | Text]] = [("ordered", trial.ordered)]
     after = trial.calls[trial.struck :] if trial.struck else []
     if trial.error is not None:

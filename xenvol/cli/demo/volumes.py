@@ -1,4 +1,4 @@
-"""What a block-storage service would send for the volumes of the shipped world `demo`."""
+"""The connection_info that a block-storage service would send for each volume of the world `demo`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GLUSTER = {"server": "10.0.0.30", "volume": "volumes", "sr_uuid": "6f1f3a3e-3a0f
 
 
 class Volume(NamedTuple):
-    """What is sent, and what it is in a few words."""
+    """What the service sends, and a short description."""
 
     connection_info: Mapping[str, Any]
     about: str
@@ -56,7 +56,7 @@ GLUSTER_VOLUME = _volume(
 
 
 def xensm_volume(sr_uuid: str, vdi_uuid: str) -> Volume:
-    """A disk of an SR that the pool has already."""
+    """Return a volume that is a disk of an SR of the pool."""
     return _volume(
         "xensm",
         "a disk of an SR already there",

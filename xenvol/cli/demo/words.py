@@ -1,4 +1,4 @@
-"""What each call was for, in words: a table to proof-read."""
+"""What each call is for, in words: a table to proof-read."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _CHANGES = {
 
 
 def is_change(method: str) -> bool:
-    """Whether the call changes the pool."""
+    """Return True if the call changes the pool."""
     return method in _CHANGES or not any(method == read for read, _, _ in _READS)
 
 
 def about(method: str, params: Sequence[Any], hosts: Mapping[str, str]) -> str:
-    """In words; `hosts` has the names by the references of hosts and PBDs."""
+    """Return what the call is for, or nothing; `hosts` has the names by the references of hosts and PBDs."""
     if method in _CHANGES:
         return _CHANGES[method].format(host=_host(params, hosts))
     text = str(params)

@@ -1,6 +1,7 @@
-"""`xenvol sm`: the Storage Manager's commands, by the names and in the order of arguments of ``nova-manage sm``.
+"""`xenvol sm`: the Storage Manager's commands, with the names and the argument order of ``nova-manage sm``.
 
-Each is one call of `xenvol.sm.StorageManager`. Only they need the extra `sm`; this table and its help do not.
+Each calls one method of `xenvol.sm.StorageManager`. Only the commands need the extra `sm`; this table and the help do
+not.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ COMMANDS: Mapping[str, Entry] = {
         ("backends", "backend_list", "List the backends, or show one."),
         ("backends", "backend_add", "Register a backend under a flavor, and make its SR."),
         ("backends", "backend_remove", "Take a backend out of its flavor, and its SR out of the pool."),
-        ("backends", "backend_password", "Tell this pool a password of a backend."),
+        ("backends", "backend_password", "Set a password of a backend in this pool."),
         ("volumes", "volume_create", "Make a volume on the first backend of a flavor that takes it."),
         ("volumes", "volume_list", "List the volumes and snapshots."),
         ("volumes", "volume_show", "Show a volume or a snapshot."),
         ("volumes", "volume_extend", "Make a volume larger."),
-        ("volumes", "volume_snapshot", "Keep what a volume holds now."),
-        ("volumes", "volume_clone", "Make a volume with what a volume, or a snapshot, holds."),
+        ("volumes", "volume_snapshot", "Make a snapshot of a volume."),
+        ("volumes", "volume_clone", "Make a volume with the data of a volume or a snapshot."),
         ("volumes", "volume_delete", "Erase a volume or a snapshot."),
         ("volumes", "volume_connection", "Print the connection_info with which a volume is attached."),
         ("images", "volume_create_from_image", "Make a volume that holds an image."),
-        ("images", "volume_fill", "Write an image over a volume that is there."),
-        ("images", "volume_to_image", "Write what a volume, or a snapshot, holds to an image."),
-        ("volumes", "volume_manage", "Make a disk that is there a volume."),
-        ("volumes", "volume_unmanage", "Let go of a volume, and keep its disk."),
-        ("upkeep", "setup", "Have every backend's SR made and plugged, as a service does when it starts."),
-        ("upkeep", "stats", "Show what the backends have, what is left, and what they can do."),
-        ("upkeep", "audit", "Hold database and pool against each other, and mend what a crash has left."),
-        ("upkeep", "db_upgrade", "Make the database's tables, or bring them to this release."),
+        ("images", "volume_fill", "Write an image over an existing volume."),
+        ("images", "volume_to_image", "Write a volume or a snapshot to an image."),
+        ("volumes", "volume_manage", "Make an existing VDI a volume."),
+        ("volumes", "volume_unmanage", "Remove a volume, and keep its VDI."),
+        ("upkeep", "setup", "Make and plug every backend's SR, as a service does when it starts."),
+        ("upkeep", "stats", "Show the sizes, the free room and the features of the backends."),
+        ("upkeep", "audit", "Compare the database with the pool, and repair what a crash has left."),
+        ("upkeep", "db_upgrade", "Make the database's tables, or upgrade them to this release."),
     )
 }
 
 
 class StorageManagerCommands(Commands):
     entries = COMMANDS
-    elsewhere = {  # nova's documents had the first, its db and cinder's have the last
+    elsewhere = {  # the first is from nova's documents, the last from nova's and cinder's `db sync`
         "backend-delete": "backend_remove",
         "backend-create": "backend_add",
         "db-sync": "db_upgrade",
@@ -55,10 +56,10 @@ class StorageManagerCommands(Commands):
 def sm() -> None:
     """Make volumes on SRs of any type: flavors, backends and volumes.
 
-    An administrator registers backends under flavors: each backend is an SR, and how to connect to it. A volume
-    of a flavor is made on the first of its backends that takes it. To attach it, hand what volume_connection
-    prints to `xenvol attach`. Flavors, backends and volumes are kept in a database, which any number of
-    machines may share (--database); without one, in a file of yours.
+    An administrator registers backends under flavors: a backend is an SR, and how to connect to it. A volume of a
+    flavor is made on the first of its backends that takes it. To attach it, give the output of volume_connection
+    to `xenvol attach`. Flavors, backends and volumes are stored in a database, which several machines can share
+    (--database). Default: a SQLite file of the user.
 
     \b
     Example:

@@ -17,9 +17,7 @@ from xenvol.sm import StorageManager
 from xenvol.sm.errors import DeviceNotBlank
 from xenvol.sm.records import Backend
 
-_SECRET = (
-    "_secret"  # how the key of a password ends where it is stored, as the uuid of a secret of the pool's
-)
+_SECRET = "_secret"  # a stored password has this suffix on its key; its value is a xapi secret's uuid
 
 
 @click.command("backend_list")
@@ -28,7 +26,7 @@ _SECRET = (
 def backend_list(service: Service, backend_id: int | None) -> None:
     """List the backends, or show one.
 
-    As they were when somebody last looked: `xenvol sm stats` looks. Passwords are not shown.
+    Shows the stored numbers; `xenvol sm stats` reads new ones from the pool. Passwords are not shown.
 
     \b
     Examples:
@@ -56,7 +54,7 @@ def backend_list(service: Service, backend_id: int | None) -> None:
     "--format",
     "format_device",
     metavar="DEVICE",
-    help="The device that may be erased to make the SR, as the parameters name it: of types that lie on a device.",
+    help="For types that lie on a device: the device to erase for the SR, as the parameters name it.",
 )
 @click.option(
     "--weight",
@@ -76,17 +74,17 @@ def backend_add(
 ) -> None:
     """Register a backend under a flavor, and make its SR.
 
-    TYPE is an SR type of the pool's: nfs, smb, lvm, ext, lvmoiscsi, lvmohba, iscsi… Its parameters are those of
-    the XenAPI command line, the device_config of an SR. What can be listed by the storage (serverpath,
-    targetIQN, SCSIid) may be left out: the error then tells the choices.
+    TYPE is an SR type of the pool: nfs, smb, lvm, ext, lvmoiscsi, lvmohba, iscsi… The parameters are those of the
+    XenAPI command line, the device_config of an SR. If you leave out one that the storage can list (serverpath,
+    targetIQN, SCSIid), the error lists the choices.
 
-    Of the SR itself are name_label, name_description, host (of a local SR, the host that has it) and sr_uuid: an
-    SR that is in the pool, or on the storage, already. That one is used, and nothing is made.
+    These parameters are about the SR itself: name_label, name_description, host (the host of a local SR), and
+    sr_uuid: an SR that the pool or the storage has already. xenvol uses that SR, and makes none.
 
-    A secret is never written here, where every user of the machine could read it: chappassword=@FILE takes the
+    Do not write a secret here: every user of the machine could read it. chappassword=@FILE reads it from the
     first line of a file, chappassword= asks for it.
 
-    No device is erased that --format does not name; at a terminal you are asked.
+    xenvol erases only the device that --format names; at a terminal it asks.
 
     \b
     Examples:
@@ -102,8 +100,8 @@ def backend_add(
     lines = [f"backend {backend.id} of flavor {flavor_label} is ready: {described(backend)}"]
     if backend.type.luns:
         lines.append(
-            f"SR {backend.sr_uuid}: LUNs that are there already, of which `xenvol sm volume_manage` makes volumes; "
-            "none is made there"
+            f"SR {backend.sr_uuid}: it has existing LUNs, and no volume is placed there; `xenvol sm volume_manage` "
+            "makes one of its LUNs a volume"
         )
     else:
         size, free = human_size(backend.physical_size), human_size(max(0, backend.free))
@@ -118,7 +116,7 @@ def backend_add(
 def backend_remove(service: Service, backend_id: int, destroy: bool) -> None:
     """Take a backend out of its flavor, and its SR out of the pool.
 
-    The data stays: its sr_uuid registers it again. An SR that was in the pool before stays there. A backend that
+    The data stays: sr_uuid=… registers the SR again. An SR that was in the pool before stays there. A backend that
     has volumes is not removed.
 
     \b
@@ -134,9 +132,9 @@ def backend_remove(service: Service, backend_id: int, destroy: bool) -> None:
     elif destroy:
         fate = f"its SR {backend.sr_uuid} is erased"
     elif backend.origin == "found":
-        fate = f"SR {backend.sr_uuid}, which was there before it, stays in the pool"
+        fate = f"SR {backend.sr_uuid}, which was in the pool before, stays"
     else:
-        fate = f"its data stays, and is registered again with sr_uuid={backend.sr_uuid}"
+        fate = f"its data stays: register it again with sr_uuid={backend.sr_uuid}"
     service.terminal.result(
         {"removed": True, "id": backend_id, "sr_uuid": backend.sr_uuid, "destroyed": destroy},
         f"backend {backend_id} is removed; {fate}",
@@ -148,10 +146,10 @@ def backend_remove(service: Service, backend_id: int, destroy: bool) -> None:
 @click.argument("key", metavar="KEY[=@FILE]")
 @service_options
 def backend_password(service: Service, backend_id: int, key: str) -> None:
-    """Tell this pool a password of a backend.
+    """Set a password of a backend in this pool.
 
-    A new one, or one that only the pool knows by which the backend was registered. Without a file you are asked
-    for it. KEY is that of backend_add: chappassword, password…
+    A new password, or one that only the pool has in which the backend was registered. Without a file, xenvol asks for
+    it. KEY is a key of backend_add: chappassword, password…
 
     \b
     Examples:
@@ -164,12 +162,12 @@ def backend_password(service: Service, backend_id: int, key: str) -> None:
         manager.set_backend_password(backend_id, name, secret)
     service.terminal.result(
         {"told": True, "id": backend_id, "key": name},
-        f"the pool knows the {name} of backend {backend_id}; an SR that is plugged keeps the one that it has",
+        f"the pool knows the {name} of backend {backend_id}; the SR uses it from its next plug on",
     )
 
 
 def labels_of(manager: StorageManager, backends: Iterable[Backend]) -> dict[int, str]:
-    """The labels of their flavors, by id."""
+    """Return the labels of the backends' flavors, by id."""
     labels = {flavor.id: flavor.label for flavor in manager.list_flavors()}
     for backend in backends:
         if backend.flavor_id not in labels:  # deleted, or made, since the backends were read
@@ -178,12 +176,12 @@ def labels_of(manager: StorageManager, backends: Iterable[Backend]) -> dict[int,
 
 
 def facts(backend: Backend, labels: Mapping[int, str]) -> dict[str, Any]:
-    """The JSON of a backend."""
+    """Return the JSON of a backend."""
     return {**backend.as_dict(), "flavor": labels[backend.flavor_id]}
 
 
 def described(backend: Backend) -> str:
-    """``nfs server=… serverpath=…``, as it was given, but for secrets."""
+    """Return ``nfs server=… serverpath=…``, as it was given, without secrets."""
     return f"{backend.sr_type} {_config(backend)}"
 
 
@@ -196,7 +194,8 @@ def _add(
     format_device: str | None,
     weight: float,
 ) -> Backend:
-    """Register it; where that would erase a device that nobody has named, whoever sits there may name it now."""
+    """Register the backend. If that would erase a device that --format does not name, ask the user at the terminal for
+    it."""
     try:
         return manager.add_backend(flavor_label, sr_type, config, format_device=format_device, weight=weight)
     except DeviceNotBlank as error:
@@ -204,7 +203,7 @@ def _add(
         if format_device is not None or terminal.as_json or not sys.stdin.isatty():
             raise
         terminal.warn(str(error))
-        typed = terminal.ask(f"To erase it, type its name ({error.device}); Enter leaves it as it is")
+        typed = terminal.ask(f"To erase it, type its name ({error.device}); Enter keeps it")
         if typed.strip() != error.device:
             raise
         device = error.device

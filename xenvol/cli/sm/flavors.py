@@ -1,4 +1,4 @@
-"""The commands on flavors; they ask the database alone."""
+"""The commands on flavors. They use the database only."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def flavor_list(service: Service, label: str | None) -> None:
     default=DEFAULT_POLICY,
     show_default=True,
     metavar="NAME",
-    help="Which of its backends comes first: first_fit, most_free, round_robin, weighted, or one of a package "
-    "that you have installed.",
+    help="How to choose among its backends: first_fit, most_free, round_robin, weighted, or a policy of an "
+    "installed package.",
 )
 @click.option(
     "--over-subscription",
@@ -46,7 +46,7 @@ def flavor_list(service: Service, label: str | None) -> None:
     default=DEFAULT_OVER_SUBSCRIPTION,
     show_default=True,
     metavar="FACTOR",
-    help="Of backends that store only what is written, so many times what they have may be promised.",
+    help="How much of a thin backend may be promised, as a multiple of its size.",
 )
 @click.option(
     "--reserve",
@@ -54,7 +54,7 @@ def flavor_list(service: Service, label: str | None) -> None:
     default=0,
     show_default=True,
     metavar="PERCENT",
-    help="So much of every backend stays free.",
+    help="Keep so much of every backend free.",
 )
 @database_options
 def flavor_create(

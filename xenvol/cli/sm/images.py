@@ -1,4 +1,4 @@
-"""The commands between volumes and images; what they have to do with images is as in `xenvol image`."""
+"""The commands between volumes and images. Their options for images are those of `xenvol image`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from xenvol.sm.placement import FEATURES
 @click.argument("flavor_label", metavar="FLAVOR")
 @source_options
 @click.option(
-    "--volume-size", callback=read_size, metavar="SIZE", help="Make it larger than the disk in the image."
+    "--volume-size", callback=read_size, metavar="SIZE", help="Make the volume larger than the image's disk."
 )
 @id_option
 @name_option
@@ -39,7 +39,7 @@ from xenvol.sm.placement import FEATURES
     "--needs",
     multiple=True,
     type=click.Choice(list(FEATURES)),
-    help="What its backend must be able to do. May be given several times.",
+    help="A feature that its backend must have. May be given several times.",
 )
 @road_option
 @staging_option
@@ -59,7 +59,7 @@ def volume_create_from_image(
     """Make a volume that holds an image.
 
     IMAGE is a path, - for standard input, or an http or https URL; with --parent, the leaf of a chain of VHDs. The
-    volume is there when it holds all of the image; whatever goes wrong before, what was made is taken back.
+    volume becomes available when it holds the whole image. If the command fails before, it undoes what it made.
 
     \b
     Examples:
@@ -93,10 +93,10 @@ def volume_create_from_image(
 @verify_option
 @service_options
 def volume_fill(service: Service, *, volume_id: str, source: ImageSource, yes: bool, **how: Any) -> None:
-    """Write an image over a volume that is there.
+    """Write an image over an existing volume.
 
-    What it held is lost, and what is behind the image is zeroed. No VM may have it. Also for a LUN that was made a
-    volume, where this runs in a VM of the pool to which the LUN can be given.
+    The volume's data is lost, and the space behind the image is zeroed. No VM may have the volume. A volume that
+    is a LUN can be filled too, if xenvol runs in a VM of the pool to which the LUN can be attached.
 
     \b
     Example:
@@ -132,10 +132,10 @@ def volume_to_image(
     overwrite: bool,
     **how: Any,
 ) -> None:
-    """Write what a volume, or a snapshot, holds to an image.
+    """Write a volume or a snapshot to an image.
 
-    TARGET is a file, which appears when it is whole, or - for standard output. A volume that a VM writes to is read
-    as it is at one moment.
+    TARGET is a file, which appears when it is complete, or - for standard output. Of a volume that a VM writes to,
+    the image shows one moment.
 
     \b
     Examples:

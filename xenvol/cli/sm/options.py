@@ -1,4 +1,4 @@
-"""What the commands of `xenvol sm` share: the database, with a pool or without one."""
+"""The options that the commands of `xenvol sm` share: the database, with or without a pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from xenvol.cli.options import Pool, first_line, output_options, pool_options
-from xenvol.cli.sizes import read_size as read_size  # the commands have it from here
+from xenvol.cli.sizes import read_size as read_size  # re-exported for the commands
 from xenvol.cli.terminal import Terminal
 from xenvol.secret import has_secret
 from xenvol.sm import Database, StorageManager, default_url
@@ -28,16 +28,16 @@ _PASSWORD_IN_URL = re.compile(
 
 
 class _NoPool:
-    """In the place of a session, for the commands that ask the database alone."""
+    """Stands for a session in commands that use the database only."""
 
     @property
     def xenapi(self) -> Never:
-        raise RuntimeError("this command asks no pool")
+        raise RuntimeError("this command must not call a pool")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Which database, and which pool; None: the command asks the database alone."""
+    """The database and the pool of a command; None: the command uses the database only."""
 
     terminal: Terminal
     database: str
@@ -45,7 +45,7 @@ class Service:
 
     @contextmanager
     def manager(self, doing: str) -> Iterator[StorageManager]:
-        """The Storage Manager, logged in to the pool if there is one; the terminal says what is being done."""
+        """Open the Storage Manager, and log in to the pool if there is one; the terminal shows what it is `doing`."""
         database = Database(self.database)
         try:
             if self.pool is None:
@@ -59,7 +59,7 @@ class Service:
 
 
 def service_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets a `Service` with a pool as its first argument."""
+    """Give the command a `Service` with a pool as its first argument."""
 
     @functools.wraps(command)
     def run(pool: Pool, /, database: str, **options: Any) -> None:
@@ -69,7 +69,8 @@ def service_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def database_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets a `Service` without a pool: it asks for none, and nobody logs in."""
+    """Give the command a `Service` without a pool as its first argument. The options of a pool are missing; no
+    login."""
 
     @functools.wraps(command)
     def run(terminal: Terminal, /, database: str, **options: Any) -> None:
@@ -79,7 +80,7 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _read_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    """The URL, never with a password that stood on the command line."""
+    """Return the URL. Refuses a password on the command line."""
     if not value:
         return default_url()
     if value.startswith("@"):
@@ -88,7 +89,7 @@ def _read_url(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if is_shown and (_PASSWORD_IN_URL.match(value) or has_secret(value)):
         raise click.BadParameter(
             "has a password in it, and every user of this machine can read a command line: "
-            f"set {DATABASE_VARIABLE} instead, or write @FILE, where the URL is the file's first line",
+            f"set {DATABASE_VARIABLE} instead, or write @FILE with the URL in the file's first line",
             ctx,
             param,
         )
@@ -102,6 +103,6 @@ def _database_option(command: Callable[..., None]) -> Callable[..., None]:
         envvar=DATABASE_VARIABLE,
         show_envvar=True,
         callback=_read_url,
-        help="Where flavors, backends and volumes are kept: sqlite:////path, postgresql://…, mariadb://…, or "
-        "@FILE, whose first line is the URL; else a SQLite file in your data directory.",
+        help="The database of flavors, backends and volumes: sqlite:////path, postgresql://…, mariadb://…, or "
+        "@FILE, whose first line is the URL. Default: a SQLite file in your data directory.",
     )(command)

@@ -1,6 +1,6 @@
-"""A backend's parameters from a command line: key=value words, of which a secret's value never stands there.
+"""A backend's parameters on a command line: key=value words, without the values of secrets.
 
-``key=@FILE`` reads the secret from a file, ``key=`` asks whoever sits at the terminal.
+``key=@FILE`` reads a secret from a file, ``key=`` asks the user at the terminal.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from xenvol.cli.terminal import Terminal
 from xenvol.secret import Secret, has_secret, is_secret_key, masked
 from xenvol.session.refs import is_uuid
 
-_FREE_TEXT = frozenset({"name_label", "name_description"})  # may well speak of passwords
+_FREE_TEXT = frozenset({"name_label", "name_description"})  # may mention passwords
 
 
 def read_parameters(terminal: Terminal, words: Iterable[str]) -> dict[str, str | Secret]:
-    """What the words say, split at the first ``=``. Raises UsageError, which quotes no secret.
+    """Parse the words, split at the first ``=``. Raises UsageError, which quotes no secret.
 
-    Nobody is asked for a secret before all words are read.
+    All words are parsed before the first secret is asked for.
     """
     pairs: dict[str, str] = {}
     key = ""
@@ -39,26 +39,26 @@ def read_parameters(terminal: Terminal, words: Iterable[str]) -> dict[str, str |
 
 
 def read_secret(terminal: Terminal, key: str, value: str) -> Secret:
-    """The secret of a key, by what stands behind its ``=``: nothing, or ``@FILE``."""
+    """Return the secret of a key, by what follows its ``=``: nothing, or ``@FILE``."""
     if value.startswith("@"):
         return first_line(value[1:], what=f"file of {key}", holds="the secret")
     if value:
         raise _wrong(
             f"key {key!r} is a secret, and every user of this machine can read a command line: write "
-            f"{key}=@FILE, where it is the file's first line, or {key}= to be asked for it"
+            f"{key}=@FILE with the secret in the file's first line, or {key}= to be asked for it"
         )
     if not terminal.has_user:
-        raise _wrong(f"key {key!r} has no value, and nobody is at a terminal to be asked: write {key}=@FILE")
+        raise _wrong(f"key {key!r} has no value, and there is no terminal to ask at: write {key}=@FILE")
     return terminal.ask_secret(f"{key} of the backend")
 
 
 def _is_secret(key: str, value: str) -> bool:
-    """A secret, and not the uuid of one that xapi keeps, which may be shown."""
+    """Return True for a secret, and False for the uuid of a xapi secret, which may be shown."""
     return is_secret_key(key) and not (key.endswith("password_secret") and is_uuid(value))
 
 
 def _plain(key: str, value: str) -> str:
-    """Raises UsageError for a value that carries a secret within: it would be stored, and shown, as it is."""
+    """Return the value. Raises UsageError if it contains a secret, which would be stored and shown."""
     if key not in _FREE_TEXT and has_secret(value):
         raise _wrong(
             f"the value of key {key!r} has a password in it, which would be stored and shown: give it by a key of "

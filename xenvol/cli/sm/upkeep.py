@@ -1,4 +1,4 @@
-"""The commands that look after all of it: setting up, statistics, the audit, the database's tables."""
+"""The commands for maintenance: setup, statistics, audit, the database's tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from xenvol.sm.placement import FEATURES
 @click.command("setup")
 @service_options
 def setup(service: Service) -> None:
-    """Have every backend's SR made and plugged, as a service does when it starts.
+    """Make and plug every backend's SR, as a service does when it starts.
 
-    In this pool, wherever the backend was registered. Exits with 5 if one is dead; that one is told, and does
-    not stop the others.
+    This is done in this pool, also for backends that were registered in another. Exits with 5 if a backend is
+    dead; it is reported, and does not stop the others.
 
     \b
     Examples:
@@ -80,14 +80,14 @@ def stats(service: Service, flavor_label: str | None) -> None:
 
 
 @click.command("audit")
-@click.option("--repair", is_flag=True, help="Mend what can be mended without a loss.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired without losing data.")
 @service_options
 def audit(service: Service, repair: bool) -> None:
-    """Hold database and pool against each other, and mend what a crash has left.
+    """Compare the database with the pool, and repair what a crash has left.
 
-    It may run beside services that are at work. Exits with 5 while they disagree. With --repair, what was
-    begun by somebody who died is finished or taken back; no disk is erased but one that says that it was made for
-    a row, and that no row names and no VM has.
+    It can run beside services that work. Exits with 5 while database and pool differ. --repair completes or
+    undoes what dead processes began. It erases a VDI only if the VDI is marked as made for a volume, no volume is
+    that VDI, and no VM has it.
 
     \b
     Examples:
@@ -97,20 +97,20 @@ def audit(service: Service, repair: bool) -> None:
     terminal = service.terminal
 
     def progress(text: str) -> None:
-        terminal.progress(f"looking at {text}")
+        terminal.progress(f"comparing {text}")
 
-    with service.manager("holding database and pool against each other") as manager:
+    with service.manager("comparing the database with the pool") as manager:
         report = manager.audit(repair=repair, progress=progress)
     if terminal.as_json:
         terminal.json(report.as_dict())
     else:
         if report.findings:
             rows = [_finding_row(finding) for finding in report.findings]
-            terminal.table(["FINDING", "BACKEND", "WHAT", "MENDED"], rows)
+            terminal.table(["FINDING", "BACKEND", "WHAT", "REPAIRED"], rows)
         counts = {"backend": report.backends, "volume": report.volumes, "VDI": report.vdis}
-        looked = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+        compared = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
         verdict = "database and pool agree" if report.agrees else "database and pool do not agree"
-        terminal.say(f"{verdict}: {looked} looked at", style="green" if report.agrees else "red")
+        terminal.say(f"{verdict}: {compared} compared", style="green" if report.agrees else "red")
     if not report.agrees:
         click.get_current_context().exit(NOT_WELL)
 
@@ -118,10 +118,10 @@ def audit(service: Service, repair: bool) -> None:
 @click.command("db_upgrade")
 @database_options
 def db_upgrade(service: Service) -> None:
-    """Make the database's tables, or bring them to this release.
+    """Make the database's tables, or upgrade them to this release.
 
-    To be run, with the services stopped, once for a new PostgreSQL or MariaDB database, and once for each new
-    release. A SQLite file needs it never: it gets its tables by itself.
+    Run it once for a new PostgreSQL or MariaDB database, and once for each new release, with the services
+    stopped. A SQLite file gets its tables by itself.
 
     \b
     Examples:
@@ -158,5 +158,5 @@ def _stats_row(stats: BackendStats) -> list[str | Text]:
 
 
 def _finding_row(finding: Finding) -> list[str | Text]:
-    mended: Any = Text("yes", style="green") if finding.repaired else Text("no", style="red")
-    return [finding.kind, str(finding.backend_id), finding.text, mended]
+    repaired: Any = Text("yes", style="green") if finding.repaired else Text("no", style="red")
+    return [finding.kind, str(finding.backend_id), finding.text, repaired]

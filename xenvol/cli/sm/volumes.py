@@ -24,11 +24,9 @@ id_option = click.option(
     "--id",
     "new_id",
     metavar="ID",
-    help="Its id, of your choice: with the same one, the same command again makes no second. Else a new uuid.",
+    help="Its id. The same command with the same id is idempotent. Default: a new uuid.",
 )
-name_option = click.option(
-    "--name", default="", help="The name of its disk in the pool; else one with its id."
-)
+name_option = click.option("--name", default="", help="The name of its VDI. Default: a name with the id.")
 id_argument = click.argument("volume_id", metavar="ID")
 
 
@@ -41,7 +39,7 @@ id_argument = click.argument("volume_id", metavar="ID")
     "--needs",
     multiple=True,
     type=click.Choice(list(FEATURES)),
-    help="What its backend must be able to do. May be given several times.",
+    help="A feature that its backend must have. May be given several times.",
 )
 @service_options
 def volume_create(
@@ -49,8 +47,8 @@ def volume_create(
 ) -> None:
     """Make a volume on the first backend of a flavor that takes it.
 
-    SIZE is in GiB, or with a unit: 10, 10GiB, 512MiB, 1.5TiB. Where no backend takes it, the error tells for each
-    one why.
+    SIZE is in GiB, or with a unit: 10, 10GiB, 512MiB, 1.5TiB. If no backend takes it, the error says why, for
+    each backend.
 
     \b
     Examples:
@@ -64,10 +62,10 @@ def volume_create(
 
 
 @click.command("volume_list")
-@click.option("--flavor", "flavor_label", metavar="LABEL", help="Of this flavor only.")
-@click.option("--backend", "backend_id", type=int, metavar="ID", help="On this backend only.")
-@click.option("--after", metavar="ID", help="From the one behind this id on, in the order of ids.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="So many at most.")
+@click.option("--flavor", "flavor_label", metavar="LABEL", help="Only volumes of this flavor.")
+@click.option("--backend", "backend_id", type=int, metavar="ID", help="Only volumes on this backend.")
+@click.option("--after", metavar="ID", help="Only volumes after this id, in the order of ids.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
 @database_options
 def volume_list(
     service: Service,
@@ -147,8 +145,8 @@ def volume_show(service: Service, volume_id: str) -> None:
 def volume_extend(service: Service, volume_id: str, size: int) -> None:
     """Make a volume larger.
 
-    SIZE is the new size, in GiB or with a unit. While a VM has the volume plugged, only where the storage driver
-    can do that.
+    SIZE is the new size, in GiB or with a unit. While a VM has the volume plugged, the storage driver must be
+    able to grow it (feature VDI_RESIZE_ONLINE).
 
     \b
     Example:
@@ -166,9 +164,9 @@ def volume_extend(service: Service, volume_id: str, size: int) -> None:
 @name_option
 @service_options
 def volume_snapshot(service: Service, volume_id: str, new_id: str | None, name: str) -> None:
-    """Keep what a volume holds now.
+    """Make a snapshot of a volume.
 
-    Also while a VM writes to it. To read a snapshot, clone it, and attach the clone.
+    A VM may write to the volume meanwhile. To read a snapshot, clone it, and attach the clone.
 
     \b
     Example:
@@ -190,7 +188,7 @@ def volume_snapshot(service: Service, volume_id: str, new_id: str | None, name: 
 @name_option
 @service_options
 def volume_clone(service: Service, source_id: str, new_id: str | None, size: int | None, name: str) -> None:
-    """Make a volume with what a volume, or a snapshot, holds.
+    """Make a volume with the data of a volume or a snapshot.
 
     \b
     Examples:
@@ -209,7 +207,7 @@ def volume_clone(service: Service, source_id: str, new_id: str | None, size: int
 def volume_delete(service: Service, volume_id: str) -> None:
     """Erase a volume or a snapshot.
 
-    One that is gone already is fine. A volume that a VM has, or that has snapshots, stays.
+    Idempotent: a volume that is gone already is fine. A volume that a VM has, or that has snapshots, is refused.
 
     \b
     Example:
@@ -226,8 +224,8 @@ def volume_delete(service: Service, volume_id: str) -> None:
 def volume_connection(service: Service, volume_id: str) -> None:
     """Print the connection_info with which a volume is attached.
 
-    JSON, with or without --json, for `xenvol attach` and its like. It has the passwords in it that are needed to
-    reach the storage; a terminal is shown stars in their place.
+    The output is JSON, with or without --json, for `xenvol attach` and `detach`. It contains the passwords that a
+    host needs to reach the storage; at a terminal they are shown as stars.
 
     \b
     Examples:
@@ -239,7 +237,7 @@ def volume_connection(service: Service, volume_id: str) -> None:
     data = info["data"]
     secrets = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
     if secrets and sys.stdout.isatty():
-        service.terminal.warn(f"{', '.join(secrets)}: not shown at a terminal, and told to a file or a pipe")
+        service.terminal.warn(f"{', '.join(secrets)}: not shown at a terminal; written to a file or a pipe")
         info = {**info, "data": {**data, **dict.fromkeys(secrets, MASK)}}
     service.terminal.json(info)
 
@@ -250,10 +248,10 @@ def volume_connection(service: Service, volume_id: str) -> None:
 @name_option
 @service_options
 def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str) -> None:
-    """Make a disk that is there a volume.
+    """Make an existing VDI a volume.
 
-    VDI is its uuid; its SR must be a backend. Nothing on it is touched. The only way to a volume where disks are
-    LUNs of an array (types iscsi and hba).
+    VDI is its uuid; its SR must be a backend. Its data is not touched. Where VDIs are LUNs of an array (types iscsi
+    and hba), this is the only way to a volume.
 
     \b
     Example:
@@ -269,24 +267,25 @@ def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, nam
 @id_argument
 @service_options
 def volume_unmanage(service: Service, volume_id: str) -> None:
-    """Let go of a volume, and keep its disk.
+    """Remove a volume, and keep its VDI.
 
     \b
     Example:
       xenvol sm volume_unmanage mail
     """
-    with service.manager(f"letting go of volume {volume_id}") as manager:
+    with service.manager(f"unmanaging volume {volume_id}") as manager:
         volume = manager.get_volume(volume_id)
         manager.unmanage_volume(volume_id)
     service.terminal.result(
         {"unmanaged": True, "id": volume_id, "vdi_uuid": volume.vdi_uuid},
-        f"{volume_id} is no volume any more; its disk, VDI {volume.vdi_uuid}, stays",
+        f"{volume_id} is no volume any more; VDI {volume.vdi_uuid} stays, with its data",
     )
 
 
 @contextmanager
 def id_of_new(given: str | None) -> Iterator[str]:
-    """The id of what is to be made; where nobody chose it, whoever must go on with it is told."""
+    """Yield the id of the volume to make. If it is a new uuid and the command ends without an answer, the error says
+    it."""
     if given is not None:
         yield given
         return
@@ -294,12 +293,12 @@ def id_of_new(given: str | None) -> Iterator[str]:
     try:
         yield new_id
     except (XapiUnreachable, DatabaseError, KeyboardInterrupt) as error:
-        error.add_note(f"its id is {new_id}: the same command with --id {new_id} goes on with it")
+        error.add_note(f"its id is {new_id}: repeat the command with --id {new_id} to complete it")
         raise
 
 
 def facts(manager: StorageManager, volume: Volume) -> dict[str, Any]:
-    """The JSON of a volume."""
+    """Return the JSON of a volume."""
     (backend,) = manager.list_backends(volume.backend_id)
     return {**volume.as_dict(), "flavor": manager.flavor_of(backend).label}
 
@@ -314,5 +313,5 @@ def tell(service: Service, volume: Volume, value: dict[str, Any]) -> None:
 
 
 def _size(volume: Volume) -> int:
-    """As it was made, or, while that is not known, as it was asked for."""
+    """Return its size as it was made, or, before it is made, as it was asked for."""
     return volume.size if volume.virtual_size is None else volume.virtual_size
