@@ -326,9 +326,7 @@ class TestAnAddThatIsRefused:
     ) -> None:
         world = BY_NAME[sr_type]
         world.arrange(xapi)
-        with pytest.raises(
-            NoSuchStorageDriver, match="neither XCP-ng nor any current XenServer"
-        ) as caught:
+        with pytest.raises(NoSuchStorageDriver, match="neither XCP-ng nor any current XenServer") as caught:
             add(manager, world)
         assert caught.value.offered == ["iscsi", "lvm", "nfs"]
         with pytest.raises(UnsupportedSRType):

@@ -449,9 +449,7 @@ class TestLook:
 
         for pbd in pbds:
             change(pool, "PBD", pbd, currently_attached=pool.db.get("PBD", pbd, "host") != master)
-        assert problem() == (
-            "its SR is not plugged on the pool's master, which does the work on a shared SR"
-        )
+        assert problem() == ("its SR is not plugged on the pool's master, which does the work on a shared SR")
         for pbd in pbds:
             change(pool, "PBD", pbd, currently_attached=False)
         assert problem() == "its SR is plugged on no host"

@@ -263,7 +263,8 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         asked, has = _flavor_of_type(volume), self._flavor_of_vdi(vdi)
         if has is None:
             raise _invalid(
-                existing_ref, "it is on none of the Storage Manager's backends: `xenvol sm backend_add` adds its SR"
+                existing_ref,
+                "it is on none of the Storage Manager's backends: `xenvol sm backend_add` adds its SR",
             )
         if asked is not None and asked != has:
             raise exception.ManageExistingVolumeTypeMismatch(
