@@ -1,4 +1,4 @@
-"""A shell with xenvol in it, and a pool to point it at."""
+"""A shell with xenvol in it, and a pool that it uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Shell:
         }
 
     def sm(self, *arguments: str) -> str:
-        """What a command of `xenvol sm` that succeeds prints for people."""
+        """Return what a successful command of `xenvol sm` prints for people."""
         result = self("sm", *arguments)
         assert (result.exit_code, result.stderr) == (0, ""), result.stderr
         return result.stdout
@@ -39,14 +39,14 @@ class Shell:
         return CliRunner().invoke(app, arguments, input=stdin, env={**self.environment, **environment})
 
     def json(self, *arguments: str) -> Any:
-        """The value that a command which succeeds prints with --json."""
+        """Return the value that a successful command prints with --json."""
         result = self(*arguments, "--json")
         assert result.exit_code == 0, result.stderr
         assert result.stderr == ""
         return json.loads(result.stdout)
 
     def error(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """The exit status and the error of a command that fails, with --json."""
+        """Return the exit status and the error of a failing command, with --json."""
         result = self(*arguments, "--json")
         assert result.stdout == ""
         error: dict[str, Any] = json.loads(result.stderr.splitlines()[-1])["error"]
@@ -54,7 +54,7 @@ class Shell:
         return result.exit_code, error
 
     def file(self, name: str, value: object) -> str:
-        """Where a file lies that holds it as JSON, or as it is if it is text."""
+        """Write the value to a file, text as it is and all else as JSON, and return the path."""
         path = self.directory / name
         path.write_text(value if isinstance(value, str) else json.dumps(value))
         return str(path)
@@ -76,7 +76,7 @@ def gold(shell: Shell) -> Shell:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str, str], None]:
-    """Puts a driver of a package of its own on the path, installed as pip would have."""
+    """Put a driver of another package on the path, as pip would install it."""
 
     def install(package: str, driver: str, source: str) -> None:
         place = tmp_path / package

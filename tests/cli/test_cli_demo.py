@@ -1,4 +1,4 @@
-"""The demo is honest: it goes over the wire, its verdict is computed, and what is left behind is found."""
+"""The demo is honest: it goes over the wire, computes its verdict, and finds what is left behind."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestVerdict:
     def test_a_driver_that_leaves_its_sr_is_caught(
         self, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The whole command, with a driver of another package in the place of ours."""
+        """The test runs the whole command, with another package's driver in place of ours."""
         install("leaky", "iscsi", LEAKY)
         monkeypatch.setenv("XENVOL_DRIVER_ISCSI", "leaky")
         result = CliRunner().invoke(app, ["demo"])
@@ -106,7 +106,7 @@ class TestVerdict:
 
 
 class TestControl:
-    """What the pool keeps by its own doing is what it keeps where no xenvol was."""
+    """The traces that a pool itself leaves are those that it leaves without xenvol."""
 
     def test_every_line_that_is_excused_was_seen_with_the_bare_client(self, told: Story) -> None:
         control = [anonymous(line) for line in traces_of_the_bare_client()]

@@ -1,4 +1,4 @@
-"""`xenvol drivers` tells what an attach would find: names, packages, keys, and why what is broken is not used."""
+"""`xenvol drivers` shows what an attach would find: names, packages, keys, and why a broken driver is not used."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TestOurs:
 
 
 def test_passwords_are_marked_in_the_schema() -> None:
-    """So that whoever makes a form of it hides what is typed."""
+    """A program that makes a form of the schema hides what is typed."""
     schema = facts("iscsi")["iscsi of xenvol"]["schema"]
     (table,) = schema["$defs"].values()
     assert '"format": "password"' in json.dumps(table["properties"]["auth_password"])

@@ -70,7 +70,7 @@ class TestStatuses:
         assert (status, error["blame"], error["type"]) == (5, "storage", "VolumeNotFound")
 
     def test_6_a_xapi_that_refuses(self, shell: Shell, info: str, xapi: Simulator) -> None:
-        """Its code and parameters are told as they are, and what to do about it."""
+        """The error has xapi's code and parameters verbatim, and what to do about them."""
         xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_141", "", "no portal", "")
         before = xapi.snapshot()
         status, error = shell.error("attach", info, "web")
@@ -88,7 +88,7 @@ class TestStatuses:
     def test_1_a_bug_is_one_line_without_a_traceback(
         self, shell: Shell, info: str, install: Callable[..., None]
     ) -> None:
-        """... and the line shows no secret; with -vv there is more."""
+        """The line shows no secret; -vv shows more."""
         install("buggy", "buggy", BUGGY)
         sent = shell.file("buggy.json", {"driver_volume_type": "buggy", "data": {}})
         result = shell("attach", sent, "web")
@@ -101,7 +101,7 @@ class TestStatuses:
         assert "canary" not in result.output + more.output
 
     def test_every_exception_of_the_library_has_a_status_of_its_kind(self) -> None:
-        """2 to 8, 130 for who does not want it any more, and 1 for none of them."""
+        """2 to 8, 130 for a cancelled transfer, and 1 for none of them."""
         import xenvol.images.errors
         import xenvol.sm.errors  # noqa: F401  # their errors are the library's only once they are imported
 
@@ -109,7 +109,7 @@ class TestStatuses:
         while kinds:
             kind = kinds.pop()
             kinds += kind.__subclasses__()
-            if kind is not XenVolError and kind.__module__.startswith("xenvol."):  # tests make some, too
+            if kind is not XenVolError and kind.__module__.startswith("xenvol."):  # tests define some, too
                 statuses.add(failures.blame_of(kind.__new__(kind)).status)
         assert statuses == {2, 3, 4, 5, 6, 7, 8, 130}
 
@@ -118,7 +118,7 @@ class TestErrors:
     def test_people_get_the_error_the_hint_and_the_notes(
         self, shell: Shell, info: str, xapi: Simulator
     ) -> None:
-        """A step that could not be taken back is said, since somebody must look after it."""
+        """A step that could not be undone is in the notes, since the operator must finish it."""
         xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_141", "", "no portal", "")
         xapi.faults.refuse("SR.forget", "INTERNAL_ERROR", "by order")
         result = shell("attach", info, "web")
@@ -157,7 +157,7 @@ class TestSecrets:
     def test_no_password_is_ever_shown(
         self, shell: Shell, info: str, xapi: Simulator, switches: list[str]
     ) -> None:
-        """Neither xapi's nor CHAP's: by commands that work, and by those that fail wherever they can."""
+        """Neither xapi's password nor CHAP's is shown, by successful and by failing commands."""
         canaries = [CHAP[1], "canary-xapi-password", xapi.password + "-canary"]
         outputs = [
             shell(*command, *switches).output
@@ -196,7 +196,7 @@ class TestInterrupt:
     def test_what_was_begun_is_taken_back(
         self, shell: Shell, info: str, xapi: Simulator, number: signal.Signals, status: int
     ) -> None:
-        """By Ctrl-C, by `timeout` or systemd, and by a terminal that is closed; the status tells which."""
+        """Ctrl-C, `timeout` or systemd, and a closed terminal interrupt; the status says which."""
         before = xapi.snapshot()
         order = xapi.faults.hang("VBD.create")
         environment = {**os.environ, **{k: v for k, v in shell.environment.items() if v is not None}}

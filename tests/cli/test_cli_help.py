@@ -1,4 +1,4 @@
-"""A newcomer finds the way by --help alone; and the command line costs nothing that it does not use."""
+"""A newcomer finds the way by --help alone, and the command line imports only what it uses."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_it_says_which_one_to_install(missing: str) -> None:
-    """In one line, with the status of a wrong request."""
+    """It says so in one line, with the status of a wrong request."""
     ran = python(f"import sys; sys.modules[{missing!r}] = None; from xenvol.cli import main; main()")
     assert ran.returncode == 2
     assert ran.stderr == (

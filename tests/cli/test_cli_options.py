@@ -1,4 +1,4 @@
-"""Where the pool is and who logs in comes from options or the environment; a password from neither by its value."""
+"""The pool and the login come from options or the environment; no option takes a password's value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_CA = Path(__file__).parent.parent / "data/tls/other-ca.pem"
 
 class TestPasswords:
     def test_no_command_takes_one_on_the_command_line(self) -> None:
-        """Where every user of the machine could read it."""
+        """Every user of the machine could read it there."""
         import click
 
         context = click.Context(app)
@@ -55,7 +55,7 @@ class TestPasswords:
         assert "XENVOL_PASSWORD" in result.stderr
 
     def test_whoever_sits_at_a_terminal_is_asked(self, xapi: Simulator) -> None:
-        """... and what is typed is not shown."""
+        """What is typed is not shown."""
         xapi.password = "typed-canary"
         xapi.xapi.users = {xapi.user: xapi.password}
         terminal, its_end = pty.openpty()
@@ -82,7 +82,7 @@ def read(terminal: int, *, until: bytes) -> bytes:
         if select.select([terminal], [], [], 0.1)[0]:
             try:
                 shown += os.read(terminal, 4096)
-            except OSError:  # Linux says so when the other side is gone
+            except OSError:  # Linux raises it when the other side is closed
                 break
     assert until in shown, shown
     return shown

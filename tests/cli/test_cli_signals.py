@@ -1,4 +1,4 @@
-"""A signal ends a command tidily; a second one cuts short the call that is under way, and no more than that."""
+"""A signal ends a command tidily; a second one interrupts only the call that is running."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def info(xapi: Simulator, shell: Shell) -> str:
 
 
 class Running:
-    """A command in a process of its own, to which signals are sent while xapi keeps it waiting."""
+    """A command in its own process, which gets signals while xapi keeps it waiting."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def hit(self, number: signal.Signals, *, at: Order, hits: int = 1) -> None:
-        """Send a signal when that order has struck so often."""
+        """Send a signal once the order has struck so often."""
         deadline = time.monotonic() + 60
         while at.hits < hits:
             assert time.monotonic() < deadline, f"{at} was not met: {self.process.poll()}"
@@ -51,7 +51,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, list[str]]:
-        """The exit status, and the lines that it printed about the error."""
+        """Return the exit status, and the lines that it printed about the error."""
         stdout, stderr = self.process.communicate(timeout=60)
         assert stdout == ""
         return self.process.returncode, [line.strip() for line in stderr.splitlines()]
@@ -72,7 +72,7 @@ def running(shell: Shell, *arguments: str) -> Iterator[Running]:
 
 
 def wait_until_idle(xapi: Simulator) -> None:
-    """Until xapi has done what nobody waits for any more."""
+    """Wait until xapi has finished the call whose client is gone."""
     deadline = time.monotonic() + 60
     while any(entry.outcome == "pending" for entry in xapi.journal) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -129,7 +129,7 @@ def test_a_third_signal_costs_the_step_that_it_interrupts_and_what_is_left_is_sa
 def test_a_second_signal_while_it_is_looked_what_the_first_has_left(
     shell: Shell, info: str, xapi: Simulator
 ) -> None:
-    """What may have been made is looked for once more, and taken back."""
+    """The command looks once more for what may have been made, and undoes it."""
     before = xapi.snapshot()
     create, look = xapi.faults.hang("VBD.create", answer=True), xapi.faults.hang("VBD.get_all_records_where")
     with running(shell, "attach", info, "web") as command:
@@ -163,7 +163,7 @@ def test_a_second_signal_while_it_logs_out_takes_no_line_away(
 def test_many_signals_at_any_time_leave_a_pool_that_the_same_command_completes(
     shell: Shell, info: str, xapi: Simulator
 ) -> None:
-    """Whatever they hit: no traceback, no other disk, and one line for each thing that is left."""
+    """There is no traceback, no wrong disk, and one line for each thing that is left."""
     before = xapi.snapshot()
     xapi.faults.delay("*", 0.02, every=True)
     create = xapi.faults.hang("VBD.create")
@@ -191,7 +191,7 @@ def test_many_signals_at_any_time_leave_a_pool_that_the_same_command_completes(
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Put back what the handlers of signals were."""
+    """Put back the handlers of signals at the end."""
     was = {number: signal.getsignal(number) for number in (TERM, INT, HUP)}
     yield
     for number, handler in was.items():
@@ -202,7 +202,7 @@ def handlers() -> Iterator[None]:
 def test_a_later_signal_is_heard_by_a_step_that_takes_back_and_not_between_the_steps(
     handlers: None, later: signal.Signals
 ) -> None:
-    """Between them it would end the taking back."""
+    """Between the steps it would end the undo."""
     runs: list[str] = []
 
     def step() -> None:
@@ -230,7 +230,7 @@ def test_a_later_signal_is_heard_by_a_step_that_takes_back_and_not_between_the_s
 
 
 def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back(handlers: None) -> None:
-    """As nohup ignores SIGHUP."""
+    """nohup ignores SIGHUP, for example."""
     signal.signal(HUP, signal.SIG_IGN)
     was = signal.getsignal(INT)
     with app._ending_tidily():

@@ -1,4 +1,4 @@
-"""The commands on backends register, show and remove them; nothing is erased that nobody has named."""
+"""The commands on backends register, show and remove them, and erase only a device that the caller names."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class TestFormat:
     def test_a_device_is_erased_only_by_its_name(
         self, silver: Shell, xapi: Simulator, words: list[str], device: str
     ) -> None:
-        """Without it, or with another, nothing was touched; with it, the SR is there."""
+        """Without the name, or with another one, the device is untouched; with it, the SR is made."""
         disk = xapi.storage.host("host1").mounts.devices["/dev/sdb"] if "lvm" in words else the_lun(xapi)
         before = xapi.snapshot()
         for switch in ([], ["--format", "/dev/sdz"]):

@@ -1,4 +1,4 @@
-"""The commands on flavors ask the database alone, and say to people and to machines what became of it."""
+"""The commands on flavors use only the database, and report to people and to machines."""
 
 from __future__ import annotations
 

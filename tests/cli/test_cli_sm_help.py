@@ -1,4 +1,4 @@
-"""`xenvol sm` explains itself, takes names as people write them, and costs nothing where it is not used."""
+"""`xenvol sm` explains itself, accepts names as people write them, and imports only what it uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever sits at a terminal is asked, is shown no secret, and erases a device by typing its name."""
+"""A user at a terminal is asked, sees no secret, and erases a device by typing its name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADD = [
 def at_a_terminal(
     shell: Shell, command: list[str], *answers: tuple[str, str], width: int = 200
 ) -> tuple[int, str]:
-    """The exit status and all that was shown, where each question was answered."""
+    """Answer each question; return the exit status and all that was shown."""
     environment = {**os.environ, **{k: v for k, v in shell.environment.items() if v is not None}}
     terminal, its_end = pty.openpty()
     process = subprocess.Popen(
@@ -46,7 +46,7 @@ def at_a_terminal(
         if select.select([terminal], [], [], 0.1)[0]:
             try:
                 shown += os.read(terminal, 4096)
-            except OSError:  # Linux says so when the other side is gone
+            except OSError:  # Linux raises it when the other side is closed
                 break
         if left and left[0][0].encode() in shown:
             os.write(terminal, f"{left.pop(0)[1]}\n".encode())
@@ -57,7 +57,7 @@ def at_a_terminal(
 
 @pytest.fixture
 def locked(shell: Shell, xapi: Simulator) -> Shell:
-    """A target that wants CHAP, and a flavor."""
+    """A target that needs CHAP, and a flavor."""
     xapi.storage.san.add_target(IQN, "10.0.0.1:3260", chap=CHAP)
     xapi.storage.san.add_lun(IQN, 0, 100 * GIB, scsi_id=LUN)
     shell.sm("flavor_create", "gold", "backups are possible")
@@ -67,7 +67,7 @@ def locked(shell: Shell, xapi: Simulator) -> Shell:
 def test_a_secret_is_asked_for_and_not_shown_and_a_device_erased_by_its_name(
     locked: Shell, xapi: Simulator
 ) -> None:
-    """... and at the end the connection_info is shown with stars, since it is a terminal that it is shown at."""
+    """At the end the connection_info is shown with stars, because it is shown at a terminal."""
     secret = ("chappassword of the backend: ", PASSWORD)
     question = "Enter leaves it as it is: "
     for answer in ("", "/dev/sdb"):
@@ -104,7 +104,7 @@ def test_each_backend_that_is_looked_at_is_shown_to_whoever_watches(gold: Shell)
 
 @pytest.mark.parametrize("width", [70, 95])
 def test_a_uuid_stays_in_one_piece_where_there_is_room(gold: Shell, xapi: Simulator, width: int) -> None:
-    """Else it is folded, and nothing is cut off."""
+    """Without room it is folded, and nothing is cut off."""
     xapi.storage.shares.add_nfs("10.0.0.3").export("/vols", size=GIB)
     name = "name_label=one that has a long name, which needs more lines than one"
     uuid = gold.json("sm", "backend_add", "gold", "nfs", "server=10.0.0.3", "serverpath=/vols", name)[

@@ -25,7 +25,7 @@ ERASE = ["--format", scsi_id(0)]
 
 @pytest.fixture
 def locked(shell: Shell, xapi: Simulator) -> Shell:
-    """A target that wants CHAP, its password in the file `chap`; a flavor."""
+    """A target that needs CHAP, with its password in the file `chap`; and a flavor."""
     xapi.storage.san.add_target(IQN, "10.0.0.1:3260", chap=CHAP)
     xapi.storage.san.add_lun(IQN, 0, 100 * GIB, scsi_id=scsi_id(0))
     xapi.storage.shares.add_smb("10.0.0.4", "vols", size=100 * GIB, credentials=("user", PASSWORD))
@@ -89,7 +89,7 @@ class TestCommandLine:
         assert locked.json("sm", "backend_add", "gold", *words)["state"] == "ready"
 
     def test_the_uuid_of_a_secret_that_the_pool_has_is_none(self, locked: Shell) -> None:
-        """So whoever has put one into the pool names it."""
+        """So an administrator who has put a secret into the pool can name it."""
         uuid = "7e1f0c9a-4b0e-4d7e-9f8e-0a6f1f2d3c4b"
         status, error = locked.error(
             "sm", "backend_add", "gold", *LVM_OVER_ISCSI, f"chapuser={CHAP[0]}", f"chappassword_secret={uuid}"
@@ -100,7 +100,7 @@ class TestCommandLine:
     def test_without_a_terminal_nobody_is_asked(self, locked: Shell) -> None:
         status, error = locked.error("sm", "backend_add", "gold", *LVM_OVER_ISCSI, "chappassword=")
         assert (status, error["type"]) == (2, "UsageError")
-        assert "nobody is at a terminal to be asked: write chappassword=@FILE" in error["message"]
+        assert "there is no terminal to ask at: write chappassword=@FILE" in error["message"]
 
     @pytest.mark.parametrize("content", [None, "", b"\xff" + PASSWORD.encode()])
     def test_a_file_that_holds_none_is_said_to_and_not_quoted(
@@ -114,7 +114,7 @@ class TestCommandLine:
         assert "file of chappassword" in result.stderr
 
     def test_a_file_may_be_in_ones_home(self, locked: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No shell reads the ~ behind an @."""
+        """A shell does not expand the ~ behind an @."""
         monkeypatch.setenv("HOME", str(locked.directory))
         words = [*LVM_OVER_ISCSI, f"chapuser={CHAP[0]}", "chappassword=@~/chap", *ERASE]
         assert locked.json("sm", "backend_add", "gold", *words)["state"] == "ready"
@@ -148,7 +148,7 @@ class TestCommandLine:
 class TestOutput:
     @pytest.mark.parametrize("switches", [[], ["--json"], ["-vv"], ["-vv", "--json"]])
     def test_no_command_shows_one(self, locked: Shell, xapi: Simulator, switches: list[str]) -> None:
-        """Those that work, and those that fail wherever they can; the database's file has none either."""
+        """Neither successful nor failing commands show it, and it is not in the database's file."""
         add = ["backend_add", "gold", *LVM_OVER_ISCSI, *login(locked)]
         smb = ["backend_add", "gold", "smb", "server=//10.0.0.4/vols", "username=user"]
         locked.file("wrong", f"{PASSWORD}-wrong")
@@ -197,7 +197,7 @@ class TestOutput:
         assert "chappassword=***" in locked.sm("setup")
 
     def test_the_connection_info_alone_has_it_and_whoever_attaches_needs_it(self, locked: Shell) -> None:
-        """Into a pipe or a file, since that is what the command is for."""
+        """It goes into a pipe or a file, since that is the purpose of the command."""
         locked.sm("backend_add", "gold", *LVM_OVER_ISCSI, *login(locked), *ERASE)
         locked.sm("volume_create", "gold", "1", "--id", "mail")
         info = locked.sm("volume_connection", "mail")

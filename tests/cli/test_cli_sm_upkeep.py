@@ -1,4 +1,4 @@
-"""What looks after the whole tells people and machines what is well and what is not, and exits accordingly."""
+"""The commands for maintenance report what is well and what is not, and exit accordingly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def two(gold: Shell, xapi: Simulator) -> Shell:
 
 @pytest.fixture
 def forget(xapi: Simulator, xapi_session: Session) -> Callable[[], None]:
-    """Has somebody forget all SRs."""
+    """Forget all SRs, as another tool might."""
 
     def forget() -> None:
         for sr in xapi.db.refs("SR"):
@@ -211,7 +211,7 @@ class TestWithoutAPool:
     def test_what_is_in_the_database_alone_is_had_without_a_log_in(
         self, gold: Shell, xapi: Simulator
     ) -> None:
-        """... and without an address, and without a password."""
+        """These commands need neither an address nor a password."""
         gold.sm("volume_create", "gold", "1", "--id", "mail")
         logins = len(list(xapi.journal.logins))
         nobody: dict[str, Any] = {"XENVOL_URL": None, "XENVOL_USER": None, "XENVOL_PASSWORD": None}

@@ -1,4 +1,4 @@
-"""Each command on volumes does what its function does, and what it prints is taken by the next one."""
+"""Each command on volumes does what its function does, and the next command accepts what it prints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = {
 
 
 class TestSizes:
-    """The callback of the argument; that the commands have it is seen below."""
+    """The callback of the argument; other tests show that the commands use it."""
 
     @pytest.mark.parametrize(
         ("text", "size"),
@@ -50,7 +50,7 @@ class TestSizes:
         ],
     )
     def test_a_number_is_gib_or_what_its_unit_says(self, text: str, size: int) -> None:
-        """A fraction of a byte counts as a whole one."""
+        """A fraction of a byte is rounded up."""
         assert read(text) == size
 
     @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ class TestSizes:
         ],
     )
     def test_what_is_no_size_is_refused_with_the_way_to_write_one(self, text: str) -> None:
-        """GB among them: ten of them are 9.3 GiB to one, and 10 GiB to another."""
+        """GB is refused too: 10 GB are 9.3 GiB to some people, and 10 GiB to others."""
         with pytest.raises(click.BadParameter, match=r"write 10 \(GiB\), 10GiB"):
             read(text)
 
@@ -136,7 +136,7 @@ class TestCreate:
         assert len(list(xapi.journal.logins)) == before
 
     def test_a_silence_tells_the_id_with_which_to_go_on(self, gold: Shell, xapi: Simulator) -> None:
-        """Whoever chose none could not give the same command again; and then there would be two."""
+        """A caller who chose no id could not repeat the command, and would get a second volume."""
         xapi.faults.die(after="VDI.create")
         result = gold("sm", "volume_create", "gold", "1", "--json", "--timeout", "1")
         xapi.faults.come_back()
@@ -284,7 +284,7 @@ class TestConnection:
         gold.sm("volume_delete", "mail")
 
     def test_a_lun_that_was_managed_can_be_attached(self, shell: Shell, xapi: Simulator) -> None:
-        """The only way to a volume where disks are LUNs."""
+        """Where disks are LUNs, this is the only way to a volume."""
         xapi.storage.san.add_target(IQN, "10.0.0.1:3260")
         xapi.storage.san.add_lun(IQN, 0, GIB)
         xapi.add_vm("web")

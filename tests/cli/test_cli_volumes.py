@@ -1,4 +1,4 @@
-"""Each command on volumes does what its function does, and says so to people and to machines."""
+"""Each command on volumes does what its function does, and reports to people and to machines."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class TestList:
         assert shell.json("list", "web", "--check")["bad"] == []
 
     def test_a_check_exits_with_the_status_of_the_storage(self, shell: Shell, info: str) -> None:
-        """... where the VM could not start with its volumes, and says why."""
+        """The VM could not start with its volumes, and the command says why."""
         shell("attach", info, "web", "xvdb", "--no-hotplug")
         with shell.xapi.xapi.lock:
             for pbd in shell.xapi.db.refs("PBD"):

@@ -1,4 +1,4 @@
-"""Storage for backends of every type: what stands behind a pool, and the config that an administrator would give."""
+"""Storage for backends of every type: what a pool reaches, and the config that an administrator would give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PORTAL = "10.0.0.1"
 ARRAY = "10.0.1.1"
 IQN = "iqn.2010-10.org.example:store"
 LUN = "36001405000000000000000000000000a"
-"""The SCSI id of the LUN that an SR is made on."""
+"""The SCSI id of the LUN on which an SR is made."""
 PASSWORD = "canary-5ecret-p4ssword"
 CHAP = ("initiator", PASSWORD)
 FC_PORT, HOST_PORT = "50:00:00:00:00:00:00:01", "21:00:00:00:00:00:00:0{}"
@@ -39,7 +39,7 @@ Config = Mapping[str, str | Secret]
 
 @dataclass(frozen=True, kw_only=True)
 class StorageWorld:
-    """A back end that can be registered: `arrange` builds what is behind it, and makes no call."""
+    """A back end that can be registered. `arrange` builds its storage, and makes no call."""
 
     name: str
     """The row of the matrix."""
@@ -49,7 +49,7 @@ class StorageWorld:
     format_device: str | None = None
     is_local: bool = False
     luns: tuple[str, ...] = ()
-    """SCSI ids, where a VDI is a LUN."""
+    """SCSI ids, for types whose VDIs are LUNs."""
     sm_types: tuple[str, ...] | None = None
     """The storage drivers that the pool has; None: all."""
     disk: Callable[[Simulator], BlockDevice] | None = field(default=None)
@@ -61,7 +61,7 @@ class StorageWorld:
 
     @property
     def plain_config(self) -> dict[str, str]:
-        """As a careless client gives it."""
+        """Return the config as a careless client gives it, with passwords in plain text."""
         return {key: v.reveal() if isinstance(v, Secret) else v for key, v in self.config.items()}
 
     def __str__(self) -> str:
@@ -225,7 +225,7 @@ FORMATTING = [world for world in WORLDS if world.formats]
 
 @contextlib.contextmanager
 def session_of(xapi: Simulator) -> Iterator[Session]:
-    """It does not wait between one attempt and the next."""
+    """Return a session that does not wait between attempts."""
     with xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
         yield Session(session, sleep=lambda seconds: None)
 
@@ -235,14 +235,14 @@ def database_in(directory: Path) -> str:
 
 
 def manager_of(session: Session, place: Path | Database) -> StorageManager:
-    """With a flavor ``gold``, and its database, or one in a directory."""
+    """Return a manager with a flavor ``gold``, on this database, or on a new one in a directory."""
     manager = StorageManager(session, database_in(place) if isinstance(place, Path) else place)
     manager.create_flavor("gold", "backups are possible")
     return manager
 
 
 def somebodys_sr(xapi: Simulator, world: StorageWorld, name: str = "of somebody else") -> str:
-    """Made and plugged by hand, without us; its uuid."""
+    """Make and plug an SR by hand, without xenvol, and return its uuid."""
     ref = xapi.add_sr(
         name,
         type=world.sr_type,
@@ -254,7 +254,7 @@ def somebodys_sr(xapi: Simulator, world: StorageWorld, name: str = "of somebody 
 
 
 def forgotten(session: Session, sr_uuid: str) -> str:
-    """Drop the SR from the pool: it is on the storage alone."""
+    """Forget the SR in the pool, so that only the storage has it."""
     sr_ref = session.call("SR.get_by_uuid", sr_uuid)
     for pbd_ref in session.call("SR.get_PBDs", sr_ref):
         session.call("PBD.unplug", pbd_ref)
@@ -263,12 +263,12 @@ def forgotten(session: Session, sr_uuid: str) -> str:
 
 
 def group_on(disk: BlockDevice) -> str | None:
-    """The name of the volume group on a disk."""
+    """Return the name of the volume group on a disk."""
     return disk.content.name if isinstance(disk.content, VolumeGroup) else None
 
 
 def arrays_of(xapi: Simulator) -> dict[str, list[str]]:
-    """What arrays that make LUNs on demand hold: SRs, and the disks of each. Snapshots of a pool do not show it."""
+    """Return the SRs and disks of arrays that make LUNs on demand; a pool's snapshot does not have them."""
     return {
         sr_uuid: sorted(sr.luns)
         for array in xapi.storage.san.arrays.values()
@@ -287,6 +287,7 @@ def another_pool(first: Simulator, host: str = "other1") -> Iterator[Simulator]:
 
 
 def secrets_of(xapi: Simulator) -> dict[str, str]:
-    """The pool's passwords, by the uuid of their secrets; the pool has a secret of its own, which is a uuid."""
+    """Return the pool's passwords by the uuid of their secrets. The pool's own secret, whose value is a uuid, is left
+    out."""
     rows = (xapi.db.row("secret", ref) for ref in xapi.db.refs("secret"))
     return {row["uuid"]: row["value"] for row in rows if not is_uuid(row["value"])}

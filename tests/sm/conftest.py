@@ -1,4 +1,4 @@
-"""What the tests of the Storage Manager share: databases, a pool with storage, a manager on both."""
+"""Fixtures of the Storage Manager's tests: databases, a pool with storage, a manager on both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEVICE = "/dev/sdb"
 
 @pytest.fixture(scope="session")
 def new_database() -> Iterator[Callable[[str], str]]:
-    """Makes an empty database on a server of a kind, and gives its URL; dropped when the tests end."""
+    """Make an empty database on a server, and return its URL; it is dropped when the tests end."""
     with ExitStack() as undo:
         connections: dict[str, tuple[sa.Connection, sa.URL]] = {}
 
@@ -49,7 +49,7 @@ def new_database() -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(scope="session")
 def server_url(new_database: Callable[[str], str]) -> Callable[[str], str]:
-    """The URL of this worker's database on a server of a kind, with tables in it."""
+    """Return the URL of this worker's database on a server, with tables."""
     urls: dict[str, str] = {}
 
     def get(kind: str) -> str:
@@ -66,7 +66,7 @@ def server_url(new_database: Callable[[str], str]) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each test finds a SQLite file with the tables and nothing in them."""
+    """The path at which each test finds a SQLite file with empty tables."""
     return tmp_path_factory.mktemp("database") / "sm.sqlite"
 
 
@@ -96,18 +96,18 @@ on_servers = pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """The same object for all tests with SQLite: SQLAlchemy compiles each statement once for it, not in every test."""
+    """One object for all tests with SQLite, so that SQLAlchemy compiles each statement once, and not in every test."""
     database = opened(database_url) if database_url.startswith("sqlite") else Database(database_url)
     yield database
     database.close()  # its connections; it can be used again
 
 
 opened = functools.cache(Database)
-"""The same object for the same URL: what SQLAlchemy has compiled for it stays."""
+"""One object for each URL, so that SQLAlchemy keeps what it has compiled."""
 
 
 def arrange_storage(xapi: Simulator) -> None:
-    """Two exports of 100 GiB, one of 1 GiB, and in each host a disk of 50 GiB."""
+    """Add two exports of 100 GiB, one of 1 GiB, and a disk of 50 GiB in each host."""
     server = xapi.storage.shares.add_nfs("10.0.0.2")
     server.export("/vols", size=100 * GIB)
     server.export("/more", size=100 * GIB)
@@ -118,7 +118,7 @@ def arrange_storage(xapi: Simulator) -> None:
 
 
 def log_in(xapi: Simulator) -> Session:
-    """A session that does not wait between one attempt and the next."""
+    """Return a session that does not wait between attempts."""
     return Session(xenvol.connect(xapi.url, xapi.user, xapi.password), sleep=lambda seconds: None)
 
 
@@ -131,7 +131,7 @@ def pool(xapi: Simulator) -> Simulator:
 
 @pytest.fixture
 def manager(pool: Simulator, database: Database) -> Iterator[StorageManager]:
-    """With a flavor ``gold``, and nothing else."""
+    """A manager with only a flavor ``gold``."""
     with log_in(pool) as session:
         manager = StorageManager(session, database)
         manager.create_flavor("gold", "backups are possible")
@@ -146,19 +146,19 @@ def nfs(manager: StorageManager) -> Backend:
 
 @pytest.fixture
 def lvm(manager: StorageManager) -> Backend:
-    """A thick one, of 50 GiB."""
+    """A thick backend of ``gold``, of 50 GiB."""
     return manager.add_backend("gold", "lvm", {"device": DEVICE}, format_device=DEVICE)
 
 
 def vdi_uuids(xapi: Simulator) -> list[str]:
-    """All disks but the base copies that snapshots leave, which are the storage driver's own."""
+    """Return the uuids of all VDIs, without the base copies that the storage driver leaves under snapshots."""
     return sorted(
         xapi.db.get("VDI", ref, "uuid") for ref in xapi.db.refs("VDI") if xapi.db.get("VDI", ref, "managed")
     )
 
 
 def marks(xapi: Simulator) -> list[str]:
-    """What disks say of volumes that are being made."""
+    """Return the marks of VDIs in the making."""
     return [
         f"{xapi.db.get('VDI', ref, 'uuid')} {key}"
         for ref in xapi.db.refs("VDI")
@@ -168,11 +168,11 @@ def marks(xapi: Simulator) -> list[str]:
 
 
 class Finished(Exception):
-    """The work was done before it got there."""
+    """The work ended before it reached the call."""
 
 
 class Paused:
-    """A service that stands still at its n-th call of a method, in a thread, until it is released."""
+    """A service in a thread that stops at its n-th call of a method, until it is released."""
 
     def __init__(
         self,

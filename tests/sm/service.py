@@ -1,6 +1,6 @@
-"""One of many services at the same pool and database: a process that works at random until it is killed.
+"""One of several services with the same pool and database: a process that works at random until it is killed.
 
-What it is about to do, and what came of it, it writes to a file of its own, a line at a time: that outlives it.
+It writes what it is about to do, and the result, to a file of its own, a line at a time. The file outlives it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SIZES = (8 * MIB, 16 * MIB)
 
 @dataclass(frozen=True)
 class Event:
-    """One operation of one service, as its file tells it."""
+    """One operation of one service, as in its file."""
 
     operation: str
     volume_id: str
     began: float
     ended: float | None
-    """By the clock that all processes of the machine share; None: it was killed in it."""
+    """By the clock that all processes of the machine share; None if it was killed during the operation."""
     outcome: str
     """``ok``, the class of the error, or ``killed``."""
     vdi_uuid: str | None = None
@@ -70,7 +70,7 @@ def events_of(path: Path) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a service works."""
+    """The pool, the database and the file of a service."""
 
     url: str
     user: str
@@ -135,7 +135,7 @@ class Service:
         self.do("set_up", "", self.manager.do_setup)
 
     def audit(self, volume_id: str) -> None:
-        """Beside services that are at work."""
+        """Run an audit beside services that work."""
         self.do("audit", "", lambda: self.manager.audit(repair=True))
 
 
@@ -143,14 +143,14 @@ _OPERATIONS = {"create": 30, "delete": 25, "snapshot": 15, "clone": 15, "extend"
 
 
 def run(place: Place, ledger: str, seed: int) -> None:
-    """A process; ends by being killed."""
+    """The process of a service, which ends by being killed."""
     Service(place, Path(ledger), seed).work()
 
 
 def register(
     place: Place, ledger: str, seed: int, config: dict[str, str], chap_password: str, at: float
 ) -> None:
-    """A process that registers a backend at that moment, as seven others do, and ends."""
+    """The process that registers a backend at that moment, as seven others do, and ends."""
     service = Service(place, Path(ledger), seed)
     given: dict[str, str | Secret] = {**config, "chappassword": Secret(chap_password)}
     time.sleep(max(0.0, at - time.monotonic()))

@@ -19,7 +19,8 @@ from xenvol.sm import Database
 
 @sa.event.listens_for(sa.Pool, "checkout")
 def _write_without_waiting(connection: Any, record: object, proxy: object) -> None:
-    """What a test has written need not outlive a power cut; waiting for the disk was a third of these tests' time."""
+    """Do not wait for the disk: no test needs its data after a power cut, and the wait took a third of these tests'
+    time."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=OFF")
 
@@ -35,7 +36,7 @@ def _content() -> bytes:
 
 
 def with_tables(path: Path) -> str:
-    """Write the file there, and return its URL; a file that is there stays."""
+    """Write the file, and return its URL. An existing file is kept."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_content())
@@ -43,12 +44,12 @@ def with_tables(path: Path) -> str:
 
 
 def new_file(path: Path) -> str:
-    """Write the file there, with nothing of what was in it, and return its URL."""
+    """Write the file anew, and return its URL."""
     return replace(path, _content())
 
 
 def replace(path: Path, content: bytes) -> str:
-    """Write the content of a SQLite file there, without the log of the one before, and return its URL."""
+    """Write the content of a SQLite file, remove the log of the old one, and return its URL."""
     for old in path.parent.glob(f"{path.name}*"):
         old.unlink()
     path.write_bytes(content)

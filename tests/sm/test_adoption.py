@@ -1,4 +1,4 @@
-"""A disk becomes a volume and a volume a disk, and its data is not touched."""
+"""A disk becomes a volume, and a volume a disk, and the data is not touched."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TestManaging:
     def test_of_a_disk_that_somebody_is_making_a_volume_costs_nobody_a_disk(
         self, pool: Simulator, manager: StorageManager, nfs: Backend, database: Database
     ) -> None:
-        """An operator finds it in the pool before its maker has recorded it: the maker makes another."""
+        """An operator finds it in the pool before its service has recorded it: the service makes another."""
         paused = Paused(pool, "event.from", lambda m: m.create_volume("v1", "gold", GIB), database)
         (found,) = vdi_uuids(pool)
         managed = manager.manage_volume("v2", found)
@@ -98,7 +98,7 @@ class TestManaging:
     def test_takes_from_a_disk_what_it_has_inherited(
         self, pool: Simulator, manager: StorageManager, disk: str
     ) -> None:
-        """A copy of a volume's disk says that it is that volume, and perhaps that it is being made."""
+        """A copy of a volume's disk has the volume's marks, and perhaps the mark of its making."""
         call = manager._context.session.call
         ref = pool.db.by_uuid("VDI", disk)
         call("VDI.add_to_other_config", ref, MANAGED, "v9")
@@ -153,7 +153,7 @@ class TestUnmanaging:
 def test_a_backend_may_be_removed_and_registered_again_and_its_volumes_managed(
     pool: Simulator, manager: StorageManager, nfs: Backend
 ) -> None:
-    """The data stays with SR.forget, and so does each disk's uuid."""
+    """SR.forget keeps the data, and each disk's uuid."""
     volume = manager.create_volume("v1", "gold", GIB)
     manager.unmanage_volume("v1")
     manager.remove_backend(nfs.id)

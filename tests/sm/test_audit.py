@@ -1,4 +1,4 @@
-"""An audit tells what database and pool disagree on, mends what a crash has left, and costs nobody a disk."""
+"""An audit reports how database and pool differ, repairs what a crash has left, and destroys no disk in use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def vdi_of(pool: Simulator, volume: Volume) -> str:
 
 
 def marked(pool: Simulator, backend: Backend, *keys: str, **more: object) -> str:
-    """A disk that says so."""
+    """A VDI with a mark of its making."""
     vdi = pool.add_vdi(sr_of(pool, backend), "left over", size=GIB)
     with pool.xapi.lock:
         pool.db.set("VDI", vdi, other_config=dict.fromkeys(keys, "v9"), **more)
@@ -50,7 +50,7 @@ def marked(pool: Simulator, backend: Backend, *keys: str, **more: object) -> str
 
 
 def die_at(pool: Simulator, method: str, work: Callable[[], object]) -> None:
-    """The answer is lost, and no call gets through from there on."""
+    """The answer is lost, and no later call gets through."""
     pool.faults.die(after=method)
     with pytest.raises(XapiUnreachable):
         work()
@@ -144,7 +144,7 @@ class TestWhatACrashHasLeft:
     def test_is_a_backend_that_is_not_plugged_and_what_is_wrong_in_it(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """It is looked at as soon as it is put right."""
+        """Its volumes are compared as soon as it is plugged."""
         volume = manager.create_volume("v1", "gold", GIB)
         marked(pool, nfs, f"{CREATING}token")
         for pbd in pool.db.refs("PBD"):
@@ -157,7 +157,7 @@ class TestWhatACrashHasLeft:
 
 class TestADiskThatIsSomebodys:
     def test_is_one_without_a_mark(self, pool: Simulator, manager: StorageManager, nfs: Backend) -> None:
-        """A copy of a volume's disk says that it is that volume; it is whoever's made it."""
+        """A copy of a volume's disk is marked as that volume, and belongs to the tool that made it."""
         manager.create_volume("v9", "gold", GIB)
         pool.add_vdi(sr_of(pool, nfs), "payroll", size=GIB)
         marked(pool, nfs, MANAGED)
@@ -187,7 +187,7 @@ class TestADiskThatIsSomebodys:
     def test_that_a_vm_got_since_its_erasing_was_begun_is_spared(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """Whoever was to erase it died, and somebody has used it since."""
+        """The service that was erasing it died, and a VM uses it now."""
         vdi = marked(pool, nfs, f"{CREATING}token")
         uuid = pool.db.get("VDI", vdi, "uuid")
         claim = volume_rows.claim_for_erasing
@@ -201,7 +201,8 @@ class TestADiskThatIsSomebodys:
     def test_whose_erasing_was_begun_and_that_says_nothing_by_now_is_spared(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """Only what says that it was made for a row was ever to be erased so; somebody has made it his own since."""
+        """Only a VDI with a mark of its making may be erased this way; since then, another tool has taken it and its
+        mark."""
         vdi = pool.add_vdi(sr_of(pool, nfs), "payroll", size=GIB)
         uuid = pool.db.get("VDI", vdi, "uuid")
         claim = volume_rows.claim_for_erasing
@@ -213,7 +214,7 @@ class TestADiskThatIsSomebodys:
     def test_is_the_source_of_a_copy_and_keeps_its_mark_while_the_call_may_be_under_way(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """Who took it away from a copier that is slow would let its copy be found by nobody."""
+        """If the mark of a slow copy were removed, the copy would become an orphan."""
         volume = manager.create_volume("v1", "gold", GIB)
         for age, is_stale in ((vdis.AT_WORK - 60, False), (vdis.AT_WORK + 1, True)):
             key = f"{CREATING}token:{volume.vdi_uuid}:VDI.clone:{int(time.time()) - age}:0"
@@ -272,7 +273,7 @@ class TestARow:
 
 
 class Step:
-    """An operation of a live service, and what it comes to when an audit has mended beside it."""
+    """An operation of a running service, and its result when an audit has repaired beside it."""
 
     def __init__(
         self,
@@ -313,7 +314,7 @@ _LONGEST = 20  # calls of one of them, at most
 def test_an_audit_beside_a_live_service_costs_nobody_a_disk(
     pool: Simulator, manager: StorageManager, nfs: Backend, database: Database, step: Step, answer: bool
 ) -> None:
-    """The service stands still before, or after, each of its calls, while an audit mends; then it goes on."""
+    """The service stops before, or after, each of its calls while an audit repairs; then it continues."""
     step.prepare(manager)
     before = {volume.id for volume in manager.list_volumes()}
     for nth in range(1, _LONGEST):

@@ -1,6 +1,6 @@
-"""Every back end does, or refuses, what docs/backends.md says: its tables are written from what is found here.
+"""Every back end does, or refuses, what docs/backends.md says: this test writes the tables of that page.
 
-``XENVOL_WRITE_DOCS=1`` has them written anew, row by row.
+``XENVOL_WRITE_DOCS=1`` writes them anew, row by row.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Table:
         self.columns, self.rows = columns, rows
 
     def check(self, name: str, cells: Mapping[str, str]) -> None:
-        """The page has this row, or gets it."""
+        """Check that the page has this row, or write it."""
         assert set(cells) == set(self.columns)
         row = f"| {name} | {' | '.join(cells[column] for column in self.columns)} |"
         if IS_WRITING:
@@ -114,7 +114,7 @@ ALL_TABLES = (BACKENDS, VOLUMES, TYPES)
 
 
 def reason(error: XenVolError) -> str:
-    """Why not, as short as it can be said."""
+    """Return why it was refused, as short as possible."""
     match error:
         case NotSupported():
             text = error.reason
@@ -129,14 +129,14 @@ def reason(error: XenVolError) -> str:
 
 
 class Row:
-    """What one back end was seen to do."""
+    """What one back end did in the test."""
 
     def __init__(self) -> None:
         self.cells: Cells = {}
 
     @contextlib.contextmanager
     def doing(self, column: str, *refusals: type[XenVolError]) -> Iterator[None]:
-        """It works, or is refused by one of these errors."""
+        """Note that it works, or that it is refused by one of these errors."""
         try:
             yield
         except refusals as error:
@@ -149,7 +149,7 @@ class Row:
 
 
 class Trial:
-    """One back end's pool and storage manager, and the disks as the pool has them."""
+    """One back end's pool and Storage Manager, and the disks as the pool has them."""
 
     def __init__(
         self, xapi: Simulator, session: Session, manager: StorageManager, world: StorageWorld
@@ -171,7 +171,7 @@ class Trial:
         return str(self.session.call("VDI.get_by_uuid", volume.vdi_uuid))
 
     def check_sizes(self, volume_id: str, asked: int) -> None:
-        """As the row says, as the pool says, and as the type rounds."""
+        """Check the size in the row and in the pool, rounded as the type rounds."""
         volume = self.manager.get_volume(volume_id)
         made = self.size_in_pool(volume)
         assert (volume.size, volume.virtual_size) == (asked, made)
@@ -195,7 +195,7 @@ def trial(xapi: Simulator, xapi_session: Session, tmp_path: Path, world: Storage
 @pytest.mark.xapi(hosts=2)
 @pytest.mark.parametrize("world", WORLDS, ids=str)
 def test_every_back_end_does_what_the_page_says(trial: Trial, world: StorageWorld) -> None:
-    """From being added to being removed; the pool and the storage are as they were."""
+    """From its registration to its removal; at the end, pool and storage are as before."""
     xapi, manager, row = trial.xapi, trial.manager, trial.row
     before, arrays, secrets = xapi.snapshot(), arrays_of(xapi), secrets_of(xapi)
     with row.doing("add"):
@@ -232,7 +232,7 @@ def test_every_back_end_does_what_the_page_says(trial: Trial, world: StorageWorl
 
 
 def work_on_volumes(trial: Trial) -> None:
-    """Everything that can be done with a volume ``v``, which stays."""
+    """Do everything that can be done with a volume ``v``, which stays."""
     manager, row = trial.manager, trial.row
     with row.doing("create", NoBackendFits):
         manager.create_volume("v", "gold", GIB + 1)
@@ -276,7 +276,7 @@ def work_on_volumes(trial: Trial) -> None:
 
 
 def manage_a_lun(trial: Trial) -> None:
-    """A LUN becomes a volume: at once, or when the administrator of the pool has adopted it."""
+    """Make a LUN a volume: at once, or after the pool's administrator has adopted it."""
     (lun,) = [vdi for vdi in trial.session.call("VDI.get_all_records").values() if is_the_lun(trial, vdi)]
     try:
         trial.manager.manage_volume("v", lun["uuid"])
@@ -293,7 +293,7 @@ def is_the_lun(trial: Trial, vdi: Mapping[str, Any]) -> bool:
 
 
 def adopt_again(trial: Trial, vdi_uuid: str) -> None:
-    """The volume's disk is there again; it is erased where it can be."""
+    """Manage the disk of the volume again, and erase it if it can be erased."""
     with trial.row.doing("manage"):
         if trial.world.luns:
             manage_a_lun(trial)
@@ -308,7 +308,7 @@ def adopt_again(trial: Trial, vdi_uuid: str) -> None:
 
 
 def work_in_somebodys_sr(trial: Trial) -> None:
-    """It is used, and left as it was."""
+    """Use an SR of the pool, and leave it as it was."""
     sr_uuid = somebodys_sr(trial.xapi, trial.world)
     before = trial.xapi.snapshot()
     backend = trial.manager.add_backend("gold", trial.world.sr_type, {"sr_uuid": sr_uuid})
@@ -332,12 +332,12 @@ def check_stats(trial: Trial, stats: BackendStats, *, volumes: int) -> None:
 
 
 def is_thin(sr_type: str) -> bool:
-    """What lies in files is, and what lies on LVM is as it is made: thick, as a rule."""
+    """Return True for disks that are files; a disk on LVM is thick by default."""
     return sr_type_of(sr_type).name in THIN
 
 
 def check_only_data_stays(left: list[str], backend: Backend, world: StorageWorld) -> None:
-    """What is forgotten, and not erased: in the SR's directory, or its volume group."""
+    """Check that a forgotten SR leaves only its directory or its volume group."""
     for line in left:
         assert line.startswith(("storage.servers.", "storage.luns.", "storage.hosts.host1.devices.")), line
         assert str(backend.sr_uuid) in line, line

@@ -1,4 +1,6 @@
-"""Backends registered, set up, and removed: nobody's data is erased, nobody's SR forgotten, nothing left behind."""
+"""Backends are registered, set up and removed: no foreign data is erased, no foreign SR forgotten, nothing left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ from xenvol.testing.residue import changes, touch_hosts
 from xenvol.volumeops import VolumeOps
 
 CHANGING = ("create", "destroy", "introduce", "forget", "plug", "unplug", "set_", "add_to", "remove_from")
-"""What a call's name has in it that changes anything."""
+"""Parts of the names of calls that change something."""
 
 every_world = pytest.mark.parametrize("world", WORLDS, ids=str)
 formatting_world = pytest.mark.parametrize("world", FORMATTING, ids=str)
@@ -93,7 +95,7 @@ def add(manager: StorageManager, world: StorageWorld, **more: str | Secret) -> B
 
 
 def rows(directory: Path) -> list[tuple[Any, ...]]:
-    """All rows of backends, of deleted ones too."""
+    """Return all rows of backends, also of deleted ones."""
     with sqlite3.connect(directory / "sm.sqlite") as connection:
         return connection.execute("SELECT id, state FROM sm_backend_config ORDER BY id").fetchall()
 
@@ -103,7 +105,7 @@ def changing(methods: list[str]) -> list[str]:
 
 
 def dead(xapi: Simulator, world: StorageWorld) -> None:
-    """Whatever the storage was, it is not there any more."""
+    """Take the storage away."""
     for server in xapi.storage.shares.nfs:
         server.is_listening = False
     for volume in xapi.storage.shares.gluster:
@@ -171,7 +173,7 @@ class TestAdding:
 
 
 class TestAnAddThatIsRefused:
-    """It leaves nothing: no row, no SR, no secret, no session."""
+    """It leaves no row, no SR, no secret, no session."""
 
     @pytest.mark.parametrize("world", [world for world in WORLDS if world.sr_type != "hba"], ids=str)
     def test_leaves_nothing_where_the_storage_is_dead(
@@ -253,7 +255,7 @@ class TestAnAddThatIsRefused:
     def test_stays_registered_where_the_sr_is_made_and_cannot_be_plugged(
         self, xapi: Simulator, manager: StorageManager, tmp_path: Path
     ) -> None:
-        """What is on the storage is not erased; whoever comes next goes on."""
+        """The SR on the storage is not erased; the next attempt continues."""
         BY_NAME["nfs"].arrange(xapi)
         xapi.faults.refuse("PBD.get_all_records_where", "SR_BACKEND_FAILURE_1200", "", "by order", "")
         with pytest.raises(XapiError) as caught:
@@ -341,11 +343,11 @@ class TestAnAddThatIsRefused:
 
 
 class FileSystem:
-    """What somebody has on a disk, and XenAPI cannot see."""
+    """Data on a disk that XenAPI cannot see."""
 
 
 class TestADevice:
-    """It is never formatted but by its name, and never where an SR of the pool is on it."""
+    """It is formatted only by its name, and never while it has an SR of the pool."""
 
     @formatting_world
     @pytest.mark.parametrize("named", [None, "/dev/sdc", "3600ffff"])
@@ -406,7 +408,7 @@ class TestADevice:
     def test_of_an_sr_of_another_type_is_not_touched_either(
         self, xapi: Simulator, manager: StorageManager, theirs: str, ours: str
     ) -> None:
-        """A probe for this type does not see it, so the other types are asked as well."""
+        """A probe for one type does not see it, so xenvol probes for the other types too."""
         BY_NAME[theirs].arrange(xapi)
         sr_uuid = somebodys_sr(xapi, BY_NAME[theirs])
         with pytest.raises(InvalidConfig, match=f"{sr_uuid}.*which this pool uses"):
@@ -536,7 +538,7 @@ class TestTwoAtOnce:
     def test_one_registers_it_and_the_others_are_refused(
         self, xapi: Simulator, xapi_session: Session, database: Database, database_url: str, call: str
     ) -> None:
-        """Wherever the first one is when the others come."""
+        """The others come at any moment of the first."""
         world, manager = BY_NAME["lvmoiscsi with CHAP"], manager_of(xapi_session, database)
         world.arrange(xapi)
         xapi.faults.delay(call, 0.3, every=True)
@@ -568,7 +570,7 @@ class TestTwoAtOnce:
     def test_one_sr_is_registered_once_under_two_names_of_its_storage(
         self, xapi: Simulator, manager: StorageManager, xapi_session: Session, tmp_path: Path
     ) -> None:
-        """A name and an address: nobody can know that they are one, until both have found the SR."""
+        """A name and an address: xenvol cannot know that they are the same server until both have found the SR."""
         world = BY_NAME["nfs"]
         world.arrange(xapi)
         sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
@@ -597,7 +599,7 @@ class TestTwoAtOnce:
     def test_a_dead_attempt_that_lives_on_lets_go_of_what_another_has_taken_over(
         self, xapi: Simulator, manager: StorageManager, tmp_path: Path
     ) -> None:
-        """And it takes back neither the other's row nor its secret."""
+        """It removes neither the other attempt's row nor its secret."""
         world = BY_NAME["smb"]
         world.arrange(xapi)
         order = xapi.faults.hang("SR.probe")
@@ -656,7 +658,7 @@ class TestAnSRThatIsThere:
     def test_in_the_pool_is_used_and_never_forgotten(
         self, xapi: Simulator, manager: StorageManager, world: StorageWorld
     ) -> None:
-        """Not even by `destroy`."""
+        """Not even `destroy` forgets it."""
         world.arrange(xapi)
         sr_uuid = somebodys_sr(xapi, world)
         before = xapi.snapshot()
@@ -720,7 +722,7 @@ class TestAnSRThatIsThere:
         assert backend.host_uuid == xapi.db.get("host", xapi.find_host("host2"), "uuid")
 
     def test_with_a_password_is_used_with_it(self, xapi: Simulator, manager: StorageManager) -> None:
-        """The pool knows it, and a volume that is attached elsewhere needs it."""
+        """The pool knows the password, and a volume that is attached elsewhere needs it."""
         world = BY_NAME["lvmoiscsi with CHAP"]
         world.arrange(xapi)
         manager.add_backend("gold", world.sr_type, {"sr_uuid": somebodys_sr(xapi, world)})
@@ -730,7 +732,7 @@ class TestAnSRThatIsThere:
     def test_is_registered_without_what_its_driver_wrote_for_itself(
         self, xapi: Simulator, manager: StorageManager
     ) -> None:
-        """The portals of a multihomed SR, in this pool's PBD."""
+        """The driver writes the portals of a multihomed SR into this pool's PBD."""
         BY_NAME["lvmoiscsi"].arrange(xapi)
         config = {**BY_NAME["lvmoiscsi"].plain_config, "multihomed": "true"}
         sr = xapi.add_sr("x", type="lvmoiscsi", device_config=config, create=True)
@@ -805,7 +807,7 @@ class TestSecrets:
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """Whichever call fails, and whatever xapi quotes of it."""
+        """Any call may fail, and xapi may quote any of its parameters."""
         caplog.set_level(logging.DEBUG)
         for call in (
             "secret.introduce",
@@ -901,7 +903,7 @@ class TestRemoving:
     def test_is_refused_while_a_vm_has_a_disk_of_its_sr(
         self, xapi: Simulator, manager: StorageManager, power_state: str, destroy: bool
     ) -> None:
-        """Also one that is no volume, and of a VM that is shut down: it would lose its disk."""
+        """The disk may be no volume, and the VM may be shut down: the VM would lose the disk."""
         BY_NAME["nfs"].arrange(xapi)
         backend = add(manager, BY_NAME["nfs"])
         (sr,) = xapi.db.refs("SR")
@@ -959,7 +961,7 @@ class TestRemoving:
     def test_does_not_say_that_it_is_erased_where_nobody_can_tell(
         self, xapi: Simulator, manager: StorageManager, xapi_session: Session
     ) -> None:
-        """Of type ``file``, which cannot be probed, an SR that the pool does not know may be there still."""
+        """The type ``file`` cannot be probed, so an SR that the pool does not know may still exist."""
         BY_NAME["file"].arrange(xapi)
         backend = add(manager, BY_NAME["file"])
         forgotten(xapi_session, str(backend.sr_uuid))
@@ -1009,7 +1011,7 @@ class TestRemoving:
     def test_takes_away_what_a_dead_add_has_left(
         self, xapi: Simulator, manager: StorageManager, xapi_session: Session
     ) -> None:
-        """An SR that was introduced and recorded nowhere."""
+        """It left an SR that was introduced and not recorded."""
         world = BY_NAME["smb"]
         world.arrange(xapi)
         touch_hosts(xapi)
@@ -1087,7 +1089,7 @@ class TestSetUp:
     def test_puts_right_what_somebody_has_taken_away(
         self, xapi: Simulator, manager: StorageManager, backends: list[Backend], xapi_session: Session
     ) -> None:
-        """A whole SR, a PBD, a plug."""
+        """An SR was forgotten, a PBD destroyed, or a PBD unplugged."""
         before = len(xapi.db.refs("PBD"))
         forgotten(xapi_session, str(backends[1].sr_uuid))
         one, other = (xapi_session.call("SR.get_by_uuid", backends[n].sr_uuid) for n in (0, 4))
@@ -1137,7 +1139,7 @@ class TestSetUp:
     def test_of_a_dead_one_that_was_begun_keeps_nobody_waiting(
         self, xapi: Simulator, manager: StorageManager, backends: list[Backend], tmp_path: Path
     ) -> None:
-        """On SQLite a lock is everybody's: it is not held while storage is asked that does not answer."""
+        """On SQLite a lock blocks every service: none is held while dead storage is probed."""
         world = BY_NAME["equal"]
         world.arrange(xapi)
         xapi.faults.lose_request("SR.create", every=True)
@@ -1230,7 +1232,7 @@ class TestAnotherPool:
     def test_reports_what_is_local_to_a_host_of_this_one(
         self, xapi: Simulator, manager: StorageManager
     ) -> None:
-        """And does not say of it that it is out of order: its own pool knows better."""
+        """It does not store that the backend is out of order: the backend's own pool knows better."""
         BY_NAME["lvm"].arrange(xapi)
         BY_NAME["nfs"].arrange(xapi)
         local, _ = add(manager, BY_NAME["lvm"]), add(manager, BY_NAME["nfs"])
@@ -1262,7 +1264,7 @@ class TestAnotherPool:
     def test_that_knows_nothing_attaches_a_volume_and_forgets_it_all(
         self, xapi: Simulator, manager: StorageManager, name: str
     ) -> None:
-        """LVM's drivers write SR.sm_config anew when they are plugged, and with it goes the mark there."""
+        """LVM's drivers rewrite SR.sm_config at a plug, and remove the mark there."""
         world = BY_NAME[name]
         world.arrange(xapi)
         add(manager, world)
@@ -1298,7 +1300,7 @@ class TestAnotherPool:
 
 
 def test_a_session_of_the_official_client_will_do(xapi: Simulator, tmp_path: Path) -> None:
-    """`xenvol.connect` is not a must: one connection, one call at a time."""
+    """`xenvol.connect` is not needed: one connection makes one call at a time."""
     import XenAPI
 
     session = XenAPI.Session(xapi.url)

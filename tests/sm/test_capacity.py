@@ -1,4 +1,4 @@
-"""What a backend's row says of its room is true: of sizes, of what others do meanwhile, of its flavor's rules."""
+"""The room in a backend's row is right: by sizes, by what other services do meanwhile, by its flavor's rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def used(xapi: Simulator, backend: Backend) -> int:
 
 
 def is_true(manager: StorageManager, xapi: Simulator, backend: Backend) -> bool:
-    """The row says what may be given by the pool as it is: never more, and at most a hundredth less."""
+    """Return True if the row has the free room that the pool has now, or at most a hundredth less, and never more."""
     sr_rec = sr_record(xapi, backend)
     there_is = placement.placeable(
         manager.flavor_of(backend),
@@ -53,12 +53,12 @@ def row(manager: StorageManager, backend: Backend) -> Backend:
 
 
 def sr_of(xapi: Simulator, backend: Backend) -> str:
-    """Its reference."""
+    """Return the reference of the backend's SR."""
     return next(ref for ref in xapi.db.refs("SR") if xapi.db.get("SR", ref, "uuid") == backend.sr_uuid)
 
 
 def change(xapi: Simulator, cls: str, ref: str, **values: Any) -> None:
-    """Behind everybody's back."""
+    """Change the pool behind xenvol's back."""
     with xapi.xapi.lock:
         xapi.db.set(cls, ref, **values)
 
@@ -67,7 +67,7 @@ def change(xapi: Simulator, cls: str, ref: str, **values: Any) -> None:
 
 
 def make_large(xapi: Simulator, world: StorageWorld) -> None:
-    """So that the largest disk that there may be fits."""
+    """Make room for the largest possible disk."""
     if world.disk is not None:
         world.disk(xapi).resize(3 * TIB)
     if (array := xapi.storage.san.arrays.get(ARRAY)) is not None:
@@ -78,7 +78,7 @@ def make_large(xapi: Simulator, world: StorageWorld) -> None:
 def test_a_disk_has_the_size_and_takes_the_room_that_are_reckoned_with(
     world: StorageWorld, xapi: Simulator, database: Database
 ) -> None:
-    """Of each type, around every boundary: in the pool, in the volume's row, in the backend's row."""
+    """For each type, around every boundary: in the pool, in the volume's row, in the backend's row."""
     world.arrange(xapi)
     make_large(xapi, world)
     with log_in(xapi) as session:
@@ -109,7 +109,7 @@ def test_a_disk_has_the_size_and_takes_the_room_that_are_reckoned_with(
 def test_files_are_thin_whatever_their_driver_does_not_say(
     sr_type: str, xapi: Simulator, database: Database
 ) -> None:
-    """These two do not name the feature; reckoned as thick ones they would be promised over and over."""
+    """These two drivers do not name the feature; counted as thick, their space would be promised again and again."""
     (world,) = [world for world in WORLDS if world.name == sr_type]
     world.arrange(xapi)
     with log_in(xapi) as session:
@@ -124,7 +124,7 @@ def test_files_are_thin_whatever_their_driver_does_not_say(
 
 
 def test_an_sr_on_lvm_that_is_thin_is_seen_to_be(manager: StorageManager, pool: Simulator) -> None:
-    """Also one of somebody's that is registered by its uuid: then nobody has said so, but the SR does."""
+    """Also an SR of the pool that is registered by its uuid: the config does not say it, and the SR does."""
     thin = {"device": DEVICE, "allocation": "thin"}
     ref = pool.add_sr("somebody's", type="lvm", device_config=thin, create=True, shared=False)
     sr_uuid = pool.db.get("SR", ref, "uuid")
@@ -139,7 +139,7 @@ def test_an_sr_on_lvm_that_is_thin_is_seen_to_be(manager: StorageManager, pool: 
 
 
 def fill(manager: StorageManager, flavor: str, size: int) -> int:
-    """How many volumes it takes until nothing fits."""
+    """Return how many volumes fit."""
     for number in range(1000):
         try:
             manager.create_volume(f"volume-{number}", flavor, size)
@@ -178,7 +178,7 @@ class TestRules:
     def test_a_thick_backend_keeps_its_reserve_and_is_never_promised_more_than_it_has(
         self, manager: StorageManager, pool: Simulator
     ) -> None:
-        """Whatever the factor: what a thick disk is promised it takes."""
+        """With any factor: a thick disk takes all that it is promised."""
         manager.create_flavor("silver", "", over_subscription=3.0, reserved_percentage=20)
         backend = manager.add_backend("silver", "lvm", {"device": DEVICE}, format_device=DEVICE)
         fill(manager, "silver", 3 * GIB)
@@ -187,7 +187,7 @@ class TestRules:
         assert whole * 0.8 - 4 * GIB < taken <= whole * 0.8
 
     def test_what_guests_have_written_counts(self, manager: StorageManager, pool: Simulator) -> None:
-        """No volume is larger than what is really free times the factor, though little is promised so far."""
+        """No volume is larger than the free space times the factor, even if little is promised so far."""
         manager.create_flavor("silver", "", over_subscription=2.0)
         backend = manager.add_backend("silver", "nfs", NFS)
         pool.storage.shares.nfs_server("10.0.0.2").exports["/vols"].filesystem.fill(leaving=10 * GIB)
@@ -198,7 +198,7 @@ class TestRules:
         manager.create_volume("second", "silver", 19 * GIB)
 
     def test_disks_of_others_count(self, manager: StorageManager, nfs: Backend, pool: Simulator) -> None:
-        """They are promised, too, though by nobody's volume."""
+        """They are promised too, although they belong to no volume."""
         sr_ref = sr_of(pool, nfs)
         pool.add_vdi(sr_ref, "somebody's", size=95 * GIB)
         (seen,) = manager.stats("gold")
@@ -209,7 +209,7 @@ class TestRules:
     def test_what_a_flavor_may_not_take_of_its_backend_another_does_not_get(
         self, manager: StorageManager
     ) -> None:
-        """A full flavor is full, however empty the backends of others are."""
+        """A full flavor is full, even if the backends of other flavors are empty."""
         manager.create_flavor("silver", "")
         manager.add_backend("silver", "nfs", NFS)
         with pytest.raises(NoBackendFits, match="it has no backends"):
@@ -222,7 +222,7 @@ class TestRules:
     def test_a_snapshot_takes_what_is_stored_and_not_what_was_set_aside_for_it(
         self, manager: StorageManager, lvm: Backend, pool: Simulator
     ) -> None:
-        """On LVM that is much less; the room is there again at once."""
+        """On LVM that is much less; the rest of the room is free again at once."""
         manager.create_volume("volume", "gold", 15 * GIB)
         for number in range(5):
             manager.create_snapshot(f"snapshot-{number}", "volume")
@@ -231,7 +231,7 @@ class TestRules:
 
 
 class TestFittingBackend:
-    """Among backends that cannot, the one that can is found, and the error says of each why it could not."""
+    """Among backends that do not fit, the one that fits is found; the error gives the reason of each."""
 
     def test_has_the_features_that_are_needed(self, manager: StorageManager) -> None:
         raw = manager.add_backend("gold", "nfs", {**NFS, "type": "raw"})
@@ -273,14 +273,14 @@ class TestFittingBackend:
             assert "VDI.create" not in calls.methods()
 
 
-# ---- what others do while one looks
+# ---- what other services do during a reading
 
 
 @contextlib.contextmanager
 def another_service(
     pool: Simulator, database: Database, work: Callable[[StorageManager], object], order: Any
 ) -> Iterator[Future[object]]:
-    """It stands still where the order strikes while the block runs, and has gone on when the block is left."""
+    """A service that stops where the order strikes during the block, and continues when the block is left."""
     with log_in(pool) as session, ThreadPoolExecutor(1) as executor:
         future = executor.submit(work, StorageManager(session, database))
         try:
@@ -294,13 +294,13 @@ def another_service(
 
 
 class TestMeanwhile:
-    """A look at the pool that has grown old takes nothing back of what others have taken since."""
+    """An old reading of the pool does not give back room that other services have taken since."""
 
     @on_every_database
     def test_a_volume_is_made_while_another_service_looks(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """What that one saw has the volume neither in the pool nor among those that are being made."""
+        """The other service's reading has the volume neither in the pool nor among those in the making."""
         order = pool.faults.hang("PBD.get_all_records_where")
         with another_service(pool, database, StorageManager.stats, order):
             manager.create_volume("volume", "gold", 60 * GIB)
@@ -312,7 +312,7 @@ class TestMeanwhile:
     def test_a_volume_is_made_while_another_service_has_made_one(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """Its SR was read before the second disk was there, and is written down after."""
+        """That service read the SR before the second disk existed, and stores it afterwards."""
 
         def create(service: StorageManager) -> object:
             return service.create_volume("first", "gold", 30 * GIB)
@@ -327,7 +327,8 @@ class TestMeanwhile:
     def test_a_volume_is_half_made_while_another_service_has_made_one(
         self, size: int, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """Its row has just named its disk, so nothing is promised to it any more, and that one has not seen it."""
+        """Its row has just named its disk, so nothing is promised to it any more, and the other service has not read
+        it."""
 
         def create(volume_id: str) -> Callable[[StorageManager], object]:
             return lambda service: service.create_volume(volume_id, "gold", size)
@@ -344,7 +345,7 @@ class TestMeanwhile:
     def test_a_volume_is_deleted_while_another_service_has_made_one(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """The room that it has left is not lost by what that one saw before."""
+        """The older reading does not lose the room of the deleted volume."""
         manager.create_volume("old", "gold", 60 * GIB)
 
         def create(service: StorageManager) -> object:
@@ -359,7 +360,7 @@ class TestMeanwhile:
     def test_a_volume_is_being_made_while_another_service_looks(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """It is promised, though no number of the pool's shows it."""
+        """Its room is promised, although no number of the pool shows it."""
 
         def create(service: StorageManager) -> object:
             return service.create_volume("volume", "gold", 60 * GIB)
@@ -385,7 +386,7 @@ class TestMeanwhile:
     def test_many_services_never_promise_more_than_there_is(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """Eight threads create and look; whatever they see, 100 GiB are 100 GiB, and none of them is lost."""
+        """Eight threads create volumes and read the pool; 100 GiB stay 100 GiB, and none of them is lost."""
 
         def work(number: int) -> None:
             for turn in range(3):
@@ -396,7 +397,7 @@ class TestMeanwhile:
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(work, range(8)))
         assert in_use(pool, nfs)[1] <= 100 * GIB
-        manager.stats("gold")  # whoever looked last may have seen a disk that was being made
+        manager.stats("gold")  # the last reading may include a disk in the making
         assert is_true(manager, pool, nfs)
         fill(manager, "gold", 7 * GIB)  # a disk that is just being made may have counted twice
         assert in_use(pool, nfs)[1] == 98 * GIB
@@ -404,7 +405,7 @@ class TestMeanwhile:
     def test_a_backend_is_removed_while_another_service_looks(
         self, manager: StorageManager, nfs: Backend, pool: Simulator, database: Database
     ) -> None:
-        """It is left out; where no other was asked for, that is said."""
+        """It is left out; if it was the only one, that is an error."""
         other = manager.add_backend("gold", "nfs", NFS_2)
         manager.remove_backend(nfs.id)
         with log_in(pool) as session:
@@ -476,7 +477,7 @@ class TestLook:
     def test_at_an_sr_that_was_never_plugged_sees_nothing_rather_than_less(
         self, manager: StorageManager, nfs: Backend, pool: Simulator
     ) -> None:
-        """xapi says -1 of it."""
+        """xapi says that it has -1 bytes."""
         change(pool, "SR", sr_of(pool, nfs), physical_size=-1, physical_utilisation=-1, virtual_allocation=-1)
         (seen,) = manager.stats("gold")
         assert (seen.backend.physical_size, seen.backend.physical_utilisation, seen.backend.free) == (0, 0, 0)

@@ -84,7 +84,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("key", ["secret", "apikey", "options", "passwords"])
     def test_a_secret_comes_by_a_key_that_xapi_keeps_as_one(self, key: str) -> None:
-        """xapi moves only ``*password`` into a secret; anything else everybody reads in the PBD."""
+        """xapi moves only ``*password`` into a secret; any other key can be read in the PBD."""
         assert "password" in str(refusal("cephfs", {key: Secret(CANARY)}))
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a volume is to whoever attaches it: a connection_info that needs nothing but the pool and the storage."""
+"""The connection_info of a volume: attaching with it needs only the pool and the storage."""
 
 from __future__ import annotations
 

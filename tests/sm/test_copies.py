@@ -1,4 +1,4 @@
-"""A copy holds what its source held, is made once, and no disk of anybody else's is taken for one."""
+"""A copy holds what its source held, is made once, and no other tool's disk is taken for one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def vdi_of(pool: Simulator, volume: Volume) -> str:
 
 
 def call(manager: StorageManager, name: str, *params: object) -> str:
-    """What an operator does, or a backup."""
+    """Make a call as an operator, or a backup tool."""
     return str(manager._context.session.call(name, *params))
 
 
@@ -111,7 +111,7 @@ class TestASnapshot:
             manager.create_snapshot("s3", "v3")
 
     def test_needs_as_much_room_as_its_volume(self, manager: StorageManager, source: Volume) -> None:
-        """A thin one takes nothing at first, and may come to take all of it."""
+        """A thin one takes nothing at first, and may later take all of it."""
         manager.create_volume("v2", "gold", 60 * GIB)
         with pytest.raises(NoBackendFits, match=r"flavor 'gold'.*the copy takes"):
             manager.create_snapshot("s2", "v2")
@@ -121,7 +121,7 @@ class TestASnapshot:
     def test_finds_the_room_that_has_been_made_behind_its_back(
         self, pool: Simulator, manager: StorageManager, source: Volume
     ) -> None:
-        """Its backend's row says that there is none, and is asked about no twice."""
+        """The backend's row says that there is no room; the pool is asked once."""
         manager.create_volume("v2", "gold", 60 * GIB)
         vdi = vdi_of(pool, manager.create_volume("v3", "gold", 30 * GIB))
         call(manager, "VDI.destroy", vdi)
@@ -171,7 +171,7 @@ class TestAClone:
     def test_is_not_held_by_what_holds_its_source(
         self, pool: Simulator, manager: StorageManager, source: Volume
     ) -> None:
-        """A disk that was connected without a VM says so, and its copy inherits what it says."""
+        """A disk that was connected without a VM is marked so, and its copy inherits the mark."""
         call(manager, "VDI.add_to_other_config", vdi_of(pool, source), CONNECTED, "")
         clone = manager.clone_volume("c1", "v1")
         assert CONNECTED not in pool.db.get("VDI", vdi_of(pool, clone), "other_config")
@@ -188,7 +188,7 @@ class TestAClone:
 
 
 class TestAFullCopy:
-    """Of a raw disk xapi makes a clone by copying it, into a disk that is in the pool before it is whole."""
+    """xapi clones a raw disk by copying it, and the new disk is in the pool before it is complete."""
 
     @pytest.fixture
     def raw(self, pool: Simulator, manager: StorageManager) -> Volume:
@@ -208,7 +208,7 @@ class TestAFullCopy:
     def test_is_made_of_a_raw_disk_among_others_that_are_not(
         self, pool: Simulator, manager: StorageManager, lvm: Backend
     ) -> None:
-        """One that was there already: its backend makes other ones, and clones those by itself."""
+        """An older raw disk, on a backend that makes VHDs and clones those by itself."""
         sr = pool.db.by_uuid("SR", lvm.sr_uuid or "")
         disk = {"SR": sr, "virtual_size": str(8 * MIB), "type": "user", "sharable": False, "read_only": False}
         vdi = call(manager, "VDI.create", {**disk, "other_config": {}, "sm_config": {"type": "raw"}})
@@ -239,7 +239,7 @@ class TestAFullCopy:
 
 @on_every_database
 class TestAnAttemptThatDied:
-    """At VDI.clone: the answer is lost, and no later call gets through."""
+    """It died at VDI.clone: the answer is lost, and no later call gets through."""
 
     @pytest.fixture(params=["VDI.clone", "VDI.snapshot"])
     def died(
@@ -281,12 +281,12 @@ def make(manager: StorageManager, method: str, copy_id: str, source_id: str, **m
 
 
 class TestADiskOfSomebodyElses:
-    """Whoever copies a disk while we do gets our mark with it, and must not lose the copy for it."""
+    """If another tool copies a disk while we do, its copy has our mark, and must not be erased for it."""
 
     def begin(
         self, pool: Simulator, manager: StorageManager, method: str, copy_id: str = "c1", **more: str
     ) -> None:
-        """An attempt that has marked its source, and died."""
+        """Begin an attempt that marks its source, and dies."""
         before = len(marks(pool))
         pool.faults.lose_request(method)
         with pytest.raises(XapiUnreachable):
@@ -297,7 +297,7 @@ class TestADiskOfSomebodyElses:
     def test_that_a_vm_has_is_left(
         self, pool: Simulator, manager: StorageManager, source: Volume, ours: str
     ) -> None:
-        """A snapshot of a VM, as backups make them: its disks are in the slots of the snapshot."""
+        """A backup tool makes a snapshot of a VM: its disks are in the slots of the snapshot."""
         vm = pool.add_vm("web", disks=[vdi_of(pool, source)])
         self.begin(pool, manager, ours)
         call(manager, "VM.snapshot", vm, "backup")
@@ -325,7 +325,7 @@ class TestADiskOfSomebodyElses:
     def test_that_was_made_at_another_time_is_left(
         self, pool: Simulator, manager: StorageManager, source: Volume
     ) -> None:
-        """The mark of a dead attempt stays on its source until somebody goes on; meanwhile there is a backup."""
+        """The mark of a dead attempt stays on its source until the next attempt; a backup is made meanwhile."""
         self.begin(pool, manager, "VDI.snapshot")
         taken = call(manager, "VDI.snapshot", vdi_of(pool, source), {})
         with pool.xapi.lock:
@@ -338,7 +338,7 @@ class TestADiskOfSomebodyElses:
     def test_that_is_a_backup_of_a_volume_made_by_one_who_died_is_left(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """When a volume is told to be there, its disk says no longer that it is being made; nor can a copy of it."""
+        """The disk of an available volume has no mark of its making, so no copy of it has one."""
         pool.faults.lose_request("VDI.remove_from_other_config")
         with pytest.raises(XapiUnreachable):
             manager.create_volume("v1", "gold", GIB)
@@ -351,7 +351,7 @@ class TestADiskOfSomebodyElses:
     def test_is_the_source_itself_also_where_it_has_the_name_of_the_copy(
         self, pool: Simulator, manager: StorageManager, nfs: Backend, ours: str
     ) -> None:
-        """The source says that it is being copied, and is what the copy will look like."""
+        """The source is marked as being copied, and has the name that the copy will have."""
         source = manager.create_volume("v1", "gold", GIB, name="data")
         self.begin(pool, manager, ours, name="data")
         manager.delete_volume("c1")
@@ -392,7 +392,7 @@ class TestTwoCopiersOfWhomOneDied:
     def test_the_other_takes_no_disk_that_is_named(
         self, pool: Simulator, manager: StorageManager, source: Volume, database: Database
     ) -> None:
-        """The first copy carries the second's mark, and its maker has died before it was plain."""
+        """The first copy has the second's mark, and its service died before it removed it."""
         pool.faults.lose_request("VDI.clone")
         second = Paused(pool, "VDI.clone", lambda m: m.clone_volume("c2", "v1"), database)
         order = pool.faults.lose_request("VDI.set_name_label", every=True)
@@ -413,7 +413,7 @@ class TestAttemptsThatDiedOneAfterTheOther:
     def test_at_one_source_leave_nothing_when_an_audit_has_mended(
         self, pool: Simulator, manager: StorageManager, source: Volume, method: str
     ) -> None:
-        """Each copy has the marks of all that died before it at this source."""
+        """Each copy has the marks of all attempts that died before it at this source."""
         for number in range(4):
             pool.faults.die(after=method)
             with pytest.raises(XapiUnreachable):
@@ -421,7 +421,7 @@ class TestAttemptsThatDiedOneAfterTheOther:
             pool.faults.come_back()
             manager._context.database.write(
                 creation.drop_unmade, manager.get_volume(f"c{number}")
-            )  # as an audit does, beside which a slow service goes on
+            )  # as an audit does while a slow service continues
         assert len(vdi_uuids(pool)) == 5
         assert [finding.kind for finding in manager.audit().findings] == ["orphan_vdi"] * 4
         assert manager.audit(repair=True).agrees
@@ -440,8 +440,8 @@ class TestAttemptsThatDiedOneAfterTheOther:
         nonces: tuple[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Both have marked the source in the same second, and the second copy has both marks: which is its own, their
-        order does not say."""
+        """Both attempts marked the source in the same second, and the second copy has both marks: their order does not
+        say which is its own."""
         now = pool.xapi.clock()
         monkeypatch.setattr(pool.xapi, "clock", lambda: now)
         nonce = iter(nonces)
@@ -451,7 +451,7 @@ class TestAttemptsThatDiedOneAfterTheOther:
             make(manager, method, "c1", "v1")
         second = Paused(
             pool, "VDI.add_to_other_config", lambda m: make(m, method, "c1", "v1"), database
-        )  # it has looked for what the first has made
+        )  # it has looked for the copy of the first
         call(manager, method, vdi_of(pool, source), {})  # the first's
         copy = second.go_on()
         assert isinstance(copy, Volume)

@@ -1,4 +1,4 @@
-"""A volume is made on the first backend that takes it, once, whoever asks however often."""
+"""A volume is made on the first backend that takes it, and only once, however often it is asked for."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestANewVolume:
     def test_costs_four_calls_or_a_second_look_at_the_room(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """The SR, the disk, a look at both, and the mark that it was being made."""
+        """The calls read the SR, make the disk, read both, and remove the mark."""
         with pool.journal.recording() as calls:
             manager.create_volume("v1", "gold", GIB)
         assert calls.methods()[:4] == [
@@ -103,7 +103,7 @@ class TestANewVolume:
     def test_has_any_id_that_can_be_printed_and_no_other_volume_has_it(
         self, manager: StorageManager, nfs: Backend, volume_id: str
     ) -> None:
-        """Databases fold letters and spaces where they are not told otherwise."""
+        """By default, databases fold case and spaces."""
         manager.create_volume("v1", "gold", GIB)
         manager.create_volume("o", "gold", GIB)
         volume = manager.create_volume(volume_id, "gold", 2 * GIB)
@@ -240,7 +240,8 @@ class TestFallingThrough:
             manager.create_volume("v1", "gold", GIB)
 
     def test_a_silence_is_no_refusal(self, pool: Simulator, manager: StorageManager) -> None:
-        """Nobody knows whether the first has made it, so no second one is asked; the same call again asks it last."""
+        """The first backend may have made it, so no second one is tried; the same call again tries the first one
+        last."""
         first, second = backends_of(manager, NFS, NFS_2)
         pool.faults.lose_request("VDI.create")
         with pytest.raises(XapiUnreachable):
@@ -301,7 +302,7 @@ class TestTwoAtOnce:
     def test_a_disk_that_another_has_found_and_recorded_is_not_taken_back_by_its_maker(
         self, pool: Simulator, manager: StorageManager, nfs: Backend, database: Database
     ) -> None:
-        """Its maker is refused the look at it, and would erase what is somebody's volume by now."""
+        """Its service cannot read it back, and would erase a disk that is a volume by now."""
         pool.faults.refuse("event.from", "SR_BACKEND_FAILURE_1200", "", "ordered", "", nth=1)
         paused = Paused(pool, "event.from", lambda m: m.create_volume("v1", "gold", GIB), database)
         volume = manager.create_volume("v1", "gold", GIB)
@@ -324,7 +325,7 @@ class TestTwoAtOnce:
     def test_a_volume_is_told_to_nobody_while_its_disk_says_that_it_is_being_made(
         self, pool: Simulator, manager: StorageManager, nfs: Backend, database: Database
     ) -> None:
-        """A backup of a disk that says so would say so as well, and be taken for one that was left over."""
+        """A backup of a disk with a mark of its making has the mark too, and would be taken for an orphan."""
         paused = Paused(
             pool, "VDI.remove_from_other_config", lambda m: m.create_volume("v1", "gold", GIB), database
         )

@@ -1,4 +1,4 @@
-"""The tables are made once, by whoever comes first, and a database that cannot be used says what to do."""
+"""The first service makes the tables, once; the error of an unusable database says what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS = ["sqlite", "postgresql", "mariadb"]
 
 @pytest.fixture
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[str], str]) -> str:
-    """Of a database without tables."""
+    """The URL of a database without tables."""
     kind: str = request.param
     return f"sqlite:///{tmp_path / 'fresh.sqlite'}" if kind == "sqlite" else new_database(kind)
 
@@ -85,7 +85,7 @@ class TestTheTables:
         database.close()
 
     def test_are_gone_on_with_where_an_upgrade_was_killed(self, fresh_url: str) -> None:
-        """MariaDB commits every statement by itself, so what is killed has made some of them."""
+        """MariaDB commits every statement by itself, so a killed upgrade has made some of the tables."""
         database = Database(fresh_url)
         database.upgrade()
         with database._engine.begin() as connection:
@@ -243,7 +243,7 @@ class TestATransaction:
         assert database.read(flavor_rows.all_of) == []
 
     def test_that_deadlocks_with_another_is_tried_again(self, database: Database) -> None:
-        """Two take the same two rows, the other way round."""
+        """Two transactions take the same two rows in opposite order."""
         first, second = (database.write(_flavor, label) for label in ("a", "b"))
         barrier = threading.Barrier(2, timeout=20)
         attempts: list[int] = []
@@ -312,7 +312,7 @@ class TestATransaction:
 
 @on_servers
 def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(database: Database) -> None:
-    """Servers close what idles; a service that idles over night must serve the next request."""
+    """Servers close idle connections; a service that idles over night must serve the next request."""
     database.write(_flavor, "gold")
     kill = {
         "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -335,7 +335,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(database:
 
 
 def test_the_revision_that_is_expected_is_that_of_the_last_migration() -> None:
-    """It is written down, so that nobody has to read the migrations to know whether tables are up to date."""
+    """It is a constant, so that the check needs no reading of migrations."""
     assert ScriptDirectory.from_config(database_module._alembic()).get_current_head() == REVISION
 
 

@@ -1,7 +1,7 @@
-"""Eight services at one pool and one database, killed at random moments: afterwards the two agree.
+"""Eight services work with one pool and one database, and are killed at random moments: afterwards the two agree.
 
-Each is a process of its own, logged in over the wire; SIGKILL ends it wherever it is, and another takes its place.
-XENVOL_SEED repeats a run, as far as processes can be repeated.
+Each is its own process, logged in over the wire; SIGKILL ends it at any point, and another takes its place. XENVOL_SEED
+repeats a run, as far as processes can be repeated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ machines.set_forkserver_preload(["tests.sm.service"])  # so that a new service i
 
 @dataclass
 class Zone:
-    """A pool, a database, and the services at both."""
+    """A pool, a database, and the services that use both."""
 
     xapi: Simulator
     database_url: str
@@ -52,7 +52,7 @@ class Zone:
     random: random.Random = field(init=False)
     running: list[tuple[BaseProcess, Path]] = field(default_factory=list)
     killed: dict[Path, float] = field(default_factory=dict)
-    """When, by the clock that all share."""
+    """When each service was killed, by the clock that all processes share."""
     started: int = 0
 
     def __post_init__(self) -> None:
@@ -81,13 +81,13 @@ class Zone:
             self.kill(0)
 
     def let_calls_end(self) -> None:
-        """Wait until the pool has done what killed services asked for: it goes on with their last calls, which on a
-        busy machine can run after an audit has looked. The manager's connection stays."""
+        """Wait until the pool has finished the last calls of killed services. On a busy machine they can run after an
+        audit has read the pool. The manager's connection stays."""
         while self.xapi.connections > 1:
             time.sleep(0.01)
 
     def events(self) -> Iterator[tuple[Event, float]]:
-        """All that any service did, each with the moment after which it does no more."""
+        """Return all that any service did, each with the moment after which it does no more."""
         for path in sorted(self.directory.glob("*.jsonl")):
             for event in service.events_of(path):
                 over = self.killed.get(path, float("inf")) if event.ended is None else event.ended
@@ -134,7 +134,7 @@ def test_services_that_are_killed_at_random_lose_no_volume_and_leave_nothing_beh
     for _ in range(SERVICES):
         zone.start()
     end = time.monotonic() + seconds
-    # on a busy machine it takes longer until as much has happened
+    # a busy machine needs longer for as many operations
     while time.monotonic() < end or (not enough(zone, seconds) and time.monotonic() < end + 200):
         time.sleep(zone.random.uniform(0.02, 0.4))
         zone.kill(zone.random.randrange(len(zone.running)))
@@ -168,7 +168,7 @@ def enough(zone: Zone, seconds: int) -> bool:
 
 
 def _what_became_of(xapi: Simulator, vdi_uuid: str) -> str:
-    """A disk that no volume has: what it says, and all calls about it."""
+    """Return the marks of a disk without a volume, and all calls about it."""
     (ref,) = [ref for ref in xapi.db.refs("VDI") if xapi.db.get("VDI", ref, "uuid") == vdi_uuid]
     lines = [f"{vdi_uuid} {xapi.db.row('VDI', ref)}"]
     lines += [str(entry) for entry in xapi.journal if f"{ref}" in str(entry) or vdi_uuid in str(entry)]
@@ -176,7 +176,7 @@ def _what_became_of(xapi: Simulator, vdi_uuid: str) -> str:
 
 
 def _lost(zone: Zone, there: set[tuple[str, str | None]]) -> list[Event]:
-    """The volumes that somebody was told were made, whose deletion nobody has begun since, and that are not there."""
+    """Return the volumes that a service got as made, whose deletion was never begun, and that do not exist."""
     events = list(zone.events())
     deletions = [(event.volume_id, over) for event, over in events if event.operation == "delete"]
     return [
@@ -218,7 +218,7 @@ rounds = pytest.mark.parametrize(
 def test_a_backend_that_eight_services_register_at_once_is_made_once(
     zone: Zone, manager: StorageManager, rounds: int
 ) -> None:
-    """In every other round some of them are killed in the middle; the next one that comes completes it."""
+    """In every second round some of them are killed halfway; the next one completes it."""
     zone.xapi.faults.delay("SR.create", 0.05, every=True)
     secret_config = {**CONFIG, "chappassword": Secret(CHAP[1])}
     secrets = zone.xapi.db.refs("secret")
@@ -260,7 +260,7 @@ def test_a_backend_that_eight_services_register_at_once_is_made_once(
 
 
 def _made(xapi: Simulator) -> int:
-    """How often an SR was made."""
+    """Return how often an SR was made."""
     return sum(entry.method == "SR.create" and entry.outcome == "success" for entry in xapi.journal)
 
 

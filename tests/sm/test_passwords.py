@@ -1,4 +1,4 @@
-"""Passwords are secrets of the pool's and lie nowhere else; what is made for a backend goes with it."""
+"""Passwords are xapi secrets and are stored nowhere else; a backend's secrets go with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_answer_that_is_lost_is_looked_up(xapi: Simulator, xapi_session: Sess
 
 
 def test_two_who_keep_the_same_at_once_agree(xapi: Simulator, xapi_session: Session) -> None:
-    """The second finds none, and is refused when it makes it."""
+    """The second process finds no secret, and is refused when it makes it."""
     uuid = passwords.uuid_of(TOKEN, "chappassword")
     xapi_session.call("secret.introduce", uuid, "of the first", {})
     xapi.faults.refuse("secret.get_by_uuid", "UUID_INVALID", "secret", uuid)

@@ -1,4 +1,6 @@
-"""Whatever backends there are, a volume goes where there is room for it, what it needs, and no rule against it."""
+"""With any set of backends, a volume is placed only where it has room, the features it needs, and no rule against
+it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ class TestObstacle:
 
     @given(BACKENDS, REQUESTS)
     def test_what_has_one_says_which(self, backend: Backend, request: Request) -> None:
-        """Each reason is true of the backend, and one is given wherever one is true."""
+        """Each reason is true of the backend, and a backend with an obstacle has a reason."""
         wanted = {FEATURES[need] for need in request.needs}
         limit = backend.type.max_size
         true_of_it = {
@@ -67,7 +69,7 @@ class TestObstacle:
 
     @pytest.mark.parametrize("sr_type", ["iscsi", "rawiscsi", "hba", "rawhba"])
     def test_a_backend_of_luns_never_takes_a_new_volume(self, sr_type: str) -> None:
-        """However much its LUNs have, VDI.create would hand out one of them with its data."""
+        """VDI.create would hand out an existing LUN with its data."""
         reason = obstacle(a_backend(sr_type=sr_type), a_request())
         assert reason is not None
         assert "hands out an existing LUN with its data" in reason
@@ -82,7 +84,7 @@ class TestObstacle:
         ],
     )
     def test_one_that_is_not_in_order_says_why(self, what_is_wrong: dict[str, Any], reason: str) -> None:
-        """However much room it has."""
+        """Even if it has much room."""
         assert obstacle(a_backend(**what_is_wrong), a_request()) == reason
 
     @pytest.mark.parametrize("need", sorted(FEATURES))
@@ -117,7 +119,7 @@ class TestObstacle:
         assert reason == f"has {10 * MIB} bytes free, and the volume takes {12 * MIB}"
 
     def test_one_that_has_given_too_much_says_by_which_rules(self) -> None:
-        """Below zero: the reserve was raised, or others have filled it."""
+        """Its free room is below zero: the reserve was raised, or other tools filled it."""
         reason = obstacle(a_backend(free=-GIB), a_request())
         assert reason is not None
         assert reason.startswith("has 0 bytes free, by its flavor's reserve and over-subscription")
@@ -147,7 +149,7 @@ class TestPlaceable:
     def test_is_never_more_than_there_is(
         self, size: int, used: int, allocated: int, promised: int, is_thin: bool
     ) -> None:
-        """At factor 1 and without a reserve: of petabytes, too, to the byte."""
+        """At factor 1 and without a reserve, to the byte, also for petabytes."""
         given = placeable(
             a_flavor(),
             is_thin=is_thin,
@@ -189,7 +191,7 @@ class TestPlaceable:
         other_factor: float,
         is_thin: bool,
     ) -> None:
-        """Where there is anything to multiply."""
+        """If there is any free space to multiply."""
         assume(used <= size * (100 - max(reserved, other_reserved)) // 100)
 
         def given(reserved: int, factor: float) -> int:
@@ -219,7 +221,7 @@ class TestPlaceable:
         is_thin: bool,
         costs: list[int],
     ) -> None:
-        """So what a row counts down, volume by volume, and what is reckoned anew agree."""
+        """So the row, which counts down volume by volume, agrees with a new computation."""
 
         def given(promised: int) -> int:
             return placeable(
@@ -244,7 +246,7 @@ class TestPlaceable:
     def test_a_backend_that_is_filled_by_it_keeps_its_flavors_rules(
         self, sr_type: str, is_thin: bool, size: int, reserved: int, factor: float, asked: list[int]
     ) -> None:
-        """Thick disks are stored as they are, thin ones stay empty; each is told of before the next comes."""
+        """Thick disks are stored in full, thin ones stay empty; the pool shows each before the next comes."""
         flavor = a_flavor(reserved_percentage=reserved, over_subscription=factor)
         features = f"VDI_CREATE{' THIN_PROVISIONING' if is_thin else ''}"
         kind = sr_type_of(sr_type)

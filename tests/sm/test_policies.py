@@ -1,6 +1,6 @@
-"""A policy gives an order and nothing else: each backend once, always the same, and what its name says first.
+"""A policy only orders: each backend once, always alike, and as its name says.
 
-The packages in tests/plugins/policy are installed as pip would have: a directory on sys.path with a dist-info in it.
+The packages in tests/plugins/policy are installed as by pip: a directory on sys.path with a dist-info in it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TestEveryPolicy:
     def test_gives_the_same_order_whoever_asks(
         self, name: str, backends: list[Backend], request: Request, random: Random
     ) -> None:
-        """However the candidates came: two services must come to the same end."""
+        """The order of the candidates does not matter: two services must choose alike."""
         shuffled = list(backends)
         random.shuffle(shuffled)
         assert ordered(name, shuffled, request) == ordered(name, backends, request)
@@ -92,7 +92,7 @@ class TestOrder:
 
     @given(backends=SOME_BACKENDS, request=REQUESTS)
     def test_of_most_free_begins_with_most_room(self, backends: list[Backend], request: Request) -> None:
-        """Of several with as much, with the one that was registered first."""
+        """Of several with equal room, the one that was registered first comes first."""
         keys = [(-backend.free, backend.id) for backend in ordered("most_free", backends, request)]
         assert keys == sorted(keys)
 
@@ -119,7 +119,7 @@ class TestWeighted:
         return {volume: policy.order(backends, a_request(volume_id=volume))[0].id for volume in self.VOLUMES}
 
     def test_gives_each_backend_as_many_as_its_weight_times_its_room(self) -> None:
-        """Within five standard deviations, for ids that are always the same."""
+        """Within five standard deviations, for a fixed set of ids."""
         counts = Counter(self.firsts(self.BACKENDS).values())
         total = sum(backend.weight * backend.free for backend in self.BACKENDS)
         for backend in self.BACKENDS:
@@ -136,7 +136,7 @@ class TestWeighted:
 
     @pytest.mark.parametrize("change", [{"weight": 3.0}, {"free": 250 * GIB}])
     def test_takes_no_volume_from_a_backend_that_gains(self, change: dict[str, float]) -> None:
-        """Only the gainer's volumes change: it gets some of the others', and they get none of each other's."""
+        """Volumes move only to the backend that gained, and not among the others."""
         before = self.firsts(self.BACKENDS)
         gaining = dataclasses.replace(self.BACKENDS[0], **change)
         after = self.firsts([gaining, *self.BACKENDS[1:]])
@@ -159,7 +159,7 @@ class TestWeighted:
             ]
 
     def test_orders_the_rest_by_the_same_odds(self) -> None:
-        """Where the first refuses, the second is drawn from those that are left, and not always the same."""
+        """If the first refuses, the second is drawn from the rest, and is not always the same."""
         policy = POLICIES["weighted"]
         counts: Counter[int] = Counter()
         for volume in self.VOLUMES:
@@ -191,7 +191,7 @@ class TestForeignPolicy:
     def test_of_a_name_that_two_packages_claim_is_refused_with_both(
         self, install: Callable[..., None]
     ) -> None:
-        """Nobody guesses, and neither is imported."""
+        """xenvol does not guess, and imports neither."""
         install("rival")
         with pytest.raises(InvalidPolicy) as caught:
             get_policy("first_fit")
@@ -265,7 +265,7 @@ class TestForeignPolicy:
 
     @pytest.mark.parametrize("name", ["leaves_out", "returns_twice", "raises", "returns_nothing"])
     def test_is_not_asked_to_order_nothing(self, name: str, install: Callable[..., None]) -> None:
-        """It need not reckon with it."""
+        """A policy need not handle an empty list."""
         install("faulty")
         assert list(get_policy(name).order([], a_request())) == []
 
@@ -337,7 +337,7 @@ def fill(managers: Sequence[StorageManager], size: int, count: int) -> list[int]
 
 
 class TestFilling:
-    """Of five backends by two services: each policy keeps to itself, from the first volume to the last."""
+    """Two services fill five backends: each policy keeps to its rule, from the first volume to the last."""
 
     SIZE = 5 * GIB - (2 << 20)
 
@@ -362,7 +362,7 @@ class TestFilling:
         assert max(left) - min(left) <= 2 * GIB
 
     def test_by_round_robin_visits_each_in_turn(self, services: Callable[..., list[StorageManager]]) -> None:
-        """Whichever service places, and the full ones are passed over."""
+        """Both services count, and full backends are passed over."""
         where = fill(services("round_robin"), self.SIZE, 22)
         assert where[:10] == [1, 2, 3, 4, 5] * 2
         assert where[10:18] == [2, 3, 4, 5] * 2
@@ -397,7 +397,7 @@ class TestFilling:
         install: Callable[..., None],
         five: Simulator,
     ) -> None:
-        """It names the policy's package, and the same id works as soon as the policy does."""
+        """The error names the policy's package, and the same id works as soon as the policy does."""
         install("faulty")
         managers = services(name)
         before = five.snapshot()
@@ -413,7 +413,7 @@ class TestFilling:
         five: Simulator,
         database: Database,
     ) -> None:
-        """One has refused by then, and the row names it; another is seen to have room after all."""
+        """By then one backend has refused, and the row names it; another has room after all."""
         install("faulty")
         managers = services("minds_the_first")
         with database.transaction() as connection:

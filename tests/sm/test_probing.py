@@ -1,4 +1,4 @@
-"""What SR.probe answers is read: SRs, choices, refusals; the storage drivers of the simulator answer."""
+"""The answers of SR.probe are parsed: SRs, choices, refusals. The simulator's storage drivers answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(session: Session, sr_type: str, given: dict[str, str], format_device: 
 
 
 class TestChoices:
-    """A key that is missing, or names nothing that is there, comes with what there is."""
+    """The error for a key that is missing, or names nothing that exists, lists what exists."""
 
     def test_an_nfs_server_lists_its_exports(self, xapi: Simulator, xapi_session: Session) -> None:
         server = xapi.storage.shares.add_nfs("10.0.0.2")
@@ -129,7 +129,7 @@ class TestFormatting:
     def test_a_lun_that_a_vm_has_as_a_disk_is_refused_even_if_it_is_named(
         self, xapi: Simulator, xapi_session: Session
     ) -> None:
-        """Where VDIs are LUNs, no probe tells of them."""
+        """No probe shows VDIs that are LUNs."""
         xapi.storage.san.add_target(IQN, f"{PORTAL}:3260")
         xapi.storage.san.add_lun(IQN, 0, GIB, scsi_id=LUN)
         target = {"target": PORTAL, "targetIQN": IQN}

@@ -1,4 +1,4 @@
-"""What a row says, as a value: nothing of it is lost, and what only we need is shown to nobody."""
+"""A row as a value: nothing of it is lost, and internal fields are not shown."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestBackend:
     def test_has_what_its_driver_says_and_less_of_raw_disks(
         self, sr_type: str, config_params: str, can: set[str]
     ) -> None:
-        """facts/sm-truth.md: no raw disk is cut, and one that is a file is not resized."""
+        """No raw disk has snapshots, and raw files cannot be resized (docs/background/recordings.md)."""
         backend = a_backend(sr_type=sr_type, config_params=config_params)
         assert {need for need, feature in FEATURES.items() if backend.has(feature)} == can
         assert not a_backend(features="VDI_CREATE").has("VDI_SNAPSHOT")
@@ -98,7 +98,7 @@ class TestVolume:
 class TestRow:
     @on_every_database
     def test_gives_back_what_was_written(self, manager: StorageManager) -> None:
-        """Whichever database: sizes beyond 32 bits, fractions, moments to the microsecond."""
+        """On every database: sizes beyond 32 bits, fractions, microseconds."""
         written = manager.create_flavor(
             "silver", "ein Weg, mit Umlauten: äöü", over_subscription=1.25, reserved_percentage=7
         )
@@ -130,5 +130,5 @@ def test_tokens_and_tombstones_are_unlike_any_other() -> None:
 
 
 def test_now_is_utc_and_says_no_zone() -> None:
-    """As the databases have it."""
+    """Databases store it so."""
     assert now().tzinfo is None

@@ -1,4 +1,6 @@
-"""A row is changed only where it is still what was decided on, and whoever comes second is told."""
+"""A row is changed only while it is in the expected state, and the second of two services learns that it has
+changed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ BACKEND = {
 
 @pytest.fixture
 def backend_id(database: Database) -> int:
-    """Of a backend with room for 10 GiB."""
+    """The id of a backend with room for 10 GiB."""
 
     def add(connection: sa.Connection) -> int:
         flavor_id = flavor_rows.add(connection, label="gold", **FLAVOR)  # type: ignore[arg-type]
@@ -97,7 +99,7 @@ class TestAVolume:
     def test_that_was_read_before_a_change_is_not_deleted_by_it(
         self, database: Database, volume: Volume
     ) -> None:
-        """It was read when it had no disk: who deletes that would not erase the disk."""
+        """It was read when it had no disk: a deletion by that state would not erase the disk."""
         now = named(database, volume)
         assert not database.write(volume_rows.begin_deleting, volume)
         there = finished(database, now)
@@ -124,7 +126,8 @@ class TestAVolume:
     def test_whose_disk_is_gone_goes_also_where_somebody_has_kept_it_meanwhile(
         self, database: Database, volume: Volume
     ) -> None:
-        """Two delete it: one finds it in use and keeps it, the other has erased it before anybody could attach it."""
+        """Two services delete it: one finds it in use and keeps it, the other has erased it before a VM could get
+        it."""
         there = finished(database, named(database, volume))
         assert database.write(volume_rows.begin_deleting, there)
         assert database.write(volume_rows.keep_after_all, there)

@@ -1,8 +1,8 @@
-"""Whatever fails at whichever call or statement of the Storage Manager, nothing is lost and nothing is left.
+"""Every call and every statement of the Storage Manager fails once: nothing is lost, and nothing is left.
 
-One run reads the journal; then each call of xapi is refused, loses its answer, loses its request, or is the last that
+One run reads the journal. Then each call of xapi is refused, loses its answer, loses its request, or is the last that
 gets through, in a pool of its own; and so is each statement of the database. Afterwards the same call again completes,
-or an audit mends; database and pool agree; and when all is deleted, pool and storage are as they were at the start.
+or an audit repairs; database and pool agree; and after all is deleted, pool and storage are as they were at the start.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _foreign_disk(manager: StorageManager) -> None:
 
 
 def _forgotten(manager: StorageManager) -> None:
-    """Somebody has forgotten one SR, and unplugged another."""
+    """One SR is forgotten, and another unplugged."""
     _volume(manager)
     manager.add_backend("gold", "nfs", NFS_2)
     call = manager._context.session.call
@@ -125,7 +125,7 @@ def _iscsi(manager: StorageManager) -> object:
 
 
 def _added(manager: StorageManager, sr_type: str, config: dict[str, Any], **more: Any) -> object:
-    """Registered, by this call or by an earlier one whose answer was lost."""
+    """Registered by this call, or by an earlier one whose answer was lost."""
     (known,) = manager.list_backends() or [None]
     if known is not None and known.state == "ready":
         manager.do_setup()
@@ -163,7 +163,7 @@ OPERATIONS = [
     Operation("destroy", _nfs, lambda m: _remove(m, destroy=True), goes_forward=True),
 ]
 _NOT_BY_AN_AUDIT = ("destroy", "add-lvm", "add-lvmoiscsi-chap")
-"""What is erased no audit brings back; it formats nothing, and a password that nobody was told yet it does not know."""
+"""An audit does not restore what was erased, formats nothing, and does not know a password that was not set yet."""
 _QUICK = ("create", "clone-larger")
 every_operation = pytest.mark.parametrize(
     "operation",
@@ -178,10 +178,10 @@ _LOOKED_AT = re.compile(
     r"|filelog\.txt: |: (allowed_operations|current_operations): "
     r"|^VDI \"base copy\" |: sm_config: \[vhd-parent\] |/[0-9a-f-]{36}\.vhd: "
 )
-"""What a driver notes on its own storage, and what xapi reckons anew whenever somebody looks.
+"""What a driver writes on its own storage, and what xapi computes anew at each reading.
 
-A disk that was copied stands on a base copy from then on, also where the copy is taken back; a collector of the
-driver's, which does not run here, joins the two.
+A copied disk has a base copy from then on, also after the copy is erased. The driver's collector, which does not run
+here, joins the two.
 """
 
 
@@ -206,8 +206,7 @@ class Trial:
         self.first_session = self.session
 
     def again(self) -> Trial:
-        """The same trial once more, in a pool that was restored: the service still runs, and its rows are as they
-        were."""
+        """Return the same trial in a restored pool: the service still runs, and its rows are as they were."""
         trial = copy.copy(self)
         self.database.close()  # it is the same object, and its connections would go on reading the file of before
         replace(self.path, self.saved)
@@ -215,7 +214,7 @@ class Trial:
         return trial
 
     def begin(self) -> None:
-        """What a service does that starts."""
+        """Do what a service does at its start."""
         self.session = log_in(self.xapi)
         self.open()
 
@@ -271,7 +270,7 @@ class Trial:
             assert marks(self.xapi) == []
 
     def delete_all(self) -> None:
-        """As an administrator would, and then nothing is left but what SR.forget leaves on the storage."""
+        """Delete all as an administrator would. Then only what SR.forget leaves on the storage is left."""
         for volume in sorted(self.manager.list_volumes(), key=lambda volume: not volume.is_snapshot):
             self.manager.delete_volume(volume.id)
         for ref in list(self.xapi.db.refs("VDI")):
@@ -291,11 +290,11 @@ _ON_STORAGE = re.compile(
     r"|^storage\.servers\.nfs .*: absent → \{\}$"
     r"|^storage\.(hosts\.\w+\.devices|luns)\..*VG_XenStorage-.*$"
 )
-"""What stays where an SR was made: its directory, or its volume group."""
+"""What stays on the storage of an SR: its directory, or its volume group."""
 
 
 Strikes = Callable[[Database], contextlib.AbstractContextManager[list[int]]]
-"""Strikes at a database as long as it is entered, and lists the statements, or commits, that it has struck."""
+"""Strikes at a database during the block, and lists the statements, or commits, that it struck."""
 
 
 def fails(n: int) -> Strikes:
@@ -314,7 +313,7 @@ def commit_fails(n: int) -> Strikes:
 
 
 def commit_unanswered(n: int) -> Strikes:
-    """The n-th commit is done, and nobody hears."""
+    """The n-th commit is done, and the answer is lost."""
     return _struck("do_commit", n, n, is_done=True)
 
 
@@ -462,7 +461,7 @@ def test_every_statement_of_the_database_at_which_it_is_lost_is_gone_on_with(
     strike: Callable[[int], Strikes],
     finish: Finish,
 ) -> None:
-    """The service ends with it, and the next one finds what was committed and what was not."""
+    """The service dies with it, and the next one finds what was committed and what was not."""
     n = 0
     first = begin(operation)
     kept = first.xapi.checkpoint()

@@ -1,4 +1,4 @@
-"""Among a thousand backends a volume costs what it costs among ten: as many calls, as many statements, by an index.
+"""Among a thousand backends a volume costs as many calls and statements as among ten, and indexes serve them.
 
 Seconds are measured by benchmarks/storage_manager.py.
 """
@@ -28,7 +28,7 @@ every_policy = pytest.mark.parametrize("policy", POLICIES)
 
 @contextmanager
 def statements() -> Iterator[list[tuple[str, Any]]]:
-    """What databases are told meanwhile, with the values."""
+    """Return the statements that databases get during the block, with their values."""
     told: list[tuple[str, Any]] = []
 
     def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:
@@ -81,7 +81,7 @@ def crowd(xapi: Simulator, database: Database) -> Iterator[Callable[[str, int], 
 
 
 def fill(database: Database, flavor_label: str, *, but: int) -> None:
-    """All backends of the flavor are full, but the last so many."""
+    """Fill all backends of the flavor except the last so many."""
     with database.transaction() as connection:
         its_id = sa.select(flavors.c.id).where(flavors.c.label == flavor_label).scalar_subquery()
         its = backends.c.flavor_id == its_id
@@ -90,7 +90,7 @@ def fill(database: Database, flavor_label: str, *, but: int) -> None:
 
 
 def kinds(told: list[tuple[str, Any]]) -> list[str]:
-    """Each statement without its values: a list of them has as many as there were."""
+    """Return each statement without its values; those of a list are as many as there were."""
     return [re.sub(r"\s+", " ", statement) for statement, _ in told]
 
 
@@ -135,7 +135,7 @@ def test_the_backend_that_a_policy_wants_is_found_however_far_away(
     crowd: Callable[[str, int], StorageManager],
     database: Database,
 ) -> None:
-    """Also where it would stand on a later page, if pages were read in another order."""
+    """Also if it would be on a later page in another order."""
     manager = crowd(policy, 200)
     with database.transaction() as connection:
         (wanted,) = connection.execute(
@@ -151,7 +151,7 @@ def test_the_backend_that_a_policy_wants_is_found_however_far_away(
 def test_backends_that_are_out_of_order_cost_nothing(
     policy: str, crowd: Callable[[str, int], StorageManager], xapi: Simulator, database: Database
 ) -> None:
-    """Nine hundred and ninety that have room and are dead are passed over by the database, not one by one."""
+    """The database, and not a loop, passes over 990 dead backends with room."""
     seen = {}
     for count in (10, 1000):
         manager, flavor = crowd(policy, count), f"{policy}-{count}"
@@ -168,7 +168,7 @@ def test_backends_that_are_out_of_order_cost_nothing(
 
 
 def plans(database: Database, told: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """How SQLite goes about each statement on our tables."""
+    """Return SQLite's plan for each statement on our tables."""
     with database.transaction() as connection:
         for statement, parameters in told:
             if re.search(r"\bsm_(volume|backend_config|flavors)\b", statement):
@@ -177,7 +177,7 @@ def plans(database: Database, told: list[tuple[str, Any]]) -> Iterator[tuple[str
 
 
 def is_walk(plan: str) -> bool:
-    """Over a whole table, or over all that is alive in it: nearly every row."""
+    """Return True if the plan reads a whole table, or all its live rows."""
     return plan.startswith("SCAN sm_") or plan.endswith("(deleted=?)")
 
 
@@ -234,7 +234,7 @@ class TestPlan:
     def test_of_a_list_of_some_reads_those_alone(
         self, of: dict[str, Any], manager: StorageManager, database: Database
     ) -> None:
-        """However many volumes others have."""
+        """It does not read the volumes of other backends."""
         with statements() as told:
             manager.list_volumes(after="there-5", limit=10, **of)
         (plan,) = [plan for statement, plan in plans(database, told) if "FROM sm_volume" in statement]

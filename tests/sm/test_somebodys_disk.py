@@ -1,4 +1,4 @@
-"""What is somebody's is not erased, formatted or lost track of, by whoever comes later or by another name."""
+"""A disk or an SR of another owner is not erased, formatted or lost, by a later process or under another name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TestAnAudit:
     def test_does_not_erase_a_managed_disk_that_the_pool_has_forgotten(
         self, pool: Simulator, manager: StorageManager, nfs: Backend
     ) -> None:
-        """Its row is half made, since its service died; its data is older than that."""
+        """Its row is unfinished, since its service died; its data is older than the row."""
         sr = pool.db.by_uuid("SR", nfs.sr_uuid)
         disk = uuid_of(pool, pool.add_vdi(sr, "payroll", size=3 * GIB))
         pool.faults.lose_request("VDI.add_to_other_config")
@@ -45,7 +45,7 @@ class TestAnAudit:
         with log_in(pool) as session:
             theirs = session.call("VDI.snapshot", session.call("VDI.get_by_uuid", volume.vdi_uuid), {})
         ours.go_on()
-        assert marks(pool)  # on the backup, which has inherited it
+        assert marks(pool)  # on the backup, which inherited it
         report = manager.audit(repair=True)
         assert [finding.kind for finding in report.findings] == ["unsettled"]
         assert uuid_of(pool, theirs) in vdi_uuids(pool)
@@ -86,7 +86,7 @@ class TestAnAudit:
 
 class TestADevice:
     def allowed(self, pool: Simulator, manager: StorageManager) -> None:
-        """A registration that may format it, and whose call never arrives."""
+        """A registration that may format the device, and whose call never arrives."""
         pool.faults.lose_request("SR.create")
         with pytest.raises(XapiUnreachable):
             manager.add_backend("gold", "lvm", {"device": DEVICE}, format_device=DEVICE)

@@ -1,4 +1,6 @@
-"""A backend's SR in a pool: made, introduced, shared, plugged, owned, taken away; found again after a crash."""
+"""A backend's SR in a pool is made, introduced, shared, plugged, marked and removed, and is found again after a
+crash.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def backend(**values: object) -> Backend:
 
 
 def plugged_on(xapi: Simulator) -> set[str]:
-    """The names of the hosts where the only SR is plugged."""
+    """Return the names of the hosts on which the only SR is plugged."""
     rows = [xapi.db.row("PBD", ref) for ref in xapi.db.refs("PBD")]
     return {xapi.db.get("host", row["host"], "name_label") for row in rows if row["currently_attached"]}
 
@@ -108,7 +110,7 @@ class TestMaking:
         assert xapi.db.refs("SR") == []
 
     def test_each_pbd_has_a_copy_of_the_password_for_itself(self, xapi: Simulator, view: View) -> None:
-        """SR.create by itself would leave all but one of them in the pool for ever, and that one for all PBDs."""
+        """SR.create would leave all copies but one in the pool for ever, and give that one to all PBDs."""
         world, making, undo = BY_NAME["smb"], making_of("smb"), Undo()
         world.arrange(xapi)
         passwords.keep(view, TOKEN, world.config)
@@ -206,7 +208,7 @@ class TestPlugging:
 class TestIntroducing:
     @pytest.fixture
     def sr_uuid(self, xapi: Simulator, xapi_session: Session) -> str:
-        """On the storage, and not known to the pool."""
+        """The uuid of an SR that only the storage has."""
         BY_NAME["nfs"].arrange(xapi)
         touch_hosts(xapi)
         return forgotten(xapi_session, somebodys_sr(xapi, BY_NAME["nfs"]))
@@ -330,5 +332,5 @@ def test_the_sr_of_a_backend_is_looked_up_in_this_pool(xapi: Simulator, view: Vi
 
 
 def view_again(view: View) -> View:
-    """With nothing remembered."""
+    """A view that has read nothing."""
     return View(view._session)

@@ -1,4 +1,4 @@
-"""A volume grows, never shrinks, and is erased when nobody has it, once."""
+"""A volume grows, never shrinks, and is erased once, if no VM has it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TestExtending:
     def test_by_two_at_once_gives_the_larger(
         self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
     ) -> None:
-        """The smaller one had its disk, was overtaken, and writes its row last."""
+        """The smaller one was overtaken after its disk had grown, and writes its row last."""
         paused = Paused(pool, "event.from", lambda m: m.extend_volume("v1", 2 * GIB), database, nth=2)
         manager.extend_volume("v1", 3 * GIB)
         paused.go_on()
@@ -115,7 +115,7 @@ class TestExtendingWhatIsInUse:
     def test_is_done_online_where_the_storage_says_that_it_can(
         self, pool: Simulator, manager: StorageManager, volume: Volume, nfs: Backend
     ) -> None:
-        """No driver that is shipped does; VDI.resize_online is gone from present releases."""
+        """No current driver can: VDI.resize_online is gone from present releases."""
         pool.add_vm("web", disks=[vdi_of(pool, volume)])
         (sm,) = [ref for ref in pool.db.refs("SM") if pool.db.get("SM", ref, "type") == "nfs"]
         with pool.xapi.lock:
@@ -171,7 +171,7 @@ class TestDeleting:
     def test_of_a_disk_that_a_vm_got_in_the_last_moment_spares_it_and_keeps_the_volume(
         self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
     ) -> None:
-        """Between the look and the erasing."""
+        """The VM got it between the check and the erase."""
         paused = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
         vm = pool.add_vm("web", power_state="Halted", disks=[vdi_of(pool, volume)])
         with pytest.raises(VolumeInUse):
@@ -186,7 +186,7 @@ class TestDeleting:
     def test_by_two_of_whom_one_keeps_it_leaves_no_row_without_a_disk(
         self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
     ) -> None:
-        """The one finds it in use, the other comes when it is not any more, and has begun before."""
+        """One service finds it in use; the other began before, and comes when it is no longer in use."""
         first = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
         second = Paused(pool, "VDI.get_record", lambda m: m.delete_volume("v1"), database)
         vm = pool.add_vm("web", power_state="Halted", disks=[vdi_of(pool, volume)])
@@ -235,7 +235,7 @@ class TestADiskThatThePoolHasNot:
     def test_because_its_sr_was_introduced_anew_is_not_taken_for_erased(
         self, pool: Simulator, manager: StorageManager, volume: Volume
     ) -> None:
-        """Its records come with the plug: until then the pool shows none, and the data is there."""
+        """Its records come with the plug: until then the pool shows none, and the data exists."""
         call = manager._context.session.call
         (sr,) = pool.db.refs("SR")
         record = call("SR.get_record", sr)

@@ -1,4 +1,4 @@
-"""Flavors and backends as values, for what decides without a database."""
+"""Flavors and backends as values, for functions that decide without a database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def a_flavor(**changes: Any) -> Flavor:
 
 
 def a_backend(backend_id: int = 1, **changes: Any) -> Backend:
-    """A thin one with 100 GiB to give, and nothing wrong with it."""
+    """Return a thin backend with 100 GiB free, and no problem."""
     values = {
         "id": backend_id,
         "flavor_id": 1,
@@ -70,7 +70,7 @@ FEATURE_TEXTS = st.sampled_from(
         for chosen in itertools.combinations(_SOME_FEATURES, count)
     ]
 )
-"""Every choice of them: to draw one of all costs a tenth of drawing a list."""
+"""Every subset of features: drawing one of all costs a tenth of drawing a list."""
 BACKENDS = st.builds(
     a_backend,
     st.integers(1, 50),
