@@ -66,7 +66,7 @@ def test_a_strangers_driver_is_listed_with_the_keys_of_its_own_class(monkeypatch
 def test_a_driver_that_says_nothing_of_its_keys_is_said_to(install: Callable[..., None]) -> None:
     install("silent", "silent", SILENT)
     assert facts("silent")["silent of silent"]["keys"] is None
-    assert "accepted keys: any: it does not say" in run("silent").stdout
+    assert "accepted keys: any: the driver does not list them" in run("silent").stdout
 
 
 @pytest.mark.parametrize(

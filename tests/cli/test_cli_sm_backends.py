@@ -187,7 +187,7 @@ class TestRemove:
         (backend,) = gold.json("sm", "backend_list")
         said = gold.sm("backend_remove", "1")
         uuid = backend["sr_uuid"]
-        assert said == f"backend 1 is removed; its data stays, and is registered again with sr_uuid={uuid}\n"
+        assert said == f"backend 1 is removed; its data stays: register it again with sr_uuid={uuid}\n"
         assert xapi.db.refs("SR") == []
         assert gold.json("sm", "backend_add", "gold", *NFS, f"sr_uuid={uuid}")["sr_uuid"] == uuid
 

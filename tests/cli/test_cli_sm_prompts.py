@@ -69,7 +69,7 @@ def test_a_secret_is_asked_for_and_not_shown_and_a_device_erased_by_its_name(
 ) -> None:
     """At the end the connection_info is shown with stars, because it is shown at a terminal."""
     secret = ("chappassword of the backend: ", PASSWORD)
-    question = "Enter leaves it as it is: "
+    question = "Enter keeps it: "
     for answer in ("", "/dev/sdb"):
         status, shown = at_a_terminal(locked, ADD, secret, (question, answer))
         assert (status, PASSWORD in shown) == (5, False)
@@ -98,7 +98,7 @@ def test_a_program_and_whoever_has_named_another_device_are_not_asked(
 
 
 def test_each_backend_that_is_looked_at_is_shown_to_whoever_watches(gold: Shell) -> None:
-    assert "looking at backend 1" in at_a_terminal(gold, ["sm", "audit"])[1]
+    assert "comparing backend 1" in at_a_terminal(gold, ["sm", "audit"])[1]
     assert "backend 1 is up" in at_a_terminal(gold, ["sm", "setup"])[1]
 
 

@@ -152,8 +152,8 @@ class TestAudit:
 
     def test_each_backend_is_said_to_whoever_asks_for_more(self, two: Shell) -> None:
         lines = [json.loads(line) for line in two("sm", "audit", "-v", "--json").stderr.splitlines()]
-        assert {"info": "looking at backend 1"} in lines
-        assert {"info": "looking at backend 2"} in lines
+        assert {"info": "comparing backend 1"} in lines
+        assert {"info": "comparing backend 2"} in lines
 
 
 class TestDatabase:

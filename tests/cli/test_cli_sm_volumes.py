@@ -255,7 +255,7 @@ class TestChanges:
     def test_a_disk_that_is_let_go_can_be_a_volume_again(self, gold: Shell, xapi: Simulator) -> None:
         vdi = gold.json("sm", "volume_show", "mail")["vdi_uuid"]
         assert gold.sm("volume_unmanage", "mail") == (
-            f"mail is no volume any more; its disk, VDI {vdi}, stays\n"
+            f"mail is no volume any more; VDI {vdi} stays, with its data\n"
         )
         assert gold.json("sm", "volume_list") == []
         said = gold.sm("volume_manage", vdi.upper(), "--id", "post", "--name", "post")

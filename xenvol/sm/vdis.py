@@ -33,6 +33,7 @@ from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.records import Volume
 from xenvol.sm.tables import ID
 from xenvol.storage import vdis_of
+from xenvol.storage.users import vbds_of
 
 log = logging.getLogger(__name__)
 
@@ -388,12 +389,9 @@ def erase(view: View, vdi_ref: VDIRef) -> None:
     Raises VolumeInUse if a VM has it, also a VM that is shut down. xapi itself refuses only for a plugged VDI, and
     destroys the VM's VBD together with the VDI (docs/background/xapi.md, VDI.destroy).
     """
-    try:
+    with gone_is_fine("VDI"):
         check_unused(view, view.call("VDI.get_record", vdi_ref))
         view.call("VDI.destroy", vdi_ref)
-    except XapiError as error:
-        if not is_gone(error, "VDI"):
-            raise
 
 
 def erase_unnamed(
@@ -446,13 +444,14 @@ def check_unused(view: View, vdi: Record) -> None:
 
 def users_of(view: View, vdi: Record) -> list[str]:
     """Return the VMs that have the VDI in a slot, as text."""
-    if not vdi["VBDs"]:
-        return []
-    view.read({"VBD": vdi["VBDs"]})
-    vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    return [f"{vm['name_label']} ({vbd['device'] or vbd['userdevice']})" for vm, vbd in slots_of(view, vdi)]
+
+
+def slots_of(view: View, vdi: Record) -> list[tuple[Record, Record]]:
+    """Return the VM and the VBD of each slot that has the VDI. At most two calls."""
+    vbds = vbds_of(view, [vdi]).values()
     view.read({"VM": {vbd["VM"] for vbd in vbds}})
-    vms = [(view.known("VM", vbd["VM"]), vbd) for vbd in vbds]
-    return [f"{vm['name_label']} ({vbd['device'] or vbd['userdevice']})" for vm, vbd in vms if vm is not None]
+    return [(vm, vbd) for vbd in vbds if (vm := view.known("VM", vbd["VM"])) is not None]
 
 
 def _take_back(context: Context, backend_id: int, view: View, vdi_ref: VDIRef) -> None:

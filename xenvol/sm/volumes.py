@@ -13,6 +13,7 @@ from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis,
 from xenvol.sm.context import Context
 from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
+from xenvol.storage.users import vbds_of
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,7 @@ def _growing_call(view: View, backend: Backend, volume_id: str, vdi: Record) -> 
     what = f"extending {volume_id}"
     if not backend.has("VDI_RESIZE"):
         raise NotSupported(what, reason=f"the storage driver {backend.sr_type} resizes no disks")
-    view.read({"VBD": vdi["VBDs"]})
-    if not any(vbd["currently_attached"] for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref))):
+    if not any(vbd["currently_attached"] for vbd in vbds_of(view, [vdi]).values()):
         return "VDI.resize"
     if not backend.has("VDI_RESIZE_ONLINE"):
         users = ", ".join(vdis.users_of(view, vdi))

@@ -61,9 +61,9 @@ def setup(service: Service) -> None:
 @click.argument("flavor_label", metavar="[FLAVOR]", required=False)
 @service_options
 def stats(service: Service, flavor_label: str | None) -> None:
-    """Show what the backends have, what is left, and what they can do.
+    """Show the sizes, the free room and the features of the backends.
 
-    As the pool says it now; of all flavors, or of one.
+    The numbers are read from the pool, for all flavors or for one.
 
     \b
     Examples:
