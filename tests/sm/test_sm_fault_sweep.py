@@ -44,7 +44,7 @@ class Operation:
     prepare: Callable[[StorageManager], object]
     run: Callable[[StorageManager], object]
     goes_forward: bool = False
-    """Once begun it is not taken back: a refusal leaves what the same call goes on with."""
+    """Once begun, nothing is undone: after a refusal the same call continues."""
     hosts: int = 1
 
     def __str__(self) -> str:
@@ -221,7 +221,7 @@ class Trial:
     def open(self) -> None:
         self.database = opened(self.url)
         self.manager = StorageManager(self.session, self.database)
-        self.manager.list_flavors()  # the tables are looked at once
+        self.manager.list_flavors()  # the tables are checked once
 
     def begin_anew(self) -> None:
         self.end()

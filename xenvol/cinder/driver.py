@@ -255,7 +255,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
                 self.manager, context, volume, image_service, image_meta, backend_name=backend_name
             )
 
-    # --- VDIs that are there already -----------------------------------------------------------------------
+    # --- existing VDIs -------------------------------------------------------------------------------------
 
     def manage_existing(self, volume: Any, existing_ref: Mapping[str, Any]) -> dict[str, Any]:
         _check_supported(volume)

@@ -46,7 +46,7 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 """The level of the library's log that is shown, by the number of -v."""
 
 
-_FOLDED = 30  # letters: other columns are folded down to this before a uuid is folded
+_FOLDED = 30  # characters: other columns are folded down to this before a uuid is folded
 _GAP = 3  # between columns
 _REDRAWN = 0.1  # seconds; a disk's pieces come faster than people read
 

@@ -21,8 +21,6 @@ from xenvol.sm.errors import (
 )
 from xenvol.sm.records import Backend, Volume
 
-_LISTED = 10  # snapshots or copies that an error names
-
 
 def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
     """Make a VDI of a backend's SR a volume, and return the volume. Idempotent.
@@ -114,9 +112,5 @@ def _release(connection: sa.Connection, volume: Volume) -> None:
 
 
 def _check_not_needed(connection: sa.Connection, volume: Volume) -> None:
-    what = f"unmanaging {volume.id}"
-    if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
-        listed = ", ".join(snapshot.id for snapshot in snapshots)
-        raise NotSupported(what, reason=f"it has snapshots: {listed}; unmanage or delete them first")
-    if copies := volume_rows.copies_being_made(connection, volume.id, limit=_LISTED):
-        raise NotSupported(what, reason=f"it is being copied: {', '.join(copies)}")
+    what, remedy = f"unmanaging {volume.id}", "unmanage or delete them first"
+    volumes.check_no_source(connection, volume, what, remedy=remedy)

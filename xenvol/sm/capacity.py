@@ -29,7 +29,7 @@ from xenvol.sm.tables import volumes as volume_table
 T = TypeVar("T")
 
 _AT_ONCE = 1000  # ids in one statement, and uuids in one filter: some 60 KB of the 300 KB that xapi accepts
-_LONGEST = 1000  # letters of a problem, in its column
+_LONGEST = 1000  # characters of a problem that fit into its column
 _SLACK = 0.01  # of a backend's size: a smaller gain waits for the next reading, and costs no call now
 
 Seen = dict[str, Any]

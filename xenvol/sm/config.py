@@ -17,7 +17,7 @@ from xenvol.session.refs import is_uuid
 from xenvol.sm.errors import InvalidConfig
 from xenvol.storage.srtypes import SRType, sr_type_of
 
-LONGEST: Final = 2047  # letters of a config as text, in its column
+LONGEST: Final = 2047  # characters of a config that fit into its column
 
 _OF_THE_SR = frozenset({"sr_uuid", "name_label", "name_description", "host"})
 _SM_CONFIG = frozenset({"nosubdir"})  # keys that SM reads only from the SR's sm_config
@@ -65,7 +65,7 @@ class BackendConfig:
 
 
 def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
-    """Sort the parameters. Raises InvalidConfig, which quotes no value."""
+    """Check the parameters, and return them sorted by where they go. Raises InvalidConfig, which quotes no value."""
     kind = sr_type_of(sr_type)
     if kind.not_for_volumes is not None:
         remedy = "choose a type that holds disks"

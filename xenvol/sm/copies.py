@@ -31,7 +31,7 @@ from xenvol.sm.records import Backend, Volume
 
 
 def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:
-    """Keep what the volume holds now, also while a VM writes to it. Idempotent by `snapshot_id`.
+    """Make a snapshot of a volume, also while a VM writes to it, and return it. Idempotent by `snapshot_id`.
 
     Raises UnknownVolume, VolumeNotReady, VolumeExists, NotSupported, NoBackendFits, XapiError, XapiUnreachable.
     """

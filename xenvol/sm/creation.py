@@ -3,7 +3,7 @@
     a row names a backend ─▶ a VDI there names the row ─▶ the row names the VDI ─▶ the VDI is plain ─▶ available
 
 Several services can work on the same volume. Each may make a VDI, the row takes one, and the other services erase
-theirs. So no lock is held, and what a dead process leaves can be told by the next call, or by an audit. An attempt that
+theirs. So no lock is held, and the next call, or an audit, recognizes what a dead process has left. An attempt that
 fails before the row names its VDI is undone. After that nothing is undone, and the same call again completes the
 volume. A VDI for an image is filled before its row names it (`xenvol.sm.filling`).
 """

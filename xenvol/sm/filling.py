@@ -33,7 +33,7 @@ BEAT: Final = 60.0
 SILENCE: Final = 900.0
 """Seconds without a renewal after which the process counts as dead; the clocks of machines may differ by minutes."""
 LONGEST: Final = 255
-"""Letters of an image's name that fit into the row."""
+"""Characters of an image's name that fit into the row."""
 
 
 class Filling:
@@ -51,7 +51,7 @@ class Filling:
         When `write` returns, the VDI holds the image. When it raises, no part of the transfer is still running.
         """
         if not 0 < len(image) <= LONGEST:
-            raise ValueError(f"the name of an image has 1 to {LONGEST} letters")
+            raise ValueError(f"the name of an image must have 1 to {LONGEST} characters")
         self.image = image
         self.obstacle = obstacle
         self.has_begun = False

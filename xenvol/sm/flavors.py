@@ -26,9 +26,9 @@ def create(
 ) -> Flavor:
     """Make a flavor. Raises FlavorExists, InvalidSetting, and what `policies.get_policy` raises."""
     if not label or len(label) > ID or not label.isprintable():
-        raise InvalidSetting("label", label, accepted=f"1 to {ID} letters that can be printed")
+        raise InvalidSetting("label", label, accepted=f"1 to {ID} printable characters")
     if len(description) > ID:
-        raise InvalidSetting("description", description, accepted=f"at most {ID} letters")
+        raise InvalidSetting("description", description, accepted=f"at most {ID} characters")
     if not 0 < over_subscription <= 1000:
         raise InvalidSetting(
             "over_subscription", over_subscription, accepted="above 0, up to 1000; 1 is none"

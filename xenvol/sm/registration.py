@@ -174,7 +174,7 @@ def _text_of(wanted: BackendConfig, token: str) -> str:
     )
     if len(text) > config.LONGEST:
         problem, remedy = (
-            f"and the others have {len(text)} letters",
+            f"and the others have {len(text)} characters",
             f"shorten it: at most {config.LONGEST} fit",
         )
         longest = max(wanted.device_config, key=lambda key: len(str(wanted.device_config[key])), default="")

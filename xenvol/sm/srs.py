@@ -145,8 +145,9 @@ def introduce_sr(view: View, undo: Undo, making: SRMaking, sr_uuid: str) -> SRRe
 def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: HostRef | None) -> None:
     """Plug the SR on all hosts, or a local one on its own. A host that is down gets it at its start. Idempotent.
 
-    A missing PBD is made with the device_config of an existing one, so that all hosts see the same. A host that cannot
-    plug does not stop the others; the first such error is raised at the end.
+    A missing PBD is made with the device_config of an existing one, so that all hosts see the same. An error of the
+    master is raised at once. An error of another host does not stop the others; the first of these is raised at the
+    end.
     """
     pbds = find_pbds(view, sr_ref)
     if view.record("SR", sr_ref)["shared"]:

@@ -54,10 +54,12 @@ def check_names(volume_id: str, name: str = "") -> None:
         or volume_id != volume_id.strip()
         or volume_id.startswith(volume_rows.ERASING)
     ):
-        accepted = f"1 to {ID} printable letters, no space at either end, not {volume_rows.ERASING!r} first"
+        accepted = (
+            f"1 to {ID} printable characters, no space at either end, not {volume_rows.ERASING!r} first"
+        )
         raise InvalidSetting("volume id", volume_id, accepted=accepted)
     if len(name) > ID or not _is_printable(name):
-        raise InvalidSetting("name", name, accepted=f"at most {ID} printable letters")
+        raise InvalidSetting("name", name, accepted=f"at most {ID} printable characters")
 
 
 def check_size(size: int) -> None:

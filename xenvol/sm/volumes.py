@@ -17,7 +17,7 @@ from xenvol.storage.users import vbds_of
 
 log = logging.getLogger(__name__)
 
-_LISTED = 10  # snapshots that an error names
+_LISTED = 10  # snapshots or copies that an error names
 _ATTEMPTS = 20  # at a volume that other services change too
 
 
@@ -64,8 +64,8 @@ def delete(context: Context, volume_id: str) -> None:
     """Erase a volume or a snapshot. Idempotent: a volume that is gone is fine.
 
     Raises VolumeInUse if a VM has it, NotSupported if it has snapshots (delete those first) or is a LUN (unmanage it:
-    its data is the array's), XapiError, XapiUnreachable. Once its row says that it is being deleted, nothing is undone,
-    and the same call again completes.
+    its data is the array's), XapiError, XapiUnreachable. After the last two the volume stays in deletion, and the same
+    call again completes.
     """
     for _ in range(_ATTEMPTS):
         volume = context.database.read(volume_rows.find, volume_id)
@@ -95,12 +95,17 @@ def _begin_deleting(connection: sa.Connection, volume: Volume) -> bool:
     copies."""
     if not volume_rows.begin_deleting(connection, volume):
         return False
+    check_no_source(connection, volume, f"deleting {volume.id}", remedy="delete them first")
+    return True
+
+
+def check_no_source(connection: sa.Connection, volume: Volume, what: str, *, remedy: str) -> None:
+    """Raise NotSupported if the volume has snapshots, which `remedy` is about, or is being copied."""
     if snapshots := volume_rows.list_of(connection, snapshot_of=volume.id, limit=_LISTED):
         listed = ", ".join(snapshot.id for snapshot in snapshots)
-        raise NotSupported(f"deleting {volume.id}", reason=f"it has snapshots: {listed}; delete them first")
+        raise NotSupported(what, reason=f"it has snapshots: {listed}; {remedy}")
     if copies := volume_rows.copies_being_made(connection, volume.id, limit=_LISTED):
-        raise NotSupported(f"deleting {volume.id}", reason=f"it is being copied: {', '.join(copies)}")
-    return True
+        raise NotSupported(what, reason=f"it is being copied: {', '.join(copies)}")
 
 
 def finish_deleting(context: Context, view: View, volume: Volume, backend: Backend, sr_ref: SRRef) -> None:

@@ -176,7 +176,7 @@ def _trial(trial: Trial, normal: int, title: str) -> RenderableType:
         rows += [
             ("error", Text(f"{trial.error['type']}: {trial.error['message']}", style=_BAD)),
             ("hint", str(trial.error["hint"])),
-            ("taken back", " · ".join(undone)),
+            ("undone", " · ".join(undone)),
             ("the pool", _as_it_was(trial.left)),
             ("again", f"the same call completes: /dev/{trial.device}, {len(trial.retry_calls)} calls"),
         ]
@@ -185,7 +185,7 @@ def _trial(trial: Trial, normal: int, title: str) -> RenderableType:
     else:
         asked = " · ".join(f"{call.call} – {call.about}" for call in after[:1])
         rows += [
-            ("then", f"{asked} It did, so the attach goes on"),
+            ("then", f"{asked} It did, so the attach continues"),
             ("done", f"/dev/{trial.device}, {len(trial.calls)} calls instead of {normal}"),
             ("the pool", _as_it_was(trial.left)),
         ]

@@ -22,9 +22,7 @@ DATABASE_VARIABLE = "XENVOL_SM_DATABASE"
 
 NOT_WELL = 5  # the exit status of storage errors: `setup` found a dead backend, `audit` a disagreement
 
-_PASSWORD_IN_URL = re.compile(
-    r"^[^:]+://[^:/]*:[^@]+@"
-)  # as SQLAlchemy reads it: it may hold any letter but @
+_PASSWORD_IN_URL = re.compile(r"^[^:]+://[^:/]*:[^@]+@")  # as SQLAlchemy reads it: any character but @
 
 
 class _NoPool:
