@@ -51,6 +51,7 @@ from xenvol.errors import (
 from xenvol.secret import Secret
 from xenvol.session import Session
 from xenvol.simulator import Simulator
+from xenvol.simulator.orders import Order
 from xenvol.sm import Database, StorageManager
 from xenvol.sm.errors import (
     BackendExists,
@@ -92,6 +93,38 @@ def add(manager: StorageManager, world: StorageWorld, **more: str | Secret) -> B
     config = {**world.config, **more}
     format_device = None if "sr_uuid" in more else world.format_device
     return manager.add_backend("gold", world.sr_type, config, format_device=format_device)
+
+
+@contextlib.contextmanager
+def hanging(order: Order, work: Callable[[], object]) -> Iterator[None]:
+    """Work in a thread, which stops where the order strikes during the block, and continues when the block is left."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        while not order.hits:
+            time.sleep(0.01)
+        yield
+    finally:
+        order.release()
+        thread.join()
+
+
+@contextlib.contextmanager
+def another_add(
+    xapi: Simulator, directory: Path, world: StorageWorld, order: Order
+) -> Iterator[list[BaseException]]:
+    """Add the backend as `hanging` works, with a session and a database object of its own; yields its errors."""
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        with session_of(xapi) as session:
+            try:
+                add(StorageManager(session, database_in(directory)), world)
+            except XenVolError as error:
+                errors.append(error)
+
+    with hanging(order, attempt):
+        yield errors
 
 
 def rows(directory: Path) -> list[tuple[Any, ...]]:
@@ -308,15 +341,9 @@ class TestAnAddThatIsRefused:
             add(manager, world)
         (lost,) = [call for call in calls if call.method == "SR.create"]
         xapi.faults.clear()
-        order = xapi.faults.hang("SR.probe")
         added: list[Backend] = []
-        thread = threading.Thread(target=lambda: added.append(add(manager, world)))
-        thread.start()
-        while not order.hits:
-            time.sleep(0.01)
-        late = xapi_session.call("SR.create", *lost.params)
-        order.release()
-        thread.join()
+        with hanging(xapi.faults.hang("SR.probe"), lambda: added.append(add(manager, world))):
+            late = xapi_session.call("SR.create", *lost.params)
         (backend,) = added
         assert xapi.db.refs("SR") == [late]
         assert (backend.state, backend.sr_uuid) == ("ready", xapi.db.get("SR", late, "uuid"))
@@ -602,26 +629,9 @@ class TestTwoAtOnce:
         """It removes neither the other attempt's row nor its secret."""
         world = BY_NAME["smb"]
         world.arrange(xapi)
-        order = xapi.faults.hang("SR.probe")
-        errors: list[BaseException] = []
-
-        def attempt() -> None:
-            with session_of(xapi) as session:
-                try:
-                    add(StorageManager(session, database_in(tmp_path)), world)
-                except XenVolError as error:
-                    errors.append(error)
-
-        thread = threading.Thread(target=attempt)
-        thread.start()
-        while not order.hits:
-            time.sleep(0.01)
-        xapi.faults.refuse(
-            "SR.create", "SR_BACKEND_FAILURE_1200", "", "whoever comes second fails", "", nth=2
-        )
-        backend = add(manager, world)
-        order.release()
-        thread.join()
+        with another_add(xapi, tmp_path, world, xapi.faults.hang("SR.probe")) as errors:
+            xapi.faults.refuse("SR.create", "SR_BACKEND_FAILURE_1200", "", "it exists already", "", nth=2)
+            backend = add(manager, world)
         assert [type(error) for error in errors] == [BackendExists]
         assert manager.list_backends() == [backend]
         manager.create_volume("v", "gold", GIB)
@@ -632,23 +642,8 @@ class TestTwoAtOnce:
     ) -> None:
         world = BY_NAME["smb"]
         world.arrange(xapi)
-        order = xapi.faults.hang("secret.introduce")
-        errors: list[BaseException] = []
-
-        def attempt() -> None:
-            with session_of(xapi) as session:
-                try:
-                    add(StorageManager(session, database_in(tmp_path)), world)
-                except XenVolError as error:
-                    errors.append(error)
-
-        thread = threading.Thread(target=attempt)
-        thread.start()
-        while not order.hits:
-            time.sleep(0.01)
-        manager.remove_backend(1)
-        order.release()
-        thread.join()
+        with another_add(xapi, tmp_path, world, xapi.faults.hang("secret.introduce")) as errors:
+            manager.remove_backend(1)
         assert [type(error) for error in errors] == [UnknownBackend]
         assert (secrets_of(xapi), xapi.db.refs("SR")) == ({}, [])
 
@@ -1146,17 +1141,12 @@ class TestSetUp:
         with pytest.raises(XapiUnreachable):
             add(manager, world)
         xapi.faults.clear()
-        order = xapi.faults.hang("SR.probe")
         with session_of(xapi) as session:
-            thread = threading.Thread(target=StorageManager(session, database_in(tmp_path)).do_setup)
-            thread.start()
-            while not order.hits:
-                time.sleep(0.01)
-            started = time.monotonic()
-            manager.create_volume("v", "gold", GIB)
-            assert time.monotonic() - started < 60
-            order.release()
-            thread.join()
+            set_up = StorageManager(session, database_in(tmp_path)).do_setup
+            with hanging(xapi.faults.hang("SR.probe"), set_up):
+                started = time.monotonic()
+                manager.create_volume("v", "gold", GIB)
+                assert time.monotonic() - started < 60
         assert [backend.state for backend in manager.list_backends()] == ["ready"] * 7
 
     def test_a_silent_pool_is_reported_for_each(
@@ -1172,14 +1162,9 @@ class TestSetUp:
     ) -> None:
         order = xapi.faults.hang("SR.get_all_records_where", nth=6)
         reports: list[Any] = []
-        thread = threading.Thread(target=lambda: reports.extend(manager.do_setup()))
-        thread.start()
-        while not order.hits:
-            time.sleep(0.01)
-        with sqlite3.connect(tmp_path / "sm.sqlite") as connection:
-            connection.execute("UPDATE sm_backend_config SET deleted = id")
-        order.release()
-        thread.join()
+        with hanging(order, lambda: reports.extend(manager.do_setup())):
+            with sqlite3.connect(tmp_path / "sm.sqlite") as connection:
+                connection.execute("UPDATE sm_backend_config SET deleted = id")
         assert len(reports) < 6
 
 

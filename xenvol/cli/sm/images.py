@@ -21,10 +21,9 @@ from xenvol.cli.image.options import (
 from xenvol.cli.image.standard import standard_output
 from xenvol.cli.sizes import read_size
 from xenvol.cli.sm.options import Service, service_options
-from xenvol.cli.sm.volumes import facts, id_argument, id_of_new, id_option, name_option, tell
+from xenvol.cli.sm.volumes import facts, id_argument, id_of_new, id_option, name_option, needs_option, tell
 from xenvol.cli.terminal import human_size
 from xenvol.images import ImageSource
-from xenvol.sm.placement import FEATURES
 
 
 @click.command("volume_create_from_image")
@@ -35,12 +34,7 @@ from xenvol.sm.placement import FEATURES
 )
 @id_option
 @name_option
-@click.option(
-    "--needs",
-    multiple=True,
-    type=click.Choice(list(FEATURES)),
-    help="A feature that its backend must have. May be given several times.",
-)
+@needs_option
 @road_option
 @staging_option
 @verify_option

@@ -27,6 +27,12 @@ id_option = click.option(
     help="Its id. The same command with the same id is idempotent. Default: a new uuid.",
 )
 name_option = click.option("--name", default="", help="The name of its VDI. Default: a name with the id.")
+needs_option = click.option(
+    "--needs",
+    multiple=True,
+    type=click.Choice(list(FEATURES)),
+    help="A feature that its backend must have. May be given several times.",
+)
 id_argument = click.argument("volume_id", metavar="ID")
 
 
@@ -35,12 +41,7 @@ id_argument = click.argument("volume_id", metavar="ID")
 @click.argument("size", metavar="SIZE", callback=read_size)
 @id_option
 @name_option
-@click.option(
-    "--needs",
-    multiple=True,
-    type=click.Choice(list(FEATURES)),
-    help="A feature that its backend must have. May be given several times.",
-)
+@needs_option
 @service_options
 def volume_create(
     service: Service, flavor_label: str, size: int, new_id: str | None, name: str, needs: tuple[str, ...]
