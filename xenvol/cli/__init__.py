@@ -13,9 +13,7 @@ _EXTRA = frozenset({"click", "rich"})
 def main() -> None:
     """Run the command line, and exit with a status that says whose fault it was (`xenvol.cli.failures`)."""
     try:
-        from xenvol.cli.app import (
-            app,
-        )  # late, so that a missing extra is an error message and not a traceback
+        from xenvol.cli.app import app  # late: a missing extra is an error message, not a traceback
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
