@@ -687,7 +687,7 @@ class TestAnSRThatIsThere:
         world = BY_NAME[name]
         world.arrange(xapi)
         sr_uuid = forgotten(xapi_session, somebodys_sr(xapi, world))
-        with pytest.raises(InvalidConfig, match=f"names no SR that is there; .*{sr_uuid}"):
+        with pytest.raises(InvalidConfig, match=f"names no SR that exists; .*{sr_uuid}"):
             add(manager, world, sr_uuid=UNKNOWN_UUID)
         assert manager.list_backends() == []
         assert xapi.db.refs("SR") == []

@@ -91,7 +91,7 @@ class TestASnapshot:
         manager.create_snapshot("s1", "v1")
         with pytest.raises(NotSupported, match="clone it"):
             manager.create_snapshot("s2", "s1")
-        with pytest.raises(NotSupported, match="stays as it is"):
+        with pytest.raises(NotSupported, match="it is a snapshot: clone it with the size instead"):
             manager.extend_volume("s1", 2 * GIB)
         with pytest.raises(NotSupported, match="attach the clone"):
             manager.initialize_connection("s1")

@@ -277,5 +277,5 @@ class TestRequest:
         with pytest.raises(InvalidSetting) as caught:
             a_request(needs=("snapshot", "teleport"))
         assert str(caught.value) == (
-            "feature 'teleport' cannot be; accepted: snapshot, clone, resize, resize_online"
+            "feature 'teleport' is not allowed; accepted: snapshot, clone, resize, resize_online"
         )
