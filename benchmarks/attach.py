@@ -103,7 +103,9 @@ def replay(session: Any, calls: list[tuple[str, tuple[Any, ...], Any]]) -> None:
             new[answer] = now
         elif name.endswith("get_all_records_where"):
             by_uuid = {record["uuid"]: ref for ref, record in now.items()}
-            new |= {ref: by_uuid[record["uuid"]] for ref, record in answer.items() if record["uuid"] in by_uuid}
+            new |= {
+                ref: by_uuid[record["uuid"]] for ref, record in answer.items() if record["uuid"] in by_uuid
+            }
 
 
 def _with(new: dict[str, str], value: Any) -> Any:

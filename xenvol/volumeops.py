@@ -44,7 +44,7 @@ from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, is_overtaken
 from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
-from xenvol.session.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
+from xenvol.session.refs import NULL_REF, HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
 from xenvol.storage.users import is_plugged
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,10 @@ class VolumeOps:
 
     def __init__(self, session: Any, *, prefer: Mapping[str, str] | None = None) -> None:
         self._session = session if isinstance(session, Session) else Session(session)
+        if prefer is not None and not isinstance(prefer, Mapping):
+            raise RequestError(
+                f"prefer maps names of drivers to packages, and is no value of type {type(prefer).__name__}"
+            )
         self._prefer = prefer
 
     # ---- attach
@@ -88,6 +92,7 @@ class VolumeOps:
         Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
         pool is then as it was, or a note on the error says what could not be taken back.
         """
+        _check_bool(hotplug=hotplug, bootable=bootable)
         wish = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
         attachment: Attachment = self._settled(
             "attach", self._attach, _parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
@@ -202,12 +207,20 @@ class VolumeOps:
         driver = self._driver(info, view, hosts=None if host is None else [host])
         volume = _identity_of(driver, info)
         found = view.find("VBD", {"VM": machine.ref})
-        vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["type"] == "Disk"}
+        vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["VDI"] != NULL_REF}
         first = slots.find_volume(vm_vbds, info, volume, wish)
+        has_moved = first is not None and not volume.is_at(
+            vm_vbds[first]["other_config"].get(DISK, volume.key)
+        )
         shown = {vm_vbds[first]["VDI"]} if first is not None else set()
-        if first is None:
-            shown = slots.find_unmarked(view, vm_vbds, info, volume, driver)
+        if first is None or has_moved:
+            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in shown}
+            at_its_place = slots.find_unmarked(view, others, info, volume, driver)
+            if has_moved:
+                slots.check_not_marked_as_another(machine, others, at_its_place)
+            shown |= at_its_place
         mine = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in shown}
+        slots.check_in_no_drive(machine, mine.values())
         for vbd in mine.values():
             slots.check_fence(vbd, attachment_id or info.attachment_id)
             if first is None:
@@ -215,12 +228,21 @@ class VolumeOps:
         for vbd_ref, vbd in mine.items():
             slots.take_out(view, machine, vbd_ref, vbd)
             log.info("volume %s is out of VM %s", info.volume_id, machine)
-        if first is not None and not volume.is_at(vm_vbds[first]["other_config"].get(DISK, volume.key)):
+        if first is not None and has_moved:
             view.read({"VDI": [vm_vbds[first]["VDI"]]})
             in_use.release_disk(
                 view, vm_vbds[first]
             )  # it has moved: what showed it at its old place goes, too
-        return driver.disconnect_volume(info.data)
+        for vbd in mine.values():
+            view.forget("VDI", vbd["VDI"])
+        driver.disconnect_volume(info.data)
+        # the data may name another target than the one whose SR shows the disk
+        elsewhere = [vbd for vbd in mine.values() if view.known("VDI", vbd["VDI"]) is None]
+        if elsewhere and not has_moved:
+            view.read({"VDI": {vbd["VDI"] for vbd in elsewhere}})
+            for vbd in elsewhere:
+                in_use.release_disk(view, vbd)
+        return None
 
     def detach_all(self, vm: Name) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
@@ -322,13 +344,21 @@ class VolumeOps:
 
     def list_volumes(self, vm: Name) -> list[Attachment]:
         """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
-        view = View(self._session)
-        return listing.list_volumes(view, find_vm(view, vm))
+
+        def look() -> list[Attachment]:
+            view = View(self._session)
+            return listing.list_volumes(view, find_vm(view, vm))
+
+        return self._settled("list", look)
 
     def find_bad_volumes(self, vm: Name) -> list[health.BadVolume]:
         """The volumes of the VM that it could not start with now, each with the reason."""
-        view = View(self._session)
-        return health.find_bad_volumes(view, find_vm(view, vm))
+
+        def look() -> list[health.BadVolume]:
+            view = View(self._session)
+            return health.find_bad_volumes(view, find_vm(view, vm))
+
+        return self._settled("find bad volumes", look)
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
         """Release the SRs of these VDIs where nobody uses them. For error paths: raises nothing, logs instead."""
@@ -356,6 +386,9 @@ class VolumeOps:
         arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
         taken back.
         """
+        if isinstance(connection_infos, str | Mapping) or not isinstance(connection_infos, Iterable):
+            kind = type(connection_infos).__name__
+            raise RequestError(f"connection_infos is a list of them, not a value of type {kind}")
         connection_infos = tuple(map(sealed, connection_infos))
         with scrubbing(secrets_in(connection_infos)):
             infos = [_parse(sent) for sent in connection_infos]
@@ -446,6 +479,13 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     if info.volume_id is not None:
         told["volume_id"] = info.volume_id
     return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
+
+
+def _check_bool(**arguments: object) -> None:
+    """Raise RequestError where an argument is neither True nor False: the text "false" would be taken for True."""
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"{name} is True or False, not a value of type {type(value).__name__}")
 
 
 def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:

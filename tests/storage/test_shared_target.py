@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import (
     CHAP,
     GIB,
@@ -128,6 +129,18 @@ class TestSeveralLuns:
         volume_ops._session.call("VM.hard_shutdown", vm)
         assert volume_ops.extend_volume(iscsi(0)) == 3 * GIB
         assert volume_ops.list_volumes("web")[0].vdi_uuid
+
+    @pytest.mark.parametrize("after", ["VDI.get_all_records_where", "PBD.get_all_records_where"])
+    def test_grown_are_in_use_where_a_vm_plugs_one_meanwhile(
+        self, target: Simulator, volume_ops: VolumeOps, after: str
+    ) -> None:
+        volume_ops.connect_volume(iscsi(0))
+        with (
+            interrupted(target, after, lambda: volume_ops.attach_volume(iscsi(1), "web")) as ops,
+            pytest.raises(VolumeInUse, match="web"),
+        ):
+            ops.extend_volume(iscsi(0))
+        assert volume_ops.list_volumes("web")[0].is_plugged
 
 
 class TestSomebodyElsesSR:

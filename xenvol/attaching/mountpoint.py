@@ -6,6 +6,7 @@ Position 3 is by convention the CD drive's: an explicit wish for it is honoured,
 """
 
 import re
+import sys
 from collections.abc import Collection
 
 from xenvol.errors import InvalidMountpoint, MountpointInUse, NoFreeMountpoint
@@ -54,6 +55,27 @@ def name_of(userdevice: str | int) -> str:
         rest, digit = divmod(rest - 1, 26)
         letters = chr(ord("a") + digit) + letters
     return f"xvd{letters}"
+
+
+def position_of(userdevice: str) -> str | None:
+    """The position, in decimal, that any of xapi's spellings stands for (xvdb, hdb, 01); None where it is none.
+
+    Other tools give a VBD what they like: xapi keeps it as it is spelled, or even beyond the last position
+    (facts/truth.md, VBD.create).
+    """
+    return next(map(str, _positions([userdevice])), None)
+
+
+def shown_name(userdevice: str) -> str:
+    """The name of a VBD's position for messages: xvdb for "1", and what is no position as it is spelled."""
+    position = position_of(userdevice)
+    return userdevice if position is None or int(position) > LAST_POSITION else name_of(position)
+
+
+def order_of(userdevice: str) -> tuple[int, str]:
+    """What VBDs are sorted by: their positions, and last those that have none."""
+    position = position_of(userdevice)
+    return (sys.maxsize if position is None else int(position), userdevice)
 
 
 def choose(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xenvol.attaching.mountpoint import name_of
+from xenvol.attaching.mountpoint import name_of, shown_name
 from xenvol.attaching.vm import VM
 from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.pool import waiting
@@ -73,7 +73,7 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
             raise MountpointInUse(
-                name_of(spec.userdevice), free=[name_of(number) for number in free]
+                name_of(spec.userdevice), free=[shown_name(number) for number in free]
             ) from error
         raise
 

@@ -27,6 +27,9 @@ Record = dict[str, Any]
 HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
 """Nothing can be plugged or unplugged on a host while it is away (facts/xapi.md 2.3)."""
 
+MOVING_VM = frozenset({"pool_migrate", "migrate_send"})
+"""The operations of a VM that is moving to another host."""
+
 _A_MOMENT = 0.1  # seconds
 
 AT_ONCE = 2500
@@ -226,7 +229,7 @@ _MEANWHILE_OF_A_VBD = frozenset(
 
 def is_overtaken(error: XapiError) -> bool:
     """Whether xapi refused because another process changed something after we had looked: so we look anew."""
-    if is_gone(error, "SR", "PBD", "VDI", "VBD", "secret") or error.code in _MEANWHILE:
+    if is_gone(error, "VM", "SR", "PBD", "VDI", "VBD", "secret") or error.code in _MEANWHILE:
         return True
     return error.code in _MEANWHILE_OF_A_VBD and error.call.startswith("VBD.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from xenvol.errors import VolumeNotFound, WrongVolume
 from xenvol.pool.undo import Undo
@@ -13,6 +14,7 @@ from xenvol.storage.release import release_sr
 from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
 from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import turn, wait_while_busy
+from xenvol.storage.users import is_held_by_another
 from xenvol.storage.vdi import find_vdi
 
 
@@ -46,12 +48,19 @@ def connect_disk(
     return found
 
 
-def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None) -> None:
-    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it."""
+def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None, *, volume_id: object = None) -> None:
+    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it.
+
+    A disk that is held as another volume than `volume_id` is in use: stale data may name the file of another volume.
+    """
     found = None if vdi_uuid is None else find_vdi(view, vdi_uuid)
     sr_ref = find_sr(view, sr_uuid) if found is None else SRRef(found[1]["SR"])
     if sr_ref is not None:
-        release_sr(view, sr_ref, of=lambda vdi: bool(vdi["uuid"] == vdi_uuid))
+        release_sr(view, sr_ref, of=partial(_is_own, vdi_uuid, volume_id))
+
+
+def _is_own(vdi_uuid: str | None, volume_id: object, vdi: Record) -> bool:
+    return bool(vdi["uuid"] == vdi_uuid) and not is_held_by_another(vdi, volume_id)
 
 
 def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from xenvol.errors import (
+    ChangedMeanwhile,
     UnsupportedSRType,
     VolumeInUse,
     VolumeNotFound,
     WrongVolume,
     XapiError,
     XapiUnreachable,
+    XenVolError,
 )
+from xenvol.pool.changes import LATE_REFUSALS
 from xenvol.pool.marks import MARK, SHARED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View
@@ -85,14 +88,16 @@ def find_lun(
             view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
         )
         return vdi_ref, share(vdi)
-    scsi_id = _scsi_id_of(view, sr_ref, lun, hosts)
+    proved_ids = {vdi["sm_config"].get("SCSIid") for vdi in rows.values() if proves(vdi)}
+    scsi_id = _scsi_id_of(view, sr_ref, lun, hosts, proved_ids)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
     what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
     _refuse_if_plugged(view, others.values(), what=what)
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
-    found = _bring_in(view, undo, sr_ref, lun, scsi_id, rows, sharable=sharable)
+    number = lun if _is_asked(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
+    found = _bring_in(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
     _forget_those_that_left(view, sr_ref, others)
     return found
 
@@ -216,9 +221,12 @@ def is_lun_per_vdi(sr_type: str) -> bool:
     return sr_type_of(sr_type).luns
 
 
-def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
+def forget_lun(
+    view: View, sr_ref: SRRef, lun: int | None, *, of: Callable[[Record], bool] | None = None
+) -> None:
     """Take back what we did to the LUN's record in an SR that stays, once no VM has the LUN. Idempotent.
 
+    `of` tells the LUN's record from the others, where the number is that of a host which may not be the master.
     In an SR of ours the record goes, lest its number is given to another LUN. In one of somebody else's the record
     stays, and is as sharable as it was before.
     """
@@ -226,12 +234,14 @@ def forget_lun(view: View, sr_ref: SRRef, lun: int | None) -> None:
         return
     is_own = is_ours(view.record("SR", sr_ref))
     for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["VBDs"] or is_held(vdi):
+        number = vdi["sm_config"].get("LUNid")
+        is_it = number == str(lun) if of is None else of(vdi)
+        if not is_it or vdi["VBDs"] or is_held(vdi):
             continue
         if is_own:
             forget_vdi(view, vdi_ref)
         elif vdi["other_config"].get(SHARED) == vdi["uuid"]:
-            _introduce(view, sr_ref, lun, like=_unshared(vdi))
+            _introduce(view, sr_ref, int(number), like=_unshared(vdi))
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
@@ -267,6 +277,8 @@ def _unplug_unless_down(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
     try:
         unplug_pbd(view, undo, pbd_ref)
     except XapiError as error:
+        if error.code == "VDI_IN_USE":  # since we looked; the next look names the VM
+            raise ChangedMeanwhile("extend", what="a VM plugged a disk of the target") from error
         if error.code not in HOST_IS_DOWN:
             raise
         return False
@@ -289,6 +301,11 @@ def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:
     return set(view.hosts if hosts is None else hosts) <= {view.master}
 
 
+def _is_asked(view: View, hosts: Iterable[HostRef] | None) -> bool:
+    """Whether the master is among the hosts that are asked for their numbers."""
+    return hosts is None or view.master in set(hosts)
+
+
 def _plugged_on(
     view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None
 ) -> dict[HostRef, Mapping[str, str]]:
@@ -306,11 +323,20 @@ def _plugged_on(
     return asked or {host: config for host, config in plugged.items() if host == view.master}
 
 
-def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None) -> str:
-    """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume."""
+def _scsi_id_of(
+    view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None, proved: Collection[str | None]
+) -> str:
+    """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume.
+
+    Where the hosts number the LUNs differently, the LUN that the data proves, if each of them sees it and one of them
+    under this number: `proved` are the SCSI ids of the disks that the data proves to be the volume.
+    """
     seen = seen_luns(view, sr_ref, hosts)
     if not seen:  # another process has unplugged the SR
         raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe")
+    for luns in seen.values():
+        if luns.get(lun) in proved and all(luns[lun] in others.values() for others in seen.values()):
+            return luns[lun]
     for host_ref, luns in seen.items():
         if lun not in luns:
             raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=_in_words(luns))
@@ -319,6 +345,26 @@ def _scsi_id_of(view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | 
         found = ", ".join(f"{scsi_id} on host {_name_of(view, host)}" for host, scsi_id in numbered.items())
         raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
     return next(iter(numbered.values()))
+
+
+def _number_on_master(view: View, sr_ref: SRRef, lun: int, scsi_id: str) -> int:
+    """The number under which the pool's master, which brings it in, sees the LUN that another host sees as `lun`.
+
+    To bring in another LUN would write over the record of that one. Raises WrongVolume and VolumeNotFound.
+    """
+    luns = seen_luns(view, sr_ref, [view.master]).get(view.master, {})
+    for number, its_scsi_id in luns.items():
+        if its_scsi_id == scsi_id:
+            return number
+    what = f"SCSI id {scsi_id}, which the VM's host sees as LUN {lun}"
+    if lun in luns:
+        raise WrongVolume(
+            what,
+            found=f"SCSI id {luns[lun]} under that number on the pool's master: export the volume to the master, too",
+        )
+    raise VolumeNotFound(
+        f"{what}, on the pool's master, host {_name_of(view, view.master)}", found=_in_words(luns)
+    )
 
 
 def _in_words(luns: Mapping[int, str]) -> list[str]:
@@ -442,11 +488,28 @@ def _introduce(
     xenstore_data = {} if like is None else like["xenstore_data"]
     is_sharable = sharable if like is None else like["sharable"]
     spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
+    known = set(view.remembered("VDI"))
+
+    def is_it(vdi_ref: VDIRef, vdi: Record) -> bool:
+        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["sharable"] != is_sharable:
+            return False
+        is_same = like is not None and vdi["uuid"] == like["uuid"] and vdi["other_config"] == other_config
+        return is_same or vdi_ref not in known
+
     try:
         with turn(view, sr_ref):
             return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
-    except XapiError as error:
+    except (XapiError, XapiUnreachable) as error:
+        if isinstance(error, XapiError) and error.code not in LATE_REFUSALS:
+            raise
         # every refusal of the storage driver comes as this one (facts/sm-truth.md, Contradictions 1)
-        if error.code == "INTERNAL_ERROR" and "Vdi_does_not_exist" in "".join(error.params):
+        if isinstance(error, XapiError) and "Vdi_does_not_exist" in "".join(error.params):
             return None
-        raise
+        try:
+            found = [ref for ref, vdi in vdis_of(view, sr_ref).items() if is_it(ref, vdi)]
+        except XenVolError as failure:
+            error.add_note(f"whether LUN {lun} was introduced is not known: {failure}")
+            found = []
+        if not found:
+            raise
+        return found[0]

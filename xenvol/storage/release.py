@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError
+from xenvol.pool.changes import is_no_more, unmake
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
@@ -170,20 +171,13 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
 def _forget(view: View, sr_ref: SRRef) -> bool:
     """Forget it, and its PBDs and VDI records with it; not when somebody has plugged a PBD meanwhile."""
     try:
-        view.call("SR.forget", sr_ref)
+        unmake(view, ("SR.forget", sr_ref), is_undone=lambda: is_no_more(view, "SR", sr_ref))
     except XapiError as error:
         if error.code == "SR_HAS_PBD":
             log.info("SR %s stays: somebody has plugged it again", sr_ref)
             return False
         if not is_gone(error, "SR"):
             raise
-    except XapiUnreachable as silence:
-        try:
-            view.call("SR.get_uuid", sr_ref)
-        except XapiError as error:
-            if is_gone(error, "SR"):
-                return True
-        raise silence
     return True
 
 
