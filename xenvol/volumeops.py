@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tenacity
@@ -20,7 +21,7 @@ from xenvol.attaching import connector as connectors
 from xenvol.attaching import health, in_use, listing, migration, slots
 from xenvol.attaching.attachment import Attachment, Volume
 from xenvol.attaching.mountpoint import userdevice_of
-from xenvol.attaching.vbd import VBDSpec, create_vbd, destroy_vbd
+from xenvol.attaching.vbd import VBDSpec, destroy_vbd
 from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
 from xenvol.connection_data import connection_info
 from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, sealed
@@ -32,6 +33,7 @@ from xenvol.errors import (
     AttachedMeanwhile,
     ChangedMeanwhile,
     ExtendNotSupported,
+    HostNotReady,
     MountpointInUse,
     RequestError,
     UnknownVM,
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NOT_ON_EVERY_HOST = "HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED"
 ATTEMPTS = 5
 """An SR can be released by its last user just when we have found it; five times in a row is not chance."""
 
@@ -129,9 +132,10 @@ class VolumeOps:
             shown_on = _shown_on(view, vdi_ref, hosts)
             marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-            vbd_ref = _put_in(view, undo, machine, vm_vbds, there, vdi_ref, spec, info, wish)
-            if will_plug:
-                slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
+            with _telling_what_ha_lacks(view, machine, vdi_ref, shown_on):
+                vbd_ref = _put_in(view, undo, _Place(machine, vm_vbds, there, wish), vdi_ref, spec, info)
+                if will_plug:
+                    slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
@@ -533,27 +537,32 @@ def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: Ba
         error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the disk shall go, and what is there."""
+
+    vm: VM
+    vbds: Mapping[VBDRef, Record]
+    there: VBDRef | None
+    """The VBD that is marked as the volume's."""
+    wish: str | int | None
+    """The mountpoint that the caller named."""
+
+
 def _put_in(
-    view: View,
-    undo: Undo,
-    vm: VM,
-    vm_vbds: Mapping[VBDRef, Record],
-    there: VBDRef | None,
-    vdi_ref: VDIRef,
-    spec: VBDSpec,
-    info: ConnectionInfo,
-    wish: str | int | None,
+    view: View, undo: Undo, place: _Place, vdi_ref: VDIRef, spec: VBDSpec, info: ConnectionInfo
 ) -> VBDRef:
     """A VBD of the VM that shows the disk: one that another tool made, that of an earlier attempt, or a new one."""
+    vm, vm_vbds, there = place.vm, place.vbds, place.there
     vbd_ref = slots.find_twin(vm, vm_vbds, there, vdi_ref)
     if vbd_ref is not None:
-        slots.check_position(vm_vbds[vbd_ref], wish)
+        slots.check_position(vm_vbds[vbd_ref], place.wish)
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
     else:
         in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
         if there is None or not _still_there(view, there, vdi_ref):
-            return create_vbd(view, undo, vm, vdi_ref, spec)
+            return slots.put_in(view, undo, vm, vdi_ref, spec)
         vbd_ref = there
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.take_over(view, undo, vbd_ref, vm_vbds[vbd_ref], info)
@@ -598,6 +607,32 @@ def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) ->
         if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
             return
     raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
+
+
+@contextmanager
+def _telling_what_ha_lacks(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]) -> Iterator[None]:
+    """Translate xapi's refusal to give a VM that HA protects a disk which not every host has.
+
+    Raises ChangedMeanwhile, and the attach is tried again, where another process has unplugged the disk's SR on one of
+    these hosts, on which it was plugged. Raises HostNotReady, which names the hosts, where it never was.
+    """
+    try:
+        yield
+    except XapiError as refusal:
+        if refusal.code != _NOT_ON_EVERY_HOST:
+            raise
+        sr_ref = SRRef(view.record("VDI", vdi_ref)["SR"])
+        view.read({"SR": [sr_ref]}, whole=["host"])
+        pbds = storage.find_pbds(view, sr_ref)
+        without = {*view.hosts} - {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
+        sr = view.record("SR", sr_ref)
+        if sr["shared"] and (not without or without & hosts):
+            what = f"another process unplugged SR {sr['name_label']}"
+            raise ChangedMeanwhile(f"attach to VM {vm}", what=what) from refusal
+        names = ", ".join(sorted(view.record("host", host)["name_label"] for host in without or hosts))
+        reason = "is not plugged there" if sr["shared"] else "is not shared"
+        problem = f"HA may start VM {vm} there, and SR {sr['name_label']} {reason}"
+        raise HostNotReady(names, problem=problem) from refusal
 
 
 def _has_started(view: View, vm: VM) -> bool:

@@ -391,6 +391,52 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
             volume_ops.attach_volume(iscsi(9), "web")
         assert changes(before, target.snapshot()) == []
 
+    @pytest.mark.parametrize("number", [1, 9])
+    @pytest.mark.parametrize("power_state", ["Running", "Halted"])
+    def test_a_detach_of_what_is_not_attached_is_quiet_beside_another_lun_of_its_target(
+        self, target: Simulator, volume_ops: VolumeOps, number: int, power_state: str
+    ) -> None:
+        """Number 9 is one that the target has not."""
+        target.add_vm("guest", power_state=power_state)
+        volume_ops.attach_volume(iscsi(0), "guest")
+        volume_ops.detach_volume(iscsi(number), "guest")
+        assert [volume.volume_id for volume in volume_ops.list_volumes("guest")] == ["volume-0"]
+
+    def test_a_detach_of_what_is_not_attached_leaves_no_record_of_it(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        before = target.snapshot()
+        volume_ops.detach_volume(iscsi(9), "web")
+        assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
+
+    def test_a_detach_takes_out_what_has_the_number_now_whatever_number_its_record_says(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The volume is in the VM under another number, and its VBD has no mark."""
+        target.add_vm(
+            "guest", power_state="Halted"
+        )  # an unplug needs a host that has noticed, which none can
+        attachment = volume_ops.attach_volume(iscsi(1), "guest")
+        other = volume_ops.attach_volume(iscsi(0), "db")
+        volume_ops._session.xenapi.VBD.set_other_config(attachment.vbd_ref, {})
+        target.storage.san.replace_lun(IQN, 2, GIB, scsi_id=scsi_id(1))
+        volume_ops.detach_volume(iscsi(2), "guest")
+        assert target.db.refs("VBD") == [other.vbd_ref]
+
+    @pytest.mark.xapi(hosts=2)
+    def test_a_detach_from_a_vm_on_another_host_says_that_it_cannot_be_known(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """That host may see the disk of the VM under the number."""
+        target.add_vm("far", resident_on=target.db.refs("host")[1])
+        volume_ops.attach_volume(iscsi(0, scsi_id=scsi_id(0)), "far")
+        with pytest.raises(UnsupportedSRType, match="lvmoiscsi"):
+            volume_ops.detach_volume(iscsi(1), "far")
+        volume_ops.detach_volume(iscsi(1, scsi_id=scsi_id(1)), "far")  # this is proved not to be the disk
+        assert len(volume_ops.list_volumes("far")) == 1
+
     @pytest.mark.xapi(hosts=2)
     def test_another_host_gets_the_lun_that_the_data_proves_and_no_other(
         self, target: Simulator, volume_ops: VolumeOps

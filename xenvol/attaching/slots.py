@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 from xenvol import storage
 from xenvol.attaching import mountpoint
 from xenvol.attaching.vbd import (
+    VBDSpec,
+    create_vbd,
     destroy_vbd,
     discard_vbd,
     plug_unless_plugged,
@@ -257,8 +259,22 @@ def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
     others = [ref for ref in view.record("VDI", vbd["VDI"])["VBDs"] if ref != vbd_ref]
     for other in vbds_of(view, [{"VBDs": others}]).values():
         if other["VM"] == vm.ref and is_marked(other):
-            discard_vbd(view, vbd_ref)
+            discard(view, vm, vbd["VDI"], vbd_ref)
             raise AttachedMeanwhile(str(vm))
+
+
+def put_in(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
+    """Put the disk into a slot of the VM, not yet plugged. Raises MountpointInUse where somebody was faster."""
+
+    def inverse(view: View, vbd_ref: VBDRef) -> None:
+        discard(view, vm, vdi_ref, vbd_ref)
+
+    return create_vbd(view, undo, vm, vdi_ref, spec, inverse=inverse)
+
+
+def discard(view: View, vm: VM, vdi_ref: str, vbd_ref: VBDRef) -> None:
+    """Take a disk that we have put in out again, also where LUNs of its target have vanished since."""
+    discard_vbd(view, vbd_ref, through=partial(_past_dead_luns, view, vm, vdi_ref))
 
 
 def check_fence(vbd: Record, attachment_id: str | None) -> None:

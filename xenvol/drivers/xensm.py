@@ -100,7 +100,7 @@ class XenSMDriver(VolumeDriver):
         if storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"]):
             storage.log_in_again(view, self.undo, sr_ref)
         else:
-            view.call("SR.scan", sr_ref)
+            storage.scan_sr(view, sr_ref)
         _, vdi = self._the_vdi(view, volume, sr_ref)
         return int(vdi["virtual_size"])
 

@@ -74,16 +74,18 @@ def change(
     call: tuple[Any, ...],
     *,
     look: Callable[[], bool],
-    inverse: Callable[[], object],
+    inverse: Callable[[], object] | None = None,
 ) -> None:
     """Bring an object into another state with `call`; `look` tells whether it is in that state.
+
+    Without an `undo` nothing is recorded, and no `inverse` is needed.
 
     What is still under way when we are interrupted, or give up waiting, is recorded as done: xapi lets the inverse
     wait for it (facts/xapi.md 2.2).
     """
 
     def record() -> None:
-        if undo is not None:
+        if undo is not None and inverse is not None:
             undo.did(description, inverse)
 
     try:

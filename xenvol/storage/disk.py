@@ -11,9 +11,9 @@ from xenvol.pool.view import Record, View
 from xenvol.session.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type, scan_sr
 from xenvol.storage.srtypes import sr_type_of
-from xenvol.storage.turn import turn, wait_while_busy
+from xenvol.storage.turn import turn
 from xenvol.storage.users import is_held_by_another
 from xenvol.storage.vdi import find_vdi
 
@@ -94,6 +94,5 @@ def size_after_scan(view: View, vdi_uuid: str) -> int:
     if found is None:
         raise VolumeNotFound(f"disk {vdi_uuid}")
     vdi_ref, vdi = found
-    wait_while_busy(view, SRRef(vdi["SR"]))
-    view.call("SR.scan", vdi["SR"])
+    scan_sr(view, SRRef(vdi["SR"]))
     return int(view.call("VDI.get_virtual_size", vdi_ref))

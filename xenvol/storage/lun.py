@@ -33,11 +33,11 @@ from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
-from xenvol.storage.sr import PROBING, require_sr
+from xenvol.storage.sr import PROBING, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
-from xenvol.storage.turn import turn, wait_while_busy
+from xenvol.storage.turn import turn
 from xenvol.storage.users import in_words, is_held, vbds_of
-from xenvol.storage.vdi import describe, forget_vdi, vdis_of
+from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
 LVM_TYPES = tuple(names_of_types_on_lvm())
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
@@ -192,14 +192,25 @@ def which_lun(
 ) -> set[VDIRef]:
     """Which of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
 
-    Raises XapiError where no host can be asked.
+    Where the pool has no driver that lists LUNs, `VDI.introduce` tells what the number means to the master; a record
+    that it makes is forgotten again. Raises XapiError where no host can be asked, and UnsupportedSRType where another
+    host than the master would have to be.
     """
     if not among:
         return set()
     if not _has_numbers(view, sr_ref):
         return {ref for ref, vdi in among.items() if lun is None or vdi["sm_config"].get("LUNid") == str(lun)}
+    try:
+        seen = seen_luns(view, sr_ref, hosts)
+    except UnsupportedSRType:
+        if lun is None or not _is_master_alone(view, hosts):
+            raise
+        undo = Undo()
+        vdi_ref = _ask_master(view, undo, sr_ref, lun, vdis_of(view, sr_ref))
+        undo.unwind()
+        return {ref for ref in among if ref == vdi_ref}
     scsi_ids: set[str] = set()
-    for luns in seen_luns(view, sr_ref, hosts).values():
+    for luns in seen.values():
         if lun in luns:
             scsi_ids.add(luns[lun])
         elif lun is None and len(luns) == 1:
@@ -247,22 +258,29 @@ def forget_lun(
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
     """Unplug the SR on every host and plug it again: only a new log-in shows that a LUN grew (finding 7).
 
-    A host that is down logs in anew when it starts. Raises VolumeInUse, before anything is changed, while a disk of
-    the SR is plugged into a VM.
+    A host that is down logs in anew when it starts. Raises VolumeInUse while a disk of the SR is plugged into a VM.
     """
-    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what="(any LUN of the target)")
-    wait_while_busy(view, sr_ref)
-    pbds = find_pbds(view, sr_ref)
-    on_hosts = master_first(view, pbds)
-    plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
-    # one that died half way has left some unplugged, which in an SR of ours are to be plugged
-    is_all = not plugged or is_ours(view.record("SR", sr_ref))
-    wanted = [pbds[host][0] for host in on_hosts] if is_all else list(plugged)
-    for pbd_ref in reversed(plugged):
-        if not _unplug_unless_down(view, undo, pbd_ref):
-            wanted.remove(pbd_ref)
-    for pbd_ref in wanted:
-        plug_pbd(view, None, sr_ref, pbd_ref)  # this *is* the way back, and has none of its own
+    what = "(any LUN of the target)"
+    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what=what)
+    with turn_beside_users(view, sr_ref, for_unplug=True, undo=undo):
+        _refuse_if_plugged(view, known_vdis(view, sr_ref).values(), what=what)  # by now
+        pbds = known_pbds(view, sr_ref)
+        on_hosts = master_first(view, pbds)
+        plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
+        # one that died half way has left some unplugged, which in an SR of ours are to be plugged
+        is_all = not plugged or is_ours(view.record("SR", sr_ref))
+        wanted = [pbds[host][0] for host in on_hosts] if is_all else list(plugged)
+        for pbd_ref in reversed(plugged):
+            try:
+                is_unplugged = _unplug_unless_down(view, undo, pbd_ref)
+            except XapiError as error:
+                if error.code == "VDI_IN_USE":  # a disk is plugged without a turn
+                    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what=what)
+                raise
+            if not is_unplugged:
+                wanted.remove(pbd_ref)
+        for pbd_ref in wanted:
+            plug_pbd(view, None, sr_ref, pbd_ref)  # this *is* the way back, and has none of its own
     undo.forget()
 
 
@@ -423,25 +441,41 @@ def _bring_in_unasked(
     """
     if not is_certain and not any(proves(vdi) is False for vdi in rows.values()):
         raise _cannot_be_asked(view)
-    those = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
-    is_foreign = not is_ours(view.record("SR", sr_ref))
-    vdi_ref = _introduce(view, sr_ref, lun, like=next(iter(those.values()), None), is_marked=is_foreign)
+    vdi_ref = _ask_master(view, undo, sr_ref, lun, rows)
     if vdi_ref is None:
         master = _name_of(view, view.master)
         raise VolumeNotFound(f"LUN {lun} on host {master}", found=map(describe, rows.values()))
-    if vdi_ref not in rows:
-        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
-    if (
-        those and vdi_ref not in those
-    ):  # it has just taken over the record of the LUN that had the number before
-        _introduce(view, sr_ref, lun, like=rows.get(vdi_ref), is_marked=is_foreign)
     vdi: Record = view.call("VDI.get_record", vdi_ref)
     if not is_certain and not proves(vdi):
         raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")
-    others = {ref: each for ref, each in those.items() if ref != vdi_ref}
+    others = {ref: each for ref, each in _numbered(rows, lun).items() if ref != vdi_ref}
     _refuse_if_plugged(view, others.values(), what=f"(the LUN that had number {lun} before)")
     _forget_those_that_left(view, sr_ref, others)
     return vdi_ref, vdi
+
+
+def _ask_master(
+    view: View, undo: Undo, sr_ref: SRRef, lun: int, rows: Mapping[VDIRef, Record]
+) -> VDIRef | None:
+    """Return the VDI of the LUN that the master sees under this number now, introduced if it is not among the rows.
+
+    None where the master sees no such LUN.
+    """
+    those = _numbered(rows, lun)
+    is_foreign = not is_ours(view.record("SR", sr_ref))
+    vdi_ref = _introduce(view, sr_ref, lun, like=next(iter(those.values()), None), is_marked=is_foreign)
+    if vdi_ref is None:
+        return None
+    if vdi_ref not in rows:
+        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
+    if those.keys() != {vdi_ref} and (those or vdi_ref in rows):
+        # its record has just taken over the names and marks that were given for the number
+        _introduce(view, sr_ref, lun, like=rows.get(vdi_ref), is_marked=is_foreign)
+    return vdi_ref
+
+
+def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
+    return {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
 
 
 def _cannot_be_asked(view: View) -> UnsupportedSRType:
