@@ -3,8 +3,8 @@
     python benchmarks/attach.py [--rounds 40]
 
 The simulator runs in a process of its own, so the CPU time of this process is the client's alone. Both sides take turns
-in one run, warm; the median counts. Columns: calls of the pair, CPU of the pair in milliseconds, their ratio. Rows: 1, 10
-and 1000 LUNs on the target, CHAP, and 200 distributions installed beside xenvol (found on sys.path, without a driver).
+in one run, warm; the median counts. Columns: calls of the pair, CPU of the pair in milliseconds, their ratio. Rows: 1,
+10 and 1000 LUNs on the target, CHAP, and 200 distributions installed beside xenvol (on sys.path, without a driver).
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def replay(session: Any, calls: list[tuple[str, tuple[Any, ...], Any]]) -> None:
             new[answer] = now
         elif name.endswith("get_all_records_where"):
             by_uuid = {record["uuid"]: ref for ref, record in now.items()}
-            new |= {ref: by_uuid[record["uuid"]] for ref, record in answer.items() if record["uuid"] in by_uuid}
+            new |= {
+                ref: by_uuid[record["uuid"]] for ref, record in answer.items() if record["uuid"] in by_uuid
+            }
 
 
 def _with(new: dict[str, str], value: Any) -> Any:

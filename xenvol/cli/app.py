@@ -70,7 +70,7 @@ class App(Commands):
     ) -> Never:
         terminal = Terminal()
         arguments = sys.argv[1:] if args is None else list(args)
-        with _ending_tidily():
+        with _ending_tidily(is_process=args is None):
             try:
                 status = super().main(
                     arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
@@ -83,11 +83,13 @@ class App(Commands):
 
 
 @contextmanager
-def _ending_tidily() -> Iterator[None]:
+def _ending_tidily(*, is_process: bool) -> Iterator[None]:
     """Have SIGTERM and SIGHUP undo what Ctrl-C undoes. A signal that is ignored, as under nohup, stays ignored.
 
     A later signal of these three interrupts a call that waits for its answer, or one step of the undo. In all other
-    code it is ignored, since it would end the undo itself.
+    code it is ignored, since it would end the undo itself. After the command the handlers are put back. If the command
+    `is_process`, and a signal came, all three are ignored instead: the process is about to end, with the status that
+    says so.
     """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
@@ -107,8 +109,8 @@ def _ending_tidily() -> Iterator[None]:
         yield
     finally:
         for number, handler in mine.items():
-            # after a signal the process is about to end, with the status that says so
-            signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL if handler is None else handler)
+            ends = is_process and heard
+            signal.signal(number, signal.SIG_IGN if ends else signal.SIG_DFL if handler is None else handler)
 
 
 _INTERRUPTIBLE: Final = frozenset(
