@@ -22,11 +22,8 @@ FOLDERS = ["benchmarks", "docs", "examples", "tests", "xenvol"]
 NOT_YET = [
     "tests/cinder",
     "tests/simulator",
-    "tests/sm",
-    "xenvol/cinder",
     "xenvol/images",
     "xenvol/simulator",
-    "xenvol/sm",
 ]
 """Folders that still cite the notes from which docs/background was made. Take out those that cite them no more."""
 
