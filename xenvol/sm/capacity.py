@@ -130,7 +130,7 @@ def _refresh(context: Context, view: View, backends: Collection[Backend]) -> lis
 
 
 def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
-    """Return the backends that still exist, by id."""
+    """Return the backends that still exist, by id, each with its flavor and its promised room."""
     backends = _rows(connection, backend_ids)  # first, so that room taken in between counts in `promised`
     flavors = {
         flavor_id: flavor_rows.by_id(connection, flavor_id)

@@ -148,7 +148,7 @@ def backend_remove(service: Service, backend_id: int, destroy: bool) -> None:
 def backend_password(service: Service, backend_id: int, key: str) -> None:
     """Set a password of a backend in this pool.
 
-    A new password, or one that only the pool has in which the backend was registered. Without a file, xenvol asks for
+    Use it for a new password, or if the backend was registered in another pool. Without a file, xenvol asks for
     it. KEY is a key of backend_add: chappassword, password…
 
     \b
