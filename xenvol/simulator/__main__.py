@@ -1,4 +1,4 @@
-"""The simulator from a shell: ``serve`` one, or ``replay`` recordings against fresh ones."""
+"""The simulator's command line: ``serve`` one, or ``replay`` recordings against fresh ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_VERSION = "v24.16.0"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 1 when a replay diverges; 2 when the command is wrong."""
+    """Return the exit status: 0 for success, 1 when a replay diverges, 2 when the command is wrong."""
     options = _parser().parse_args(arguments)
     status: int = options.run(options)
     return status

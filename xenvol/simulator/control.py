@@ -1,6 +1,7 @@
-"""Arranging and examining a simulator over HTTP, under /simulator, so that a test in any language can use it.
+"""Arrange and examine a simulator over HTTP, under /simulator, for tests in any language.
 
-JSON in, JSON out; no session is needed. What it does is what the Python methods of the same names do.
+Requests and replies are JSON; no session is needed. Each request does what the Python method of the same name
+does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from xenvol.simulator.snapshot import Snapshot
 
 
 class Controlled(Protocol):
-    """The simulator, as far as it is controlled from here."""
+    """The part of the simulator that HTTP clients can control."""
 
     @property
     def journal(self) -> Journal: ...
@@ -39,11 +40,11 @@ class Controlled(Protocol):
 
 
 class BadRequest(ValueError):
-    """What was sent is not what is accepted; the text says what is."""
+    """The request is not acceptable; the text says what is accepted."""
 
 
 class Control:
-    """Serves one simulator."""
+    """Serves the requests for one simulator."""
 
     def __init__(self, simulator: Controlled) -> None:
         self._simulator = simulator
@@ -77,7 +78,7 @@ class Control:
         }
 
     def __call__(self, verb: str, path: str, body: bytes) -> Reply:
-        """(verb, path with query, body) → reply; the server calls this without the pool's lock."""
+        """Answer one request: verb, path with query, body. The server calls this without the pool's lock."""
         route, _, query = path.partition("?")
         route = route.removeprefix("/simulator").rstrip("/")
         if (verb, route) not in self._routes:
@@ -94,7 +95,7 @@ class Control:
             return _reply(400, {"error": str(error.args[0])})
 
     def forget_checkpoints(self) -> None:
-        """Those that were made over HTTP; their numbers begin at 1 again."""
+        """Drop the checkpoints made over HTTP, and number the next one 1."""
         self._checkpoints.clear()
 
     def _page(self) -> dict[str, str]:

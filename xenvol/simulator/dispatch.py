@@ -1,8 +1,8 @@
-"""From a parsed call to its answer: the checks that every call passes, in xapi's order, and then its rule.
+"""Check a parsed call in xapi's order, run its rule, and return the answer.
 
-xapi's dispatcher is generated from the data model (gen_server.ml), and so is this one: the name, the number of
-parameters, their types, the session, in that order; a message that was removed says so only after all that. A
-call that comes this far runs whole under the pool's lock, which only a rule that waits gives up.
+xapi's dispatcher is generated from the data model (gen_server.ml), and so is this one. It checks the name,
+the number of parameters, their types and the session, in that order. A removed message is refused after these
+checks. A rule runs under the pool's lock, and gives the lock up only to wait.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PROTOCOL_RULES = (sessions, tasks, events, eventqueue)
 
 @functools.cache
 def load_rules() -> None:
-    """Import every module of the rules package, so that it registers."""
+    """Import every module of the rules package, which registers its rules."""
     package = importlib.import_module("xenvol.simulator.rules")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
@@ -84,7 +84,8 @@ def prepare(
     on_wait: Listener = unheard,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Count, convert and check; ``name`` is the message as the caller spells it."""
+    """Check the number of parameters, convert them, and check the session; ``name`` is the message as the
+    caller spells it."""
     with_session = message.takes_session
     given = len(params) - with_session
     optional = len(message.params) - message.required
@@ -104,7 +105,7 @@ def prepare(
 
 
 def run(prepared: Prepared, call: Call) -> Wire:
-    """Do it, and marshal the result."""
+    """Run the call's rule, and marshal the result."""
     message, model = prepared.message, call.xapi.model
     act = RULES.get(message.full_name) or generic.handler(model.classes[message.cls], message)
     if act is None:
@@ -118,7 +119,7 @@ def run(prepared: Prepared, call: Call) -> Wire:
         )
     except Failure:
         raise
-    except Exception as error:  # xapi answers INTERNAL_ERROR to whatever it did not foresee
+    except Exception as error:  # xapi answers INTERNAL_ERROR to every exception that it does not translate
         log.exception("%s failed", message.full_name)
         raise internal_error(repr(error)) from error
 
@@ -148,7 +149,8 @@ def _arguments(model: DataModel, message: Message, given: list[Wire]) -> list[An
 
 
 def _constructor_record(model: DataModel, cls: str, wire: Wire) -> dict[str, Any]:
-    """The fields that a constructor reads, defaults filled in; whatever else is in the record is ignored."""
+    """Return the fields that a constructor reads, with defaults filled in; other keys of the record are
+    ignored."""
     if not isinstance(wire, dict):
         raise failure("bad __structure")
     record = {}
@@ -169,6 +171,6 @@ def _not_a_message(xapi: Xapi, host: str, name: str, params: Sequence[Wire]) -> 
         if not params:
             raise failure("hd")
         return params[0]
-    if params:  # it might be an extension of the host's, so the session is looked at first
+    if params:  # it might be an extension of the host's, so the session is checked first
         sessions.check(xapi, _session(params[0]), host, "Host.call_extension")
     raise Failure("MESSAGE_METHOD_UNKNOWN", name)

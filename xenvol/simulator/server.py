@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a host's xapi speaks it: which path is which protocol, and which answers are pages of HTML.
+"""HTTP/1.1 as a host's xapi speaks it: which path serves which protocol, and which answers are HTML pages.
 
-One `Server` is one host's listener. Several may stand before one `Service`, each with the identity of another host
-of the pool. A thread serves a connection, from its first request to its last.
+One `Server` is one host's listener. Several may share one `Service`, each with the identity of another host
+of the pool. One thread serves a connection, from its first request to its last.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from xenvol.simulator.xapi import Xapi
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 300 * 1024
-"""Bytes (facts/xapi.md 4.1)."""
+"""Bytes (docs/background/xapi.md 4.1)."""
 _BACKLOG = 128
 
 
 class Server:
-    """Listens from `start` to `close`; ``host`` and ``port`` may be 127.0.0.2 and 0 to be given one."""
+    """Listens from `start` to `close`. ``host`` may be 127.0.0.2, and ``port`` 0 takes a free one."""
 
     def __init__(
         self,
@@ -47,7 +47,8 @@ class Server:
         self.port = port
         self.tls = tls
         self.identity = identity
-        """Which host of a pool this is; asked for every call, as a reset makes new hosts."""
+        """Returns the host of the pool that this server is; called for every call, because a reset makes new
+        hosts."""
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
@@ -66,12 +67,12 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many are open; one that a client has left is open until its last call is over."""
+        """The number of open connections; one whose client has left counts until its last call is over."""
         with self._guard:
             return len(self._connections)
 
     def start(self) -> None:
-        """Listen; OSError when the port is taken. The same port again after `go_down`."""
+        """Listen; OSError if the port is taken. After `go_down`, on the same port as before."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
@@ -82,7 +83,7 @@ class Server:
         ).start()
 
     def go_down(self) -> None:
-        """The host dies: connections are refused, and the open ones end without an answer. Idempotent."""
+        """Let the host die: refuse connections, and end the open ones without an answer. Idempotent."""
         with self._guard:
             listener, self._listener = self._listener, None
             connections, self._connections = self._connections, set()
@@ -103,7 +104,7 @@ class Server:
     close = go_down
 
     def drop_connections(self) -> None:
-        """Close every connection, also those that are between two calls; new ones are welcome."""
+        """Close every connection, idle ones too; new connections are accepted."""
         with self._guard:
             connections, self._connections = self._connections, set()
         for connection in connections:
@@ -165,7 +166,7 @@ class Server:
         return doors.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
 
     def _is_forgotten(self, request: Request) -> bool:
-        """Whether xapi says that it closes the connection, and does not (trace sm/30#220)."""
+        """Return True if xapi announces that it closes the connection, and then does not (trace sm/30#220)."""
         return request.verb == "GET" and doors.name_of("PUT", request.path.partition("?")[0]) is not None
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
@@ -214,13 +215,13 @@ class Server:
         return self.identity(self.service.xapi)
 
     def _url_of(self, host: str) -> str:
-        """Where another host of the pool listens. (Real ones redirect to HTTPS, on its usual port.)"""
+        """Return the URL of another host of the pool. (Real hosts redirect to HTTPS, on its usual port.)"""
         address = self.service.xapi.db.row("host", host)["address"]
         return _url(address, self.port, is_https=self.tls is not None)
 
 
 _URI_SINCE = (24, 20, 0)
-"""The release that reads the path of a request as a URI: what follows ``//`` is a host (trace 10#16)."""
+"""The first release that reads a request's path as a URI: after ``//`` comes a host (trace 10#16)."""
 
 
 def _url(address: str, port: int, *, is_https: bool) -> str:
@@ -229,7 +230,7 @@ def _url(address: str, port: int, *, is_https: bool) -> str:
 
 
 def _path(target: str, release: tuple[int, ...]) -> str:
-    """The path alone."""
+    """Return the path without query and host."""
     path = target.partition("?")[0]
     if release >= _URI_SINCE and path.startswith("//"):
         _, slash, rest = path[2:].partition("/")

@@ -1,4 +1,4 @@
-"""Which requests are for a door, and what becomes of those that it refuses."""
+"""Which requests go to an image handler, and how refusals are answered."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DOORS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
 
 
 def name_of(verb: str, path: str) -> str | None:
-    """What the journal calls a request at a door (``PUT /import_raw_vdi``); None for any other request.
+    """Return the journal's name of an image request (``PUT /import_raw_vdi``); None for any other request.
 
-    A path may go on after a slash (trace sm/30#226).
+    A path may continue after a slash (trace sm/30#226).
     """
     return next(
         (f"{verb} {door}" for opens, door in _DOORS if opens == verb and f"{path}/".startswith(f"{door}/")),
@@ -24,7 +24,8 @@ def name_of(verb: str, path: str) -> str | None:
 
 
 def serve(name: str, visit: Visit) -> Answer:
-    """Answer the request. What it comes to is for the journal; OSError where the client went away."""
+    """Answer the request, and return the outcome for the journal; OSError if the client closed the
+    connection."""
     verb, _, path = name.partition(" ")
     door = _DOORS[verb, path]
     exchange = visit.exchange

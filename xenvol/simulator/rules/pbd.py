@@ -1,4 +1,5 @@
-"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; facts/xapi.md 2.4)."""
+"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; docs/background/xapi.md
+2.4)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @rule("PBD.create")
 def create(call: Call, record: dict[str, Any]) -> str:
-    """Checks the SR and not the host (trace 02#51-52); the passwords become secrets before anything is checked."""
+    """Create a PBD.
+
+    The SR is checked, the host is not (trace 02#51-52); passwords become secrets before any check.
+    """
     sr: str = record["SR"]
     config = secret.move_passwords(call, record["device_config"])
     with operation(call, ("SR", sr, "pbd_create")):
@@ -28,7 +32,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
 
 
 def add(call: Call, sr: str, host: str, config: dict[str, str]) -> str:
-    """The row, with secrets of its own; the caller's other_config is not kept (xapi_pbd.ml, create)."""
+    """Add the row, with secrets of its own; the caller's other_config is dropped (xapi_pbd.ml, create)."""
     db = call.db
     for pbd in db.children(sr, "PBDs"):
         if db.row("PBD", pbd)["host"] == host:
@@ -45,7 +49,7 @@ def destroy(call: Call, pbd: str) -> None:
 
 
 def remove(call: Call, pbd: str) -> None:
-    """The row and its secrets."""
+    """Delete the row and its secrets."""
     row = call.db.row("PBD", pbd)
     if row["currently_attached"]:
         raise Failure("OPERATION_NOT_ALLOWED", "PBD is currently attached")
@@ -56,7 +60,7 @@ def remove(call: Call, pbd: str) -> None:
 
 @rule("PBD.set_device_config")
 def set_device_config(call: Call, pbd: str, value: dict[str, str]) -> None:
-    """For drivers only; a client's passwords become secrets all the same."""
+    """Set the device_config, for drivers only; a client's passwords become secrets before it is refused."""
     config = secret.move_passwords(call, value)
     assert_storage_session(call, call.db.row("PBD", pbd)["SR"])
     _assert_no_srmaster(config)
@@ -65,7 +69,7 @@ def set_device_config(call: Call, pbd: str, value: dict[str, str]) -> None:
 
 @rule("PBD.plug")
 def plug(call: Call, pbd: str) -> None:
-    """Idempotent. Plugging the pool master's PBD refreshes the SR's sizes afterwards."""
+    """Plug a PBD; idempotent. Plugging the pool master's PBD also refreshes the SR's sizes."""
     sr, host = call.db.row("PBD", pbd)["SR"], call.db.row("PBD", pbd)["host"]
     with operation(call, ("SR", sr, "plug")):
         row = call.db.row("PBD", pbd)
@@ -83,11 +87,11 @@ def plug(call: Call, pbd: str) -> None:
 
 @rule("PBD.unplug")
 def unplug(call: Call, pbd: str) -> None:
-    """Idempotent. Waits for whoever works on a VDI, if that happens on the pool master."""
+    """Unplug a PBD; idempotent. On the pool master it waits for operations on the SR's VDIs."""
     sr = call.db.row("PBD", pbd)["SR"]
     retry(call, lambda: _mark_for_unplug(call, sr))
     try:
-        row = call.db.row("PBD", pbd)  # it may have gone while this call waited
+        row = call.db.row("PBD", pbd)  # the row may have gone while this call waited
         host = row["host"]
         places.assert_live(call.xapi, host)
         if row["currently_attached"]:
@@ -119,7 +123,7 @@ def _assert_no_srmaster(config: dict[str, str]) -> None:
 
 
 def _assert_sharable(db: Database, sr: str, host: str) -> None:
-    """An SR that is not shared is plugged on one host at a time."""
+    """Raise SR_NOT_SHARABLE if an SR that is not shared is plugged on another host."""
     if db.row("SR", sr)["shared"]:
         return
     for pbd in places.plugged_pbds(db, sr):
@@ -128,9 +132,11 @@ def _assert_sharable(db: Database, sr: str, host: str) -> None:
 
 
 def _active_vdis(db: Database, sr: str, host: str) -> list[str]:
-    """The SR's disks in the host's VMs. A disk whose row is gone, of whatever SR, makes this fail.
+    """Return the SR's disks in the host's VMs; HANDLE_INVALID [VDI, ref] if one of those VMs has a disk
+    without a row.
 
-    HANDLE_INVALID [VDI, ref], until the garbage collector has removed its VBD (facts/sm-truth.md finding 8).
+    That lasts until the garbage collector has removed the VBD (docs/background/recordings.md, finding 8
+    (storage)).
     """
     vbds = [db.row("VBD", vbd) for vm in db.children(host, "resident_VMs") for vbd in db.children(vm, "VBDs")]
     vdis = [vbd["VDI"] for vbd in vbds if is_active(vbd) and not vbd["empty"]]
@@ -165,7 +171,7 @@ def _is_protected(db: Database, vm: str) -> bool:
 
 
 def _retire_metadata(xapi: Xapi, sr: str, host: str) -> None:
-    """Other pools' databases in the SR are no longer the latest that we know of."""
+    """Mark other pools' databases in the SR as no longer the latest known."""
     if places.srmaster(xapi, sr) != host:
         return
     db = xapi.db

@@ -1,4 +1,4 @@
-"""The pool: which host speaks for it (xapi_pool.ml). Its default SRs are fields like others."""
+"""The pool: its master, and how that changes (xapi_pool.ml). Its default SRs are ordinary fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @rule("pool.designate_new_master")
 def pool_designate_new_master(call: Call, host: str) -> None:
-    """Another live host takes over; to the old one, calls get HOST_IS_SLAVE from then on."""
+    """Make another live host the master; the old one then answers calls with HOST_IS_SLAVE."""
     db = call.db
     pool = db.refs("pool")[0]
     db.row("host", host)
@@ -28,12 +28,12 @@ def pool_designate_new_master(call: Call, host: str) -> None:
 
 @rule("pool.sync_database")
 def pool_sync_database(_call: Call) -> None:
-    """Every host has the database already."""
+    """Do nothing: every host has the database already."""
 
 
 @rule("pool.recover_slaves")
 def pool_recover_slaves(call: Call) -> list[str]:
-    """The members that heard of a new master."""
+    """Return the members that learnt of a new master."""
     return [
         host for host in call.db.refs("host") if host != call.xapi.master and places.is_live(call.db, host)
     ]

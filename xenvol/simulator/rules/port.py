@@ -1,7 +1,8 @@
-"""What a storage driver may see and change of the pool: `XapiPort` over the database, for one SR on one host.
+"""What a storage driver may read and change in the pool: `XapiPort` over the database, for one SR on one
+host.
 
-Real drivers call xapi back with a session of their own; these calls are the same writes with the same
-refusals (xapi_vdi.ml, introduce_dbonly), told apart by `XapiRefusal`, which is an error inside the driver.
+A real driver calls xapi with a session of its own. These methods do the same writes with the same refusals
+(xapi_vdi.ml, introduce_dbonly). A refusal is an `XapiRefusal`, which is an error inside the driver.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 UUID = re.compile("-".join(f"[0-9a-f]{{{n}}}" for n in (8, 4, 4, 4, 12)), re.IGNORECASE)
-"""What xapi takes for a uuid; it does not look at what may follow."""
+"""What xapi accepts as a uuid; text after it is ignored."""
 
 _AS_THEY_ARE = ("virtual_size", "physical_utilisation", "managed", "read_only")
 _WHEN_GIVEN = ("sharable", "name_label", "name_description", "type", "is_a_snapshot")
@@ -30,7 +31,7 @@ _WHEN_GIVEN = ("sharable", "name_label", "name_description", "type", "is_a_snaps
 class Port:
     call: Call
     sr: str | None
-    """None while probing: there is no row yet."""
+    """None while probing, because there is no row yet."""
     host: str
 
     def vdis(self) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ class Port:
 
 
 def find_by_location(call: Call, sr: str, location: str) -> str | None:
-    """The first VDI of the SR that lies there."""
+    """Return the first VDI of the SR at that location, or None."""
     db = call.db
     return next(
         (vdi for vdi in db.by_location(location) if db.row("VDI", vdi)["SR"] == sr),

@@ -15,7 +15,7 @@ from xenvol.simulator.rules.sr_operations import update as update_allowed_operat
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
-_UUID_PREFIX = 8  # letters (xapi_sr.ml, unload_metrics_from_memory)
+_UUID_PREFIX = 8  # characters (xapi_sr.ml, unload_metrics_from_memory)
 
 
 @rule("SR.introduce")
@@ -29,7 +29,7 @@ def introduce(
     shared: bool,
     sm_config: dict[str, str],
 ) -> str:
-    """A row and nothing else: neither the type nor the uuid is looked at (trace 02#7-16)."""
+    """Add a row and nothing else: neither the type nor the uuid is checked (trace 02#7-16)."""
     db = call.db
     if db.by_uuid("SR", uuid) is not None:
         raise Failure("SR_UUID_EXISTS", uuid)
@@ -63,10 +63,11 @@ def create(
     shared: bool,
     sm_config: dict[str, str],
 ) -> str:
-    """Make the SR on the storage, and plug it: on every host where it is shared, the given host ignored.
+    """Make the SR on the storage, and plug it; a shared SR is plugged on every host, and the given host is
+    ignored.
 
-    Where the driver refuses, no SR is left; where a plug fails, the SR stays (trace 02#122-127). The secrets stay
-    in either case.
+    If the driver refuses, no SR is left; if a plug fails, the SR stays (trace 02#122-127). The secrets stay
+    in both cases.
     """
     db, master = call.db, call.xapi.master
     config = secret.move_passwords(call, device_config)
@@ -101,7 +102,7 @@ def _create_on_storage(call: Call, sr: str, pbd_ref: str, host: str, size: int) 
 
 
 def _plug_all(call: Call, pbds: list[str]) -> None:
-    """All at once, each under a task that stays behind (trace 08#26); whether they succeed is no matter."""
+    """Plug all PBDs at once, each under a task that stays (trace 08#26); failures are ignored."""
 
     def plug(pbd_ref: str) -> str:
         def work(under_task: Call) -> str:
@@ -131,7 +132,8 @@ def make(call: Call, host: str, device_config: dict[str, str], *_: object) -> No
 
 @rule("SR.forget")
 def forget(call: Call, sr: str) -> None:
-    """The rows of the SR, its PBDs and its VDIs go, the data stays; VBDs dangle until the garbage collection."""
+    """Delete the rows of the SR, its PBDs and VDIs; the data stays, and VBDs dangle until the garbage
+    collection."""
     with operation(call, ("SR", sr, "forget")):
         _assert_unplugged(call, sr)
         _unload_metrics(call, sr)
@@ -140,7 +142,7 @@ def forget(call: Call, sr: str) -> None:
 
 @rule("SR.destroy")
 def destroy(call: Call, sr: str) -> None:
-    """Attach, erase, and forget. What the driver refuses leaves everything as it was."""
+    """Attach the SR, erase it, and forget it. If the driver refuses, everything stays as it was."""
     db = call.db
     with operation(call, ("SR", sr, "destroy")):
         _assert_unplugged(call, sr)
@@ -156,7 +158,7 @@ def destroy(call: Call, sr: str) -> None:
 
 
 def _erase(call: Call, sr: str, host: str) -> None:
-    """The driver wants the PBD plugged while it erases (storage_access.ml, destroy_sr)."""
+    """Erase the SR; the driver needs its PBD plugged meanwhile (storage_access.ml, destroy_sr)."""
     db = call.db
     pbd_ref = places.pbd_of(db, sr, host)
     uuid = db.row("SR", sr)["uuid"]
@@ -182,7 +184,8 @@ def _assert_unplugged(call: Call, sr: str) -> None:
 
 
 def _unload_metrics(call: Call, sr: str) -> None:
-    """Hosts know an SR's metrics by the first eight letters of its uuid, and stumble over a shorter one."""
+    """Raise INTERNAL_ERROR for a uuid of less than eight characters, which hosts use as the key of an SR's
+    metrics."""
     hosts = (
         call.db.row("PBD", each)["host"] for each in places.candidate_pbds(call.xapi, sr, or_unplugged=True)
     )

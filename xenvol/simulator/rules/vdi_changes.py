@@ -1,4 +1,4 @@
-"""Changes to a VDI that stays: its size, its names, how a VM may use it, and what only drivers may write."""
+"""Changes to an existing VDI: size, names, how a VM may use it, and fields that only drivers may write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resize(call: Call, vdi: str, size: int) -> None:
 
 @rule("VDI.resize_online")
 def resize_online(call: Call, vdi: str, size: int) -> None:
-    """Gone from xapi for years, and back since (facts/xapi.md 1.3)."""
+    """Resize; xapi removed this message for years, and has it again (docs/background/xapi.md 1.3)."""
     if not releases.since(call.xapi, releases.RESIZES_ONLINE):
         raise Failure("MESSAGE_REMOVED")
     _resize(call, vdi, size, "resize_online")
@@ -72,14 +72,15 @@ def set_name_description(call: Call, vdi: str, value: str) -> None:
 
 
 def _set_name(call: Call, vdi: str, **name: str) -> None:
-    """Marks nothing, and needs the SR plugged."""
+    """Set a name; marks nothing, and needs the SR plugged."""
     host = places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     call.db.set("VDI", vdi, **name)
     _tell_driver(call, vdi, host)
 
 
 def _tell_driver(call: Call, vdi: str, host: str) -> None:
-    """Drivers have their copy of the names; one that cannot take them is said not to have the disk."""
+    """Update the driver's copy of the names; if the driver cannot take them, the error says that the disk is
+    missing."""
     row = call.db.row("VDI", vdi)
     places.assert_plugged(call.db, row["SR"], host)
     try:
@@ -105,7 +106,7 @@ def set_on_boot(call: Call, vdi: str, value: str) -> None:
 
 
 def _empty_leaf(driver: Driver, uuid: str) -> None:
-    """A clone, made and thrown away, leaves the disk with nothing of its own (storage_smapiv1.ml)."""
+    """Make a clone and destroy it, which leaves the disk without data of its own (storage_smapiv1.ml)."""
     leaf = driver.vdi_clone(uuid).uuid
     driver.vdi_delete(leaf)
     driver.xapi.forget(leaf)
@@ -181,7 +182,7 @@ def pool_introduce(
     sm_config: dict[str, str],
     *more: Any,
 ) -> str:
-    """A row and nothing else, for a pool that a host joins; here every value is taken as it is given."""
+    """Add a row and nothing else, for a pool that a host joins; every value is taken as given."""
     db = call.db
     db.row("SR", sr)
     if find_by_location(call, sr, location) is not None:
@@ -214,4 +215,4 @@ _MORE = (
     *("managed", "virtual_size", "physical_utilisation", "metadata_of_pool"),
     *("is_a_snapshot", "snapshot_time", "snapshot_of", "cbt_enabled"),
 )
-"""The optional parameters of VDI.pool_introduce that are left after sm_config."""
+"""The optional parameters of VDI.pool_introduce after sm_config."""

@@ -1,4 +1,4 @@
-"""A second VDI from a first: snapshot, clone, copy, and moving to another SR (xapi_vdi.ml)."""
+"""Derive a VDI from another: snapshot, clone, copy, and moving to another SR (xapi_vdi.ml)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _INHERITED = (
     *("name_label", "name_description", "type", "sharable", "other_config"),
     *("xenstore_data", "on_boot", "allow_caching"),
 )
-"""What xapi copies to a snapshot or a clone; not the tags (facts/sm-truth.md, contradiction 3)."""
+"""What xapi copies to a snapshot or a clone; tags are not copied.
+
+docs/background/recordings.md, contradiction 3.
+"""
 
 
 @rule("VDI.snapshot")
@@ -48,10 +51,11 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
 
 @rule("VDI.clone")
 def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
-    """Where the driver cannot after all, the disk is copied, and others may work on the SR meanwhile.
+    """Clone a VDI. If the driver cannot clone this disk, copy it; other calls may then work on the SR
+    meanwhile.
 
-    The allowed_operations of the clone are those of a disk without the source's properties: xapi does not look
-    again after it has copied them (xapi_vdi.ml, clone).
+    The clone's allowed_operations are those of a disk without the source's properties, because xapi does not
+    compute them again after it has copied the properties (xapi_vdi.ml, clone).
     """
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_clone"), ("VDI", vdi, "clone")):
@@ -106,7 +110,7 @@ def _derive(
 
 @rule("VDI.copy")
 def copy(call: Call, vdi: str, sr: str, _base_vdi: str, into_vdi: str) -> str:
-    """Into a VDI that is there, or into a new one in the SR, which does not survive a failure."""
+    """Copy into an existing VDI, or into a new one in the SR, which is destroyed on failure."""
     db = call.db
     source_sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("VDI", vdi, "copy")):
@@ -120,7 +124,8 @@ def copy(call: Call, vdi: str, sr: str, _base_vdi: str, into_vdi: str) -> str:
 
 
 def _host_for_copy(call: Call, source_sr: str, sr: str) -> str:
-    """One that sees both SRs, or else the source's; a member of the pool rather than its master."""
+    """Return a host that sees both SRs, or else one that sees the source; a member is preferred to the
+    master."""
     db = call.db
     sees = {
         each: {db.row("PBD", p)["host"] for p in places.plugged_pbds(db, each)} for each in (source_sr, sr)
@@ -174,7 +179,8 @@ def _sees(call: Call, vdi: str, host: str) -> bool:
 
 @rule("VDI.pool_migrate")
 def pool_migrate(call: Call, vdi: str, sr: str, _options: dict[str, str]) -> str:
-    """Moves a VM's disk to another SR of the pool; the VM's slots then hold the new VDI, and the old one is gone."""
+    """Move a VM's disk to another SR of the pool: the VM's VBDs get the new VDI, and the old one is
+    destroyed."""
     db = call.db
     vbds = db.children(vdi, "VBDs")
     if not vbds:

@@ -24,7 +24,7 @@ class VolumeCuts(VolumeDisks):
         return self._cut(uuid, is_clone=True)
 
     def _cut(self, vdi_uuid: str, *, is_clone: bool) -> VDIInfo:
-        """The disk becomes a hidden base copy with two children; raw disks cannot (trace sm/23#122)."""
+        """Turn the disk into a hidden base copy with two children; raw disks cannot be cut (trace sm/23#122)."""
         self.check_master()
         group, source = self.get_volume(vdi_uuid)
         if source.vhd is None:
@@ -74,7 +74,8 @@ class VolumeCuts(VolumeDisks):
     def _make_base(
         self, group: VolumeGroup, source: Vhd, volume_size: int, blocks: int, row: Mapping[str, Any]
     ) -> str:
-        """The uuid of the parent of what was one disk; a disk without data of its own has it already."""
+        """Return the uuid of the children's parent: a new base copy, or the old parent if the disk has no
+        data of its own."""
         if source.parent and blocks <= source.inherited:
             return source.parent
         base_uuid, size = str(uuid.uuid4()), source.virtual_size

@@ -1,4 +1,4 @@
-"""File servers in a world file: plain values in, plain values out.
+"""File servers in a world file, read and written as plain values.
 
 Keys of ``shares``, all optional, each a list of maps:
 
@@ -25,7 +25,7 @@ from xenvol.simulator.sm.worldfile import WorldError, credentials, flag, maps, r
 
 
 def load(shares: Shares, values: Any, where: str = "shares") -> None:
-    """Add what the section describes; `WorldError` names the key that is wrong."""
+    """Add what the section describes; `WorldError` names the wrong key."""
     given = section(values, where, "nfs", "gluster", "cephfs", "smb")
     for entry, place in maps(given, "nfs", where):
         shares.nfs.append(_nfs(entry, place))
@@ -38,7 +38,7 @@ def load(shares: Shares, values: Any, where: str = "shares") -> None:
 
 
 def as_dict(shares: Shares) -> dict[str, Any]:
-    """What `load` would take to make these again."""
+    """Return what `load` would read to make these again."""
     values = {
         "nfs": [_nfs_as_dict(server) for server in shares.nfs],
         "gluster": [_gluster_as_dict(volume) for volume in shares.gluster],
