@@ -1,4 +1,4 @@
-"""The requirements on connect, disconnect, rollback and extend, where nothing goes wrong."""
+"""The requirements on connect, disconnect, rollback and extend, if nothing fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Connecting(Kit):
 
     @pytest.mark.xapi(hosts=3)
     def test_connect_shows_the_volume_on_the_hosts_that_it_is_told(self, bench: Bench) -> None:
-        """Each in turn, as VMs start there; the ones before keep it."""
+        """The hosts are added one by one, as VMs start there; the earlier hosts keep the volume."""
         for number, host in enumerate(bench.hosts, 1):
             bench.check_reachable(bench.connect(hosts=[host]), bench.hosts[:number])
 
@@ -76,7 +76,7 @@ class Connecting(Kit):
             bench.check_nothing_left(f"after connect_volume and {when}", remedy)
 
     def test_rollback_takes_back_only_what_its_own_object_did(self, bench: Bench) -> None:
-        """Two attaches of one volume at once: the second fails, the first stays."""
+        """Two attaches of one volume run at once: the second fails, the first stays."""
         bench.connect()
         bench.remember()
         second = bench.driver()
@@ -89,7 +89,7 @@ class Connecting(Kit):
 
     @pytest.mark.xapi(hosts=3)
     def test_a_vm_on_a_slave_gets_the_disk_and_gives_it_back(self, bench: Bench) -> None:
-        """The whole road, by the facade."""
+        """The facade attaches the volume to the VM, and detaches it again."""
         vm = bench.xapi.add_vm("a VM on a slave", resident_on=bench.hosts[-1])
         bench.remember()
         ops = bench.volume_ops()

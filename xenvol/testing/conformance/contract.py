@@ -1,4 +1,4 @@
-"""The requirements on the class: found by name, cheap to make, kept within what a driver may do."""
+"""The requirements on the class: found by name, made without calls, restricted to what a driver may do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from xenvol.testing.conformance.requirement import listed, require
 
 class Contract(Kit):
     def test_the_driver_is_found_by_its_name(self) -> None:
-        """Through its entry point, where a class that breaks the contract is refused with the method that is wrong."""
+        """The entry point is loaded; a class that breaks the contract is refused, and the error names the
+        wrong method."""
         get_driver_class(self.driver_volume_type, prefer=self.prefer)
 
     def test_making_a_driver_makes_no_call(self, bench: Bench) -> None:
@@ -33,7 +34,7 @@ class Contract(Kit):
         )
 
     def test_the_connection_data_stays_as_it_was(self, bench: Bench) -> None:
-        """The facade hands over a mapping that cannot be changed, and so a driver that tries breaks."""
+        """The facade passes a mapping that cannot be changed, so a driver that changes it fails."""
         steps: tuple[tuple[str, Callable[[Mapping[str, object]], object]], ...] = (
             ("connect_volume", lambda data: bench.connect(data=data)),
             ("disconnect_volume", lambda data: bench.disconnect(data)),
@@ -50,7 +51,7 @@ class Contract(Kit):
             )
 
     def test_the_connection_data_may_be_any_mapping(self, bench: Bench) -> None:
-        """It is the facade's read-only one in production, and not a dict."""
+        """In production it is the facade's read-only mapping, not a dict."""
         frozen = parse(bench.connection_info).data
         try:
             bench.connect(data=frozen)
@@ -62,7 +63,7 @@ class Contract(Kit):
             ) from error
 
     def test_the_volume_key_comes_from_the_data_alone(self, bench: Bench) -> None:
-        """The same for the same volume, whoever asks and whatever its password is by now; and no call is made."""
+        """The key is the same for the same volume, in any process and with any password; and no call is made."""
         if not hasattr(bench.driver_class, "volume_key"):
             pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
         another_password = {
@@ -96,7 +97,8 @@ class Contract(Kit):
         )
 
     def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
-        """What makes or erases data, VMs and VBDs: the session refuses them, and asking is a mistake already."""
+        """The session refuses calls that make or erase data, and calls on VMs and VBDs; even trying one is a
+        mistake."""
         for step in (bench.connect, bench.disconnect):
             with contextlib.suppress(ForbiddenCall):
                 step()
@@ -107,7 +109,8 @@ class Contract(Kit):
         )
 
     def test_a_call_that_is_forbidden_is_not_swallowed(self, bench: Bench) -> None:
-        """Whatever call an operator forbids to drivers, ForbiddenCall says so; nobody goes on without it."""
+        """If an operator forbids any call to drivers, ForbiddenCall leaves the driver, which must not go on
+        without the call."""
         calls = bench.changing_calls(sweep.calls_of(bench.xapi, bench.begin, Bench.connect))
         swallowed = []
         for call in dict.fromkeys(calls):
@@ -118,8 +121,8 @@ class Contract(Kit):
             except ForbiddenCall:
                 continue
             except AssertionError:
-                raise  # a requirement of its own: a rollback that raises
-            except Exception as error:  # noqa: BLE001  # whatever it is, it took the place of ForbiddenCall
+                raise  # a rollback that raises breaks a requirement of its own
+            except Exception as error:  # noqa: BLE001  # any error here has replaced ForbiddenCall
                 swallowed.append(f"{call}: {type(error).__name__}: {error}")
             else:
                 swallowed.append(f"{call}: connect_volume went on")

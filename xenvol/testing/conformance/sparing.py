@@ -1,4 +1,4 @@
-"""The requirements on what others use: a VM's disk, an SR that was there before, another volume of the same storage."""
+"""The requirements on storage in use: a VM's disk, an older SR, another volume of the same storage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPARE = (
 class Sparing(Kit):
     @pytest.mark.parametrize("power_state", ["Running", "Halted"])
     def test_disconnect_spares_a_volume_that_a_vm_uses(self, bench: Bench, power_state: str) -> None:
-        """A halted VM will want its disk when it starts; when the VM has let go, disconnect leaves nothing."""
+        """A halted VM needs its disk when it starts; after the VM has released it, disconnect leaves nothing."""
         vm = bench.xapi.add_vm("a VM of somebody's", power_state=power_state)
         bench.remember()
         before = bench.before
@@ -36,7 +36,7 @@ class Sparing(Kit):
         bench.check_nothing_left("after the VM had let go and disconnect_volume was called", _SPARE)
 
     def test_an_sr_that_was_there_before_stays(self, bench: Bench) -> None:
-        """An operator's SR shows the volume: it is used, and is no business of a driver's."""
+        """An operator's SR shows the volume: the driver uses the SR, and never removes it."""
         self._introduce_as_somebody_else(bench)
         remedy = (
             "use the SR that shows the volume, whoever introduced it, and forget only an SR that carries your mark "
@@ -54,7 +54,7 @@ class Sparing(Kit):
         bench.check_nothing_left("the SR was there before: after connect and rollback", remedy)
 
     def test_disconnect_spares_another_volume_of_the_same_storage(self, bench: Bench) -> None:
-        """The last one out takes down what they shared."""
+        """The last volume that is disconnected removes what both shared."""
         vm = bench.xapi.add_vm("a VM of somebody's")
         other = {**bench.connection_info, "data": dict(self.arrange_another(bench.xapi))}
         bench.remember()
@@ -75,7 +75,7 @@ class Sparing(Kit):
         bench.check_nothing_left("after both volumes were disconnected", _SPARE)
 
     def _introduce_as_somebody_else(self, bench: Bench) -> None:
-        """The SR that the driver would introduce, without its marks, by an operator who got there first."""
+        """Introduce the SR that the driver would introduce, without its marks, as an operator who is faster."""
         db = bench.xapi.db
         sr_ref = bench.sr_of(bench.connect())
         sr = db.record("SR", sr_ref)
