@@ -37,7 +37,7 @@ class BulkBuilder(PoolBuilder):
         """Add ``count`` disks to an SR of type dummy, whose disks have no data; ``like`` is as for `add_vdi`."""
         with self.xapi.lock:
             if self.xapi.db.row("SR", sr)["type"] not in ("dummy", "flaky"):
-                raise ValueError("add_vdis makes rows without data; use add_vdi for an SR that holds data")
+                raise ValueError("add_vdis makes rows without data, and this SR holds data; use add_vdi")
             if not count:
                 return []
             vdis = [self.add_vdi(sr, f"{name}-1", **like)]

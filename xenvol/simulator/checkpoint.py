@@ -47,7 +47,9 @@ def take(xapi: Xapi) -> Checkpoint:
     """Save the pool; RuntimeError if an operation is under way, because its thread cannot be saved."""
     with xapi.lock:
         if busy := _under_way(xapi):
-            raise RuntimeError(f"{busy}: a checkpoint keeps a pool in which nothing is under way")
+            raise RuntimeError(
+                f"{busy}: a checkpoint needs a pool without calls under way; wait for them to end"
+            )
         root = xapi.world.directory
         paths = sorted(path for path in root.rglob("*") if path.is_file() or path.is_symlink())
         return Checkpoint(
@@ -119,7 +121,7 @@ _UUID = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 def _under_way(xapi: Xapi) -> str:
     """Describe what is under way in the pool; empty if nothing is."""
     if xapi.queueing or xapi.held:
-        return f"{xapi.queueing or len(xapi.held)} calls wait or run"
+        return f"{xapi.queueing or len(xapi.held)} calls are under way"
     db = xapi.db
     for cls in db.model.classes:
         if "current_operations" in db.model.classes[cls].fields:

@@ -52,23 +52,23 @@ class Control:
         self._routes: dict[tuple[str, str], tuple[Callable[[str, Any], Any], str]] = {
             ("GET", ""): (self._help, "this page"),
             ("POST", "/reset"): (self._reset, "restore the initial state"),
-            ("POST", "/checkpoint"): (self._checkpoint, "keep the whole state of now, and get its number"),
+            ("POST", "/checkpoint"): (self._checkpoint, "save the whole state, and return its number"),
             ("POST", "/restore"): (
                 self._restore,
-                'go back to a checkpoint, sessions too: {"checkpoint": 1}',
+                'restore a checkpoint with its sessions: {"checkpoint": 1}',
             ),
             ("GET", "/journal"): (
                 self._journal,
                 'all calls; ?since=MARK for those after the "mark" of an earlier answer',
             ),
             ("DELETE", "/journal"): (self._clear_journal, "forget all calls"),
-            ("GET", "/faults"): (self._faults, "the orders that may still strike"),
+            ("GET", "/faults"): (self._faults, "the orders that can still strike"),
             ("POST", "/faults"): (
                 self._order,
-                'order one: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_BACKEND_FAILURE_47", "", '
+                'order a fault: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_BACKEND_FAILURE_47", "", '
                 '"why", ""], "nth": 1, "every": false}; faults: ' + ", ".join(KINDS),
             ),
-            ("DELETE", "/faults"): (self._clear_faults, "forget all orders; ?id=N for one"),
+            ("DELETE", "/faults"): (self._clear_faults, "drop all orders; ?id=N drops one"),
             ("GET", "/snapshot"): (self._snapshot, "the whole state"),
             ("POST", "/compare"): (
                 self._compare,
@@ -90,7 +90,7 @@ class Control:
             data = json.loads(body) if body.strip() else {}
             return _reply(200, act(query, data))
         except json.JSONDecodeError as error:
-            return _reply(400, {"error": f"the body is no JSON: {error}"})
+            return _reply(400, {"error": f"the body is not JSON: {error}"})
         except (ValueError, KeyError) as error:
             return _reply(400, {"error": str(error.args[0])})
 
@@ -121,7 +121,7 @@ class Control:
             made = (
                 f"1 to {len(self._checkpoints)}" if self._checkpoints else "none: POST /simulator/checkpoint"
             )
-            raise BadRequest(f"checkpoint: {number!r} is none that was made; there are {made}")
+            raise BadRequest(f"checkpoint: there is no {number!r}; there are {made}")
         self._simulator.restore(self._checkpoints[number - 1])
         return {}
 
@@ -153,7 +153,7 @@ class Control:
         if number is None:
             self._simulator.faults.clear()
         elif not self._simulator.faults.cancel(number):
-            raise BadRequest(f"id: no order {number} is open")
+            raise BadRequest(f"id: there is no open order {number}")
         return {}
 
     def _snapshot(self, query: str, data: Any) -> Any:
@@ -161,7 +161,7 @@ class Control:
 
     def _compare(self, query: str, data: Any) -> Any:
         if not isinstance(data, Mapping) or "before" not in data:
-            raise BadRequest("before: missing; expected what GET /simulator/snapshot gave")
+            raise BadRequest("before: missing; expected an answer of GET /simulator/snapshot")
         before = Snapshot.from_json(data["before"])
         after = Snapshot.from_json(data["after"]) if "after" in data else self._simulator.snapshot()
         ignore = data.get("ignore", [])
@@ -177,7 +177,7 @@ def _number(query: str, key: str) -> int | None:
     try:
         return int(values[0])
     except ValueError:
-        raise BadRequest(f"{key}: {values[0]!r} is no number") from None
+        raise BadRequest(f"{key}: {values[0]!r} is not a number") from None
 
 
 def _reply(status: int, data: Any) -> Reply:

@@ -50,11 +50,11 @@ class Database:
         self._children: dict[tuple[str, str], dict[str, None]] = {}
         self._parent_sets = {(c, f): (pc, pf) for c, f, pc, pf in model.relations}
         self._child_sets = {(pc, pf): (c, f) for c, f, pc, pf in model.relations}
-        self.on_change: Callable[[str, str], None] = _tell_nobody
+        self.on_change: Callable[[str, str], None] = _ignore_change
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle everything but the listener, which belongs to the `Xapi` around this database."""
-        return {**self.__dict__, "on_change": _tell_nobody}
+        return {**self.__dict__, "on_change": _ignore_change}
 
     # ---- reading
 
@@ -257,7 +257,7 @@ class Database:
                     members[ref] = None
 
 
-def _tell_nobody(cls: str, ref: str) -> None:
+def _ignore_change(cls: str, ref: str) -> None:
     """Ignore the change: the listener of a database that has none."""
 
 

@@ -149,7 +149,9 @@ class Faults:
         (xapi)).
         """
         if answer and inside:
-            raise ValueError("inside: the storage takes long, or the answer does; give the one or the other")
+            raise ValueError(
+                "inside: either the storage or the answer takes long; give inside or answer, not both"
+            )
 
         def strike(fate: Fate) -> Fate:
             if answer:

@@ -132,7 +132,7 @@ class Calls(Sequence[Entry]):
         ``assert calls.waits() == []`` says that no call would have made a real xapi sleep.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
         return [entry for entry in self if any(wait.kind == kind for wait in entry.waited_for)]
 
 

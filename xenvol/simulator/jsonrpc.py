@@ -91,4 +91,4 @@ def _untagged(value: Wire) -> Any:
             return value.value
         case Base64():
             return value.data.decode("utf-8", "replace")
-    raise TypeError(f"{value!r} is no wire value")
+    raise TypeError(f"{value!r} is not a wire value")

@@ -111,7 +111,7 @@ def checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = dict(spec)
     kind = options.pop("fault", None)
     if kind not in _FORMS:
-        raise ValueError(f"fault: {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(f"fault: {kind!r} is not one of {', '.join(KINDS)}")
     keys, required = _FORMS[kind]
     for key, value in options.items():
         if key not in keys:
@@ -121,8 +121,8 @@ def checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             continue
         right = isinstance(value, accepted) and (accepted is bool or not isinstance(value, bool))
         if not right or (key == "error" and not (value and all(isinstance(p, str) for p in value))):
-            raise ValueError(f"{key}: {value!r} given, the fault {kind} wants {text}")
+            raise ValueError(f"{key}: {value!r} given, the fault {kind} expects {text}")
     for key in required:
         if key not in options:
-            raise ValueError(f"{key}: missing; the fault {kind} wants {keys[key][1]}")
+            raise ValueError(f"{key}: missing; the fault {kind} expects {keys[key][1]}")
     return kind, options

@@ -126,7 +126,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 line = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: no JSON: {error}") from error
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
             if not isinstance(line, dict) or "method" not in line or "n" not in line:
                 raise ValueError(f"{path}:{number}: a line of a recording is a map with n, proto and method")
             yield line

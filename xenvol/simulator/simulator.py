@@ -67,9 +67,9 @@ class Simulator(BulkBuilder):
     ) -> None:
         self.version = version.removeprefix("v")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
-            raise ValueError(f"version: {version!r} is no release of xapi; write it as in 24.16.0")
+            raise ValueError(f"version: {version!r} is not a release of xapi; write it as in 24.16.0")
         if world is not None and hosts is not None:
-            raise ValueError("hosts: a world has its own; give the one or the other")
+            raise ValueError("hosts: a world has its own hosts; give either hosts or world")
         self.port = port
         self.tls = tls
         self._storage_delays = storage_delays
@@ -115,7 +115,7 @@ class Simulator(BulkBuilder):
     def urls(self) -> list[str]:
         """The hosts' URLs, in the order in which the hosts were added."""
         if not self._servers:
-            raise RuntimeError("the simulator is not started: use it in a with block, or call start()")
+            raise RuntimeError("the simulator is not started; use it in a with block, or call start()")
         return [server.url for server in self._servers]
 
     @property

@@ -22,13 +22,13 @@ VOLATILE = {
     "*.current_operations": "names the tasks under way",
     "host_metrics.last_updated": "a clock",
     "VM_metrics.last_updated": "a clock",
-    "VM_metrics.VCPUs_utilisation": "a measurement; its keys are numbers, which JSON has not",
+    "VM_metrics.VCPUs_utilisation": "a measurement; its keys are numbers, which JSON does not have",
     "VM_guest_metrics.last_updated": "a clock",
     "VBD_metrics.last_updated": "a clock",
     "host.software_version": "holds the date of start",
     "pool.telemetry_next_collection": "a clock",
-    "VDI.other_config.content_id": "xapi writes a new one whenever a disk is let go",
-    "VDI.sm_config.read-caching-*": "the storage manager writes it in its own time",
+    "VDI.other_config.content_id": "xapi writes a new one each time a disk is released",
+    "VDI.sm_config.read-caching-*": "the storage manager writes it at times of its own",
 }
 """What a comparison leaves out, and why: patterns of ``class``, ``class.field`` and ``class.field.key``."""
 
@@ -88,7 +88,7 @@ class Snapshot:
             isinstance(data.get(k), dict) for k in ("objects", "storage")
         ):
             raise ValueError(
-                'a snapshot has the keys "objects" and "storage", as GET /simulator/snapshot gave it'
+                'a snapshot has the keys "objects" and "storage", as in the answer of GET /simulator/snapshot'
             )
         return cls(data["objects"], data["storage"])
 

@@ -226,5 +226,5 @@ def _bool(values: Mapping[str, Any], key: str, where: str, default: bool) -> boo
 def _one_of(values: Mapping[str, Any], key: str, where: str, accepted: Sequence[str]) -> str:
     value = values.get(key, accepted[0])
     if value not in accepted:
-        raise WorldError(f"{where}.{key}: {value!r} is none of {', '.join(accepted)}")
+        raise WorldError(f"{where}.{key}: {value!r} is not one of {', '.join(accepted)}")
     return str(value)

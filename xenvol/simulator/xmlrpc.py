@@ -124,7 +124,7 @@ def write(value: Wire) -> str:
     """Return ``<value>...</value>``, the form that task.result also has."""
     writer = _WRITERS.get(type(value))
     if writer is None:
-        raise TypeError(f"{value!r} is no wire value")
+        raise TypeError(f"{value!r} is not a wire value")
     return writer(value)
 
 

@@ -276,7 +276,7 @@ def _conduct(
         elif is_choice and in_a_row >= FAIRNESS:
             current, in_a_row = other, 0
         if len(steps) >= MOST_STEPS:
-            return steps, tuple(taken), f"not over after {MOST_STEPS} calls"
+            return steps, tuple(taken), f"not finished after {MOST_STEPS} calls"
         steps.append(Step(current, gate.release(current), is_choice))
         in_a_row += 1
     return steps, tuple(taken), gate.stuck
@@ -319,7 +319,7 @@ class _Judge:
             errors, state = explorer.alone(*order)
             by_client = tuple(errors[order.index(client)] for client in (0, 1))
             self._serial.append(([_kind(error) for error in by_client], state))
-        self._nobody = explorer.alone()[1]
+        self._untouched = explorer.alone()[1]
         self._alone = [explorer.alone(client)[1] for client in (0, 1)]
 
     def gave_up(self, run: Run) -> bool:
@@ -337,26 +337,28 @@ class _Judge:
         for client in failed:
             name, error = self._explorer.names[client], run.errors[client]
             if not isinstance(error, XenVolError):
-                return f"{name} raised no error of xenvol's: {_described(error)}"
+                return f"{name} raised an error that is not xenvol's: {_described(error)}"
             if isinstance(error, XapiError) and error.code in RAW:
-                return f"{name} raised what xapi says of such a meeting, and no error of its own: {_described(error)}"
+                return f"{name} raised xapi's bare error for a conflict, not an error of its own: {_described(error)}"
             if not getattr(error, "is_transient", False):
                 return f"{name} raised an error that is not marked as worth repeating: {_described(error)}"
         return self._after_giving_up(run, failed)
 
     def _after_giving_up(self, run: Run, failed: list[int]) -> str:
-        expected = self._nobody if len(failed) == 2 else self._alone[1 - failed[0]]
+        expected = self._untouched if len(failed) == 2 else self._alone[1 - failed[0]]
         if run.state != expected:
             left = "\n".join(f"  {line}" for line in differences(expected, run.state))
             names = " and ".join(self._explorer.names[client] for client in failed)
-            return f"{names} gave up, and left the pool otherwise than before:\n{left}\n"
+            return f"{names} gave up, and left the pool changed:\n{left}\n"
         errors = list(run.errors)
         for client in failed:  # the pool is still that of the run
             errors[client] = self._explorer.again(client)
         state = self._explorer.state()
         if not any([_kind(error) for error in errors] == kinds and state == s for kinds, s in self._serial):
             ends = ", ".join(_described(errors[client]) for client in failed)
-            return f"the same call again did not complete what gave up ({ends}){self._nearest(state)}"
+            return (
+                f"the same call again did not complete after a client gave up ({ends}){self._nearest(state)}"
+            )
         return ""
 
     def _is_serial(self, run: Run) -> bool:

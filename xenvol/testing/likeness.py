@@ -20,7 +20,7 @@ from xenvol.simulator.snapshot import VOLATILE, Snapshot
 
 IGNORED = {
     **VOLATILE,
-    "*.allowed_operations": "xapi's advice, worked out anew now and then",
+    "*.allowed_operations": "xapi recomputes it now and then",
     "VM.other_config.storage_driver_domain": "xapi's note on a control domain: the SR that was plugged last",
     "VM.domid": "counts the domains of a host",
     "VM_metrics": "clocks",

@@ -1,4 +1,5 @@
-"""facts/sm-truth.md, "Working recipes": the calls by which volumes come and go, and that nothing is left of them."""
+"""docs/background/recordings.md, "Working recipes": the calls that add and remove volumes, and leave nothing
+behind."""
 
 from __future__ import annotations
 

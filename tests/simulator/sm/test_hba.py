@@ -15,7 +15,7 @@ EMPTY_LIST = '<?xml version="1.0" ?>\n<SRlist/>\n'
 
 @pytest.fixture
 def bare() -> Iterator[Lab]:
-    """A host without adapter."""
+    """A host without an adapter."""
     with lab() as made:
         yield made
 

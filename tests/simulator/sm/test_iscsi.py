@@ -1,6 +1,6 @@
-"""How long things take on an iSCSI target, and what a thousand LUNs cost.
+"""The times of operations on an iSCSI target, and the cost of a thousand LUNs.
 
-What the simulator sleeps is added up. A clock would also count what other processes do on a busy machine.
+The tests add up the simulator's sleeps. A clock would also count what other processes do on a busy machine.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Logical volumes, from the inside: thin ones, masters and members, growth, groups without VHDs."""
+"""Logical volumes, without a wire: thin ones, masters and members, growth, groups without VHDs."""
 
 from __future__ import annotations
 

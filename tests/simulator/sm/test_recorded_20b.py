@@ -1,11 +1,14 @@
-"""What becomes of VDIs when LUNs come, grow, go and change, and when a session is lost."""
+"""Recorded VDIs when LUNs are added, grow, are removed and change, and when a session is lost."""
 
 from recorded_san import GIB, VOLUME_A, arrange, lun, no_lun, sessions_are_as_seen, together
 from recorded_world import Script, Storage, looked_up, play
 
 
 def somebody_left_a_reference(storage: Storage) -> None:
-    """The control domain was not clean: PBD.unplug logs out nowhere in the file (#72 took 0.1 s, #73 5 s)."""
+    """Leave a reference of an earlier run:
+
+    PBD.unplug logs out nowhere in the file (#72 took 0.1 s, #73 5 s).
+    """
     storage.host.initiator.references[VOLUME_A] = ["6f8a0b1c-0000-4000-8000-000000000000"]
 
 

@@ -1,4 +1,4 @@
-"""Shares that are linked into place, by the example of SMB, from the inside."""
+"""Linked shares with SMB as the example, without a wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory of devices, from the inside."""
+"""A directory of devices, without a wire."""
 
 from __future__ import annotations
 

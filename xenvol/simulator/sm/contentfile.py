@@ -37,7 +37,7 @@ def fill(device: BlockDevice, values: Any, where: str) -> None:
         for vdi_uuid, entry in section(given.get("disks", {}), f"{where}.disks").items():
             group.add_disk(vdi_uuid, _volume(entry, f"{where}.disks.{vdi_uuid}"))
         if group.free < 0:
-            raise WorldError(f"{where}.disks: they need {-group.free} bytes more than the device has")
+            raise WorldError(f"{where}.disks: the disks need {-group.free} bytes more than the device has")
     else:
         raise WorldError(f"{where}.type: {kind!r} is neither ext nor lvm")
 

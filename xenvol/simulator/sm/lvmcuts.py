@@ -34,7 +34,7 @@ class VolumeCuts(VolumeDisks):
         if group.depth(source.vhd) >= MAX_CHAIN:
             raise SMFailure(109)
         row = self.xapi.vdi(vdi_uuid)
-        assert row is not None, "xapi asks for disks that it has"
+        assert row is not None, "xapi asks only for disks that exist"
         full, thin = thick_volume(source.vhd.virtual_size), thin_volume()
         source_size = thin if self.is_thin or row["is_a_snapshot"] else full
         copy_size = full if is_clone and not self.is_thin else thin

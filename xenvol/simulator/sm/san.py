@@ -93,7 +93,7 @@ def parse_portal(text: str) -> tuple[str, int]:
     try:
         return str(ipaddress.ip_address(host)), int(rest.removeprefix(":") or ISCSI_PORT)
     except ValueError:
-        raise WorldError(f'{text!r} is no portal; write "10.0.0.1:3260" or "[fd00::1]:3260"') from None
+        raise WorldError(f'{text!r} is not a portal; write "10.0.0.1:3260" or "[fd00::1]:3260"') from None
 
 
 class San:

@@ -98,7 +98,7 @@ def _load_lun(san: San, target: str, number: Any, entry: Any, where: str) -> Non
 
 def _number(number: Any, where: str) -> int:
     if not str(number).isdigit():
-        raise WorldError(f"{where}: {number!r} is no LUN number")
+        raise WorldError(f"{where}: {number!r} is not a LUN number")
     return int(number)
 
 

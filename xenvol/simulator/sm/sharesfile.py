@@ -72,7 +72,7 @@ def _gluster(values: Any, where: str) -> GlusterVolume:
     servers = texts(required(given, "servers", where), f"{where}.servers")
     down = set(texts(given.get("down", []), f"{where}.down"))
     if stranger := next(iter(down - set(servers)), None):
-        raise WorldError(f"{where}.down: {stranger} is none of the volume's servers")
+        raise WorldError(f"{where}.down: {stranger} is not one of the volume's servers")
     name = text(required(given, "volume", where), f"{where}.volume")
     started = flag(given, "started", where, default=True)
     return GlusterVolume(name, servers, treefile.load(given, where), down, started)
@@ -82,7 +82,7 @@ def _cephfs(values: Any, where: str) -> CephFS:
     given = section(values, where, "monitors", *treefile.KEYS, "port", "clients", "down")
     port = given.get("port", 6789)
     if not isinstance(port, int):
-        raise WorldError(f"{where}.port: {port!r} is no number")
+        raise WorldError(f"{where}.port: {port!r} is not a number")
     monitors = texts(required(given, "monitors", where), f"{where}.monitors")
     clients = texts(given.get("clients", []), f"{where}.clients")
     return CephFS(monitors, treefile.load(given, where), port, clients, flag(given, "down", where))

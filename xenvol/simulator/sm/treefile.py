@@ -78,7 +78,7 @@ def _walk(directory: Directory, above: str) -> Iterator[tuple[str, dict[str, Any
             yield above + name, _file_as_dict(file)
             continue
         below = directory.directory(name)
-        assert below is not None, "what is no file is a directory"
+        assert below is not None, "an entry that is not a file is a directory"
         if not len(below):
             yield f"{above}{name}/", {}
         yield from _walk(below, f"{above}{name}/")

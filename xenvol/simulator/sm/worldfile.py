@@ -27,7 +27,7 @@ def size_in_bytes(value: Any, where: str) -> int:
     """Read a size: ``1073741824``, ``"1073741824"`` or ``"1 GiB"``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB|B)?", str(value))
     if isinstance(value, bool) or found is None:
-        raise WorldError(f'{where}: {value!r} is no size; write bytes, or "10 GiB"')
+        raise WorldError(f'{where}: {value!r} is not a size; write bytes, or "10 GiB"')
     return int(float(found[1]) * _UNITS[found[2]]) if found[2] else int(found[1])
 
 

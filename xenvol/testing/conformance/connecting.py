@@ -9,8 +9,8 @@ from xenvol.testing.conformance.kit import Kit
 from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _DISCONNECT = (
-    "disconnect_volume works from the data alone, in another process than the one that connected: find by it what is "
-    "there (storage.find_sr…) and take it back (storage.release_sr), and accept that it is gone already"
+    "disconnect_volume works from the data alone, in another process than the connect: find the SR by the data "
+    "(storage.find_sr…), release it (storage.release_sr), and accept that it is gone already"
 )
 
 _CONNECT = "connect_volume gets the read-only connection_data, and `hosts` with the VM's host in it"
@@ -30,7 +30,7 @@ class Connecting(Kit):
     def test_connect_again_finds_what_is_connected(self, bench: Bench) -> None:
         first = bench.connect()
         bench.remember()
-        remedy = "look for the SR and its PBDs before making them: connect_volume is idempotent"
+        remedy = "find the SR and its PBDs before making them: connect_volume is idempotent"
         with must_pass("connect_volume was called again, with the volume connected", remedy):
             second = bench.connect()
         require(
@@ -84,7 +84,7 @@ class Connecting(Kit):
         second.rollback(bench.data)
         bench.check_nothing_left(
             "one object had connected the volume, a second one found it connected and was rolled back: after that",
-            "rollback undoes what this object did, from its own record, and finds out nothing anew",
+            "rollback undoes what this object did, from its own record, and searches for nothing",
         )
 
     @pytest.mark.xapi(hosts=3)
@@ -105,10 +105,10 @@ class Connecting(Kit):
             pytest.skip("the driver has no extend_volume")
         bench.connect()
         size = self.grow(bench.xapi)
-        remedy = "scan, or whatever makes the storage driver look anew, and read the VDI's virtual_size"
+        remedy = "make the storage driver read the size again (a scan, for example), and read the VDI's virtual_size"
         for when in ("extend_volume", "a second extend_volume"):
             seen = bench.extend()
             require(seen == size, f"the volume has {size} bytes, and {when} returned {seen!r}; {remedy}")
         bench.disconnect()
         left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
-        require(not left, f"after extend_volume and disconnect_volume there is left:\n{listed(left)}")
+        require(not left, f"extend_volume and disconnect_volume left:\n{listed(left)}")

@@ -59,13 +59,13 @@ class Contract(Kit):
         except (TypeError, AttributeError) as error:
             raise AssertionError(
                 f"a driver method raised {type(error).__name__}: {error}, given a {type(frozen).__name__}: "
-                "use what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
+                "use only what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
             ) from error
 
     def test_the_volume_key_comes_from_the_data_alone(self, bench: Bench) -> None:
         """The key is the same for the same volume, in any process and with any password; and no call is made."""
         if not hasattr(bench.driver_class, "volume_key"):
-            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+            pytest.skip("the driver has no volume_key, so VolumeDriver's is used")
         another_password = {
             key: Secret("another") if isinstance(value, Secret) else value
             for key, value in bench.data.items()
@@ -81,19 +81,19 @@ class Contract(Kit):
         )
         require(
             len(set(keys)) == 1 and isinstance(keys[0], str) and keys[0],
-            f"{method} told one volume by several keys, or by none: derive a text from what says where its disk is, "
-            "and from nothing else (no password, no id of the driver's object)",
+            f"{method} gave one volume several keys, or none: derive the key only from what locates its disk (no "
+            "password, no id of the driver's object)",
         )
 
     def test_the_volume_key_of_another_volume_is_another(self, bench: Bench) -> None:
         if not hasattr(bench.driver_class, "volume_key"):
-            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+            pytest.skip("the driver has no volume_key, so VolumeDriver's is used")
         data = {"driver_volume_type": bench.name, "data": dict(self.arrange_another(bench.xapi))}
         keys = {bench.driver().volume_key(parse(info).data) for info in (bench.connection_info, data)}
         require(
             len(keys) == 2,
-            f"{bench.method('volume_key')} told two volumes by one key: whatever says which disk of the storage is "
-            "meant belongs into it",
+            f"{bench.method('volume_key')} gave two volumes one key: put everything into the key that "
+            "tells the disks of a storage apart",
         )
 
     def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
@@ -104,8 +104,8 @@ class Contract(Kit):
                 step()
         require(
             not bench.refused,
-            f"{bench.driver_class.__qualname__} called {', '.join(bench.refused)}, which no driver may: introduce "
-            "and forget records, and leave VMs and VBDs to the facade",
+            f"{bench.driver_class.__qualname__} called {', '.join(bench.refused)}, which no driver may call: a driver "
+            "introduces and forgets records, and leaves VMs and VBDs to the facade",
         )
 
     def test_a_call_that_is_forbidden_is_not_swallowed(self, bench: Bench) -> None:
@@ -129,5 +129,5 @@ class Contract(Kit):
         require(
             not swallowed,
             f"{bench.method('connect_volume')} swallowed ForbiddenCall:\n{listed(swallowed)}\n"
-            "catch the errors that you can name (XapiError with the code you have an answer to), and no others",
+            "catch only errors that the driver can handle (XapiError with a certain code)",
         )

@@ -16,8 +16,8 @@ from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _TAKE_BACK = "record each change on the line after it: self.undo.did(…), and nothing before it has succeeded"
 _CONVERGE = (
-    "after a lost answer look whether the object is there, record it as done if it is, and derive what you make (the "
-    "SR's uuid…) from the data, so that the next attempt finds it"
+    "after a lost answer check whether the object exists, and if so record it; derive uuids (of the SR…) from the data, "
+    "so that the next attempt finds the object"
 )
 _STRIKES = pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])
 
@@ -28,7 +28,7 @@ class Failing(Kit):
         for case in bench.each_call(Bench.connect, sweep.refuse):
             require(
                 case.error is None or _is_the_refusal(case.error),
-                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                f"{case}: that hides xapi's error; let the XapiError through, or raise another error of "
                 "xenvol.errors from it",
             )
             if case.error is not None:
@@ -60,13 +60,13 @@ class Failing(Kit):
         for case in bench.each_call(Bench.disconnect, sweep.refuse, begin=lambda: _connected(bench)):
             require(
                 case.error is None or _is_the_refusal(case.error),
-                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                f"{case}: that hides xapi's error; let the XapiError through, or raise another error of "
                 "xenvol.errors from it",
             )
             require(
                 case.error is not None or not bench.changes(),
                 f"{case}, and left something:\n{listed(bench.changes())}\n"
-                "a caller that hears of no error does not call again: let the XapiError leave",
+                "without an error the caller does not call again: let the XapiError through",
             )
             self._check_cleans_up(bench, case)
 
@@ -96,8 +96,8 @@ class Failing(Kit):
         )
         require(
             not changing,
-            f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it found "
-            "out: ask first (storage.require_sr_type)",
+            f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it "
+            "checked that: ask first (storage.require_sr_type)",
         )
 
     def test_storage_that_does_not_answer_leaves_nothing(self, bench: Bench) -> None:
@@ -155,7 +155,7 @@ def _is_the_refusal(error: BaseException) -> bool:
 def _check_silence(case: sweep.Case[Bench]) -> None:
     require(
         case.error is None or _is_silence(case.error),
-        f"{case}: that hides that nobody knows; let the XapiUnreachable leave, or raise another error of "
+        f"{case}: that hides that the outcome is unknown; let the XapiUnreachable through, or raise another error of "
         "xenvol.errors from it",
     )
 
@@ -176,6 +176,6 @@ def _error_of_connect(bench: Bench, what: str) -> XenVolError:
     except Exception as error:
         raise AssertionError(
             f"{what}, and connect_volume raised {type(error).__name__}: {error}; raise an error of xenvol.errors, "
-            "which says who is to blame"
+            "whose class says who is to blame"
         ) from error
     raise AssertionError(f"{what}, and connect_volume returned {vdi_ref!r}: raise an error of xenvol.errors")

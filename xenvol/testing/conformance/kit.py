@@ -45,11 +45,11 @@ class Kit(abc.ABC):
 
     def remove_volume(self, xapi: Simulator) -> None:
         """Remove the volume from the storage; the rest of the storage answers as before."""
-        pytest.skip("remove_volume(xapi) is not given: it takes the volume off the storage")
+        pytest.skip("remove_volume(xapi) is not given: it removes the volume from the storage")
 
     def break_storage(self, xapi: Simulator) -> None:
         """Stop the storage from answering."""
-        pytest.skip("break_storage(xapi) is not given: it lets the storage not answer any more")
+        pytest.skip("break_storage(xapi) is not given: it stops the storage from answering")
 
     @pytest.fixture
     def bench(self, xapi: Simulator) -> Iterator[Bench]:

@@ -67,7 +67,8 @@ class Requests(Kit):
         changing = bench.changing_calls(bench.xapi.journal.since(mark).methods())
         is_late = bool(changing) and isinstance(error, InvalidConnectionInfo) and not may_call
         require(
-            not is_late, f"{what}: connect_volume called {', '.join(changing)} before it said so; {_REMEDY}"
+            not is_late,
+            f"{what}: connect_volume called {', '.join(changing)} before it raised the error; {_REMEDY}",
         )
         bench.check_nothing_left(
             f"{what}: after connect_volume and rollback", "take back what was done: self.undo"
@@ -81,7 +82,7 @@ class Requests(Kit):
             f"key {key!r} {what}, and connect_volume {_outcome(error)}; {_REMEDY}{hint}",
         )
         is_named = getattr(error, "key", None) == key or re.search(rf"\b{re.escape(key)}\b", str(error))
-        require(is_named, f"key {key!r} {what}, and connect_volume blames another: {error}")
+        require(is_named, f"key {key!r} {what}, and the error of connect_volume names another key: {error}")
 
 
 def _error_of_connect(bench: Bench, data: Mapping[str, object]) -> Exception | None:

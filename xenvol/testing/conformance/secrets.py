@@ -16,8 +16,8 @@ from xenvol.testing.conformance.requirement import require
 _SHORTEST = 6
 """Characters; a shorter text could occur by accident."""
 _REMEDY = (
-    "a Secret prints as ***, so reveal() it nowhere: give it to storage.connect_sr in the SRSpec's device_config, and "
-    "it travels as a xapi secret that goes with the PBD"
+    "never reveal() a Secret: pass it to storage.connect_sr in the SRSpec's device_config, which makes it a xapi secret "
+    "that is removed with the PBD"
 )
 
 
@@ -69,7 +69,7 @@ def _check_usable(bench: Bench, secrets: set[str]) -> None:
         is_usable = len(secret) >= _SHORTEST and secret not in untouched
         require(
             is_usable,
-            "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot be met "
+            "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot occur "
             "by accident",
         )
 
