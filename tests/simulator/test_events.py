@@ -62,7 +62,7 @@ def until_it_waits(pool: Direct, count: int = 1) -> None:
             if pool.xapi.bell.waiters >= count:
                 return
         time.sleep(0.002)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no thread waits")
 
 
 # ---- which events

@@ -250,7 +250,7 @@ def followed(pool: Doors, answer: Answer, verb: str, body: bytes | None) -> Answ
 
 
 class TestTask:
-    def test_of_nobody_comes_and_goes_with_the_transfer(self, pool: Doors) -> None:
+    def test_of_no_client_comes_and_goes_with_the_transfer(self, pool: Doors) -> None:
         vdi = pool.vdi()
         with pool.upload(vdi, MIB) as connection:
             records = pool.x.task.get_all_records()

@@ -130,14 +130,16 @@ class TestWaiting:
         assert result(pool, task) == ("success", [])
         assert len(pool.x.SR.get_VDIs(slow)) == 1
 
-    def test_whoever_waited_for_an_object_that_went_is_told_so(self, pool: StoragePool, slow: str) -> None:
+    def test_a_call_that_waited_for_an_object_that_is_gone_is_refused(
+        self, pool: StoragePool, slow: str
+    ) -> None:
         vdi = pool.vdi(slow)
         task = pool.x.Async.VDI.destroy(vdi)
         started(pool, "VDI", vdi)
         assert refusal(pool.x.VDI.destroy, vdi) == ["HANDLE_INVALID", "VDI", vdi]
         assert result(pool, task) == ("success", [])
 
-    def test_unplugging_waits_for_whoever_works_on_a_disk(self, pool: StoragePool, slow: str) -> None:
+    def test_unplugging_waits_for_operations_on_a_disk(self, pool: StoragePool, slow: str) -> None:
         vdi = pool.vdi(slow)
         with pool.simulator.xapi.lock:
             pool.db.set("VDI", vdi, current_operations={"OpaqueRef:task": "copy"})
@@ -415,7 +417,7 @@ class TestInItsOwnWay:
 
 
 class TestBrokenTasks:
-    def test_a_task_whose_work_breaks_is_a_failure_and_nobody_waits_for_it(self, pool: StoragePool) -> None:
+    def test_a_task_whose_work_breaks_is_a_failure_and_does_not_stay_pending(self, pool: StoragePool) -> None:
         def work(_: Call) -> str:
             raise ValueError("a mistake of the simulator's own")
 

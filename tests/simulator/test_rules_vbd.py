@@ -232,7 +232,7 @@ class TestStorage:
         assert client.refused("VM.hard_shutdown", vm) == gone
         assert client("VM.get_power_state", vm) == "Halted"
 
-    def test_a_disk_in_a_control_domain_is_in_nobodys_way(self, xapi: Simulator, client: Client) -> None:
+    def test_a_disk_in_a_control_domain_conflicts_with_no_vm(self, xapi: Simulator, client: Client) -> None:
         xapi.storage.host("host1").mounts.make_directory("/srv", size=1 << 40)
         files = xapi.add_sr(type="file", device_config={"location": "/srv/images"}, create=True)
         disk = xapi.add_vdi(files)
@@ -322,7 +322,7 @@ class TestRecord:
         client("VM.start", vm, False, False)
         assert client.refused("VBD.set_mode", vbd, "RW") == ["VM_BAD_POWER_STATE", vm, "halted", "running"]
 
-    def test_nobody_pauses_a_vbd(self, xapi: Simulator, client: Client, sr: str, disk: str) -> None:
+    def test_a_vbd_cannot_be_paused(self, xapi: Simulator, client: Client, sr: str, disk: str) -> None:
         vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
         assert client.refused("VBD.pause", vbd) == ["SR_OPERATION_NOT_SUPPORTED", sr]
         assert client.refused("VBD.unpause", vbd, "") == ["SR_OPERATION_NOT_SUPPORTED", sr]

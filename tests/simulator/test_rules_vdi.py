@@ -358,7 +358,7 @@ class TestContent:
         pool.x.VDI.data_destroy(vdi)
         assert pool.x.VDI.get_type(vdi) == "cbt_metadata"
 
-    def test_nobody_serves_blocks_without_a_network_for_it(self, pool: StoragePool, sr: str) -> None:
+    def test_no_host_serves_blocks_without_a_network_for_it(self, pool: StoragePool, sr: str) -> None:
         vdi = pool.vdi(sr)
         assert pool.x.VDI.get_nbd_info(vdi) == []
         (network,) = pool.x.network.get_all()

@@ -38,7 +38,7 @@ def test_a_wrong_password_and_an_unknown_user_are_told_apart(pool: Direct) -> No
         ]  # fmt: skip  # an ErrorDescription is one line
 
 
-def test_a_failed_log_in_takes_as_long_as_it_is_told_to_and_stops_nobody(pool: Direct) -> None:
+def test_a_failed_log_in_takes_as_long_as_ordered_and_stops_no_other_call(pool: Direct) -> None:
     pool.xapi.login_penalty = 60.0
     failed = threading.Thread(
         target=lambda: refusal(lambda: pool.raw("session.login_with_password", "root", "wrong"))

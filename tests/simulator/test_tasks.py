@@ -113,7 +113,7 @@ def test_a_cancelled_call_stops_when_it_looks(pool: Direct, work: Work) -> None:
     assert list(record["current_operations"].values()) == ["cancel"]
 
 
-def test_cancelling_is_a_wish_that_nobody_may_fulfil(pool: Direct) -> None:
+def test_cancelling_is_a_request_that_a_task_may_ignore(pool: Direct) -> None:
     task = pool.call("task.create", "mine", "")
     pool.call("task.cancel", task)
     assert pool.call("task.get_status", task) == "pending"
@@ -152,7 +152,7 @@ def test_the_owner_of_a_task_may_write_it(pool: Direct) -> None:
     assert (record["error_info"], record["other_config"]) == (["A", "b"], {"k": "v"})
 
 
-def test_a_status_that_somebody_set_is_not_changed_by_the_end_of_the_call(pool: Direct, work: Work) -> None:
+def test_a_status_that_a_client_set_is_not_changed_by_the_end_of_the_call(pool: Direct, work: Work) -> None:
     task = start(pool, work)
     pool.call("task.set_status", task, "failure")
     work.may_end.set()

@@ -283,7 +283,7 @@ def test_the_same_is_spoken_over_tls(xapi: Simulator) -> None:
         client.close()
 
 
-def test_a_client_that_speaks_no_tls_disturbs_nobody() -> None:
+def test_a_client_that_speaks_no_tls_disturbs_no_other_client() -> None:
     with Simulator(tls=True) as xapi:
         with socket.create_connection(("127.0.0.1", xapi.port), timeout=60) as stranger:
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -123,7 +123,7 @@ class TestAnExploration:
             name = session.call("SR.get_name_label", ref(session))
             if session.call("SR.get_name_label", ref(session)) != name or gave_up:
                 gave_up.append(True)
-                raise Retry("somebody changed the name, and so I sulk")
+                raise Retry("another client changed the name")
             session.call("SR.set_name_description", ref(session), "done")
 
         gave_up: list[bool] = []

@@ -147,7 +147,7 @@ def destroy(xapi: Xapi, session: str) -> None:
 
 @rule("session.change_password")
 def change_password(call: Call, old: str, new: str) -> None:
-    """Change root's password, whichever user calls; the old password is not checked (xapi_session.ml)."""
+    """Change root's password, for any caller; the old password is not checked (xapi_session.ml)."""
     call.xapi.users[LOCAL_SUPERUSER] = new
 
 

@@ -437,7 +437,7 @@ class TestFinding13:
         self.create(iscsi)
         assert refusal(lambda: self.create(iscsi)) == ["SR_DEVICE_IN_USE"]
 
-    def test_a_probe_lists_created_srs_and_contacts_nobody(self, iscsi: Lab) -> None:
+    def test_a_probe_lists_created_srs_and_contacts_no_portal(self, iscsi: Lab) -> None:
         created = iscsi.x.SR.get_uuid(self.create(iscsi))
         iscsi.san.unreachable(f"{ADDRESS}:3260")
         found = iscsi.x.SR.probe(iscsi.host, CONFIG, "iscsi", {})

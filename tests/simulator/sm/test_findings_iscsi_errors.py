@@ -104,7 +104,7 @@ def test_an_incomplete_device_config_is_refused_by_a_plug_and_leaves_no_mark(
         pytest.param(
             {"target": "10.9.9.9", "targetIQN": TARGET},
             failure(141, "Unable to connect to ISCSI service on target"),
-            id="nobody answers",
+            id="no answer",
         ),
         pytest.param(
             {"target": EMPTY, "targetIQN": TARGET}, failure(68, LOGIN), id="no target at all, not 83"
@@ -164,7 +164,7 @@ class TestProbeOfACompleteConfiguration:
             {"target": "10.9.9.9", "targetIQN": "*"},
         ],
     )
-    def test_it_contacts_nobody_and_so_always_succeeds(self, iscsi: Lab, config: dict[str, str]) -> None:
+    def test_it_contacts_no_portal_and_so_always_succeeds(self, iscsi: Lab, config: dict[str, str]) -> None:
         found = iscsi.x.SR.probe(iscsi.host, config, "iscsi", {})
         assert found == '<?xml version="1.0" ?>\n<SRlist/>\n'
         assert iscsi.initiator.sessions == []
@@ -176,7 +176,7 @@ def test_keys_that_seem_to_choose_a_lun_choose_none(iscsi: Lab, extra: dict[str,
     assert sorted(iscsi.vdis(sr)) == sorted(LUNS)
 
 
-def test_a_plug_that_failed_for_its_scsi_id_leaves_a_session_that_nobody_closes_any_more(iscsi: Lab) -> None:
+def test_a_plug_that_failed_for_its_scsi_id_leaves_a_session_that_stays_open(iscsi: Lab) -> None:
     sr, pbd = iscsi.introduce({"target": ADDRESS, "targetIQN": TARGET, "SCSIid": "3600ff"})
     assert refusal(iscsi.x.PBD.plug, pbd)[0] == "SR_BACKEND_FAILURE_107"
     iscsi.x.PBD.unplug(pbd)

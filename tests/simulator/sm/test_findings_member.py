@@ -46,7 +46,7 @@ def member() -> Iterator[Member]:
         pytest.param(("", ""), id="nothing"),
     ],
 )
-def test_a_log_in_is_sent_to_the_coordinator_before_anybody_looks_at_its_credentials(
+def test_a_log_in_is_sent_to_the_coordinator_before_its_credentials_are_checked(
     member: Member, params: tuple[str, ...]
 ) -> None:
     """Trace 31#2-4. A wrong password would cost a wait; there is none."""

@@ -94,13 +94,13 @@ def test_an_export_for_others_is_a_mount_that_fails(lab: FileLab, server: NfsSer
 
 def test_a_server_whose_port_refuses_is_108(lab: FileLab, server: NfsServer) -> None:
     """Traces 22#10, 22#18."""
-    nobody = ["SR_BACKEND_FAILURE_108", "", "Unable to detect an NFS service on this target.", ""]
-    assert both(lab, CONFIG | {"server": "10.0.0.9"}) == nobody
+    no_service = ["SR_BACKEND_FAILURE_108", "", "Unable to detect an NFS service on this target.", ""]
+    assert both(lab, CONFIG | {"server": "10.0.0.9"}) == no_service
     server.is_listening = False
-    assert refusal(lab.probe, "nfs", CONFIG) == nobody
+    assert refusal(lab.probe, "nfs", CONFIG) == no_service
 
 
-def test_a_server_whose_name_nobody_knows_is_140(lab: FileLab) -> None:
+def test_a_server_whose_name_does_not_resolve_is_140(lab: FileLab) -> None:
     """Trace 22#11."""
     unknown = ["SR_BACKEND_FAILURE_140", "", "Incorrect DNS name, unable to resolve.", ""]
     assert both(lab, CONFIG | {"server": "no.such.host.invalid"}) == unknown

@@ -69,7 +69,7 @@ def test_a_lun_is_introduced_at_once_and_an_absent_one_waited_for_for_a_minute(w
 @pytest.mark.parametrize(
     ("config", "least", "most"),
     [
-        pytest.param({"target": "10.9.9.9"}, 5, 5, id="nobody answers"),
+        pytest.param({"target": "10.9.9.9"}, 5, 5, id="no answer"),
         pytest.param({"port": "3999"}, 0, 0, id="the port refuses"),
     ],
 )

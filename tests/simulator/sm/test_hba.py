@@ -133,7 +133,7 @@ class TestLUNPerVDI:
         assert fc.x.SR.get_VDIs(sr) == []
 
     def test_a_zone_keeps_other_hosts_out(self, fc: Lab) -> None:
-        fc.san.fc_targets[ARRAY].initiators = {"somebody else's port"}
+        fc.san.fc_targets[ARRAY].initiators = {"another port"}
         sr, _ = fc.plug({}, type="hba")
         assert fc.x.SR.get_VDIs(sr) == []
 

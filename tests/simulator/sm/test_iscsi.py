@@ -50,7 +50,7 @@ def test_a_thousand_luns_are_brought_in_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_with_delays_a_login_and_a_scan_take_what_they_took_and_nobody_else_waits() -> None:
+def test_with_delays_a_login_and_a_scan_take_what_they_took_and_no_other_call_waits() -> None:
     with lab(storage_delays=True) as iscsi, sleeps(iscsi) as slept:
         start = time.monotonic()
 

@@ -4,7 +4,7 @@ from recorded_san import GIB, VOLUME_A, arrange, lun, no_lun, sessions_are_as_se
 from recorded_world import Script, Storage, looked_up, play
 
 
-def somebody_left_a_reference(storage: Storage) -> None:
+def an_earlier_run_left_a_reference(storage: Storage) -> None:
     """Leave a reference of an earlier run:
 
     PBD.unplug logs out nowhere in the file (#72 took 0.1 s, #73 5 s).
@@ -18,7 +18,7 @@ def session_is_lost(storage: Storage) -> None:
 
 SCRIPT = Script(
     "20b-iscsi-lifecycle",
-    start=together(arrange, somebody_left_a_reference),
+    start=together(arrange, an_earlier_run_left_a_reference),
     storage={
         9: lun(2, 4 * GIB),
         13: lun(1, 3 * GIB),
