@@ -1,5 +1,4 @@
-"""A pool with a file SR on NFS, its image handlers, and a second implementation of VHD to test the first
-with."""
+"""A pool with a file SR on NFS, its image handlers, and a second implementation of VHD to test the first with."""
 
 from __future__ import annotations
 

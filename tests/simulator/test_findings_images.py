@@ -1,5 +1,4 @@
-"""docs/background/recordings.md, "HTTP image transfer": each row and bullet; recording 30 is also replayed
-whole."""
+"""docs/background/recordings.md, "HTTP image transfer": each row and bullet; recording 30 is also replayed whole."""
 
 from __future__ import annotations
 
@@ -269,8 +268,7 @@ def test_a_session_may_be_in_the_query_in_a_cookie_or_made_of_name_and_password(
 
 
 def test_an_unknown_task_is_a_500(pool: Doors, vdi: str) -> None:
-    """Recording 30#218; the recordings page has no answer there, because the recorder's connection was reset
-    after it."""
+    """Recording 30#218; the findings list no answer, because the recorder's connection was reset after it."""
     head, rest, _ = talk(pool, "PUT", IMPORT, b"A", session_id=pool.session, vdi=vdi, task_id=DEAD)
     assert head[0] == "HTTP/1.1 500 Internal Error"
     assert (

@@ -21,8 +21,7 @@ REFRESHED = {
         *("VM.clean_reboot", "VM.hard_reboot", "VM.suspend", "VM.resume", "VM.snapshot", "VM.clone"),
     ),
 }
-"""Messages after which xapi has just computed what the object allows: the result's object, or the first
-parameter."""
+"""Messages after which xapi has just computed what the object allows: the result's object, or the first parameter."""
 POWER = (
     "start",
     "pause",
@@ -92,8 +91,7 @@ def _unordered(value: Any) -> Any:
 
 
 def _stale(walker: Walker, step: Step) -> str:
-    """Return stale allowed_operations of the object of a successful call, if xapi should have just computed
-    them."""
+    """Return stale allowed_operations of the object of a successful call, if xapi should have just computed them."""
     if step.error:
         return ""
     xapi, db = walker.xapi, walker.db

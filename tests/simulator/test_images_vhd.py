@@ -1,5 +1,4 @@
-"""VHDs into disks, and disks as VHDs: against a second implementation, and against qemu-img if it is
-installed."""
+"""VHDs into disks, and disks as VHDs: against a second implementation, and against qemu-img if it is installed."""
 
 from __future__ import annotations
 
@@ -115,8 +114,7 @@ class TestIn:
         ],
     )
     def test_what_is_no_vhd_of_that_disk_is_an_io_error(self, pool: Doors, image: bytes) -> None:
-        """vhd-tool refuses a fixed VHD, because it needs the footer first, and blocks (vhd_format/f.ml,
-        openstream)."""
+        """vhd-tool refuses a fixed VHD, because it needs the footer first, and blocks (vhd_format/f.ml, openstream)."""
         vdi = pool.vdi(SIZE)
         assert pool.put(vdi, image, format="vhd") == IO_ERROR
         assert pool.plugged(vdi) == []

@@ -1,5 +1,4 @@
-"""Pools of several hosts: where a VM runs, how it moves, and a host's settings. docs/background/xapi.md 7;
-trace 11."""
+"""Pools of several hosts: where a VM runs, how it moves, and a host's settings. docs/background/xapi.md 7; trace 11."""
 
 from __future__ import annotations
 

@@ -281,8 +281,7 @@ class TestCopies:
         assert client.refused("VM.start", snapshot, False, False) == ["VM_IS_SNAPSHOT", snapshot, "start"]
 
     def test_a_copy_that_fails_leaves_nothing(self, xapi: Simulator, client: Client, sr: str) -> None:
-        """The sharable disk, which has no snapshot, is the older one, so the snapshot of the other one is
-        made first."""
+        """The sharable disk, which has no snapshot, is the older one, so the other one's snapshot comes first."""
         vm = xapi.add_vm(power_state="Halted", disks=[xapi.add_vdi(sr, sharable=True), xapi.add_vdi(sr)])
         before = [set(client(f"{cls}.get_all")) for cls in ("VM", "VDI", "VBD")]
         assert client.refused("VM.snapshot", vm, "snap")[0] == "VDI_IS_SHARABLE"

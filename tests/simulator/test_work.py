@@ -1,5 +1,4 @@
-"""The cost of a call, counted and not timed: a call that names its object does the same among 10,000 as among
-100."""
+"""The cost of a call, counted and not timed: a call that names its object does the same among 10,000 as among 100."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class Counted(dict[str, Any]):
 
 
 class Pool:
-    """A pool with ``count`` objects of every storage class, and one VM and one SR of a few disks to call
-    about."""
+    """A pool with ``count`` objects of every storage class, and one VM and one SR of a few disks to call about."""
 
     def __init__(self, count: int) -> None:
         self.simulator = Simulator()

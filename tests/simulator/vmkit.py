@@ -1,5 +1,4 @@
-"""A XenAPI client for tests of rules, and the objects that most of them begin with; everything goes over the
-wire."""
+"""A XenAPI client for tests of rules, and the objects that most of them begin with; everything goes over the wire."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class Client:
         return list(caught.value.details)
 
     def refused_in_json(self, method: str, *arguments: Any) -> list[str]:
-        """Call with values that XML-RPC cannot send, like the empty key of a map, and return the
-        ErrorDescription."""
+        """Call with values that XML-RPC cannot send, like the empty key of a map, and return the ErrorDescription."""
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [self._session.handle, *arguments]}
         with urllib.request.urlopen(f"{self._simulator.url}/jsonrpc", json.dumps(call).encode()) as answer:
             error = json.load(answer)["error"]

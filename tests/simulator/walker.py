@@ -150,8 +150,7 @@ class Walker:
         self.call("VM.create", self._vm())
 
     def _ref(self, cls: str) -> Any:
-        """Return a reference: mostly a live one of the class, now and then a dead one, another class's or an
-        invalid one."""
+        """Return a reference: mostly a live one of the class, sometimes a dead, another class's or an invalid one."""
         pick, live = self._random, self.db.refs(cls)
         if live and pick.random() < 0.9:
             return pick.choice(live)

@@ -56,8 +56,7 @@ class PoolSpec:
     name: str = ""
     sm_types: tuple[str, ...] = RECORDED_SM_TYPES
     domains_use_storage: bool = True
-    """True if a VM's disks are attached through storage drivers; on the recorded server they were not
-    (`Xapi`)."""
+    """True if a VM's disks are attached through storage drivers; on the recorded server they were not (`Xapi`)."""
 
 
 def build(xapi: Xapi, spec: PoolSpec) -> None:
@@ -82,8 +81,7 @@ def build(xapi: Xapi, spec: PoolSpec) -> None:
 
 
 def add_host(xapi: Xapi, spec: HostSpec) -> str:
-    """Add a running host and its control domain, and return the host; it has no PBD, as after a join to a
-    pool without SRs."""
+    """Add a running host and its control domain; it has no PBD, as after a join to a pool without SRs."""
     db = xapi.db
     machine = _machine()
     host = f"OpaqueRef:{uuid.uuid4()}"

@@ -19,8 +19,7 @@ class BulkBuilder(PoolBuilder):
     """A `PoolBuilder` that makes many objects at once."""
 
     def add_srs(self, count: int, name: str = "sr", **like: Any) -> list[str]:
-        """Add ``count`` SRs with their PBDs, called ``sr-1``, ``sr-2``...; ``like`` takes the arguments of
-        `add_sr`."""
+        """Add ``count`` SRs with their PBDs, called ``sr-1``, ``sr-2``...; ``like`` takes the arguments of `add_sr`."""
         with self.xapi.lock:
             if not count:
                 return []

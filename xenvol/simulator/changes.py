@@ -52,8 +52,7 @@ class Changes:
             yield change
 
     def last(self, cls: str, ref: str) -> Change | None:
-        """Return the latest change of an object; None if the object never existed or its deletion is
-        forgotten."""
+        """Return the latest change of an object; None if the object never existed or its deletion is forgotten."""
         return self._latest[cls].get(ref)
 
     def _forget_old_deletions(self, cls: str, ref: str) -> None:

@@ -213,8 +213,7 @@ class Comparison:
     def _best(
         self, candidates: Iterable[tuple[Any, Callable[[], list[Difference]]]]
     ) -> tuple[Any, list[Difference]]:
-        """Return the candidate with the fewest differences, the first among equals, and learn its names; None
-        without one."""
+        """Return the candidate with the fewest differences, the first among equals, and learn its names; or None."""
         mark = self.symbols.mark()
         best: tuple[Any, Callable[[], list[Difference]]] | None = None
         fewest = 0

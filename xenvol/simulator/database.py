@@ -65,8 +65,7 @@ class Database:
         return self._class_of.get(ref)
 
     def row(self, cls: str, ref: str) -> Row:
-        """Return the stored fields, not a copy and without the set sides of relations; HANDLE_INVALID if
-        there is no such row."""
+        """Return the stored fields, not a copy and without the set sides of relations, or raise HANDLE_INVALID."""
         try:
             return self._rows[cls][ref]
         except KeyError:
@@ -128,8 +127,7 @@ class Database:
     # ---- writing
 
     def create(self, cls: str, /, *, ref: str | None = None, **values: Any) -> str:
-        """Create an object and return its reference; a missing value is the field's default, uuid and
-        reference are random."""
+        """Create an object; a missing value is the field's default, uuid and reference are random."""
         ref = ref or f"OpaqueRef:{uuid.uuid4()}"
         row: Row = {}
         for field in self.model.classes[cls].fields.values():
@@ -200,8 +198,7 @@ class Database:
         return self.changes.stamp
 
     def last_change(self, cls: str, ref: str) -> Change | None:
-        """Return the latest change of an object; None if the object never existed or its deletion is
-        forgotten."""
+        """Return the latest change of an object; None if the object never existed or its deletion is forgotten."""
         return self.changes.last(cls, ref)
 
     def touch(self, cls: str, ref: str) -> None:
@@ -247,8 +244,7 @@ class Database:
                 self._touch(parent_cls, target)
 
     def _move_up(self, cls: str, ref: str) -> None:
-        """Make the object the newest in its other relations too, as a change of one relation does (trace
-        04#271)."""
+        """Make the object the newest in its other relations too, as a change of one relation does (trace 04#271)."""
         for (child, field), (_, parent_field) in self._parent_sets.items():
             if child == cls:
                 for target in _targets(self._rows[cls][ref].get(field)):  # an old release lacks some fields
@@ -265,8 +261,7 @@ _NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010
 
 
 def _stored(value: Any) -> Any:
-    """Return a copy for the database; strings end before the first character that XML cannot hold, as in
-    xapi."""
+    """Return a copy for the database; strings end before the first character that XML cannot hold, as in xapi."""
     if isinstance(value, str):
         found = _NO_XML.search(value)
         return value if found is None else value[: found.start()]

@@ -93,8 +93,7 @@ class DataModel:
 
 
 def _release(since: str) -> tuple[int, ...]:
-    """Parse a release; a code name counts as 0, because all code names are older than the releases served
-    here."""
+    """Parse a release; a code name counts as 0, because all code names are older than the releases served here."""
     head = since.split("-")[0]
     return tuple(map(int, head.split("."))) if head[:1].isdigit() and head.count(".") == 2 else (0,)
 

@@ -84,8 +84,7 @@ def prepare(
     on_wait: Listener = unheard,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Check the number of parameters, convert them, and check the session; ``name`` is the message as the
-    caller spells it."""
+    """Check the parameters and the session, and convert the parameters; ``name`` is in the caller's spelling."""
     with_session = message.takes_session
     given = len(params) - with_session
     optional = len(message.params) - message.required
@@ -149,8 +148,7 @@ def _arguments(model: DataModel, message: Message, given: list[Wire]) -> list[An
 
 
 def _constructor_record(model: DataModel, cls: str, wire: Wire) -> dict[str, Any]:
-    """Return the fields that a constructor reads, with defaults filled in; other keys of the record are
-    ignored."""
+    """Return the fields that a constructor reads, with defaults filled in; other keys of the record are ignored."""
     if not isinstance(wire, dict):
         raise failure("bad __structure")
     record = {}

@@ -53,8 +53,7 @@ class Subscription:
 
 @rule("event.from")
 def event_from(call: Call, classes: list[str], token: str, timeout: float) -> Marshalled:
-    """Return what is new, and wait for it at most ``timeout`` seconds; SESSION_INVALID if the session ends
-    meanwhile."""
+    """Return what is new, and wait for it at most ``timeout`` seconds; SESSION_INVALID if the session ends."""
     subscriptions = [Subscription.parse(text) for text in classes]
     seen, seen_messages = parse_token(token)
     seconds = timeout if 0 <= timeout <= LONGEST_SECONDS else (0.0 if timeout < 0 else LONGEST_SECONDS)

@@ -49,8 +49,7 @@ Expression = Constant | Equal | Not | Chain
 
 
 def parse(text: str, release: tuple[int, ...] = (24, 16, 0)) -> Expression:
-    """Parse an expression; INVALID_VALUE [expression, OCaml's message] if it is invalid, in the words of that
-    release."""
+    """Parse an expression; INVALID_VALUE [expression, OCaml's message] in the words of that release."""
     try:
         return _Parser(text).whole()
     except _NoToken as complaint:

@@ -1,5 +1,4 @@
-"""The two ways in which a call gets no result: xapi refuses it, or answers with nothing that a client can
-read."""
+"""The two ways in which a call gets no result: xapi refuses it, or answers with nothing that a client can read."""
 
 NULL = "OpaqueRef:NULL"
 
@@ -23,5 +22,4 @@ def internal_error(text: str) -> Failure:
 
 
 class Garbage(Exception):
-    """The request cannot be parsed: a real xapi answers HTTP 500 with an HTML page
-    (docs/background/recordings.md)."""
+    """The request cannot be parsed: a real xapi answers HTTP 500 with an HTML page (docs/background/recordings.md)."""

@@ -171,8 +171,7 @@ class Faults:
         host: str | None = None,
         answer: bool = False,
     ) -> Order:
-        """Neither do the call nor answer it until `Order.release`; with ``answer=True`` do it, but do not
-        answer."""
+        """Neither do the call nor answer it until `Order.release`; with ``answer=True`` do it, but do not answer."""
         released = threading.Event()
 
         def strike(fate: Fate) -> Fate:
@@ -247,8 +246,7 @@ class Faults:
     def expire_session(
         self, method: str = "*", *, nth: int = 1, every: bool = False, host: str | None = None
     ) -> Order:
-        """Destroy the session of that call when it arrives, so that it gets SESSION_INVALID; by default of
-        the next call."""
+        """Destroy the session of that call, by default the next one, when it arrives: it gets SESSION_INVALID."""
         return self._order(
             "expire_session",
             method,

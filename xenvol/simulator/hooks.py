@@ -63,8 +63,7 @@ class Fate:
     expire_session: bool = False
     """Destroy the session that the call names, then go on: the call gets SESSION_INVALID."""
     inside: float = 0.0
-    """Seconds that the storage takes, with the operation in current_operations; no effect without a storage
-    operation."""
+    """Seconds that the storage takes, with the operation in current_operations; none without a storage operation."""
     refuse: Failure | None = None
     """Answer with this, and do nothing."""
     late_error: Failure | None = None
@@ -97,17 +96,17 @@ class Gate(Protocol):
     """Holds and releases calls, so that a test decides their order."""
 
     def enter(self, call: Incoming) -> None:
-        """Take a call that has arrived. The call is served when this returns."""
+        """Called when a call arrives. The call is served when this returns."""
 
     def in_storage(self, call: Incoming, sleep: Callable[[float], None]) -> None:
-        """Take a call whose first storage driver begins; its operation is in current_operations.
+        """Called when the call's first storage driver begins; the operation is in current_operations.
 
-        Called once, with the pool's lock held. ``sleep(seconds)`` lets other calls run meanwhile, and returns
-        at once when the pool is closed.
+        Called at most once for a call, with the pool's lock held. ``sleep(seconds)`` lets other calls run
+        meanwhile, and returns at once when the pool is closed.
         """
 
     def left(self, call: Incoming) -> None:
-        """Take a call that is over; its answer is about to be written."""
+        """Called when a call is over, just before its answer is written."""
 
 
 class Journal(Protocol):

@@ -1,5 +1,4 @@
-"""JSON-RPC 1 and 2 as xapi reads and writes them: integers are numbers (docs/background/xapi.md 4.2, trace
-10#37..59)."""
+"""JSON-RPC 1 and 2 as in xapi: integers are numbers (docs/background/xapi.md 4.2, trace 10#37..59)."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ def parse_call(body: bytes) -> JsonCall:
 
 
 def assert_unicode(params: list[Wire]) -> None:
-    """Raise INVALID_VALUE for a parameter with invalid UTF-8 or half a surrogate pair; checked before
-    anything else."""
+    """Raise INVALID_VALUE for a parameter with invalid UTF-8 or half a surrogate pair; checked before anything else."""
     for param in params:
         text = show(param)
         if _SURROGATE.search(text):

@@ -64,8 +64,7 @@ class PoolBuilder(abc.ABC):
         raise KeyError(f"no host {host!r}; there are {names}")
 
     def move_master(self, host: str, *, keep_sessions: bool = True) -> None:
-        """Make another host the master; ``keep_sessions=False`` ends all sessions, as a real new master knows
-        none."""
+        """Make another host the master; ``keep_sessions=False`` ends all sessions, as a real new master knows none."""
         with self.xapi.lock:
             found = self.find_host(host)
             self.xapi.db.set("pool", self.xapi.db.refs("pool")[0], master=found)

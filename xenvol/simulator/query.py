@@ -59,8 +59,7 @@ def _names(expression: Expression) -> Iterator[str]:
 def _candidates(
     db: Database, cls: str, columns: dict[str, tuple[str, Type]], expression: Expression
 ) -> dict[str, None] | None:
-    """Return rows from an index that include every row for which the expression is true; None if no index
-    helps."""
+    """Return rows from an index that include every row for which the expression is true; None if no index helps."""
     match expression:
         case Constant(value):
             return None if value else {}

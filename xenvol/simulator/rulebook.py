@@ -55,8 +55,7 @@ class Call:
     task: str
     """The key in current_operations. An Async call's task has a record, a synchronous call's has none."""
     host: str = NULL
-    """The host that received the call: the pool's master, except for the few calls that a member answers
-    itself."""
+    """The host that received the call: the pool's master, except for the few calls that a member answers itself."""
     on_wait: Listener = unheard
     """Called when the call begins to wait."""
     storage_begins: Callable[[], None] = lambda: None

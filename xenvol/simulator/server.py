@@ -47,8 +47,7 @@ class Server:
         self.port = port
         self.tls = tls
         self.identity = identity
-        """Returns the host of the pool that this server is; called for every call, because a reset makes new
-        hosts."""
+        """Returns the host of the pool that this server is; called for every call, because a reset makes new hosts."""
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()

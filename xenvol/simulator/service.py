@@ -121,8 +121,7 @@ class Service:
             return Answer(error=tuple(failure.description))
 
     def _once_in_storage(self, xapi: Xapi, call: Incoming, fate: Fate) -> Callable[[], None]:
-        """Return the function to call, with the pool's lock held, when the call's first storage driver
-        begins."""
+        """Return the function to call, with the pool's lock held, when the call's first storage driver begins."""
         is_first = True
 
         def begins() -> None:

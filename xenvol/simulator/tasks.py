@@ -77,8 +77,7 @@ def finish(xapi: Xapi, task: str, **outcome: Any) -> None:
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """Collect tasks as the garbage collector does, and return those that were removed (db_gc_util.ml,
-    timeout_tasks)."""
+    """Collect tasks as the garbage collector does, and return the removed ones (db_gc_util.ml, timeout_tasks)."""
     db = xapi.db
     rows = {task: db.row("task", task) for task in db.refs("task")}
     over = sorted(
@@ -101,8 +100,7 @@ def collect(xapi: Xapi) -> list[str]:
 
 
 def is_cancelled(xapi: Xapi, task: str) -> bool:
-    """Return True if a client has asked to cancel it; a waiting rule polls this, and raises TASK_CANCELLED
-    [task]."""
+    """Return True if a client has asked to cancel it; a waiting rule polls this, and raises TASK_CANCELLED [task]."""
     return (
         xapi.db.exists("task", task) and "cancel" in xapi.db.row("task", task)["current_operations"].values()
     )

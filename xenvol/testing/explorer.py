@@ -34,8 +34,7 @@ from xenvol.simulator.journal import plain_name
 from xenvol.testing.likeness import Changes, Likeness, differences
 
 PATIENCE = 60.0
-"""Seconds without progress of either client after which a schedule is stuck; long, because machines may be
-busy."""
+"""Seconds without progress of either client after which a schedule is stuck; long, because machines may be busy."""
 MOST_STEPS = 400
 """Calls of one schedule; more is a livelock."""
 FAIRNESS = 60
@@ -458,8 +457,7 @@ class _Gate:
         return name
 
     def ready(self) -> list[int]:
-        """Return the clients whose calls are held, once the other one cannot move by itself; none when both
-        are done."""
+        """Return the clients whose calls are held, once the other one cannot move; none when both are done."""
         deadline = time.monotonic() + PATIENCE
         while True:
             with self._changed:

@@ -45,8 +45,7 @@ class _Simulators:
 
     @contextlib.contextmanager
     def of_kind(self, asked: dict[str, Any]) -> Iterator[Simulator]:
-        """Yield a simulator in its initial state; it is kept for the next test, unless this one changed what
-        a reset keeps."""
+        """Yield a simulator in its initial state, and keep it for the next test if this one left it started."""
         from xenvol.simulator import Simulator
 
         kind = repr(sorted(asked.items()))

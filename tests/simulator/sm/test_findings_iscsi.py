@@ -1,5 +1,4 @@
-"""docs/background/recordings.md, findings on LUN-per-VDI (type iscsi): one test for each number, over the
-wire."""
+"""docs/background/recordings.md, findings on LUN-per-VDI (type iscsi): one test for each number, over the wire."""
 
 from collections.abc import Iterator
 

@@ -1,5 +1,4 @@
-"""docs/background/recordings.md, "pool member that cannot reach its coordinator" (trace 31): its answers at
-once."""
+"""docs/background/recordings.md, "pool member that cannot reach its coordinator" (trace 31): its answers at once."""
 
 from __future__ import annotations
 
@@ -89,8 +88,7 @@ def test_whether_there_is_an_emergency_is_not_told_without_a_session(member: Mem
 
 
 def test_no_answer_at_all_can_be_ordered(member: Member) -> None:
-    """What a call with an unknown session got (trace 31#8); here it is refused, unless a test orders no
-    answer."""
+    """What a call with an unknown session got (trace 31#8); here it is refused, unless a test orders no answer."""
     assert member.call("host.get_all", "none") == ("error", ["SESSION_INVALID", "none"])
     order = member.xapi.faults.hang("host.get_all", host="host2")
     impatient = Caller(member.xapi.urls[1], timeout=0.3)

@@ -155,8 +155,7 @@ def test_an_iso_library_may_have_any_content_type(lab: FileLab, content_type: st
 
 @pytest.mark.parametrize("config", [LOCAL, {"location": "10.0.0.5:/isos", "type": "nfs_iso"}])
 def test_images_appear_with_a_scan_and_not_with_the_plug(lab: FileLab, config: dict[str, str]) -> None:
-    """docs/background/xapi.md 2.4 and 5.5: named after their files, read-only, with the uuid in the name if
-    it has one."""
+    """docs/background/xapi.md 2.4, 5.5: named after their files, read-only, with the uuid in the name if it has one."""
     local = lab.mounts.directory("/srv/isos")
     assert local is not None
     named = "33333333-0000-4000-8000-000000000003.iso"
@@ -196,8 +195,7 @@ def test_smb_on_a_host_without_mount_cifs_is_111_with_return_code_2(lab: FileLab
     [{"server": r"\\nobody\disks"}, {"server": r"\\files\nothing"}, {"password": "wrong"}, {"username": "x"}],
 )
 def test_whatever_is_wrong_with_a_share_is_111(lab: FileLab, change: dict[str, str]) -> None:
-    """Not recorded: mount.cifs ends with 32 for all of these, and SM makes 110 of it (sm/core/util.py,
-    ioretry)."""
+    """Not recorded: mount.cifs ends with 32 for all of these, and SM makes 110 of it (sm/core/util.py, ioretry)."""
     why = "SMB mount error [opterr=mount failed with return code 110]"
     assert refusal(lab.create, "smb", SMB | change) == ["SR_BACKEND_FAILURE_111", "", why, ""]
 

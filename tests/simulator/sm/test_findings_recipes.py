@@ -1,5 +1,4 @@
-"""docs/background/recordings.md, "Working recipes": the calls that add and remove volumes, and leave nothing
-behind."""
+"""docs/background/recordings.md, "Working recipes": the calls that add and remove volumes, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""docs/background/recordings.md, "VBD on LUN-per-VDI": how plugged LUN disks affect their SR, and the SR
-them."""
+"""docs/background/recordings.md, "VBD on LUN-per-VDI": how plugged LUN disks affect their SR, and the SR them."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,5 +1,4 @@
-"""Recorded: two SRs on one target, one volume in two targets, a session that stays open, discovery CHAP, an
-ACL."""
+"""Recorded: two SRs on one target, one volume in two targets, a session that stays open, discovery CHAP, an ACL."""
 
 from recorded_san import GIB, VOLUME_A, VOLUME_C, arrange, lun, no_lun, sessions_are_as_seen, together
 from recorded_world import Script, Storage, play

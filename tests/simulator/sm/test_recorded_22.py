@@ -1,5 +1,4 @@
-"""Recorded: an NFS export as an SR, with errors, probes, sizes, snapshots and clones, a lost mount, nosubdir,
-a full disk."""
+"""Recorded: an NFS export as an SR, with errors, probes, sizes, a lost mount, nosubdir, a full disk."""
 
 from recorded_files import (
     broken_vhd,

@@ -1,5 +1,4 @@
-"""Recorded: sizes of disks in LVM and ext SRs on a local disk; resizes, snapshots, clones and reattaching of
-ext."""
+"""Recorded: sizes of disks in LVM and ext SRs on a local disk; resizes, snapshots, clones and reattaching of ext."""
 
 from recorded_world import Script, looked_up, play
 from test_recorded_23 import arrange, wiped

@@ -24,8 +24,7 @@ def name_of(verb: str, path: str) -> str | None:
 
 
 def serve(name: str, visit: Visit) -> Answer:
-    """Answer the request, and return the outcome for the journal; OSError if the client closed the
-    connection."""
+    """Answer the request, and return the outcome for the journal; OSError if the client closed the connection."""
     verb, _, path = name.partition(" ")
     door = _DOORS[verb, path]
     exchange = visit.exchange

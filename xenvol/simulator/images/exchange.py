@@ -20,8 +20,7 @@ from xenvol.simulator.images.body import PIECE, Body
 
 _NO_STORE = ("Connection: close", "Cache-Control: no-cache, no-store")
 _PATIENCE = 2.0
-"""Seconds for which data that the client still sends is read and dropped, so that the client reads its
-answer."""
+"""Seconds for which data that the client still sends is read and dropped, so that the client reads its answer."""
 
 
 class Exchange:

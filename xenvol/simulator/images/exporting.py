@@ -70,8 +70,7 @@ def _serve_here(visit: Visit, call: Call, vdi: str) -> None:
 
 
 def _vhd(visit: Visit, call: Call, stack: ExitStack, source: BinaryIO, size: int) -> Iterator[bytes | Range]:
-    """Return a VHD of the whole disk, or of the changes since a base; the base is looked up only now (trace
-    sm/30#333)."""
+    """Return a VHD of the whole disk, or of the changes since a base, looked up only now (trace sm/30#333)."""
     seconds = int(call.xapi.clock())
     given = visit.exchange.parameters.get("base")
     if given is None:

@@ -16,8 +16,7 @@ Progress = Callable[[int, int], None]
 
 
 def receive(body: Body, sink: Sink, progress: Progress) -> None:
-    """Write the body to the disk; a body without a length is refused unread, an empty one changes nothing
-    (sm/30#29, #32)."""
+    """Write the body to the disk; a missing length is refused, an empty body changes nothing (sm/30#29, #32)."""
     if body.length is None:
         raise Broken("no Content-Length")
     while body.position < body.length:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def plug(call: Call, vbd: str) -> None:
-    """Plug a disk; raises the driver's error, or INTERNAL_ERROR if the driver has no address for a control
-    domain."""
+    """Plug a disk; raises the driver's error, or INTERNAL_ERROR if the driver has no address for a control domain."""
     db = call.db
     row = db.row("VBD", vbd)
     disk = db.row("VDI", row["VDI"])

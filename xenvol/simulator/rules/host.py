@@ -99,8 +99,7 @@ def host_assert_can_evacuate(call: Call, host: str) -> None:
 
 @rule("host.get_vms_which_prevent_evacuation")
 def host_get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
-    """Return VM -> the error that keeps it here: the error of the last host that was tried, or
-    NO_HOSTS_AVAILABLE."""
+    """Return VM -> the error that keeps it here: the error of the last host that was tried, or NO_HOSTS_AVAILABLE."""
     blocked: dict[str, list[str]] = {}
     call.db.row("host", host)
     for vm in _guests(call, host):

@@ -61,8 +61,7 @@ def unplug(call: Call, vbd: str, *, force: bool) -> None:
 
 
 def insert(call: Call, vbd: str, vdi: str) -> None:
-    """Insert a medium into a drive of a running VM; an HVM domain lacks drives that were added after its
-    start."""
+    """Insert a medium into a drive of a running VM; an HVM domain lacks drives that were added after its start."""
     db = call.db
     vm = db.row("VBD", vbd)["VM"]
     if not vm_facts.has_qemu(db, vm):
@@ -92,8 +91,7 @@ def eject(call: Call, vbd: str) -> None:
 
 
 def _drive(call: Call, vbd: str) -> tuple[str, Domain]:
-    """Return the device and domain of a drive in a running HVM VM; INTERNAL_ERROR if the domain does not have
-    it."""
+    """Return the device and domain of a drive in a running HVM VM; INTERNAL_ERROR if the domain does not have it."""
     vm = call.db.row("VBD", vbd)["VM"]
     device = device_of(call.xapi, vbd)
     domain = domain_of(call.xapi, vm)

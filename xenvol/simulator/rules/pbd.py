@@ -1,5 +1,4 @@
-"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; docs/background/xapi.md
-2.4)."""
+"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; docs/background/xapi.md 2.4)."""
 
 from __future__ import annotations
 

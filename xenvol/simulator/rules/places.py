@@ -49,8 +49,7 @@ def host_for_sr(xapi: Xapi, sr: str, *, or_unplugged: bool = False) -> str:
 
 
 def candidate_pbds(xapi: Xapi, sr: str, *, or_unplugged: bool) -> list[str]:
-    """Return the PBDs that a call on the SR may use, the preferred one first; none if the master's is needed
-    and missing."""
+    """Return the PBDs that a call on the SR may use, the preferred one first; none without a needed master's PBD."""
     db = xapi.db
     every = db.children(sr, "PBDs")
     pbds = every if or_unplugged else plugged_pbds(db, sr)

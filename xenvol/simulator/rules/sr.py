@@ -132,8 +132,7 @@ def make(call: Call, host: str, device_config: dict[str, str], *_: object) -> No
 
 @rule("SR.forget")
 def forget(call: Call, sr: str) -> None:
-    """Delete the rows of the SR, its PBDs and VDIs; the data stays, and VBDs dangle until the garbage
-    collection."""
+    """Delete the rows of the SR, its PBDs and VDIs; the data stays, and VBDs dangle until the garbage collection."""
     with operation(call, ("SR", sr, "forget")):
         _assert_unplugged(call, sr)
         _unload_metrics(call, sr)
@@ -184,8 +183,7 @@ def _assert_unplugged(call: Call, sr: str) -> None:
 
 
 def _unload_metrics(call: Call, sr: str) -> None:
-    """Raise INTERNAL_ERROR for a uuid of less than eight characters, which hosts use as the key of an SR's
-    metrics."""
+    """Raise INTERNAL_ERROR for a uuid of less than eight characters, which hosts use as the key of an SR's metrics."""
     hosts = (
         call.db.row("PBD", each)["host"] for each in places.candidate_pbds(call.xapi, sr, or_unplugged=True)
     )

@@ -103,7 +103,6 @@ def probe(
 def probe_ext(
     call: Call, host: str, device_config: dict[str, str], sr_type: str, sm_config: dict[str, str]
 ) -> NoReturn:
-    """Raise SR_OPERATION_NOT_SUPPORTED: drivers of the old interface answer with XML, which this call cannot
-    return."""
+    """Raise SR_OPERATION_NOT_SUPPORTED: drivers of the old interface answer with XML, which this call cannot return."""
     probe(call, host, device_config, sr_type, sm_config)
     raise Failure("SR_OPERATION_NOT_SUPPORTED")

@@ -94,8 +94,7 @@ def update_vbd_and_vdi(xapi: Xapi, vbd: str) -> None:
 
 
 def in_progress(xapi: Xapi, cls: str, ref: str, operation: str, task: str) -> Failure:
-    """Return OTHER_OPERATION_IN_PROGRESS; newer xapi names the task in it
-    (`releases.IN_PROGRESS_NAMES_TASK`)."""
+    """Return OTHER_OPERATION_IN_PROGRESS; newer xapi names the task in it (`releases.IN_PROGRESS_NAMES_TASK`)."""
     named = (task,) if releases.since(xapi, releases.IN_PROGRESS_NAMES_TASK) else ()
     return Failure(IN_PROGRESS, cls, ref, operation, *named)
 

@@ -79,8 +79,7 @@ def _set_name(call: Call, vdi: str, **name: str) -> None:
 
 
 def _tell_driver(call: Call, vdi: str, host: str) -> None:
-    """Update the driver's copy of the names; if the driver cannot take them, the error says that the disk is
-    missing."""
+    """Update the driver's copy of the names; a driver that cannot take them reports a missing disk."""
     row = call.db.row("VDI", vdi)
     places.assert_plugged(call.db, row["SR"], host)
     try:

@@ -47,8 +47,7 @@ def _switch_cbt(call: Call, vdi: str, name: str, *, on: bool) -> None:
 
 @rule("VDI.data_destroy")
 def data_destroy(call: Call, vdi: str) -> None:
-    """Destroy a snapshot's data, and keep its list of changed blocks; waits a little until its VBDs are
-    destroyed."""
+    """Destroy a snapshot's data, and keep its list of changed blocks; waits a little until its VBDs are destroyed."""
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_data_destroy"), ("VDI", vdi, "data_destroy")):

@@ -124,8 +124,7 @@ def copy(call: Call, vdi: str, sr: str, _base_vdi: str, into_vdi: str) -> str:
 
 
 def _host_for_copy(call: Call, source_sr: str, sr: str) -> str:
-    """Return a host that sees both SRs, or else one that sees the source; a member is preferred to the
-    master."""
+    """Return a host that sees both SRs, or else one that sees the source; a member is preferred to the master."""
     db = call.db
     sees = {
         each: {db.row("PBD", p)["host"] for p in places.plugged_pbds(db, each)} for each in (source_sr, sr)
@@ -179,8 +178,7 @@ def _sees(call: Call, vdi: str, host: str) -> bool:
 
 @rule("VDI.pool_migrate")
 def pool_migrate(call: Call, vdi: str, sr: str, _options: dict[str, str]) -> str:
-    """Move a VM's disk to another SR of the pool: the VM's VBDs get the new VDI, and the old one is
-    destroyed."""
+    """Move a VM's disk to another SR of the pool: the VM's VBDs get the new VDI, and the old one is destroyed."""
     db = call.db
     vbds = db.children(vdi, "VBDs")
     if not vbds:

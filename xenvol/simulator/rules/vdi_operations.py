@@ -114,8 +114,7 @@ def is_active(vbd: Row) -> bool:
 
 
 def _conflict(vdi: str, current: dict[str, str], operation: str) -> Failure | None:
-    """Return the conflict with an operation under way: any but a copy excludes all others, but destroy may
-    follow a mirror."""
+    """Return the conflict with another operation; only a copy excludes none, and destroy may interrupt a mirror."""
     if operation == "destroy" and "mirror" in current.values():
         return None
     in_the_way = [(op, task) for task, op in current.items() if op != "copy"]

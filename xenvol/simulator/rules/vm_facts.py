@@ -25,8 +25,7 @@ def is_live(db: Database, vm: str) -> bool:
 
 
 def domain_type(db: Database, vm: str) -> str:
-    """Return ``hvm``, ``pv``, ``pvh`` or ``pv_in_pvh``: the VM's domain type, for a halted VM that of its
-    next domain."""
+    """Return the domain type ``hvm``, ``pv``, ``pvh`` or ``pv_in_pvh``; for a halted VM, that of its next domain."""
     row = db.row("VM", vm)
     if row["power_state"] == "Halted":
         kind = row["domain_type"]
@@ -74,8 +73,7 @@ def guest_metrics(db: Database, vm: str) -> dict[str, Any] | None:
 
 
 def has_pv_drivers(metrics: dict[str, Any] | None) -> bool:
-    """Return True if the drivers were detected, or the guest reported their version
-    (xapi_pv_driver_version.ml)."""
+    """Return True if the drivers were detected, or the guest reported their version (xapi_pv_driver_version.ml)."""
     if metrics is None:
         return False
     if metrics["PV_drivers_detected"]:

@@ -174,8 +174,7 @@ def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]
 
 
 def _allowed_states(row: dict[str, Any], op: str, *, clones_suspended: bool) -> tuple[str, ...]:
-    """Return the power states that allow an operation; ``clones_suspended``: the pool allows copies of
-    suspended VMs."""
+    """Return the power states that allow an operation; ``clones_suspended``: a suspended VM may be copied."""
     states = _STATES.get(op, _UNLISTED_STATES.get(op, ()))
     if op in ("clone", "copy") and (row["is_a_snapshot"] or clones_suspended):
         return (*states, "Suspended")
@@ -234,8 +233,7 @@ def _switch(xapi: Xapi, row: dict[str, Any], field: str, key: str) -> bool:
 
 
 def _lacks_feature(xapi: Xapi, vm: str, op: str) -> bool:
-    """Return True for an HVM guest without drivers if the operation needs its help; never for PV (trace
-    04#311-327)."""
+    """Return True for an HVM guest without drivers if the operation needs its help; never for PV (trace 04#311-327)."""
     metrics = vm_facts.guest_metrics(xapi.db, vm)
     if vm_facts.power_state(xapi.db, vm) != "Running" or vm_facts.has_booted_pv(xapi.db, vm):
         return False

@@ -35,8 +35,7 @@ def vm_get_possible_hosts(call: Call, vm: str) -> list[str]:
 
 @rule("VM.assert_agile")
 def vm_assert_agile(call: Call, vm: str) -> None:
-    """Require every SR shared and plugged on every enabled host; else HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED
-    [sr]."""
+    """Require every SR shared and plugged on every enabled host; else HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED [sr]."""
     for vdi in vm_facts.vdis(call.db, vm):
         sr = call.db.row("VDI", vdi)["SR"]
         if not is_everywhere(call.xapi, sr):

@@ -1,5 +1,4 @@
-"""Suspend a VM: its memory is in a VDI of the suspend SR until it is resumed (xapi_xenops.ml; trace
-05#121-131)."""
+"""Suspend a VM: its memory is in a VDI of the suspend SR until it is resumed (xapi_xenops.ml; trace 05#121-131)."""
 
 from __future__ import annotations
 
@@ -89,8 +88,7 @@ def resume(call: Call, vm: str, host: str, *, paused: bool) -> None:
 
 
 def _suspend_sr(call: Call, vm: str) -> str:
-    """Return the suspend SR of the VM, the pool or the host: the first that the host has a PBD for, plugged
-    or not."""
+    """Return the suspend SR of the VM, the pool or the host: the first that the host has a PBD for, plugged or not."""
     db = call.db
     row = db.row("VM", vm)
     host = row["resident_on"]

@@ -1,5 +1,4 @@
-"""Arrays that make LUNs on demand: a management address with a login, storage pools, and the LUNs made so
-far."""
+"""Arrays that make LUNs on demand: a management address with a login, storage pools, and the LUNs made so far."""
 
 from __future__ import annotations
 

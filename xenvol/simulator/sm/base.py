@@ -137,8 +137,7 @@ class XapiPort(Protocol):
 
 
 class XapiRefusal(Exception):
-    """A refusal by xapi of a driver's call; its text is the one that drivers quote (traces sm/20e#17,
-    sm/21#67)."""
+    """A refusal by xapi of a driver's call; its text is the one that drivers quote (traces sm/20e#17, sm/21#67)."""
 
     def __init__(self, *description: str) -> None:
         super().__init__(*description)
@@ -274,8 +273,7 @@ class Driver(abc.ABC):
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_snapshot(self, uuid: str) -> VDIInfo:
-        """Return the new disk, with its row; xapi decides read_only (trace sm/21#52: files and LVM do not set
-        it)."""
+        """Return the new disk, with its row; xapi decides read_only (trace sm/21#52: files and LVM do not set it)."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_clone(self, uuid: str) -> VDIInfo:
@@ -294,6 +292,5 @@ class Driver(abc.ABC):
         raise SMFailure(46, f"VDI {uuid} not found")
 
     def vdi_room(self, uuid: str) -> int | None:
-        """Return the bytes that the disk may still allocate as it is written; None if all its space is
-        reserved."""
+        """Return the bytes that the disk may still allocate as it is written; None if all its space is reserved."""
         return None

@@ -229,8 +229,7 @@ class DiskFiles(MountedDirectory):
 
 
 def _passed_through(spec: VDISpec) -> dict[str, str]:
-    """Return the two sm_config keys of the caller that a file driver keeps (sm/VDI.py,
-    SM_CONFIG_PASS_THROUGH_FIELDS)."""
+    """Return the caller's sm_config keys that a file driver keeps (sm/VDI.py, SM_CONFIG_PASS_THROUGH_FIELDS)."""
     return {key: spec.sm_config[key] for key in ("base_mirror", "key_hash") if spec.sm_config.get(key)}
 
 

@@ -146,8 +146,7 @@ def _info(uuid: str, size: int, *, used: int) -> VDIInfo:
 
 
 def _int64(size: int) -> int:
-    """Refuse a negative size: xapi gives it to the driver as a huge one, and refuses it on return (trace
-    03#22)."""
+    """Refuse a negative size: xapi gives it to the driver as a huge one, and refuses it on return (trace 03#22)."""
     if size < 0:
         raise XapiRefusal("INTERNAL_ERROR", 'Failure("Int64.of_string")')
     return size

@@ -1,5 +1,4 @@
-"""SR type ``file``: a local directory, bind-mounted; nothing in it names the SR
-(docs/background/recordings.md)."""
+"""SR type ``file``: a local directory, bind-mounted; nothing in it names the SR (docs/background/recordings.md)."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ class FileSR(FileDriver):
         self.mounts.mount(self.mount_point, directory)
 
     def detach(self) -> None:
-        """Unmount; a bare mount point with files in it cannot be removed: then the SR is "in use" (trace
-        sm/21#133)."""
+        """Unmount; a bare mount point with files in it cannot be removed: then the SR is "in use" (trace sm/21#133)."""
         if not self.is_mounted():
             return
         try:

@@ -74,8 +74,7 @@ class FileDriver(DiskFiles):
 
 
 class SharedFileDriver(FileDriver):
-    """File systems of servers; attaching tests write access and hard links, and notes the result of the
-    latter there."""
+    """File systems of servers; attaching tests write access and hard links, and notes whether there are any."""
 
     def check_shared(self) -> None:
         """Raise fault 461 if the directory is missing or cannot be written."""

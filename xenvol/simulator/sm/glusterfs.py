@@ -28,8 +28,7 @@ class GlusterFSSR(LinkedShareDriver):
         return f"{MOUNT_BASE}/GlusterFS/{self.config['server'].split(':')[0]}/{self.sr.uuid}"
 
     def find_share(self) -> tuple[Directory, bool]:
-        """Return the volume's directory; the client asks one server after the other for the volume's
-        description."""
+        """Return the volume's directory; the client asks one server after the other for the volume's description."""
         server, _, volume = self.config["server"].partition(":")
         backups = [name for name in self.config.get("backupservers", "").split(":") if name]
         for name in [server, *backups]:

@@ -61,8 +61,7 @@ class Hba(LUNPerVDI):
         """Do nothing: the LUNs keep their data."""
 
     def probe(self) -> str:
-        """Return the SRs that were created on adapters; introduced ones only if the caller passed the same
-        sm_config."""
+        """Return the SRs created on adapters; introduced ones only if the caller passed the same sm_config."""
         srs = self.xapi.other_srs()
         return xmlout.pretty(
             "SRlist", (("SR", [("UUID", sr["uuid"])]) for sr in srs if _is_hba(sr["sm_config"]))

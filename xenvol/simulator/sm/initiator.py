@@ -130,7 +130,10 @@ class Initiator:
     def login(
         self, san: San, portal: str, iqn: str, chap: Credentials | None, incoming: Credentials | None
     ) -> Session:
-        """Open a session with all LUNs of the target; ``incoming`` is what the target must prove to know."""
+        """Return a session with all LUNs of the target; the target must know ``incoming``.
+
+        LoginRefused otherwise.
+        """
         known = next((s for s in self.sessions_to(iqn) if s.portal == portal), None)
         if known is not None:
             return known

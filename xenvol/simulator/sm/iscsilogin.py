@@ -82,8 +82,7 @@ class TargetLogin:
                 self.initiator.forget(self.target.iqn)
 
     def _lacks_paths(self) -> bool:
-        """Return True if a multihomed SR has fewer sessions than portals; SM then tries the other portals
-        again."""
+        """Return True if a multihomed SR has fewer sessions than portals; SM then tries the other portals again."""
         return len(self.initiator.sessions_to(self.target.iqn)) < len(self._noted())
 
     def _noted(self) -> list[str]:
@@ -161,8 +160,7 @@ class TargetLogin:
         return [entry for entry in found if self._is_reachable(entry[0], entry[1])]
 
     def _discover(self) -> list[tuple[str, str]]:
-        """Return portal and IQN of each target that the portal offers; none is an error, as for a log-in
-        (68)."""
+        """Return portal and IQN of each target that the portal offers; none is an error, as for a log-in (68)."""
         target = self.target
         try:
             found = self.initiator.discover(self.san, target.address, target.port, target.chap)
@@ -189,8 +187,7 @@ class TargetLogin:
 
     @property
     def session(self) -> Session | None:
-        """The session that shows the disks: through the portal of device_config, or another path; None
-        without one."""
+        """The session that shows the disks: through the portal of device_config, or another path; None without one."""
         sessions = self.initiator.sessions_to(self.target.iqn)
         own = [session for session in sessions if session.portal == self.target.portal]
         return next(iter([*own, *sessions]), None)

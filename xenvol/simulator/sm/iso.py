@@ -187,8 +187,7 @@ class ISOSR(MountedDirectory):
             self.xapi.pbd_device_config({"vers": version})
 
     def _images(self) -> list[VDIInfo]:
-        """Return the images; an existing row keeps its uuid, a new one gets the uuid in its name, or a random
-        one."""
+        """Return the images; an existing row keeps its uuid, a new one gets the uuid in its name, or a random one."""
         rows = {row["location"]: row for row in self.xapi.vdis()}
         return [
             self._info(name, file, rows[name]["uuid"] if name in rows else _uuid_for(name), name in rows)

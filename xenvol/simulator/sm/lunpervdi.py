@@ -87,8 +87,7 @@ class LUNPerVDI(Driver):
         return disks
 
     def infos(self, disks: Sequence[Disk]) -> list[VDIInfo]:
-        """Return one VDI for each SCSI id; if two numbers have one id, the later one counts (trace
-        sm/20e#59)."""
+        """Return one VDI for each SCSI id; if two numbers have one id, the later one counts (trace sm/20e#59)."""
         infos = {disk.scsi_id: self.info(disk) for disk in disks}
         return list(infos.values())
 
@@ -126,8 +125,7 @@ class LUNPerVDI(Driver):
         return adopted
 
     def vdi_delete(self, uuid: str) -> None:
-        """Leave the LUN's data; the next scan brings its row back (docs/background/recordings.md, finding 10
-        (storage))."""
+        """Leave the LUN's data; a scan brings its row back (docs/background/recordings.md, finding 10 (storage))."""
         self._must_be_attached()
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:

@@ -74,8 +74,7 @@ class VolumeCuts(VolumeDisks):
     def _make_base(
         self, group: VolumeGroup, source: Vhd, volume_size: int, blocks: int, row: Mapping[str, Any]
     ) -> str:
-        """Return the uuid of the children's parent: a new base copy, or the old parent if the disk has no
-        data of its own."""
+        """Return the parent of the two children: a new base copy, or the old parent of a disk without own data."""
         if source.parent and blocks <= source.inherited:
             return source.parent
         base_uuid, size = str(uuid.uuid4()), source.virtual_size

@@ -79,7 +79,7 @@ class LVMoISCSI(LVMOnLUN):
         self._log_out()
 
     def probe(self) -> str:
-        """Probe the LUN; if the SCSIid is missing there, the session stays (trace sm/20a#36)."""
+        """Probe the LUN; if the target lacks the SCSIid, the session stays (trace sm/20a#36)."""
         self.logins[0].attach()
         self._await_lun(self.logins[0])
         found = super().probe()

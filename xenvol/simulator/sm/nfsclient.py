@@ -28,8 +28,7 @@ _OPTIONS = """
 
 @dataclass(frozen=True, slots=True)
 class MountRefused(Exception):
-    """SM's error for any failure of mount.nfs: return code 110, whatever mount.nfs printed (trace
-    sm/22#8-16)."""
+    """SM's error for any failure of mount.nfs: return code 110, whatever mount.nfs printed (trace sm/22#8-16)."""
 
     server: str
 
@@ -78,8 +77,7 @@ def _find(driver: Driver, server: str) -> NfsServer | None:
 
 
 def exports_xml(driver: Driver, server: str) -> str:
-    """Return showmount's list as XML, as a driver prints it; empty if the server does not answer (trace
-    sm/22#6)."""
+    """Return showmount's list as XML, as a driver prints it; empty if the server does not answer (trace sm/22#6)."""
     found = _find(driver, server)
     if found is None or not found.is_listening:
         return ""

@@ -49,8 +49,7 @@ class Target:
     initiators: set[str] | None = None
     """The IQNs or WWPNs that may log in; None means all."""
     maps: dict[str, dict[int, Lun]] = field(default_factory=dict)
-    """The host groups of an array, by initiator (IQN or WWPN): such an initiator sees these LUNs and no
-    others."""
+    """The host groups of an array, by initiator (IQN or WWPN): such an initiator sees these LUNs and no others."""
 
     def admits(self, initiator: str) -> bool:
         return self.initiators is None or initiator in self.initiators
@@ -173,8 +172,7 @@ class San:
     def volume(
         self, name: str, size: int, *, scsi_id: str = "", vendor: str = "LIO-ORG", serial: str | None = None
     ) -> Lun:
-        """Return the volume with that SCSI id, resized, or a new one; without an id, the id is derived from
-        the name."""
+        """Return the volume with that SCSI id, resized, or a new one; the default id is derived from the name."""
         scsi_id = scsi_id or "36001405" + hashlib.sha256(name.encode()).hexdigest()[:25]
         volume = self.volumes.get(scsi_id)
         if volume is None:
@@ -209,8 +207,8 @@ class San:
         return self.add_lun(target, number, size, scsi_id=scsi_id)
 
     def resize_lun(self, target: str, number: int, size: int) -> Lun:
-        """Resize a LUN; hosts see the old size until they log in again (docs/background/recordings.md,
-        finding 7 (storage))."""
+        """Resize a LUN; hosts see the old size until the next log-in (docs/background/recordings.md, finding
+        7 (storage))."""
         volume = self.target(target).luns[number]
         volume.resize(size)
         return volume
@@ -253,8 +251,7 @@ class San:
             return self.names.get(name)
 
     def knock(self, address: str, port: int) -> PortalState:
-        """Return the result of a connection attempt: an address without portals is silent, its other ports
-        refuse."""
+        """Return the result of a connection attempt: an address without portals is silent, its other ports refuse."""
         portal = self.portals.get(portal_key(address, port))
         if portal is not None:
             return portal.state

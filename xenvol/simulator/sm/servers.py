@@ -45,8 +45,7 @@ class NfsServer:
         del self.exports[path]
 
     def find(self, path: str, client: Iterable[str]) -> tuple[Export, Directory] | None:
-        """Return the export for a path and the directory in it; None if there is none or the client may not
-        mount it."""
+        """Return the export of a path and the directory in it; None if it is missing or closed to the client."""
         client = list(client)
         for root in sorted(self.exports, key=len, reverse=True):
             export = self.exports[root]

@@ -1,5 +1,4 @@
-"""Files over a network: every file server that the hosts can reach, and the sparse files with the disks'
-bytes."""
+"""Files over a network: every file server that the hosts can reach, and the sparse files with the disks' bytes."""
 
 from __future__ import annotations
 

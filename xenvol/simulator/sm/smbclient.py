@@ -7,15 +7,13 @@ from xenvol.simulator.sm.servers import SmbShare
 
 
 def split_location(location: str) -> tuple[str, str]:
-    r"""Return server and share of ``\\server\share`` or ``//server/share``, without a directory behind the
-    share."""
+    r"""Return server and share of ``\\server\share`` or ``//server/share``, without a directory behind the share."""
     parts = [part for part in location.replace("\\", "/").split("/") if part]
     return (parts[0] if parts else "", parts[1] if len(parts) > 1 else "")
 
 
 def find_share(driver: Driver, location: str, *, prefix: str) -> SmbShare | None:
-    """Return the share if it exists and accepts the device_config's ``username`` and ``<prefix>password``;
-    else None."""
+    """Return the share if it exists and accepts the device_config's ``username`` and ``<prefix>password``."""
     share = driver.world.shares.smb_share(*split_location(location))
     if share is None or share.credentials in (None, _credentials(driver, prefix)):
         return share

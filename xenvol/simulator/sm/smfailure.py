@@ -1,5 +1,4 @@
-"""A storage driver's refusal, which xapi's side turns into SR_BACKEND_FAILURE_<n> (docs/background/xapi.md
-2.1)."""
+"""A storage driver's refusal, which xapi's side turns into SR_BACKEND_FAILURE_<n> (docs/background/xapi.md 2.1)."""
 
 from __future__ import annotations
 

@@ -47,8 +47,7 @@ def validated(size: int) -> int:
 
 
 def length(vhd: Vhd, data_blocks: int = 0) -> int:
-    """Return the file's bytes: two footers, header, block table, its bitmap, three parent locators (trace
-    sm/21#57)."""
+    """Return the file's bytes: two footers, header, block table, its bitmap, three parent locators (trace sm/21#57)."""
     locators = 3 * _SECTOR if vhd.parent else 0
     own = max(0, data_blocks - vhd.inherited) if vhd.own is None else vhd.own
     return _tables(vhd.virtual_size) + locators + own * _BLOCK_ON_DISK

@@ -22,8 +22,7 @@ from xenvol.volumeops import VolumeOps
 
 
 class Bench:
-    """A pool, the storage and the driver; every method of the driver runs on a new object, which knows
-    nothing of earlier ones."""
+    """A pool, the storage and the driver; each method of the driver runs on a new object without memory."""
 
     def __init__(
         self,

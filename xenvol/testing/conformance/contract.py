@@ -19,8 +19,7 @@ from xenvol.testing.conformance.requirement import listed, require
 
 class Contract(Kit):
     def test_the_driver_is_found_by_its_name(self) -> None:
-        """The entry point is loaded; a class that breaks the contract is refused, and the error names the
-        wrong method."""
+        """The entry point is loaded; the error for a class that breaks the contract names the wrong method."""
         get_driver_class(self.driver_volume_type, prefer=self.prefer)
 
     def test_making_a_driver_makes_no_call(self, bench: Bench) -> None:
@@ -97,8 +96,7 @@ class Contract(Kit):
         )
 
     def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
-        """The session refuses calls that make or erase data, and calls on VMs and VBDs; even trying one is a
-        mistake."""
+        """The session refuses calls that make or erase data, and calls on VMs and VBDs; trying one is a mistake."""
         for step in (bench.connect, bench.disconnect):
             with contextlib.suppress(ForbiddenCall):
                 step()
@@ -109,8 +107,7 @@ class Contract(Kit):
         )
 
     def test_a_call_that_is_forbidden_is_not_swallowed(self, bench: Bench) -> None:
-        """If an operator forbids any call to drivers, ForbiddenCall leaves the driver, which must not go on
-        without the call."""
+        """If an operator forbids a call to drivers, ForbiddenCall leaves the driver, which must not go on."""
         calls = bench.changing_calls(sweep.calls_of(bench.xapi, bench.begin, Bench.connect))
         swallowed = []
         for call in dict.fromkeys(calls):

@@ -12,8 +12,7 @@ _FEW, _MANY = 2, 40
 
 class Cost(Kit):
     def test_the_calls_are_as_many_whatever_else_is_in_the_pool(self, bench: Bench) -> None:
-        """SRs of the same type elsewhere, SRs of another type, VMs and their disks: the driver iterates over
-        none of them."""
+        """The pool has SRs of the same type elsewhere, SRs of another type, VMs and disks: none is walked over."""
         few, many = (self._calls(bench, count) for count in (_FEW, _MANY))
         require(
             len(few) == len(many),

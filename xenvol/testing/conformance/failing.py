@@ -16,7 +16,7 @@ from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _TAKE_BACK = "record each change on the line after it: self.undo.did(…), and nothing before it has succeeded"
 _CONVERGE = (
-    "after a lost answer check whether the object exists, and if so record it; derive uuids (of the SR…) from the data, "
+    "after a lost answer check if the object exists, and record it if so; derive uuids (of the SR…) from the data, "
     "so that the next attempt finds the object"
 )
 _STRIKES = pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])

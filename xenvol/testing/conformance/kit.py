@@ -35,8 +35,7 @@ class Kit(abc.ABC):
         """
 
     def arrange_another(self, xapi: Simulator) -> Mapping[str, object]:
-        """Build another volume on the storage of `arrange` (the same target, export…), and return its
-        connection_data."""
+        """Build another volume on the storage of `arrange` (the same target, export…); return its connection_data."""
         pytest.skip("arrange_another(xapi) is not given: it builds another volume on the same storage")
 
     def grow(self, xapi: Simulator) -> int:

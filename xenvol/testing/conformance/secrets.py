@@ -16,8 +16,8 @@ from xenvol.testing.conformance.requirement import require
 _SHORTEST = 6
 """Characters; a shorter text could occur by accident."""
 _REMEDY = (
-    "never reveal() a Secret: pass it to storage.connect_sr in the SRSpec's device_config, which makes it a xapi secret "
-    "that is removed with the PBD"
+    "never reveal() a Secret: pass it to storage.connect_sr in the SRSpec's device_config, which turns it into a "
+    "xapi secret that is removed with the PBD"
 )
 
 
@@ -25,8 +25,7 @@ class Secrets(Kit):
     def test_no_secret_is_seen_anywhere(
         self, bench: Bench, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in printed
-        output."""
+        """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in printed output."""
         secrets = {secret.reveal() for secret in secrets_in(bench.data)}
         if not secrets:
             pytest.skip("the connection_data has no secret (a key that ends in password, secret, keyring…)")
