@@ -129,7 +129,7 @@ def hanging(xapi: Simulator) -> Iterator[str]:
 @pytest.mark.xapi(hosts=2)
 def test_none_is_made_while_a_call_is_under_way(xapi: Simulator, hanging: str) -> None:
     """The operation's thread cannot be saved."""
-    with pytest.raises(RuntimeError, match=r"VM .* has .*pool_migrate: a checkpoint keeps a pool"):
+    with pytest.raises(RuntimeError, match=r"VM .* has .*pool_migrate: a checkpoint needs a pool"):
         xapi.checkpoint()
 
 

@@ -24,7 +24,7 @@ from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.ocaml import failure
 from xenvol.simulator.rulebook import RULES, Call
 from xenvol.simulator.values import Marshalled, Wire, show
-from xenvol.simulator.waits import Listener, unheard
+from xenvol.simulator.waits import Listener, ignore_wait
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def dispatch(
     method: str,
     params: Sequence[Wire],
     *,
-    on_wait: Listener = unheard,
+    on_wait: Listener = ignore_wait,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
@@ -81,7 +81,7 @@ def prepare(
     message: Message,
     params: Sequence[Wire],
     *,
-    on_wait: Listener = unheard,
+    on_wait: Listener = ignore_wait,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Check the parameters and the session, and convert the parameters; ``name`` is in the caller's spelling."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL
-from xenvol.simulator.waits import Listener, Wait, unheard
+from xenvol.simulator.waits import Listener, Wait, ignore_wait
 
 if TYPE_CHECKING:
     from xenvol.simulator.database import Database
@@ -56,7 +56,7 @@ class Call:
     """The key in current_operations. An Async call's task has a record, a synchronous call's has none."""
     host: str = NULL
     """The host that received the call: the pool's master, except for the few calls that a member answers itself."""
-    on_wait: Listener = unheard
+    on_wait: Listener = ignore_wait
     """Called when the call begins to wait."""
     storage_begins: Callable[[], None] = lambda: None
     """Called before each command of a storage driver; may sleep."""

@@ -17,7 +17,7 @@ from xenvol.simulator import jsonrpc, xmlrpc
 from xenvol.simulator.failure import Failure, Garbage
 from xenvol.simulator.hooks import Answer, Reply
 from xenvol.simulator.http11 import Request, head, page, read_body, read_head
-from xenvol.simulator.images import doors
+from xenvol.simulator.images import handlers
 from xenvol.simulator.images.body import Broken
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.service import Dropped, Service
@@ -134,9 +134,9 @@ class Server:
             stream = stack.enter_context(connection.makefile("rb"))
             while (request := read_head(stream)) is not None:
                 try:
-                    if (door := self._door(request)) is not None:
+                    if (name := self._image_request(request)) is not None:
                         exchange = Exchange(request, stream, connection)
-                        self.service.transfer(door, exchange, self._host(), self._url_of, gone)
+                        self.service.transfer(name, exchange, self._host(), self._url_of, gone)
                         exchange.finish()
                         if not exchange.stays_open:
                             return
@@ -161,12 +161,12 @@ class Server:
 
     # ---- requests
 
-    def _door(self, request: Request) -> str | None:
-        return doors.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
+    def _image_request(self, request: Request) -> str | None:
+        return handlers.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
 
     def _is_forgotten(self, request: Request) -> bool:
         """Return True if xapi announces that it closes the connection, and then does not (trace sm/30#220)."""
-        return request.verb == "GET" and doors.name_of("PUT", request.path.partition("?")[0]) is not None
+        return request.verb == "GET" and handlers.name_of("PUT", request.path.partition("?")[0]) is not None
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
         path = _path(request.path, self.service.xapi.model.release)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from xenvol.simulator import dispatch, sessions
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Gate, Incoming, Interceptor, Journal
-from xenvol.simulator.images import doors
+from xenvol.simulator.images import handlers
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.visit import Visit
 from xenvol.simulator.values import Wire
@@ -76,7 +76,7 @@ class Service:
             visit = Visit(
                 exchange, xapi, host, url_of, gone, fate.refuse, on_wait=lambda wait: self._waits(call, wait)
             )
-            return doors.serve(name, visit)
+            return handlers.serve(name, visit)
 
         self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
 

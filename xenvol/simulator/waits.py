@@ -53,5 +53,5 @@ Listener = Callable[[Wait], None]
 """Called when a wait begins."""
 
 
-def unheard(wait: Wait) -> None:
+def ignore_wait(wait: Wait) -> None:
     """Ignore the wait: the listener of a call that is not watched."""

@@ -52,7 +52,7 @@ RAW = frozenset(
 
 A caller cannot know that from the code alone.
 """
-_LOOK = 0.001
+_POLL_SECONDS = 0.001
 """Seconds between two checks of a call that is in the pool."""
 
 
@@ -413,7 +413,7 @@ class _Gate:
                 return  # an Async call, which was answered before its work began
             self._hold(place, "storage", call)
         while not (place.may_go or self._is_open or self._xapi.xapi.is_closed):
-            sleep(_LOOK)
+            sleep(_POLL_SECONDS)
         with self._changed:
             place.where, place.may_go = "pool", False
 
@@ -473,7 +473,7 @@ class _Gate:
                 return []
             with self._changed:
                 if [(place.where, place.call) for place in self._places] == places:
-                    self._changed.wait(_LOOK if any(where == "pool" for where, _ in places) else 1)
+                    self._changed.wait(_POLL_SECONDS if any(where == "pool" for where, _ in places) else 1)
 
     def _waits(self, call: Incoming | None) -> bool:
         """Return True if the call waits in the pool for something that only the other client can do."""

@@ -162,7 +162,7 @@ def test_a_name_resolves_when_a_server_or_the_network_has_it(world: World) -> No
         (
             ("hosts", "host1", "devices", "/dev/sdb", "content", "disks", DISK, "size"),
             "1 TiB",
-            "storage.hosts.host1.devices./dev/sdb.content.disks: they need",
+            "storage.hosts.host1.devices./dev/sdb.content.disks: the disks need",
         ),
     ],
 )

@@ -17,9 +17,9 @@ from xenvol.simulator.images.body import Broken
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.refusals import Missing, NoSuchTask, Unauthorised
 from xenvol.simulator.rulebook import Call
-from xenvol.simulator.rules import datapath, places
+from xenvol.simulator.rules import datapath, sr_hosts
 from xenvol.simulator.rules.nested import invoke
-from xenvol.simulator.waits import Listener, unheard
+from xenvol.simulator.waits import Listener, ignore_wait
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Visit:
     """Set when the host dies: then the host does nothing more, and leaves its work as it is."""
     refusal: Failure | None = None
     """An ordered refusal; it applies once the host has found that it is the right one."""
-    on_wait: Listener = unheard
+    on_wait: Listener = ignore_wait
 
     @contextlib.contextmanager
     def logged_in(self) -> Iterator[Call]:
@@ -89,11 +89,11 @@ class Visit:
         If not, redirect the client to a host where it is; NO_HOSTS_AVAILABLE.
         """
         db = self.xapi.db
-        plugged = places.plugged_pbds(db, sr) if db.exists("SR", sr) else []
+        plugged = sr_hosts.plugged_pbds(db, sr) if db.exists("SR", sr) else []
         hosts = [db.row("PBD", pbd)["host"] for pbd in plugged]
         if self.host in hosts:
             return True
-        other = next((h for h in hosts if places.is_live(db, h) and db.row("host", h)["enabled"]), None)
+        other = next((h for h in hosts if sr_hosts.is_live(db, h) and db.row("host", h)["enabled"]), None)
         if other is None:
             raise Failure("NO_HOSTS_AVAILABLE")
         location = f"{self.url_of(other)}{self.exchange.request.path}"

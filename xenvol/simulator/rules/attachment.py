@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.rules import backend, places
+from xenvol.simulator.rules import backend, sr_hosts
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -22,7 +22,7 @@ def attach(call: Call, sr: str, host: str) -> None:
         if (host, uuid) in call.xapi.attached_srs:
             return
         with backend.inside_storage_layer():
-            is_srmaster = places.srmaster(call.xapi, sr) == host
+            is_srmaster = sr_hosts.srmaster(call.xapi, sr) == host
 
         def command(driver: Driver) -> None:
             if not is_srmaster:

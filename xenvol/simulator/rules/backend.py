@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from xenvol.simulator.failure import NULL, Failure, internal_error
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.port import Port
 from xenvol.simulator.sm import registry
 from xenvol.simulator.sm.base import (
@@ -94,8 +94,8 @@ def run(
     """
     db = call.db
     with contextlib.nullcontext() if vdi or fault == CREATE_FAULT else inside_storage_layer():
-        is_srmaster = is_srmaster or places.srmaster(call.xapi, sr) == host
-        pbd = places.pbd_of(db, sr, host)
+        is_srmaster = is_srmaster or sr_hosts.srmaster(call.xapi, sr) == host
+        pbd = sr_hosts.pbd_of(db, sr, host)
     if on_srmaster and not is_srmaster:
         # The storage layer forwards the command to the master, which does not know an SR that it has not
         # plugged.

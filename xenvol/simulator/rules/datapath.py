@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import internal_error
-from xenvol.simulator.rules import backend, places
+from xenvol.simulator.rules import backend, sr_hosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def attach(call: Call, host: str, vdi: str, *, read_write: bool) -> None:
     """
     db = call.db
     row = db.row("VDI", vdi)
-    places.assert_plugged(db, row["SR"], host)
+    sr_hosts.assert_plugged(db, row["SR"], host)
     backend.run(
         call,
         row["SR"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places, vm_placement
+from xenvol.simulator.rules import sr_hosts, vm_placement
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def host_destroy(call: Call, host: str) -> None:
     """Forget a dead host; the collector removes its PBDs."""
     db = call.db
     row = db.row("host", host)
-    if host == call.xapi.master or places.is_live(db, host):
+    if host == call.xapi.master or sr_hosts.is_live(db, host):
         raise Failure("HOST_IS_LIVE", host)
     for vm in _guests(call, host):
         raise Failure("HOST_HAS_RESIDENT_VMS", host, vm)

@@ -33,15 +33,15 @@ IN_PROGRESS = "OTHER_OPERATION_IN_PROGRESS"
 
 STANDARD_PATIENCE = 7200.0  # seconds that most calls wait (helpers.ml, Policy.standard)
 SHORT_PATIENCE = 120.0  # seconds for calls that should fail soon, e.g. VM.start (Policy.fail_quickly)
-STANDARD_NAP = (
+STANDARD_SLEEP = (
     1.0,
     20.0,
 )  # random seconds between two tries of a release that is not woken (Policy.standard)
-SHORT_NAP = 2.0  # Policy.fail_quickly
+SHORT_SLEEP = 2.0  # Policy.fail_quickly
 NO_PATIENCE = 0.0  # Policy.fail_immediately, but for its one short wait
 QUEUE_LIMIT = 100  # calls that may wait at once (helpers.ml, max_number_of_queueing_threads)
 
-_BREATH = 0.002  # seconds between two attempts, so that conflicting calls do not race
+_RETRY_SECONDS = 0.002  # seconds between two attempts, so that conflicting calls do not race
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +104,13 @@ def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PA
                 if failure.code != IN_PROGRESS or left <= 0 or call.xapi.is_closed:
                     raise
                 wait = _goes_on_waiting(call, stack, wait, failure)
-                nap = _nap(call.xapi, failure, patience)
+                seconds = _retry_sleep(call.xapi, failure, patience)
             with _queueing(call.xapi):
-                if nap is None:
+                if seconds is None:
                     call.xapi.lock.wait(left)
-                    call.sleep(_BREATH)
+                    call.sleep(_RETRY_SECONDS)
                 else:
-                    call.sleep(min(nap, left))
+                    call.sleep(min(seconds, left))
 
 
 def _goes_on_waiting(call: Call, stack: contextlib.ExitStack, wait: Wait | None, failure: Failure) -> Wait:
@@ -135,7 +135,7 @@ def _in_the_way(failure: Failure) -> tuple[str, ...]:
     return cls, ref, operation or rest[0]
 
 
-def _nap(xapi: Xapi, failure: Failure, patience: float) -> float | None:
+def _retry_sleep(xapi: Xapi, failure: Failure, patience: float) -> float | None:
     """Return the seconds that a real xapi sleeps before it tries again; None if the end of the operation
     wakes it.
 
@@ -146,7 +146,7 @@ def _nap(xapi: Xapi, failure: Failure, patience: float) -> float | None:
         return None
     if releases.since(xapi, releases.IN_PROGRESS_NAMES_TASK):
         return None
-    return random.uniform(*STANDARD_NAP) if patience == STANDARD_PATIENCE else SHORT_NAP
+    return random.uniform(*STANDARD_SLEEP) if patience == STANDARD_PATIENCE else SHORT_SLEEP
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import attachment, backend, places, releases, secret
+from xenvol.simulator.rules import attachment, backend, releases, secret, sr_hosts
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.operations import in_progress, mark, operation, retry, unmark
 from xenvol.simulator.rules.sr_operations import update as update_sr_operations
@@ -72,7 +72,7 @@ def plug(call: Call, pbd: str) -> None:
     sr, host = call.db.row("PBD", pbd)["SR"], call.db.row("PBD", pbd)["host"]
     with operation(call, ("SR", sr, "plug")):
         row = call.db.row("PBD", pbd)
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         backend.bind(call, pbd)
         if not row["currently_attached"]:
             _assert_sharable(call.db, sr, host)
@@ -92,7 +92,7 @@ def unplug(call: Call, pbd: str) -> None:
     try:
         row = call.db.row("PBD", pbd)  # the row may have gone while this call waited
         host = row["host"]
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         if row["currently_attached"]:
             _assert_not_needed_by_ha(call.xapi, pbd)
             if in_use := [vdi for vdi in _active_vdis(call.db, sr, host) if _blocks_unplug(call.db, vdi)]:
@@ -108,7 +108,7 @@ def unplug(call: Call, pbd: str) -> None:
 def _mark_for_unplug(call: Call, sr: str) -> None:
     db = call.db
     db.row("SR", sr)
-    if places.srmaster(call.xapi, sr) == call.xapi.master:
+    if sr_hosts.srmaster(call.xapi, sr) == call.xapi.master:
         for vdi in db.children(sr, "VDIs"):
             for task, op in db.row("VDI", vdi)["current_operations"].items():
                 raise in_progress("VDI", vdi, op, task)
@@ -125,7 +125,7 @@ def _assert_sharable(db: Database, sr: str, host: str) -> None:
     """Raise SR_NOT_SHARABLE if an SR that is not shared is plugged on another host."""
     if db.row("SR", sr)["shared"]:
         return
-    for pbd in places.plugged_pbds(db, sr):
+    for pbd in sr_hosts.plugged_pbds(db, sr):
         if (other := db.row("PBD", pbd)["host"]) != host:
             raise Failure("SR_NOT_SHARABLE", sr, other)
 
@@ -171,7 +171,7 @@ def _is_protected(db: Database, vm: str) -> bool:
 
 def _retire_metadata(xapi: Xapi, sr: str, host: str) -> None:
     """Mark other pools' databases in the SR as no longer the latest known."""
-    if places.srmaster(xapi, sr) != host:
+    if sr_hosts.srmaster(xapi, sr) != host:
         return
     db = xapi.db
     for vdi in db.children(sr, "VDIs"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def pool_designate_new_master(call: Call, host: str) -> None:
     db.row("host", host)
     if db.row("pool", pool)["ha_enabled"]:
         raise Failure("HA_IS_ENABLED")
-    if not places.is_live(db, host):
+    if not sr_hosts.is_live(db, host):
         raise Failure("HOST_NOT_LIVE")
     db.set("pool", pool, master=host)
 
@@ -35,7 +35,7 @@ def pool_sync_database(_call: Call) -> None:
 def pool_recover_slaves(call: Call) -> list[str]:
     """Return the members that learnt of a new master."""
     return [
-        host for host in call.db.refs("host") if host != call.xapi.master and places.is_live(call.db, host)
+        host for host in call.db.refs("host") if host != call.xapi.master and sr_hosts.is_live(call.db, host)
     ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.operations import update_allowed_operations
 from xenvol.simulator.sm.base import DuplicateVDI, VDIInfo, XapiRefusal
 
@@ -76,12 +76,12 @@ class Port:
 
     def pbd_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None:
         if self.sr is not None:
-            pbd = places.pbd_of(self.call.db, self.sr, self.host)
+            pbd = sr_hosts.pbd_of(self.call.db, self.sr, self.host)
             self._change_map("PBD", pbd, "other_config", add, remove)
 
     def pbd_device_config(self, add: Mapping[str, str]) -> None:
         if self.sr is not None:
-            pbd = places.pbd_of(self.call.db, self.sr, self.host)
+            pbd = sr_hosts.pbd_of(self.call.db, self.sr, self.host)
             self._change_map("PBD", pbd, "device_config", add)
 
     def other_srs(self, sr_type: str | None = None) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import RULES, Call
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 
 if TYPE_CHECKING:
     from xenvol.simulator.xapi import Xapi
@@ -27,7 +27,7 @@ def scan_marked(xapi: Xapi) -> list[str]:
 
 def _marked(xapi: Xapi) -> list[str]:
     db = xapi.db
-    marks = {sr: db.row("SR", sr)["other_config"] for sr in db.refs("SR") if places.plugged_pbds(db, sr)}
+    marks = {sr: db.row("SR", sr)["other_config"] for sr in db.refs("SR") if sr_hosts.plugged_pbds(db, sr)}
     return [sr for sr, mark in marks.items() if "dirty" in mark or mark.get("auto-scan") == "true"]
 
 

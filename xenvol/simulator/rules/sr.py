@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import attachment, backend, pbd, places, secret
+from xenvol.simulator.rules import attachment, backend, pbd, secret, sr_hosts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.sr_operations import update as update_allowed_operations
 
@@ -74,7 +74,7 @@ def create(
     if shared:
         host = master
     else:
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
     sr = str(introduce(call, "", name_label, name_description, sr_type, content_type, shared, sm_config))
     hosts = [master, *(other for other in db.refs("host") if other != master)] if shared else [host]
     pbds = [pbd.add(call, sr, each, config) for each in hosts]
@@ -126,7 +126,7 @@ def _is_pending(call: Call, task: str) -> bool:
 @rule("SR.make")
 def make(call: Call, host: str, device_config: dict[str, str], *_: object) -> None:
     secret.move_passwords(call, device_config)
-    places.assert_live(call.xapi, host)
+    sr_hosts.assert_live(call.xapi, host)
     raise Failure("MESSAGE_DEPRECATED")
 
 
@@ -150,7 +150,7 @@ def destroy(call: Call, sr: str) -> None:
         for host in db.refs("host"):
             if db.row("host", host)["local_cache_sr"] == sr:
                 raise Failure("SR_IS_CACHE_SR", host)
-        _erase(call, sr, places.host_for_sr(call.xapi, sr, or_unplugged=True))
+        _erase(call, sr, sr_hosts.host_for_sr(call.xapi, sr, or_unplugged=True))
         secret.drop(call, db.row("SR", sr)["sm_config"])
         _unload_metrics(call, sr)
         _drop_rows(call, sr)
@@ -159,7 +159,7 @@ def destroy(call: Call, sr: str) -> None:
 def _erase(call: Call, sr: str, host: str) -> None:
     """Erase the SR; the driver needs its PBD plugged meanwhile (storage_access.ml, destroy_sr)."""
     db = call.db
-    pbd_ref = places.pbd_of(db, sr, host)
+    pbd_ref = sr_hosts.pbd_of(db, sr, host)
     uuid = db.row("SR", sr)["uuid"]
     backend.bind(call, pbd_ref)
     attachment.attach(call, sr, host)
@@ -178,16 +178,16 @@ def _erase(call: Call, sr: str, host: str) -> None:
 
 
 def _assert_unplugged(call: Call, sr: str) -> None:
-    if places.plugged_pbds(call.db, sr):
+    if sr_hosts.plugged_pbds(call.db, sr):
         raise Failure("SR_HAS_PBD", sr)
 
 
 def _unload_metrics(call: Call, sr: str) -> None:
     """Raise INTERNAL_ERROR for a uuid of less than eight characters, which hosts use as the key of an SR's metrics."""
     hosts = (
-        call.db.row("PBD", each)["host"] for each in places.candidate_pbds(call.xapi, sr, or_unplugged=True)
+        call.db.row("PBD", each)["host"] for each in sr_hosts.candidate_pbds(call.xapi, sr, or_unplugged=True)
     )
-    is_asked = any(host == call.xapi.master or places.is_live(call.db, host) for host in hosts)
+    is_asked = any(host == call.xapi.master or sr_hosts.is_live(call.db, host) for host in hosts)
     if is_asked and len(call.db.row("SR", sr)["uuid"]) < _UUID_PREFIX:
         raise internal_error('Invalid_argument("String.sub / Bytes.sub")')
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.operations import DISCIPLINES, Discipline, in_progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def refusal(xapi: Xapi, sr: str, operation: str) -> Failure | None:
     needed = NEEDED_FEATURES.get(operation)
     if needed is not None and not _has_feature(db, row, needed):
         return Failure("SR_OPERATION_NOT_SUPPORTED", sr)
-    if operation in ("destroy", "forget") and places.plugged_pbds(db, sr):
+    if operation in ("destroy", "forget") and sr_hosts.plugged_pbds(db, sr):
         return Failure("SR_HAS_PBD", sr)
     if operation == "destroy":
         if not db.children(sr, "PBDs"):

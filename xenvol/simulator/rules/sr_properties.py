@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.sr_operations import features
@@ -29,8 +29,8 @@ def get_supported_types(call: Call) -> list[str]:
 def get_live_hosts(call: Call, sr: str) -> list[str]:
     """Return the live hosts that have the SR plugged; none for an SR that does not exist."""
     db = call.db
-    hosts = {db.row("PBD", pbd)["host"] for pbd in places.plugged_pbds(db, sr)}
-    return [host for host in db.refs("host") if host in hosts and places.is_live(db, host)]
+    hosts = {db.row("PBD", pbd)["host"] for pbd in sr_hosts.plugged_pbds(db, sr)}
+    return [host for host in db.refs("host") if host in hosts and sr_hosts.is_live(db, host)]
 
 
 @rule("SR.set_shared")
@@ -126,19 +126,19 @@ def create_new_blob(call: Call, sr: str, name: str, mime_type: str, public: bool
 @rule("SR.get_data_sources")
 def get_data_sources(call: Call, sr: str) -> list[dict[str, Any]]:
     """Return nothing: a simulated SR has no measurements."""
-    places.host_for_sr(call.xapi, sr)
+    sr_hosts.host_for_sr(call.xapi, sr)
     return []
 
 
 @rule("SR.record_data_source", "SR.query_data_source")
 def use_data_source(call: Call, sr: str, data_source: str) -> None:
-    places.host_for_sr(call.xapi, sr)
+    sr_hosts.host_for_sr(call.xapi, sr)
     raise internal_error(f"Rrd_interface.Rrdd_error([S(Rrdd_internal_error);S({data_source})])")
 
 
 @rule("SR.forget_data_source_archives")
 def forget_data_source_archives(call: Call, sr: str, _data_source: str) -> None:
-    places.host_for_sr(call.xapi, sr)
+    sr_hosts.host_for_sr(call.xapi, sr)
 
 
 def _assert_everywhere(call: Call, sr: str) -> None:
@@ -147,7 +147,7 @@ def _assert_everywhere(call: Call, sr: str) -> None:
     db.row("SR", sr)
     pbds = db.children(sr, "PBDs")
     hosts = {db.row("PBD", pbd)["host"] for pbd in pbds}
-    if len(hosts) < db.count("host") or len(places.plugged_pbds(db, sr)) < len(pbds):
+    if len(hosts) < db.count("host") or len(sr_hosts.plugged_pbds(db, sr)) < len(pbds):
         raise Failure("SR_HAS_NO_PBDS", sr)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, releases, secret, vdi_rows
+from xenvol.simulator.rules import backend, releases, secret, sr_hosts, vdi_rows
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.sr_operations import features
 
@@ -20,7 +20,7 @@ _SCANS_AT_MOST = 10  # xapi gives up after these (xapi_sr.ml, scan_rec)
 @rule("SR.scan")
 def scan(call: Call, sr: str) -> None:
     with operation(call, ("SR", sr, "scan")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         with backend.holding(call, "SR", host, call.db.row("SR", sr)["uuid"]):
             _scan_until_stable(call, sr, host)
         db = call.db
@@ -52,7 +52,7 @@ def _scan_until_stable(call: Call, sr: str, host: str) -> None:
 @rule("SR.update")
 def update(call: Call, sr: str) -> None:
     """Refresh the sizes; needs no lock (CA-27630) and no feature (trace 02#81)."""
-    refresh(call, sr, places.host_for_sr(call.xapi, sr))
+    refresh(call, sr, sr_hosts.host_for_sr(call.xapi, sr))
 
 
 def refresh(call: Call, sr: str, host: str) -> None:
@@ -73,7 +73,7 @@ def set_name_description(call: Call, sr: str, value: str) -> None:
 
 def _set_name(call: Call, sr: str, **name: str) -> None:
     """Set a name; the SR must be plugged, although only its row changes."""
-    host = places.host_for_sr(call.xapi, sr)
+    host = sr_hosts.host_for_sr(call.xapi, sr)
     call.db.set("SR", sr, **name)
     if not releases.since(call.xapi, releases.SCANS_UNTIL_STABLE):
         refresh(call, sr, host)
@@ -88,7 +88,7 @@ def probe(
     Passwords of the device_config remain as secrets (docs/background/recordings.md).
     """
     config = secret.move_passwords(call, device_config)
-    places.assert_live(call.xapi, host)
+    sr_hosts.assert_live(call.xapi, host)
     sr_type = sr_type.lower()
     if not backend.has_driver(call, sr_type):
         raise Failure("SR_UNKNOWN_DRIVER", sr_type)

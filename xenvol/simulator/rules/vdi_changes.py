@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, releases, vdi_rows
+from xenvol.simulator.rules import backend, releases, sr_hosts, vdi_rows
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.operations import operation, update_allowed_operations
 from xenvol.simulator.rules.port import UUID, find_by_location
@@ -36,7 +36,7 @@ def _resize(call: Call, vdi: str, size: int, name: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_resize"), ("VDI", vdi, name)):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         assert_usable(call, vdi, host)
         uuid = db.row("VDI", vdi)["uuid"]
         try:
@@ -58,7 +58,7 @@ def _resize(call: Call, vdi: str, size: int, name: str) -> None:
 def update(call: Call, vdi: str) -> None:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("VDI", vdi, "update")):
-        _tell_driver(call, vdi, places.host_for_sr(call.xapi, sr))
+        _tell_driver(call, vdi, sr_hosts.host_for_sr(call.xapi, sr))
 
 
 @rule("VDI.set_name_label")
@@ -73,7 +73,7 @@ def set_name_description(call: Call, vdi: str, value: str) -> None:
 
 def _set_name(call: Call, vdi: str, **name: str) -> None:
     """Set a name; marks nothing, and needs the SR plugged."""
-    host = places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+    host = sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     call.db.set("VDI", vdi, **name)
     _tell_driver(call, vdi, host)
 
@@ -81,9 +81,9 @@ def _set_name(call: Call, vdi: str, **name: str) -> None:
 def _tell_driver(call: Call, vdi: str, host: str) -> None:
     """Update the driver's copy of the names; a driver that cannot take them reports a missing disk."""
     row = call.db.row("VDI", vdi)
-    places.assert_plugged(call.db, row["SR"], host)
+    sr_hosts.assert_plugged(call.db, row["SR"], host)
     try:
-        places.srmaster(call.xapi, row["SR"])
+        sr_hosts.srmaster(call.xapi, row["SR"])
         assert_legal_names(row["name_label"], row["name_description"])
     except (SMFailure, Failure):
         raise backend.storage_error("Vdi_does_not_exist", row["location"]) from None
@@ -96,8 +96,8 @@ def set_on_boot(call: Call, vdi: str, value: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_set_on_boot"), ("VDI", vdi, "set_on_boot")):
-        host = places.host_for_sr(call.xapi, sr)
-        places.assert_plugged(db, sr, host)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
+        sr_hosts.assert_plugged(db, sr, host)
         if value == "reset":
             uuid = db.row("VDI", vdi)["uuid"]
             backend.run(call, sr, host, lambda driver: _empty_leaf(driver, uuid), vdi=vdi, on_srmaster=True)
@@ -129,7 +129,7 @@ def _assert_vms_halted(call: Call, vdi: str) -> None:
 @rule("VDI.force_unlock")
 def force_unlock(call: Call, vdi: str) -> None:
     with operation(call, ("VDI", vdi, "force_unlock")):
-        places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+        sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
         raise Failure("MESSAGE_DEPRECATED")
 
 

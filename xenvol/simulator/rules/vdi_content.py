@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, datapath, places
+from xenvol.simulator.rules import backend, datapath, sr_hosts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.vdi_life import assert_usable, drop_vbds, unused_vbds
 from xenvol.simulator.rules.vdi_operations import TYPE_NAMES
@@ -41,7 +41,7 @@ def disable_cbt(call: Call, vdi: str) -> None:
 def _switch_cbt(call: Call, vdi: str, name: str, *, on: bool) -> None:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, f"vdi_{name}"), ("VDI", vdi, name)):
-        places.host_for_sr(call.xapi, sr)
+        sr_hosts.host_for_sr(call.xapi, sr)
         call.db.set("VDI", vdi, cbt_enabled=on)
 
 
@@ -51,7 +51,7 @@ def data_destroy(call: Call, vdi: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_data_destroy"), ("VDI", vdi, "data_destroy")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         before = db.row("VDI", vdi)["type"]
         if before == "cbt_metadata":
             return
@@ -82,7 +82,7 @@ def list_changed_blocks(call: Call, vdi_from: str, vdi_to: str) -> str:
     sr = db.row("VDI", vdi_to)["SR"]
     marks = ("SR", sr, "vdi_list_changed_blocks"), ("VDI", vdi_to, "list_changed_blocks")
     with operation(call, *marks):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         db.row("VDI", vdi_from)
         if not all(db.row("VDI", vdi)["cbt_enabled"] for vdi in (vdi_from, vdi_to)):
             fault = SMFailure(_CHANGED_BLOCKS_FAULT, "Changed block tracking is not enabled")
@@ -96,7 +96,7 @@ def list_changed_blocks(call: Call, vdi_from: str, vdi_to: str) -> str:
 
 @rule("VDI.checksum")
 def checksum(call: Call, vdi: str) -> str:
-    host = places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+    host = sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     datapath.assert_nbd(call, vdi)
     digest = hashlib.md5(usedforsecurity=False)
     for block in _blocks(datapath.content(call, host, vdi)):
@@ -121,7 +121,7 @@ def get_nbd_info(call: Call, vdi: str) -> list[dict[str, Any]]:
         for network in db.refs("network")
         if {"nbd", "insecure_nbd"} & set(db.row("network", network)["purpose"])
     }
-    hosts = [db.row("PBD", pbd)["host"] for pbd in places.plugged_pbds(db, row["SR"])]
+    hosts = [db.row("PBD", pbd)["host"] for pbd in sr_hosts.plugged_pbds(db, row["SR"])]
     return [
         {
             "exportname": f"/{row['uuid']}?session_id={call.session}",
@@ -148,7 +148,7 @@ def _assert_has_data(vdi_type: str, vdi: str) -> None:
 def generate_config(call: Call, host: str, vdi: str) -> NoReturn:
     """Raise `Unimplemented`: no modelled driver tells how to attach a disk without xapi."""
     with operation(call, ("VDI", vdi, "generate_config")):
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         assert_usable(call, vdi, host)
         raise backend.Unimplemented
 

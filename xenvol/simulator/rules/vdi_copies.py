@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, datapath, places, vdi_rows
+from xenvol.simulator.rules import backend, datapath, sr_hosts, vdi_rows
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation, unmark, update_allowed_operations
 from xenvol.simulator.rules.vdi_life import assert_usable, by_uuid
@@ -31,7 +31,7 @@ docs/background/recordings.md, contradiction 3.
 def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_snapshot"), ("VDI", vdi, "snapshot")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         try:
             copied = _derive(
                 call,
@@ -59,7 +59,7 @@ def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
     """
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_clone"), ("VDI", vdi, "clone")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         try:
             return _derive(
                 call,
@@ -127,9 +127,9 @@ def _host_for_copy(call: Call, source_sr: str, sr: str) -> str:
     """Return a host that sees both SRs, or else one that sees the source; a member is preferred to the master."""
     db = call.db
     sees = {
-        each: {db.row("PBD", p)["host"] for p in places.plugged_pbds(db, each)} for each in (source_sr, sr)
+        each: {db.row("PBD", p)["host"] for p in sr_hosts.plugged_pbds(db, each)} for each in (source_sr, sr)
     }
-    live = [host for host in db.refs("host") if places.is_live(db, host) and host in sees[source_sr]]
+    live = [host for host in db.refs("host") if sr_hosts.is_live(db, host) and host in sees[source_sr]]
     live.sort(key=lambda host: (host not in sees[sr], host == call.xapi.master))
     if not live:
         raise internal_error("Not_found")
@@ -159,7 +159,7 @@ def _fill(call: Call, vdi: str, target: str, host: str) -> None:
     if db.row("VDI", target)["virtual_size"] < size:
         raise Failure("VDI_TOO_SMALL", target, str(size))
     target_host = (
-        host if _sees(call, target, host) else places.host_for_sr(call.xapi, db.row("VDI", target)["SR"])
+        host if _sees(call, target, host) else sr_hosts.host_for_sr(call.xapi, db.row("VDI", target)["SR"])
     )
     for disk in (vdi, target):
         datapath.assert_nbd(call, disk)
@@ -172,7 +172,7 @@ def _fill(call: Call, vdi: str, target: str, host: str) -> None:
 
 
 def _sees(call: Call, vdi: str, host: str) -> bool:
-    pbds = places.plugged_pbds(call.db, call.db.row("VDI", vdi)["SR"])
+    pbds = sr_hosts.plugged_pbds(call.db, call.db.row("VDI", vdi)["SR"])
     return any(call.db.row("PBD", pbd)["host"] == host for pbd in pbds)
 
 
@@ -185,7 +185,7 @@ def pool_migrate(call: Call, vdi: str, sr: str, _options: dict[str, str]) -> str
         raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
     vm = db.row("VBD", vbds[0])["VM"]
     with operation(call, ("VM", vm, "migrate_send")), operation(call, ("VDI", vdi, "mirror")):
-        host = places.host_for_sr(call.xapi, db.row("VDI", vdi)["SR"])
+        host = sr_hosts.host_for_sr(call.xapi, db.row("VDI", vdi)["SR"])
         moved = _copy_to_new(call, vdi, sr, host, read_only=False)
         for vbd in vbds:
             db.set("VBD", vbd, VDI=moved)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, vdi_rows
+from xenvol.simulator.rules import backend, sr_hosts, vdi_rows
 from xenvol.simulator.rules.operations import operation, update_allowed_operations
 from xenvol.simulator.rules.port import find_by_location
 from xenvol.simulator.rules.vdi_operations import TYPE_NAMES, is_active
@@ -48,10 +48,10 @@ def create(call: Call, record: dict[str, Any]) -> str:
         record["sm_config"],
     )
     with operation(call, ("SR", sr, "vdi_create")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         if spec.type == "cbt_metadata":
             raise Failure("VDI_INCOMPATIBLE_TYPE", "", TYPE_NAMES[spec.type])
-        places.assert_plugged(db, sr, host)
+        sr_hosts.assert_plugged(db, sr, host)
 
         def command(driver: Driver) -> str:
             assert_legal_names(spec.name_label, spec.name_description)
@@ -94,8 +94,8 @@ def introduce(
     """
     db = call.db
     with operation(call, ("SR", sr, "vdi_introduce")):
-        host = places.host_for_sr(call.xapi, sr)
-        places.assert_plugged(db, sr, host)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
+        sr_hosts.assert_plugged(db, sr, host)
         there = find_by_location(call, sr, location)
         if there is not None and db.row("VDI", there)["uuid"] != uuid:
             raise Failure("LOCATION_NOT_UNIQUE", sr, location)
@@ -134,7 +134,7 @@ def destroy(call: Call, vdi: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_destroy"), ("VDI", vdi, "destroy")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         assert_usable(call, vdi, host)
         vbds = unused_vbds(call, vdi, "destroy")
         row = db.row("VDI", vdi)
@@ -159,7 +159,7 @@ def destroy(call: Call, vdi: str) -> None:
 def assert_usable(call: Call, vdi: str, host: str) -> None:
     """Raise SR_HAS_NO_PBDS [sr] or VDI_NOT_MANAGED [vdi] if the host cannot use the VDI."""
     row = call.db.row("VDI", vdi)
-    places.assert_plugged(call.db, row["SR"], host)
+    sr_hosts.assert_plugged(call.db, row["SR"], host)
     if not row["managed"]:
         raise Failure("VDI_NOT_MANAGED", vdi)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.rules import places, releases
+from xenvol.simulator.rules import releases, sr_hosts
 from xenvol.simulator.rules.operations import DISCIPLINES, Discipline, in_progress
 from xenvol.simulator.rules.sr_operations import features
 
@@ -84,7 +84,7 @@ def refusal(xapi: Xapi, vdi: str, operation: str) -> Failure | None:
     sr = db.row("SR", row["SR"])
     if (conflict := _conflict(vdi, row["current_operations"], operation)) is not None:
         return conflict
-    if operation == "resize" and not places.plugged_pbds(db, row["SR"]):
+    if operation == "resize" and not sr_hosts.plugged_pbds(db, row["SR"]):
         return Failure("SR_HAS_NO_PBDS", row["SR"])
     if (use := _use(db, vdi, operation)) is not None:
         return use

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from xenvol.simulator.rulebook import Call
 
-_LOOK_AGAIN = 0.02  # seconds between two checks of a VM that is held in flight; short for a test
+_POLL_SECONDS = 0.02  # seconds between two checks of a VM that is held in flight; short for a test
 _HOST = "host"
 """A key in the result of host.migrate_receive."""
 
@@ -140,4 +140,4 @@ def _stay_in_flight(call: Call, vm: str) -> None:
     while guest_of(call.xapi.guests, vm).stays_in_flight and not call.xapi.is_closed:
         if tasks.is_cancelled(call.xapi, call.task):
             raise Failure("TASK_CANCELLED", call.task)
-        call.sleep(_LOOK_AGAIN)
+        call.sleep(_POLL_SECONDS)

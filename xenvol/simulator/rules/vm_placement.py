@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places, vm_facts
+from xenvol.simulator.rules import sr_hosts, vm_facts
 from xenvol.simulator.rules.vm_memory import assert_coercible, free_memory, memory_to_start
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def possible_hosts(xapi: Xapi, assert_suits: Callable[[str], None]) -> list[str]
             assert_suits(host)
         except Failure:
             return False
-        return places.is_live(xapi.db, host)
+        return sr_hosts.is_live(xapi.db, host)
 
     return [host for host in xapi.db.refs("host") if suits(host)]
 
@@ -106,7 +106,7 @@ def assert_can_boot_here(xapi: Xapi, vm: str, host: str, *, check_memory: bool =
     db = xapi.db
     row = db.row("VM", vm)
     _assert_parameters(xapi, vm)
-    if not places.is_live(db, host):
+    if not sr_hosts.is_live(db, host):
         raise Failure("HOST_NOT_LIVE")
     if row["is_control_domain"] and row["affinity"] not in (NULL, host):
         text = "Cannot boot a control domain on a host different from its affinity"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import RULES, rule
-from xenvol.simulator.rules import hypervisor, places, vm_facts, vm_placement, vm_state
+from xenvol.simulator.rules import hypervisor, sr_hosts, vm_facts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def vm_power_state_reset(call: Call, vm: str) -> None:
         if home == call.xapi.master:
             if vm in call.xapi.domains:
                 raise Failure("DOMAIN_EXISTS", vm)
-        elif places.is_live(db, home):
+        elif sr_hosts.is_live(db, home):
             raise Failure("HOST_IS_LIVE", home)
     call.xapi.domains.pop(vm, None)
     db.set("VM", vm, current_operations={})

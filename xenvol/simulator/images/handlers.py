@@ -9,7 +9,7 @@ from xenvol.simulator.images.refusals import NoSuchTask, Unauthorised, printed
 from xenvol.simulator.images.visit import Visit
 
 IMPORT, EXPORT = "/import_raw_vdi", "/export_raw_vdi"
-_DOORS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
+_HANDLERS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
 
 
 def name_of(verb: str, path: str) -> str | None:
@@ -18,7 +18,11 @@ def name_of(verb: str, path: str) -> str | None:
     A path may continue after a slash (trace sm/30#226).
     """
     return next(
-        (f"{verb} {door}" for opens, door in _DOORS if opens == verb and f"{path}/".startswith(f"{door}/")),
+        (
+            f"{verb} {route}"
+            for known, route in _HANDLERS
+            if known == verb and f"{path}/".startswith(f"{route}/")
+        ),
         None,
     )
 
@@ -26,13 +30,13 @@ def name_of(verb: str, path: str) -> str | None:
 def serve(name: str, visit: Visit) -> Answer:
     """Answer the request, and return the outcome for the journal; OSError if the client closed the connection."""
     verb, _, path = name.partition(" ")
-    door = _DOORS[verb, path]
+    handler = _HANDLERS[verb, path]
     exchange = visit.exchange
     try:
         with visit.logged_in() as call:
-            door.serve(visit, call)
+            handler.serve(visit, call)
     except Unauthorised:
-        realm = f'WWW-Authenticate: Basic realm="{door.REALM}"'
+        realm = f'WWW-Authenticate: Basic realm="{handler.REALM}"'
         exchange.page("HTTP/1.1 401 Unauthorised", 401, "", realm)
         return Answer(error=("HTTP_401",))
     except exporting.NoVDI:
