@@ -42,8 +42,7 @@ def talk(
     silence: float = 60,
     **query: str,
 ) -> tuple[list[str], bytes, bool]:
-    """Return head, body, and True if the server closed the connection; ``length`` None sends none, -1 the
-    body's.
+    """Return head, body, and True if the server closed the connection; ``length`` None sends none, -1 the body's.
 
     The connection counts as open if nothing arrives for ``silence`` seconds after the head.
     """

@@ -1,5 +1,4 @@
-"""Random walks in the style of the recorded ones: any storage call, on live and dead objects, valid and
-invalid.
+"""Random walks in the style of the recorded ones: any storage call, on live and dead objects, valid and invalid.
 
 The seed decides a walk: the same seed makes the same calls and, except for the references, gets the same
 answers. A walk begins with a default SR, two VMs with a disk each, one without, and two unused disks, as the

@@ -1,5 +1,4 @@
-"""Compare an answer with the recorded one: the code, the structure, and the values that a recording can
-prescribe.
+"""Compare an answer with the recorded one: the code, the structure, and the values that a recording can prescribe.
 
 A `Shape` says which parts are free. Lists are compared as multisets. If a recorded name has no value yet, it
 gets the value of the candidate that differs least.

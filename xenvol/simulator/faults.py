@@ -87,8 +87,7 @@ class Faults:
         every: bool = False,
         host: str | None = None,
     ) -> Order:
-        """Do the call, and answer with this error although it succeeded; a call that fails by itself keeps
-        its own error.
+        """Do the call, and answer with this error although it succeeded; a failing call keeps its own error.
 
         A real xapi does this with INTERNAL_ERROR if a later step fails after the call took effect
         (docs/background/recordings.md, finding 3 (xapi)). Not for transfers of images, whose answer is
@@ -259,8 +258,7 @@ class Faults:
     def move_master(
         self, host: str, *, before: str | None = None, nth: int = 1, keep_sessions: bool = True
     ) -> Order | None:
-        """Make another host the master, at once or before that call; the old master then answers
-        HOST_IS_SLAVE.
+        """Make another host the master, at once or before that call; the old master then answers HOST_IS_SLAVE.
 
         With ``keep_sessions=False`` the new master does not know the old sessions, because xapi keeps them in
         memory only. A call with an old session then gets SESSION_INVALID from every host.
@@ -354,8 +352,7 @@ class Faults:
     # ---- orders as data, from a world file or over HTTP
 
     def order(self, spec: Mapping[str, Any]) -> Order | None:
-        """Place an order given as a map, e.g. {"fault": "refuse", "method": "PBD.plug", "error": ["SR_FULL"],
-        "nth": 2}.
+        """Place an order given as a map: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_FULL"], "nth": 2}.
 
         Raises ValueError, which names the wrong key and what it accepts.
         """

@@ -1,5 +1,4 @@
-"""Messages that follow from the data model alone: getters, setters, look-ups, and get_all where a class has
-it.
+"""Messages that follow from the data model alone: getters, setters, look-ups, and get_all where a class has it.
 
 A setter is generic only for a field that clients may write (RW); a rule serves every other setter.
 """

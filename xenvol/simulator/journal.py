@@ -126,8 +126,7 @@ class Calls(Sequence[Entry]):
         return [entry.method for entry in self]
 
     def waits(self, kind: str = OPERATION) -> list[Entry]:
-        """Return the calls that waited, by default for a conflicting operation (kinds:
-        `xenvol.simulator.waits`).
+        """Return the calls that waited, by default for a conflicting operation (kinds: `xenvol.simulator.waits`).
 
         ``assert calls.waits() == []`` says that no call would have made a real xapi sleep.
         """

@@ -169,8 +169,7 @@ class PoolBuilder(abc.ABC):
         resident_on: str | None = None,
         disks: Sequence[str] = (),
     ) -> str:
-        """Add a VM with these VDIs in its first slots; it starts on that host, or on a host that xapi
-        chooses.
+        """Add a VM with these VDIs in its first slots; it starts on that host, or on a host that xapi chooses.
 
         ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers. A suspended VM keeps its
         memory in the pool's suspend_image_SR, or else in the SR of its first disk.

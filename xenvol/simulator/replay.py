@@ -108,7 +108,7 @@ def version_of(path: Path) -> str:
 
 
 def replay_file(path: Path, *, version: str | None = None, extra_fields_ok: bool = False) -> Result:
-    """Replay one recording against a fresh simulator; OSError or ValueError if the file is no recording."""
+    """Replay one recording against a fresh simulator; OSError or ValueError if the file is not a recording."""
     lines = list(read(path))
     with Simulator(version or version_of(path), world="recorded") as xapi:
         player = Player(Caller(xapi.url), str(path), extra_fields_ok=extra_fields_ok)

@@ -49,8 +49,7 @@ def _touch(xapi: Xapi, session: str) -> None:
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """Collect sessions as the garbage collector does, and return those that ended (db_gc_util.ml,
-    timeout_sessions).
+    """Collect sessions as the garbage collector does, and return those that ended (db_gc_util.ml, timeout_sessions).
 
     If one originator, one user, or all callers without an originator have too many sessions, those idle
     longest end.

@@ -83,7 +83,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
-        """Read a snapshot; ValueError if the data is none."""
+        """Read a snapshot; ValueError for other data."""
         if not isinstance(data, Mapping) or not all(
             isinstance(data.get(k), dict) for k in ("objects", "storage")
         ):

@@ -113,8 +113,7 @@ def task_create(call: Call, label: str, description: str) -> str:
 
 @rule("task.destroy")
 def task_destroy(call: Call, task: str) -> None:
-    """Destroy a task; one that is not over is marked, and the first garbage collection after its end removes
-    it.
+    """Destroy a task; one that is not over is marked, and the first garbage collection after its end removes it.
 
     A second mark is refused (xapi_task.ml, destroy; xapi's maps refuse an existing key).
     """

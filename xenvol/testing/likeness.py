@@ -1,5 +1,4 @@
-"""A pool's state without the names that xapi draws at random, so that the results of two runs can be
-compared.
+"""A pool's state without the names that xapi draws at random, so that the results of two runs can be compared.
 
 Two runs of the same work give the same rows under different references and uuids. Here a row is a line of
 text, and a reference is replaced by the class and name of its target. The uuids of SRs and VDIs stay, because

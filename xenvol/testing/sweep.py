@@ -92,8 +92,7 @@ def each_call(
     *,
     again: Callable[[T], T] = copy.copy,
 ) -> Iterator[Case[T]]:
-    """Strike the first call, then in the restored pool the second, and so on; faults end before a case is
-    judged.
+    """Strike the first call, then in the restored pool the second, and so on; faults end before a case is judged.
 
     The sessions of the first trial stay logged in for all cases, so the judge must not close them.
     """

@@ -1,8 +1,6 @@
-"""docs/background/recordings.md, findings on hba, udev, iso and smb, and the drivers of gluster and CephFS,
-over the wire.
+"""docs/background/recordings.md, findings on hba, udev, iso and smb, over the wire; also gluster and CephFS.
 
-"Not recorded" marks what was read in the drivers (XCP-ng's for gluster and CephFS, which XenServer does not
-have).
+"Not recorded" marks what was read in the drivers (XCP-ng's for gluster and CephFS, which XenServer does not have).
 """
 
 from __future__ import annotations

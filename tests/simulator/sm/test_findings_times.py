@@ -1,5 +1,4 @@
-"""docs/background/recordings.md: its seconds, measured on single drivers with a xapi that only adds up their
-sleeps.
+"""docs/background/recordings.md: its seconds, measured on single drivers with a xapi that only adds up their sleeps.
 
 The recording host had a stand-in for the kernel, so only the order of magnitude is tested. A simulator sleeps
 these times only if it was started with ``storage_delays``.

@@ -107,8 +107,7 @@ class TestPlugging:
     def test_nor_does_the_driver_let_go_of_it_or_of_another_until_the_host_looks_again(
         self, luns: Lab
     ) -> None:
-        """RAWVDI.detach reads every LUN first, and then requires its own (libs/sm/LUNperVDI.py; no trace has
-        it).
+        """RAWVDI.detach reads every LUN first, and then requires its own (libs/sm/LUNperVDI.py; no trace has it).
 
         The guest has released the disk by then.
         """

@@ -100,8 +100,7 @@ class Exchange:
             offset += sent
 
     def finish(self) -> None:
-        """Write the rest of the answer, shut down the connection for writing, and read what the client still
-        sends.
+        """Write the rest of the answer, shut down the connection for writing, and read what the client still sends.
 
         Closing at once would reset the connection, and the client might lose the answer before reading it.
         """

@@ -1,5 +1,4 @@
-"""Write a disk as a VHD as vhd-tool does: metadata, then the blocks with data, each with a full sector
-bitmap.
+"""Write a disk as a VHD as vhd-tool does: metadata, then the blocks with data, each with a full sector bitmap.
 
 A VHD has whole blocks, so its disk may be a little larger than the original (vhd_format/f.ml).
 """

@@ -45,8 +45,7 @@ class Visit:
 
     @contextlib.contextmanager
     def logged_in(self) -> Iterator[Call]:
-        """Log in for the time of the request, with a session in the query or a cookie, or with name and
-        password.
+        """Log in for the time of the request, with a session in the query or a cookie, or with name and password.
 
         Raises `Unauthorised`; a task that waits for an image then goes on waiting (trace sm/30#183).
         """
@@ -102,8 +101,7 @@ class Visit:
 
     @contextlib.contextmanager
     def under_task(self, call: Call, label: str) -> Iterator[Call]:
-        """Yield the call under the caller's task, or under a new one that is deleted at the end;
-        `NoSuchTask`.
+        """Yield the call under the caller's task, or under a new one that is deleted at the end; `NoSuchTask`.
 
         An exception of the body fails the task; the body itself must complete it.
         """
@@ -147,8 +145,7 @@ class Visit:
 
     @contextlib.contextmanager
     def plugged(self, call: Call, vdi: str, mode: str) -> Iterator[Path]:
-        """Plug the disk into this host's control domain, and yield the file with its bytes
-        (attach_helpers.ml).
+        """Plug the disk into this host's control domain, and yield the file with its bytes (attach_helpers.ml).
 
         Raises the errors of VBD.create and VBD.plug, and VDI_IO_ERROR if copying fails.
         """

@@ -13,7 +13,7 @@ _SM_SESSION = "_sm_session"
 
 
 def assert_storage_session(call: Call, sr: str) -> None:
-    """Raise PERMISSION_DENIED [""] for any other session (sm.ml, assert_session_has_internal_sr_access)."""
+    """Raise PERMISSION_DENIED [""] unless the session is a driver's (sm.ml, assert_session_has_internal_sr_access)."""
     db = call.db
     other_config = (
         db.row("session", call.session)["other_config"] if db.exists("session", call.session) else {}

@@ -1,5 +1,4 @@
-"""The names of a disk's position: ``1``, ``xvdb``, ``hdb``, ``sdb``, ``d1``, and when two names mean one
-slot.
+"""The names of a disk's position: ``1``, ``xvdb``, ``hdb``, ``sdb``, ``d1``, and when two names mean one slot.
 
 Pure functions. They follow both forms of xapi-idl's device_number.ml: older xapi accepts everything that
 OCaml can parse, newer xapi checks ranges and refuses other text (`releases.CHECKED_DEVICE_NUMBERS`; trace

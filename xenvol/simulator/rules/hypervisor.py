@@ -24,8 +24,7 @@ P = ParamSpec("P")
 
 
 def busy_with(call: Call, vm: str) -> AbstractContextManager[None]:
-    """Hold the VM: the daemon does one thing at a time with a VM, and other work waits (xenops_server.ml,
-    Redirector).
+    """Hold the VM: the daemon does one thing at a time with a VM, and other work waits (xenops_server.ml, Redirector).
 
     So a VM is neither shut down nor moved while a disk is being plugged into it.
     """

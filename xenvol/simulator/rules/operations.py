@@ -136,8 +136,7 @@ def _in_the_way(failure: Failure) -> tuple[str, ...]:
 
 
 def _retry_sleep(xapi: Xapi, failure: Failure, patience: float) -> float | None:
-    """Return the seconds that a real xapi sleeps before it tries again; None if the end of the operation
-    wakes it.
+    """Return the seconds that a real xapi sleeps before it tries again; None if the end of the operation wakes it.
 
     Until 25.27 only an error of two parameters is woken: the error of a VM's operation (helpers.ml,
     Repeat_with_uniform_backoff.wait; docs/background/recordings.md, finding 1 (xapi)).

@@ -131,8 +131,7 @@ def _assert_sharable(db: Database, sr: str, host: str) -> None:
 
 
 def _active_vdis(db: Database, sr: str, host: str) -> list[str]:
-    """Return the SR's disks in the host's VMs; HANDLE_INVALID [VDI, ref] if one of those VMs has a disk
-    without a row.
+    """Return the SR's disks in the host's VMs; HANDLE_INVALID [VDI, ref] if one of those VMs has a disk without a row.
 
     That lasts until the garbage collector has removed the VBD (docs/background/recordings.md, finding 8
     (storage)).

@@ -1,5 +1,4 @@
-"""What a storage driver may read and change in the pool: `XapiPort` over the database, for one SR on one
-host.
+"""What a storage driver may read and change in the pool: `XapiPort` over the database, for one SR on one host.
 
 A real driver calls xapi with a session of its own. These methods do the same writes with the same refusals
 (xapi_vdi.ml, introduce_dbonly). A refusal is an `XapiRefusal`, which is an error inside the driver.

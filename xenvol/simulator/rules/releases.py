@@ -1,5 +1,4 @@
-"""Differences between releases of xapi, by the first release that has each; rules ask `since`, never a
-version.
+"""Differences between releases of xapi, by the first release that has each; rules ask `since`, never a version.
 
 Each release is the first tag of xapi that contains the change. The recorded releases 24.16.0 and 25.33.1
 differ in the behaviour of most of them (docs/background/recordings.md; traces 04 of both).

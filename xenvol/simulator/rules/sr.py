@@ -63,8 +63,7 @@ def create(
     shared: bool,
     sm_config: dict[str, str],
 ) -> str:
-    """Make the SR on the storage, and plug it; a shared SR is plugged on every host, and the given host is
-    ignored.
+    """Make the SR on the storage, and plug it; a shared SR is plugged on every host, and the given host is ignored.
 
     If the driver refuses, no SR is left; if a plug fails, the SR stays (trace 02#122-127). The secrets stay
     in both cases.

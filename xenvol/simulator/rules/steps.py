@@ -1,5 +1,4 @@
-"""The number of steps that the hypervisor's daemon takes for an operation; xapi writes it to the task's
-other_config.
+"""The number of steps that the hypervisor's daemon takes for an operation; xapi writes it to the task's other_config.
 
 If the daemon refuses, no number is written (xapi_xenops.ml, success_task). The task could be cancelled at
 each step, hence the key's name (xenops_server.ml, atomics_of_operation; walk v24-1 #33-103). Parallel steps

@@ -1,5 +1,4 @@
-"""Which operations a VBD allows now, and the other users of its disk: xapi_vbd_helpers.ml's table, in its
-order.
+"""Which operations a VBD allows now, and the other users of its disk: xapi_vbd_helpers.ml's table, in its order.
 
 docs/background/xapi.md 2.4 (VBD.plug); traces 04#183-189, 05#38-128. The whole table is computed for any
 operation, so a VBD whose VDI row has vanished refuses everything with HANDLE_INVALID
@@ -111,7 +110,7 @@ def _current_operations(xapi: Xapi, table: Refusals, vbd: str, row: dict[str, An
 
 
 def _hvm(xapi: Xapi, table: Refusals, vm: str, row: dict[str, Any]) -> None:
-    """Forbid plugging: only a guest with drivers can take a disk while it runs, and none can take a CD drive."""
+    """Forbid hotplug in an HVM VM for a guest without drivers, and for CD drives."""
     metrics = vm_facts.guest_metrics(xapi.db, vm)
     hotplug = metrics["can_use_hotplug_vbd"] if metrics else "unspecified"
     if hotplug == "no":

@@ -51,8 +51,7 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
 
 @rule("VDI.clone")
 def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
-    """Clone a VDI. If the driver cannot clone this disk, copy it; other calls may then work on the SR
-    meanwhile.
+    """Clone a VDI. If the driver cannot clone this disk, copy it; other calls may then work on the SR meanwhile.
 
     The clone's allowed_operations are those of a disk without the source's properties, because xapi does not
     compute them again after it has copied the properties (xapi_vdi.ml, clone).

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 def refresh(db: Database, vdi: str, nameless: str | None = None) -> None:
-    """Update one row. ``nameless`` is the VDI with an empty location, which counts as the source if no source
-    exists.
+    """Update one row. ``nameless`` is the VDI with an empty location, which counts as the source if no source exists.
 
     Without a scan of the whole SR it can only be the VDI itself: VDI.introduce with an empty location makes a
     snapshot of itself (xapi_sr.ml, find_vdi).

@@ -1,5 +1,4 @@
-"""VM.clone, VM.copy and VM.snapshot: another VM with disks of its own (xapi_vm_clone.ml,
-xapi_vm_snapshot.ml).
+"""VM.clone, VM.copy and VM.snapshot: another VM with disks of its own (xapi_vm_clone.ml, xapi_vm_snapshot.ml).
 
 The disks come first, by the calls that a client would make. If one of them fails, the new disks are destroyed
 again and no VM is made. Traces 04#330-331, 05#155-158.

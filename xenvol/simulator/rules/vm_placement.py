@@ -43,8 +43,7 @@ def vm_assert_agile(call: Call, vm: str) -> None:
 
 
 def choose(xapi: Xapi, vm: str) -> str:
-    """Return the host for VM.start and VM.resume: the VM's preferred host, else the one with most free
-    memory.
+    """Return the host for VM.start and VM.resume: the VM's preferred host, else the one with most free memory.
 
     Raises NO_HOSTS_AVAILABLE, for any reason that prevents it.
     """

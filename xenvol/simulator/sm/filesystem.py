@@ -203,8 +203,7 @@ class FileSystem:
 
 
 def ext4_on(volume: int) -> tuple[int, int]:
-    """Return size and initial use of an ext4 with mkfs' defaults: 1025114112 and 24576 of 1012 MiB (trace
-    sm/24#57).
+    """Return size and initial use of an ext4 with mkfs' defaults: 1025114112 and 24576 of 1012 MiB (trace sm/24#57).
 
     The rest goes into inode tables, bitmaps, the journal, and copies of the superblock with room to grow.
     """

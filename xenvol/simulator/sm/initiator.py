@@ -130,10 +130,7 @@ class Initiator:
     def login(
         self, san: San, portal: str, iqn: str, chap: Credentials | None, incoming: Credentials | None
     ) -> Session:
-        """Return a session with all LUNs of the target; the target must know ``incoming``.
-
-        LoginRefused otherwise.
-        """
+        """Return a session with all LUNs of the target; LoginRefused if it refuses or does not know ``incoming``."""
         known = next((s for s in self.sessions_to(iqn) if s.portal == portal), None)
         if known is not None:
             return known

@@ -1,5 +1,4 @@
-"""What SMB, gluster, CephFS and MooseFS share: the share is mounted elsewhere, and the SR's path is a link
-into it.
+"""What SMB, gluster, CephFS and MooseFS share: the share is mounted elsewhere, and the SR's path is a link into it.
 
 The link is made even if its target is missing. So a type that does not test writing in time gets an SR
 without a directory, and its first access to the file system fails.

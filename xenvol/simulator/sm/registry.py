@@ -91,8 +91,7 @@ def known_types() -> list[str]:
 
 
 def sm_record(sr_type: str) -> dict[str, Any]:
-    """Return the fields of the type's SM object, as xapi takes them from the driver's answer (trace
-    sm/20a#5).
+    """Return the fields of the type's SM object, as xapi takes them from the driver's answer (trace sm/20a#5).
 
     KeyError for a type without a description. ``uuid`` and ``other_config`` are the pool's.
     """

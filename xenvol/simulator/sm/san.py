@@ -207,8 +207,10 @@ class San:
         return self.add_lun(target, number, size, scsi_id=scsi_id)
 
     def resize_lun(self, target: str, number: int, size: int) -> Lun:
-        """Resize a LUN; hosts see the old size until the next log-in (docs/background/recordings.md, finding
-        7 (storage))."""
+        """Resize a LUN; hosts see the old size until the next log-in.
+
+        docs/background/recordings.md, finding 7 (storage).
+        """
         volume = self.target(target).luns[number]
         volume.resize(size)
         return volume
