@@ -77,7 +77,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """A call that was released, or that was let go on from its storage driver."""
+    """A call that was released, before it was served or from its storage driver."""
 
     client: int
     call: str

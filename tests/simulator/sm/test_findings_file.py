@@ -1,4 +1,4 @@
-"""docs/background/recordings.md, findings on file and nfs that hold for both: one test for each, over the wire."""
+"""docs/background/recordings.md, findings on file and nfs: one test for each that holds for both, over the wire."""
 
 from __future__ import annotations
 
