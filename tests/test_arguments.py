@@ -184,3 +184,26 @@ def test_connect_refuses_what_cannot_be(change: dict[str, Any], words: str) -> N
 def test_a_driver_has_a_name(name: Any) -> None:
     with pytest.raises(RequestError, match="a driver is named by"):
         registry.get_driver_class(name)
+
+
+@pytest.mark.parametrize("given", [None, 0, 1, "false", [], {}], ids=repr)
+@pytest.mark.parametrize("name", ["hotplug", "bootable"])
+def test_a_switch_is_true_or_false(target: Simulator, volume_ops: VolumeOps, name: str, given: Any) -> None:
+    """The text "false" would be taken for True."""
+    before = target.snapshot()
+    with pytest.raises(RequestError, match=f"{name} is True or False"):
+        volume_ops.attach_volume(iscsi(0), "web", **{name: given})
+    assert changes(before, target.snapshot()) == []
+
+
+@pytest.mark.parametrize("given", [None, 5, "text", iscsi(0)], ids=["None", "int", "str", "one"])
+def test_connection_infos_are_a_list(target: Simulator, volume_ops: VolumeOps, given: Any) -> None:
+    """A single one would be taken for a list of its keys."""
+    with pytest.raises(RequestError, match="connection_infos is a list"):
+        volume_ops.prepare_migration("web", "host1", given)
+
+
+@pytest.mark.parametrize("given", [5, "iscsi", ["iscsi"]], ids=repr)
+def test_a_preference_is_a_mapping(volume_ops: VolumeOps, given: Any) -> None:
+    with pytest.raises(RequestError, match="prefer maps names of drivers to packages"):
+        VolumeOps(volume_ops._session, prefer=given)

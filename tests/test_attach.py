@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import (
     CHAP,
     GIB,
@@ -420,3 +421,18 @@ class TestAnAttemptThatDied:
         attachment = volume_ops.attach_volume(iscsi(0), vm)
         assert (attachment.vbd_ref, attachment.vdi_ref) != (old.vbd_ref, before["VDI"])
         assert target.db.record("VBD", old.vbd_ref) == before
+
+
+def test_a_vm_that_is_destroyed_meanwhile_is_unknown_and_nothing_is_left(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    arrange_target(xapi)
+    touch_hosts(xapi)
+    vm = xapi.add_vm("web", power_state="Halted")
+
+    def destroy() -> None:
+        volume_ops._session.call("VM.destroy", vm)
+
+    with interrupted(xapi, "event.from", destroy) as ops, pytest.raises(UnknownVM):
+        ops.attach_volume(iscsi(0), "web")
+    assert [xapi.db.refs(cls) for cls in ("SR", "PBD", "VDI", "VBD")] == [[], [], [], []]

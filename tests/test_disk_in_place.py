@@ -9,8 +9,8 @@ import pytest
 import xenvol
 from tests.meanwhile import interrupted
 from tests.scenarios import SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
-from xenvol.errors import MountpointInUse, VolumeInUse, XapiError
-from xenvol.session import Session
+from xenvol.errors import ChangedMeanwhile, HostNotReady, MountpointInUse, VolumeInUse, XapiError
+from xenvol.session import CallRecord, Session
 from xenvol.simulator import Simulator
 from xenvol.testing import sweep
 from xenvol.volumeops import VolumeOps
@@ -218,20 +218,50 @@ class TestTheHostsThatNeedTheDisk:
         pool.faults.refuse("PBD.plug", "HOST_OFFLINE", other, nth=2)
         assert volume_ops.attach_volume(iscsi(0), "web").userdevice == "0"
 
-    def test_are_every_host_of_a_vm_that_ha_protects(self, pool: Simulator, volume_ops: VolumeOps) -> None:
-        """xapi keeps others from unplugging them, and says so where one of them came first."""
+    @pytest.fixture
+    def safe(self, pool: Simulator) -> str:
+        """A VM that HA protects."""
         vm = pool.add_vm("safe", resident_on=pool.db.refs("host")[0])
         with pool.xapi.lock:
             pool.db.set("pool", pool.db.refs("pool")[0], ha_enabled=True)
             pool.db.set("VM", vm, ha_restart_priority="restart", ha_always_run=True)
+        return vm
+
+    @pytest.mark.usefixtures("safe")
+    def test_are_every_host_of_a_vm_that_ha_protects(self, pool: Simulator, volume_ops: VolumeOps) -> None:
+        """xapi refuses the VBD where another process has unplugged one: then it is plugged again."""
+        with interrupted(pool, "PBD.plug", lambda: self.unplug(pool, volume_ops), nth=2) as ops:
+            assert ops.attach_volume(iscsi(0), "safe").is_plugged
+        assert [pool.db.get("PBD", pbd, "currently_attached") for pbd in pool.db.refs("PBD")] == [True, True]
+
+    @pytest.mark.usefixtures("safe")
+    def test_of_a_vm_that_ha_protects_may_be_unplugged_again_and_again(
+        self, pool: Simulator, volume_ops: VolumeOps
+    ) -> None:
         before = pool.snapshot()
-        with (
-            interrupted(pool, "PBD.plug", lambda: self.unplug(pool, volume_ops), nth=2) as ops,
-            pytest.raises(XapiError, match="HA_CONSTRAINT_VIOLATION"),
-        ):
-            ops.attach_volume(iscsi(0), "safe")
+
+        def seen(record: CallRecord) -> None:
+            if record.call == "PBD.plug":
+                self.unplug(pool, volume_ops)
+
+        with xenvol.connect(pool.url, pool.user, pool.password, on_call=seen) as session:
+            with pytest.raises(ChangedMeanwhile, match="another process unplugged SR") as caught:
+                VolumeOps(session).attach_volume(iscsi(0), "safe")
+        assert caught.value.is_transient
+        assert isinstance(caught.value.__cause__, XapiError)
         assert changes(before, pool.snapshot()) == []
-        assert volume_ops.attach_volume(iscsi(0), "safe").is_plugged
+
+    @pytest.mark.usefixtures("safe")
+    def test_of_a_vm_that_ha_protects_are_named_where_one_is_down(
+        self, pool: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        _, other = pool.db.refs("host")
+        pool.faults.refuse("PBD.plug", "HOST_OFFLINE", other, nth=2)
+        before = pool.snapshot()
+        with pytest.raises(HostNotReady, match="host2 is not ready: HA may start VM safe") as caught:
+            volume_ops.attach_volume(iscsi(0), "safe")
+        assert not caught.value.is_transient
+        assert changes(before, pool.snapshot()) == []
 
     @staticmethod
     def unplug(pool: Simulator, ops: VolumeOps) -> None:

@@ -217,7 +217,7 @@ class TestSeveralSRsOnOneTarget:
     def test_are_searched_for_the_one_that_has_the_lun(
         self, target: Simulator, volume_ops: VolumeOps, is_the_first_plugged_later: bool
     ) -> None:
-        """Only the one that was plugged first has any (facts/sm-truth.md finding 12)."""
+        """Only the one that was plugged first has any (docs/background/recordings.md, finding 12 (storage))."""
         plugged_later = is_the_first_plugged_later
         kwargs: dict[str, Any] = {"type": "iscsi", "device_config": THEIRS, "content_type": ""}
         first = target.add_sr("first", plugged=not plugged_later, **kwargs)
@@ -318,6 +318,24 @@ class TestALocalSR:
         assert volume_ops.attach_volume(info, "web").vdi_ref == vdi
         volume_ops.detach_volume(info, "web")
         assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.parametrize("by", ["vdi_uuid", "target_lun"])
+def test_a_lun_that_an_sr_of_the_pool_lies_on_is_refused_through_xensm(
+    target: Simulator, volume_ops: VolumeOps, by: str
+) -> None:
+    """However xensm is told the LUN: a guest that writes to it destroys the SR."""
+    target.storage.san.add_lun(IQN, 5, 100 * GIB, scsi_id=scsi_id(5))
+    sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+    config = {"target": "10.0.0.1", "targetIQN": IQN, "SCSIid": scsi_id(5)}
+    target.add_sr("production", type="lvmoiscsi", device_config=config, create=True)
+    (vdi,) = [vdi for vdi in target.db.refs("VDI") if sm_config(target, vdi).get("SCSIid") == scsi_id(5)]
+    told = {"vdi_uuid": target.db.get("VDI", vdi, "uuid"), "target_lun": 5}[by]
+    data = {"volume_id": "volume", "sr_uuid": target.db.get("SR", sr, "uuid"), by: told}
+    before = target.snapshot()
+    with pytest.raises(VolumeInUse, match="production"):
+        volume_ops.attach_volume({"driver_volume_type": "xensm", "data": data}, "web")
+    assert changes(before, target.snapshot()) == []
 
 
 class TestADiskOfASleepingVM:

@@ -162,13 +162,18 @@ def _spellings(text: str) -> set[str]:
 
 
 def scrub(error: BaseException, secrets: Collection[Secret]) -> None:
-    """Mask these secrets in an error, its facts and its notes, and in every error that it came from; in place."""
+    """Mask these secrets in an error, its facts and its notes, and in every error that it came from; in place.
+
+    The code of a refusal stays: decisions are made on it, and it is no secret, also where a password reads like it.
+    """
     for each in _chain(error):
         each.args = _scrubbed(each.args, secrets)
         facts = [*vars(each), *(name for name in _FACTS if hasattr(each, name))]
         for name in facts:
             value = getattr(each, name)
-            clean = _scrubbed(value, secrets)
+            clean = value if name == "code" and _is_code(value) else _scrubbed(value, secrets)
+            if name == "details" and isinstance(value, list) and value and _is_code(value[0]):
+                clean[0] = value[0]
             if clean != value:
                 with contextlib.suppress(AttributeError, TypeError):  # a fact that cannot be changed
                     setattr(each, name, clean)
@@ -184,8 +189,14 @@ def scrubbing(secrets: Iterable[Secret]) -> Iterator[None]:
         raise
 
 
+_CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+"""What a code of xapi looks like: the attribute ``code`` of our errors, the first of the client's ``details``."""
 _FACTS = ("strerror", "filename", "filename2", "object")
 """Where errors of the interpreter keep text beside their arguments."""
+
+
+def _is_code(value: object) -> bool:
+    return isinstance(value, str) and _CODE.fullmatch(value) is not None
 
 
 def cut_frames(error: BaseException, *, since: BaseException | None = None) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tenacity
@@ -20,7 +21,7 @@ from xenvol.attaching import connector as connectors
 from xenvol.attaching import health, in_use, listing, migration, slots
 from xenvol.attaching.attachment import Attachment, Volume
 from xenvol.attaching.mountpoint import userdevice_of
-from xenvol.attaching.vbd import VBDSpec, create_vbd, destroy_vbd
+from xenvol.attaching.vbd import VBDSpec, destroy_vbd
 from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
 from xenvol.connection_data import connection_info
 from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, sealed
@@ -32,6 +33,7 @@ from xenvol.errors import (
     AttachedMeanwhile,
     ChangedMeanwhile,
     ExtendNotSupported,
+    HostNotReady,
     MountpointInUse,
     RequestError,
     UnknownVM,
@@ -44,13 +46,14 @@ from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, is_overtaken
 from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
-from xenvol.session.refs import HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
+from xenvol.session.refs import NULL_REF, HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
 from xenvol.storage.users import is_plugged
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NOT_ON_EVERY_HOST = "HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED"
 ATTEMPTS = 5
 """An SR can be released by its last user just when we have found it; five times in a row is not chance."""
 
@@ -64,6 +67,10 @@ class VolumeOps:
 
     def __init__(self, session: Any, *, prefer: Mapping[str, str] | None = None) -> None:
         self._session = session if isinstance(session, Session) else Session(session)
+        if prefer is not None and not isinstance(prefer, Mapping):
+            raise RequestError(
+                f"prefer maps names of drivers to packages, and is no value of type {type(prefer).__name__}"
+            )
         self._prefer = prefer
 
     # ---- attach
@@ -88,6 +95,7 @@ class VolumeOps:
         Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
         pool is then as it was, or a note on the error says what could not be taken back.
         """
+        _check_bool(hotplug=hotplug, bootable=bootable)
         wish = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
         attachment: Attachment = self._settled(
             "attach", self._attach, _parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
@@ -124,9 +132,10 @@ class VolumeOps:
             shown_on = _shown_on(view, vdi_ref, hosts)
             marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-            vbd_ref = _put_in(view, undo, machine, vm_vbds, there, vdi_ref, spec, info, wish)
-            if will_plug:
-                slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
+            with _telling_what_ha_lacks(view, machine, vdi_ref, shown_on):
+                vbd_ref = _put_in(view, undo, _Place(machine, vm_vbds, there, wish), vdi_ref, spec, info)
+                if will_plug:
+                    slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
             _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
             if hotplug and not attachment.is_plugged and _has_started(view, machine):
@@ -202,12 +211,20 @@ class VolumeOps:
         driver = self._driver(info, view, hosts=None if host is None else [host])
         volume = _identity_of(driver, info)
         found = view.find("VBD", {"VM": machine.ref})
-        vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["type"] == "Disk"}
+        vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["VDI"] != NULL_REF}
         first = slots.find_volume(vm_vbds, info, volume, wish)
+        has_moved = first is not None and not volume.is_at(
+            vm_vbds[first]["other_config"].get(DISK, volume.key)
+        )
         shown = {vm_vbds[first]["VDI"]} if first is not None else set()
-        if first is None:
-            shown = slots.find_unmarked(view, vm_vbds, info, volume, driver)
+        if first is None or has_moved:
+            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in shown}
+            at_its_place = slots.find_unmarked(view, others, info, volume, driver)
+            if has_moved:
+                slots.check_not_marked_as_another(machine, others, at_its_place)
+            shown |= at_its_place
         mine = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in shown}
+        slots.check_in_no_drive(machine, mine.values())
         for vbd in mine.values():
             slots.check_fence(vbd, attachment_id or info.attachment_id)
             if first is None:
@@ -215,12 +232,21 @@ class VolumeOps:
         for vbd_ref, vbd in mine.items():
             slots.take_out(view, machine, vbd_ref, vbd)
             log.info("volume %s is out of VM %s", info.volume_id, machine)
-        if first is not None and not volume.is_at(vm_vbds[first]["other_config"].get(DISK, volume.key)):
+        if first is not None and has_moved:
             view.read({"VDI": [vm_vbds[first]["VDI"]]})
             in_use.release_disk(
                 view, vm_vbds[first]
             )  # it has moved: what showed it at its old place goes, too
-        return driver.disconnect_volume(info.data)
+        for vbd in mine.values():
+            view.forget("VDI", vbd["VDI"])
+        driver.disconnect_volume(info.data)
+        # the data may name another target than the one whose SR shows the disk
+        elsewhere = [vbd for vbd in mine.values() if view.known("VDI", vbd["VDI"]) is None]
+        if elsewhere and not has_moved:
+            view.read({"VDI": {vbd["VDI"] for vbd in elsewhere}})
+            for vbd in elsewhere:
+                in_use.release_disk(view, vbd)
+        return None
 
     def detach_all(self, vm: Name) -> list[Attachment]:
         """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
@@ -322,13 +348,21 @@ class VolumeOps:
 
     def list_volumes(self, vm: Name) -> list[Attachment]:
         """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
-        view = View(self._session)
-        return listing.list_volumes(view, find_vm(view, vm))
+
+        def look() -> list[Attachment]:
+            view = View(self._session)
+            return listing.list_volumes(view, find_vm(view, vm))
+
+        return self._settled("list", look)
 
     def find_bad_volumes(self, vm: Name) -> list[health.BadVolume]:
         """The volumes of the VM that it could not start with now, each with the reason."""
-        view = View(self._session)
-        return health.find_bad_volumes(view, find_vm(view, vm))
+
+        def look() -> list[health.BadVolume]:
+            view = View(self._session)
+            return health.find_bad_volumes(view, find_vm(view, vm))
+
+        return self._settled("find bad volumes", look)
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
         """Release the SRs of these VDIs where nobody uses them. For error paths: raises nothing, logs instead."""
@@ -356,6 +390,9 @@ class VolumeOps:
         arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
         taken back.
         """
+        if isinstance(connection_infos, str | Mapping) or not isinstance(connection_infos, Iterable):
+            kind = type(connection_infos).__name__
+            raise RequestError(f"connection_infos is a list of them, not a value of type {kind}")
         connection_infos = tuple(map(sealed, connection_infos))
         with scrubbing(secrets_in(connection_infos)):
             infos = [_parse(sent) for sent in connection_infos]
@@ -448,6 +485,13 @@ def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
     return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
 
 
+def _check_bool(**arguments: object) -> None:
+    """Raise RequestError where an argument is neither True nor False: the text "false" would be taken for True."""
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"{name} is True or False, not a value of type {type(value).__name__}")
+
+
 def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:
     """The hosts that references (which cost no call), uuids or names mean."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):
@@ -493,27 +537,32 @@ def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: Ba
         error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the disk shall go, and what is there."""
+
+    vm: VM
+    vbds: Mapping[VBDRef, Record]
+    there: VBDRef | None
+    """The VBD that is marked as the volume's."""
+    wish: str | int | None
+    """The mountpoint that the caller named."""
+
+
 def _put_in(
-    view: View,
-    undo: Undo,
-    vm: VM,
-    vm_vbds: Mapping[VBDRef, Record],
-    there: VBDRef | None,
-    vdi_ref: VDIRef,
-    spec: VBDSpec,
-    info: ConnectionInfo,
-    wish: str | int | None,
+    view: View, undo: Undo, place: _Place, vdi_ref: VDIRef, spec: VBDSpec, info: ConnectionInfo
 ) -> VBDRef:
     """A VBD of the VM that shows the disk: one that another tool made, that of an earlier attempt, or a new one."""
+    vm, vm_vbds, there = place.vm, place.vbds, place.there
     vbd_ref = slots.find_twin(vm, vm_vbds, there, vdi_ref)
     if vbd_ref is not None:
-        slots.check_position(vm_vbds[vbd_ref], wish)
+        slots.check_position(vm_vbds[vbd_ref], place.wish)
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
     else:
         in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
         if there is None or not _still_there(view, there, vdi_ref):
-            return create_vbd(view, undo, vm, vdi_ref, spec)
+            return slots.put_in(view, undo, vm, vdi_ref, spec)
         vbd_ref = there
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.take_over(view, undo, vbd_ref, vm_vbds[vbd_ref], info)
@@ -558,6 +607,32 @@ def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) ->
         if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
             return
     raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
+
+
+@contextmanager
+def _telling_what_ha_lacks(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]) -> Iterator[None]:
+    """Translate xapi's refusal to give a VM that HA protects a disk which not every host has.
+
+    Raises ChangedMeanwhile, and the attach is tried again, where another process has unplugged the disk's SR on one of
+    these hosts, on which it was plugged. Raises HostNotReady, which names the hosts, where it never was.
+    """
+    try:
+        yield
+    except XapiError as refusal:
+        if refusal.code != _NOT_ON_EVERY_HOST:
+            raise
+        sr_ref = SRRef(view.record("VDI", vdi_ref)["SR"])
+        view.read({"SR": [sr_ref]}, whole=["host"])
+        pbds = storage.find_pbds(view, sr_ref)
+        without = {*view.hosts} - {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
+        sr = view.record("SR", sr_ref)
+        if sr["shared"] and (not without or without & hosts):
+            what = f"another process unplugged SR {sr['name_label']}"
+            raise ChangedMeanwhile(f"attach to VM {vm}", what=what) from refusal
+        names = ", ".join(sorted(view.record("host", host)["name_label"] for host in without or hosts))
+        reason = "is not plugged there" if sr["shared"] else "is not shared"
+        problem = f"HA may start VM {vm} there, and SR {sr['name_label']} {reason}"
+        raise HostNotReady(names, problem=problem) from refusal
 
 
 def _has_started(view: View, vm: VM) -> bool:

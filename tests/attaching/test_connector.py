@@ -65,3 +65,16 @@ def test_each_host_of_a_pool_has_its_own(xapi: Simulator, volume_ops: VolumeOps)
 def test_a_host_that_is_unknown_is_an_error(volume_ops: VolumeOps) -> None:
     with pytest.raises(UnknownHost, match="nowhere"):
         volume_ops.get_connector("nowhere")
+
+
+@pytest.mark.xapi(hosts=2)
+def test_a_host_that_is_down_is_among_those_of_a_halted_vm(xapi: Simulator, volume_ops: VolumeOps) -> None:
+    """The VM may start on it later; only its Fibre Channel names cannot be had."""
+    xapi.add_vm("web", power_state="Halted")
+    _, other = xapi.db.refs("host")
+    with xapi.xapi.lock:
+        xapi.db.set("host_metrics", xapi.db.get("host", other, "metrics"), live=False)
+    connectors = volume_ops.get_connectors("web")
+    assert [each["initiator"] for each in connectors] == [
+        xapi.db.get("host", host, "iscsi_iqn") for host in xapi.db.refs("host")
+    ]

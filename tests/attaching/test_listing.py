@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
 from xenvol.errors import UnmanagedVDI, VolumeInUse
 from xenvol.simulator import Simulator
@@ -63,3 +64,36 @@ class TestADiskThatIsNotFree:
         with pytest.raises(UnmanagedVDI):
             volume_ops.attach_volume(iscsi(0), "web")
         assert [line for line in changes(before, target.snapshot()) if line.startswith("VBD")] == []
+
+
+@pytest.mark.parametrize("userdevice", ["xvdf", "sdf", "05", "0x5", "4096"])
+def test_a_disk_whose_position_another_tool_spelled_in_its_own_way_is_like_any_other(
+    target: Simulator, volume_ops: VolumeOps, userdevice: str
+) -> None:
+    """xapi keeps the userdevice as it is spelled (docs/background/recordings.md, VBD.create)."""
+    before = target.snapshot()
+    volume_ops.attach_volume(iscsi(0), "db", 7)
+    disk = volume_ops.connect_volume(iscsi(1))
+    api = volume_ops._session.xenapi
+    (vm,) = api.VM.get_by_name_label("db")
+    vbd = {"VM": vm, "VDI": disk.vdi_ref, "userdevice": userdevice, "bootable": False, "mode": "RW"}
+    rest = {"type": "Disk", "empty": False, "other_config": {}, "qos_algorithm_type": ""}
+    api.VBD.create({**vbd, **rest, "qos_algorithm_params": {}})
+    listed = [volume.volume_id for volume in volume_ops.list_volumes("db")]
+    assert sorted(listed) == ["volume-0", "volume-1"]
+    assert volume_ops.find_bad_volumes("db") == []
+    assert volume_ops.attach_volume(iscsi(1), "db", hotplug=False).userdevice == userdevice
+    volume_ops.detach_all("db")
+    assert changes(before, target.snapshot()) == []
+
+
+@pytest.mark.parametrize("after", ["VM.get_all_records_where", "VBD.get_all_records_where", "event.from"])
+def test_a_volume_that_another_process_detaches_meanwhile_is_not_listed(
+    target: Simulator, volume_ops: VolumeOps, after: str
+) -> None:
+    volume_ops.attach_volume(iscsi(0), "web")
+    with interrupted(target, after, lambda: volume_ops.detach_volume(iscsi(0), "web")) as ops:
+        assert ops.list_volumes("web") == []
+    volume_ops.attach_volume(iscsi(0), "web")
+    with interrupted(target, after, lambda: volume_ops.detach_volume(iscsi(0), "web")) as ops:
+        assert [bad.reason for bad in ops.find_bad_volumes("web")] in ([], ["its disk is gone from the pool"])

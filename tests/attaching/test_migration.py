@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tests.meanwhile import interrupted
-from tests.scenarios import IQN, arrange_target, changes, iscsi, touch_hosts
-from xenvol.errors import UnknownHost, XapiError
+from tests.scenarios import GIB, IQN, PORTAL, arrange_target, changes, iscsi, scsi_id, touch_hosts
+from xenvol.errors import UnknownHost, VMBusy, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
+OTHER_IQN = "iqn.2010-10.org.openstack:volume-b"
 THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
 
 pytestmark = pytest.mark.xapi(hosts=2)
@@ -28,6 +31,36 @@ def hosts(xapi: Simulator) -> list[str]:
 def pbd_on(xapi: Simulator, sr: str, host: str) -> str:
     (pbd,) = [pbd for pbd in xapi.db.children(sr, "PBDs") if xapi.db.get("PBD", pbd, "host") == host]
     return pbd
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_preparation_that_fails_takes_back_every_sr(
+    xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], fails: int
+) -> None:
+    """Although the VM that shall move has disks there: it has them on the host where it runs."""
+    xapi.storage.san.add_target(OTHER_IQN, PORTAL)
+    xapi.storage.san.add_lun(OTHER_IQN, 0, GIB, scsi_id=scsi_id(9))
+    volume_ops.attach_volume(iscsi(0), "web")
+    volume_ops.attach_volume(iscsi(0, volume_id="other", target_iqn=OTHER_IQN), "web")
+    before = xapi.snapshot()
+    xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_68", "", "login failed", "", nth=fails)
+    with pytest.raises(XapiError, match="login failed"):
+        volume_ops.prepare_migration("web", hosts[1])
+    assert changes(before, xapi.snapshot()) == []
+
+
+@pytest.mark.parametrize("method", ["VBD.create", "VBD.plug"])
+def test_an_attach_that_fails_on_a_second_host_takes_its_pbd_back(
+    xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], method: str
+) -> None:
+    """A VM of another host, with its disk plugged there, does not need it."""
+    xapi.add_vm("far", resident_on=hosts[1])
+    volume_ops.attach_volume(iscsi(0), "web")
+    before = xapi.snapshot()
+    xapi.faults.refuse(method, "SR_BACKEND_FAILURE_202", "", "ordered", "")
+    with pytest.raises(XapiError, match="ordered"):
+        volume_ops.attach_volume(iscsi(1), "far")
+    assert changes(before, xapi.snapshot()) == []
 
 
 class TestUndo:
@@ -99,6 +132,36 @@ class TestUndo:
         volume_ops.prepare_migration("web", hosts[1])
         volume_ops.undo_migration("web", hosts[1])
         assert changes(before, xapi.snapshot()) == []
+
+    def test_spares_every_host_of_a_vm_that_ha_protects(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        """xapi would refuse to unplug the SR under it."""
+        vm = xapi.db.by_name("VM", "web")[0]
+        with xapi.xapi.lock:
+            xapi.db.set("pool", xapi.db.refs("pool")[0], ha_enabled=True)
+            xapi.db.set("VM", vm, ha_restart_priority="restart", ha_always_run=True)
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    @pytest.mark.parametrize("vm", ["web", "neighbour"])
+    def test_takes_no_sr_from_a_vm_that_is_moving(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], vm: str
+    ) -> None:
+        """Its record does not tell where it moves to."""
+        xapi.add_vm("neighbour", resident_on=hosts[0])
+        sr = volume_ops.attach_volume(iscsi(0), "web").sr_ref
+        volume_ops.attach_volume(iscsi(1), "neighbour")
+        volume_ops.prepare_migration("web", hosts[1])
+        with xapi.xapi.lock:
+            moving = xapi.db.by_name("VM", "web")[0]
+            xapi.db.set("VM", moving, current_operations={"OpaqueRef:task": "pool_migrate"})
+        with pytest.raises(VMBusy) if vm == "web" else contextlib.nullcontext():
+            volume_ops.undo_migration(vm, hosts[1])
+        assert xapi.db.get("PBD", pbd_on(xapi, sr, hosts[1]), "currently_attached")
 
     def test_never_touches_the_master(self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]) -> None:
         xapi.add_vm("far", resident_on=hosts[1])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenvol.attaching.mountpoint import choose, name_of, userdevice_of
+from xenvol.attaching.mountpoint import choose, name_of, order_of, position_of, shown_name, userdevice_of
 from xenvol.errors import InvalidMountpoint, MountpointInUse, NoFreeMountpoint
 
 POSITIONS = st.integers(min_value=0, max_value=254)
@@ -178,3 +178,26 @@ def test_a_choice_is_free_allowed_and_what_was_wished(
     else:
         assert chosen in free
         assert chosen == (min(free - {3}) if wish is None else wish)
+
+
+@pytest.mark.parametrize(
+    ("userdevice", "position", "shown"),
+    [
+        ("5", "5", "xvdf"),
+        ("xvdf", "5", "xvdf"),
+        ("sdf", "5", "xvdf"),
+        ("05", "5", "xvdf"),
+        ("255", "255", "255"),
+        ("-1", None, "-1"),
+        ("fda", None, "fda"),
+    ],
+)
+def test_what_another_tool_wrote_is_a_position_or_shown_as_it_is(
+    userdevice: str, position: str | None, shown: str
+) -> None:
+    assert position_of(userdevice) == position
+    assert shown_name(userdevice) == shown
+
+
+def test_disks_are_in_the_order_of_their_positions_and_those_without_one_come_last() -> None:
+    assert sorted(["fda", "10", "xvdf", "-1", "2"], key=order_of) == ["2", "xvdf", "10", "-1", "fda"]

@@ -223,7 +223,7 @@ def test_a_later_signal_is_heard_by_a_step_that_takes_back_and_not_between_the_s
             signal.raise_signal(later)
             raise
 
-    with pytest.raises(failures.Terminated) as caught, app._ending_tidily():
+    with pytest.raises(failures.Terminated) as caught, app._ending_tidily(is_process=True):
         end()
     assert runs == ["begun", "begun", "ended"]
     assert caught.value.status == 143
@@ -233,8 +233,23 @@ def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back(handlers: 
     """As nohup ignores SIGHUP."""
     signal.signal(HUP, signal.SIG_IGN)
     was = signal.getsignal(INT)
-    with app._ending_tidily():
+    with app._ending_tidily(is_process=True):
         signal.raise_signal(HUP)
         assert signal.getsignal(INT) is not was
     assert signal.getsignal(INT) is was
     assert signal.getsignal(HUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize(("args", "hears"), [(None, False), (["list", "web"], True)])
+def test_a_program_that_calls_a_command_hears_signals_afterwards_and_the_console_script_does_not(
+    handlers: None, monkeypatch: pytest.MonkeyPatch, args: list[str] | None, hears: bool
+) -> None:
+    """The script is about to exit, with the status that names the first signal."""
+    was = signal.getsignal(TERM)
+
+    monkeypatch.setattr("sys.argv", ["xenvol", "list", "web"])
+    monkeypatch.setattr("click.Group.invoke", lambda group, context: signal.raise_signal(TERM))
+    with pytest.raises(SystemExit) as caught:
+        app.app.main(args)
+    assert caught.value.code == 143
+    assert signal.getsignal(TERM) is (was if hears else signal.SIG_IGN)

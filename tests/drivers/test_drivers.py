@@ -8,7 +8,17 @@ import pytest
 from pytest_mock import MockerFixture
 from XenAPI import Failure
 
-from tests.scenarios import IQN, NFS_XENSM, PORTAL, SR_UUID, VDI_UUID, iscsi_data
+from tests.scenarios import (
+    IQN,
+    NFS_XENSM,
+    PORTAL,
+    SR_UUID,
+    VDI_UUID,
+    arrange_nfs,
+    arrange_target,
+    iscsi,
+    iscsi_data,
+)
 from xenvol.drivers.gluster import GlusterDriver
 from xenvol.drivers.iscsi import ISCSIDriver, sr_uuid_of
 from xenvol.drivers.nfs import NFSDriver
@@ -23,6 +33,8 @@ from xenvol.errors import (
 )
 from xenvol.session import Session
 from xenvol.session.refs import HostRef
+from xenvol.simulator import Simulator
+from xenvol.volumeops import VolumeOps
 
 HOST = HostRef("OpaqueRef:host")
 GIB = 1024**3
@@ -172,19 +184,20 @@ def test_xensm_with_neither_uuid_nor_lun_takes_the_only_disk_and_no_other(sessio
     assert XenSMDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
 
 
-def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(session: Any) -> None:
-    xenapi = session.xenapi
-    for sr_type, seen_by in (("iscsi", xenapi.PBD.plug), ("nfs", xenapi.SR.scan)):
-        xenapi.SR.get_all_records_where.return_value = {
-            "OpaqueRef:sr": {"type": sr_type, "sm_config": {}, "other_config": {}, "PBDs": ["OpaqueRef:pbd"]}
-        }
-        xenapi.PBD.get_all_records_where.return_value = {
-            "OpaqueRef:pbd": {"host": HOST, "currently_attached": True}
-        }
-        xenapi.VDI.get_all_records_where.return_value = {"OpaqueRef:vdi": vdi()}
-        assert XenSMDriver(session).extend_volume(NFS_XENSM["data"]) == GIB
-        seen_by.assert_called_once()
-    xenapi.PBD.unplug.assert_called_once_with("OpaqueRef:pbd")
+def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    arrange_target(xapi)
+    arrange_nfs(xapi)
+    lun = volume_ops.connect_volume(iscsi(0))
+    volume_ops.connect_volume(NFS_XENSM)
+    of_lun = {"driver_volume_type": "xensm", "data": {"sr_uuid": lun.sr_uuid, "vdi_uuid": lun.vdi_uuid}}
+    seen_by = []
+    for info in (of_lun, NFS_XENSM):
+        with xapi.journal.recording() as calls:
+            assert volume_ops.extend_volume(info) == GIB
+        seen_by.append({"PBD.unplug", "PBD.plug", "SR.scan"} & set(calls.methods()))
+    assert seen_by == [{"PBD.unplug", "PBD.plug"}, {"SR.scan"}]
 
 
 def test_the_sr_of_a_target_is_the_same_by_whichever_portal() -> None:

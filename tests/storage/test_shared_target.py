@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import (
     CHAP,
     GIB,
@@ -129,9 +130,22 @@ class TestSeveralLuns:
         assert volume_ops.extend_volume(iscsi(0)) == 3 * GIB
         assert volume_ops.list_volumes("web")[0].vdi_uuid
 
+    def test_grown_are_in_use_where_a_vm_plugs_one_meanwhile(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.connect_volume(iscsi(0))
+        with (
+            interrupted(
+                target, "VDI.get_all_records_where", lambda: volume_ops.attach_volume(iscsi(1), "web")
+            ) as ops,
+            pytest.raises(VolumeInUse, match="web"),
+        ):
+            ops.extend_volume(iscsi(0))
+        assert volume_ops.list_volumes("web")[0].is_plugged
+
 
 class TestSomebodyElsesSR:
-    """A second SR on a target stays empty and breaks the scans of both (facts/sm-truth.md finding 12)."""
+    """A second SR on a target stays empty and breaks the scans of both (recordings.md, finding 12 (storage))."""
 
     def test_is_used_and_left_as_it_was(self, target: Simulator, volume_ops: VolumeOps) -> None:
         sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")

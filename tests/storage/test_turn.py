@@ -1,23 +1,26 @@
 """No call of ours makes a real pool wait: attempts that change one SR at once take turns, and see each other.
 
-v24.16.0 sleeps 1 to 20 seconds where calls conflict (facts/truth.md, last section, finding 1), and so does the
+v24.16.0 sleeps 1 to 20 seconds where calls conflict (docs/background/recordings.md, finding 1 (xapi)), and so does the
 simulator with ``storage_delays``: a test here that let one wait would take as long.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import xenvol
 from tests.meanwhile import another_process, interrupted
-from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
+from tests.pairs import DRIVERS, Driver
+from tests.scenarios import GIB, arrange_target, changes, iscsi, touch_hosts
 from tests.test_concurrency import at_once
+from xenvol.errors import VolumeInUse, XapiError, XenVolError
 from xenvol.pool import waiting
 from xenvol.pool.marks import JOINED, LEFT, TURN
-from xenvol.session import Session
+from xenvol.session import CallRecord, Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.waits import EVENT
 from xenvol.volumeops import VolumeOps
@@ -106,6 +109,150 @@ def test_an_attempt_that_pauses_is_overtaken_and_both_succeed(xapi: Simulator, h
 
 
 @pytest.mark.xapi(hosts=2)
+def test_a_detach_of_all_sees_who_has_come_while_the_guest_took_its_time(
+    xapi: Simulator, sessions: Callable[[int], list[VolumeOps]]
+) -> None:
+    arrange(xapi, 2)
+    (attaching,) = sessions(1)
+    attach = threading.Thread(target=attaching.attach_volume, args=(iscsi(1), "vm1"))
+
+    def come() -> None:
+        attach.start()
+        wait_until(lambda: is_busy_with(xapi, "plug"))
+
+    with interrupted(xapi, "VBD.unplug", come) as detaching, waiting.grace(60):
+        detaching.attach_volume(iscsi(0), "vm0")
+        xapi.faults.delay("PBD.plug", 0.3, inside=True)
+        detaching.detach_all("vm0")
+        attach.join(60)
+    (vbd,) = xapi.db.refs("VBD")
+    assert xapi.db.get("VBD", vbd, "currently_attached")
+    assert xapi.journal.waits() == []
+
+
+@pytest.mark.xapi(hosts=2)
+@pytest.mark.usefixtures("impatient")
+def test_an_attempt_that_was_overtaken_leaves_the_turn_of_its_successor_alone(
+    xapi: Simulator, sessions: Callable[[int], list[VolumeOps]]
+) -> None:
+    nfs = next(driver for driver in DRIVERS if str(driver) == "nfs")
+    nfs.arrange(xapi)
+    xapi.add_vm("far", resident_on=xapi.db.refs("host")[1])
+    (attaching,) = sessions(1)
+    attach = threading.Thread(target=attaching.attach_volume, args=(nfs.neighbour, "far"))
+    xapi.faults.delay("PBD.plug", 1, inside=True, nth=2)
+
+    def overtake() -> None:
+        attach.start()
+        wait_until(lambda: is_busy_with(xapi, "plug"))
+
+    with interrupted(xapi, "SR.scan", overtake) as extending:
+        sr = extending.connect_volume(nfs.volume, hosts=[xapi.db.refs("host")[0]]).sr_ref
+        extending.extend_volume(nfs.volume)
+        assert is_busy_with(xapi, "plug")
+        assert TURN in xapi.db.get("SR", sr, "other_config")
+    attach.join(60)
+    assert xapi.db.count("VBD") == 1
+    assert TURN not in xapi.db.get("SR", sr, "other_config")
+    assert xapi.journal.waits() == []
+
+
+@pytest.mark.xapi(hosts=2)
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("does", ["attach", "detach", "extend", "connect"])
+@pytest.mark.parametrize("nth", range(1, 4))
+def test_an_attempt_that_pauses_in_its_turn_ends_well_although_it_is_overtaken(
+    xapi: Simulator, volume_ops: VolumeOps, does: str, nth: int
+) -> None:
+    """Without the turn xapi itself keeps its calls apart: so it is done, or an error says that it was overtaken."""
+    arrange(xapi, 3)
+    before = xapi.snapshot()
+    volume_ops.connect_volume(iscsi(0), hosts=[xapi.db.refs("host")[0]])  # on vm0's host, and not on vm1's
+    if does == "detach":
+        volume_ops.attach_volume(iscsi(1), "vm1")
+        volume_ops.disconnect_volume(iscsi(0))
+    has_paused = []
+
+    def seen(record: CallRecord) -> None:
+        if record.call == "SR.add_to_other_config" or has_paused:
+            has_paused.append(record.call)
+            if len(has_paused) == nth:
+                volume_ops.attach_volume(iscsi(2), "vm2" if does == "extend" else "vm1")
+                if does != "attach":
+                    volume_ops.detach_volume(iscsi(2), "vm2" if does == "extend" else "vm1")
+
+    with xenvol.connect(xapi.url, xapi.user, xapi.password, on_call=seen) as session:
+        ops = VolumeOps(session)
+        operations: dict[str, Callable[[], object]] = {
+            "attach": lambda: ops.attach_volume(iscsi(1), "vm1"),
+            "detach": lambda: ops.detach_volume(iscsi(1), "vm1"),
+            "extend": lambda: ops.extend_volume(iscsi(0)),
+            "connect": lambda: ops.connect_volume(iscsi(1)),
+        }
+        errors: list[XenVolError] = []
+        try:
+            operations[does]()
+        except XenVolError as error:
+            errors.append(error)
+        assert all(error.is_transient for error in errors), errors
+        if errors:
+            operations[does]()
+    assert len(has_paused) >= nth
+    for sr in xapi.db.refs("SR"):
+        assert TURN not in xapi.db.get("SR", sr, "other_config")
+    for number in range(3):
+        volume_ops.detach_volume(iscsi(number), f"vm{number}")
+        volume_ops.detach_volume(iscsi(number), "vm1")
+        volume_ops.disconnect_volume(iscsi(number))
+    assert changes(before, xapi.snapshot()) == []
+
+
+def test_a_turn_mark_that_could_not_be_removed_holds_nobody_of_its_process_up(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    nfs = next(driver for driver in DRIVERS if str(driver) == "nfs")
+    nfs.arrange(xapi)
+    sr = volume_ops.connect_volume(nfs.volume).sr_ref
+    xapi.faults.refuse("SR.remove_from_other_config", "INTERNAL_ERROR", "ordered")
+    with pytest.raises(XapiError, match="ordered"):
+        volume_ops.extend_volume(nfs.volume)
+    assert TURN in xapi.db.get("SR", sr, "other_config")
+    began = time.monotonic()
+    with waiting.grace(40):
+        volume_ops.extend_volume(nfs.volume)
+    assert time.monotonic() - began < 40
+    assert TURN not in xapi.db.get("SR", sr, "other_config")
+
+
+@pytest.mark.xapi(hosts=2)
+def test_a_long_operation_on_a_disk_holds_an_unplug_up_and_nothing_else(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    """The copy of another disk of the SR takes hours."""
+    arrange(xapi, 3)
+    before = xapi.snapshot()
+    volume_ops.attach_volume(iscsi(0), "vm0")
+    copied = next(ref for ref in xapi.db.refs("VDI") if not xapi.db.get("VDI", ref, "VBDs"))
+    with xapi.xapi.lock:
+        xapi.db.set("VDI", copied, current_operations={"OpaqueRef:theirs": "copy"})
+    began = time.monotonic()
+    with waiting.grace(40):
+        volume_ops.attach_volume(iscsi(1), "vm1")  # on the other host, which has no PBD yet
+        assert time.monotonic() - began < 40
+        volume_ops.detach_volume(iscsi(0), "vm0")
+        detach = threading.Thread(target=volume_ops.detach_volume, args=(iscsi(1), "vm1"))
+        with xapi.journal.recording() as calls:
+            detach.start()
+            wait_until(lambda: bool(calls.waits(EVENT)))
+            assert "PBD.unplug" not in calls.methods()
+            with xapi.xapi.lock:
+                xapi.db.set("VDI", copied, current_operations={})
+            detach.join(60)
+    assert changes(before, xapi.snapshot()) == []
+    assert xapi.journal.waits() == []
+
+
+@pytest.mark.xapi(hosts=2)
 def test_an_operators_scan_is_waited_for_with_events(xapi: Simulator, volume_ops: VolumeOps) -> None:
     """The attach on the second host needs a PBD, which xapi would make only after the scan."""
     arrange(xapi, 2)
@@ -138,6 +285,8 @@ def test_the_disk_that_came_first_says_when_it_leaves_and_nothing_stays(
     with xapi.journal.recording() as calls:
         volume_ops.detach_volume(iscsi(1), "vm1")
     assert calls.waits(EVENT) == []
+    reads = calls.methods().count("VDI.get_all_records_where")
+    assert reads == 2  # before the turn, and after the unplug; the turn itself brings its own
     assert changes(before, xapi.snapshot()) == []
 
 
@@ -151,3 +300,80 @@ def test_a_volume_that_is_connected_and_disconnected_leaves_its_neighbours_sr_wi
     assert JOINED in xapi.db.get("VDI", volume.vdi_ref, "other_config")
     volume_ops.disconnect_volume(iscsi(1))
     assert not [line for line in changes(before, xapi.snapshot()) if "xenvol:" in line]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.002)
+
+
+def is_busy_with(xapi: Simulator, operation: str) -> bool:
+    return any(operation in xapi.db.get("SR", sr, "current_operations").values() for sr in xapi.db.refs("SR"))
+
+
+@pytest.mark.xapi(hosts=2)
+class TestAnExtend:
+    """It takes a turn on the SR, as the attach of a neighbour does: so neither of them waits inside xapi."""
+
+    @pytest.mark.parametrize("driver", [d for d in DRIVERS if "lvm" not in str(d)], ids=str)
+    def test_beside_the_attach_of_a_neighbour_on_another_host_waits_with_events(
+        self, xapi: Simulator, sessions: Callable[[int], list[VolumeOps]], driver: Driver
+    ) -> None:
+        driver.arrange(xapi)
+        other_host = xapi.db.refs("host")[1]
+        xapi.add_vm("web", resident_on=other_host)
+        extending, attaching = sessions(2)
+        volume = extending.connect_volume(driver.volume, hosts=[xapi.db.refs("host")[0]])
+        driver.scenario.grow(xapi)
+        for call in ("PBD.plug", "PBD.unplug", "SR.scan"):
+            xapi.faults.delay(call, 0.1, inside=True, every=True)
+        attach = threading.Thread(target=attaching.attach_volume, args=(driver.neighbour, "web"))
+        with waiting.grace(60):
+            attach.start()
+            wait_until(lambda: is_busy_with(xapi, "plug"))
+            if "iscsi" in str(driver):  # a LUN's new size is seen while no disk of its target is plugged
+                with pytest.raises(VolumeInUse, match="web"):
+                    extending.extend_volume(driver.volume)
+            else:
+                assert extending.extend_volume(driver.volume) == 2 * GIB
+            attach.join(60)
+        (vbd,) = xapi.db.refs("VBD")
+        assert xapi.db.get("VBD", vbd, "currently_attached")
+        assert TURN not in xapi.db.get("SR", volume.sr_ref, "other_config")
+        assert xapi.journal.waits() == []
+
+    @pytest.mark.parametrize("driver", [d for d in DRIVERS if "lvm" not in str(d)], ids=str)
+    def test_is_waited_for_by_the_attach_of_a_neighbour_on_another_host(
+        self, xapi: Simulator, sessions: Callable[[int], list[VolumeOps]], driver: Driver
+    ) -> None:
+        driver.arrange(xapi)
+        xapi.add_vm("web", resident_on=xapi.db.refs("host")[1])
+        extending, attaching = sessions(2)
+        extending.connect_volume(driver.volume, hosts=[xapi.db.refs("host")[0]])
+        driver.scenario.grow(xapi)
+        for call in ("PBD.plug", "PBD.unplug", "SR.scan"):
+            xapi.faults.delay(call, 0.1, inside=True, every=True)
+        extend = threading.Thread(target=extending.extend_volume, args=(driver.volume,))
+        with waiting.grace(60):
+            extend.start()
+            wait_until(lambda: is_busy_with(xapi, "scan") or is_busy_with(xapi, "unplug"))
+            attached = attaching.attach_volume(driver.neighbour, "web")
+            extend.join(60)
+        assert xapi.db.get("VBD", attached.vbd_ref, "currently_attached")
+        assert xapi.journal.waits() == []
+
+    @pytest.mark.parametrize("driver", [d for d in DRIVERS if "lvm" not in str(d)], ids=str)
+    def test_that_fails_leaves_no_turn_and_all_plugged(
+        self, xapi: Simulator, volume_ops: VolumeOps, driver: Driver
+    ) -> None:
+        driver.arrange(xapi)
+        volume = volume_ops.connect_volume(driver.volume)
+        before = xapi.snapshot()
+        for call in ("SR.scan", "PBD.unplug"):
+            xapi.faults.refuse(call, "SR_BACKEND_FAILURE_40", "", "ordered", "", nth=1)
+        with pytest.raises(XapiError, match="ordered"):
+            volume_ops.extend_volume(driver.volume)
+        assert changes(before, xapi.snapshot()) == []
+        assert TURN not in xapi.db.get("SR", volume.sr_ref, "other_config")

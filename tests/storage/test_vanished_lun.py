@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.meanwhile import interrupted
 from tests.scenarios import GIB, IQN, arrange_target, changes, iscsi, scsi_id, touch_hosts
 from xenvol.errors import VolumeNotFound, XapiError
 from xenvol.simulator import Simulator
@@ -71,6 +72,24 @@ class TestANeighbour:
         assert {volume.volume_id for volume in volume_ops.list_volumes("web")} == {"volume-0"}
         if is_by_uuid:
             assert left(before, target) == []
+
+    def test_whose_attach_fails_later_is_taken_out_again(
+        self, target: Simulator, volume_ops: VolumeOps, hosts: int
+    ) -> None:
+        before = target.snapshot()
+
+        def vanish_and_refuse() -> None:
+            vanish(target, 2)
+            target.faults.refuse("event.from", "SR_BACKEND_FAILURE_1200", "", "ordered", "")
+
+        with (
+            interrupted(target, "VBD.plug", vanish_and_refuse) as ops,
+            pytest.raises(XapiError, match="ordered") as caught,
+        ):
+            ops.attach_volume(iscsi(0), "web")
+        assert getattr(caught.value, "__notes__", []) == []
+        appear(target, 2)
+        assert changes(before, target.snapshot()) == []
 
 
 class TestTheLunItself:

@@ -9,7 +9,7 @@ from typing import Any
 from xenvol.attaching.migration import find_host
 from xenvol.attaching.vm import VM
 from xenvol.errors import XapiError
-from xenvol.pool.view import View
+from xenvol.pool.view import HOST_IS_DOWN, View
 from xenvol.session.refs import HostRef, Name
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,16 @@ _WWN = re.compile(
 _NODE_NAMES = frozenset({"wwnn", "node_name", "node"})
 
 
-def get_connector(view: View, host: Name | None) -> dict[str, Any]:
+def get_connector(view: View, host: Name | None, *, may_be_down: bool = False) -> dict[str, Any]:
     """`initiator` (IQN; absent when the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
-    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost."""
+    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost.
+
+    `may_be_down`: a host that is down is told without its Fibre Channel names, which only it knows.
+    """
     host_ref = view.master if host is None else find_host(view, host)
     record = view.record("host", host_ref)
     other_config = record["other_config"]
-    wwpns, wwnns = _fibre_channel_names(view, host_ref)
+    wwpns, wwnns = _fibre_channel_names(view, host_ref, may_be_down=may_be_down)
     connector: dict[str, Any] = {
         "host": record["hostname"] or record["name_label"],
         "ip": record["address"],
@@ -53,21 +56,22 @@ def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
     may_start_anywhere = vm.resident_on is None or (vm.is_protected and view.pool["ha_enabled"])
     hosts = set(view.hosts) if may_start_anywhere else {vm.resident_on}
     others = sorted(str(host) for host in hosts - {view.master})
-    return [get_connector(view, host) for host in (view.master, *others)]
+    return [get_connector(view, host, may_be_down=True) for host in (view.master, *others)]
 
 
-def _fibre_channel_names(view: View, host_ref: HostRef) -> tuple[list[str], list[str]]:
+def _fibre_channel_names(view: View, host_ref: HostRef, *, may_be_down: bool) -> tuple[list[str], list[str]]:
     """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
 
-    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3). A
-    host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
+    xapi has them in no field. The probe's list comes as the third parameter of its refusal (docs/background/xapi.md
+    5.3). A host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
     """
     if view.driver_of("lvmohba") is None:
         return [], []
     try:
         listing = str(view.call("SR.probe", host_ref, {}, "lvmohba", {}))
     except XapiError as error:
-        if not error.code.startswith("SR_BACKEND_FAILURE"):
+        is_passed_over = may_be_down and error.code in HOST_IS_DOWN
+        if not error.code.startswith("SR_BACKEND_FAILURE") and not is_passed_over:
             raise
         if error.code != "SR_BACKEND_FAILURE_107":
             log.warning("host %s: its Fibre Channel adapters are not known: %s", host_ref, error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xenvol import storage
 from xenvol.attaching.listing import read_volumes
-from xenvol.attaching.mountpoint import name_of
+from xenvol.attaching.mountpoint import shown_name
 from xenvol.attaching.vm import VM
 from xenvol.errors import (
     UnsupportedSRType,
@@ -48,7 +48,7 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
         if vdi is not None:
             reason = problems[vdi["SR"]] or _problem_of_lun(view, vm, vdi)
         if reason is not None:
-            mountpoint = f"/dev/{vbd['device'] or name_of(vbd['userdevice'])}"
+            mountpoint = f"/dev/{vbd['device'] or shown_name(vbd['userdevice'])}"
             bad.append(BadVolume(_volume_of(vbd, vdi), mountpoint, reason))
     return bad
 

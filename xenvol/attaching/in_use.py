@@ -14,11 +14,11 @@ from xenvol.errors import (
     XapiError,
 )
 from xenvol.pool.changes import change
-from xenvol.pool.marks import CONNECTED, JOINED, SR
+from xenvol.pool.marks import CONNECTED, JOINED, SR, VOLUME
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.session.refs import SRRef, VDIRef
-from xenvol.storage.users import in_words, is_held, is_marked
+from xenvol.storage.users import held_as, in_words, is_held, is_marked
 
 
 def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:
@@ -85,8 +85,20 @@ def release_disk(view: View, vbd: Record) -> None:
             storage.release_sr(view, SRRef(vbd["other_config"][SR]))
         return
     sr_ref = SRRef(vdi["SR"])
-    sr = view.record("SR", sr_ref)
-    is_released = storage.release_sr(view, sr_ref, of=partial(_is_same, vdi))
+    view.forget(
+        "SR", sr_ref
+    )  # the guest may have taken its time: which PBDs are there now, and who has the turn?
+    try:
+        sr = view.record("SR", sr_ref)
+    except XapiError as error:
+        if is_gone(error, "SR"):
+            return
+        raise
+    held_by = held_as(vdi).get(VOLUME)
+    # a disk that a volume of another id holds stays held
+    is_others = is_marked(vbd) and bool(held_by) and held_by != vbd["other_config"][VOLUME]
+    of = (lambda other: False) if is_others else partial(_is_same, vdi)
+    is_released = storage.release_sr(view, sr_ref, of=of)
     if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
         storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
 

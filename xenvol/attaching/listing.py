@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xenvol.attaching.attachment import Attachment
+from xenvol.attaching.mountpoint import order_of
 from xenvol.attaching.vm import VM
 from xenvol.pool.marks import ATTACHMENT, DRIVER, VOLUME
 from xenvol.pool.view import Record, View
@@ -58,7 +59,7 @@ def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
     }
     view.read({"VDI": {vbd["VDI"] for vbd in found.values()}})
     vbds = {}
-    for vbd_ref, vbd in sorted(found.items(), key=lambda item: int(item[1]["userdevice"])):
+    for vbd_ref, vbd in sorted(found.items(), key=lambda item: order_of(item[1]["userdevice"])):
         vdi = view.known("VDI", vbd["VDI"])
         if is_marked(vbd) or (vdi is not None and is_held(vdi)):
             vbds[vbd_ref] = vbd

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.listing import list_volumes
-from xenvol.attaching.vm import VM
+from xenvol.attaching.vm import VM, check_stays
 from xenvol.errors import UnknownHost, XapiError
 from xenvol.pool.marks import MARK, PLUGGED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View, is_gone
 from xenvol.secret import Secret
-from xenvol.session.refs import NULL_REF, HostRef, Name, SRRef, is_ref, is_uuid, text_of
+from xenvol.session.refs import HostRef, Name, SRRef, is_ref, is_uuid, text_of
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
 from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
 from xenvol.storage.turn import turn
-from xenvol.storage.users import vbds_of, vms_of
+from xenvol.storage.users import needs_every_host, vbds_of, vms_of
 
 Ways = Sequence[Mapping[str, str | Secret]]
 """The device_configs by which a host may reach a storage, in the order to try."""
@@ -45,22 +45,25 @@ def prepare(
 
 
 def undo(view: View, vm: VM, host: Name) -> None:
-    """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start."""
+    """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start.
+
+    Raises VMBusy while the VM moves.
+    """
     host_ref = find_host(view, host)
+    check_stays(vm)
     if host_ref in (view.master, vm.resident_on):
         return
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
-        if not _has_disk_of_vm_at_rest(view, sr_ref):
+        if not _is_needed_everywhere(view, sr_ref):
             with turn(view, sr_ref, for_unplug=True):
-                if not _has_disk_of_vm_at_rest(view, sr_ref):  # still, after what may have been a long wait
+                if not _is_needed_everywhere(view, sr_ref):  # still, after what may have been a long wait
                     _leave(view, sr_ref, host_ref)
 
 
-def _has_disk_of_vm_at_rest(view: View, sr_ref: SRRef) -> bool:
-    """Whether a VM that runs nowhere now has a disk there: it needs the SR on every host that it may start on."""
+def _is_needed_everywhere(view: View, sr_ref: SRRef) -> bool:
+    """Whether a VM has a disk there that needs the SR on every host that it may start on."""
     vms = vms_of(view, vbds_of(view, vdis_of(view, sr_ref).values()).values())
-    # a snapshot is a template, too, and neither of them starts
-    return any(rec["resident_on"] == NULL_REF and not rec["is_a_template"] for rec in vms)
+    return any(needs_every_host(view, rec) for rec in vms)
 
 
 def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:

@@ -1,11 +1,12 @@
 """A disk's position in a VM, both ways: ``/dev/xvdb`` as callers say it ⇄ userdevice ``"1"`` as xapi says it.
 
-Positions are 0 to 254 (facts/xapi.md 3.1); what was asked for is given or refused, never moved. The prefix
+Positions are 0 to 254 (docs/background/xapi.md 3.1); what was asked for is given or refused, never moved. The prefix
 differs from one Linux driver to another (xvd, vd, sd, hd), the letters are the position: a, b, … z, aa, … iu.
 Position 3 is by convention the CD drive's: an explicit wish for it is honoured, auto goes around it.
 """
 
 import re
+import sys
 from collections.abc import Collection
 
 from xenvol.errors import InvalidMountpoint, MountpointInUse, NoFreeMountpoint
@@ -56,6 +57,27 @@ def name_of(userdevice: str | int) -> str:
     return f"xvd{letters}"
 
 
+def position_of(userdevice: str) -> str | None:
+    """The position, in decimal, that any of xapi's spellings stands for (xvdb, hdb, 01); None where it is none.
+
+    Other tools give a VBD what they like: xapi keeps it as it is spelled, or even beyond the last position
+    (docs/background/recordings.md, VBD.create).
+    """
+    return next(map(str, _positions([userdevice])), None)
+
+
+def shown_name(userdevice: str) -> str:
+    """The name of a VBD's position for messages: xvdb for "1", and what is no position as it is spelled."""
+    position = position_of(userdevice)
+    return userdevice if position is None or int(position) > LAST_POSITION else name_of(position)
+
+
+def order_of(userdevice: str) -> tuple[int, str]:
+    """What VBDs are sorted by: their positions, and last those that have none."""
+    position = position_of(userdevice)
+    return (sys.maxsize if position is None else int(position), userdevice)
+
+
 def choose(
     mountpoint: str | int | None, taken: Collection[str], *, allowed: Collection[str] | None = None
 ) -> str:
@@ -82,7 +104,8 @@ def choose(
 def _positions(userdevices: Collection[str]) -> set[int]:
     """The positions that xapi's spellings stand for; floppies (fda) and VBDs without a position have none.
 
-    hda, xvda and 0 are one position to xapi (facts/truth.md, VBD.create); a partition takes its whole disk.
+    hda, xvda and 0 are one position to xapi (docs/background/recordings.md, VBD.create); a partition takes its whole
+    disk.
     """
     names = filter(None, map(_XAPI_NAME.fullmatch, userdevices))
     return {int(name["number"]) if name["number"] else _number_of(name["letters"]) for name in names}

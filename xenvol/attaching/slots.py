@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from xenvol import storage
 from xenvol.attaching import mountpoint
 from xenvol.attaching.vbd import (
+    VBDSpec,
+    create_vbd,
     destroy_vbd,
     discard_vbd,
     plug_unless_plugged,
@@ -85,8 +87,8 @@ def _id_of(vbd: Record) -> str | None:
 
 def check_position(vbd: Record, wish: str | int | None) -> None:
     """Raise InvalidMountpoint where the disk is at another position than the one named."""
-    if mountpoint.userdevice_of(wish) not in (None, vbd["userdevice"]):
-        where = mountpoint.name_of(vbd["userdevice"])
+    if mountpoint.userdevice_of(wish) not in (None, mountpoint.position_of(vbd["userdevice"])):
+        where = mountpoint.shown_name(vbd["userdevice"])
         raise InvalidMountpoint(wish, problem=f"is not where the volume is attached, which is {where}")
 
 
@@ -112,6 +114,29 @@ def find_unmarked(
             open_[vdi_ref] = vdi
     find = getattr(driver, "find_volume", None)  # one that is no subclass of ours may not have it
     return {*found, *(find(info.data, open_) if find is not None and open_ else ())}
+
+
+def check_not_marked_as_another(vm: VM, slots: Mapping[VBDRef, Record], vdi_refs: Collection[str]) -> None:
+    """Raise WrongVolume where one of these VDIs is in the VM as another volume.
+
+    For data that names one volume and the place of another: the VM has both, and which one is meant nobody can know.
+    """
+    for vbd in slots.values():
+        if vbd["VDI"] in vdi_refs and is_marked(vbd):
+            where, name = mountpoint.shown_name(vbd["userdevice"]), vbd["other_config"][VOLUME]
+            raise WrongVolume(
+                f"the volume of that id, which VM {vm} has elsewhere", found=f"volume {name} at {where}"
+            )
+
+
+def check_in_no_drive(vm: VM, vbds: Iterable[Record]) -> None:
+    """Raise VolumeInUse where a CD drive or a floppy drive of the VM shows the disk: the operator put it there."""
+    for vbd in vbds:
+        if vbd["type"] != "Disk":
+            users = [
+                f"VM {vm} itself, in its drive {mountpoint.shown_name(vbd['userdevice'])} ({vbd['type']})"
+            ]
+            raise VolumeInUse(vbd["VDI"], users=users, is_to_go=True)
 
 
 def marks(view: View, info: ConnectionInfo, volume: Identity, vdi_ref: str) -> dict[str, str]:
@@ -142,7 +167,7 @@ def choose_position(
     An unmarked VBD at that position that shows this very disk is no obstacle: `find_twin` gives it to the attach.
     Raises MountpointInUse for any other.
     """
-    slot = wish if there is None else slots[there]["userdevice"]
+    slot = wish if there is None else mountpoint.position_of(slots[there]["userdevice"])
     others = {ref: vbd for ref, vbd in slots.items() if ref != there}
     try:
         return mountpoint.choose(slot, taken_by(others.values()))
@@ -151,7 +176,9 @@ def choose_position(
         here = {
             ref: vbd
             for ref, vbd in others.items()
-            if vbd["userdevice"] == position and vbd["type"] == "Disk" and not is_marked(vbd)
+            if mountpoint.position_of(vbd["userdevice"]) == position
+            and vbd["type"] == "Disk"
+            and not is_marked(vbd)
         }
         if position is None or not find_unmarked(view, here, info, volume, driver):
             raise
@@ -180,9 +207,10 @@ def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_
     for vbd_ref, vbd in slots.items():
         if vbd["VDI"] == vdi_ref and vbd_ref != there:
             if is_marked(vbd):
-                where, name = mountpoint.name_of(vbd["userdevice"]), vbd["other_config"][VOLUME]
+                where, name = mountpoint.shown_name(vbd["userdevice"]), vbd["other_config"][VOLUME]
                 users = [f"VM {vm} itself, at {where} as volume {name}"]
                 raise VolumeInUse(vdi_ref, users=users, is_to_go=True)
+            check_in_no_drive(vm, [vbd])
             return vbd_ref
     return None
 
@@ -231,8 +259,22 @@ def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
     others = [ref for ref in view.record("VDI", vbd["VDI"])["VBDs"] if ref != vbd_ref]
     for other in vbds_of(view, [{"VBDs": others}]).values():
         if other["VM"] == vm.ref and is_marked(other):
-            discard_vbd(view, vbd_ref)
+            discard(view, vm, vbd["VDI"], vbd_ref)
             raise AttachedMeanwhile(str(vm))
+
+
+def put_in(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
+    """Put the disk into a slot of the VM, not yet plugged. Raises MountpointInUse where somebody was faster."""
+
+    def inverse(view: View, vbd_ref: VBDRef) -> None:
+        discard(view, vm, vdi_ref, vbd_ref)
+
+    return create_vbd(view, undo, vm, vdi_ref, spec, inverse=inverse)
+
+
+def discard(view: View, vm: VM, vdi_ref: str, vbd_ref: VBDRef) -> None:
+    """Take a disk that we have put in out again, also where LUNs of its target have vanished since."""
+    discard_vbd(view, vbd_ref, through=partial(_past_dead_luns, view, vm, vdi_ref))
 
 
 def check_fence(vbd: Record, attachment_id: str | None) -> None:
@@ -250,7 +292,7 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
     undo = Undo()
     try:
         if vbd["currently_attached"] or is_moving(vbd):
-            device = vbd["device"] or mountpoint.name_of(vbd["userdevice"])
+            device = vbd["device"] or mountpoint.shown_name(vbd["userdevice"])
             check_gives_disk_back(vm, device)
             if is_moving(vbd):
                 settle_vbd(view, vbd_ref, lambda vbd: not is_moving(vbd))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xenvol.attaching.mountpoint import name_of
+from xenvol.attaching.mountpoint import name_of, shown_name
 from xenvol.attaching.vm import VM
 from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.pool import waiting
@@ -45,8 +45,19 @@ class VBDSpec:
     bootable: bool = False
 
 
-def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
-    """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster."""
+def create_vbd(
+    view: View,
+    undo: Undo,
+    vm: VM,
+    vdi_ref: VDIRef,
+    spec: VBDSpec,
+    *,
+    inverse: Callable[[View, VBDRef], object],
+) -> VBDRef:
+    """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster.
+
+    The `inverse` empties the slot, and unplugs the disk first where it was plugged since: `discard_vbd`.
+    """
     record = {
         "VM": vm.ref,
         "VDI": vdi_ref,
@@ -68,12 +79,12 @@ def create_vbd(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -
 
     description = f"created a VBD at {name_of(spec.userdevice)} of VM {vm}"
     try:
-        return make(view, undo, description, ("VBD.create", record), look=look, inverse=discard_vbd)
+        return make(view, undo, description, ("VBD.create", record), look=look, inverse=inverse)
     except XapiError as error:
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
             raise MountpointInUse(
-                name_of(spec.userdevice), free=[name_of(number) for number in free]
+                name_of(spec.userdevice), free=[shown_name(number) for number in free]
             ) from error
         raise
 
@@ -150,17 +161,31 @@ def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
             raise
 
 
-def discard_vbd(view: View, vbd_ref: VBDRef) -> None:
-    """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529)."""
+def discard_vbd(
+    view: View, vbd_ref: VBDRef, *, through: Callable[[Callable[[], None]], object] = lambda unplug: unplug()
+) -> None:
+    """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529).
+
+    `through` makes the unplug, and may cure what keeps it from succeeding.
+    """
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            _unplug(view, vbd_ref)
+            through(lambda: _unplug_unless_out(view, vbd_ref))
         destroy_vbd(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise
     finally:
         waiting.leave_behind(vbd_ref)
+
+
+def _unplug_unless_out(view: View, vbd_ref: VBDRef) -> None:
+    """Unplug it; also where the guest has released the disk by now, or has been shut down."""
+    try:
+        _unplug(view, vbd_ref)
+    except XapiError as error:
+        if error.code != "DEVICE_ALREADY_DETACHED":
+            raise
 
 
 def _unplug(view: View, vbd_ref: VBDRef) -> None:

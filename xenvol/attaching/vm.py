@@ -1,6 +1,6 @@
 """Which VM is meant, and whether it can take a disk as it is now: found out before anything is changed.
 
-The rules are xapi's own for VBD.plug (facts/xapi.md 2.4), applied to records that have been read anyway.
+The rules are xapi's own for VBD.plug (docs/background/xapi.md 2.4), applied to records that have been read anyway.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from xenvol.errors import (
     WrongPowerState,
     XapiError,
 )
-from xenvol.pool.view import Record, View, is_gone
+from xenvol.pool.view import MOVING_VM, Record, View, is_gone
 from xenvol.session.refs import NULL_REF, HostRef, Name, VMRef, is_ref, is_uuid, text_of
 
-_MOVING = frozenset({"pool_migrate", "migrate_send"})
 _STARTING = frozenset({"start", "start_on", "resume", "resume_on", "unpause"})
 _LEAVING = frozenset(
     {
@@ -110,12 +109,18 @@ def is_starting(vm_rec: Record) -> bool:
     return not _STARTING.isdisjoint(vm_rec["current_operations"].values())
 
 
+def check_stays(vm: VM) -> None:
+    """Raise VMBusy while the VM moves to another host."""
+    if busy := vm.current_operations & MOVING_VM:
+        raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
+
+
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:
     """Raise the VMError that says why the VM cannot get a disk in this mode, plugged at once or at its next start."""
     if vm.is_template:
         raise TemplateGiven(str(vm))
     # one that is starting has listed its disks: what comes now would stay unplugged while it runs
-    if busy := vm.current_operations & (_MOVING | _STARTING | (_LEAVING if will_plug else frozenset())):
+    if busy := vm.current_operations & (MOVING_VM | _STARTING | (_LEAVING if will_plug else frozenset())):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
     if vm.power_state == "Suspended":
         raise WrongPowerState(str(vm), vm.power_state, needed="Running or Halted", remedy="resume it first")
@@ -134,7 +139,7 @@ def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_pl
 
 def check_gives_disk_back(vm: VM, device: str) -> None:
     """Raise the VMError that says why a plugged disk cannot be unplugged now."""
-    if busy := vm.current_operations & (_MOVING | _LEAVING):
+    if busy := vm.current_operations & (MOVING_VM | _LEAVING):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
     if not vm.is_running:
         raise WrongPowerState(

@@ -68,7 +68,7 @@ class App(Commands):
     ) -> Never:
         terminal = Terminal()
         arguments = sys.argv[1:] if args is None else list(args)
-        with _ending_tidily():
+        with _ending_tidily(is_process=args is None):
             try:
                 status = super().main(
                     arguments, prog_name, **{**extra, "standalone_mode": False, "obj": terminal}
@@ -81,11 +81,13 @@ class App(Commands):
 
 
 @contextmanager
-def _ending_tidily() -> Iterator[None]:
+def _ending_tidily(*, is_process: bool) -> Iterator[None]:
     """Have SIGTERM and SIGHUP take back what Ctrl-C takes back; one that is ignored, as nohup has it, stays so.
 
     A later signal, of whichever of these, cuts short a call that waits for its answer, or a step that takes something
-    back; anywhere else it would end the taking back itself, so it is not heard.
+    back; anywhere else it would end the taking back itself, so it is not heard. After the command the signals mean what
+    they meant before; but where the command `is_process`, a process that was asked to end is about to, with the status
+    that says so, and hears none of them any more.
     """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
@@ -105,8 +107,8 @@ def _ending_tidily() -> Iterator[None]:
         yield
     finally:
         for number, handler in mine.items():
-            # a process that was asked to end is about to, with the status that says so
-            signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL if handler is None else handler)
+            ends = is_process and heard
+            signal.signal(number, signal.SIG_IGN if ends else signal.SIG_DFL if handler is None else handler)
 
 
 _INTERRUPTIBLE: Final = frozenset(

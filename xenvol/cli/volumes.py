@@ -190,7 +190,7 @@ def extend(pool: Pool, info: Info) -> None:
 
 
 def _device(attachment: Attachment) -> str:
-    return f"/dev/{attachment.device or mountpoints.name_of(attachment.userdevice)}"
+    return f"/dev/{attachment.device or mountpoints.shown_name(attachment.userdevice)}"
 
 
 def _row(attachment: Attachment) -> list[str]:

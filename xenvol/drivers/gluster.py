@@ -29,7 +29,8 @@ class GlusterDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = self.read_once(GlusterVolume.parse, connection_data)
-        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid)
+        volume_id = connection_data.get("volume_id")
+        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
         return self.identify(connection_data).key

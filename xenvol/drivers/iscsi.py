@@ -2,9 +2,9 @@
 
 A target is the pool's by its IQN: the uuid of our SR is derived from that, so that all who attach mean the same
 SR. An SR of somebody else's that holds the target already is used, and never forgotten, since a second SR on a
-target stays empty and unscannable (facts/sm-truth.md finding 12). Plugging the SR brings in all LUNs; one that was
-mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN that has
-vanished from under a plugged disk (finding 8).
+target stays empty and unscannable (docs/background/recordings.md, finding 12 (storage)). Plugging the SR brings in all
+LUNs; one that was mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN
+that has vanished from under a plugged disk (finding 8 (storage)).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xenvol.pool.view import Record, View
 from xenvol.secret import Secret
 from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import SRSpec
-from xenvol.storage.users import is_held_by_another
+from xenvol.storage.users import is_held_by_another, was_taken_out
 
 SR_TYPE = "iscsi"
 _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
@@ -67,10 +67,10 @@ class ISCSIDriver(VolumeDriver):
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            own = partial(_is_own, target, connection_data.get("volume_id"))
+            own = partial(_is_own, view, volume, target, connection_data.get("volume_id"))
             is_released = storage.release_sr(view, sr_ref, of=own)
             if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
-                storage.forget_lun(view, sr_ref, target.lun)
+                storage.forget_lun(view, sr_ref, target.lun, of=own)
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
 
@@ -101,8 +101,9 @@ class ISCSIDriver(VolumeDriver):
         return [_spec(volume, target).device_config for target in volume.targets]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
-        no disk of the target may be plugged: raises VolumeInUse, which names those that are."""
+        """See the new size. The storage driver learns it only from a new log-in (docs/background/recordings.md,
+        finding 7 (storage)), so no disk of the target may be plugged: raises VolumeInUse, which names those that
+        are."""
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
@@ -165,12 +166,18 @@ class ISCSIDriver(VolumeDriver):
         return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
 
 
-def _is_own(target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
-    """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held."""
-    return _is_lun(target, vdi) and not is_held_by_another(vdi, volume_id)
+def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
+    """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held.
 
-
-def _is_lun(target: ISCSITarget, vdi: Record) -> bool:
+    The record has the number that the master gives the LUN, and the data that of the VM's host. So where a disk of this
+    SR was taken out of the VM, the volume is that one.
+    """
+    if is_held_by_another(vdi, volume_id):
+        return False
+    if (proof := volume.proves(vdi)) is not None:
+        return proof
+    if (is_out := was_taken_out(view, vdi)) is not None:
+        return is_out
     return target.lun is None or vdi["sm_config"].get("LUNid") == str(target.lun)
 
 
@@ -203,6 +210,6 @@ def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:
         name_label=volume.name_label or f"xenvol {target.iqn}",
         name_description=volume.name_description or SRSpec.name_description,
         device_config=device_config,
-        # what SR.create writes there, so that others see the target is taken (facts/sm-truth.md finding 13)
+        # what SR.create writes there, so that others see the target is taken (recordings.md, finding 13 (storage))
         sm_config={"target": target.host, "targetIQN": target.iqn},
     )

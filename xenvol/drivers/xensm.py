@@ -1,7 +1,7 @@
 """xensm: a VDI of any SR that XenAPI can reach, told by uuid; the SR is introduced from the data where it is not known.
 
-What nova-volume's XenSM and cinder's XenAPINFS sent (facts/peers.md a.8, e.2), and what our Storage Manager sends.
-The SR was there before us more often than not; then it is used, and never forgotten.
+What nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2), and what our Storage Manager
+sends. The SR was there before us more often than not; then it is used, and never forgotten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xenvol.pool.view import Record, View
 from xenvol.secret import Secret
 from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage import SRSpec
-from xenvol.storage.users import is_held_by_another
+from xenvol.storage.users import is_held_by_another, was_taken_out
 
 
 class XenSMDriver(VolumeDriver):
@@ -50,14 +50,15 @@ class XenSMDriver(VolumeDriver):
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         if volume.target_lun is None:
-            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid)
+            volume_id = connection_data.get("volume_id")
+            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
             if sr_ref is not None:
-                own = partial(_is_own, volume, connection_data.get("volume_id"))
+                own = partial(_is_own, view, volume, connection_data.get("volume_id"))
                 is_released = storage.release_sr(view, sr_ref, of=own)
                 if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
-                    storage.forget_lun(view, sr_ref, volume.target_lun)
+                    storage.forget_lun(view, sr_ref, volume.target_lun, of=own)
         passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
         if passwords:
             storage.forget_leftovers(view, [volume.sr_uuid], passwords)
@@ -99,7 +100,7 @@ class XenSMDriver(VolumeDriver):
         if storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"]):
             storage.log_in_again(view, self.undo, sr_ref)
         else:
-            view.call("SR.scan", sr_ref)
+            storage.scan_sr(view, sr_ref)
         _, vdi = self._the_vdi(view, volume, sr_ref)
         return int(vdi["virtual_size"])
 
@@ -110,18 +111,21 @@ class XenSMDriver(VolumeDriver):
         storage.require_sr_type(view, spec.type)
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
-            return self._the_vdi(view, volume, sr_ref)
-        vdi_ref, vdi = storage.find_lun(
-            view,
-            self.undo,
-            sr_ref,
-            volume.target_lun,
-            is_fresh=is_new,
-            sharable=sharable,
-            hosts=self.hosts,
-            sr_type=spec.type,
-        )
-        storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
+            vdi_ref, vdi = self._the_vdi(view, volume, sr_ref)
+        else:
+            vdi_ref, vdi = storage.find_lun(
+                view,
+                self.undo,
+                sr_ref,
+                volume.target_lun,
+                is_fresh=is_new,
+                sharable=sharable,
+                hosts=self.hosts,
+                sr_type=spec.type,
+                proves=partial(_is_proved, volume),
+            )
+        if storage.is_lun_per_vdi(spec.type):
+            storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
@@ -137,8 +141,16 @@ class XenSMDriver(VolumeDriver):
         return vdi_ref, vdi
 
 
-def _is_own(volume: XenSMVolume, volume_id: object, vdi: Record) -> bool:
-    return _is_the_vdi(volume, vdi) and not is_held_by_another(vdi, volume_id)
+def _is_own(view: View, volume: XenSMVolume, volume_id: object, vdi: Record) -> bool:
+    """Whether it is the volume's LUN; its record has the number that the master gives it, which may be another."""
+    if is_held_by_another(vdi, volume_id):
+        return False
+    is_out = was_taken_out(view, vdi)
+    return _is_the_vdi(volume, vdi) if is_out is None else is_out
+
+
+def _is_proved(volume: XenSMVolume, vdi: Record) -> bool | None:
+    return volume.identity.is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
 
 
 def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:

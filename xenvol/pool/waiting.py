@@ -16,6 +16,10 @@ GRACE = 1.0
 """Seconds in which a living attempt makes its next call."""
 PATIENCE = 600.0
 """Seconds to wait for another one's operation, a long scan for instance. After that xapi may wait."""
+FLOOR = 0.02
+"""Seconds that a round of looking and waiting takes at least. In a busy pool there is always another event."""
+SHARE = 0.25
+"""Of the time that it waits, an attempt looks at most so much: the records of 1000 disks take a while."""
 _SLICE = 0.5
 """Seconds of one event.from: what comes without an event is seen by then."""
 
@@ -69,6 +73,7 @@ def settle(
     begin = last_sign = time.monotonic()
     seen: Record = {}
     while True:
+        began = time.monotonic()
         record = look()
         if is_settled(record):
             return True
@@ -80,3 +85,10 @@ def settle(
         if now - last_sign >= GRACE or now - begin >= PATIENCE:
             return False
         view.wait(watched(record), _SLICE)
+        time.sleep(left_of_round(began, now, time.monotonic()))
+
+
+def left_of_round(began: float, looked: float, now: float) -> float:
+    """Return the seconds to pause before the next look, so that endless events do not make for endless looks."""
+    lasts = max(FLOOR, (looked - began) / SHARE)
+    return max(0.0, min(began + lasts, looked + _SLICE) - now)

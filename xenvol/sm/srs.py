@@ -18,12 +18,21 @@ from xenvol.pool.changes import make
 from xenvol.pool.marks import BACKEND, MARK
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
-from xenvol.session.refs import HostRef, SRRef
+from xenvol.session.refs import HostRef, PBDRef, SRRef
 from xenvol.sm.errors import BackendNotReady, NoSuchStorageDriver
 from xenvol.sm.records import Backend
 from xenvol.storage import find_sr, is_ours
-from xenvol.storage.pbd import create_pbd, destroy_pbd, find_pbds, master_first, plug_pbd
+from xenvol.storage.pbd import (
+    create_pbd,
+    destroy_pbd,
+    find_pbds,
+    known_pbds,
+    master_first,
+    plug_pbd,
+)
+from xenvol.storage.sr import turn_beside_users
 from xenvol.storage.srtypes import NO_LONGER_SHIPPED
+from xenvol.storage.turn import turn
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +157,30 @@ def plug_sr(view: View, undo: Undo, sr_ref: SRRef, making: SRMaking, host_ref: H
     cannot plug it does not keep the others from it; the first such refusal is raised at the end.
     """
     pbds = find_pbds(view, sr_ref)
+    wanted = _wanted(view, sr_ref, pbds, host_ref)
+    if not all(host in pbds and pbds[host][1]["currently_attached"] for host in wanted):
+        with turn_beside_users(view, sr_ref, undo=undo):
+            pbds = known_pbds(view, sr_ref)
+            _plug_on(view, undo, sr_ref, making, _wanted(view, sr_ref, pbds, host_ref), pbds)
+
+
+def _wanted(
+    view: View, sr_ref: SRRef, pbds: Mapping[HostRef, object], host_ref: HostRef | None
+) -> set[HostRef]:
+    """The hosts that shall have the SR: all of a shared one, else the one where it lies."""
     if view.record("SR", sr_ref)["shared"]:
-        wanted = {*view.hosts, view.master}
-    else:
-        wanted = set(pbds) or ({host_ref} if host_ref is not None else {view.master})
+        return {*view.hosts, view.master}
+    return set(pbds) or ({host_ref} if host_ref is not None else {view.master})
+
+
+def _plug_on(
+    view: View,
+    undo: Undo,
+    sr_ref: SRRef,
+    making: SRMaking,
+    wanted: set[HostRef],
+    pbds: Mapping[HostRef, tuple[PBDRef, Record]],
+) -> None:
     theirs = next((pbd["device_config"] for _, pbd in pbds.values()), None)
     refusals: list[XapiError] = []
     for host in master_first(view, wanted):
@@ -216,17 +245,18 @@ def remove_sr(view: View, sr_ref: SRRef, *, destroy: bool) -> None:
 
     Idempotent. Where one host cannot let go, the others are plugged again.
     """
-    undo = Undo()
-    try:
-        with gone_is_fine("SR"):
-            pbds = find_pbds(view, sr_ref)
+    with gone_is_fine("SR"), turn_beside_users(view, sr_ref, for_unplug=True) as mine:
+        undo = Undo()
+        try:
+            pbds = known_pbds(view, sr_ref)
             for host in reversed(master_first(view, pbds)):
                 view.call("PBD.unplug", pbds[host][0])
                 undo.did(f"unplugged PBD {pbds[host][0]}", view.call, "PBD.plug", pbds[host][0])
             _drop(view, "SR.destroy" if destroy else "SR.forget", sr_ref)
-    except BaseException as error:
-        undo.unwind(error)
-        raise
+        except BaseException as error:
+            undo.unwind(error)
+            raise
+        mine.lose()
 
 
 def _drop(view: View, call: str, sr_ref: SRRef) -> None:
@@ -271,10 +301,8 @@ def host_of(view: View, backend: Backend) -> HostRef | None:
 
 def _forget(view: View, sr_ref: SRRef) -> None:
     """The inverse of introducing; its PBDs are unplugged by their own inverses, and go with it."""
-    try:
-        for pbd_ref, _ in find_pbds(view, sr_ref).values():
+    with gone_is_fine("SR"), turn(view, sr_ref) as mine:
+        for pbd_ref, _ in known_pbds(view, sr_ref).values():
             destroy_pbd(view, pbd_ref)
         view.call("SR.forget", sr_ref)
-    except XapiError as error:
-        if not is_gone(error, "SR"):
-            raise
+        mine.lose()

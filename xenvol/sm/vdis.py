@@ -32,7 +32,7 @@ from xenvol.sm.context import Context
 from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.records import Volume
 from xenvol.sm.tables import ID
-from xenvol.storage import vdis_of
+from xenvol.storage import scan_sr, vdis_of
 
 log = logging.getLogger(__name__)
 
@@ -378,7 +378,7 @@ def find_after_scan(view: View, sr_ref: SRRef, vdi_uuid: str) -> VDIRef | None:
     """
     for ref in view.find("VDI", {"uuid": vdi_uuid}):
         return VDIRef(ref)
-    view.call("SR.scan", sr_ref)
+    scan_sr(view, sr_ref)
     return next(map(VDIRef, view.find("VDI", {"uuid": vdi_uuid})), None)
 
 

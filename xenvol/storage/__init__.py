@@ -21,7 +21,7 @@ from xenvol.storage.lun import (
 from xenvol.storage.pbd import find_pbds, known_pbds
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type, scan_sr
 from xenvol.storage.vdi import describe, find_vdi, forget_vdi, vdis_of
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "luns_on",
     "release_sr",
     "require_sr_type",
+    "scan_sr",
     "seen_luns",
     "size_after_scan",
     "vdis_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from xenvol.errors import VolumeNotFound, WrongVolume
 from xenvol.pool.undo import Undo
@@ -10,9 +11,10 @@ from xenvol.pool.view import Record, View
 from xenvol.session.refs import HostRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.release import release_sr
-from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type
+from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr, require_sr_type, scan_sr
 from xenvol.storage.srtypes import sr_type_of
-from xenvol.storage.turn import turn, wait_while_busy
+from xenvol.storage.turn import turn
+from xenvol.storage.users import is_held_by_another
 from xenvol.storage.vdi import find_vdi
 
 
@@ -46,12 +48,19 @@ def connect_disk(
     return found
 
 
-def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None) -> None:
-    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it."""
+def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None, *, volume_id: object = None) -> None:
+    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it.
+
+    A disk that is held as another volume than `volume_id` is in use: stale data may name the file of another volume.
+    """
     found = None if vdi_uuid is None else find_vdi(view, vdi_uuid)
     sr_ref = find_sr(view, sr_uuid) if found is None else SRRef(found[1]["SR"])
     if sr_ref is not None:
-        release_sr(view, sr_ref, of=lambda vdi: bool(vdi["uuid"] == vdi_uuid))
+        release_sr(view, sr_ref, of=partial(_is_own, vdi_uuid, volume_id))
+
+
+def _is_own(vdi_uuid: str | None, volume_id: object, vdi: Record) -> bool:
+    return bool(vdi["uuid"] == vdi_uuid) and not is_held_by_another(vdi, volume_id)
 
 
 def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
@@ -67,7 +76,7 @@ def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
     has_uuid = [sr_type_of(spec.type).has_uuid and sm_config.get("nosubdir") != "true" for sm_config in maps]
     meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
     places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
-    is_there = any(meant.items() <= place.items() for place in places)
+    is_there = bool(meant) and any(meant.items() <= place.items() for place in places)
     if sr["type"] != spec.type or any(has_uuid) or not is_there:
         place = ", ".join(map(str, meant.values())) or f"SR {spec.uuid}"
         raise WrongVolume(
@@ -85,6 +94,5 @@ def size_after_scan(view: View, vdi_uuid: str) -> int:
     if found is None:
         raise VolumeNotFound(f"disk {vdi_uuid}")
     vdi_ref, vdi = found
-    wait_while_busy(view, SRRef(vdi["SR"]))
-    view.call("SR.scan", vdi["SR"])
+    scan_sr(view, SRRef(vdi["SR"]))
     return int(view.call("VDI.get_virtual_size", vdi_ref))

@@ -1,21 +1,21 @@
 """One host's link to an SR: made, plugged, and taken back.
 
 The pool's master comes first and goes last: xapi runs every operation on a shared SR there, and only a plug on the
-master makes the driver list its disks (facts/xapi.md, PBD.plug).
+master makes the driver list its disks (docs/background/xapi.md, PBD.plug).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import XapiError
 from xenvol.pool.changes import change, is_no_more, make, unmake
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, is_gone
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.session.refs import HostRef, PBDRef, SRRef
-from xenvol.storage.users import is_held
+from xenvol.storage.users import is_held, needs_every_host, vbds_of, vms_of
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,34 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
 
 
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
-    """The inverse of plugging. It stays where anybody has a disk of the SR meanwhile, plugged or for a next start."""
+    """The inverse of plugging. It stays where anybody needs a disk of the SR on that host."""
     vdis = view.find("VDI", {"SR": sr_ref}).values()
-    if not any(vdi["VBDs"] or is_held(vdi) for vdi in vdis) and unplug_unless_used(view, pbd_ref):
-        view.forget("PBD", pbd_ref)
+    with gone_is_fine("PBD"):
+        host_ref = HostRef(view.record("PBD", pbd_ref)["host"])
+        if not _is_needed_on(view, host_ref, vdis) and unplug_unless_used(view, pbd_ref):
+            view.forget("PBD", pbd_ref)
+
+
+def _is_needed_on(view: View, host_ref: HostRef, vdis: Collection[Record]) -> bool:
+    """Whether one of these disks is needed on the host: it is held, or a VM has it there or may start there with it.
+
+    On the master every disk is that a VM has anywhere. A VM that runs elsewhere, with the disk plugged, needs no other
+    host.
+    """
+    if any(is_held(vdi) for vdi in vdis):
+        return True
+    vbds = list(vbds_of(view, vdis).values())
+    if not vbds or host_ref == view.master:
+        return bool(vbds)
+    vms_of(view, vbds)
+    for vbd in vbds:
+        vm = view.known("VM", vbd["VM"])
+        if vm is None:
+            continue
+        may_start = not vbd["currently_attached"] and not vm["is_a_template"]
+        if may_start or vm["resident_on"] == host_ref or needs_every_host(view, vm):
+            return True
+    return False
 
 
 def _take_back_pbd(view: View, pbd_ref: PBDRef) -> None:

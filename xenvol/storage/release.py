@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import XapiError
+from xenvol.pool.changes import is_no_more, unmake
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
@@ -19,7 +20,7 @@ from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
 from xenvol.storage.users import is_held, is_marked, vbds_of
-from xenvol.storage.vdi import forget_vdi, vdis_of
+from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
     """
 
     def is_used_now() -> bool:
-        return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis_of(view, sr_ref).values())
+        """By what has been read since the turn came; no call."""
+        return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in known_vdis(view, sr_ref).values())
 
     mine = Turn(view, sr_ref, for_unplug=True)
     sr = mine.take()
@@ -120,7 +122,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
         if waits and LEFT not in sr["other_config"] and not is_used_now():
             settle(view, sr_ref, lambda sr: LEFT in sr["other_config"] or is_used_now())
         if is_used_now():
-            _leave_disks(view, vdis_of(view, sr_ref), of, is_foreign=False)
+            _leave_disks(view, known_vdis(view, sr_ref), of, is_foreign=False)
         elif _forget_plugged(view, sr_ref, view.record("SR", sr_ref)["PBDs"], of):
             mine.lose()
     except BaseException as error:
@@ -170,20 +172,13 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
 def _forget(view: View, sr_ref: SRRef) -> bool:
     """Forget it, and its PBDs and VDI records with it; not when somebody has plugged a PBD meanwhile."""
     try:
-        view.call("SR.forget", sr_ref)
+        unmake(view, ("SR.forget", sr_ref), is_undone=lambda: is_no_more(view, "SR", sr_ref))
     except XapiError as error:
         if error.code == "SR_HAS_PBD":
             log.info("SR %s stays: somebody has plugged it again", sr_ref)
             return False
         if not is_gone(error, "SR"):
             raise
-    except XapiUnreachable as silence:
-        try:
-            view.call("SR.get_uuid", sr_ref)
-        except XapiError as error:
-            if is_gone(error, "SR"):
-                return True
-        raise silence
     return True
 
 
@@ -205,7 +200,7 @@ def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> No
     if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
         return
     with turn(view, sr_ref, for_unplug=True):
-        if not any(is_marked(vbd) for vbd in vbds_of(view, vdis_of(view, sr_ref).values()).values()):
+        if not any(is_marked(vbd) for vbd in vbds_of(view, known_vdis(view, sr_ref).values()).values()):
             _take_back_marked(view, sr_ref)
 
 

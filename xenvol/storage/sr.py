@@ -8,7 +8,8 @@ plugged (trace sm/24, SR.sm_config), so before that it is said in other_config a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError, XenVolError
@@ -31,7 +32,15 @@ from xenvol.storage.pbd import (
 from xenvol.storage.release import forget_unless_used, is_ours
 from xenvol.storage.secrets import copies_of_passwords
 from xenvol.storage.srtypes import sr_type_of
-from xenvol.storage.turn import Turn, has_plugged, is_free, is_in_use, settle
+from xenvol.storage.turn import (
+    Turn,
+    has_plugged,
+    is_free,
+    is_in_use,
+    settle,
+    turn,
+    wait_for_the_first,
+)
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +134,23 @@ def connect_sr(
     if is_new or has_taken_over:
         has_plugged(sr_ref)
     return sr_ref, not is_shared or view.master in unplugged
+
+
+@contextmanager
+def turn_beside_users(
+    view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | None = None
+) -> Iterator[Turn]:
+    """Have the turn on an SR that was there: it may be that of a first attach, which takes none."""
+    if is_ours(view.record("SR", sr_ref)):
+        wait_for_the_first(view, sr_ref)
+    with turn(view, sr_ref, for_unplug=for_unplug, undo=undo) as mine:
+        yield mine
+
+
+def scan_sr(view: View, sr_ref: SRRef) -> None:
+    """Let the storage driver list the disks of an SR that was there anew."""
+    with turn_beside_users(view, sr_ref):
+        view.call("SR.scan", sr_ref)
 
 
 def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Record]]) -> list[HostRef]:

@@ -1,8 +1,8 @@
 """The turn mark: one attempt at a time changes an SR, so that no call of ours makes xapi wait for another one.
 
 xapi does not refuse a call that conflicts with one that is under way on the same SR. It waits: v24.16.0 sleeps a
-random 1 to 20 seconds a try (facts/truth.md, last section, finding 1). So one attempt at a time makes the calls that
-conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
+random 1 to 20 seconds a try (docs/background/recordings.md, finding 1 (xapi)). So one attempt at a time makes the calls
+that conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
 
 * the attempt that introduced the SR, until it has put a disk into use, and the detach that takes this disk out again,
   as long as nobody else has come: this is the ordinary road, and costs no call;
@@ -18,6 +18,7 @@ import datetime
 import logging
 import os
 import platform
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.pool import waiting
 from xenvol.pool.changes import change
 from xenvol.pool.marks import LEFT, TURN
+from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import SRRef
 from xenvol.storage.users import is_held
@@ -49,9 +51,10 @@ def look(view: View, sr_ref: SRRef) -> Record:
         known, sr = {*sr["PBDs"], *sr["VDIs"]}, view.record("SR", sr_ref)
         if known.issuperset([*sr["PBDs"], *sr["VDIs"]]):
             break
-    for pbd_ref, pbd in view.remembered("PBD").items():
-        if pbd["SR"] == sr_ref and pbd_ref not in sr["PBDs"]:
-            view.forget("PBD", pbd_ref)
+    for cls in ("PBD", "VDI"):
+        for ref, record in view.remembered(cls).items():
+            if record["SR"] == sr_ref and ref not in sr[f"{cls}s"]:
+                view.forget(cls, ref)
     return sr
 
 
@@ -103,6 +106,7 @@ class Turn:
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._token = f"{_this_process()} {uuid.uuid4().hex} {platform.node()} {began}"
         self.is_ours = False
+        self._since = 0.0
 
     def take(self) -> Record:
         """Wait for the turn. Return the SR, its PBDs and VDIs, read anew. Raises XapiError if the SR is gone."""
@@ -142,16 +146,21 @@ class Turn:
         return True
 
     def leave(self) -> None:
-        """Give it back; idempotent, and fine where the SR has gone."""
+        """Give it back; idempotent, and fine where the SR has gone.
+
+        After a while others may have taken us for dead: then the mark may be that of another attempt, and stays.
+        """
         if not self.is_ours:
             return
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
+        _alive.discard(self._token)  # where the mark cannot be removed, nobody here waits for us
         with gone_is_fine("SR"):
-            try:
-                self._view.call(*call)
-            except XapiUnreachable:
-                if self._there() == self._token:
+            if time.monotonic() - self._since < waiting.GRACE or self._there() == self._token:
+                try:
                     self._view.call(*call)
+                except XapiUnreachable:
+                    if self._there() == self._token:
+                        self._view.call(*call)
         self.lose()
 
     def leave_after(self, error: BaseException) -> None:
@@ -181,9 +190,8 @@ class Turn:
             "took the turn",
             call,
             look=lambda: self._there() == self._token,
-            inverse=self.leave,
         )
-        self.is_ours = True
+        self.is_ours, self._since = True, time.monotonic()
 
     def _is_free(self, sr: Record) -> bool:
         return is_free(self._view, sr, for_unplug=self._for_unplug)
@@ -202,23 +210,31 @@ class Turn:
 
 
 @contextmanager
-def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False) -> Iterator[None]:
-    """Change the SR in the body, and nobody else does."""
+def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | None = None) -> Iterator[Turn]:
+    """Change the SR in the body, and nobody else does. What the body records in `undo` is taken back in a turn, too."""
     mine = Turn(view, sr_ref, for_unplug=for_unplug)
     mine.take()
+    if undo is not None:
+        undo.did("had the turn", mine.leave)
     try:
-        yield
+        yield mine
     except BaseException as error:
         mine.leave_after(error)
         raise
-    mine.leave()
+    else:
+        mine.leave()
+    finally:
+        if undo is not None:
+            undo.did("had no turn", mine.try_to_take)
 
 
-def wait_while_busy(view: View, sr_ref: SRRef) -> None:
-    """Wait for what is under way on the SR by the record that has been read; mostly no call."""
-    sr = view.record("SR", sr_ref)
-    if sr.get("current_operations") or TURN in sr["other_config"]:
-        settle(view, sr_ref, lambda sr: is_free(view, sr))
+def wait_for_the_first(view: View, sr_ref: SRRef) -> None:
+    """Wait until a disk of an SR of ours is in use, since before that the attempt that introduced the SR changes it.
+
+    Returns at once where that attempt is known to be over, and after `waiting.GRACE` where it makes no call.
+    """
+    if not is_nobodys(sr_ref):
+        settle(view, sr_ref, lambda sr: is_in_use(view, sr))
 
 
 def has_plugged(sr_ref: SRRef) -> None:

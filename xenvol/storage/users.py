@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xenvol.pool.marks import CONNECTED, DRIVER, VDI, VOLUME
-from xenvol.pool.view import Record, View
+from xenvol.pool.view import MOVING_VM, Record, View
 from xenvol.session.refs import NULL_REF, VBDRef
 
 _MOVING = frozenset({"plug", "unplug", "unplug_force"})
@@ -27,7 +27,10 @@ def is_moving(vbd: Record) -> bool:
 
 
 def is_plugged(vbd: Record) -> bool:
-    """Whether the guest has the disk. A real xapi says currently_attached as soon as a plug begins (finding 8)."""
+    """Whether the guest has the disk.
+
+    A real xapi says currently_attached as soon as a plug begins (docs/background/recordings.md, finding 8 (xapi)).
+    """
     return bool(vbd["currently_attached"]) and not is_moving(vbd)
 
 
@@ -51,6 +54,13 @@ def is_held_by_another(vdi: Record, volume_id: object) -> bool:
     return bool(holder) and volume_id is not None and holder != volume_id
 
 
+def was_taken_out(view: View, vdi: Record) -> bool | None:
+    """Whether this operation took the disk out of a VM; None where it took out no disk of that SR. No call."""
+    out = [view.known("VDI", vbd["VDI"]) for vbd in view.remembered("VBD").values() if vbd["VM"] == NULL_REF]
+    here = {each["uuid"] for each in out if each is not None and each["SR"] == vdi["SR"]}
+    return vdi["uuid"] in here if here else None
+
+
 def vbds_of(view: View, vdis: Iterable[Record]) -> dict[VBDRef, Record]:
     """Return the VBDs of these disks, of whichever VM; one call at most."""
     refs = [ref for vdi in vdis for ref in vdi["VBDs"]]
@@ -58,6 +68,24 @@ def vbds_of(view: View, vdis: Iterable[Record]) -> dict[VBDRef, Record]:
         return {}
     view.read({"VBD": refs})
     return {VBDRef(ref): vbd for ref in refs if (vbd := view.known("VBD", ref)) is not None}
+
+
+def needs_every_host(view: View, vm_rec: Record) -> bool:
+    """Whether the VM needs its disks on every host that it may start on: it runs nowhere, or HA protects it.
+
+    So does a VM that is moving, since its record does not tell where to. A snapshot is a template, too, and neither of
+    them starts.
+    """
+    return bool(
+        (vm_rec["resident_on"] == NULL_REF and not vm_rec["is_a_template"])
+        or (view.pool["ha_enabled"] and vm_rec.get("ha_restart_priority") == "restart")
+        or is_moving_vm(vm_rec)
+    )
+
+
+def is_moving_vm(vm_rec: Record) -> bool:
+    """Whether a call that moves the VM to another host is under way."""
+    return not MOVING_VM.isdisjoint(vm_rec["current_operations"].values())
 
 
 def in_words(view: View, vbds: Iterable[Record]) -> list[str]:

@@ -13,6 +13,12 @@ def vdis_of(view: View, sr_ref: SRRef) -> dict[VDIRef, Record]:
     return {VDIRef(ref): vdi for ref, vdi in view.find("VDI", {"SR": sr_ref}).items()}
 
 
+def known_vdis(view: View, sr_ref: SRRef) -> dict[VDIRef, Record]:
+    """The SR's disks that this operation has read; no call."""
+    found = view.remembered("VDI")
+    return {VDIRef(ref): vdi for ref, vdi in found.items() if vdi["SR"] == sr_ref}
+
+
 def find_vdi(view: View, vdi_uuid: str) -> tuple[VDIRef, Record] | None:
     """A disk by its uuid, in whichever SR."""
     return next(((VDIRef(ref), vdi) for ref, vdi in view.find("VDI", {"uuid": vdi_uuid}).items()), None)
