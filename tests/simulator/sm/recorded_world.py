@@ -223,7 +223,7 @@ def _lines(script: Script) -> Iterator[dict[str, Any]]:
 
 
 def derived_uuid(scsi_id: str) -> str:
-    """Return the uuid of a VDI that is a LUN."""
+    """Return the uuid of the VDI of a LUN with that SCSI id."""
     return str(uuid.UUID(hashlib.md5(scsi_id.encode()).hexdigest()))
 
 

@@ -112,7 +112,7 @@ class VolumeDisks(Driver):
         volume.size = max(full, volume.size)
 
     def vdi_detach(self, uuid: str) -> None:
-        """Shrink thin disks, and snapshots of thick SRs, to their data."""
+        """Shrink the disk to its data if it is thin, or a snapshot in a thick SR."""
         _group, volume = self.get_volume(uuid)
         row = self.xapi.vdi(uuid)
         if volume.vhd is not None and (self.is_thin or (row and row["is_a_snapshot"])):
