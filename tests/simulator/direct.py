@@ -1,4 +1,4 @@
-"""A pool without a server: calls go to the dispatcher as if they had just been parsed."""
+"""A pool without a server: tests pass calls to the dispatcher as if they had just been parsed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xenvol.simulator.xapi import Xapi
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.seconds = 1_795_000_000.0
@@ -48,15 +48,15 @@ class Direct:
         return self.raw("session.login_with_password", "root", "secret", "1.0", originator)
 
     def raw(self, method: str, *params: Any, host: str | None = None) -> Any:
-        """The wire value of the answer; raises `Failure`."""
+        """Return the wire value of the answer; raises `Failure`."""
         return dispatch.dispatch(self.xapi, host or self.xapi.master, method, params)
 
     def call(self, method: str, *params: Any) -> Any:
-        """The same with the session in front."""
+        """Call with the session as the first parameter."""
         return self.raw(method, self.session, *params)
 
     def refusal(self, method: str, *params: Any) -> list[str]:
-        """The ErrorDescription of a call, with the session in front, that must be refused."""
+        """Return the ErrorDescription of a call with the session; fails if the call succeeds."""
         return refusal(lambda: self.call(method, *params))
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Direct:
 
 
 def refusal(call: Callable[[], object]) -> list[str]:
-    """The ErrorDescription of something that must be refused."""
+    """Return the ErrorDescription of a call; fails if the call succeeds."""
     try:
         result = call()
     except Failure as failure:

@@ -1,4 +1,4 @@
-"""A pool with a file SR on NFS, its doors for images, and a second implementation of VHD to test the first with."""
+"""A pool with a file SR on NFS, its image handlers, and a second implementation of VHD to test the first with."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Doors:
         return str(self.x.task.create("transfer", ""))
 
     def content(self, vdi: str) -> Path:
-        """The sparse file behind the disk."""
+        """Return the sparse file behind the disk."""
         with self.xapi.xapi.lock:
             master = self.xapi.xapi.master
             return datapath.content(Call(self.xapi.xapi, "test", "", "", master), master, vdi)
@@ -83,7 +83,7 @@ class Doors:
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
 
     def put(self, vdi: str, body: bytes, **parameters: str) -> list[str]:
-        """What the task says afterwards: ``["success"]``, or the error."""
+        """Upload the body, and return the task's outcome: ``["success"]``, or the error."""
         task = self.task()
         answer = self.request("PUT", "/import_raw_vdi", body, vdi=vdi, task_id=task, **parameters)
         assert answer.status == 200, answer
@@ -101,7 +101,7 @@ class Doors:
 
     @contextmanager
     def upload(self, vdi: str, length: int, **parameters: str) -> Iterator[socket.socket]:
-        """A PUT whose head is answered; the body is for the block to send."""
+        """Start a PUT, and yield its connection when the head is answered; the block sends the body."""
         parts = urllib.parse.urlsplit(self.xapi.url)
         with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
             target = f"/import_raw_vdi?{self.query(vdi=vdi, **parameters)}"
@@ -114,7 +114,7 @@ class Doors:
             yield connection
 
     def plugged(self, vdi: str) -> list[str]:
-        """The disk's slots in which it is plugged."""
+        """Return the disk's VBDs that are plugged."""
         with self.xapi.xapi.lock:
             db = self.xapi.db
             vbds = db.children(vdi, "VBDs")
@@ -128,7 +128,7 @@ def doors(version: str = "24.16.0", **kwargs: Any) -> Iterator[Doors]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Within half a minute."""
+    """Wait until the condition is true, at most a minute."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not happen within a minute"
@@ -139,7 +139,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def vhd_sum(data: bytes) -> int:
-    """Of a structure whose own checksum is 0."""
+    """Return the checksum of a structure whose own checksum is 0."""
     return sum(data) ^ 0xFFFFFFFF
 
 
@@ -176,7 +176,10 @@ def vhd_file(
     order: Callable[[list[int]], list[int]] = sorted,
     gap: int = 0,
 ) -> bytes:
-    """``blocks``: number of a block to its sectors that are there, by number; ``gap`` bytes before each block."""
+    """Return a VHD.
+
+    ``blocks``: block number to its present sectors, by number; ``gap`` bytes precede each block.
+    """
     entries = -(-size // block_size)
     table_offset = 1536
     table = [0xFFFFFFFF] * entries
@@ -204,7 +207,7 @@ def vhd_file(
 
 
 def vhd_read(image: bytes) -> tuple[int, dict[int, bytes], str]:
-    """Size of the disk, its blocks that are there, and the uuid of the parent (hexadecimal; 0 for none)."""
+    """Return the disk's size, its present blocks, and the uuid of the parent (hexadecimal; 0 for none)."""
     footer = image[-512:]
     assert footer == image[:512]
     assert footer[:8] == b"conectix"

@@ -1,4 +1,4 @@
-"""What is true of every pool at every moment, whatever was called; each function names what is not."""
+"""Invariants of every pool, after any calls; each function yields the violations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from xenvol.simulator.xapi import Xapi
 LIVE = ("Running", "Paused")
 MARKED = ("SR", "VDI", "VBD", "VM", "VIF")
 OWNERS = (("VBD", "VM"), ("VDI", "SR"), ("PBD", "SR"), ("VIF", "VM"))
-"""What cannot be without the object that it belongs to: VBDs may outlive their VDI, not their VM."""
+"""Objects that must not outlive their owner: VBDs may outlive their VDI, not their VM."""
 
 
 def violations(xapi: Xapi) -> list[str]:
-    """Everything that is wrong while no call is under way."""
+    """Return every violation; no call may be under way."""
     db = xapi.db
     checks = (_torn_relations, _orphans, _marks, _powers, _attachments, _sizes, _secrets)
     found = [text for check in checks for text in check(db)]
@@ -25,7 +25,7 @@ def violations(xapi: Xapi) -> list[str]:
 
 
 def stale(xapi: Xapi, cls: str, ref: str) -> str:
-    """How an object's allowed_operations differ from what it would allow now; empty where they do not."""
+    """Return how an object's allowed_operations differ from what it would allow now; empty if they do not."""
     before = xapi.db.get(cls, ref, "allowed_operations")
     now = _allowed(xapi, cls, ref)
     return (
@@ -53,7 +53,7 @@ def _vm_allows(xapi: Xapi, vm: str, operation: str) -> bool:
 
 
 def _torn_relations(db: Database) -> Iterator[str]:
-    """A relation has two sides, and both say the same."""
+    """Both sides of a relation agree."""
     for child, field, parent, members in db.model.relations:
         if not {child, parent} <= db.model.classes.keys() or field not in db.model.classes[child].fields:
             continue
@@ -83,7 +83,7 @@ def _marks(db: Database) -> Iterator[str]:
 
 
 def _powers(db: Database) -> Iterator[str]:
-    """A VM that runs is somewhere, and one that does not is nowhere."""
+    """A running VM has a host, and any other VM has none."""
     for vm, row in _guests(db):
         is_live = row["power_state"] in LIVE
         if is_live != db.exists("host", row["resident_on"]) or is_live != (row["domid"] != -1):
@@ -93,7 +93,7 @@ def _powers(db: Database) -> Iterator[str]:
 
 
 def _attachments(db: Database) -> Iterator[str]:
-    """A disk is in a VM that runs, or sleeps with it; a snapshot with memory sleeps as well."""
+    """A plugged disk belongs to a VM that runs or is suspended; a snapshot with memory counts as suspended."""
     for vbd in db.refs("VBD"):
         row = db.row("VBD", vbd)
         vm = db.row("VM", row["VM"])
@@ -110,14 +110,14 @@ def _sizes(db: Database) -> Iterator[str]:
 
 
 def _secrets(db: Database) -> Iterator[str]:
-    """No password is in a device_config."""
+    """No device_config has a password."""
     for pbd in db.refs("PBD"):
         if any(key.endswith("password") for key in db.row("PBD", pbd)["device_config"]):
             yield f"PBD {pbd} shows a password"
 
 
 def _domains(xapi: Xapi) -> Iterator[str]:
-    """xapi believes of every domain what its hypervisor has."""
+    """xapi's view of every domain is that of its hypervisor."""
     for vm, row in _guests(xapi.db):
         if row["power_state"] not in LIVE:
             if vm in xapi.domains:

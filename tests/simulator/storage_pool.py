@@ -1,4 +1,4 @@
-"""A pool whose SRs are of types dummy and flaky, and short ways to make what the tests of the storage rules need."""
+"""A pool whose SRs are of types dummy and flaky, with shortcuts for tests of the storage rules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StoragePool:
         return str(self.x.PBD.create(record))
 
     def sr(self, sr_type: str = "dummy", *, shared: bool = True, **config: str) -> str:
-        """Made and plugged, if the driver lets it."""
+        """Create an SR, plugged if the driver allows it."""
         return str(self.x.SR.create(self.master, config, "0", "sr", "", sr_type, "user", shared, {}))
 
     def vdi(self, sr: str, **values: Any) -> str:
@@ -56,7 +56,7 @@ class StoragePool:
         return str(self.x.VDI.introduce(uuid, "disk", "", sr, "user", False, False, {}, location, {}, {}))
 
     def vbd(self, vdi: str, *, attached: bool = False, mode: str = "RW") -> str:
-        """A slot of a VM that runs on the master, as it is in the database."""
+        """Add a VBD of a VM that runs on the master, directly to the database."""
         with self.simulator.xapi.lock:
             metrics = self.db.create("VM_metrics", current_domain_type="pv")
             vm = self.db.create("VM", power_state="Running", resident_on=self.master, metrics=metrics)
@@ -74,7 +74,7 @@ def storage_pool(version: str = "24.16.0", *, hosts: int = 1) -> Iterator[Storag
 
 
 def refusal(call: Callable[..., object], *arguments: object) -> list[str]:
-    """What the call is refused with; fails where it is not."""
+    """Return the call's ErrorDescription; fails if the call succeeds."""
     try:
         result = call(*arguments)
     except XenAPI.Failure as failure:

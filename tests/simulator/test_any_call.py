@@ -1,4 +1,4 @@
-"""Whatever is sent, a rule answers or refuses: no call breaks one, and none leaves the database torn."""
+"""A rule answers or refuses any call: no call breaks a rule, and none leaves the database inconsistent."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CALLS = 6000
 WORDS = (
     "", "x", "0", "3", "15", "-1", "xvda", "hdc", "autodetect", "dummy", "flaky", "lvm", "user", "iso", "k",
     "11111111-1111-4111-8111-111111111111", "order", "type", "true", "é😀", " x ", 'field "uuid" = "x"',
-)  # fmt: skip  # because it is one list
+)  # fmt: skip  # one list
 NUMBERS = (0, 1, -1, 5, 4096, 1 << 30, 2**63 - 1, -(2**63), "7", "0x10", "1_000")
 WRONG = (None, 5, True, 1.5, "x", [], {}, ["x"], {"k": "v"})
 RARE = 0.04
-"""How often something of a wrong type is sent."""
+"""The fraction of values that have a wrong type."""
 
 
 class Caller:
-    """Makes calls up, about the objects that are there."""
+    """Makes random calls about the existing objects."""
 
     def __init__(self, simulator: Simulator, seed: int) -> None:
         self.random = random.Random(seed)
@@ -47,7 +47,7 @@ class Caller:
         return not message.intra_pool_only and (message.full_name in RULES or self.random.random() < 0.1)
 
     def furnish(self) -> None:
-        """See to it that there is something to make calls about."""
+        """Make sure that there are objects to call about."""
         db = self.xapi.db
         if db.count("VDI") < 4:
             sr = self.simulator.add_sr(f"sr {db.stamp}", type=self.random.choice(["dummy", "flaky"]))
@@ -100,7 +100,7 @@ class Caller:
 
 
 class Broken(logging.Handler):
-    """Collects what the dispatcher reports as broken."""
+    """Collects the rules that the dispatcher reports as broken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_no_call_breaks_a_rule(version: str, seed: int, broken: Broken) -> None:
         xapi = simulator.xapi
         login = ("session.login_with_password", ["root", "secret"])
         session = dispatch(xapi, xapi.master, *login)
-        xapi.close()  # so that nobody waits: a VM may be told to take years for its shutdown
+        xapi.close()  # ends all waits: a VM may have a shutdown delay of years
         answered = 0
         for _ in range(CALLS):
             caller.furnish()
@@ -141,7 +141,7 @@ def test_no_call_breaks_a_rule(version: str, seed: int, broken: Broken) -> None:
 
 
 def assert_whole(simulator: Simulator) -> None:
-    """Every index says what the rows say."""
+    """Check that every index agrees with the rows."""
     db: Any = simulator.db
     for (cls, uuid), ref in db._by_uuid.items():
         assert db.row(cls, ref)["uuid"].lower() == uuid

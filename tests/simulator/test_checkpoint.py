@@ -1,4 +1,4 @@
-"""A checkpoint keeps everything that a pool is, and a simulator goes back to it as often as a test likes."""
+"""A checkpoint contains the whole pool, and a simulator can be restored from it any number of times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def furnished(xapi: Simulator) -> Simulator:
-    """With an SR, a disk that has bytes and is plugged into the control domain, and a VM that runs."""
+    """Add an SR, a disk that has bytes and is plugged into the control domain, and a running VM."""
     xapi.storage.shares.add_nfs("10.0.0.2").export("/vols", size=1 << 30)
     sr = xapi.add_sr(
         "nfs", type="nfs", device_config={"server": "10.0.0.2", "serverpath": "/vols"}, create=True
@@ -29,7 +29,7 @@ def furnished(xapi: Simulator) -> Simulator:
 
 
 def plugged(xapi: Simulator) -> Path:
-    """The block device of the disk in the control domain."""
+    """Return the block device of the disk in the control domain."""
     (link,) = [path for path in xapi.dev.rglob("*") if path.is_symlink()]
     return link
 
@@ -55,7 +55,7 @@ def test_what_was_done_since_is_undone_and_what_was_there_is_there(furnished: Si
 
 
 def test_a_pool_that_was_restored_works_on(furnished: Simulator) -> None:
-    """Its relations, its events and its storage are as good as those that were built."""
+    """Its relations, its events and its storage work as in a pool that was built."""
     furnished.restore(furnished.checkpoint())
     client = PlainClient(furnished)
     (vm,) = client.call("VM.get_by_name_label", "web")[1]
@@ -128,8 +128,8 @@ def hanging(xapi: Simulator) -> Iterator[str]:
 
 @pytest.mark.xapi(hosts=2)
 def test_none_is_made_while_a_call_is_under_way(xapi: Simulator, hanging: str) -> None:
-    """The thread that does it cannot be kept, and would be missed."""
-    with pytest.raises(RuntimeError, match=r"VM .* has .*pool_migrate: a checkpoint keeps a pool"):
+    """The operation's thread cannot be saved."""
+    with pytest.raises(RuntimeError, match=r"VM .* has .*pool_migrate: a checkpoint needs a pool"):
         xapi.checkpoint()
 
 
@@ -143,7 +143,7 @@ def test_the_files_of_a_pool_that_was_restored_go_with_the_simulator() -> None:
 
 class TestSimulatorsThatStartAlike:
     def test_are_different_pools(self) -> None:
-        """Two pools of a test have nothing in common, though neither was built from the ground."""
+        """Two pools of a test share nothing, although both are made from one template."""
         with Simulator(hosts=2) as one, Simulator(hosts=2) as other:
             names = [
                 {value for ref in xapi.db.refs(cls) for value in (ref, xapi.db.get(cls, ref, "uuid"))}

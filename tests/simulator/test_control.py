@@ -17,7 +17,7 @@ SECRET = {"value": "hunter2", "other_config": {}}
 
 
 class HTTP:
-    """A client that knows nothing of us."""
+    """A client that uses no code of xenvol."""
 
     def __init__(self, url: str) -> None:
         self._address = urllib.parse.urlsplit(url)
@@ -154,7 +154,7 @@ class TestJournal:
     def test_a_mark_that_is_no_number_is_refused(self, http_client: HTTP) -> None:
         status, page = http_client("GET", "/simulator/journal?since=now")
         assert status == 400
-        assert page["error"] == "since: 'now' is no number"
+        assert page["error"] == "since: 'now' is not a number"
 
 
 class TestFaults:
@@ -181,7 +181,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("data", "text"),
         [
-            (b"{", "the body is no JSON"),
+            (b"{", "the body is not JSON"),
             ([], "a fault is a map"),
             ({"fault": "refuse"}, "method: missing"),
             ({"fault": "die", "host": "nowhere"}, "no host 'nowhere'"),

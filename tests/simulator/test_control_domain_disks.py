@@ -1,4 +1,4 @@
-"""A disk that is plugged into a control domain is a device below the directory that stands for its /dev."""
+"""A disk plugged into a control domain is a device below the directory that stands for its /dev."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def slot(pool: Doors, vdi: str, *, host: int = 0, mode: str = "RW") -> str:
 
 
 def plug(pool: Doors, vbd: str) -> str:
-    """What the device is called."""
+    """Plug the VBD, and return its device."""
     pool.x.VBD.plug(vbd)
     return str(pool.x.VBD.get_device(vbd))
 

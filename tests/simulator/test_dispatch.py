@@ -1,4 +1,4 @@
-"""What every call is checked for, in which order, and what follows from the data model alone."""
+"""The checks of every call, in order, and the messages that follow from the data model alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pool() -> Iterator[Direct]:
 
 @pytest.fixture
 def network(pool: Direct) -> str:
-    """An object to read and write that nothing else needs."""
+    """Add an object for reading and writing that nothing else needs."""
     with pool.xapi.lock:
         ref: str = pool.db.create("network", name_label="lan", other_config={"k": "v"}, tags=["t"])
     return ref
@@ -41,16 +41,16 @@ def network(pool: Direct) -> str:
 def test_parameters_are_counted_before_anything_else(pool: Direct) -> None:
     assert refusal(lambda: pool.raw("VM.get_record", "nonsense")) == [
         "MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.get_record", "1", "0",
-    ]  # fmt: skip  # because an ErrorDescription is one line
+    ]  # fmt: skip  # an ErrorDescription is one line
     assert refusal(lambda: pool.raw("VM.get_record")) == [
         "MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.get_record", "1", "-1",
-    ]  # fmt: skip  # because an ErrorDescription is one line
+    ]  # fmt: skip  # an ErrorDescription is one line
 
 
 def test_types_are_checked_before_the_session(pool: Direct) -> None:
     assert refusal(lambda: pool.raw("VM.get_record", "nonsense", 5)) == [
         "INTERNAL_ERROR", "Failure(\"Expected string, got 'I(5)'\")",
-    ]  # fmt: skip  # because an ErrorDescription is one line
+    ]  # fmt: skip  # an ErrorDescription is one line
 
 
 def test_the_session_is_checked_before_the_object(pool: Direct) -> None:
@@ -98,7 +98,7 @@ def test_the_server_tells_that_it_is_alive_and_what_it_knows(pool: Direct) -> No
 
 
 def test_every_message_of_the_data_model_answers_or_is_not_implemented(pool: Direct) -> None:
-    """No message without parameters breaks; what a rule has broken would be an INTERNAL_ERROR."""
+    """No message without parameters breaks; a broken rule answers INTERNAL_ERROR."""
     broken = []
     for message in MODEL.wire_names.values():
         if message.takes_session and not message.params and message.cls not in ("session", "event"):
@@ -181,7 +181,7 @@ def test_a_dead_reference_is_named_with_its_class(pool: Direct, network: str) ->
     for method, *params in (
         ("get_record",), ("get_name_label",), ("set_name_label", "x"), ("add_to_other_config", "k", "v"),
         ("remove_from_other_config", "k"), ("add_tags", "t"), ("remove_tags", "t"),
-    ):  # fmt: skip  # because one message a line says no more
+    ):  # fmt: skip  # one message per line says no more
         assert pool.refusal(f"network.{method}", NULL, *params) == ["HANDLE_INVALID", "network", NULL]
     assert pool.refusal("VM.get_record", network) == ["HANDLE_INVALID", "VM", network]
     assert pool.refusal("network.get_by_uuid", "x") == ["UUID_INVALID", "network", "x"]
@@ -243,7 +243,7 @@ def test_a_constructor_wants_a_record(pool: Direct) -> None:
         ("0u5", 5), ("-0x1", -1), ("9223372036854775807", 2**63 - 1), ("-9223372036854775808", -(2**63)),
         ("0xffffffffffffffff", -1), ("0u18446744073709551615", -1),
     ],
-)  # fmt: skip  # because a table reads better
+)  # fmt: skip  # a table reads better
 def test_integers_are_read_as_ocaml_reads_them(text: str, number: int) -> None:
     assert ocaml_int64(text) == number
 
@@ -272,7 +272,7 @@ def test_every_integer_is_read_in_every_base(number: int) -> None:
         ("(int -> string set) map", {"1": ["a"]}, {1: ["a"]}), ("SR ref", "rubbish", "rubbish"),
         ("string option", None, None), ("string option", "x", "x"),
     ],
-)  # fmt: skip  # because a table reads better
+)  # fmt: skip  # a table reads better
 def test_a_parameter_is_converted_to_its_type(kind: str, wire: Any, value: Any) -> None:
     decoded = decode(MODEL, parse_type(kind), wire)
     assert (decoded, type(decoded)) == (value, type(value))
@@ -330,7 +330,7 @@ def test_every_type_of_the_data_model_can_be_parsed() -> None:
             parsed = parse_type(kind)
             assert parsed.kind in (
                 "string", "int", "float", "bool", "datetime", "void", "ref", "enum", "record", "set", "map", "option"
-            ), (message, parsed)  # fmt: skip  # because it is one list
+            ), (message, parsed)  # fmt: skip  # one list
 
 
 def test_a_default_belongs_to_the_call_and_not_to_the_table(

@@ -1,4 +1,4 @@
-"""What a client hears of changes: which, in which order, when, and at what price for everybody else."""
+"""Events: which a client gets, in which order, when, and what they cost other clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pool() -> Iterator[Direct]:
 
 
 def batch(pool: Direct, classes: list[str], token: str = "", timeout: float = 0.0) -> tuple[list[Any], str]:
-    """The events as (operation, class, reference), and the next token."""
+    """Return the events as (operation, class, reference), and the next token."""
     answer = plain(pool.call("event.from", classes, token, timeout))
     return [(e["operation"], e["class"], e["ref"]) for e in answer["events"]], answer["token"]
 
@@ -34,7 +34,7 @@ def network(pool: Direct, **values: Any) -> str:
 
 
 class Background:
-    """A call in a thread of its own, and what came of it."""
+    """A call in a thread of its own, and its outcome."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.result: Any = None
@@ -62,7 +62,7 @@ def until_it_waits(pool: Direct, count: int = 1) -> None:
             if pool.xapi.bell.waiters >= count:
                 return
         time.sleep(0.002)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no thread waits")
 
 
 # ---- which events
@@ -95,7 +95,7 @@ def test_additions_come_first_and_deletions_last_and_carry_no_record(pool: Direc
     answer = plain(pool.call("event.from", ["network"], token, 0.0))
     assert [(e["operation"], e["ref"], "snapshot" in e) for e in answer["events"]] == [
         ("add", new, True), ("mod", kept, True), ("del", gone, False),
-    ]  # fmt: skip  # because it is one list
+    ]  # fmt: skip  # one list
 
 
 def test_what_came_and_went_since_the_token_is_no_event(pool: Direct) -> None:
@@ -259,7 +259,7 @@ def test_a_change_wakes_only_who_waits_for_it(pool: Direct) -> None:
 
 
 def test_a_waiter_is_woken_once_for_many_changes(pool: Direct) -> None:
-    """Whoever is awake costs the next change nothing: a burst of changes wakes each client once."""
+    """A client that is awake costs the next change nothing: a burst of changes wakes each client once."""
     lan = network(pool)
     _, token = batch(pool, ["network"])
     clients = [Background(lambda: batch(pool, ["network"], token, 60.0)) for _ in range(20)]
@@ -285,7 +285,7 @@ def test_next_tells_every_change_since_the_registration(pool: Direct) -> None:
     found = plain(pool.call("event.next"))
     assert [(e["operation"], e["snapshot"]["name_label"], e["id"]) for e in found] == [
         ("mod", "a", "0"), ("mod", "b", "1"),
-    ]  # fmt: skip  # because it is one list
+    ]  # fmt: skip  # one list
     assert found[0]["timestamp"] == "1795000000."
 
 

@@ -82,7 +82,7 @@ class TestOrders:
         assert [faults.fate(incoming(method)).lose_answer for method in calls] == [False, False, True]
 
     def test_a_star_counts_what_the_journal_counts(self, faults: Faults) -> None:
-        """Log-ins are no part of the work, so the n-th call is the n-th of the journal."""
+        """Log-ins are not part of the work, so the n-th call is the n-th of the journal."""
         faults.lose_answer("*", nth=2)
         calls = ["session.login_with_password", "SR.scan", "session.logout", "VDI.create"]
         struck = [faults.fate(incoming(method)).lose_answer for method in calls]
@@ -212,7 +212,7 @@ class TestOnTheWire:
     def test_a_delay_inside_is_the_storage_s_and_the_operation_is_under_way(
         self, xapi: Simulator, client: PlainClient
     ) -> None:
-        """A VBD is currently_attached from the moment that its plug begins."""
+        """A VBD is currently_attached as soon as its plug begins."""
         vm = xapi.add_vm("web")
         vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
         xapi.faults.order({"fault": "delay", "method": "VBD.plug", "seconds": 0.3, "inside": True})
@@ -282,7 +282,7 @@ class TestOnTheWire:
 
     def test_an_answer_can_be_delayed_after_the_deed(self, xapi: Simulator, client: PlainClient) -> None:
         before = secrets(xapi)
-        xapi.faults.delay("secret.create", 1.5, answer=True)  # a busy machine needs some time to see the deed
+        xapi.faults.delay("secret.create", 1.5, answer=True)  # a busy machine sees the effect late
         thread = threading.Thread(target=client.call, args=("secret.create", SECRET))
         start = time.monotonic()
         thread.start()
@@ -365,7 +365,7 @@ class TestOnTheWire:
 
     @pytest.mark.xapi(hosts=2)
     def test_a_new_master_may_know_no_session_of_before(self, xapi: Simulator) -> None:
-        """As a real one: sessions are not among what the hosts of a pool copy to each other."""
+        """As a real one: the hosts of a pool do not copy sessions to each other."""
         old = PlainClient(xapi)
         xapi.faults.move_master("host2", keep_sessions=False)
         assert old.call("host.get_all") == ("error", ["SESSION_INVALID", old.session])
@@ -390,7 +390,7 @@ class TestOnTheWire:
     def test_the_fault_at_call_n_hits_the_nth_call_of_the_journal(
         self, xapi: Simulator, client: PlainClient
     ) -> None:
-        """So a sweep over all calls can take its numbers from the journal of a run that went well."""
+        """So a sweep over all calls can take its numbers from the journal of a successful run."""
         methods = ["host.get_all", "pool.get_all", "secret.create", "SR.get_all"]
         for n, struck in enumerate(methods, 1):
             xapi.journal.clear()

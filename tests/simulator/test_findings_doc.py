@@ -1,4 +1,4 @@
-"""docs/findings.md names a test, or a reason, for every finding; and what it names exists."""
+"""docs/findings.md names a test, or a reason, for every finding; and the named tests exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::([\w:]+)`", PAGE)))
 ROWS = [line for line in PAGE.splitlines() if re.match(r"\| (?!---|fact|cause, code|\| fact)", line)]
 ELSEWHERE = r"recording \d|^none: |^not |findings? \d|the rows above"
-"""What stands where no test is named."""
+"""What a row has instead of a test."""
 
 
 def defined_in(file: str) -> set[str]:
-    """As pytest calls them, without parameters; a path that begins with ``tests`` is one from the top."""
+    """Return the tests with pytest's names, without parameters; ``tests/…`` is a path from the top."""
     module = ast.parse(
         (ROOT / file if file.startswith("tests/") else HERE / file).read_text(encoding="utf-8")
     )

@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "HTTP image transfer": each of its rows and bullets; recording 30 is played whole besides."""
+"""docs/background/recordings.md, "HTTP image transfer": each row and bullet; recording 30 is also replayed whole."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def talk(
     silence: float = 60,
     **query: str,
 ) -> tuple[list[str], bytes, bool]:
-    """Head, body, and whether the server closed the connection; ``length`` None sends none, -1 the body's.
+    """Return head, body, and True if the server closed the connection; ``length`` None sends none, -1 the body's.
 
-    ``silence`` is for how many seconds nothing must come after the head, until the connection counts as open.
+    The connection counts as open if nothing arrives for ``silence`` seconds after the head.
     """
     connection = pool.connection()
     try:
@@ -267,7 +267,7 @@ def test_a_session_may_be_in_the_query_in_a_cookie_or_made_of_name_and_password(
 
 
 def test_an_unknown_task_is_a_500(pool: Doors, vdi: str) -> None:
-    """Recording 30#218; the table has no answer there, since the recorder's connection was reset after it."""
+    """Recording 30#218; the findings list no answer, because the recorder's connection was reset after it."""
     head, rest, _ = talk(pool, "PUT", IMPORT, b"A", session_id=pool.session, vdi=vdi, task_id=DEAD)
     assert head[0] == "HTTP/1.1 500 Internal Error"
     assert (
@@ -342,7 +342,7 @@ def test_an_unknown_base_is_found_out_after_200(pool: Doors, vdi: str) -> None:
 
 
 def test_the_wrong_verb_at_a_door(pool: Doors, vdi: str) -> None:
-    """Recording 30#219-222: POST is XML-RPC, a GET where PUT belongs leaves the connection open."""
+    """Recording 30#219-222: POST is XML-RPC, a GET instead of a PUT leaves the connection open."""
     for verb, path, status, closes in (
         ("HEAD", EXPORT, "HTTP/1.1 501 Method not implemented", True),
         ("POST", IMPORT, "HTTP/1.1 500 Internal Error", True),
@@ -373,7 +373,7 @@ class TestDuringATransfer:
     def test_200_comes_before_the_body_and_the_disk_is_plugged_into_the_control_domain(
         self, pool: Doors, vdi: str
     ) -> None:
-        with pool.upload(vdi, MIB):  # which waits for 200, and for the slot
+        with pool.upload(vdi, MIB):  # which waits for 200, and for the VBD
             (vbd,) = pool.plugged(vdi)
             record = pool.x.VBD.get_record(vbd)
             dom0 = pool.x.host.get_control_domain(pool.xapi.xapi.master)

@@ -1,4 +1,4 @@
-"""Whatever is called in whatever order, the pool stays sound, and event.from tells everything that changed."""
+"""After any calls in any order the pool is consistent, and event.from reports everything that changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFRESHED = {
         *("VM.clean_reboot", "VM.hard_reboot", "VM.suspend", "VM.resume", "VM.snapshot", "VM.clone"),
     ),
 }
-"""Messages after which xapi has just computed what the object allows, be it the result or the first parameter."""
+"""Messages after which xapi has just computed what the object allows: the result's object, or the first parameter."""
 POWER = (
     "start",
     "pause",
@@ -32,21 +32,22 @@ POWER = (
     "hard_reboot",
     "suspend",
 )
-"""Messages of a VM after which that holds for all that is in it."""
+"""Messages of a VM after which this holds for the VM and its devices."""
 
 
 class Mirror:
-    """A copy of all records that is kept by events alone, as a client keeps one."""
+    """A copy of all records that is updated by events alone, as a client keeps one."""
 
     def __init__(self, walker: Walker) -> None:
         self._walker = walker
         self._token = ""
         self.records: dict[tuple[str, str], Any] = {}
         self.surprises: list[str] = []
-        """Events that say of an object what cannot be: that it came twice, or changed before it came.
+        """Impossible events: an object added twice, or changed before it was added.
 
-        That it goes before it came can be: xapi forgets that an object is new as soon as a token is younger than
-        the object, and then tells of its end (db_cache_types.ml, fold_over_deleted; trace 08#20).
+        A deletion before an addition is possible: xapi forgets that an object is new as soon as a token is
+        younger than the object, and then reports its deletion (db_cache_types.ml, fold_over_deleted; trace
+        08#20).
         """
 
     def follow(self) -> None:
@@ -62,7 +63,7 @@ class Mirror:
         self._token = batch["token"]
 
     def differences(self) -> list[str]:
-        """Where the copy is not what get_all_records would say."""
+        """Return where the copy differs from get_all_records."""
         actual = _all_records(self._walker)
         keys = {
             key for key in actual.keys() | self.records.keys() if actual.get(key) != self.records.get(key)
@@ -80,7 +81,7 @@ def _all_records(walker: Walker) -> dict[tuple[str, str], Any]:
 
 
 def _unordered(value: Any) -> Any:
-    """The same with its lists sorted: they are sets, whose order is nobody's affair and no event."""
+    """Return the value with sorted lists: they are sets, whose order means nothing and makes no event."""
     match value:
         case list():
             return sorted(value)
@@ -90,7 +91,7 @@ def _unordered(value: Any) -> Any:
 
 
 def _stale(walker: Walker, step: Step) -> str:
-    """What the object of a successful call allows, where xapi should just have looked and did not."""
+    """Return stale allowed_operations of the object of a successful call, if xapi should have just computed them."""
     if step.error:
         return ""
     xapi, db = walker.xapi, walker.db

@@ -1,4 +1,4 @@
-"""A gate holds calls: before they are served, and where their storage begins."""
+"""A gate holds calls: before they are served, and when their storage operation begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xenvol.simulator.hooks import Incoming
 
 
 class Doorman:
-    """Notes what passes, and what the pool looked like then."""
+    """Records what passes, and the pool at that moment."""
 
     def __init__(self, look: Callable[[], object]) -> None:
         self.seen: list[tuple[str, str, object]] = []

@@ -1,4 +1,4 @@
-"""What goes through xapi's doors for images besides what was recorded of them: bytes, holes, hosts, faults, memory."""
+"""Image transfers beyond the recordings: bytes, holes, hosts, faults, memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pool() -> Iterator[Doors]:
 
 
 def pattern(size: int) -> bytes:
-    """Bytes that are nowhere the same as a little later."""
+    """Return bytes without a short period."""
     return os.urandom(64 * KIB) * (size // (64 * KIB)) + os.urandom(size % (64 * KIB))
 
 
@@ -121,7 +121,7 @@ def shared() -> Iterator[None]:
 
 
 def over_tls(pool: Doors, request: bytes) -> bytes:
-    """Raises where the server ends without saying so."""
+    """Send a request over TLS; raises if the server ends without a TLS close."""
     parts = urllib.parse.urlsplit(pool.xapi.url)
     context = ssl.create_default_context(cafile=pool.xapi.ca_file)
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as plain:
@@ -145,7 +145,7 @@ class TestNewDisk:
         assert pool.get(vdi) == data
 
     def test_stays_when_its_body_was_cut_off(self, pool: Doors) -> None:
-        """As in import_raw_vdi.ml, where nothing takes it back."""
+        """As in import_raw_vdi.ml, where nothing destroys it."""
         task = pool.task()
         parts = urllib.parse.urlsplit(pool.xapi.url)
         query = pool.query(sr_id=pool.sr, task_id=task)
@@ -190,7 +190,7 @@ class TestFullStorage:
 class TestHosts:
     @pytest.fixture
     def member_only(self) -> Iterator[tuple[Doors, str]]:
-        """An SR that the first host has not, with a disk."""
+        """Yield an SR with a disk that the first host has not plugged."""
         with doors(hosts=2) as pool:
             member = pool.xapi.db.refs("host")[1]
             with pool.xapi.xapi.lock:
@@ -250,7 +250,7 @@ def followed(pool: Doors, answer: Answer, verb: str, body: bytes | None) -> Answ
 
 
 class TestTask:
-    def test_of_nobody_comes_and_goes_with_the_transfer(self, pool: Doors) -> None:
+    def test_of_no_client_comes_and_goes_with_the_transfer(self, pool: Doors) -> None:
         vdi = pool.vdi()
         with pool.upload(vdi, MIB) as connection:
             records = pool.x.task.get_all_records()
@@ -350,7 +350,7 @@ class TestJournal:
 
 class TestParameters:
     def test_may_come_as_cookies(self, pool: Doors) -> None:
-        """importexport.ml looks at the query and at the cookies alike; vhd-tool sends ``chunked`` so."""
+        """importexport.ml reads the query and the cookies alike; vhd-tool sends ``chunked`` this way."""
         vdi = pool.vdi()
         cookies = {"Cookie": "chunked=true; task_id=" + (task := pool.task())}
         pool.request("PUT", "/import_raw_vdi", chunks({MIB: b"abc"}), cookies, vdi=vdi)
@@ -374,7 +374,7 @@ class TestParameters:
 
 
 def test_the_memory_stays_flat_however_large_the_disk(pool: Doors) -> None:
-    """256 MiB of data in and out, in a process of their own, whose peak is measured."""
+    """256 MiB of data in and out, in a process of its own, whose peak is measured."""
     program = MEASURED.format(path=[*sys.path])
     grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
     assert grown < 32 * 1024, f"{grown} KiB more than before"

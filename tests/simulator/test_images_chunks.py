@@ -1,4 +1,4 @@
-"""xapi's own chunks: where each belongs stands in front of it, and an empty one at 0 ends the stream."""
+"""xapi's own chunks: each begins with its offset and length, and an empty one at 0 ends the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VHDs into disks, and disks out as VHDs: against a second implementation, and qemu-img where it is installed."""
+"""VHDs into disks, and disks as VHDs: against a second implementation, and against qemu-img if it is installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pool() -> Iterator[Doors]:
 
 
 def full(content: bytes) -> dict[int, bytes]:
-    """All sectors of a block."""
+    """Return all sectors of a block."""
     return {n: content[n * 512 : (n + 1) * 512] for n in range(SECTORS)}
 
 
@@ -61,7 +61,7 @@ class TestIn:
         order: Callable[[list[int]], list[int]],
         gap: int,
     ) -> None:
-        """Dynamic and differencing ones alike, whatever the order of the blocks and what lies between them."""
+        """Dynamic and differencing ones alike, for any order of the blocks and any data between them."""
         vdi = pool.vdi(SIZE)
         before = os.urandom(MIB) * 8
         assert pool.put(vdi, before) == ["success"]
@@ -114,7 +114,7 @@ class TestIn:
         ],
     )
     def test_what_is_no_vhd_of_that_disk_is_an_io_error(self, pool: Doors, image: bytes) -> None:
-        """A fixed one is none to vhd-tool, which wants the footer first, and blocks (vhd_format/f.ml, openstream)."""
+        """vhd-tool refuses a fixed VHD, because it needs the footer first, and blocks (vhd_format/f.ml, openstream)."""
         vdi = pool.vdi(SIZE)
         assert pool.put(vdi, image, format="vhd") == IO_ERROR
         assert pool.plugged(vdi) == []

@@ -1,4 +1,4 @@
-"""A vendor's test gets a xapi by naming a fixture, and pays nothing where it does not."""
+"""A vendor's test gets a xapi by naming a fixture; a test without the fixture pays nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 pytest_plugins = ["pytester"]
 
 HEAVY = ("XenAPI", "click", "rich", "msgspec", "stevedore", "tenacity", "xenvol.simulator", "xenvol.session")
-"""What must not be imported before a fixture is used."""
+"""Modules that must not be imported before a fixture is used."""
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:
@@ -57,7 +57,7 @@ def test_each_test_gets_a_fresh_one(pytester: pytest.Pytester) -> None:
 def test_the_next_test_gets_the_same_simulator_with_nothing_of_the_last_one_in_it(
     pytester: pytest.Pytester,
 ) -> None:
-    """To reset one costs less than to start another: no port, no threads."""
+    """A reset costs less than a start: no port, no threads."""
     pytester.makepyfile(
         """
         import XenAPI

@@ -103,7 +103,7 @@ def test_an_expression_that_is_written_down_is_read_as_the_same(expression: Expr
 def test_rubbish_is_an_invalid_value_and_nothing_else(text: str) -> None:
     with contextlib.suppress(Failure):
         parse(text)
-        return  # by chance it was an expression
+        return  # by chance the text was an expression
     assert refusal(lambda: parse(text))[:2] == ["INVALID_VALUE", text]
 
 
@@ -118,7 +118,7 @@ def test_a_chain_of_thousands_is_no_problem() -> None:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Direct]:
-    """Two SRs, and VDIs in them that differ in everything that is asked for."""
+    """Two SRs, and VDIs in them that differ in every queried field."""
     pool = Direct("25.33.1")
     with pool.xapi.lock:
         srs = [pool.db.create("SR", name_label=name, uuid=f"sr-{name}") for name in ("one", "two")]
@@ -139,7 +139,7 @@ def pool() -> Iterator[Direct]:
 
 
 def numbers(pool: Direct, expression: str) -> list[int]:
-    """Which of the pool's VDIs are found."""
+    """Return which of the pool's VDIs the expression finds."""
     found = pool.call("VDI.get_all_where", expression)
     assert set(pool.call("VDI.get_all_records_where", expression)) == set(found)
     return sorted(int(ref.removeprefix("OpaqueRef:")) for ref in found)

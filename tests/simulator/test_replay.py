@@ -1,4 +1,4 @@
-"""A replay finds what differs from a recording, and only that."""
+"""A replay finds every difference from a recording, and nothing else."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TestComparison:
              'result: expected "20200101T00:00:00Z", got "20300101T00:00:00Z"'),
             (["$x", "$x"], ["a", "b"], 'result[]: expected "$x", got (absent)'),
         ],
-    )  # fmt: skip  # because it is a table
+    )  # fmt: skip  # a table
     def test_these_are_not(self, expected: Any, actual: Any, found: str) -> None:
         assert found in differences(expected, actual)
 
@@ -106,7 +106,7 @@ class TestComparison:
 
     def test_a_volatile_field_must_be_there_with_any_value(self) -> None:
         assert differences({"uuid": "$u", "memory_free": "1"}, {"uuid": "x", "memory_free": "2"},
-                           "host_metrics.get_record") == []  # fmt: skip  # because it reads as one comparison
+                           "host_metrics.get_record") == []  # fmt: skip  # reads as one comparison
         assert differences({"memory_free": "1"}, {}, "host_metrics.get_record") != []
         assert differences("1", "2", "host_metrics.get_memory_free") == []
         assert differences("1", "2", "host_metrics.get_uuid") != []
@@ -119,7 +119,7 @@ class TestComparison:
             differences(batch, {"events": [other], "token": "t", "valid_ref_counts": {"a": 1}}, "event.from")
             == []
         )
-        other["snapshot"]["enabled"] = False  # type: ignore[index]  # because the map's values are of many types
+        other["snapshot"]["enabled"] = False  # type: ignore[index]  # the map's values have many types
         assert (
             differences(batch, {"events": [other], "token": "t2", "valid_ref_counts": {}}, "event.from") != []
         )
@@ -177,7 +177,7 @@ class TestFiles:
 
 
 def tampered(path: Path, changes: dict[int, dict[str, Any]]) -> None:
-    """The recording of sessions with some lines changed, by number; a key that becomes None is dropped."""
+    """Write the recording of sessions with some lines changed, by number; a key that becomes None is dropped."""
     lines = [{**line, **changes.get(line["n"], {})} for line in read(SESSIONS)]
     texts = [json.dumps({key: value for key, value in line.items() if value is not None}) for line in lines]
     path.write_text("\n".join(texts))
@@ -200,7 +200,7 @@ class TestReplay:
             ({11: {"error": ["SR_FULL"], "result": None}}, '#11 host.get_all'),
             ({11: {"params": ["$nobody"]}}, "params: expected"),
         ],
-    )  # fmt: skip  # because it is a table
+    )  # fmt: skip  # a table
     def test_a_tampered_recording_diverges_where_it_was_tampered_with(
         self, tmp_path: Path, change: dict[int, dict[str, Any]], text: str
     ) -> None:
@@ -218,7 +218,7 @@ class TestReplay:
              "result": "$session"},
             {"n": 2, "proto": "xmlrpc", "method": "SR.create", "params": [], "result": "$sr", "skip": "local"},
             {"n": 3, "proto": "xmlrpc", "method": "SR.get_uuid", "params": ["$session", "$sr"], "result": "$u"},
-        ]  # fmt: skip  # because a line of a recording is a line
+        ]  # fmt: skip  # a line of a recording is a line
         path.write_text("\n".join(map(json.dumps, lines)))
         result = replay_file(path)
         assert (result.calls, result.divergences) == (1, [])
@@ -240,7 +240,7 @@ class TestReplay:
         assert str(replay_file(path)) == "1 calls, 0 divergences, 1 skipped"
 
     def test_the_newer_release_answers_its_own_recordings_only(self) -> None:
-        """The check of the check: a wrong release is seen."""
+        """The check itself works: it finds a wrong release."""
         records = RECORDINGS / "v25.33.1" / "09-records.jsonl"
         assert replay_file(records, version="24.16.0").divergences
 

@@ -1,4 +1,4 @@
-"""What a disk's position is called, and when two names mean one slot; traces 04#63-145 of both releases."""
+"""The names of a disk's position, and when two names mean one slot; traces 04#63-145 of both releases."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_floppy_has_a_name_and_for_the_older_release_no_number(checked: bool) 
 
 @RELEASES
 def test_a_number_and_its_names_clash(checked: bool) -> None:
-    """ "1" may be a disk of an IDE bus or of none, so it takes both names."""
+    """ "1" may be an IDE disk or not, so it clashes with both names."""
     number = device_numbers.possible("1", checked=checked)
     for name in ("xvdb", "hdb"):
         assert set(number) & set(device_numbers.possible(name, checked=checked))

@@ -1,4 +1,7 @@
-"""What a pool tidies up by itself: rows whose other end is gone. Facts/xapi.md 2.4; facts/sm-truth.md finding 8."""
+"""What a pool removes by itself: rows whose other end is gone.
+
+docs/background/xapi.md 2.4; docs/background/recordings.md, finding 8 (storage).
+"""
 
 from __future__ import annotations
 

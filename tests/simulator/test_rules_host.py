@@ -1,4 +1,4 @@
-"""Pools of several hosts: where a VM runs, how it moves, and what a host is told. Facts/xapi.md 7; trace 11."""
+"""Pools of several hosts: where a VM runs, how it moves, and a host's settings. docs/background/xapi.md 7; trace 11."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TestPlacement:
     def test_a_vm_that_is_too_large_for_a_host_starts_where_it_is_not_told_to(
         self, xapi: Simulator, client: Client, hosts: list[str]
     ) -> None:
-        """VM.start asks again without looking at memory; VM.start_on does not."""
+        """VM.start tries again without checking memory; VM.start_on does not."""
         vm = xapi.add_vm(power_state="Halted")
         client("VM.set_memory", vm, str(1 << 40))
         refusal = client.refused("VM.start_on", vm, hosts[0], False, False)

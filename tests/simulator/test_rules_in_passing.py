@@ -1,4 +1,4 @@
-"""What calls do beside their work: what they compute anew on the way, and what a vanished disk keeps from it."""
+"""Side effects of calls: what they compute anew, and which of it a vanished disk prevents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestARefusedOperation:
 
 
 class TestAVanishedDisk:
-    """The rights of a VM's slots are computed from the newest to the oldest, as far as that goes."""
+    """allowed_operations of a VM's VBDs are computed from the newest to the oldest, until one fails."""
 
     @pytest.fixture
     def vm(self, xapi: Simulator) -> str:
@@ -46,7 +46,7 @@ class TestAVanishedDisk:
 
     @pytest.fixture
     def vanished(self, xapi: Simulator, client: Client, vm: str, sr: str, older: str) -> str:
-        """A newer slot's disk."""
+        """Return the disk of a newer VBD, whose row vanishes."""
         vdi = xapi.add_vdi(sr)
         client("VBD.create", vbd_record(vm, vdi))
         client("VDI.forget", vdi)

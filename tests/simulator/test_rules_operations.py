@@ -1,4 +1,4 @@
-"""Operations that do not go together wait for each other inside the server; what is under way can be seen."""
+"""Conflicting operations wait for each other inside the server; operations under way are visible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules.operations import IN_PROGRESS, QUEUE_LIMIT, operation, retry
 
-NAP = "0.2"  # seconds that the slow driver takes; long enough to look at it meanwhile
+NAP = "0.2"  # seconds that the slow driver takes; long enough to check it meanwhile
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def pool() -> Iterator[StoragePool]:
 
 @pytest.fixture
 def slow(pool: StoragePool) -> str:
-    """An SR whose driver takes its time for everything but attaching."""
+    """Return an SR whose driver is slow in everything but attaching."""
     operations = ("scan", "detach", "vdi_create", "vdi_delete", "vdi_snapshot", "vdi_resize")
     sr = pool.introduced("flaky")
     pbd = pool.pbd(sr, **{f"sleep_{operation}": NAP for operation in operations if operation != "scan"})
@@ -41,7 +41,7 @@ def slow(pool: StoragePool) -> str:
 
 
 def started(pool: StoragePool, cls: str, ref: str) -> None:
-    """Wait until somebody works on the object."""
+    """Wait until an operation on the object is under way."""
     until(lambda: bool(pool.db.row(cls, ref)["current_operations"]))
 
 
@@ -130,14 +130,16 @@ class TestWaiting:
         assert result(pool, task) == ("success", [])
         assert len(pool.x.SR.get_VDIs(slow)) == 1
 
-    def test_whoever_waited_for_an_object_that_went_is_told_so(self, pool: StoragePool, slow: str) -> None:
+    def test_a_call_that_waited_for_an_object_that_is_gone_is_refused(
+        self, pool: StoragePool, slow: str
+    ) -> None:
         vdi = pool.vdi(slow)
         task = pool.x.Async.VDI.destroy(vdi)
         started(pool, "VDI", vdi)
         assert refusal(pool.x.VDI.destroy, vdi) == ["HANDLE_INVALID", "VDI", vdi]
         assert result(pool, task) == ("success", [])
 
-    def test_unplugging_waits_for_whoever_works_on_a_disk(self, pool: StoragePool, slow: str) -> None:
+    def test_unplugging_waits_for_operations_on_a_disk(self, pool: StoragePool, slow: str) -> None:
         vdi = pool.vdi(slow)
         with pool.simulator.xapi.lock:
             pool.db.set("VDI", vdi, current_operations={"OpaqueRef:task": "copy"})
@@ -182,7 +184,7 @@ class TestWaiting:
 
 
 class TestTheJournalOfWaits:
-    """Which calls would have made a real xapi wait is a question that a client's own tests ask."""
+    """A client's tests ask which of its calls would have made a real xapi wait."""
 
     def test_a_call_that_waited_says_for_which_operation_on_which_object(
         self, pool: StoragePool, slow: str
@@ -228,7 +230,7 @@ class TestTheJournalOfWaits:
             assert [wait.what for wait in entry.waited_for] == [("VM", vm, "clone")]
 
     def test_the_storage_layer_s_lock_is_a_kind_of_its_own(self, pool: StoragePool) -> None:
-        """Two plugs of one SR go together for xapi; its storage layer does one thing at a time with an SR."""
+        """xapi allows two plugs of one SR at once; its storage layer does one thing at a time with an SR."""
         sr = pool.introduced("flaky")
         pbd = pool.pbd(sr, sleep_attach=NAP)
         first = pool.x.Async.PBD.plug(pbd)
@@ -268,7 +270,7 @@ def event_from(pool: StoragePool, token: str, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def short_naps(pool: StoragePool) -> Iterator[list[float]]:
-    """The seconds for which calls sleep in the pool; none sleeps for so long here."""
+    """Yield the seconds for which calls would sleep in the pool; none really sleeps that long."""
     xapi, naps = pool.simulator.xapi, list[float]()
     sleep = xapi.sleep
 
@@ -282,14 +284,14 @@ def short_naps(pool: StoragePool) -> Iterator[list[float]]:
 
 
 class TestTheTimeOfAWait:
-    """facts/truth.md, last section, finding 1; helpers.ml, Repeat_with_uniform_backoff."""
+    """docs/background/recordings.md, finding 1 (xapi); helpers.ml, Repeat_with_uniform_backoff."""
 
     @pytest.mark.parametrize(
         ("version", "delays", "least", "most"),
         [
             ("24.16.0", True, 1, 20),  # not woken: sleeps and tries again
             ("25.33.1", True, 0, 0.01),  # woken by the end of the operation
-            ("24.16.0", False, 0, 0.01),  # a test that does not ask for real times is not slowed down
+            ("24.16.0", False, 0, 0.01),  # a test that does not ask for real times is fast
         ],
     )
     def test_is_that_of_the_release_under_storage_delays(
@@ -310,7 +312,7 @@ class TestTheTimeOfAWait:
             assert all(least <= nap <= most for nap in naps)
 
     def test_for_a_vm_the_older_release_is_woken_too(self) -> None:
-        """Its error has two parameters, which is what the older release looks for."""
+        """Its error has two parameters, which the older release checks for."""
         with storage_pool("24.16.0") as pool, short_naps(pool) as naps:
             pool.simulator.xapi.storage_delays = True
             vm = pool.simulator.add_vm("web", power_state="Halted")
@@ -415,7 +417,7 @@ class TestInItsOwnWay:
 
 
 class TestBrokenTasks:
-    def test_a_task_whose_work_breaks_is_a_failure_and_nobody_waits_for_it(self, pool: StoragePool) -> None:
+    def test_a_task_whose_work_breaks_is_a_failure_and_does_not_stay_pending(self, pool: StoragePool) -> None:
         def work(_: Call) -> str:
             raise ValueError("a mistake of the simulator's own")
 

@@ -1,4 +1,4 @@
-"""PBDs link hosts to SRs; their passwords travel as secrets, one copy of which is left behind."""
+"""PBDs link hosts to SRs; their passwords become secrets, and one copy of each is left behind."""
 
 from __future__ import annotations
 

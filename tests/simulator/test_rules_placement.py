@@ -1,4 +1,4 @@
-"""Why a VM does not start, and what becomes of one whose host is lost. xapi_vm_helpers.ml, xapi_vm.ml."""
+"""Why a VM does not start, and the state of a VM whose host is lost. xapi_vm_helpers.ml, xapi_vm.ml."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DUMP = "cannot invoke a coredump of an HVM, PVH or PV-in-PVH domain"
 
 
 def force(xapi: Simulator, cls: str, ref: str, **fields: Any) -> None:
-    """Write what no message would."""
+    """Write values that no message would."""
     with xapi.xapi.lock:
         xapi.db.set(cls, ref, **fields)
 
@@ -82,7 +82,7 @@ class TestParameters:
 @pytest.mark.xapi(hosts=2)
 class TestHosts:
     def test_a_control_domain_belongs_to_its_host(self, client: Client, hosts: list[str]) -> None:
-        """What a control domain wishes for, it needs."""
+        """For a control domain, the preferred host is required."""
         here, there = hosts
         dom0 = client("host.get_control_domain", here)
         client("VM.set_affinity", dom0, here)
@@ -181,7 +181,7 @@ class TestReset:
 class TestMovingDisks:
     @pytest.fixture
     def goes(self, xapi: Simulator, client: Client, hosts: list[str], disk: str) -> Any:
-        """Asks whether a VM with the disk may move, to a host and with the disk to an SR."""
+        """Return a check whether a VM with the disk may move, to a host and with the disk to an SR."""
         here, there = hosts
         vm = xapi.add_vm(resident_on=here, disks=[disk])
         network = client("network.get_all")[0]
@@ -214,7 +214,7 @@ class TestMovingDisks:
 
 class TestCopies:
     def test_a_copy_has_its_disks_in_the_sr_that_was_named(self, xapi: Simulator, client: Client) -> None:
-        """Without a name, each where it was."""
+        """Without a named SR, each disk stays in its own SR."""
         shares = xapi.storage.shares.add_nfs("filer")
         for path in ("/a", "/b"):
             shares.export(path, size=100 << 30)

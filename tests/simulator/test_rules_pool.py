@@ -1,4 +1,4 @@
-"""The pool itself: who speaks for it, and what it, its hosts and VMs say when asked."""
+"""The pool itself: its master, and what the pool, its hosts and VMs answer about themselves."""
 
 from __future__ import annotations
 

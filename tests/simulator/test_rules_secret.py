@@ -1,4 +1,4 @@
-"""Secrets are values with a uuid; what drivers and PBDs do with them stands in test_rules_pbd.py."""
+"""Secrets are values with a uuid; test_rules_pbd.py tests how drivers and PBDs use them."""
 
 from __future__ import annotations
 

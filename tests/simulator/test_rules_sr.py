@@ -1,4 +1,4 @@
-"""SRs are made, forgotten and erased as xapi does it, refusal by refusal."""
+"""SRs are made, forgotten and erased as in xapi, with every refusal."""
 
 from __future__ import annotations
 

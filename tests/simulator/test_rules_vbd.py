@@ -1,4 +1,4 @@
-"""VBDs: what may be put into a VM, when, and what comes of it. Facts/xapi.md 2.4; traces 04 and 05."""
+"""VBDs: what a VM can get, when, and what follows. docs/background/xapi.md 2.4; traces 04 and 05."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class TestPlug:
     def test_a_slot_whose_name_was_changed_leads_to_another_disk(
         self, xapi: Simulator, client: Client, disk: str
     ) -> None:
-        """The hypervisor finds no disk there, so xapi takes it for unplugged, and the old slot stays taken."""
+        """The hypervisor finds no disk there, so xapi records it as unplugged, and the old slot stays in use."""
         vm = xapi.add_vm()
         vbd = client("VBD.create", vbd_record(vm, disk, "1"))
         client("VBD.plug", vbd)
@@ -187,7 +187,7 @@ class TestPlug:
         assert client.refused("VBD.plug", vbd)[0] == "INTERNAL_ERROR"
 
     def test_plugging_waits_for_the_disk_to_be_free(self, xapi: Simulator, client: Client) -> None:
-        """The snapshot of a slow driver is in the way; nobody gets an error for that (trace 12#42)."""
+        """A slow snapshot conflicts with the plug, which waits without an error (trace 12#42)."""
         slow = xapi.add_sr(type="flaky", device_config={"sleep_vdi_snapshot": "0.4"})
         disk = xapi.add_vdi(slow)
         vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
@@ -219,7 +219,7 @@ class TestStorage:
     def test_a_vdi_that_vanished_under_a_plugged_vbd_refuses_everything(
         self, xapi: Simulator, client: Client, disk: str
     ) -> None:
-        """Facts/sm-truth.md finding 8."""
+        """docs/background/recordings.md, finding 8 (storage)."""
         vm = xapi.add_vm(disks=[disk])
         (vbd,) = client("VM.get_VBDs", vm)
         with xapi.xapi.lock:
@@ -232,7 +232,7 @@ class TestStorage:
         assert client.refused("VM.hard_shutdown", vm) == gone
         assert client("VM.get_power_state", vm) == "Halted"
 
-    def test_a_disk_in_a_control_domain_is_in_nobodys_way(self, xapi: Simulator, client: Client) -> None:
+    def test_a_disk_in_a_control_domain_conflicts_with_no_vm(self, xapi: Simulator, client: Client) -> None:
         xapi.storage.host("host1").mounts.make_directory("/srv", size=1 << 40)
         files = xapi.add_sr(type="file", device_config={"location": "/srv/images"}, create=True)
         disk = xapi.add_vdi(files)
@@ -322,14 +322,14 @@ class TestRecord:
         client("VM.start", vm, False, False)
         assert client.refused("VBD.set_mode", vbd, "RW") == ["VM_BAD_POWER_STATE", vm, "halted", "running"]
 
-    def test_nobody_pauses_a_vbd(self, xapi: Simulator, client: Client, sr: str, disk: str) -> None:
+    def test_a_vbd_cannot_be_paused(self, xapi: Simulator, client: Client, sr: str, disk: str) -> None:
         vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
         assert client.refused("VBD.pause", vbd) == ["SR_OPERATION_NOT_SUPPORTED", sr]
         assert client.refused("VBD.unpause", vbd, "") == ["SR_OPERATION_NOT_SUPPORTED", sr]
 
     @pytest.mark.parametrize("release", ["24.16.0", "25.33.1"])
     def test_a_vm_on_its_way_gets_no_vbd(self, release: str) -> None:
-        """Newer xapi says which task is in the way."""
+        """Newer xapi names the conflicting task."""
         with Simulator(release, hosts=2) as xapi, Client(xapi) as client:
             vm, disk = xapi.add_vm(), xapi.add_vdi(xapi.add_sr())
             xapi.guest(vm).stays_in_flight = True
@@ -393,7 +393,7 @@ class TestOddities:
     def test_the_older_release_knows_disks_by_number_and_partition(
         self, xapi: Simulator, client: Client, disk: str, name: str, device: str
     ) -> None:
-        """What the hypervisor reports is matched by name, so the VBD does not learn its device."""
+        """The hypervisor's report is matched by name, so the VBD does not learn its device."""
         vbd = client("VBD.create", vbd_record(xapi.add_vm(), disk))
         with xapi.xapi.lock:
             xapi.db.set("VBD", vbd, userdevice=name)

@@ -1,4 +1,4 @@
-"""VDIs come, change, multiply and go as xapi lets them."""
+"""VDIs are created, changed, copied and destroyed as xapi allows."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ class TestChanges:
 class TestContent:
     @pytest.fixture
     def files(self, pool: StoragePool) -> str:
-        """An SR whose disks have bytes."""
+        """Return an SR whose disks have bytes."""
         pool.simulator.storage.shares.add_nfs("filer").export("/vms", size=100 * GIB)
         config = {"server": "filer", "serverpath": "/vms"}
         return str(pool.x.SR.create(pool.master, config, "0", "nfs", "", "nfs", "user", True, {}))
@@ -358,7 +358,7 @@ class TestContent:
         pool.x.VDI.data_destroy(vdi)
         assert pool.x.VDI.get_type(vdi) == "cbt_metadata"
 
-    def test_nobody_serves_blocks_without_a_network_for_it(self, pool: StoragePool, sr: str) -> None:
+    def test_no_host_serves_blocks_without_a_network_for_it(self, pool: StoragePool, sr: str) -> None:
         vdi = pool.vdi(sr)
         assert pool.x.VDI.get_nbd_info(vdi) == []
         (network,) = pool.x.network.get_all()
@@ -371,7 +371,7 @@ class TestContent:
 
 
 class TestPort:
-    """What drivers may do to rows, and what they are refused as any caller would be."""
+    """What drivers may do to rows; they get the same refusals as any client."""
 
     @pytest.fixture
     def port(self, pool: StoragePool, sr: str) -> Port:

@@ -1,4 +1,4 @@
-"""VMs: made, started, stopped, copied. Facts/xapi.md 2.4; traces 04, 05, 06."""
+"""VMs: made, started, stopped, copied. docs/background/xapi.md 2.4; traces 04, 05, 06."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ class TestCopies:
         assert client.refused("VM.start", snapshot, False, False) == ["VM_IS_SNAPSHOT", snapshot, "start"]
 
     def test_a_copy_that_fails_leaves_nothing(self, xapi: Simulator, client: Client, sr: str) -> None:
-        """The sharable disk, which has no snapshot, is the older one, so that of the other is made first."""
+        """The sharable disk, which has no snapshot, is the older one, so the other one's snapshot comes first."""
         vm = xapi.add_vm(power_state="Halted", disks=[xapi.add_vdi(sr, sharable=True), xapi.add_vdi(sr)])
         before = [set(client(f"{cls}.get_all")) for cls in ("VM", "VDI", "VBD")]
         assert client.refused("VM.snapshot", vm, "snap")[0] == "VDI_IS_SHARABLE"
@@ -329,7 +329,7 @@ class TestCopies:
         assert client("VDI.get_type", client("VM.get_suspend_VDI", checkpoint)) == "suspend"
 
     def test_slots_are_gone_through_newest_first(self, xapi: Simulator, client: Client, sr: str) -> None:
-        """Of two reasons against a start, that of the newer slot is told."""
+        """Of two reasons against a start, the newer VBD's is reported."""
         first, second = xapi.add_vdi(sr), xapi.add_vdi(sr)
         xapi.add_vm(disks=[first, second])
         vm = xapi.add_vm(power_state="Halted", disks=[first, second])
@@ -363,13 +363,13 @@ class TestTasks:
 
 
 class TestFeatures:
-    """What a VM is like forbids operations that its state would allow."""
+    """A VM's properties forbid operations that its state would allow."""
 
     @pytest.mark.parametrize("switch", ["nomigrate", "nested-virt"])
     def test_some_vms_do_not_sleep_or_move(
         self, xapi: Simulator, client: Client, suspend_sr: str, switch: str
     ) -> None:
-        """Fixed when the VM starts."""
+        """The property is fixed when the VM starts."""
         vm = xapi.add_vm(power_state="Halted")
         client("VM.add_to_platform", vm, switch, "true")
         client("VM.start", vm, False, False)

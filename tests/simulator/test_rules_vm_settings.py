@@ -1,4 +1,4 @@
-"""A VM's settings: what may be written when, and what follows from it. xapi_vm.ml; traces 05, 06."""
+"""A VM's settings: when they can be written, and what follows. xapi_vm.ml; traces 05, 06."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many objects and many clients: what a call costs does not grow, and nothing is lost or torn."""
+"""Many objects and many clients: the cost of a call does not grow, and no data is lost or inconsistent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANY = 100_000
 
 
 def seconds(call: Callable[[], object], times: int = 30) -> float:
-    """The median of some calls, in seconds of CPU of this process, which the simulator runs in, too."""
+    """Return the median of some calls, in seconds of CPU of this process, which also runs the simulator."""
     taken = []
     for _ in range(times):
         start = time.process_time()
@@ -27,7 +27,7 @@ def seconds(call: Callable[[], object], times: int = 30) -> float:
 
 
 def in_parallel(work: Callable[[int], None], count: int = CLIENTS) -> None:
-    """Run it in so many threads at once; the first exception is raised."""
+    """Run the work in ``count`` threads at once, and raise the first exception."""
     errors: list[BaseException] = []
     barrier = threading.Barrier(count)
 
@@ -61,7 +61,7 @@ def test_a_call_that_names_its_object_costs_the_same_among_100000(xapi: Simulato
                 "VM": vm, "VDI": vdis[7], "userdevice": "autodetect", "bootable": False, "mode": "RW",
                 "type": "Disk", "empty": False, "other_config": {},
                 "qos_algorithm_type": "", "qos_algorithm_params": {},
-            }  # fmt: skip  # because the keys are of no interest
+            }  # fmt: skip  # the keys are of no interest
             vbd = xenapi.VBD.create(record)
             xenapi.VBD.plug(vbd)
             xenapi.VBD.unplug(vbd)
@@ -113,7 +113,7 @@ def test_64_clients_attach_and_detach_and_nothing_is_left(xapi: Simulator) -> No
         record = {
             "VM": vms[number % 8], "VDI": vdis[number], "userdevice": "autodetect", "bootable": False, "mode": "RW",
             "type": "Disk", "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {},
-        }  # fmt: skip  # because the keys are of no interest
+        }  # fmt: skip  # the keys are of no interest
         kind, vbd = client.call("VBD.create", record)
         assert kind == "result", vbd
         for method in ("VBD.plug", "VBD.unplug", "VBD.destroy"):
@@ -133,7 +133,7 @@ def test_of_64_clients_that_want_one_slot_one_gets_it(xapi: Simulator) -> None:
         record = {
             "VM": vm, "VDI": vdis[number], "userdevice": "5", "bootable": False, "mode": "RW", "type": "Disk",
             "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {},
-        }  # fmt: skip  # because the keys are of no interest
+        }  # fmt: skip  # the keys are of no interest
         kind, value = PlainClient(xapi).call("VBD.create", record)
         answers.append("created" if kind == "result" else value[0])
 
@@ -152,7 +152,7 @@ def test_both_sides_of_every_relation_agree_after_a_storm(xapi: Simulator) -> No
             record = {
                 "SR": sr, "virtual_size": "1024", "type": "user", "sharable": False, "read_only": False,
                 "other_config": {}, "name_label": f"disk {number}",
-            }  # fmt: skip  # because the keys are of no interest
+            }  # fmt: skip  # the keys are of no interest
             kind, vdi = client.call("VDI.create", record)
             assert kind == "result", vdi
             if number % 2:

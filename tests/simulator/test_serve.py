@@ -1,4 +1,4 @@
-"""From a shell, one command serves a pool and says how to log in."""
+"""One shell command serves a pool and prints how to log in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "xenvol.simulator", "serve"]
 
 @contextmanager
 def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and what it said at the start."""
+    """Yield the process, and its output at the start."""
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -61,7 +61,7 @@ def test_the_printed_example_works() -> None:
         done = subprocess.run(
             [sys.executable, "-c", f"{code}\nprint(len(session.xenapi.host.get_all()))"],
             capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip  # because it is one line of thought
+        )  # fmt: skip  # one line of thought
         assert done.stdout == "2\n"
         assert "member: http://127.0.0.2:" in text
 

@@ -1,4 +1,4 @@
-"""Who may call, for how long, and on which host."""
+"""Which sessions may call, for how long, and on which host."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_wrong_password_and_an_unknown_user_are_told_apart(pool: Direct) -> No
     for login in ("session.login_with_password", "session.slave_local_login_with_password"):
         assert refusal(lambda login=login: pool.raw(login, "root", "wrong")) == [
             "SESSION_AUTHENTICATION_FAILED", "root", "Authentication failure",
-        ]  # fmt: skip  # because an ErrorDescription is one line
+        ]  # fmt: skip  # an ErrorDescription is one line
         assert refusal(lambda login=login: pool.raw(login, "nobody", "secret")) == [
             "SESSION_AUTHENTICATION_FAILED", "nobody", "User not known to the underlying authentication module",
-        ]  # fmt: skip  # because an ErrorDescription is one line
+        ]  # fmt: skip  # an ErrorDescription is one line
 
 
-def test_a_failed_log_in_takes_as_long_as_it_is_told_to_and_stops_nobody(pool: Direct) -> None:
+def test_a_failed_log_in_takes_as_long_as_ordered_and_stops_no_other_call(pool: Direct) -> None:
     pool.xapi.login_penalty = 60.0
     failed = threading.Thread(
         target=lambda: refusal(lambda: pool.raw("session.login_with_password", "root", "wrong"))

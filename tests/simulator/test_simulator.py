@@ -1,4 +1,4 @@
-"""A simulator is a whole pool on the loopback, cheap to start, and itself again after a reset."""
+"""A simulator is a whole pool on the loopback, cheap to start, and in its initial state after a reset."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestStart:
             session("close")()
 
     def test_a_hundred_simulators_start_quickly(self) -> None:
-        """In seconds of CPU, since what another process does is not the simulator's."""
+        """In seconds of CPU, because a clock would also count other processes."""
         Simulator().close()
         start = time.process_time()
         for _ in range(100):
@@ -81,7 +81,7 @@ class TestStart:
             Simulator(world={"hosts": [{"name": "h"}], "storage": {"nonsense": 1}})
 
     def test_what_is_no_release_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"'8\.3' is no release of xapi"):
+        with pytest.raises(ValueError, match=r"'8\.3' is not a release of xapi"):
             Simulator("8.3")
 
     def test_a_world_and_a_number_of_hosts_do_not_go_together(self) -> None:
@@ -159,7 +159,7 @@ class TestPool:
 
 class TestConnections:
     def test_of_a_client_that_is_gone_count_until_its_last_call_is_over(self, xapi: Simulator) -> None:
-        """The pool goes on with what a killed client asked for."""
+        """The pool completes what a killed client asked for."""
         assert xapi.connections == 0
         client = PlainClient(xapi)
         order = xapi.faults.hang("VM.get_all")
@@ -171,7 +171,7 @@ class TestConnections:
         connection.close()
         assert xapi.connections >= 1
         order.release()
-        while xapi.connections > 1:  # the other client's may be kept
+        while xapi.connections > 1:  # the other client's connection may be kept
             time.sleep(0.002)
 
 
@@ -219,13 +219,13 @@ class TestReset:
         }
         assert counts == {
             "pool": 1, "host": 1, "VM": 1, "SR": 0, "PBD": 0, "VDI": 0, "VBD": 0, "network": 1, "secret": 1,
-        }  # fmt: skip  # because a row per count is no gain
+        }  # fmt: skip  # a row per count is no gain
         types = {db.row("SM", sm)["type"] for sm in db.refs("SM")}
         assert types == set(RECORDED_SM_TYPES)
 
 
 class TestBuilding:
-    """What the helpers make is what the calls of a client make."""
+    """The helpers make what a client's calls make."""
 
     def test_an_sr_is_as_a_client_would_have_made_it(self, xapi: Simulator) -> None:
         made = xapi.add_sr("sr")
@@ -341,7 +341,7 @@ class TestBuilding:
 
 
 OWN = {"uuid", "name_label", "location", "VDIs", "PBDs", "VBDs", "VIFs", "consoles"}
-"""Fields in which two objects that are alike differ."""
+"""Fields in which two copies differ."""
 REFERENCES = {
     "SR",
     "VDI",
@@ -356,7 +356,7 @@ REFERENCES = {
 
 
 def assert_alike(xapi: Simulator, cls: str, one: str, other: str) -> None:
-    """The two differ in nothing but what makes them two."""
+    """Check that the two differ only in these fields."""
     first, second = xapi.db.record(cls, one), xapi.db.record(cls, other)
     for field in first.keys() - OWN - REFERENCES:
         assert first[field] == second[field], field

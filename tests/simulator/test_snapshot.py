@@ -1,4 +1,4 @@
-"""Two snapshots of a pool tell what was done in between, and nothing else."""
+"""Two snapshots of a pool show every change between them, and nothing else."""
 
 from __future__ import annotations
 

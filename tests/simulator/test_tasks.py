@@ -1,4 +1,4 @@
-"""What Async makes of a call, what its record tells meanwhile and afterwards, and how long it stays."""
+"""Calls with Async: what the task's record says meanwhile and afterwards, and how long it stays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pool() -> Iterator[Direct]:
 
 
 class Work:
-    """Stands in for the rule of Async.secret.create: does what the test wants, when it wants."""
+    """Replaces the rule of Async.secret.create by work that the test controls."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -56,7 +56,7 @@ def start(pool: Direct, work: Work, value: str = "x") -> str:
 
 
 def finished(pool: Direct, task: str) -> dict[str, Any]:
-    """Its record when it is no longer pending."""
+    """Return the task's record when it is no longer pending."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         record: dict[str, Any] = pool.call("task.get_record", task)
@@ -98,7 +98,7 @@ def test_a_call_that_breaks_ends_in_the_record_too(pool: Direct, work: Work) -> 
 def test_what_is_wrong_with_the_call_is_told_at_once(pool: Direct) -> None:
     assert pool.refusal("Async.secret.create") == [
         "MESSAGE_PARAMETER_COUNT_MISMATCH", "secret.create", "1", "0",
-    ]  # fmt: skip  # because an ErrorDescription is one line
+    ]  # fmt: skip  # an ErrorDescription is one line
     assert pool.refusal("Async.secret.create", {})[0] == "INTERNAL_ERROR"
     assert pool.refusal("Async.VM.get_all") == ["Fault", "No async mode for this operation (rpc: VM.get_all)"]
     assert pool.refusal("Async.no.such") == ["MESSAGE_METHOD_UNKNOWN", "no.such"]
@@ -113,7 +113,7 @@ def test_a_cancelled_call_stops_when_it_looks(pool: Direct, work: Work) -> None:
     assert list(record["current_operations"].values()) == ["cancel"]
 
 
-def test_cancelling_is_a_wish_that_nobody_may_fulfil(pool: Direct) -> None:
+def test_cancelling_is_a_request_that_a_task_may_ignore(pool: Direct) -> None:
     task = pool.call("task.create", "mine", "")
     pool.call("task.cancel", task)
     assert pool.call("task.get_status", task) == "pending"
@@ -152,7 +152,7 @@ def test_the_owner_of_a_task_may_write_it(pool: Direct) -> None:
     assert (record["error_info"], record["other_config"]) == (["A", "b"], {"k": "v"})
 
 
-def test_a_status_that_somebody_set_is_not_changed_by_the_end_of_the_call(pool: Direct, work: Work) -> None:
+def test_a_status_that_a_client_set_is_not_changed_by_the_end_of_the_call(pool: Direct, work: Work) -> None:
     task = start(pool, work)
     pool.call("task.set_status", task, "failure")
     work.may_end.set()

@@ -1,4 +1,4 @@
-"""Both codecs, byte by byte against recorded bodies, and HTTP where the recordings do not look."""
+"""Both codecs, byte by byte against recorded bodies, and HTTP beyond the recordings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recorded(protocol: str) -> list[Any]:
 
 
 def read_answer(element: ET.Element) -> Wire:
-    """A recorded `<value>`, read by other means than those that are tested."""
+    """Read a recorded `<value>`, without the code under test."""
     if len(element) == 0:
         return element.text or ""
     inner = element[0]
@@ -98,7 +98,7 @@ VALUE = st.recursive(
 
 
 def as_tagged(value: Wire) -> str:
-    """A value as a client may send it, with every type tagged."""
+    """Return a value as a client may send it, with every type tagged."""
     match value:
         case None:
             return "<value><nil/></value>"
@@ -130,7 +130,7 @@ def test_what_an_xmlrpc_client_sends_is_what_is_read(params: list[Wire]) -> None
 
 
 def as_the_client_sees(value: Wire) -> Wire:
-    """XML-RPC answers have integers as strings, and 16 digits of a double."""
+    """Return a value as XML-RPC answers have it: integers as strings, and 16 digits of a double."""
     match value:
         case bool() | None:
             return value
@@ -283,11 +283,11 @@ def test_the_same_is_spoken_over_tls(xapi: Simulator) -> None:
         client.close()
 
 
-def test_a_client_that_speaks_no_tls_disturbs_nobody() -> None:
+def test_a_client_that_speaks_no_tls_disturbs_no_other_client() -> None:
     with Simulator(tls=True) as xapi:
         with socket.create_connection(("127.0.0.1", xapi.port), timeout=60) as stranger:
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            with contextlib.suppress(ConnectionError):  # how it is told so is TLS's affair
+            with contextlib.suppress(ConnectionError):  # TLS decides how the client learns it
                 stranger.recv(100)
         context = ssl.create_default_context(cafile=xapi.ca_file)
         client = http.client.HTTPSConnection("127.0.0.1", xapi.port, timeout=60, context=context)

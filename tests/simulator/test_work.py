@@ -1,4 +1,4 @@
-"""What a call costs, counted and not timed: a call that names its object does the same among 10,000 as among 100."""
+"""The cost of a call, counted and not timed: a call that names its object does the same among 10,000 as among 100."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEW, MANY = 100, 10_000
 
 
 class Counted(dict[str, Any]):
-    """A table that counts the rows that anybody walks over."""
+    """A table that counts iterations over its rows."""
 
     walked = 0
 
@@ -35,7 +35,7 @@ class Counted(dict[str, Any]):
 
 
 class Pool:
-    """So many objects of every kind that storage has, and one VM, one SR of a few disks, to make calls about."""
+    """A pool with ``count`` objects of every storage class, and one VM and one SR of a few disks to call about."""
 
     def __init__(self, count: int) -> None:
         self.simulator = Simulator()
@@ -67,7 +67,7 @@ def attach_and_detach(pool: Pool) -> None:
     record = {
         "VM": pool.vm, "VDI": pool.free, "userdevice": "autodetect", "bootable": False, "mode": "RW",
         "type": "Disk", "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {},
-    }  # fmt: skip  # because the keys are of no interest
+    }  # fmt: skip  # the keys are of no interest
     vbd = pool.call("VBD.create", record)
     pool.call("VBD.plug", vbd)
     pool.call("VBD.unplug", vbd)
@@ -87,7 +87,7 @@ def create_and_destroy(pool: Pool) -> None:
     record = {
         "SR": pool.sr, "virtual_size": 1 << 30, "type": "user", "sharable": False, "read_only": False,
         "other_config": {},
-    }  # fmt: skip  # because the keys are of no interest
+    }  # fmt: skip  # the keys are of no interest
     vdi = pool.call("VDI.create", record)
     pool.call("VDI.resize", vdi, 2 << 30)
     pool.call("VDI.destroy", vdi)
@@ -132,7 +132,7 @@ def pools() -> Iterator[tuple[Pool, Pool]]:
 
 
 def work(pool: Pool, call: Callable[[Pool], object]) -> tuple[int, int]:
-    """(functions called, rows walked over); the second time, when everything is cached."""
+    """Return (functions called, rows iterated over) of the second call, when everything is cached."""
     call(pool)
     count = 0
     Counted.walked = 0

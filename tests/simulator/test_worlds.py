@@ -1,4 +1,4 @@
-"""A world file is built as it says, or refused with the key that is wrong."""
+"""A world file is built as it says, or refused with the wrong key."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ class TestMistakes:
             ({"hosts": HOSTS, "srs": [{"name": "s", "type": "nfs", "hosts": ["h2"]}]},
              r"srs\[0\].hosts: no host 'h2'; there are h1"),
             ({"hosts": HOSTS, "srs": [{"name": "s", "type": "dummy", "vdis": [{"name": "v", "size": "big"}]}]},
-             r"srs\[0\].vdis\[0\].size: 'big' is no size"),
-            ({"hosts": HOSTS, "vms": [{"name": "v", "kind": "xen"}]}, r"vms\[0\].kind: 'xen' is none of pv, hvm, pvh"),
-            ({"hosts": HOSTS, "vms": [{"name": "v", "power_state": "on"}]}, r"vms\[0\].power_state: 'on' is none of"),
+             r"srs\[0\].vdis\[0\].size: 'big' is not a size"),
+            ({"hosts": HOSTS, "vms": [{"name": "v", "kind": "xen"}]}, r"vms\[0\].kind: 'xen' is not one of pv, hvm"),
+            ({"hosts": HOSTS, "vms": [{"name": "v", "power_state": "on"}]}, r"vms\[0\].power_state: 'on' is not one"),
             ({"hosts": HOSTS, "vms": [{"name": "v", "resident_on": "h2"}]}, r"vms\[0\].resident_on: no host 'h2'"),
             ({"hosts": HOSTS, "vms": [{"name": "v", "disks": ["d"]}]}, r"vms\[0\].disks: no VDI 'd' in srs"),
             ({"hosts": HOSTS, "pool": {"sm_types": ["floppy"]}}, r"pool.sm_types\[0\]: no driver 'floppy'"),
@@ -118,7 +118,7 @@ class TestMistakes:
             ({"hosts": HOSTS, "faults": [{"fault": "die", "host": "h2"}]}, r"faults\[0\].no host 'h2'"),
             ({"hosts": [{"name": "h", "address": "10.0.0.1"}]}, r"hosts\[0\].address: '10.0.0.1' is not on the loop"),
         ],
-    )  # fmt: skip  # because one mistake per line reads as the table that it is
+    )  # fmt: skip  # one mistake per line reads as the table that it is
     def test_a_mistake_names_the_key_and_the_accepted_form(self, world: Any, text: str) -> None:
         with pytest.raises(WorldError, match=text):
             Simulator(world=world)

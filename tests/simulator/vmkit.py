@@ -1,4 +1,4 @@
-"""A XenAPI client for tests of rules, and the objects that most of them begin with; all goes over the wire."""
+"""A XenAPI client for tests of rules, and the objects that most of them begin with; everything goes over the wire."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Client:
         return list(caught.value.details)
 
     def refused_in_json(self, method: str, *arguments: Any) -> list[str]:
-        """For values that XML-RPC cannot carry, like the empty key of a map."""
+        """Call with values that XML-RPC cannot send, like the empty key of a map, and return the ErrorDescription."""
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [self._session.handle, *arguments]}
         with urllib.request.urlopen(f"{self._simulator.url}/jsonrpc", json.dumps(call).encode()) as answer:
             error = json.load(answer)["error"]
         return [error["message"], *error["data"]]
 
     def another(self) -> Client:
-        """With a connection of its own, for another thread; closed with this one."""
+        """Return a client with a connection of its own, for another thread; closed with this one."""
         self._others.append(Client(self._simulator))
         return self._others[-1]
 
@@ -61,7 +61,7 @@ class Client:
 
 
 def vbd_record(vm: str, vdi: str | None, userdevice: str = "autodetect", **fields: Any) -> dict[str, Any]:
-    """What VBD.create wants."""
+    """Return a record for VBD.create."""
     record = {
         "VM": vm,
         "VDI": vdi or NULL,
@@ -109,6 +109,6 @@ def disk(xapi: Simulator, sr: str) -> str:
 
 @pytest.fixture
 def hosts(client: Client) -> list[str]:
-    """By name; the first is the master."""
+    """The hosts by name; the first is the master."""
     names = {client("host.get_name_label", host): host for host in client("host.get_all")}
     return [names[name] for name in sorted(names)]

@@ -1,7 +1,8 @@
-"""Random walks in the style of the recorded ones: any storage call, on live and dead objects, rightly and wrongly made.
+"""Random walks in the style of the recorded ones: any storage call, on live and dead objects, valid and invalid.
 
-A walk is a seed: the same seed makes the same calls and, but for the references, gets the same answers. The pool of a
-walk begins as theirs do: a default SR, two VMs with a disk each, one without, two disks that nobody uses.
+The seed decides a walk: the same seed makes the same calls and, except for the references, gets the same
+answers. A walk begins with a default SR, two VMs with a disk each, one without, and two unused disks, as the
+recorded ones do.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ABOUT_ONE = {
     4: ("PBD.unplug", "VDI.destroy", "VDI.snapshot", "VDI.clone"),
     5: ("PBD.plug",),
 }
-"""How often -> messages whose only parameter is an object of their class."""
+"""Weight -> messages whose only parameter is an object of their class."""
 ABOUT_A_GUEST = {
     1: ("VM.revert", "VM.hard_shutdown"),
     2: ("VM.pause", "VM.suspend", "VM.clean_reboot", "VM.hard_reboot", "VM.clean_shutdown", "VM.destroy"),
@@ -59,9 +60,9 @@ class Step:
 
     method: str
     params: tuple[Any, ...]
-    """Without the session."""
+    """The parameters without the session."""
     result: Any = None
-    """Of an Async call, the reference that its task names."""
+    """For an Async call, the reference that its task names."""
     error: tuple[str, ...] = ()
 
     @property
@@ -70,7 +71,7 @@ class Step:
 
 
 class Walker:
-    """Walks through a pool of its own, which is gone after `close`."""
+    """Walks through a pool of its own, which `close` ends."""
 
     def __init__(self, version: str, seed: int) -> None:
         self.simulator = Simulator(version, world="recorded")
@@ -90,7 +91,7 @@ class Walker:
         self.simulator.close()
 
     def step(self) -> Step:
-        """Make one call up, and make it."""
+        """Choose a call at random, and make it."""
         pick = self._random
         weights = [weight for weight, _ in self._alphabet.values()]
         method = pick.choices(list(self._alphabet), weights)[0]
@@ -113,7 +114,7 @@ class Walker:
             return Step(method, params, error=tuple(failure.description))
 
     def call_async(self, method: str, *params: Any) -> Step:
-        """As the recorded walks do it: the call, its task when it is over, and then the task goes."""
+        """Make an Async call as the recorded walks do: call, wait for the task, destroy the task."""
         name = f"Async.{method}"
         started = self.call(name, *params)
         if started.error:
@@ -148,7 +149,7 @@ class Walker:
         self.call("VM.create", self._vm())
 
     def _ref(self, cls: str) -> Any:
-        """Mostly a live reference of the class; a dead one, another class's or rubbish now and then."""
+        """Return a reference: mostly a live one of the class, sometimes a dead, another class's or an invalid one."""
         pick, live = self._random, self.db.refs(cls)
         if live and pick.random() < 0.9:
             return pick.choice(live)
@@ -156,13 +157,13 @@ class Walker:
         return pick.choice([*RUBBISH, *others])
 
     def _guest(self) -> Any:
-        """Never a control domain: what becomes of those is another story."""
+        """Return a VM that is not a control domain, which a walk never changes."""
         vm = self._likely("VM", lambda vm: not (vm["is_a_template"] or vm["is_control_domain"]))
         is_guest = not self.db.exists("VM", vm) or not self.db.row("VM", vm)["is_control_domain"]
         return vm if is_guest else DEAD
 
     def _slot(self) -> Any:
-        """More often than not one of a VM that runs, so that something comes of it."""
+        """Return a VBD, mostly of a running VM, so that the call has an effect."""
         return self._likely("VBD", lambda vbd: self.db.row("VM", vbd["VM"])["power_state"] == "Running")
 
     def _drive(self) -> Any:
@@ -282,7 +283,7 @@ class Walker:
         ]
 
     def _letters(self) -> dict[str, tuple[int, Callable[[], list[Any]]]]:
-        """Message -> (how often, its parameters)."""
+        """Return message -> (weight, its parameters)."""
         ref, guest, one = self._ref, self._guest, self._one
         letters: dict[str, tuple[int, Callable[[], list[Any]]]] = {
             "SR.create": (4, self._any_sr),

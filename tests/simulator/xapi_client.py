@@ -1,4 +1,4 @@
-"""The official XenAPI client, logged in, and closed without a trace afterwards."""
+"""The official XenAPI client, logged in, and closed without output afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xenvol.simulator.wire import Caller
 
 @contextmanager
 def log_in(xapi: Simulator, url: str | None = None) -> Iterator[Any]:
-    """The ``xenapi`` object of a session; the connection is closed at the end, the session is left open."""
+    """Yield the ``xenapi`` object of a session; the connection is closed at the end, the session stays open."""
     session = XenAPI.Session(url or xapi.url, ignore_ssl=xapi.tls)
     try:
         session.login_with_password(xapi.user, xapi.password, "1.0", "test")
@@ -31,7 +31,7 @@ class PlainClient:
         self.session = self.answer("session.login_with_password", xapi.user, xapi.password)[1]
 
     def answer(self, method: str, *params: Any) -> tuple[str, Any]:
-        """(kind, value): result, error, or nothing."""
+        """Return (kind, value): result, error, or nothing."""
         found = self._caller.call("xmlrpc", method, list(params))
         return found.kind, found.value
 

@@ -1,4 +1,4 @@
-"""The conformance kit finds what is wrong: a driver that breaks a requirement fails that one, and no other.
+"""The conformance kit finds mistakes: a driver that breaks a requirement fails that one, and no other.
 
 Each class of tests/plugins/nonconforming differs from the example driver in one respect.
 """
@@ -56,7 +56,7 @@ OTHER_KEY = "test_the_volume_key_of_another_volume_is_another"
 NEVER_CONNECTED = "test_disconnect_of_what_was_never_connected_is_quiet"
 
 BROKEN: dict[str, tuple[str, str, set[str]]] = {
-    # driver: the requirement that it breaks, words of the message, what else cannot be met then
+    # driver: the requirement that it breaks, words of the message, other requirements that then fail
     "CallsInItsConstructor": ("test_making_a_driver_makes_no_call", "__init__ called pool.get_all", set()),
     "ChangesTheData": (
         "test_the_connection_data_stays_as_it_was",
@@ -68,13 +68,21 @@ BROKEN: dict[str, tuple[str, str, set[str]]] = {
         "dict(connection_data) where a dict",
         {WHOLE_ROAD, ANOTHER_VOLUME, SECRETS},
     ),
-    "TellsVolumesByTheirPassword": (KEY, "told one volume by several keys", {SECRETS}),
-    "TellsVolumesByTheirShare": (OTHER_KEY, "told two volumes by one key", set()),
+    "TellsVolumesByTheirPassword": (KEY, "gave one volume several keys", {SECRETS}),
+    "TellsVolumesByTheirShare": (OTHER_KEY, "gave two volumes one key", set()),
     "CreatesADisk": ("test_nothing_is_called_that_a_driver_may_not", "called VDI.create, which", set()),
     "GoesOnWhenForbidden": (FORBIDDEN, "PBD.create: VolumeNotFound", set()),
     "LooksUpKeysBlindly": (MISSING_KEY, "key 'export' was missing, and connect_volume raised Key", {NO_DATA}),
-    "BlamesAnotherKey": (MISSING_KEY, "'sr_uuid' was missing, and connect_volume blames another", set()),
-    "ChecksItsKeysTooLate": (MISSING_KEY, "called SR.introduce, SR.forget before it said so", {NO_DATA}),
+    "BlamesAnotherKey": (
+        MISSING_KEY,
+        "'sr_uuid' was missing, and the error of connect_volume names another",
+        set(),
+    ),
+    "ChecksItsKeysTooLate": (
+        MISSING_KEY,
+        "called SR.introduce, SR.forget before it raised the error",
+        {NO_DATA},
+    ),
     "DoesNotLookAtTheSize": (OTHER_SIZE, "connection_data said 12345 bytes, and connect_volume succ", set()),
     "KnowsOnlyTheMaster": (
         "test_connect_shows_the_volume_on_every_host",
@@ -114,8 +122,8 @@ BROKEN: dict[str, tuple[str, str, set[str]]] = {
             *(UNREACHABLE, NOT_THERE, OTHER_SIZE, FORBIDDEN, SECRETS),
         },
     ),
-    "HidesRefusals": (CONNECT_REFUSED, "that hides what xapi said", set()),
-    "HidesSilence": (CONNECT_LOST, "that hides that nobody knows", {CONNECT_KILLED}),
+    "HidesRefusals": (CONNECT_REFUSED, "that hides xapi's error", set()),
+    "HidesSilence": (CONNECT_LOST, "that hides that the outcome is unknown", {CONNECT_KILLED}),
     "IgnoresRefusalsOfForget": (DISCONNECT_REFUSED, "SR.forget: it succeeded, and left something", set()),
     "LeavesTheSecretOfADeadAttempt": (KILLED_THEN_DISCONNECT, "secret", {CONNECT_KILLED}),
     "TriesAnySRType": (
@@ -137,14 +145,14 @@ BROKEN: dict[str, tuple[str, str, set[str]]] = {
 }
 
 Failures = dict[str, str]
-"""Name of a test, without its parameters, to what it said."""
+"""Name of a test, without its parameters, to its message."""
 
 
 @pytest.fixture
 def run(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, Failures]]:
-    """Run the example's tests on another driver; how many passed, and what the others said."""
+    """Run the example's tests on another driver; return how many passed, and the messages of the others."""
     for path in [*install(ACME, tmp_path / "site"), str(PLUGINS / "nonconforming")]:
         monkeypatch.syspath_prepend(path)
 
@@ -174,7 +182,7 @@ def test_a_driver_that_breaks_a_requirement_is_told_which_and_how(
 def test_a_driver_that_breaks_a_requirement_meets_all_others(
     driver: str, run: Callable[..., tuple[int, Failures]]
 ) -> None:
-    """But for those that cannot be met without it."""
+    """Except for those that depend on it."""
     requirement, _, consequences = BROKEN[driver]
     _, failures = run(driver)
     assert set(failures) == {requirement, *consequences}
@@ -182,7 +190,7 @@ def test_a_driver_that_breaks_a_requirement_meets_all_others(
 
 @pytest.mark.slow
 def test_a_driver_need_not_inherit_anything(run: Callable[..., tuple[int, Failures]]) -> None:
-    """Nor have what is optional: a volume's key, how a volume grows, a table of its keys."""
+    """Nor define optional parts: a volume's key, growing a volume, a table of its keys."""
     passed, failures = run("InheritsNothing")
     assert not failures
     assert passed >= 36
@@ -190,7 +198,7 @@ def test_a_driver_need_not_inherit_anything(run: Callable[..., tuple[int, Failur
 
 @pytest.mark.slow
 def test_every_requirement_is_broken_by_some_driver(run: Callable[..., tuple[int, Failures]]) -> None:
-    """So each has been seen to fail, but for those that are here with the reason."""
+    """So each has been seen to fail, except for those listed here with the reason."""
     passed, failures = run("Conforming")
     assert not failures
     assert passed >= 35

@@ -1,4 +1,4 @@
-"""The explorer runs two clients in every order of their calls, and finds what goes wrong in one of them."""
+"""The explorer runs two clients in every order of their calls, and finds an error in any of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Retry(XenVolError):
 
 @pytest.fixture
 def begin(xapi: Simulator) -> Callable[[], str]:
-    """Builds a pool with an SR of that uuid, and says its reference."""
+    """Return a function that builds a pool with an SR of that uuid, and returns its reference."""
 
     def begin() -> str:
         xapi.reset()
@@ -39,7 +39,7 @@ def ref(session: Session) -> str:
 
 
 def careless(letter: str) -> Client:
-    """Reads, and writes what it read with a letter more."""
+    """Return a client that reads a value, and writes it with one more letter."""
 
     def run(session: Session) -> None:
         name = session.call("SR.get_name_label", ref(session))
@@ -49,7 +49,7 @@ def careless(letter: str) -> Client:
 
 
 def careful(letter: str, error: type[Exception] = Retry, tries: int = 1) -> Client:
-    """Takes the lock first, a key that xapi adds only once, and gives up where it is taken."""
+    """Return a client that first takes the lock, a key that xapi adds only once, and gives up if it exists."""
 
     def run(session: Session) -> None:
         for left in reversed(range(tries)):
@@ -101,7 +101,7 @@ class TestAnExploration:
         self, xapi: Simulator, begin: Callable[[], str]
     ) -> None:
         report = explored(xapi, begin, careful("a", OSError), careful("b", OSError))
-        assert "raised no error of xenvol's: OSError: locked" in report.violations[0].what
+        assert "raised an error that is not xenvol's: OSError: locked" in report.violations[0].what
 
     def test_demands_that_who_gives_up_leaves_nothing(
         self, xapi: Simulator, begin: Callable[[], str]
@@ -113,7 +113,7 @@ class TestAnExploration:
             careful("a").run(session)
 
         report = explored(xapi, begin, Client("a", untidy), careful("b"))
-        assert any("gave up, and left the pool otherwise than before" in v.what for v in report.violations)
+        assert any("gave up, and left the pool changed" in v.what for v in report.violations)
         assert any("litter" in v.what for v in report.violations)
 
     def test_demands_that_the_same_call_again_succeeds(
@@ -123,17 +123,17 @@ class TestAnExploration:
             name = session.call("SR.get_name_label", ref(session))
             if session.call("SR.get_name_label", ref(session)) != name or gave_up:
                 gave_up.append(True)
-                raise Retry("somebody changed the name, and so I sulk")
+                raise Retry("another client changed the name")
             session.call("SR.set_name_description", ref(session), "done")
 
         gave_up: list[bool] = []
         report = explored(xapi, begin, Client("a", gone_bad), careless("b"), preemptions=2)
-        assert "the same call again did not complete what gave up" in report.violations[0].what
+        assert "the same call again did not complete after a client gave up" in report.violations[0].what
 
     def test_runs_each_schedule_once_and_the_sample_is_of_others(
         self, xapi: Simulator, begin: Callable[[], str]
     ) -> None:
-        """Each client has four calls, so that there are 2 orders without and 6 with one preemption."""
+        """Each client has four calls, so there are 2 orders without and 6 with one preemption."""
         counts = [
             explored(xapi, begin, careless("a"), careless("b"), preemptions=n).schedules for n in (0, 1)
         ]
@@ -161,7 +161,7 @@ class TestAnExploration:
 
 class TestACallThatDoesNotReturn:
     def test_because_it_waits_for_the_other_lets_the_other_go_on(self, xapi: Simulator) -> None:
-        """PBD.unplug waits for a plug that is under way; no clock decides that it does."""
+        """PBD.unplug waits for a plug that is under way; the test uses no clock to see it."""
 
         def begin() -> None:
             xapi.add_sr("", sr_uuid=SR, plugged=False)
@@ -197,7 +197,7 @@ class TestACallThatDoesNotReturn:
     def test_and_neither_does_the_other_s_is_a_violation(
         self, xapi: Simulator, begin: Callable[[], str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Both wait for an event that nobody causes."""
+        """Both wait for an event that never comes."""
         monkeypatch.setattr(explorer, "PATIENCE", 0.2)
         begin()
 
@@ -245,7 +245,7 @@ class TestASchedule:
             assert both.run(Schedule(0)).errors == (None, None)
 
     def test_a_slow_call_has_two_steps_and_is_under_way_between_them(self, xapi: Simulator) -> None:
-        """A VBD is currently_attached from the moment that its plug begins, and has no device before it ends."""
+        """A VBD is currently_attached as soon as its plug begins, and has no device before the plug ends."""
         vm = xapi.add_vm("web")
         vbd = xapi.add_vbd(vm, xapi.add_vdi(xapi.add_sr("store"), "disk"), plugged=False)
         seen = []

@@ -1,4 +1,4 @@
-"""What is left is told in words, and what a host's first use leaves by itself is left out."""
+"""Leftovers are reported in words, without the traces of a host's first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_is_left_is_named(xapi: Simulator) -> None:
 def test_an_sr_that_was_plugged_and_forgotten_leaves_only_the_traces_of_a_first_use(
     xapi: Simulator, xapi_session: Session
 ) -> None:
-    """iscsid has started, and xapi has noted which domain drives the SR: no client can take that back."""
+    """iscsid has started, and xapi has noted which domain drives the SR: no client can undo that."""
     xapi.storage.san.add_target("iqn.2001-01.com.example:a", "10.0.0.1:3260")
     touch_hosts(xapi)
     before = xapi.snapshot()

@@ -1,4 +1,4 @@
-"""The sweep strikes every call of an operation once, each in a pool of its own, and lets the caller judge."""
+"""The sweep strikes every call of an operation once, each in a pool of its own, and the caller judges."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_run_without_a_fault_tells_the_calls(xapi: Simulator, begin: Callable[
     ],
 )
 def test_each_call_is_struck_in_turn(xapi, begin, strike, error, left) -> None:
-    """The faults are over when a case is judged, so that the judge may call."""
+    """The faults are over when a case is judged, so the judge may call."""
     cases, found = [], []
     for case in sweep.each_call(xapi, begin, operation, strike):
         cases.append(case)
@@ -65,7 +65,7 @@ def test_each_call_is_struck_in_turn(xapi, begin, strike, error, left) -> None:
 
 
 def test_an_operation_that_gets_over_it_has_no_error(xapi: Simulator, begin: Callable[[], Session]) -> None:
-    """A read that lost its answer is asked again."""
+    """A read whose answer was lost is retried."""
     (case,) = sweep.each_call(xapi, begin, lambda session: session.call("SR.get_all"), sweep.lose_answer)
     assert case.error is None
     assert str(case) == "lose_answer at call 1, SR.get_all: it succeeded"
@@ -74,7 +74,7 @@ def test_an_operation_that_gets_over_it_has_no_error(xapi: Simulator, begin: Cal
 def test_an_assertion_of_the_operations_own_is_no_outcome(
     xapi: Simulator, begin: Callable[[], Session]
 ) -> None:
-    """It leaves, with a note on where."""
+    """The assertion is raised, with a note on where."""
 
     def failing(session: Session) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a test asks of its pool is added to what its class and its module ask."""
+"""A test's markers are added to those of its class and its module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ pytest_plugins = ["pytester"]
 
 
 def test_markers_add_up_and_the_closest_wins(pytester: pytest.Pytester) -> None:
-    """A conformance test that needs three hosts has them on the release that its class is run on."""
+    """A conformance test that needs three hosts gets them in the release that its class uses."""
     pytester.makepyfile(
         """
         import pytest

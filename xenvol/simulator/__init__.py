@@ -1,6 +1,7 @@
-"""A xapi made of rules, on the wire: what the library, and whoever writes a driver, is tested against.
+"""A xapi simulator on the wire: the library and storage drivers are tested against it.
 
-It shares no code with the library. ``with Simulator() as xapi: ...`` is all that most need to know.
+It follows xapi's rules and shares no code with the library. Most tests need only ``with Simulator() as xapi:
+...``.
 """
 
 from xenvol.simulator.simulator import Simulator

@@ -1,4 +1,4 @@
-"""The simulator from a shell: ``serve`` one, or ``replay`` recordings against fresh ones."""
+"""The simulator's command line: ``serve`` one, or ``replay`` recordings against fresh ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_VERSION = "v24.16.0"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 1 when a replay diverges; 2 when the command is wrong."""
+    """Return the exit status: 0 for success, 1 when a replay diverges, 2 when the command is wrong."""
     options = _parser().parse_args(arguments)
     status: int = options.run(options)
     return status
@@ -32,29 +32,33 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a pool until interrupted")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    serve.add_argument(
+        "--port", type=int, default=0, help="port of every host; 0, the default, takes a free one"
+    )
     serve.add_argument(
         "--world", metavar="FILE", help=f"a world file, or one of {', '.join(NAMES)} (default: an empty pool)"
     )
     serve.add_argument("--xapi-version", default=_DEFAULT_VERSION, metavar="V", help="default: %(default)s")
-    serve.add_argument("--tls", action="store_true", help="HTTPS, with the certificate that the package has")
-    serve.add_argument("--hosts", type=int, metavar="N", help="hosts of an empty pool; default: 1")
+    serve.add_argument("--tls", action="store_true", help="serve HTTPS with the package's certificate")
+    serve.add_argument("--hosts", type=int, metavar="N", help="number of hosts of an empty pool; default: 1")
     serve.add_argument(
-        "--storage-delays", action="store_true", help="storage takes the time that real storage takes"
+        "--storage-delays", action="store_true", help="let storage take the time that real storage takes"
     )
     serve.add_argument("-v", "--verbose", action="store_true", help="print every call")
 
-    player = commands.add_parser("replay", help="play recordings of a real xapi and print every divergence")
+    player = commands.add_parser("replay", help="replay recordings of a real xapi and print every difference")
     player.set_defaults(run=_replay)
     player.add_argument("files", nargs="+", type=Path, metavar="FILE")
     player.add_argument(
         "--xapi-version",
         metavar="V",
-        help=f"default: what the file's path says (v25.33.1/…, v24-walk…), or else {_DEFAULT_VERSION}",
+        help=f"default: the release in the file's path (v25.33.1/…, v24-walk…), else {_DEFAULT_VERSION}",
     )
     player.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     player.add_argument(
-        "--extra-fields-ok", action="store_true", help="records may have fields that the recording has not"
+        "--extra-fields-ok",
+        action="store_true",
+        help="accept fields of records that the recording does not have",
     )
     return parser
 

@@ -1,8 +1,8 @@
-"""A pool as it is after installation: its hosts, their control domains, the SM types, and not one SR.
+"""Build a pool as an installation leaves it: hosts, their control domains, the SM types, and no SR.
 
-What a simulated machine is like stands in ``data/machine.json`` (the machine of the recordings); what a pool
-adds to that is a `PoolSpec`. Everything here writes rows, since in a real pool they are there before anybody
-can call; whatever a client could have made is made by `xenvol.simulator.pool`.
+``data/machine.json`` describes the simulated machine, which is the machine of the recordings. A `PoolSpec`
+says what a pool adds to it. This module writes rows directly, because a real pool has them before a client
+can call. `xenvol.simulator.pool` makes everything that a client could make.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ RECORDED_SM_TYPES = (
 """The drivers that the recorded server had."""
 
 _CPUS = 16
-"""Of each machine, as ``cpu_info`` in machine.json says."""
+"""The number of CPUs of each machine, as in ``cpu_info`` of machine.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostSpec:
-    """One machine."""
+    """One machine of a new pool."""
 
     name: str
     address: str = ""
@@ -50,17 +50,17 @@ class HostSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """The machines, the first of them the master, and the storage drivers that are installed on all."""
+    """The machines of a new pool, the master first, and the storage drivers that all of them have."""
 
     hosts: tuple[HostSpec, ...]
     name: str = ""
     sm_types: tuple[str, ...] = RECORDED_SM_TYPES
     domains_use_storage: bool = True
-    """Whether a VM's disks are attached through storage drivers; the recorded server's were not (`Xapi`)."""
+    """True if a VM's disks are attached through storage drivers; on the recorded server they were not (`Xapi`)."""
 
 
 def build(xapi: Xapi, spec: PoolSpec) -> None:
-    """Fill an empty database."""
+    """Fill an empty database with the pool that the spec describes."""
     db = xapi.db
     machine = _machine()
     xapi.domains_use_storage = spec.domains_use_storage
@@ -81,7 +81,7 @@ def build(xapi: Xapi, spec: PoolSpec) -> None:
 
 
 def add_host(xapi: Xapi, spec: HostSpec) -> str:
-    """A machine that is up, with its control domain; it has no PBD, as after a join to a pool without SRs."""
+    """Add a running host and its control domain; it has no PBD, as after a join to a pool without SRs."""
     db = xapi.db
     machine = _machine()
     host = f"OpaqueRef:{uuid.uuid4()}"

@@ -1,6 +1,6 @@
-"""Thousands of objects in a moment: the first is made by the rules, the others are its likeness.
+"""Make thousands of objects quickly: the rules make the first one, and the others are copies of it.
 
-So each has what the rules would have given it; it costs some microseconds, however slow the rule is.
+So each object has what the rules would give it. A copy takes some microseconds, even if the rule is slow.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from xenvol.simulator.rules.operations import update_allowed_operations
 
 
 class BulkBuilder(PoolBuilder):
-    """A `PoolBuilder` that makes many at once."""
+    """A `PoolBuilder` that makes many objects at once."""
 
     def add_srs(self, count: int, name: str = "sr", **like: Any) -> list[str]:
-        """So many SRs with their PBDs, called ``sr-1``, ``sr-2``...; ``like`` is what `add_sr` takes."""
+        """Add ``count`` SRs with their PBDs, called ``sr-1``, ``sr-2``...; ``like`` takes the arguments of `add_sr`."""
         with self.xapi.lock:
             if not count:
                 return []
@@ -33,10 +33,10 @@ class BulkBuilder(PoolBuilder):
             return srs
 
     def add_vdis(self, sr: str, count: int, name: str = "vdi", **like: Any) -> list[str]:
-        """So many disks of an SR whose disks are in the database only (type dummy); as `add_vdi`."""
+        """Add ``count`` disks to an SR of type dummy, whose disks have no data; ``like`` is as for `add_vdi`."""
         with self.xapi.lock:
             if self.xapi.db.row("SR", sr)["type"] not in ("dummy", "flaky"):
-                raise ValueError("add_vdis makes rows without data; use add_vdi for an SR that holds data")
+                raise ValueError("add_vdis makes rows without data, and this SR holds data; use add_vdi")
             if not count:
                 return []
             vdis = [self.add_vdi(sr, f"{name}-1", **like)]
@@ -49,7 +49,7 @@ class BulkBuilder(PoolBuilder):
             return vdis
 
     def add_vms(self, count: int, name: str = "vm", **like: Any) -> list[str]:
-        """So many halted VMs without disks; as `add_vm`."""
+        """Add ``count`` halted VMs without disks; ``like`` is as for `add_vm`."""
         with self.xapi.lock:
             if not count:
                 return []
@@ -69,7 +69,7 @@ class BulkBuilder(PoolBuilder):
             return vms
 
     def add_vbds(self, vm: str, vdis: Sequence[str], **like: Any) -> list[str]:
-        """A VBD per VDI in the slots from 0 (of a VM that has none yet); as `add_vbd`."""
+        """Add a VBD for each VDI, in slots 0, 1, … of a VM that has no VBD yet; ``like`` is as for `add_vbd`."""
         with self.xapi.lock:
             if not vdis:
                 return []
@@ -103,7 +103,7 @@ class BulkBuilder(PoolBuilder):
 
 
 def _letters(number: int) -> str:
-    """``a`` for 0, ``z`` for 25, ``aa`` for 26."""
+    """Return ``a`` for 0, ``z`` for 25, ``aa`` for 26."""
     letters = ""
     number += 1
     while number:

@@ -1,7 +1,7 @@
-"""What changed last, object by object: a stamp that grows, and for each object the stamp of its latest change.
+"""The latest change of each object, with a stamp that grows with every change.
 
-An object's earlier changes are forgotten, so the ledger is as large as the pool; deletions are remembered for a
-while, as xapi does.
+Only the latest change of an object is kept, so the ledger is as large as the pool. Deletions are kept for a
+while, as in xapi.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_DELETIONS_MOST = 512  # per class; then the oldest go (db_cache_types.ml, Table.remove)
+_DELETIONS_MOST = 512  # per class; beyond it the oldest are dropped (db_cache_types.ml, Table.remove)
 _DELETIONS_KEPT = 257
 
 
@@ -45,14 +45,14 @@ class Changes:
             self._forget_old_deletions(cls, ref)
 
     def since(self, cls: str, stamp: int) -> Iterator[Change]:
-        """The latest change of every object of a class that changed after that stamp, newest first."""
+        """Yield the latest change of every object of a class that changed after that stamp, newest first."""
         for change in reversed(self._latest[cls].values()):
             if change.stamp <= stamp:
                 return
             yield change
 
     def last(self, cls: str, ref: str) -> Change | None:
-        """Of one object; None where it never was, or is gone for long."""
+        """Return the latest change of an object; None if the object never existed or its deletion is forgotten."""
         return self._latest[cls].get(ref)
 
     def _forget_old_deletions(self, cls: str, ref: str) -> None:

@@ -1,11 +1,11 @@
-"""A whole pool kept as bytes, to be made again as often as a test likes: faster than to build it, and the same.
+"""Save a whole pool as bytes, and restore it as often as a test likes: faster than to build it again.
 
     checkpoint = xapi.checkpoint()   # objects, storage with the bytes of its disks, sessions, dead hosts
     ...
     xapi.restore(checkpoint)         # a client that was logged in then is logged in again
 
-What the running program holds is not kept: ordered faults, the journal, calls under way. References, uuids and paths
-stay, so that what was noted at the checkpoint is true again after `Simulator.restore`.
+A checkpoint does not contain ordered faults, the journal, or calls under way. References, uuids and paths
+stay the same, so what a test noted at the checkpoint is true again after `Simulator.restore`.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ from xenvol.simulator.xapi import Xapi
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Made by `Simulator.checkpoint`; for that simulator alone, as long as it lives."""
+    """A saved pool, made by `Simulator.checkpoint`; usable with that simulator only, as long as it lives."""
 
     state: bytes
     files: tuple[tuple[str, SavedFile], ...]
-    """Below the world's directory: where, and what."""
+    """Each file: its path below the world's directory, and its content."""
     links: tuple[tuple[str, str], ...]
-    """Disks that are plugged into a control domain: the link, and the file that it leads to."""
+    """Disks that are plugged into a control domain: the link, and the file that it points to."""
     clock: Callable[[], float]
     hosts: tuple[tuple[str, str, bool], ...] = ()
-    """Reference, address, and whether it is up, in the order of the listeners."""
+    """Each host's reference, its address, and whether it is up, in the order of the listeners."""
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.state)} bytes, {len(self.files)} files>"
 
 
 def take(xapi: Xapi) -> Checkpoint:
-    """RuntimeError while something is under way in the pool: the thread that does it cannot be kept."""
+    """Save the pool; RuntimeError if an operation is under way, because its thread cannot be saved."""
     with xapi.lock:
         if busy := _under_way(xapi):
-            raise RuntimeError(f"{busy}: a checkpoint keeps a pool in which nothing is under way")
+            raise RuntimeError(
+                f"{busy}: a checkpoint needs a pool without calls under way; wait for them to end"
+            )
         root = xapi.world.directory
         paths = sorted(path for path in root.rglob("*") if path.is_file() or path.is_symlink())
         return Checkpoint(
@@ -63,7 +65,7 @@ def take(xapi: Xapi) -> Checkpoint:
 
 
 def make(checkpoint: Checkpoint, directory: Path) -> Xapi:
-    """The pool of a checkpoint once more, its files in that directory, which is empty."""
+    """Rebuild the pool of a checkpoint, with its files in that directory, which must be empty."""
     for name, saved in checkpoint.files:
         restore_file(directory / name, saved)
     for name, target in checkpoint.links:
@@ -76,9 +78,9 @@ def make(checkpoint: Checkpoint, directory: Path) -> Xapi:
 
 
 class Template:
-    """A pool with nothing in it that a test has done, from which new ones with uuids of their own are made.
+    """A fresh pool from which new pools are made, each with uuids of its own.
 
-    Which uuids are the world's, and which were made up when it was built, is seen by building it twice.
+    A uuid is either fixed by the world or random. To tell them apart, the pool is built twice.
     """
 
     def __init__(self, build: Callable[[], Xapi]) -> None:
@@ -98,7 +100,7 @@ class Template:
             xapi.world.close()
 
     def make(self) -> Xapi:
-        """Another pool of this kind."""
+        """Return a new pool of this kind, with new random uuids."""
         renamed = dict(zip(self._made_up, _new_uuids(len(self._made_up)), strict=True))
         pieces = self._pieces.copy()
         pieces[1::2] = [renamed.get(each, each) for each in pieces[1::2]]
@@ -106,7 +108,7 @@ class Template:
 
 
 def _new_uuids(count: int) -> Iterator[bytes]:
-    """Random ones (version 4), made at one go, since a pool has a hundred."""
+    """Yield random uuids (version 4). All digits are drawn at once, because a pool has a hundred uuids."""
     digits = os.urandom(16 * count).hex().encode()
     for at in range(0, len(digits), 32):
         each = digits[at : at + 32]
@@ -117,9 +119,9 @@ _UUID = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 
 
 def _under_way(xapi: Xapi) -> str:
-    """What is, in words; empty: nothing."""
+    """Describe what is under way in the pool; empty if nothing is."""
     if xapi.queueing or xapi.held:
-        return f"{xapi.queueing or len(xapi.held)} calls wait or run"
+        return f"{xapi.queueing or len(xapi.held)} calls are under way"
     db = xapi.db
     for cls in db.model.classes:
         if "current_operations" in db.model.classes[cls].fields:
@@ -133,7 +135,7 @@ def _under_way(xapi: Xapi) -> str:
 
 
 def _in_directory(name: str) -> Path:
-    raise RuntimeError("only _Unpickler knows the directory")  # it puts its own function in this one's place
+    raise RuntimeError("only _Unpickler knows the directory")  # _Unpickler replaces this function by its own
 
 
 class _Pickler(pickle.Pickler):

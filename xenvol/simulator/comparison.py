@@ -1,8 +1,7 @@
-"""Whether an answer is the recorded one: the same code, the same structure, the same values, but for what a
-recording cannot prescribe.
+"""Compare an answer with the recorded one: the code, the structure, and the values that a recording can prescribe.
 
-Which parts those are is said by a `Shape`. Lists are sets with multiplicity. Where a recorded name has no
-value yet, the candidate that differs least gives it its value.
+A `Shape` says which parts are free. Lists are compared as multisets. If a recorded name has no value yet, it
+gets the value of the candidate that differs least.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from xenvol.simulator.symbols import Symbols
 ABSENT = "(absent)"
 _DATE = re.compile(r"\d{8}T\d\d:\d\d:\d\dZ")
 _CLOCK_SINCE = 2025
-"""Dates of this year and later were read off a clock; earlier ones were given by a caller."""
+"""A date of this year or later came from a clock; an earlier one came from a caller."""
 _EXCEPTION = re.compile(r"Failure\(|Stdlib\.|Db_exn\.|Invalid_argument\(|Not_found")
-"""The print of an OCaml exception."""
+"""Matches the text of an OCaml exception."""
 _SM_OWN_KEYS = re.compile(r"read-caching-(enabled-on|reason)-")
-"""Keys that the storage manager writes into maps in its own time."""
+"""Keys that the storage manager adds to maps at times of its own."""
 _FREE_TEXTS = {"SESSION_AUTHENTICATION_FAILED": {2}}
-"""Places in an error, the code being 0, that hold somebody else's words: PAM's."""
+"""Positions in an error that hold text of another program, here PAM; position 0 is the code."""
 _REFERENCE_SETS = {"VDI_IN_USE", "NETWORK_CONTAINS_VIF"}
-"""Errors whose parameters come in no order."""
+"""Errors whose parameters have no defined order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Difference:
 
 
 def brief(value: Any, limit: int = 300) -> str:
-    """A value as JSON, cut off where it gets long."""
+    """Return a value as JSON, shortened to ``limit`` characters."""
     if isinstance(value, str) and value is ABSENT:
         return ABSENT
     text: str = json.dumps(value, ensure_ascii=False, default=str)
@@ -50,16 +49,16 @@ def brief(value: Any, limit: int = 300) -> str:
 
 
 class Comparison:
-    """Compares what one recording says with what came, and learns its names on the way."""
+    """Compare one recording with the actual answers, and learn the recording's names on the way."""
 
     def __init__(self, symbols: Symbols, *, extra_fields_ok: bool = False, ordered: bool = False) -> None:
         self.symbols = symbols
         self.extra_fields_ok = extra_fields_ok
         self.ordered = ordered
-        """Lists have an order, this once."""
+        """If True, lists are compared in order."""
 
     def value(self, expected: Any, actual: Any, path: str, shape: Shape = EXACT) -> list[Difference]:
-        """All differences; symbols learn what fits."""
+        """Return all differences; symbols that match are learnt."""
         if shape.is_free:
             self._learn(expected, actual, path)
             return []
@@ -85,7 +84,7 @@ class Comparison:
         return [] if expected == actual or both_nan else [Difference(path, expected, actual)]
 
     def error(self, expected: Any, actual: Any, path: str) -> list[Difference]:
-        """ErrorDescriptions: lists, or the error objects of JSON-RPC 2."""
+        """Compare two ErrorDescriptions: lists, or the error objects of JSON-RPC 2."""
         if isinstance(expected, dict) and isinstance(actual, dict):
             found = self.value(expected.get("code"), actual.get("code"), f"{path}.code")
             return found + self.error(_description(expected), _description(actual), path)
@@ -94,7 +93,7 @@ class Comparison:
         code = expected[0]
         if code != actual[0]:
             return [Difference(f"{path}[0]", expected, actual)]
-        if code == "INTERNAL_ERROR":  # only prints of exceptions follow
+        if code == "INTERNAL_ERROR":  # its parameters are the texts of exceptions
             return []
         if len(expected) != len(actual):
             return [Difference(path, expected, actual)]
@@ -111,7 +110,7 @@ class Comparison:
     # ---- inside
 
     def _learn(self, expected: Any, actual: Any, path: str) -> list[Difference]:
-        """Compare, and keep what was learnt only if nothing differs."""
+        """Compare, and keep the learnt symbols only if nothing differs."""
         mark = self.symbols.mark()
         found = self.value(expected, actual, path)
         if found:
@@ -128,7 +127,7 @@ class Comparison:
         ]
 
     def _set(self, expected: list[Any], actual: list[Any], path: str, items: Shape) -> list[Difference]:
-        """What is certain first, then the rest, each with the candidate that fits best."""
+        """Match items without unknown names first, then each of the others with the candidate that fits best."""
         rest = dict(enumerate(actual))
         uncertain = []
         for item in expected:
@@ -189,10 +188,10 @@ class Comparison:
     def _unknown_key(
         self, key: str, value: Any, rest: dict[str, Any], path: str, items: Shape
     ) -> list[Difference]:
-        """Find the key that a name stands for by what is under it; take it out of ``rest``."""
+        """Find the key that a name stands for, by the value under it, and take it out of ``rest``."""
         if self.symbols.unbound(key):
             candidates = [candidate for candidate in rest if not self.symbols.owns(candidate)]
-        else:  # a value compared since has told
+        else:  # an earlier comparison has learnt it
             candidates = [self.symbols.resolve(key)]
 
         def attempt(candidate: str) -> list[Difference]:
@@ -213,7 +212,7 @@ class Comparison:
     def _best(
         self, candidates: Iterable[tuple[Any, Callable[[], list[Difference]]]]
     ) -> tuple[Any, list[Difference]]:
-        """The candidate with the fewest differences, the first of equals; its names are learnt. None: no one."""
+        """Return the candidate with the fewest differences, the first among equals, and learn its names; or None."""
         mark = self.symbols.mark()
         best: tuple[Any, Callable[[], list[Difference]]] | None = None
         fewest = 0
@@ -238,7 +237,7 @@ def _date(expected: str, actual: str, path: str) -> list[Difference]:
 
 
 def _kind(value: Any) -> type:
-    """The type on the wire, with one kind of number."""
+    """Return the type on the wire; all numbers count as one type."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float
     return type(value)

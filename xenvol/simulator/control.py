@@ -1,6 +1,7 @@
-"""Arranging and examining a simulator over HTTP, under /simulator, so that a test in any language can use it.
+"""Arrange and examine a simulator over HTTP, under /simulator, for tests in any language.
 
-JSON in, JSON out; no session is needed. What it does is what the Python methods of the same names do.
+Requests and replies are JSON; no session is needed. Each request does what the Python method of the same name
+does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from xenvol.simulator.snapshot import Snapshot
 
 
 class Controlled(Protocol):
-    """The simulator, as far as it is controlled from here."""
+    """The part of the simulator that HTTP clients can control."""
 
     @property
     def journal(self) -> Journal: ...
@@ -39,11 +40,11 @@ class Controlled(Protocol):
 
 
 class BadRequest(ValueError):
-    """What was sent is not what is accepted; the text says what is."""
+    """The request is not acceptable; the text says what is accepted."""
 
 
 class Control:
-    """Serves one simulator."""
+    """Serves the requests for one simulator."""
 
     def __init__(self, simulator: Controlled) -> None:
         self._simulator = simulator
@@ -51,23 +52,23 @@ class Control:
         self._routes: dict[tuple[str, str], tuple[Callable[[str, Any], Any], str]] = {
             ("GET", ""): (self._help, "this page"),
             ("POST", "/reset"): (self._reset, "restore the initial state"),
-            ("POST", "/checkpoint"): (self._checkpoint, "keep the whole state of now, and get its number"),
+            ("POST", "/checkpoint"): (self._checkpoint, "save the whole state, and return its number"),
             ("POST", "/restore"): (
                 self._restore,
-                'go back to a checkpoint, sessions too: {"checkpoint": 1}',
+                'restore a checkpoint with its sessions: {"checkpoint": 1}',
             ),
             ("GET", "/journal"): (
                 self._journal,
                 'all calls; ?since=MARK for those after the "mark" of an earlier answer',
             ),
             ("DELETE", "/journal"): (self._clear_journal, "forget all calls"),
-            ("GET", "/faults"): (self._faults, "the orders that may still strike"),
+            ("GET", "/faults"): (self._faults, "the orders that can still strike"),
             ("POST", "/faults"): (
                 self._order,
-                'order one: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_BACKEND_FAILURE_47", "", '
+                'order a fault: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_BACKEND_FAILURE_47", "", '
                 '"why", ""], "nth": 1, "every": false}; faults: ' + ", ".join(KINDS),
             ),
-            ("DELETE", "/faults"): (self._clear_faults, "forget all orders; ?id=N for one"),
+            ("DELETE", "/faults"): (self._clear_faults, "drop all orders; ?id=N drops one"),
             ("GET", "/snapshot"): (self._snapshot, "the whole state"),
             ("POST", "/compare"): (
                 self._compare,
@@ -77,7 +78,7 @@ class Control:
         }
 
     def __call__(self, verb: str, path: str, body: bytes) -> Reply:
-        """(verb, path with query, body) → reply; the server calls this without the pool's lock."""
+        """Answer one request: verb, path with query, body. The server calls this without the pool's lock."""
         route, _, query = path.partition("?")
         route = route.removeprefix("/simulator").rstrip("/")
         if (verb, route) not in self._routes:
@@ -89,12 +90,12 @@ class Control:
             data = json.loads(body) if body.strip() else {}
             return _reply(200, act(query, data))
         except json.JSONDecodeError as error:
-            return _reply(400, {"error": f"the body is no JSON: {error}"})
+            return _reply(400, {"error": f"the body is not JSON: {error}"})
         except (ValueError, KeyError) as error:
             return _reply(400, {"error": str(error.args[0])})
 
     def forget_checkpoints(self) -> None:
-        """Those that were made over HTTP; their numbers begin at 1 again."""
+        """Drop the checkpoints made over HTTP, and number the next one 1."""
         self._checkpoints.clear()
 
     def _page(self) -> dict[str, str]:
@@ -120,7 +121,7 @@ class Control:
             made = (
                 f"1 to {len(self._checkpoints)}" if self._checkpoints else "none: POST /simulator/checkpoint"
             )
-            raise BadRequest(f"checkpoint: {number!r} is none that was made; there are {made}")
+            raise BadRequest(f"checkpoint: there is no {number!r}; there are {made}")
         self._simulator.restore(self._checkpoints[number - 1])
         return {}
 
@@ -152,7 +153,7 @@ class Control:
         if number is None:
             self._simulator.faults.clear()
         elif not self._simulator.faults.cancel(number):
-            raise BadRequest(f"id: no order {number} is open")
+            raise BadRequest(f"id: there is no open order {number}")
         return {}
 
     def _snapshot(self, query: str, data: Any) -> Any:
@@ -160,7 +161,7 @@ class Control:
 
     def _compare(self, query: str, data: Any) -> Any:
         if not isinstance(data, Mapping) or "before" not in data:
-            raise BadRequest("before: missing; expected what GET /simulator/snapshot gave")
+            raise BadRequest("before: missing; expected an answer of GET /simulator/snapshot")
         before = Snapshot.from_json(data["before"])
         after = Snapshot.from_json(data["after"]) if "after" in data else self._simulator.snapshot()
         ignore = data.get("ignore", [])
@@ -176,7 +177,7 @@ def _number(query: str, key: str) -> int | None:
     try:
         return int(values[0])
     except ValueError:
-        raise BadRequest(f"{key}: {values[0]!r} is no number") from None
+        raise BadRequest(f"{key}: {values[0]!r} is not a number") from None
 
 
 def _reply(status: int, data: Any) -> Reply:

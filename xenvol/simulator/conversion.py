@@ -1,8 +1,8 @@
-"""XenAPI's types: what a parameter must look like, and what a result looks like on the wire.
+"""Convert parameters and results between XenAPI's types and the wire.
 
 `decode` turns a wire value into a value of a type, `encode` the reverse. Sets are lists, maps and records are
-dicts, references, enums and dates are strings; an int is at most 64 bits wide. The refusals are in xapi's own
-words (trace 06#14..165).
+dicts, references, enums and dates are strings; an int is at most 64 bits wide. Errors have xapi's own words
+(trace 06#14..165).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Type:
     kind: str
     """string, int, float, bool, datetime, void, ref, enum, record, set, map or option."""
     name: str = ""
-    """The class of a ref or record, the name of an enum."""
+    """The class of a ref or record, or the name of an enum."""
     key: Type | None = None
-    """Of a map."""
+    """The type of a map's keys."""
     item: Type | None = None
-    """Of a set, an option, a map's values."""
+    """The type of the items of a set, of an option's value, or of a map's values."""
 
 
 @functools.cache
 def parse_type(text: str) -> Type:
-    """Read a type as the data model spells it: ``(string -> enum vdi_operations) map``."""
+    """Parse a type as the data model spells it: ``(string -> enum vdi_operations) map``."""
     head, _, last = text.rpartition(" ")
     if last in ("set", "option"):
         return Type(last, item=parse_type(head))
@@ -52,7 +52,7 @@ def parse_type(text: str) -> Type:
 
 
 def decode(model: DataModel, wanted: Type, wire: Wire) -> Any:
-    """Check one parameter and convert it; INTERNAL_ERROR where xapi's unmarshaller fails."""
+    """Check and convert one parameter; INTERNAL_ERROR where xapi's unmarshaller fails."""
     match wanted.kind:
         case "string" | "ref":
             if isinstance(wire, str):
@@ -85,7 +85,7 @@ def decode(model: DataModel, wanted: Type, wire: Wire) -> Any:
 
 
 def _some(inner: Type | None) -> Type:
-    assert inner is not None  # by parse_type: a set, a map and an option have one
+    assert inner is not None  # parse_type gives one to every set, map and option
     return inner
 
 
@@ -109,7 +109,7 @@ _DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d+)?(Z|[+
 
 
 def _date(wire: Wire) -> str:
-    """``20200101T00:00:00Z``, with or without hyphens and zone; a string or tagged."""
+    """Read ``20200101T00:00:00Z``, with or without hyphens and zone, given as a string or as a dateTime."""
     text = wire.text if isinstance(wire, Date) else wire
     if not isinstance(text, str):
         raise failure(f"Expected datetime, got '{show(wire)}'")
@@ -120,7 +120,7 @@ def _date(wire: Wire) -> str:
 
 
 def _enum(values: tuple[str, ...], wire: Wire) -> str:
-    """Any case will do (trace 06#154)."""
+    """Return the value that matches without regard to case (trace 06#154)."""
     if isinstance(wire, str):
         for value in values:
             if value.lower() == wire.lower():
@@ -132,9 +132,9 @@ def _enum(values: tuple[str, ...], wire: Wire) -> str:
 
 
 def encode(model: DataModel, declared: Type, value: Any) -> Wire:
-    """A result as a wire value; TypeError where a rule returned something else than it declares."""
+    """Return a result as a wire value; TypeError if a rule returned another type than it declares."""
     python_type = _PYTHON.get(declared.kind)
-    if python_type is not None and type(value) is python_type:  # most values, so they are asked about first
+    if python_type is not None and type(value) is python_type:  # first, as most values are of it
         return value
     if isinstance(value, Marshalled):
         return value.wire
@@ -162,7 +162,7 @@ _PYTHON = {"string": str, "ref": str, "enum": str, "int": int, "bool": bool}
 
 
 def encode_record(model: DataModel, cls: str, record: Mapping[str, Any]) -> Wire:
-    """Every field that the record has, in the data model's order."""
+    """Return every field that the record has, in the data model's order."""
     return {
         name: encode(model, declared, record[name])
         for name, declared in _field_types(model.version, cls)

@@ -1,8 +1,8 @@
 """The pool's objects: rows by reference, both sides of every relation, and a stamp on every change.
 
-A call that names its object costs the same in a pool of 100 objects and of 100,000: rows are found by reference,
-uuid or name through an index, and the set side of a relation ("SR.VDIs") is an index of its own, never a search.
-The database checks nothing that the rules decide; it raises `HANDLE_INVALID` for a dead reference and no more.
+A call that names its object costs the same in a pool of 100 objects and of 100,000: indexes find rows by
+reference, uuid or name. The set side of a relation ("SR.VDIs") is an index of its own, never a search. The
+database raises `HANDLE_INVALID` for a dead reference, and checks nothing else; the rules do.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from xenvol.simulator.failure import NULL, Failure, internal_error
 Row = dict[str, Any]
 
 _INDEXED = frozenset({"name_label", "location"})
-"""Fields, besides the uuid, by whose value objects are found without a search."""
+"""Fields, besides the uuid, that have an index."""
 
-#: What a field without a default starts as, by the last word of its type.
+# : The initial value of a field without a default, by the last word of its type.
 _EMPTY: dict[str, Callable[[], Any]] = {
     "string": str,
     "int": int,
@@ -38,7 +38,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 
 
 class Database:
-    """Not thread-safe: whoever holds the pool's lock may use it."""
+    """The tables of a pool. Not thread-safe: hold the pool's lock to use it."""
 
     def __init__(self, model: DataModel) -> None:
         self.model = model
@@ -50,11 +50,11 @@ class Database:
         self._children: dict[tuple[str, str], dict[str, None]] = {}
         self._parent_sets = {(c, f): (pc, pf) for c, f, pc, pf in model.relations}
         self._child_sets = {(pc, pf): (c, f) for c, f, pc, pf in model.relations}
-        self.on_change: Callable[[str, str], None] = _tell_nobody
+        self.on_change: Callable[[str, str], None] = _ignore_change
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the listener, which belongs to the `Xapi` around this database."""
-        return {**self.__dict__, "on_change": _tell_nobody}
+        """Pickle everything but the listener, which belongs to the `Xapi` around this database."""
+        return {**self.__dict__, "on_change": _ignore_change}
 
     # ---- reading
 
@@ -65,7 +65,7 @@ class Database:
         return self._class_of.get(ref)
 
     def row(self, cls: str, ref: str) -> Row:
-        """The stored fields, not a copy and without the set sides of relations; HANDLE_INVALID when there is none."""
+        """Return the stored fields, not a copy and without the set sides of relations, or raise HANDLE_INVALID."""
         try:
             return self._rows[cls][ref]
         except KeyError:
@@ -75,7 +75,10 @@ class Database:
         return ref in self._rows[cls]
 
     def get(self, cls: str, ref: str, field: str) -> Any:
-        """One field's value; a copy where it is a list or a map. The set side of a relation is newest first."""
+        """Return one field's value, a copy if it is a list or a map.
+
+        The set side of a relation is newest first.
+        """
         if (cls, field) in self._child_sets:
             self.row(cls, ref)
             return self.children(ref, field)[::-1]
@@ -83,21 +86,21 @@ class Database:
         return copy.copy(value) if isinstance(value, (list, dict)) else value
 
     def record(self, cls: str, ref: str) -> Row:
-        """What get_record gives: every field that is not internal."""
+        """Return the fields that get_record returns: all that are not internal."""
         self.row(cls, ref)
         fields = self.model.classes[cls].fields.values()
         return {field.name: self.get(cls, ref, field.name) for field in fields if not field.internal_only}
 
     def children(self, ref: str, field: str) -> list[str]:
-        """The set side of a relation, in the order in which it grew: ``children(sr, "VDIs")``."""
+        """Return the set side of a relation, oldest member first: ``children(sr, "VDIs")``."""
         return list(self._children.get((ref, field), ()))
 
     def each_child(self, ref: str, field: str) -> Iterator[str]:
-        """The same without a copy, for who looks at the first few and changes none."""
+        """Iterate over `children` without a copy, for a caller that reads a few and changes none."""
         return iter(self._children.get((ref, field), ()))
 
     def pointing_at(self, cls: str, field: str, target: str) -> list[str] | None:
-        """The objects of a class whose field holds that reference; None where that would take a search."""
+        """Return the objects of a class whose field holds that reference; None if no index covers the field."""
         parent = self._parent_sets.get((cls, field))
         return None if parent is None else self.children(target, parent[1])
 
@@ -105,7 +108,7 @@ class Database:
         return list(self._rows[cls])
 
     def first(self, cls: str) -> str | None:
-        """The oldest object of a class: the pool."""
+        """Return the oldest object of a class; for ``pool`` that is the pool."""
         return next(iter(self._rows[cls]), None)
 
     def count(self, cls: str) -> int:
@@ -118,13 +121,13 @@ class Database:
         return list(self._by_value.get((cls, "name_label", name_label), ()))
 
     def by_location(self, location: str) -> list[str]:
-        """The VDIs of any SR that lie there."""
+        """Return the VDIs at that location, of any SR."""
         return list(self._by_value.get(("VDI", "location", location), ()))
 
     # ---- writing
 
     def create(self, cls: str, /, *, ref: str | None = None, **values: Any) -> str:
-        """A new object; what is not given starts as its default, uuid and reference as random ones."""
+        """Create an object; a missing value is the field's default, uuid and reference are random."""
         ref = ref or f"OpaqueRef:{uuid.uuid4()}"
         row: Row = {}
         for field in self.model.classes[cls].fields.values():
@@ -152,7 +155,7 @@ class Database:
         return ref
 
     def set(self, cls: str, ref: str, **changes: Any) -> None:
-        """Change fields of one object; a change to the same value is no event."""
+        """Change fields of one object; setting the same value again makes no event."""
         row = self.row(cls, ref)
         for name, value in changes.items():
             before = row[name]
@@ -171,7 +174,7 @@ class Database:
                 self._move_up(cls, ref)
 
     def delete(self, cls: str, ref: str) -> None:
-        """The object is gone; whoever points at it keeps a dangling reference, as in xapi."""
+        """Delete an object; rows that refer to it keep a dangling reference, as in xapi."""
         row = self.row(cls, ref)
         for name, value in row.items():
             self._link(cls, ref, name, value, None)
@@ -183,7 +186,7 @@ class Database:
         self._touch(cls, ref, deleted=True)
 
     def map_add(self, cls: str, ref: str, field: str, key: str, value: Any) -> None:
-        """Put a key into a map field, over an old one if need be (the rule for add_to_ checks first)."""
+        """Set a key of a map field, replacing an old value. (The rule for add_to_ checks for one first.)"""
         self.set(cls, ref, **{field: {**self.get(cls, ref, field), key: value}})
 
     def map_remove(self, cls: str, ref: str, field: str, key: str) -> None:
@@ -191,15 +194,15 @@ class Database:
 
     @property
     def stamp(self) -> int:
-        """Grows with every change."""
+        """The stamp of the latest change; it grows with every change."""
         return self.changes.stamp
 
     def last_change(self, cls: str, ref: str) -> Change | None:
-        """Of one object; None where it never was, or is gone for long."""
+        """Return the latest change of an object; None if the object never existed or its deletion is forgotten."""
         return self.changes.last(cls, ref)
 
     def touch(self, cls: str, ref: str) -> None:
-        """Say that something about the object changed that is in no stored field (event.inject)."""
+        """Mark an object as changed although no stored field is (event.inject)."""
         self._touch(cls, ref)
 
     # ---- inside
@@ -214,7 +217,7 @@ class Database:
         self.on_change(cls, ref)
 
     def _index(self, cls: str, field: str, ref: str, before: str | None, after: str | None) -> None:
-        """Move one object from one value of an indexed field to another; None: it has none."""
+        """Move an object from one value of an indexed field to another; None means no value."""
         if before is not None:
             same = self._by_value[cls, field, before]
             del same[ref]
@@ -224,7 +227,7 @@ class Database:
             self._by_value.setdefault((cls, field, after), {})[ref] = None
 
     def _link(self, cls: str, ref: str, field: str, before: Any, after: Any) -> None:
-        """Keep the other side of a relation, and mark the parents as changed."""
+        """Update the other side of a relation, and mark the parents as changed."""
         if (parent := self._parent_sets.get((cls, field))) is None:
             return
         parent_cls, parent_field = parent
@@ -241,7 +244,7 @@ class Database:
                 self._touch(parent_cls, target)
 
     def _move_up(self, cls: str, ref: str) -> None:
-        """A change of one relation makes the object the newest in its other ones too (trace 04#271)."""
+        """Make the object the newest in its other relations too, as a change of one relation does (trace 04#271)."""
         for (child, field), (_, parent_field) in self._parent_sets.items():
             if child == cls:
                 for target in _targets(self._rows[cls][ref].get(field)):  # an old release lacks some fields
@@ -250,15 +253,15 @@ class Database:
                     members[ref] = None
 
 
-def _tell_nobody(cls: str, ref: str) -> None:
-    """The listener of a database that has none."""
+def _ignore_change(cls: str, ref: str) -> None:
+    """Ignore the change: the listener of a database that has none."""
 
 
 _NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
 
 def _stored(value: Any) -> Any:
-    """A copy for the database, its strings cut before the first character that XML cannot hold, as xapi does."""
+    """Return a copy for the database; strings end before the first character that XML cannot hold, as in xapi."""
     if isinstance(value, str):
         found = _NO_XML.search(value)
         return value if found is None else value[: found.start()]
@@ -270,7 +273,7 @@ def _stored(value: Any) -> Any:
 
 
 def _targets(value: Any) -> list[str]:
-    """The references in one side of a relation: one, a set of them, or none."""
+    """Return the references in one side of a relation: one, several or none."""
     if value is None or value == NULL:
         return []
     return [value] if isinstance(value, str) else list(value)

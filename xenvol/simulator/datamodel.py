@@ -1,7 +1,7 @@
-"""The classes of XenAPI as a table: fields, types, defaults, messages; nothing here is decided in code.
+"""The classes of XenAPI as a table: fields, types, defaults, messages.
 
-The table ships as ``data/datamodel.json``; it lists the messages that do not follow from the fields. A `DataModel`
-is that table as one release of xapi has it.
+The table ships as ``data/datamodel.json``, without the messages that follow from the fields. A `DataModel` is
+that table for one release of xapi.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Field:
     default: Value
     internal_only: bool
     db_name: str
-    """The spelling in the database and in queries: ``name_label`` is ``name__label`` there."""
+    """The field's name in the database and in queries: ``name__label`` for ``name_label``."""
     state: str
 
 
@@ -44,7 +44,7 @@ class Message:
     cls: str
     name: str
     params: tuple[Param, ...]
-    """Without the session."""
+    """The parameters, without the session."""
     takes_session: bool
     result: str
     is_async: bool
@@ -67,7 +67,7 @@ class Class:
     messages: dict[str, Message]
     has_events: bool
     constructor: dict[str, Field]
-    """The keys that a ``create`` record may have; those without a default must be there."""
+    """The keys that a ``create`` record may have; a key without a default is required."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +84,23 @@ class DataModel:
 
     @property
     def release(self) -> tuple[int, ...]:
-        """``(24, 16, 0)``"""
+        """The release as numbers: ``(24, 16, 0)``."""
         return _release(self.version)
 
     def event_classes(self, name: str) -> tuple[str, ...]:
-        """The classes with events that go by a name in lower case; all of them for an empty name."""
+        """Return the classes with events that have this name in lower case; all of them for an empty name."""
         return _event_classes(self.version).get(name, ())
 
 
 def _release(since: str) -> tuple[int, ...]:
-    """Code names are all older than the numbered releases that we serve."""
+    """Parse a release; a code name counts as 0, because all code names are older than the releases served here."""
     head = since.split("-")[0]
     return tuple(map(int, head.split("."))) if head[:1].isdigit() and head.count(".") == 2 else (0,)
 
 
 @functools.cache
 def load(version: str) -> DataModel:
-    """The model as that release of xapi has it: classes, fields and messages that are newer are left out."""
+    """Return the data model of that xapi release: classes, fields and messages that are newer are left out."""
     table = json.loads(
         (importlib.resources.files("xenvol.simulator") / "data" / "datamodel.json").read_text("utf-8")
     )
@@ -181,7 +181,7 @@ def _message(cls: str, m: dict[str, Any], release: tuple[int, ...]) -> Message:
 # ---- messages that follow from the fields (datamodel_utils.ml, add_implicit_messages)
 
 _GET_ALL_WHERE = (24, 20, 0)
-"""The release that brought get_all_where."""
+"""The first release with get_all_where."""
 
 
 def _derived(cls: str, state: str, name: str, result: str, *params: tuple[str, str]) -> Message:

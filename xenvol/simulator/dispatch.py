@@ -1,8 +1,8 @@
-"""From a parsed call to its answer: the checks that every call passes, in xapi's order, and then its rule.
+"""Check a parsed call in xapi's order, run its rule, and return the answer.
 
-xapi's dispatcher is generated from the data model (gen_server.ml), and so is this one: the name, the number of
-parameters, their types, the session, in that order; a message that was removed says so only after all that. A
-call that comes this far runs whole under the pool's lock, which only a rule that waits gives up.
+xapi's dispatcher is generated from the data model (gen_server.ml), and so is this one. It checks the name,
+the number of parameters, their types and the session, in that order. A removed message is refused after these
+checks. A rule runs under the pool's lock, and gives the lock up only to wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.ocaml import failure
 from xenvol.simulator.rulebook import RULES, Call
 from xenvol.simulator.values import Marshalled, Wire, show
-from xenvol.simulator.waits import Listener, unheard
+from xenvol.simulator.waits import Listener, ignore_wait
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _PROTOCOL_RULES = (sessions, tasks, events, eventqueue)
 
 @functools.cache
 def load_rules() -> None:
-    """Import every module of the rules package, so that it registers."""
+    """Import every module of the rules package, which registers its rules."""
     package = importlib.import_module("xenvol.simulator.rules")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
@@ -56,7 +56,7 @@ def dispatch(
     method: str,
     params: Sequence[Wire],
     *,
-    on_wait: Listener = unheard,
+    on_wait: Listener = ignore_wait,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Wire:
     """Answer one call with a wire value, or raise `Failure`. Takes the pool's lock."""
@@ -81,10 +81,10 @@ def prepare(
     message: Message,
     params: Sequence[Wire],
     *,
-    on_wait: Listener = unheard,
+    on_wait: Listener = ignore_wait,
     storage_begins: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Count, convert and check; ``name`` is the message as the caller spells it."""
+    """Check the parameters and the session, and convert the parameters; ``name`` is in the caller's spelling."""
     with_session = message.takes_session
     given = len(params) - with_session
     optional = len(message.params) - message.required
@@ -104,7 +104,7 @@ def prepare(
 
 
 def run(prepared: Prepared, call: Call) -> Wire:
-    """Do it, and marshal the result."""
+    """Run the call's rule, and marshal the result."""
     message, model = prepared.message, call.xapi.model
     act = RULES.get(message.full_name) or generic.handler(model.classes[message.cls], message)
     if act is None:
@@ -118,7 +118,7 @@ def run(prepared: Prepared, call: Call) -> Wire:
         )
     except Failure:
         raise
-    except Exception as error:  # xapi answers INTERNAL_ERROR to whatever it did not foresee
+    except Exception as error:  # xapi answers INTERNAL_ERROR to every exception that it does not translate
         log.exception("%s failed", message.full_name)
         raise internal_error(repr(error)) from error
 
@@ -148,7 +148,7 @@ def _arguments(model: DataModel, message: Message, given: list[Wire]) -> list[An
 
 
 def _constructor_record(model: DataModel, cls: str, wire: Wire) -> dict[str, Any]:
-    """The fields that a constructor reads, defaults filled in; whatever else is in the record is ignored."""
+    """Return the fields that a constructor reads, with defaults filled in; other keys of the record are ignored."""
     if not isinstance(wire, dict):
         raise failure("bad __structure")
     record = {}
@@ -169,6 +169,6 @@ def _not_a_message(xapi: Xapi, host: str, name: str, params: Sequence[Wire]) -> 
         if not params:
             raise failure("hd")
         return params[0]
-    if params:  # it might be an extension of the host's, so the session is looked at first
+    if params:  # it might be an extension of the host's, so the session is checked first
         sessions.check(xapi, _session(params[0]), host, "Host.call_extension")
     raise Failure("MESSAGE_METHOD_UNKNOWN", name)

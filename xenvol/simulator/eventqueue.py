@@ -1,7 +1,7 @@
-"""The old way to hear of changes: register for classes once, then ask again and again for what is next (trace 08).
+"""The older event calls: event.register once, then event.next again and again (trace 08).
 
-Unlike event.from, every single change is an event, with the record as it was then. A session has one queue; it
-begins with the session's first event.register and ends with the session.
+Unlike event.from, every single change is an event, with the record as it was then. A session has one queue,
+from its first event.register to its end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PATIENCE = 86400.0  # seconds; event.next waits without end
 
 
 class Queues:
-    """All sessions' queues of one pool, fed by its database."""
+    """The event queues of all sessions of a pool. The database reports changes to it."""
 
     def __init__(self, xapi: Xapi) -> None:
         self._xapi = xapi
         self._count = 0
-        """Of all events that anybody was registered for; the id of the next one."""
+        """The number of events so far, which is the id of the next one."""
         self.subscriptions: dict[str, list[Subscription]] = {}
         self.waiting: dict[str, list[Wire]] = {}
 
@@ -65,7 +65,10 @@ _QUEUES: weakref.WeakKeyDictionary[Xapi, Queues] = weakref.WeakKeyDictionary()
 
 
 def _queues(xapi: Xapi) -> Queues:
-    """Made when somebody registers for the first time; until then changes cost nothing here."""
+    """Return the pool's queues.
+
+    The first event.register creates them; until then changes cost nothing here.
+    """
     if xapi not in _QUEUES:
         queues = _QUEUES[xapi] = Queues(xapi)
         xapi.observers.append(queues.changed)
@@ -81,7 +84,7 @@ def event_register(call: Call, classes: list[str]) -> None:
 
 @rule("event.unregister")
 def event_unregister(call: Call, classes: list[str]) -> None:
-    """The queue stays, so that event.next then blocks (trace 08#60)."""
+    """Drop the subscriptions. The queue stays, so event.next then blocks (trace 08#60)."""
     unwanted = [Subscription.parse(text) for text in classes]
     queues = _queues(call.xapi)
     queues.waiting.setdefault(call.session, [])
@@ -91,7 +94,7 @@ def event_unregister(call: Call, classes: list[str]) -> None:
 
 @rule("event.next")
 def event_next(call: Call) -> Marshalled:
-    """Wait, without end, for an event that the session registered for."""
+    """Return the events that the session registered for, and wait for one without limit if there is none."""
     queues = _queues(call.xapi)
     if call.session not in queues.waiting:
         raise Failure("SESSION_NOT_REGISTERED", track_id(call.session))
@@ -112,5 +115,5 @@ def event_get_current_id(call: Call) -> int:
 
 
 def track_id(session: str) -> str:
-    """How xapi names a session where it must not be readable."""
+    """Return xapi's name for a session in places where the reference must not be readable."""
     return f"trackid={hashlib.md5(session.encode(), usedforsecurity=False).hexdigest()}"

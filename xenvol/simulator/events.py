@@ -1,7 +1,7 @@
-"""What changed since a token: event.from and event.inject, by the stamps of the database (trace 08).
+"""event.from and event.inject: what changed since a token, by the stamps of the database (trace 08).
 
-A token says up to which stamp a client has seen the classes that it asked for, and up to which one the messages.
-Each object has one event per answer: additions, then changes, then deletions.
+A token holds two stamps: up to the first the client has seen changes of its classes, up to the second
+messages. An answer has one event per object: additions, then changes, then deletions.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.values import Int32, Marshalled, Wire
 from xenvol.simulator.waits import EVENT
 
-BATCHING_SECONDS = 0.05  # xapi collects for so long before it answers, unless only tasks are asked for
-LONGEST_SECONDS = 86400.0  # what a timeout that is no length of time counts as (xapi_event.ml, from)
+BATCHING_SECONDS = 0.05  # xapi collects events this long, unless only tasks are asked for
+LONGEST_SECONDS = 86400.0  # replaces a timeout that is not a valid duration (xapi_event.ml, from)
 
 _INT64 = re.compile(r"-?\d{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """``*``, ``vdi`` or ``vdi/OpaqueRef:...``"""
+    """What a client subscribed to: ``*``, ``vdi`` or ``vdi/OpaqueRef:...``."""
 
     cls: str
-    """In lower case; ``EVERYTHING`` for all."""
+    """The class in lower case; ``EVERYTHING`` for all classes."""
     ref: str | None = None
 
     @classmethod
@@ -43,7 +43,7 @@ class Subscription:
         return cls(name.lower(), ref if slash else None)
 
     def matches(self, cls: str, ref: str) -> bool:
-        """``cls`` is in lower case."""
+        """Return True if the subscription covers this object; ``cls`` is in lower case."""
         return self.cls == EVERYTHING or (self.cls == cls and self.ref in (None, ref))
 
     @property
@@ -53,7 +53,7 @@ class Subscription:
 
 @rule("event.from")
 def event_from(call: Call, classes: list[str], token: str, timeout: float) -> Marshalled:
-    """Wait for something new, at most so many seconds; SESSION_INVALID when the session ends meanwhile."""
+    """Return what is new, and wait for it at most ``timeout`` seconds; SESSION_INVALID if the session ends."""
     subscriptions = [Subscription.parse(text) for text in classes]
     seen, seen_messages = parse_token(token)
     seconds = timeout if 0 <= timeout <= LONGEST_SECONDS else (0.0 if timeout < 0 else LONGEST_SECONDS)
@@ -78,7 +78,7 @@ def event_from(call: Call, classes: list[str], token: str, timeout: float) -> Ma
 
 
 def _is_news(call: Call, subscriptions: list[Subscription], seen: int, seen_messages: int) -> bool:
-    """Whether a call that waits has something to answer."""
+    """Return True if a waiting call has something to answer."""
     return not call.db.exists("session", call.session) or bool(
         _collect(call.db, subscriptions, seen, seen_messages)
     )
@@ -94,7 +94,7 @@ def parse_token(token: str) -> tuple[int, int]:
 
 
 def _collect(db: Database, subscriptions: list[Subscription], seen: int, seen_messages: int) -> list[Change]:
-    """What the client does not know yet: the latest change of each object, without those it never heard of."""
+    """Return the latest change of each object since the token, without objects made and deleted in between."""
     found: dict[str, Change] = {}
     for subscription in subscriptions:
         for change in _changes(db, subscription, seen, seen_messages):
@@ -154,7 +154,7 @@ def snapshot(db: Database, cls: str, ref: str) -> Any:
 
 @rule("event.inject")
 def event_inject(call: Call, cls: str, ref: str) -> str:
-    """Make the object look changed; the token is of the moment before it does."""
+    """Mark the object as changed, and return a token of the moment before."""
     if cls not in call.db.model.classes or not call.db.exists(cls, ref):
         raise Failure("HANDLE_INVALID", cls, ref)
     token = f"{call.db.stamp:020d},{0:020d}"

@@ -1,6 +1,7 @@
-"""The expressions of get_all_records_where, read as xapi's grammar reads them; what they compare is not known here.
+"""Parse the expressions of get_all_records_where by xapi's grammar, without knowledge of the compared values.
 
-``not`` binds weaker than ``and`` and ``or``, which bind alike, to the left (db_filter_parse.mly).
+``not`` binds weaker than ``and`` and ``or``, which have the same precedence and associate to the left
+(db_filter_parse.mly).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Expression = Constant | Equal | Not | Chain
 
 
 def parse(text: str, release: tuple[int, ...] = (24, 16, 0)) -> Expression:
-    """INVALID_VALUE [expression, OCaml's complaint] where it is none; the parsers complain in their own words."""
+    """Parse an expression; INVALID_VALUE [expression, OCaml's message] in the words of that release."""
     try:
         return _Parser(text).whole()
     except _NoToken as complaint:
@@ -64,18 +65,18 @@ _MENHIR_SINCE = (24, 17, 0)
 
 
 class _NoToken(Exception):
-    """The next characters are no token."""
+    """The next characters form no token."""
 
 
 class _NotExpected(Exception):
-    """The next token does not fit."""
+    """The grammar does not allow the next token."""
 
 
 _TOKEN = re.compile(r'[ \t\n]*(?:(=|true|false|\(|\)|field|and|or|not)|"([^"]*)"|($))')
 
 
 class _Parser:
-    """Reads a token only when it needs one, so that the first thing wrong is the one complained about."""
+    """Reads a token only when it needs one, so that the error names the first mistake."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -139,7 +140,7 @@ class _Parser:
 
 
 def matches(expression: Expression, read: Callable[[str], str]) -> bool:
-    """Whether it is true of a row whose fields ``read`` gives."""
+    """Return True if the expression is true of a row; ``read`` returns the row's fields."""
     match expression:
         case Constant(value):
             return value

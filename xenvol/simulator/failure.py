@@ -1,10 +1,10 @@
-"""The two ways in which xapi does not give a result: it refuses, or it answers nothing that a client can read."""
+"""The two ways in which a call gets no result: xapi refuses it, or answers with nothing that a client can read."""
 
 NULL = "OpaqueRef:NULL"
 
 
 class Failure(Exception):
-    """A refusal: the ErrorDescription that the client receives, code first."""
+    """A refusal by xapi: the ErrorDescription that the client receives, code first."""
 
     def __init__(self, code: str, *params: str) -> None:
         super().__init__(code, *params)
@@ -17,9 +17,9 @@ class Failure(Exception):
 
 
 def internal_error(text: str) -> Failure:
-    """What an exception that xapi does not translate looks like on the wire."""
+    """Return the failure with which xapi answers an exception that it does not translate."""
     return Failure("INTERNAL_ERROR", text)
 
 
 class Garbage(Exception):
-    """The request cannot be parsed: real xapi answers HTTP 500 with a page of HTML (facts/truth.md)."""
+    """The request cannot be parsed: a real xapi answers HTTP 500 with an HTML page (docs/background/recordings.md)."""

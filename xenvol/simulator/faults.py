@@ -1,8 +1,8 @@
-"""What shall go wrong, by order: at the n-th call of a method, counted from the moment it was ordered.
+"""Order faults: each strikes the n-th call of a method, counted from the order.
 
-Methods are matched without ``Async.``. A pattern may have wildcards (``VBD.*``); ``*`` is every call that
-the journal counts, that is, all but log-ins and log-outs. An order is used up after its n-th call unless it
-was given with ``every=True``: then it strikes at the n-th and at all later ones. Several may strike one call.
+Methods are matched without ``Async.``. A pattern may have wildcards (``VBD.*``); ``*`` is every call that the
+journal counts: all but log-ins and log-outs. An order strikes once, at its n-th call. With ``every=True`` it
+strikes the n-th and all later calls. Several orders may strike one call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xenvol.simulator.orders import WITH_ERROR, Order, checked, strikes
 
 
 class Machines(Protocol):
-    """What can happen to hosts at once, by reference; None is every host."""
+    """What faults can do to hosts, by reference; None means every host."""
 
     def die(self, host: str | None) -> None: ...
 
@@ -31,11 +31,11 @@ class Machines(Protocol):
     def move_master(self, host: str, *, keep_sessions: bool) -> None: ...
 
     def find_host(self, host: str) -> str:
-        """The reference of the host that a reference, uuid, name or address means."""
+        """Return the reference of the host with that reference, uuid, name or address."""
 
 
 class Faults:
-    """The orders of one simulator. Counting and striking are atomic, however many clients call."""
+    """The orders of one simulator. Counting and striking are atomic when several clients call."""
 
     def __init__(
         self, machines: Machines, *, met: Callable[[int, str], None] = lambda number, text: None
@@ -51,7 +51,7 @@ class Faults:
 
     @property
     def orders(self) -> list[Order]:
-        """Those that may still strike."""
+        """The orders that can still strike."""
         with self._lock:
             return [order for order in self._orders if not order.is_spent]
 
@@ -66,7 +66,7 @@ class Faults:
         every: bool = False,
         host: str | None = None,
     ) -> Order:
-        """Answer with this error, any error, and do nothing."""
+        """Answer with this error, which may have any code, and do nothing."""
         failure = Failure(code, *params)
         return self._order(
             "refuse",
@@ -87,10 +87,11 @@ class Faults:
         every: bool = False,
         host: str | None = None,
     ) -> Order:
-        """Do it, and answer with this error although it succeeded; a call that fails by itself says why it did.
+        """Do the call, and answer with this error although it succeeded; a failing call keeps its own error.
 
-        A real xapi does so with INTERNAL_ERROR, where it stumbles over what it does after the deed
-        (facts/truth.md, last section, finding 3). Not for transfers of images, whose answer is on its way by then.
+        A real xapi does this with INTERNAL_ERROR if a later step fails after the call took effect
+        (docs/background/recordings.md, finding 3 (xapi)). Not for transfers of images, whose answer is
+        already on its way.
         """
         failure = Failure(code, *params)
         return self._order(
@@ -106,7 +107,7 @@ class Faults:
     def lose_answer(
         self, method: str, *, nth: int = 1, every: bool = False, host: str | None = None
     ) -> Order:
-        """Do it, and close the connection instead of answering."""
+        """Do the call, and close the connection instead of answering."""
         return self._order(
             "lose_answer",
             method,
@@ -119,7 +120,7 @@ class Faults:
     def lose_request(
         self, method: str, *, nth: int = 1, every: bool = False, host: str | None = None
     ) -> Order:
-        """Close the connection with nothing done."""
+        """Close the connection and do nothing."""
         return self._order(
             "lose_request",
             method,
@@ -140,13 +141,16 @@ class Faults:
         answer: bool = False,
         inside: bool = False,
     ) -> Order:
-        """Wait before doing it, or with ``answer=True`` between doing it and answering.
+        """Wait before doing the call, or with ``answer=True`` between doing it and answering.
 
-        With ``inside=True`` the storage takes so long: the operation is in current_operations, others wait for it,
-        and a VBD is currently_attached already (facts/truth.md, last section, finding 8).
+        With ``inside=True`` the storage takes this long: the operation is in current_operations, other calls
+        wait for it, and a VBD is already currently_attached (docs/background/recordings.md, finding 8
+        (xapi)).
         """
         if answer and inside:
-            raise ValueError("inside: the storage takes long, or the answer does; give the one or the other")
+            raise ValueError(
+                "inside: either the storage or the answer takes long; give inside or answer, not both"
+            )
 
         def strike(fate: Fate) -> Fate:
             if answer:
@@ -166,7 +170,7 @@ class Faults:
         host: str | None = None,
         answer: bool = False,
     ) -> Order:
-        """Neither do it nor answer (with ``answer=True``: do it, but do not answer) until `Order.release`."""
+        """Neither do the call nor answer it until `Order.release`; with ``answer=True`` do it, but do not answer."""
         released = threading.Event()
 
         def strike(fate: Fate) -> Fate:
@@ -184,9 +188,10 @@ class Faults:
         every: bool = False,
         host: str | None = None,
     ) -> Order | None:
-        """Close all connections of the host (None: of all) at once, or before a call is read from one.
+        """Close all connections of the host (None: of all hosts), at once or before reading the ordered call.
 
-        Idle ones too: a client that keeps one open finds out with its next call. The hosts go on listening.
+        Idle connections are closed too; a client that keeps one open notices at its next call. The hosts go
+        on listening.
         """
         if method is None:
             self._machines.drop_connections(host and self._machines.find_host(host))
@@ -211,10 +216,10 @@ class Faults:
         nth: int = 1,
         host: str | None = None,
     ) -> Order | None:
-        """The host (None: the one that is called; without a method, every one) stops answering altogether.
+        """Stop the host (None: the host that receives the call; without a method, every host) from answering.
 
-        At once; or ``before`` that call is done, or ``after`` it was done and instead of answering it.
-        `come_back` revives it with the pool as it was left.
+        It stops at once, or ``before`` that call is done, or ``after`` the call is done and instead of its
+        answer. `come_back` revives the host with the pool as it was left.
         """
         method = before or after
         if method is None:
@@ -234,13 +239,13 @@ class Faults:
         )
 
     def come_back(self, host: str | None = None) -> None:
-        """Revive one host, or all."""
+        """Revive one host, or all of them."""
         self._machines.come_back(host and self._machines.find_host(host))
 
     def expire_session(
         self, method: str = "*", *, nth: int = 1, every: bool = False, host: str | None = None
     ) -> Order:
-        """The session of that call is gone when it arrives: SESSION_INVALID. By default the next call."""
+        """Destroy the session of that call, by default the next one, when it arrives: it gets SESSION_INVALID."""
         return self._order(
             "expire_session",
             method,
@@ -253,10 +258,10 @@ class Faults:
     def move_master(
         self, host: str, *, before: str | None = None, nth: int = 1, keep_sessions: bool = True
     ) -> Order | None:
-        """Make another host the master, at once or before that call; the old one answers HOST_IS_SLAVE.
+        """Make another host the master, at once or before that call; the old master then answers HOST_IS_SLAVE.
 
-        A real new master does not know the sessions of the old one, since xapi keeps them in memory only:
-        ``keep_sessions=False``, and a call with an old session gets SESSION_INVALID wherever it asks.
+        With ``keep_sessions=False`` the new master does not know the old sessions, because xapi keeps them in
+        memory only. A call with an old session then gets SESSION_INVALID from every host.
         """
         machines = self._machines
         found = machines.find_host(host)
@@ -275,20 +280,20 @@ class Faults:
         )
 
     def clear(self) -> None:
-        """Forget all orders; what hangs goes on. Dead hosts stay dead."""
+        """Drop all orders and release the calls that hang. Dead hosts stay dead."""
         with self._lock:
             orders, self._orders = self._orders, []
         for order in orders:
             order.release()
 
     def start_over(self) -> None:
-        """Forget all orders, and number the next one as the first."""
+        """Drop all orders, and number the next one 1."""
         self.clear()
         with self._lock:
             self._numbers = itertools.count(1)
 
     def cancel(self, number: int) -> bool:
-        """Forget one order; whether there was one of that number."""
+        """Drop one order; return False if no order has that number."""
         with self._lock:
             found = [order for order in self._orders if order.number == number]
             self._orders = [order for order in self._orders if order.number != number]
@@ -296,10 +301,10 @@ class Faults:
             order.release()
         return bool(found)
 
-    # ---- what the server asks
+    # ---- for the server
 
     def fate(self, call: Incoming) -> Fate:
-        """What the orders make of this call."""
+        """Return what the orders make of this call."""
         method = plain_name(call.method)
         with self._lock:
             struck = [order for order in self._orders if strikes(order, method, call)]
@@ -347,9 +352,9 @@ class Faults:
     # ---- orders as data, from a world file or over HTTP
 
     def order(self, spec: Mapping[str, Any]) -> Order | None:
-        """One order as a map, e.g. {"fault": "refuse", "method": "PBD.plug", "error": ["SR_FULL"], "nth": 2}.
+        """Place an order given as a map: {"fault": "refuse", "method": "PBD.plug", "error": ["SR_FULL"], "nth": 2}.
 
-        Raises ValueError, which names the key that is wrong and what it accepts.
+        Raises ValueError, which names the wrong key and what it accepts.
         """
         kind, options = checked(spec)
         if kind in WITH_ERROR:

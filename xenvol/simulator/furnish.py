@@ -1,4 +1,4 @@
-"""Making what a world file lists besides hosts: SRs, their disks, VMs. What xapi refuses names the entry."""
+"""Make the SRs, disks and VMs of a world file. An error names the entry that xapi refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenvol.simulator.worldspec import SRSpec, VMSpec, WorldSpec
 
 
 def furnish(pool: Pool, spec: WorldSpec) -> None:
-    """Make what a world file lists besides hosts; what xapi refuses is a WorldError that names it."""
+    """Make the SRs, disks and VMs of the spec; WorldError names the entry that xapi refused."""
     vdis: dict[str, str] = {}
     for index, sr in enumerate(spec.srs):
         with _naming(f"srs[{index}] ({sr.name})"):
@@ -31,7 +31,7 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _add_sr(pool: Pool, sr: SRSpec) -> dict[str, str]:
-    """Its disks, by name."""
+    """Add an SR and its disks, and return the disks by name."""
     ref = pool.add_sr(
         sr.name,
         type=sr.type,

@@ -1,6 +1,6 @@
 """Messages that follow from the data model alone: getters, setters, look-ups, and get_all where a class has it.
 
-A setter is generic only for a field that anyone may write (RW); everything else is a rule's affair.
+A setter is generic only for a field that clients may write (RW); a rule serves every other setter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Handler = Callable[..., Any]
 
 
 def handler(cls: Class, message: Message) -> Handler | None:
-    """What a message does whose name says it all; None for one that needs a rule."""
+    """Return the handler of a message that follows from its name; None for a message that needs a rule."""
     if (whole := _LOOKUPS.get(message.name)) is not None:
         return whole(cls.name)
     for prefix, (make, kinds, needs_rw) in _FIELD_MESSAGES.items():
@@ -142,4 +142,4 @@ _FIELD_MESSAGES: dict[str, tuple[Callable[[str, Field], Handler], tuple[str, ...
     "add_": (_add_to_set, (" set",), True),
     "remove_": (_remove_from_set, (" set",), True),
 }
-"""Prefix -> (maker, types of field it is for, only for fields that anyone may write)."""
+"""Prefix -> (maker, field types that it serves, True if only for fields that clients may write)."""

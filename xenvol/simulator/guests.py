@@ -1,8 +1,8 @@
-"""What a simulated guest does of its own accord; what xapi knows about a VM is in the database instead.
+"""The behaviour of simulated guests. What xapi knows about a VM is in the database.
 
-A test arranges it with ``xapi.guest(vm).refuses_unplug = True``; the rules of VBD and VM ask it. A guest
-with no entry behaves well. Whether a guest has PV drivers is no matter of this module: the VM's record says
-it (``platform:sim-pv`` of an HVM guest; docs/simulator.md).
+A test arranges it with ``xapi.guest(vm).refuses_unplug = True``; the rules of VBD and VM read it. A guest
+without an entry behaves well. The VM's record says whether a guest has PV drivers (``platform:sim-pv`` of an
+HVM guest; docs/simulator.md).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass
 class Guest:
-    """One VM's operating system."""
+    """The operating system of one VM."""
 
     refuses_unplug: bool = False
-    """It keeps its disks: VBD.unplug of a running VM fails, and the disk stays plugged."""
+    """If True, the guest keeps its disks: VBD.unplug of a running VM fails, and the disk stays plugged."""
     stays_in_flight: bool = False
-    """A live migration of the VM does not end while this is set, and its current_operations say so."""
+    """While True, a live migration of the VM does not end, and the VM's current_operations contain it."""
 
 
 def guest_of(guests: dict[str, Guest], vm: str) -> Guest:
-    """The guest in that VM, by the VM's reference; a well-behaved one is made where there is none."""
+    """Return the guest of that VM, given its reference; make a well-behaved one if there is none."""
     return guests.setdefault(vm, Guest())

@@ -1,9 +1,9 @@
-"""Where a fault may step in between the wire and the pool, and where a call is written down.
+"""The hooks between the wire and the pool: faults intervene here, and the journal records calls.
 
-The server shows every parsed call to an `Interceptor` once, before anything is done, and obeys the `Fate`
-that it gets; it tells a `Journal` what arrived and what was answered. Both are optional, and neither knows
-HTTP. Their methods may be called from several threads at once, and without the pool's lock but for
-`Journal.began_to_wait`.
+The server shows every parsed call to an `Interceptor` once, before it does anything, and obeys the `Fate`
+that the interceptor returns. It tells a `Journal` each call and its answer. Both are optional and independent
+of HTTP. Several threads may call their methods at once, without the pool's lock; only `Journal.began_to_wait`
+is called with it.
 """
 
 from __future__ import annotations
@@ -19,58 +19,61 @@ from xenvol.simulator.waits import Wait
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A call as it came off the wire, before it was checked in any way."""
+    """A call as it came off the wire, before any check."""
 
     number: int
-    """Counts the calls of one service from 1; unique."""
+    """A unique number: counts the calls of one service from 1."""
     protocol: str
     """``xmlrpc``, ``jsonrpc`` or ``jsonrpc2``."""
     method: str
-    """As sent: ``Async.VDI.create``."""
+    """The method as sent: ``Async.VDI.create``."""
     params: tuple[Any, ...]
-    """Wire values as sent, the session first where there is one; may hold secrets."""
+    """Wire values as sent, the session first if there is one; may hold secrets."""
     host: str
-    """Reference of the host that was asked."""
+    """The reference of the host that received the call."""
 
     @property
     def session(self) -> str | None:
-        """What stands where calls other than log-ins have their session."""
+        """The first parameter if it is a string: the session, in all calls but log-ins."""
         return self.params[0] if self.params and isinstance(self.params[0], str) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call came to. ``error`` is an ErrorDescription; without one, ``result`` counts."""
+    """The outcome of a call. ``error`` is an ErrorDescription; without one, ``result`` counts."""
 
     result: Any = None
-    """A wire value; `xenvol.simulator.values.plain` makes it one that JSON can hold."""
+    """A wire value; `xenvol.simulator.values.plain` makes it a value that JSON can hold."""
     error: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of a call: what is set happens in the order of the fields; the default is to serve it."""
+    """What happens to a call.
+
+    The fields that are set apply in their order; the default is to serve the call.
+    """
 
     delay: float = 0.0
-    """Seconds before anything is done."""
+    """Seconds to wait before doing anything."""
     hang: threading.Event | None = None
-    """Nothing is done until it is set; if the server closes or the host dies first, nothing is ever done."""
+    """Nothing is done until this is set; nothing is ever done if the server closes or the host dies first."""
     lose_request: bool = False
-    """Close the connection, with nothing done."""
+    """Close the connection and do nothing."""
     expire_session: bool = False
-    """Destroy the session that the call names, then go on: it gets SESSION_INVALID."""
+    """Destroy the session that the call names, then go on: the call gets SESSION_INVALID."""
     inside: float = 0.0
-    """Seconds that the storage takes for it, with the objects marked by the operation; none if it asks no storage."""
+    """Seconds that the storage takes, with the operation in current_operations; none without a storage operation."""
     refuse: Failure | None = None
-    """Answer with this, with nothing done."""
+    """Answer with this, and do nothing."""
     late_error: Failure | None = None
-    """It is done; if it succeeded, answer with this all the same."""
+    """Do the call, and answer with this if it succeeded."""
     late: float = 0.0
-    """Seconds between doing it and answering."""
+    """Seconds between doing the call and answering."""
     hang_answer: threading.Event | None = None
-    """It is done; no answer until this is set."""
+    """Do the call; do not answer until this is set."""
     lose_answer: bool = False
-    """It is done; close the connection without an answer."""
+    """Do the call, and close the connection without an answer."""
     host_dies: bool = False
     """Before the answer would be sent, the host stops listening and closes all its connections.
 
@@ -83,36 +86,43 @@ SERVED = Fate()
 
 class Interceptor(Protocol):
     def fate(self, call: Incoming) -> Fate:
-        """Decide about one call; called exactly once for each. Return `SERVED` to leave it alone."""
+        """Decide about one call; called exactly once for each call.
+
+        Return `SERVED` to leave the call alone.
+        """
 
 
 class Gate(Protocol):
-    """Holds calls and lets them go, so that a test decides in which order they happen."""
+    """Holds and releases calls, so that a test decides their order."""
 
     def enter(self, call: Incoming) -> None:
-        """A call has arrived. It is served when this returns."""
+        """Called when a call arrives. The call is served when this returns."""
 
     def in_storage(self, call: Incoming, sleep: Callable[[float], None]) -> None:
-        """The call's first storage driver begins: the operation is marked. Called once, with the pool's lock held.
+        """Called when the call's first storage driver begins; the operation is in current_operations.
 
-        ``sleep(seconds)`` lets other calls run meanwhile, and returns at once when the pool is closed.
+        Called at most once for a call, with the pool's lock held. ``sleep(seconds)`` lets other calls run
+        meanwhile, and returns at once when the pool is closed.
         """
 
     def left(self, call: Incoming) -> None:
-        """The call is over, and its answer is about to be written."""
+        """Called when a call is over, just before its answer is written."""
 
 
 class Journal(Protocol):
     def arrived(self, call: Incoming) -> None:
-        """A call was parsed; nothing has been done about it."""
+        """Record a parsed call; nothing is done about it yet."""
 
     def began_to_wait(self, call: Incoming, wait: Wait) -> None:
-        """A call under way, or the task of an Async call, begins to wait. Called with the pool's lock held."""
+        """Record that a call, or the task of an Async call, begins to wait.
+
+        Called with the pool's lock held.
+        """
 
     def answered(self, call: Incoming, answer: Answer | None) -> None:
-        """The call is over: what was, or would have been, answered; None where nothing was done at all.
+        """Record the end of a call: its answer, sent or not; None if nothing was done.
 
-        Called before the answer is written to the connection, so that whoever has an answer finds it here.
+        Called before the answer is written, so that a client that has the answer finds it here.
         """
 
 
@@ -126,4 +136,4 @@ class Reply:
 
 
 Control = Callable[[str, str, bytes], Reply]
-"""(verb, path with query, body) -> reply: what serves the paths under /simulator/."""
+"""(verb, path with query, body) -> reply: serves the paths under /simulator/."""

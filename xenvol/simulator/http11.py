@@ -1,4 +1,4 @@
-"""HTTP/1.1 as text: a request read off a stream, a reply written down, and xapi's pages of HTML."""
+"""Read HTTP/1.1 requests from a stream, write replies, and make xapi's HTML pages."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ _PAGES = {
 class Request:
     verb: str
     path: str
-    """With the query."""
+    """The path with its query."""
     headers: dict[str, str]
-    """By name in lower case."""
+    """Headers by name in lower case."""
     body: bytes
     is_last: bool
-    """The client wants the connection closed afterwards."""
+    """True if the client wants the connection closed after the answer."""
 
     @property
     def content_length(self) -> int | None:
-        """What the header says; None for none, or one that is no number."""
+        """The Content-Length; None if the header is missing or is not a number."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isdecimal() else None
 
 
 def page(status: int, more: str = "") -> Reply:
-    """One of the pages of HTML that take the place of an answer; ``more`` is escaped."""
+    """Return one of the HTML pages that xapi sends instead of an answer; ``more`` is escaped."""
     begin, _, end = _PAGES[status].partition("{more}")
     text = f"<html><body>{begin}{html.escape(more, quote=True)}{end}</body></html>"
     return Reply(status, "text/html", text.encode())
 
 
 def read_head(stream: BinaryIO) -> Request | None:
-    """The next request up to its body; None when the client is done or sends no HTTP."""
+    """Read the next request up to its body; None if the client has finished or sends no HTTP."""
     words = stream.readline(_LONGEST_LINE).decode("latin-1").split()
     if len(words) != 3:
         return None
@@ -74,7 +74,7 @@ def read_head(stream: BinaryIO) -> Request | None:
 
 
 def read_body(request: Request, stream: BinaryIO, connection: socket.socket) -> Request:
-    """The request with its body, which must fit into memory."""
+    """Read the request's body into memory, and return the request with it."""
     if request.headers.get("expect", "").lower() == "100-continue":
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     length = request.content_length
@@ -91,7 +91,7 @@ def head(reply: Reply, request: Request, *, is_last: bool) -> bytes:
     content_type = f"content-type: {reply.content_type}"
     lines.insert(
         len(lines) if reply.status == 200 else 2, content_type
-    )  # pages have it second (trace sm/30#220)
+    )  # in HTML pages it is the second header (trace sm/30#220)
     if reply.status == 200:
         lines.append("Access-Control-Allow-Origin: *")
         wanted = request.headers.get("access-control-request-headers")

@@ -1,7 +1,7 @@
-"""Every call that reached the pool, in the order of arrival, with what became of it, and no secret in it.
+"""Every call that reached the pool, in the order of arrival, with its outcome and without secrets.
 
-Log-ins and log-outs are counted apart (`Journal.logins`): a cost in calls is about the work, and a client
-that logs in once more should show up as that and not as work.
+Log-ins and log-outs are kept apart (`Journal.logins`), because a cost in calls is about the work. An extra
+log-in of a client shows up there, and not as work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SECRET_ARGUMENTS = {
     "pool.join": (3,),
     "pool.join_force": (3,),
 }
-"""Positions of arguments that are secrets as they stand, as sent: the session, where there is one, is 0."""
+"""Positions of arguments that are secrets, counted as sent: position 0 is the session, if there is one."""
 
 _SESSION_METHODS = frozenset(
     {
@@ -42,12 +42,12 @@ _SESSION_METHODS = frozenset(
 
 
 def is_login(method: str) -> bool:
-    """Whether the journal keeps such calls apart: they open or close a session."""
+    """Return True for calls that open or close a session; the journal keeps them apart."""
     return method in _SESSION_METHODS
 
 
 def plain_name(method: str) -> str:
-    """``VDI.create`` for ``Async.VDI.create`` as well."""
+    """Return the name without ``Async.``."""
     return method.removeprefix("Async.")
 
 
@@ -59,19 +59,19 @@ class Entry:
     protocol: str
     method: str
     params: tuple[Any, ...]
-    """Without the session; secrets are masked."""
+    """The parameters without the session; secrets are masked."""
     session: str | None
     host: str
-    """Reference of the host that was asked."""
+    """The reference of the host that received the call."""
     outcome: str = "pending"
     error: tuple[str, ...] | None = None
     """The ErrorDescription of a refusal."""
     seconds: float | None = None
-    """Between its arrival and its end."""
+    """The time between the call's arrival and its end."""
     fault: str = ""
-    """The order that it ran into, if any (`xenvol.simulator.faults`)."""
+    """The ordered fault that struck the call, if any (`xenvol.simulator.faults`)."""
     waited_for: tuple[Wait, ...] = ()
-    """What it had to wait for in the pool, in that order (`xenvol.simulator.waits`)."""
+    """What the call waited for in the pool, in order (`xenvol.simulator.waits`)."""
     _arrived: float = field(default=0.0, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -81,16 +81,16 @@ class Entry:
 
     @property
     def waited(self) -> float:
-        """Seconds that it waited in the pool, for whatever it was."""
+        """The seconds that the call waited in the pool, for any reason."""
         return sum(wait.seconds for wait in self.waited_for)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits at the moment. Who holds the pool's lock can rely on it."""
+        """True if the call waits now. The answer holds as long as the reader holds the pool's lock."""
         return any(not wait.is_over and wait.lasts() for wait in self.waited_for)
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as plain values."""
+        """Return the entry as plain values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["_arrived"]
         values["waited_for"] = [
@@ -100,7 +100,7 @@ class Entry:
 
 
 class Calls(Sequence[Entry]):
-    """Some calls in their order."""
+    """A sequence of calls in the order of arrival."""
 
     def __init__(self, entries: Callable[[], list[Entry]]) -> None:
         self._entries = entries
@@ -122,16 +122,16 @@ class Calls(Sequence[Entry]):
         return f"<{type(self).__name__}: {len(self)} calls>"
 
     def methods(self) -> list[str]:
-        """The names alone, as sent."""
+        """Return the methods' names, as sent."""
         return [entry.method for entry in self]
 
     def waits(self, kind: str = OPERATION) -> list[Entry]:
-        """The calls that had to wait: for a conflicting operation, or of another kind (`xenvol.simulator.waits`).
+        """Return the calls that waited, by default for a conflicting operation (kinds: `xenvol.simulator.waits`).
 
-        ``assert calls.waits() == []`` says that no call of a client would have made a real xapi sleep.
+        ``assert calls.waits() == []`` says that no call would have made a real xapi sleep.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
         return [entry for entry in self if any(wait.kind == kind for wait in entry.waited_for)]
 
 
@@ -143,24 +143,24 @@ class Journal(Calls):
         self.logins = Calls(lambda: self._select(logins=True))
         """The calls that open or close a session."""
         self.listener: Callable[[Entry], None] = lambda entry: None
-        """Told of every call when it is over."""
+        """Called with every call when it is over."""
         self._lock = threading.Lock()
         self._all: list[Entry] = []
         self._open: dict[int, Entry] = {}
         self._faults: dict[int, str] = {}
 
     def mark(self) -> int:
-        """The place of the next call, for `since`."""
+        """Return the position of the next call, for `since`."""
         with self._lock:
             return len(self._all)
 
     def since(self, mark: int) -> Calls:
-        """What arrived after the mark, log-ins apart; it grows on."""
+        """Return the calls that arrived after the mark, without log-ins; later calls are added to it."""
         return Calls(lambda: self._select(mark, logins=False))
 
     @contextmanager
     def recording(self) -> Iterator[Calls]:
-        """The calls that arrive during the block."""
+        """Yield the calls that arrive during the block."""
         start = self.mark()
         end: list[int] = []
         try:
@@ -169,18 +169,18 @@ class Journal(Calls):
             end.append(self.mark())
 
     def entry(self, n: int) -> Entry | None:
-        """The call of that number."""
+        """Return the call with that number, or None."""
         with self._lock:
             return self._open.get(n) or next((entry for entry in reversed(self._all) if entry.n == n), None)
 
     def clear(self) -> None:
-        """Forget all calls; those under way are not recorded when they end."""
+        """Drop all calls; the end of a call under way is not recorded."""
         with self._lock:
             self._all.clear()
             self._open.clear()
             self._faults.clear()
 
-    # ---- what the server and the faults tell
+    # ---- for the server and the faults
 
     def arrived(self, call: Incoming) -> None:
         entry = _entry(call)
@@ -190,7 +190,7 @@ class Journal(Calls):
             self._open[call.number] = entry
 
     def began_to_wait(self, call: Incoming, wait: Wait) -> None:
-        """An Async call does so after its answer."""
+        """Record a wait; an Async call waits after its answer."""
         entry = self.entry(call.number)
         if entry is not None:
             entry.waited_for += (wait,)
@@ -210,7 +210,7 @@ class Journal(Calls):
         self.listener(entry)
 
     def met_fault(self, number: int, text: str) -> None:
-        """The call of that number runs into an ordered fault."""
+        """Record that an ordered fault struck the call with that number."""
         with self._lock:
             if (entry := self._open.get(number)) is not None:
                 entry.fault = text
@@ -244,7 +244,7 @@ def _entry(call: Incoming) -> Entry:
 
 
 def masked(value: Any, *, of_secret: bool = False) -> Any:
-    """A copy without the passwords that maps hold (``chappassword``…; ``password_secret`` is only a uuid)."""
+    """Return a copy with masked passwords (``chappassword``…); ``password_secret`` is a uuid and stays."""
     if isinstance(value, dict):
         return {
             key: MASK

@@ -1,4 +1,4 @@
-"""JSON-RPC 1 and 2 as xapi reads and writes them (facts/xapi.md 4.2, trace 10#37..59): integers are numbers."""
+"""JSON-RPC 1 and 2 as in xapi: integers are numbers (docs/background/xapi.md 4.2, trace 10#37..59)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_call(body: bytes) -> JsonCall:
 
 
 def assert_unicode(params: list[Wire]) -> None:
-    """INVALID_VALUE where a parameter was not UTF-8, or half a surrogate pair; looked at before anything else."""
+    """Raise INVALID_VALUE for a parameter with invalid UTF-8 or half a surrogate pair; checked before anything else."""
     for param in params:
         text = show(param)
         if _SURROGATE.search(text):
@@ -89,4 +89,4 @@ def _untagged(value: Wire) -> Any:
             return value.value
         case Base64():
             return value.data.decode("utf-8", "replace")
-    raise TypeError(f"{value!r} is no wire value")
+    raise TypeError(f"{value!r} is not a wire value")

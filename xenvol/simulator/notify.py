@@ -1,7 +1,7 @@
-"""Who waits for which change: a change wakes the few that it concerns, whatever else waits.
+"""Wake the threads that wait for a change, and no others.
 
-A waiter is woken once and then forgotten; it looks at the database itself and comes back if it wants more. So a
-change costs nothing for a client that is not waiting, or waits for something else.
+A waiter is woken once and then dropped; it reads the database itself and waits again if it needs more. So a
+change costs nothing for a client that does not wait, or waits for another change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EVERYTHING = ""
 
 
 class Waiter:
-    """One thread that waits. Its condition shares the pool's lock."""
+    """One waiting thread. Its condition shares the pool's lock."""
 
     def __init__(self, mutex: threading.RLock, topics: Iterable[str]) -> None:
         self.topics = tuple(topics)
@@ -27,14 +27,17 @@ class Waiter:
 
 
 class Bell:
-    """Topics are classes in lower case, references, sessions, or `EVERYTHING`. Used with the pool's lock held."""
+    """The waiting threads by topic: class in lower case, reference, session, or `EVERYTHING`.
+
+    Hold the pool's lock to use it.
+    """
 
     def __init__(self, mutex: threading.RLock) -> None:
         self._mutex = mutex
         self._waiting: dict[str, dict[Waiter, None]] = {}
 
     def wait(self, topics: Iterable[str], seconds: float) -> None:
-        """Give up the lock until one of the topics rings, or the time is over."""
+        """Release the lock until one of the topics rings or the time is over."""
         waiter = Waiter(self._mutex, topics)
         for topic in waiter.topics:
             self._waiting.setdefault(topic, {})[waiter] = None
@@ -44,7 +47,7 @@ class Bell:
             self._forget(waiter)
 
     def ring(self, *topics: str) -> None:
-        """Wake whoever waits for one of these."""
+        """Wake the threads that wait for one of these topics."""
         for topic in topics:
             for waiter in list(self._waiting.get(topic, ())):
                 self._forget(waiter)
@@ -52,7 +55,7 @@ class Bell:
 
     @property
     def waiters(self) -> int:
-        """How many threads wait."""
+        """The number of waiting threads."""
         return len({waiter for waiters in self._waiting.values() for waiter in waiters})
 
     def ring_all(self) -> None:

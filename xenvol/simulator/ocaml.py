@@ -1,4 +1,4 @@
-"""Numbers as OCaml reads them, and what it says when it cannot: xapi hands texts to it unseen (trace 06#105..135)."""
+"""Parse numbers as OCaml does, with its errors: xapi passes texts to it unchecked (trace 06#105..135)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xenvol.simulator.failure import Failure, internal_error
 
 
 def failure(text: str) -> Failure:
-    """``failwith text`` on the wire."""
+    """Return the error of ``failwith text`` on the wire."""
     return internal_error(f'Failure("{text}")')
 
 
@@ -20,7 +20,7 @@ _BASES = {2: 16, 3: 8, 4: 2}
 
 
 def ocaml_int64(text: str) -> int:
-    """``Int64.of_string``: decimal within 64 bits; 0x, 0o, 0b and 0u may use all 64 as unsigned."""
+    """Parse as ``Int64.of_string``: decimal within 64 bits; 0x, 0o, 0b and 0u may use all 64 as unsigned."""
     found = _OCAML_INT.fullmatch(text)
     if found is None:
         raise failure("Int64.of_string")
@@ -46,7 +46,7 @@ _FLOAT = re.compile(r"[+-]?(?:\d[\d_]*\.?[\d_]*(?:[eE][+-]?\d[\d_]*)?|nan|inf(?:
 
 
 def ocaml_float(text: str) -> float:
-    """``float_of_string``."""
+    """Parse as ``float_of_string``."""
     if _FLOAT.fullmatch(text) is None:
         raise failure("float_of_string")
     return float(text.replace("_", ""))

@@ -1,4 +1,4 @@
-"""One order of a fault: which call it strikes, how often it did, and how it is written down as data."""
+"""One ordered fault: which calls it strikes, how often it struck, and its form as data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xenvol.simulator.journal import is_login
 
 @dataclass
 class Order:
-    """One fault that was ordered. Handed back to whoever ordered it, to look at it or to end it."""
+    """One ordered fault. The caller that ordered it can inspect or end it."""
 
     number: int
     kind: str
@@ -25,10 +25,10 @@ class Order:
     strike: Callable[[Fate], Fate]
     detail: str = ""
     before: Callable[[], None] | None = None
-    """What happens to the pool just before the call is served."""
+    """Changes the pool just before the call is served."""
     released: threading.Event = field(default_factory=threading.Event)
     seen: int = 0
-    """Matching calls since it was ordered."""
+    """Matching calls since the order."""
     hits: int = 0
     """How often it struck."""
 
@@ -37,7 +37,7 @@ class Order:
         return self.hits > 0 and not self.every
 
     def release(self) -> None:
-        """Let go on the calls that hang by this order; later ones do not hang any more."""
+        """Release the calls that this order holds; later calls do not hang any more."""
         self.released.set()
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Order:
 
 
 def strikes(order: Order, method: str, call: Incoming) -> bool:
-    """Count this call for the order; whether it is the one."""
+    """Count this call for the order, and return True if the order strikes it."""
     if order.is_spent or (order.host is not None and order.host != call.host):
         return False
     matches = not is_login(method) if order.method == "*" else fnmatch.fnmatchcase(method, order.method)
@@ -99,19 +99,19 @@ _FORMS: dict[str, tuple[dict[str, tuple[type, str]], tuple[str, ...]]] = {
         ("host",),
     ),
 }
-"""The faults that can be ordered as data: their keys, what each accepts, and which must be there."""
+"""The faults that can be ordered as data: their keys, what each key accepts, and which are required."""
 
 KINDS: Sequence[str] = tuple(_FORMS)
 WITH_ERROR = ("refuse", "late_error")
-"""Those that answer with an error that the order names."""
+"""The faults that answer with an error named in the order."""
 
 
 def checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The kind and the keys of an order that came as a map; ValueError names the key that is wrong."""
+    """Return the kind and the keys of an order given as a map; ValueError names the wrong key."""
     options = dict(spec)
     kind = options.pop("fault", None)
     if kind not in _FORMS:
-        raise ValueError(f"fault: {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(f"fault: {kind!r} is not one of {', '.join(KINDS)}")
     keys, required = _FORMS[kind]
     for key, value in options.items():
         if key not in keys:
@@ -121,8 +121,8 @@ def checked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             continue
         right = isinstance(value, accepted) and (accepted is bool or not isinstance(value, bool))
         if not right or (key == "error" and not (value and all(isinstance(p, str) for p in value))):
-            raise ValueError(f"{key}: {value!r} given, the fault {kind} wants {text}")
+            raise ValueError(f"{key}: {value!r} given, the fault {kind} expects {text}")
     for key in required:
         if key not in options:
-            raise ValueError(f"{key}: missing; the fault {kind} wants {keys[key][1]}")
+            raise ValueError(f"{key}: missing; the fault {kind} expects {keys[key][1]}")
     return kind, options

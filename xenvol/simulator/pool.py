@@ -1,7 +1,7 @@
-"""Putting objects into a pool without a client: each is made by the rules that a client's call would meet.
+"""Put objects into a pool without a client, by the rules that serve a client's calls.
 
-So what `PoolBuilder` makes is what `SR.create`, `VM.start` and the others would have made. For many at once
-it makes the first by the rules and the others as its likeness, which costs some microseconds each.
+So `PoolBuilder` makes what `SR.create`, `VM.start` and the others would make. For many objects at once, the
+rules make the first one and the others are copies, which takes some microseconds each.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from xenvol.simulator.xapi import Xapi
 
 GIB = 1 << 30
 _MEMORY = 256 << 20
-"""Bytes of a VM; enough for every rule."""
+"""Bytes of memory of a VM; enough for every rule."""
 
 
 class PoolBuilder(abc.ABC):
-    """Objects are named by reference, hosts by name, address or uuid as well."""
+    """Adds objects to a pool. Objects are named by reference, hosts also by name, address or uuid."""
 
     @property
     @abc.abstractmethod
@@ -37,7 +37,7 @@ class PoolBuilder(abc.ABC):
     def add_host(
         self, name: str | None = None, *, address: str = "", iscsi_iqn: str = "", enabled: bool = True
     ) -> str:
-        """A further member. It gets a PBD for every shared SR of the pool, unplugged."""
+        """Add a member. It gets an unplugged PBD for every shared SR of the pool."""
         with self.xapi.lock:
             db = self.xapi.db
             name = name or f"host{db.count('host') + 1}"
@@ -52,7 +52,7 @@ class PoolBuilder(abc.ABC):
             return host
 
     def find_host(self, host: str) -> str:
-        """The reference of the host that a reference, uuid, name or address means; KeyError for none."""
+        """Return the reference of the host with that reference, uuid, name or address; KeyError for none."""
         db = self.xapi.db
         if db.exists("host", host):
             return host
@@ -64,7 +64,7 @@ class PoolBuilder(abc.ABC):
         raise KeyError(f"no host {host!r}; there are {names}")
 
     def move_master(self, host: str, *, keep_sessions: bool = True) -> None:
-        """Another host is the master; a real one would know no session of before."""
+        """Make another host the master; ``keep_sessions=False`` ends all sessions, as a real new master knows none."""
         with self.xapi.lock:
             found = self.find_host(host)
             self.xapi.db.set("pool", self.xapi.db.refs("pool")[0], master=found)
@@ -88,10 +88,10 @@ class PoolBuilder(abc.ABC):
         hosts: Iterable[str] | None = None,
         plugged: bool = True,
     ) -> str:
-        """Introduce an SR, give it a PBD per host (None: every one) and plug those.
+        """Introduce an SR, create its PBD on each host (None: on every host), and plug them.
 
-        ``create=True`` formats it instead (SR.create): everywhere if shared, else on the first host.
-        Raises `Failure` as the calls would.
+        ``create=True`` formats it instead (SR.create): everywhere if shared, else on the first host. Raises
+        `Failure` as the calls would.
         """
         with self.xapi.lock:
             config = dict(device_config or {})
@@ -132,7 +132,7 @@ class PoolBuilder(abc.ABC):
         read_only: bool = False,
         sm_config: Mapping[str, str] | None = None,
     ) -> str:
-        """VDI.create in a plugged SR."""
+        """Create a VDI in a plugged SR (VDI.create)."""
         with self.xapi.lock:
             vdi: str = self._do(
                 "VDI.create",
@@ -153,7 +153,7 @@ class PoolBuilder(abc.ABC):
             return vdi
 
     def scan(self, sr: str) -> None:
-        """SR.scan."""
+        """Scan an SR (SR.scan)."""
         with self.xapi.lock:
             self._do("SR.scan", sr)
 
@@ -169,9 +169,9 @@ class PoolBuilder(abc.ABC):
         resident_on: str | None = None,
         disks: Sequence[str] = (),
     ) -> str:
-        """A VM with these VDIs in its first slots; it starts on that host, or where xapi puts it.
+        """Add a VM with these VDIs in its first slots; it starts on that host, or on a host that xapi chooses.
 
-        ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers. A suspended one keeps its
+        ``kind`` is ``pv``, ``hvm`` or ``pvh``. Only an HVM VM can lack PV drivers. A suspended VM keeps its
         memory in the pool's suspend_image_SR, or else in the SR of its first disk.
         """
         with self.xapi.lock:
@@ -201,7 +201,7 @@ class PoolBuilder(abc.ABC):
         type: str = "Disk",
         plugged: bool | None = None,
     ) -> str:
-        """VBD.create, and VBD.plug if told so (None: if the VM is running); without a VDI it is empty."""
+        """Create a VBD, empty without a VDI, and plug it if ``plugged`` (None: if the VM is running)."""
         with self.xapi.lock:
             vbd: str = self._do(
                 "VBD.create",
@@ -227,7 +227,7 @@ class PoolBuilder(abc.ABC):
             return vbd
 
     def guest(self, vm: str) -> Guest:
-        """What that VM's operating system is like; change it to arrange a misbehaviour."""
+        """Return the guest of that VM; a test changes it to arrange misbehaviour."""
         with self.xapi.lock:
             self.xapi.db.row("VM", vm)
             return guest_of(self.xapi.guests, vm)
@@ -235,13 +235,13 @@ class PoolBuilder(abc.ABC):
     # ---- inside
 
     def _do(self, method: str, *arguments: Any) -> Any:
-        """Run a rule, as a call that passed all checks would."""
+        """Run a rule, as for a call that passed all checks."""
         load_rules()
         call = Call(self.xapi, method, NULL, f"OpaqueRef:{uuid.uuid4()}", self.xapi.master)
         return RULES[method](call, *arguments)
 
     def _vm_record(self, name: str, kind: str, pv_drivers: bool) -> dict[str, Any]:
-        """What a client would send to VM.create, its optional fields filled in."""
+        """Return the record that a client would send to VM.create, with its optional fields."""
         fields = self.xapi.model.classes["VM"].constructor.values()
         record = {field.name: field.default for field in fields if field.has_default}
         is_hvm = kind == "hvm"
@@ -275,7 +275,7 @@ class PoolBuilder(abc.ABC):
 
 
 class Pool(PoolBuilder):
-    """A builder of one pool that stays the same."""
+    """A builder for one fixed pool."""
 
     def __init__(self, xapi: Xapi) -> None:
         self._xapi = xapi

@@ -1,7 +1,7 @@
-"""get_all_records_where: what an expression is true of, found through an index where one fits.
+"""get_all_records_where: evaluate an expression on a class, through an index if one fits.
 
-Fields go by their database spelling (``name__label``) and compare as strings, in the form in which xapi's database
-stores them.
+Fields have their database spelling (``name__label``) and compare as strings, in the form in which xapi's
+database stores them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xenvol.simulator.failure import Failure
 
 
 def select(db: Database, cls: str, text: str) -> list[str]:
-    """The references for which the expression is true, newest first."""
+    """Return the references for which the expression is true, newest first."""
     expression = parse(text, db.model.release)
     columns = _columns(db.model.classes[cls])
     chosen = None
@@ -28,7 +28,7 @@ def select(db: Database, cls: str, text: str) -> list[str]:
 
 
 def _columns(cls: Class) -> dict[str, tuple[str, Type]]:
-    """Database spelling -> (field, type)."""
+    """Return database spelling -> (field, type)."""
     return {field.db_name: (field.name, parse_type(field.type)) for field in cls.fields.values()}
 
 
@@ -59,7 +59,7 @@ def _names(expression: Expression) -> Iterator[str]:
 def _candidates(
     db: Database, cls: str, columns: dict[str, tuple[str, Type]], expression: Expression
 ) -> dict[str, None] | None:
-    """Rows found without a search, among them all for which the expression is true; None: no index helps."""
+    """Return rows from an index that include every row for which the expression is true; None if no index helps."""
     match expression:
         case Constant(value):
             return None if value else {}
@@ -95,11 +95,11 @@ def _indexed(
     return None
 
 
-# ---- how the database spells values
+# ---- the database's spelling of values
 
 
 def db_string(declared: Type, value: Any) -> str:
-    """A value in the form that expressions compare."""
+    """Return a value in the form that expressions compare."""
     match declared.kind:
         case "bool":
             return str(value).lower()
@@ -121,6 +121,6 @@ def db_string(declared: Type, value: Any) -> str:
 
 
 def _quoted(declared: Type | None, value: Any) -> str:
-    assert declared is not None  # by parse_type
+    assert declared is not None  # parse_type gives one
     text = db_string(declared, value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"

@@ -1,4 +1,4 @@
-"""Playing recordings of a real xapi against simulators, and saying where the answers differ.
+"""Replay recordings of a real xapi against simulators, and report where the answers differ.
 
 A recording is a file of JSON lines, one call each; tests/data/recordings/README.md has the format. Every file
 gets a fresh pool in the recorded initial state.
@@ -24,7 +24,7 @@ from xenvol.simulator.wire import KINDS, Answer, Caller, body_parts
 
 DEFAULT_VERSION = "24.16.0"
 _RELEASES = {"24": "24.16.0", "25": "25.33.1"}
-"""The recorded releases, by the year that file names have."""
+"""The recorded releases, by the first number in file names."""
 _AWAIT_SECONDS = 180.0
 """Longer than any recorded task took."""
 _NEEDS_SKIPPED = "needs an object of a skipped call"
@@ -32,7 +32,7 @@ _NEEDS_SKIPPED = "needs an object of a skipped call"
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """One answer that is not the recorded one."""
+    """One answer that differs from the recorded one."""
 
     file: str
     n: int
@@ -72,13 +72,13 @@ class Divergence:
 
 @dataclass
 class Result:
-    """What became of some recordings."""
+    """The outcome of one or several recordings."""
 
     calls: int = 0
-    """Judged ones."""
+    """The number of judged calls."""
     divergences: list[Divergence] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    """Calls that were not judged, by the reason."""
+    """Calls that were not judged, by reason."""
 
     def __str__(self) -> str:
         return f"{self.calls} calls, {len(self.divergences)} divergences, {self.skipped.total()} skipped"
@@ -98,7 +98,7 @@ class Result:
 
 
 def version_of(path: Path) -> str:
-    """The release that a recording is from, as far as its path says: ``v25.33.1/…``, ``v24-walk-1.jsonl``."""
+    """Return the release in a recording's path (``v25.33.1/…``, ``v24-walk-1.jsonl``), else the default."""
     for part in reversed(path.parts):
         if exact := re.fullmatch(r"v(\d+\.\d+\.\d+)", part):
             return exact[1]
@@ -108,7 +108,7 @@ def version_of(path: Path) -> str:
 
 
 def replay_file(path: Path, *, version: str | None = None, extra_fields_ok: bool = False) -> Result:
-    """Play one recording against a fresh simulator; OSError or ValueError for what is no recording."""
+    """Replay one recording against a fresh simulator; OSError or ValueError if the file is not a recording."""
     lines = list(read(path))
     with Simulator(version or version_of(path), world="recorded") as xapi:
         player = Player(Caller(xapi.url), str(path), extra_fields_ok=extra_fields_ok)
@@ -118,7 +118,7 @@ def replay_file(path: Path, *, version: str | None = None, extra_fields_ok: bool
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a recording; ValueError names the one that is none."""
+    """Yield the lines of a recording; ValueError names an invalid line."""
     with path.open(encoding="utf-8") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
@@ -126,14 +126,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 line = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: no JSON: {error}") from error
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
             if not isinstance(line, dict) or "method" not in line or "n" not in line:
                 raise ValueError(f"{path}:{number}: a line of a recording is a map with n, proto and method")
             yield line
 
 
 class Player:
-    """Plays the lines of one recording, in their order, against one server."""
+    """Replays the lines of one recording, in order, against one server."""
 
     def __init__(self, caller: Caller, name: str, *, extra_fields_ok: bool = False) -> None:
         self.result = Result()
@@ -142,10 +142,10 @@ class Player:
         self._extra_fields_ok = extra_fields_ok
         self._symbols = Symbols()
         self._orphans: set[str] = set()
-        """Names that only answers of skipped calls would have given a value."""
+        """Names whose values only the answers of skipped calls would give."""
 
     def play(self, line: dict[str, Any]) -> None:
-        """Make one call and judge its answer, as far as the line wants that."""
+        """Make one call and judge its answer, if the line asks for that."""
         if "skip" in line:
             self.result.skipped[line["skip"]] += 1
             if line.get("send"):
@@ -153,7 +153,7 @@ class Player:
             else:
                 answers = [line[kind] for kind in KINDS if kind in line]
                 self._orphans |= self._symbols.unbound(answers)
-                if "await" in line:  # what comes next may rely on it
+                if "await" in line:  # later calls may rely on it
                     with contextlib.suppress(Unbound):
                         session, task = map(self._symbols.resolve, (line["params"][0], line["await"]))
                         self._await(line["proto"], session, task)
@@ -178,7 +178,7 @@ class Player:
             )
 
     def _attempt(self, line: dict[str, Any]) -> tuple[Any, Any, list[Difference]]:
-        """(expected, got, differences); raises _Orphaned."""
+        """Make a call, and return (expected, got, differences); raises _Orphaned."""
         time.sleep(line.get("delay", 0))
         act = self._http if line["proto"] == "http" else self._call
         try:
@@ -222,7 +222,7 @@ class Player:
         if expected.kind != got.kind:
             return [Difference("", expected.as_json(), got.as_json())]
         comparison = Comparison(self._symbols, extra_fields_ok=self._extra_fields_ok, ordered=ordered)
-        if expected.kind == "fault":  # its text is the client library's
+        if expected.kind == "fault":  # the fault's text is the client library's
             return []
         if expected.kind == "error":
             return comparison.error(expected.value, got.value, "error")
@@ -253,7 +253,7 @@ def replay(
     extra_fields_ok: bool = False,
     report: Callable[[Divergence], None] = lambda divergence: None,
 ) -> Result:
-    """Play several, each against a fresh simulator."""
+    """Replay several recordings, each against a fresh simulator."""
     total = Result()
     for path in files:
         found = replay_file(path, version=version, extra_fields_ok=extra_fields_ok)

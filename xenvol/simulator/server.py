@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a host's xapi speaks it: which path is which protocol, and which answers are pages of HTML.
+"""HTTP/1.1 as a host's xapi speaks it: which path serves which protocol, and which answers are HTML pages.
 
-One `Server` is one host's listener. Several may stand before one `Service`, each with the identity of another host
-of the pool. A thread serves a connection, from its first request to its last.
+One `Server` is one host's listener. Several may share one `Service`, each with the identity of another host
+of the pool. One thread serves a connection, from its first request to its last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xenvol.simulator import jsonrpc, xmlrpc
 from xenvol.simulator.failure import Failure, Garbage
 from xenvol.simulator.hooks import Answer, Reply
 from xenvol.simulator.http11 import Request, head, page, read_body, read_head
-from xenvol.simulator.images import doors
+from xenvol.simulator.images import handlers
 from xenvol.simulator.images.body import Broken
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.service import Dropped, Service
@@ -26,12 +26,12 @@ from xenvol.simulator.xapi import Xapi
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 300 * 1024
-"""Bytes (facts/xapi.md 4.1)."""
+"""Bytes (docs/background/xapi.md 4.1)."""
 _BACKLOG = 128
 
 
 class Server:
-    """Listens from `start` to `close`; ``host`` and ``port`` may be 127.0.0.2 and 0 to be given one."""
+    """Listens from `start` to `close`. ``host`` may be 127.0.0.2, and ``port`` 0 takes a free one."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Server:
         self.port = port
         self.tls = tls
         self.identity = identity
-        """Which host of a pool this is; asked for every call, as a reset makes new hosts."""
+        """Returns the host of the pool that this server is; called for every call, because a reset makes new hosts."""
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
@@ -66,12 +66,12 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many are open; one that a client has left is open until its last call is over."""
+        """The number of open connections; one whose client has left counts until its last call is over."""
         with self._guard:
             return len(self._connections)
 
     def start(self) -> None:
-        """Listen; OSError when the port is taken. The same port again after `go_down`."""
+        """Listen; OSError if the port is taken. After `go_down`, on the same port as before."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
@@ -82,7 +82,7 @@ class Server:
         ).start()
 
     def go_down(self) -> None:
-        """The host dies: connections are refused, and the open ones end without an answer. Idempotent."""
+        """Let the host die: refuse connections, and end the open ones without an answer. Idempotent."""
         with self._guard:
             listener, self._listener = self._listener, None
             connections, self._connections = self._connections, set()
@@ -103,7 +103,7 @@ class Server:
     close = go_down
 
     def drop_connections(self) -> None:
-        """Close every connection, also those that are between two calls; new ones are welcome."""
+        """Close every connection, idle ones too; new connections are accepted."""
         with self._guard:
             connections, self._connections = self._connections, set()
         for connection in connections:
@@ -134,9 +134,9 @@ class Server:
             stream = stack.enter_context(connection.makefile("rb"))
             while (request := read_head(stream)) is not None:
                 try:
-                    if (door := self._door(request)) is not None:
+                    if (name := self._image_request(request)) is not None:
                         exchange = Exchange(request, stream, connection)
-                        self.service.transfer(door, exchange, self._host(), self._url_of, gone)
+                        self.service.transfer(name, exchange, self._host(), self._url_of, gone)
                         exchange.finish()
                         if not exchange.stays_open:
                             return
@@ -161,12 +161,12 @@ class Server:
 
     # ---- requests
 
-    def _door(self, request: Request) -> str | None:
-        return doors.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
+    def _image_request(self, request: Request) -> str | None:
+        return handlers.name_of(request.verb, _path(request.path, self.service.xapi.model.release))
 
     def _is_forgotten(self, request: Request) -> bool:
-        """Whether xapi says that it closes the connection, and does not (trace sm/30#220)."""
-        return request.verb == "GET" and doors.name_of("PUT", request.path.partition("?")[0]) is not None
+        """Return True if xapi announces that it closes the connection, and then does not (trace sm/30#220)."""
+        return request.verb == "GET" and handlers.name_of("PUT", request.path.partition("?")[0]) is not None
 
     def _answer(self, request: Request, gone: threading.Event) -> Reply:
         path = _path(request.path, self.service.xapi.model.release)
@@ -214,13 +214,13 @@ class Server:
         return self.identity(self.service.xapi)
 
     def _url_of(self, host: str) -> str:
-        """Where another host of the pool listens. (Real ones redirect to HTTPS, on its usual port.)"""
+        """Return the URL of another host of the pool. (Real hosts redirect to HTTPS, on its usual port.)"""
         address = self.service.xapi.db.row("host", host)["address"]
         return _url(address, self.port, is_https=self.tls is not None)
 
 
 _URI_SINCE = (24, 20, 0)
-"""The release that reads the path of a request as a URI: what follows ``//`` is a host (trace 10#16)."""
+"""The first release that reads a request's path as a URI: after ``//`` comes a host (trace 10#16)."""
 
 
 def _url(address: str, port: int, *, is_https: bool) -> str:
@@ -229,7 +229,7 @@ def _url(address: str, port: int, *, is_https: bool) -> str:
 
 
 def _path(target: str, release: tuple[int, ...]) -> str:
-    """The path alone."""
+    """Return the path without query and host."""
     path = target.partition("?")[0]
     if release >= _URI_SINCE and path.startswith("//"):
         _, slash, rest = path[2:].partition("/")

@@ -1,7 +1,7 @@
-"""One pool behind however many listeners: every call passes the faults and the journal here, then is dispatched.
+"""One pool behind its listeners: every call passes the faults and the journal, and is then dispatched.
 
-Knows the pool and the calls, but no sockets. `Service.xapi` may be replaced (a reset): calls under way end on
-the pool that they began on.
+This module knows the pool and the calls, but no sockets. `Service.xapi` may be replaced (by a reset): calls
+under way end on the pool on which they began.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from xenvol.simulator import dispatch, sessions
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Gate, Incoming, Interceptor, Journal
-from xenvol.simulator.images import doors
+from xenvol.simulator.images import handlers
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.visit import Visit
 from xenvol.simulator.values import Wire
@@ -21,11 +21,11 @@ from xenvol.simulator.waits import Wait
 from xenvol.simulator.xapi import Xapi
 
 UrlOf = Callable[[str], str]
-"""Host reference to where it listens."""
+"""Host reference to the host's URL."""
 
 
 class Dropped(Exception):
-    """There is to be no answer: the connection is closed."""
+    """Close the connection without an answer."""
 
     def __init__(self, *, host_dies: bool = False) -> None:
         super().__init__(host_dies)
@@ -46,9 +46,9 @@ class Service:
         self.interceptor = interceptor
         self.journal = journal
         self.control = control
-        """Serves the paths under /simulator/, if there is one."""
+        """Serves the paths under /simulator/; None if nothing does."""
         self.gate: Gate | None = None
-        """Holds calls and lets them go, if there is one."""
+        """Holds and releases calls; None if nothing does."""
         self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
@@ -57,14 +57,14 @@ class Service:
     def call(
         self, protocol: str, method: str, params: Sequence[Wire], host: str, gone: threading.Event
     ) -> Answer:
-        """Answer a call, or raise `Dropped`. ``gone`` is set when the listener closes: then nothing waits."""
+        """Answer a call, or raise `Dropped`. ``gone`` is set when the listener closes; it ends all waits."""
         incoming = Incoming(next(self._numbers), protocol, method, tuple(params), host)
         return self._through(incoming, gone, self._serve)
 
     def transfer(
         self, name: str, exchange: Exchange, host: str, url_of: UrlOf, gone: threading.Event
     ) -> None:
-        """Serve a request at a door for images, or raise `Dropped`. It is journalled and faulted like a call."""
+        """Serve an image request, or raise `Dropped`. The journal and the faults treat it like a call."""
         query = dict(exchange.query)
         session = query.pop("session_id", None)
         params: tuple[Wire, ...] = (query,) if session is None else (session, query)
@@ -76,7 +76,7 @@ class Service:
             visit = Visit(
                 exchange, xapi, host, url_of, gone, fate.refuse, on_wait=lambda wait: self._waits(call, wait)
             )
-            return doors.serve(name, visit)
+            return handlers.serve(name, visit)
 
         self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
 
@@ -121,7 +121,7 @@ class Service:
             return Answer(error=tuple(failure.description))
 
     def _once_in_storage(self, xapi: Xapi, call: Incoming, fate: Fate) -> Callable[[], None]:
-        """What happens when the first storage driver of a call begins, with the pool's lock held."""
+        """Return the function to call, with the pool's lock held, when the call's first storage driver begins."""
         is_first = True
 
         def begins() -> None:
@@ -164,7 +164,10 @@ def _after(fate: Fate, gone: threading.Event) -> None:
 
 
 def _hang(released: threading.Event, gone: threading.Event) -> None:
-    """Wait for either; whoever hangs is in no hurry, so looking now and then will do."""
+    """Wait for ``released``; `Dropped` if the host is gone.
+
+    Polling is enough, because a hanging call has no deadline.
+    """
     while not released.wait(0.05):
         if gone.is_set():
             raise Dropped

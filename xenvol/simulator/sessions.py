@@ -1,7 +1,7 @@
-"""Who may call: log-in, log-out, and what every call is checked for before it runs.
+"""Sessions: log-in, log-out, and the check of every call's session.
 
-On a pool member other than the master only local sessions work; everything else is told where the master is
-(facts/xapi.md 4.4, session_check.ml).
+A pool member other than the master accepts only local sessions; it answers every other one with the master's
+address (docs/background/xapi.md 4.4, session_check.ml).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from xenvol.simulator.rulebook import Call, rule
 from xenvol.simulator.xapi import Xapi
 
 LOCAL_SUPERUSER = "root"
-IDLE_SECONDS = 86400.0  # after which a session is gone (xapi_globs.ml)
-REFRESH_SECONDS = 600.0  # that last_active may lag behind
+IDLE_SECONDS = 86400.0  # an idle session ends after this (xapi_globs.ml)
+REFRESH_SECONDS = 600.0  # the longest delay of last_active
 MOST_OF_A_KIND = 500  # sessions of one originator, of one user
 MOST_ANONYMOUS = 400  # sessions without an originator
 
@@ -39,7 +39,7 @@ def host_is_slave(xapi: Xapi) -> Failure:
 
 
 def _touch(xapi: Xapi, session: str) -> None:
-    """Note that the session is in use; not at every call, since every note is a change of the database."""
+    """Update last_active, but not at every call, because each update is a change of the database."""
     last_active = xapi.db.row("session", session)["last_active"]
     if last_active < xapi.now(-IDLE_SECONDS):
         destroy(xapi, session)
@@ -49,9 +49,10 @@ def _touch(xapi: Xapi, session: str) -> None:
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """What the garbage collector does to sessions; returns those that went (db_gc_util.ml, timeout_sessions).
+    """Collect sessions as the garbage collector does, and return those that ended (db_gc_util.ml, timeout_sessions).
 
-    Of each crowd (same originator, same user, all without an originator) the ones idle for longest go.
+    If one originator, one user, or all callers without an originator have too many sessions, those idle
+    longest end.
     """
     db = xapi.db
     rows = {session: db.row("session", session) for session in db.refs("session")}
@@ -77,7 +78,7 @@ def _is_busy(db: Database, session: str) -> bool:
 
 
 def authenticate(xapi: Xapi, user: str, password: str) -> None:
-    """PAM's part; the failure takes its time."""
+    """Check user and password, as PAM does; a failure takes PAM's time."""
     if user not in xapi.users:
         reason = "User not known to the underlying authentication module"
     elif xapi.users[user] != password:
@@ -108,7 +109,7 @@ def login_with_password(call: Call, user: str, password: str, version: str, orig
 
 @rule("session.slave_local_login_with_password")
 def slave_local_login_with_password(call: Call, user: str, password: str) -> str:
-    """Works on every host, master or not."""
+    """Log in locally; works on every host, master or not."""
     authenticate(call.xapi, user, password)
     session = f"OpaqueRef:{uuid.uuid4()}"
     call.xapi.local_sessions[session] = call.host
@@ -117,7 +118,7 @@ def slave_local_login_with_password(call: Call, user: str, password: str) -> str
 
 @rule("session.slave_login")
 def slave_login(call: Call, host: str, secret: str) -> str:
-    """Another host's log-in; nobody knows this pool's secret."""
+    """Refuse another host's log-in: no client has this pool's secret."""
     raise Failure("SESSION_AUTHENTICATION_FAILED", host, "Pool credentials invalid")
 
 
@@ -137,7 +138,7 @@ def local_logout(call: Call) -> None:
 
 
 def destroy(xapi: Xapi, session: str) -> None:
-    """The session is gone; who waits for events under it hears SESSION_INVALID. Idempotent."""
+    """End the session; a call that waits for events under it gets SESSION_INVALID. Idempotent."""
     if xapi.db.exists("session", session):
         xapi.db.delete("session", session)
     xapi.local_sessions.pop(session, None)
@@ -145,13 +146,13 @@ def destroy(xapi: Xapi, session: str) -> None:
 
 @rule("session.change_password")
 def change_password(call: Call, old: str, new: str) -> None:
-    """Of root, whoever root is: the old password is not looked at (xapi_session.ml)."""
+    """Change root's password, for any caller; the old password is not checked (xapi_session.ml)."""
     call.xapi.users[LOCAL_SUPERUSER] = new
 
 
 @rule("session.logout_subject_identifier")
 def logout_subject_identifier(call: Call, subject_identifier: str) -> None:
-    """Ends the sessions of an external user, but the caller's own and root's."""
+    """End the sessions of an external user, except the caller's own and root's."""
     for session in call.db.refs("session"):
         row = call.db.row("session", session)
         is_root = row["is_local_superuser"]
@@ -161,5 +162,5 @@ def logout_subject_identifier(call: Call, subject_identifier: str) -> None:
 
 @rule("session.get_all_subject_identifiers")
 def get_all_subject_identifiers(call: Call) -> list[str]:
-    """Of the external users that are logged in; there are none."""
+    """Return the external users that are logged in; there are none."""
     return []

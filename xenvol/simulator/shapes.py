@@ -1,6 +1,6 @@
-"""What of an answer a recording prescribes, told from the method's name.
+"""Which parts of an answer a recording prescribes, by the method's name.
 
-The table of the fields that it does not prescribe is ``data/replay-volatile.json``.
+``data/replay-volatile.json`` lists the fields that it does not prescribe.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How one value is to be compared; the default is: exactly, all the way down."""
+    """How to compare one value; by default exactly, at every depth."""
 
     volatile: frozenset[str] = frozenset()
-    """Keys that must be there, with any value."""
+    """Keys that must be present, with any value."""
     members: Mapping[str, Shape] = field(default_factory=dict)
-    """Shapes of single keys."""
+    """The shapes of single keys."""
     items: Shape | None = None
     """The shape of every item of a list, or value of a map."""
     is_record: bool = False
@@ -27,9 +27,9 @@ class Shape:
     is_error: bool = False
     """An ErrorDescription."""
     is_event: bool = False
-    """An event; its class says what its snapshot is."""
+    """An event; its class decides the shape of its snapshot."""
     is_free: bool = False
-    """Anything will do."""
+    """Any value is accepted."""
 
 
 EXACT = Shape()
@@ -41,7 +41,7 @@ _EVENT_BATCH = Shape(volatile=frozenset({"valid_ref_counts"}), members={"events"
 
 
 def shape_of(method: str) -> Shape:
-    """How the result of a method is to be compared."""
+    """Return how to compare the result of a method."""
     cls, _, message = method.partition(".")
     if message == "get_record":
         return record_shape(cls)
@@ -79,7 +79,7 @@ def _table() -> dict[str, list[str]]:
 
 
 def class_name(lower: str) -> str:
-    """``VM`` for the ``vm`` of an event."""
+    """Return the class for an event's class in lower case: ``VM`` for ``vm``."""
     for name in _table():
         if name.lower() == lower.lower():
             return name

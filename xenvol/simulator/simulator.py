@@ -1,11 +1,11 @@
-"""A whole pool on the loopback, from start to stop: the one object that tests, the plugin and the shell hold.
+"""A whole pool on the loopback: the object that tests, the pytest plugin and the command line use.
 
     with Simulator() as xapi:
         session = XenAPI.Session(xapi.url)
         session.login_with_password(xapi.user, xapi.password)
 
-Every host listens on an address of its own, 127.0.0.1 for the first, all on one port, since HOST_IS_SLAVE names
-the master by its address alone.
+Every host listens on an address of its own, 127.0.0.1 for the first. All hosts use one port, because
+HOST_IS_SLAVE gives only the master's address.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from xenvol.simulator.xapi import Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
 _PORT_ATTEMPTS = 20
-"""How often a port that is free on the first address may be taken on another."""
+"""How often to try another port, if a port that is free on the first address is taken on another."""
 
 
 class Simulator(BulkBuilder):
-    """Started by a ``with`` block or `start`; everything but the ports is built again by `reset`.
+    """A simulated pool, started by a ``with`` block or `start`; `reset` rebuilds everything but the ports.
 
-    ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or what such a file holds; without one,
-    the pool has ``hosts`` hosts (1) and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` lets
-    storage take the time that real storage was seen to take, or with a number, 0.01 for one, that part of it.
+    ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or its content; without one, the pool
+    has ``hosts`` hosts (1) and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` makes
+    storage take the time that real storage took, or with a number such as 0.01, that fraction of it.
     """
 
     user = "root"
@@ -67,23 +67,23 @@ class Simulator(BulkBuilder):
     ) -> None:
         self.version = version.removeprefix("v")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
-            raise ValueError(f"version: {version!r} is no release of xapi; write it as in 24.16.0")
+            raise ValueError(f"version: {version!r} is not a release of xapi; write it as in 24.16.0")
         if world is not None and hosts is not None:
-            raise ValueError("hosts: a world has its own; give the one or the other")
+            raise ValueError("hosts: a world has its own hosts; give either hosts or world")
         self.port = port
         self.tls = tls
         self._storage_delays = storage_delays
         self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
         is_shipped = world is None or world in worlds.NAMES
         self._kind = (self.version, hosts or 1, str(world)) if is_shipped else None
-        """What simulators have in common that start alike; None for a world that only this one has."""
+        """Equal for simulators with the same initial state; None for a world that only this one has."""
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
         self.journal = Journal()
         """All calls (`xenvol.simulator.journal`)."""
         self.faults = Faults(self, met=self.journal.met_fault)
-        """Orders of what shall go wrong (`xenvol.simulator.faults`)."""
+        """Ordered faults (`xenvol.simulator.faults`)."""
         self._hosts_of: WeakKeyDictionary[Xapi, list[str]] = WeakKeyDictionary()
-        """Which host each listener is, in each state that the pool has had."""
+        """The host of each listener, for each pool that this simulator has had."""
         self._control = Control(self)
         self._service = Service(
             self._build(), interceptor=self.faults, journal=self.journal, control=self._control
@@ -104,18 +104,18 @@ class Simulator(BulkBuilder):
     ) -> None:
         self.close()
 
-    # ---- where it is
+    # ---- addresses
 
     @property
     def url(self) -> str:
-        """The master's."""
+        """The master's URL."""
         return self.urls[self._hosts.index(self.xapi.master)]
 
     @property
     def urls(self) -> list[str]:
-        """One per host, in the order in which the hosts came."""
+        """The hosts' URLs, in the order in which the hosts were added."""
         if not self._servers:
-            raise RuntimeError("the simulator is not started: use it in a with block, or call start()")
+            raise RuntimeError("the simulator is not started; use it in a with block, or call start()")
         return [server.url for server in self._servers]
 
     @property
@@ -124,12 +124,12 @@ class Simulator(BulkBuilder):
 
     @property
     def connections(self) -> int:
-        """How many clients are connected, those too that are gone while a call of theirs is under way."""
+        """The number of open connections; one whose client has left counts until its call is over."""
         return sum(server.connections for server in self._servers)
 
     @property
     def ca_file(self) -> str:
-        """The certificate that a client must trust where `tls` is set; its key is public, as it is no secret."""
+        """The certificate that a client must trust if `tls` is set; its key is public and not a secret."""
         return str(_DATA / "loopback-cert.pem")
 
     @property
@@ -138,7 +138,7 @@ class Simulator(BulkBuilder):
 
     @property
     def gate(self) -> Gate | None:
-        """Where calls are held and let go (`xenvol.simulator.hooks.Gate`); None lets all through."""
+        """Holds and releases calls (`xenvol.simulator.hooks.Gate`); None lets every call pass."""
         return self._service.gate
 
     @gate.setter
@@ -152,20 +152,23 @@ class Simulator(BulkBuilder):
 
     @property
     def storage(self) -> World:
-        """The storage behind the pool, to arrange and to change under its feet."""
+        """The storage behind the pool; a test can change it at any time."""
         return self.xapi.world
 
     @property
     def dev(self) -> Path:
-        """What stands for ``/dev`` of the master: ``dev / VBD.device`` has the bytes of a disk that is plugged."""
+        """The directory that stands for the master's ``/dev``:
+
+        ``dev / VBD.device`` has the bytes of a plugged disk.
+        """
         return self.dev_of(self.xapi.master)
 
     def dev_of(self, host: str) -> Path:
-        """The same of any host, by reference, uuid, name or address."""
+        """Return the directory that stands for a host's ``/dev``, by reference, uuid, name or address."""
         return self.storage.dev(self.db.row("host", self.find_host(host))["hostname"])
 
     def about(self) -> dict[str, Any]:
-        """How to log in."""
+        """Return what a client needs to log in."""
         return {
             "version": self.version,
             "url": self.url,
@@ -174,10 +177,10 @@ class Simulator(BulkBuilder):
             "password": self.password,
         }
 
-    # ---- life
+    # ---- start and stop
 
     def start(self) -> None:
-        """Listen, one address per host; OSError when the port is taken. Idempotent."""
+        """Listen, one address per host; OSError if the port is taken. Idempotent."""
         if self._servers:
             return
         attempts = 1 if self.port else _PORT_ATTEMPTS
@@ -200,7 +203,10 @@ class Simulator(BulkBuilder):
         _discard(self.xapi)
 
     def reset(self) -> None:
-        """Back to the initial state: objects, storage, faults, journal. No sessions, no gate, all hosts are up."""
+        """Restore the initial state: objects, storage, faults, journal.
+
+        All hosts are up, without sessions and gate.
+        """
         self.gate = None
         self._go_on_with(self._build(), self._addresses[: len(self._spec.pool.hosts)])
         self._control.forget_checkpoints()
@@ -208,16 +214,16 @@ class Simulator(BulkBuilder):
         self._order_faults()
 
     def checkpoint(self) -> Checkpoint:
-        """Keep the whole state of now for `restore`; RuntimeError while a call is under way."""
+        """Save the whole state for `restore`; RuntimeError while a call is under way."""
         kept = checkpoint.take(self.xapi)
         is_up = [server.is_up for server in self._servers] or [True] * len(self._hosts)
         hosts = tuple(zip(self._hosts, self._addresses, is_up, strict=True))
         return dataclasses.replace(kept, hosts=hosts)
 
     def restore(self, kept: Checkpoint) -> None:
-        """Back to the state of that checkpoint, sessions and dead hosts too; faults and journal are cleared.
+        """Restore a checkpoint with its sessions and dead hosts; clear faults and journal.
 
-        Calls under way end on the pool that they began on, which is gone.
+        Calls under way end on the replaced pool.
         """
         with self.xapi.lock:
             xapi = checkpoint.make(kept, self.storage.give_up_directory())
@@ -228,7 +234,7 @@ class Simulator(BulkBuilder):
                 server.go_down()
 
     def snapshot(self) -> Snapshot:
-        """The whole state now, to be compared with a later one."""
+        """Return the whole state, to be compared with a later one."""
         return take(self.xapi)
 
     # ---- hosts
@@ -236,7 +242,7 @@ class Simulator(BulkBuilder):
     def add_host(
         self, name: str | None = None, *, address: str = "", iscsi_iqn: str = "", enabled: bool = True
     ) -> str:
-        """A further member, which listens at once if the others do."""
+        """Add a member, which listens at once if the others do."""
         address = _address(address, len(self._hosts))
         host = super().add_host(name, address=address, iscsi_iqn=iscsi_iqn, enabled=enabled)
         self._hosts.append(host)
@@ -247,7 +253,7 @@ class Simulator(BulkBuilder):
         return host
 
     def die(self, host: str | None) -> None:
-        """The host's listener closes, and every connection to it; None is every host."""
+        """Close the host's listener and its connections; None means every host."""
         for server in self._servers_of(host):
             server.go_down()
 
@@ -268,7 +274,7 @@ class Simulator(BulkBuilder):
         return self._hosts_of[self.xapi]
 
     def _go_on_with(self, xapi: Xapi, addresses: list[str]) -> None:
-        """Put another pool in the place of this one, at the same addresses."""
+        """Replace the pool by another one, at the same addresses."""
         self.faults.clear()
         self._collector.stop()
         old, self._service.xapi = self.xapi, xapi
@@ -288,7 +294,7 @@ class Simulator(BulkBuilder):
         _discard(old)
 
     def _build(self) -> Xapi:
-        """A pool as it is at the start. It is built where no other simulator of this process started alike."""
+        """Return a pool in its initial state; a copy, if this process has built one of the same kind."""
         if self._kind is None:
             return self._built()
         if self._kind not in _TEMPLATES:
@@ -325,7 +331,7 @@ class Simulator(BulkBuilder):
                 raise WorldError(f"faults[{index}].{error.args[0]}") from error
 
     def _place(self, xapi: Xapi) -> None:
-        """Tell members where they are; a pool of one may do without."""
+        """Write the members' addresses; a pool of one host needs none."""
         hosts = xapi.db.refs("host")
         for host, address in zip(hosts, self._addresses, strict=False):
             if len(hosts) > 1:
@@ -359,7 +365,7 @@ class Simulator(BulkBuilder):
 
 
 _TEMPLATES: dict[tuple[str, int, str], Template] = {}
-"""By version, number of hosts, and world."""
+"""Templates by version, number of hosts, and world."""
 
 
 def _address(wanted: str, index: int) -> str:

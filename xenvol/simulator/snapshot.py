@@ -1,7 +1,7 @@
-"""What a pool and its hosts' storage were at one moment, and in words what became of it since.
+"""The state of a pool and its hosts' storage at one moment, and the differences between two of them as text.
 
-A snapshot holds every stored field of every object, and what each host has logged in to and mounted.
-Comparing leaves out what changes by itself (`VOLATILE`): a pool put back as it was compares as equal.
+A snapshot holds every stored field of every object, and each host's log-ins and mounts. A comparison leaves
+out what changes by itself (`VOLATILE`): a pool that is restored compares as equal.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ VOLATILE = {
     "*.current_operations": "names the tasks under way",
     "host_metrics.last_updated": "a clock",
     "VM_metrics.last_updated": "a clock",
-    "VM_metrics.VCPUs_utilisation": "a measurement; its keys are numbers, which JSON has not",
+    "VM_metrics.VCPUs_utilisation": "a measurement; its keys are numbers, which JSON does not have",
     "VM_guest_metrics.last_updated": "a clock",
     "VBD_metrics.last_updated": "a clock",
     "host.software_version": "holds the date of start",
     "pool.telemetry_next_collection": "a clock",
-    "VDI.other_config.content_id": "xapi writes a new one whenever a disk is let go",
-    "VDI.sm_config.read-caching-*": "the storage manager writes it in its own time",
+    "VDI.other_config.content_id": "xapi writes a new one each time a disk is released",
+    "VDI.sm_config.read-caching-*": "the storage manager writes it at times of its own",
 }
 """What a comparison leaves out, and why: patterns of ``class``, ``class.field`` and ``class.field.key``."""
 
@@ -38,15 +38,15 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Equal when nothing differs that counts; `difference` says what does."""
+    """A state; two are equal if nothing relevant differs, and `difference` lists what does."""
 
     objects: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Class -> reference -> stored fields, without the set sides of relations."""
     storage: Mapping[str, Any]
-    """What the hosts and the storage behind them hold: a tree of plain values."""
+    """The content of the hosts' and servers' storage: a tree of plain values."""
 
     def difference(self, later: Snapshot, ignore: Iterable[str] = ()) -> list[str]:
-        """What changed from this snapshot to the later one, a line for each; empty when nothing did.
+        """Return the changes from this snapshot to the later one, one per line.
 
         ``ignore`` has more patterns like those of `VOLATILE`: ``VDI``, ``VM.user_version``, ``storage.*``.
         """
@@ -73,7 +73,7 @@ class Snapshot:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Snapshot) and not self.difference(other)
 
-    __hash__ = None  # type: ignore[assignment]  # because equality leaves out what is volatile
+    __hash__ = None  # type: ignore[assignment]  # equality leaves out volatile fields
 
     def __repr__(self) -> str:
         return f"<Snapshot of {sum(map(len, self.objects.values()))} objects>"
@@ -83,18 +83,18 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
-        """Raises ValueError for what is no snapshot."""
+        """Read a snapshot; ValueError for other data."""
         if not isinstance(data, Mapping) or not all(
             isinstance(data.get(k), dict) for k in ("objects", "storage")
         ):
             raise ValueError(
-                'a snapshot has the keys "objects" and "storage", as GET /simulator/snapshot gave it'
+                'a snapshot has the keys "objects" and "storage", as in the answer of GET /simulator/snapshot'
             )
         return cls(data["objects"], data["storage"])
 
 
 def take(xapi: Xapi) -> Snapshot:
-    """Copy the pool's state; nothing is under way in it meanwhile."""
+    """Copy the pool's state while no call changes it."""
     with xapi.lock:
         db = xapi.db
         objects = {
@@ -106,7 +106,7 @@ def take(xapi: Xapi) -> Snapshot:
 
 
 class _Names:
-    """How objects are called in a line: class and name, or class and uuid."""
+    """The names of objects in a line: class and name, or class and uuid."""
 
     def __init__(self, *snapshots: Snapshot) -> None:
         self._rows: dict[str, tuple[str, Mapping[str, Any]]] = {}
@@ -120,7 +120,7 @@ class _Names:
         return " ".join(filter(None, (cls, name, row.get("uuid") if not name else f"({row.get('uuid')})")))
 
     def value(self, value: Any) -> str:
-        """A field's value, with references as names."""
+        """Return a field's value, with references as names."""
         if isinstance(value, str):
             if value in self._rows:
                 return self.of(self._rows[value][0], value)
@@ -133,7 +133,7 @@ class _Names:
 
 
 _LINKS = ("SR", "VDI", "VM", "host")
-"""The fields that tell which of many a nameless new object is."""
+"""Fields that identify a new object without a name."""
 
 
 def _links(row: Mapping[str, Any], names: _Names) -> str:
@@ -173,7 +173,7 @@ def _without(where: str, value: dict[str, Any], ignored: Iterable[str]) -> dict[
 
 
 def _change(old: Any, new: Any, names: _Names) -> str:
-    """``old → new``; of two maps only the keys that differ."""
+    """Return ``old → new``; for two maps only the keys that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         absent = "absent"
@@ -195,7 +195,7 @@ class _Absent:
 
 
 def _tree_changes(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The leaves that differ, each with its path."""
+    """Yield the leaves that differ, each with its path."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from _tree_changes(f"{path}.{key}", old.get(key, _Absent()), new.get(key, _Absent()))

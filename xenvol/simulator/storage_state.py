@@ -1,7 +1,7 @@
-"""What a storage world holds at one moment, as a tree of plain values: sessions, mounts, files, volumes.
+"""The state of a storage world at one moment, as a tree of plain values: sessions, mounts, files, volumes.
 
-Left out is what no client ever notices: under which name an initiator runs, which node records it keeps, the
-empty directories of a host, and the sparse files that hold bytes, made when somebody first asks for them.
+It leaves out what clients never notice: an initiator's name and node records, a host's empty directories, and
+the sparse files that hold bytes, which are made at first use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xenvol.simulator.sm.world import HostStorage, World
 
 
 def storage_state(world: World) -> dict[str, Any]:
-    """The hosts' side and the servers' side."""
+    """Return the state of hosts, servers and LUNs."""
     hosts = {name: _host(host) for name, host in sorted(world.hosts.items())}
     return {
         "hosts": {name: state for name, state in hosts.items() if state},
@@ -27,7 +27,7 @@ def storage_state(world: World) -> dict[str, Any]:
 
 
 def _host(host: HostStorage) -> dict[str, Any]:
-    """Without what is empty: a host that used no storage yet has no entry of its own."""
+    """Return a host's state without empty parts; a host that used no storage yet has an empty state."""
     state = {
         "iscsi_sessions": _sessions(host.initiator),
         "iscsi_users": {iqn: sorted(users) for iqn, users in host.initiator.references.items()},
@@ -61,7 +61,7 @@ def _servers(world: World) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def _files(directory: Directory, above: str = "") -> Iterator[tuple[str, int]]:
-    """Path to length; an empty directory has a slash at its end."""
+    """Yield path and length of each file; an empty directory's path ends with a slash."""
     for name in sorted(directory):
         path = f"{above}/{name}"
         node = directory.file(name) or directory.directory(name)
@@ -74,7 +74,7 @@ def _files(directory: Directory, above: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _disk(disk: BlockDevice) -> Any:
-    """The size of a blank disk; with a volume group on it also what that holds."""
+    """Return the size of a blank disk; with a volume group on it, also its volumes."""
     group = disk.content
     if not isinstance(group, VolumeGroup):
         return disk.size if group is None else {"size": disk.size, "content": type(group).__name__}

@@ -1,7 +1,7 @@
-"""What the ``$names`` of a recording stand for on this server: learnt from answers, used in calls.
+"""The values of a recording's ``$names`` on this server: learnt from answers, used in calls.
 
-A name gets its value where an answer has it first. From then on it has that value, and no other name has.
-Bindings can be taken back to a mark, since which of several candidates a name means is found by trying.
+A name gets its value from the first answer that contains it. From then on it keeps that value, and no other
+name has it. Bindings can be undone back to a mark, because the replay tries several candidates for a name.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 _TOKEN = re.compile(r"\$\$|\$([A-Za-z_][A-Za-z0-9_]*(?:\.uuid)?)")
 LITERAL_KEYS = frozenset({"$dateTime", "$rawxml", "$base64"})
-"""Keys of a map which say of what type a value is; they are no names."""
+"""Keys of a map that give the type of a value; they are not names."""
 
 
 class Unbound(Exception):
-    """A value holds names that have no value yet."""
+    """A value contains names that have no value yet."""
 
     def __init__(self, names: set[str]) -> None:
         super().__init__(", ".join(sorted(names)))
@@ -24,7 +24,7 @@ class Unbound(Exception):
 
 
 def names_in(value: Any) -> set[str]:
-    """Every name in a recorded value."""
+    """Return every name in a recorded value."""
     return set(_names(value))
 
 
@@ -53,15 +53,15 @@ class Symbols:
         return name in self._values
 
     def owns(self, value: str) -> bool:
-        """Whether some name has this value."""
+        """Return True if a name has this value."""
         return value in self._owners
 
     def mark(self) -> int:
-        """A point to go back to."""
+        """Return a point for `back_to`."""
         return len(self._trail)
 
     def back_to(self, mark: int) -> None:
-        """Forget what was learnt since."""
+        """Drop the bindings made since the mark."""
         while len(self._trail) > mark:
             del self._owners[self._values.pop(self._trail.pop())]
 
@@ -69,7 +69,7 @@ class Symbols:
         return {name for name in _names(value) if name not in self._values}
 
     def resolve(self, value: Any) -> Any:
-        """The recorded value with every name replaced; raises Unbound."""
+        """Return the recorded value with every name replaced; raises Unbound."""
         if missing := self.unbound(value):
             raise Unbound(missing)
         return self._resolve(value)
@@ -87,7 +87,10 @@ class Symbols:
         return value
 
     def match(self, recorded: str, actual: str) -> bool:
-        """Whether the text is the recorded one; names that are new get their values. None are left on False."""
+        """Return True if the text matches the recorded one; new names then get their values.
+
+        False leaves no new binding.
+        """
         mark = self.mark()
         if self._match(recorded, actual):
             return True
@@ -110,7 +113,7 @@ class Symbols:
         return found is not None and all(self._bind(name, found[group]) for name, group in groups.items())
 
     def _pattern(self, name: str | None, groups: dict[str, str]) -> str:
-        """What a name within a longer text looks like; a new one reaches to the next blank or quote."""
+        """Return the pattern of a name within a longer text; a new name extends to the next blank or quote."""
         if name is None:
             return r"\$"
         if name in self._values:

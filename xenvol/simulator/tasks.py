@@ -1,7 +1,7 @@
-"""Calls that run on: what ``Async.`` makes of a message, and the messages of the class task.
+"""Tasks: the calls with ``Async.``, and the messages of the class task.
 
-An Async call is checked like any other; only then there is a task, whose record tells how its call fares and,
-at the end, its result as XML-RPC or its error (facts/xapi.md 4.5, trace 07).
+An Async call is checked like any other; only then there is a task. The task's record shows its progress and,
+at the end, its result as XML-RPC or its error (docs/background/xapi.md 4.5, trace 07).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 CANCELLED = "TASK_CANCELLED"
 COMPLETED = ("success", "failure", "cancelled")
-COMPLETED_SECONDS = 3900.0  # that the record of a task which is over stays (xapi_globs.ml)
-PENDING_SECONDS = 86400.0  # that a task may be pending
+COMPLETED_SECONDS = 3900.0  # a completed task's record stays this long (xapi_globs.ml)
+PENDING_SECONDS = 86400.0  # the longest time that a task may be pending
 MOST_TASKS = 200
 _MARK = "task"
-"""Key in current_operations of a task that is to be destroyed."""
+"""The key in current_operations of a task that is to be destroyed."""
 
 
 def create(call: Call, label: str, description: str = "") -> str:
-    """A pending task that nobody works on yet."""
+    """Create a pending task; the caller starts its work."""
     return call.db.create(
         "task",
         name_label=label,
@@ -45,7 +45,7 @@ def create(call: Call, label: str, description: str = "") -> str:
 
 
 def start(call: Call, label: str, work: Callable[[Call], Wire]) -> str:
-    """Run the work in a thread of its own, under a task."""
+    """Run the work in a thread of its own, under a task, and return the task."""
     task = create(call, label)
     under_task = dataclasses.replace(call, task=task)
     threading.Thread(target=_run, args=(under_task, work), name=label, daemon=True).start()
@@ -62,7 +62,7 @@ def _run(call: Call, work: Callable[[Call], Wire]) -> None:
         except Failure as failure:
             status = "cancelled" if failure.code == CANCELLED else "failure"
             finish(xapi, call.task, status=status, error_info=failure.description)
-        except Exception as error:  # nobody may wait for ever for a task whose thread is gone
+        except Exception as error:  # a client must not wait for ever for a task whose thread has ended
             log.exception("%s failed", call.method)
             error_info = internal_error(repr(error)).description
             finish(xapi, call.task, status="failure", error_info=error_info)
@@ -71,13 +71,13 @@ def _run(call: Call, work: Callable[[Call], Wire]) -> None:
 
 
 def finish(xapi: Xapi, task: str, **outcome: Any) -> None:
-    """Unless somebody has set the task's status or destroyed it; its current_operations stay as they are."""
+    """Set a pending task's outcome; ignore a task that is over or destroyed. Its current_operations stay."""
     if xapi.db.exists("task", task) and xapi.db.row("task", task)["status"] == "pending":
         xapi.db.set("task", task, progress=1.0, finished=xapi.now(), allowed_operations=[], **outcome)
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """What the garbage collector does to tasks; returns those that went (db_gc_util.ml, timeout_tasks)."""
+    """Collect tasks as the garbage collector does, and return the removed ones (db_gc_util.ml, timeout_tasks)."""
     db = xapi.db
     rows = {task: db.row("task", task) for task in db.refs("task")}
     over = sorted(
@@ -100,7 +100,7 @@ def collect(xapi: Xapi) -> list[str]:
 
 
 def is_cancelled(xapi: Xapi, task: str) -> bool:
-    """Whether somebody asked to end it; a rule that waits looks now and then, and raises TASK_CANCELLED [task]."""
+    """Return True if a client has asked to cancel it; a waiting rule polls this, and raises TASK_CANCELLED [task]."""
     return (
         xapi.db.exists("task", task) and "cancel" in xapi.db.row("task", task)["current_operations"].values()
     )
@@ -113,9 +113,9 @@ def task_create(call: Call, label: str, description: str) -> str:
 
 @rule("task.destroy")
 def task_destroy(call: Call, task: str) -> None:
-    """A task that is not over is marked, and goes with the first garbage collection after its end.
+    """Destroy a task; one that is not over is marked, and the first garbage collection after its end removes it.
 
-    The mark does not go in twice (xapi_task.ml, destroy; xapi's maps refuse a key that is there).
+    A second mark is refused (xapi_task.ml, destroy; xapi's maps refuse an existing key).
     """
     row = call.db.row("task", task)
     if row["status"] in COMPLETED:
@@ -128,7 +128,7 @@ def task_destroy(call: Call, task: str) -> None:
 
 @rule("task.cancel")
 def task_cancel(call: Call, task: str) -> None:
-    """Ask for it; whether anything comes of it is up to what the task does (trace 07#147..156, sm/30#366)."""
+    """Ask for cancellation; the task itself decides whether to end (trace 07#147..156, sm/30#366)."""
     asking = (
         f"DummyRef:|{call.task.removeprefix('OpaqueRef:')}|task.cancel"  # a call without a task (sm/30#367)
     )

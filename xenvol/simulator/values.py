@@ -1,4 +1,4 @@
-"""What travels: str, int, float, bool, list, dict, None, and the classes below, which both codecs know."""
+"""Wire values: str, int, float, bool, list, dict, None, and the classes below, which both codecs know."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Wire = Any
 
 @dataclass(frozen=True, slots=True)
 class Date:
-    """``20261121T01:38:42Z``"""
+    """A date, ``20261121T01:38:42Z``."""
 
     text: str
 
@@ -22,20 +22,20 @@ class Base64:
 
 @dataclass(frozen=True, slots=True)
 class Int32:
-    """The only integer that XML-RPC answers tag: those of valid_ref_counts."""
+    """An integer with a type tag; in XML-RPC answers only those of valid_ref_counts have one."""
 
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Marshalled:
-    """A rule's result that is a wire value already (xapi's custom marshallers)."""
+    """A rule's result that is already a wire value (xapi's custom marshallers)."""
 
     wire: Wire
 
 
 def show(value: Wire) -> str:
-    """A wire value as xapi quotes it in its complaints."""
+    """Return a wire value as xapi quotes it in its errors."""
     match value:
         case None:
             return "N"
@@ -59,7 +59,7 @@ def show(value: Wire) -> str:
 
 
 def plain(wire: Wire) -> Any:
-    """A wire value as JSON can hold it: dates and base64 as strings."""
+    """Return a wire value as JSON can hold it: dates and base64 as strings."""
     match wire:
         case Date():
             return wire.text

@@ -1,9 +1,9 @@
-"""What a call waits for inside the pool, from when until when; the journal has the waits of each call.
+"""What a call waits for inside the pool, and how long; the journal has the waits of each call.
 
-Three kinds. ``operation``: an operation is under way on the object that does not go with the call's own; a real xapi
-may sleep up to 20 seconds here (`xenvol.simulator.rules.operations`). ``storage``: the host's storage layer is busy
-with the same SR or host, or its hypervisor's daemon with the same VM; the call goes on as soon as it is its turn.
-``event``: event.from or event.next, by the caller's own wish.
+There are three kinds. ``operation``: a conflicting operation is under way on the object; a real xapi may
+sleep up to 20 seconds here (`xenvol.simulator.rules.operations`). ``storage``: the host's storage layer is
+busy with the same SR or host, or its hypervisor's daemon with the same VM; the call continues when its turn
+comes. ``event``: event.from or event.next, which the caller asked to wait.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ class Wait:
 
     kind: str
     what: tuple[str, ...]
-    """Of an operation: class, reference, and the operation that is under way. Else the storage layer's key or the
-    topics of the events."""
+    """For an operation: class, reference, and the operation under way.
+
+    Otherwise the storage layer's key, or the topics of the events.
+    """
     lasts: Callable[[], bool] = field(repr=False)
-    """Asked with the pool's lock held: False if the call would go on as soon as it gets the lock."""
+    """Called with the pool's lock held: False if the call would continue as soon as it gets the lock."""
     _began: float = field(default_factory=time.monotonic, repr=False)
     _seconds: float | None = field(default=None, repr=False)
 
     @property
     def seconds(self) -> float:
-        """How long it took; until now, if it is not over."""
+        """The duration of the wait; until now, if it is not over."""
         return time.monotonic() - self._began if self._seconds is None else self._seconds
 
     @property
@@ -48,8 +50,8 @@ class Wait:
 
 
 Listener = Callable[[Wait], None]
-"""Told when a wait begins."""
+"""Called when a wait begins."""
 
 
-def unheard(wait: Wait) -> None:
-    """The listener of a call that nobody watches."""
+def ignore_wait(wait: Wait) -> None:
+    """Ignore the wait: the listener of a call that is not watched."""

@@ -1,6 +1,7 @@
-"""Calls exactly as a recording spells them, and answers as JSON can hold them: the client side of a replay.
+"""The client side of a replay: send calls exactly as recorded, and return answers as JSON can hold them.
 
-It is no XenAPI client: it must be able to send what none would, and it makes a new connection for each call.
+It is not a XenAPI client: it sends requests that no such client would, and opens a new connection for each
+call.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from xml.parsers.expat import ExpatError
 from xml.sax.saxutils import escape
 
 KINDS = ("result", "error", "bare", "fault", "unparsable", "nothing")
-"""How an answer can come out; each is a key of a recorded line but ``nothing``, a connection without answer."""
+"""The kinds of answer.
+
+Each is a key of a recorded line, except ``nothing``: the connection closed without answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Caller:
         self._count = 0
 
     def http(self, verb: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """One exchange: status and body; OSError when there is no answer."""
+        """Send one request, and return status and body; OSError if there is no answer."""
         connection = http.client.HTTPConnection(*self._address, timeout=self._timeout)
         try:
             connection.request(verb, path, body, dict(headers))
@@ -68,7 +72,7 @@ class Caller:
 
 
 def body_parts(data: bytes) -> dict[str, Any]:
-    """What any body says: ``rpc``, an answer as [kind, value], with the ``id`` and ``jsonrpc`` of JSON-RPC."""
+    """Parse any body: ``rpc`` is an answer as [kind, value], with the ``id`` and ``jsonrpc`` of JSON-RPC."""
     if found := _xml_answer(data):
         return {"rpc": [found.kind, found.value]}
     if found := _json_answer(data):
@@ -81,7 +85,7 @@ def body_parts(data: bytes) -> dict[str, Any]:
 
 
 def _xml_answer(data: bytes) -> Answer | None:
-    """None when it is no XML-RPC."""
+    """Parse an XML-RPC answer; None for any other body."""
     try:
         (value,), _ = xmlrpc.client.loads(data.decode())
     except xmlrpc.client.Fault as fault:
@@ -97,7 +101,7 @@ def _xml_answer(data: bytes) -> Answer | None:
 
 
 def _json_answer(data: bytes) -> Answer | None:
-    """None when it is no JSON-RPC."""
+    """Parse a JSON-RPC answer; None for any other body."""
     try:
         message = json.loads(data)
     except ValueError:
@@ -110,7 +114,7 @@ def _json_answer(data: bytes) -> Answer | None:
 
 
 def _plain(value: Any) -> Any:
-    """What xmlrpc.client makes, with its own types spelt as in a recording."""
+    """Convert what xmlrpc.client returns, with its own types as in a recording."""
     if isinstance(value, xmlrpc.client.DateTime):
         return {"$dateTime": value.value}
     if isinstance(value, xmlrpc.client.Binary):
@@ -158,7 +162,7 @@ def _xml_typed(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """JSON has no dates; they travel as text."""
+    """Replace dates by text, because JSON has no dates."""
     if isinstance(value, list):
         return [_json_value(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which worlds there are: those that ship with the package, files of others, and the empty pool of a test.
+"""Find a world: a shipped one, a file, or the empty pool for a test.
 
 The shipped ones are ``data/*-world.json``; docs/simulator.md has the keys of such a file.
 """
@@ -21,7 +21,7 @@ NAMES = ("recorded", "example", "demo")
 
 
 def load(world: str | Path | Mapping[str, Any]) -> WorldSpec:
-    """Read a shipped world by its name, a file, or what such a file holds; raises WorldError."""
+    """Read a shipped world by its name, a file, or a file's content; raises WorldError."""
     if isinstance(world, Mapping):
         return parse(world)
     if world in NAMES:
@@ -39,7 +39,7 @@ def load(world: str | Path | Mapping[str, Any]) -> WorldSpec:
 
 
 def default(hosts: int = 1) -> WorldSpec:
-    """A pool of so many hosts with every storage driver and without an SR, for tests."""
+    """Return a pool of ``hosts`` hosts with every storage driver and without an SR, for tests."""
     specs = tuple(
         HostSpec(f"host{n}", f"127.0.0.{n}", f"iqn.2001-01.com.example:host{n}") for n in range(1, hosts + 1)
     )

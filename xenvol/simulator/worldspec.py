@@ -1,4 +1,4 @@
-"""A world file, checked and frozen: every key that is wrong is a `WorldError` that says what is accepted."""
+"""A world file, checked and frozen; for a wrong key, `WorldError` says what is accepted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POWER_STATES = ("Halted", "Running", "Paused", "Suspended")
 
 @dataclass(frozen=True, slots=True)
 class VDISpec:
-    """A disk to be made in an SR."""
+    """A disk to create in an SR."""
 
     name: str
     size: int = 1 << 30
@@ -28,7 +28,7 @@ class VDISpec:
 
 @dataclass(frozen=True, slots=True)
 class SRSpec:
-    """An SR to be there from the start."""
+    """An SR that exists from the start."""
 
     name: str
     type: str
@@ -37,7 +37,7 @@ class SRSpec:
     content_type: str = "user"
     shared: bool = True
     create: bool = False
-    """Format it (SR.create), rather than introduce what is there."""
+    """True: format it (SR.create); False: introduce an existing one."""
     hosts: tuple[str, ...] | None = None
     """The hosts with a PBD; None: all."""
     plugged: bool = True
@@ -47,7 +47,7 @@ class SRSpec:
 
 @dataclass(frozen=True, slots=True)
 class VMSpec:
-    """A VM to be there from the start."""
+    """A VM that exists from the start."""
 
     name: str
     kind: str = "pv"
@@ -55,7 +55,7 @@ class VMSpec:
     pv_drivers: bool = True
     resident_on: str | None = None
     disks: tuple[str, ...] = ()
-    """Names of VDIs of the file's SRs."""
+    """The names of VDIs in the file's SRs."""
     refuses_unplug: bool = False
 
 
@@ -67,18 +67,18 @@ class WorldSpec:
     srs: tuple[SRSpec, ...] = ()
     vms: tuple[VMSpec, ...] = ()
     storage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What `xenvol.simulator.sm.world.World.from_dict` reads."""
+    """The values that `xenvol.simulator.sm.world.World.from_dict` reads."""
     faults: tuple[Mapping[str, Any], ...] = ()
 
 
 @functools.cache
 def all_sm_types() -> tuple[str, ...]:
-    """The types that have a driver here, under all their names."""
+    """Return the types that have a driver here, under all their names."""
     return tuple(sorted(t for t in registry.known_types() if registry.driver(t) is not None))
 
 
 def parse(data: Any) -> WorldSpec:
-    """Check and freeze a world; raises WorldError, which names the key."""
+    """Check and freeze a world; WorldError names the key."""
     top = section(data, "world", "about", "pool", "hosts", "srs", "vms", "storage", "faults")
     hosts = _list(top, "hosts", _host)
     if not hosts:
@@ -165,7 +165,7 @@ def _vm(values: Any, where: str) -> VMSpec:
 
 
 def _check_names(spec: WorldSpec) -> None:
-    """Names within the file must lead somewhere."""
+    """Check that names within the file refer to its own objects."""
     hosts = [host.name for host in spec.pool.hosts]
     for name in hosts:
         if hosts.count(name) > 1:
@@ -195,7 +195,7 @@ def _json_name(field: str) -> str:
 
 
 def _list(values: Mapping[str, Any], key: str, read: Callable[[Any, str], Any], where: str = "") -> Any:
-    """A tuple of what ``read`` makes of the items; the caller's annotation says of which type."""
+    """Return a tuple of the items that ``read`` returns; the caller's annotation gives their type."""
     path = f"{where}.{key}" if where else key
     items = values.get(key, [])
     if not isinstance(items, list):
@@ -226,5 +226,5 @@ def _bool(values: Mapping[str, Any], key: str, where: str, default: bool) -> boo
 def _one_of(values: Mapping[str, Any], key: str, where: str, accepted: Sequence[str]) -> str:
     value = values.get(key, accepted[0])
     if value not in accepted:
-        raise WorldError(f"{where}.{key}: {value!r} is none of {', '.join(accepted)}")
+        raise WorldError(f"{where}.{key}: {value!r} is not one of {', '.join(accepted)}")
     return str(value)

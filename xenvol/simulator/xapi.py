@@ -1,7 +1,7 @@
 """The state of one simulated pool, and the one lock that guards it.
 
-Every call runs under `Xapi.lock`; a rule that waits (a slow driver, a conflicting operation, `event.from`) waits on
-that condition and so lets the others run. Nothing else synchronises anything.
+Every call runs under `Xapi.lock`. A rule that waits (a slow driver, a conflicting operation, `event.from`)
+waits on that condition and so lets the others run. There is no other synchronisation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STATE = (
     "login_penalty",
     "local_sessions",
 )
-"""The attributes of `Xapi` that a checkpoint keeps; the others are of the running program."""
+"""The attributes of `Xapi` that a checkpoint keeps; the others belong to the running program."""
 
 
 class Xapi:
@@ -43,24 +43,26 @@ class Xapi:
         self.world = world or World()
         """The storage behind the pool: targets, exports, devices (`xenvol.simulator.sm.world`)."""
         self.guests: dict[str, Guest] = {}
-        """The operating systems in the VMs, by VM reference (`xenvol.simulator.guests.guest_of`)."""
+        """The VMs' guests, by VM reference (`xenvol.simulator.guests.guest_of`)."""
         self.domains: dict[str, Domain] = {}
-        """The domains that run, by VM reference (`xenvol.simulator.rules.hypervisor`)."""
+        """The running domains, by VM reference (`xenvol.simulator.rules.hypervisor`)."""
         self.domains_use_storage = True
-        """Whether a VM's disks are attached through storage drivers, as by a real hypervisor; the recorded host had a
-        stand-in for one, which attached nothing, and lost the disks of a VM that sleeps."""
+        """True if a VM's disks are attached through storage drivers, as by a real hypervisor.
+
+        The recorded host had a stand-in, which attached nothing, and lost the disks of a suspended VM.
+        """
         mutex = threading.RLock()
         self.lock = threading.Condition(mutex)
         """Notified after every change, for rules that wait until an operation is over."""
         self.bell = Bell(mutex)
-        """For those who wait for a change of something in particular: `event.from`."""
+        """For rules that wait for certain changes: `event.from`."""
         self._asleep = threading.Condition(mutex)
         self.observers: list[Callable[[str, str], None]] = []
-        """Told (class, reference) of every change, with the lock held."""
+        """Called with (class, reference) after every change, with the lock held."""
         self.is_closed = False
         self.db.on_change = self._changed
         self.storage_delays: float = False
-        """Whether storage drivers take the time that real ones were seen to take, and which part of it."""
+        """True if storage drivers take the time of real ones; a number is the fraction of it."""
         self.queueing = 0
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
         self.held: set[tuple[str, ...]] = set()
@@ -71,21 +73,21 @@ class Xapi:
         """(host, VDI): how many users a disk has there (`xenvol.simulator.rules.datapath`)."""
 
         self.clock: Callable[[], float] = time.time
-        """What the pool's hosts think that it is, in seconds since 1970; a test may move it."""
+        """The pool's clock, in seconds since 1970; a test may move it."""
         self.users = {"root": "secret"}
-        """Who may log in."""
+        """The users that may log in, with their passwords."""
         self.login_penalty = 0.0
         """Seconds that a failed log-in takes; about 2 for a real PAM."""
         self.local_sessions: dict[str, str] = {}
         """Sessions of session.slave_local_login_with_password, and the host that knows them."""
 
     def state(self) -> dict[str, Any]:
-        """What makes this pool what it is, to be pickled: everything but locks, listeners and what is under way."""
+        """Return the pool's state for pickling: everything but locks, listeners and work under way."""
         return {name: getattr(self, name) for name in _STATE}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> Xapi:
-        """A pool that goes on from a state, which it takes over."""
+        """Make a pool from a state, which it takes over."""
         xapi = cls(version=state["db"].model.version, world=state["world"])
         for name, value in state.items():
             setattr(xapi, name, value)
@@ -100,7 +102,10 @@ class Xapi:
         return db.row("pool", pool)["master"] if pool else (db.first("host") or NULL)
 
     def now(self, later: float = 0.0) -> str:
-        """The time, or so many seconds later, as xapi stores it: ``20261121T02:35:29Z``; these sort by time."""
+        """Return the time, ``later`` seconds from now, as xapi stores it:
+
+        ``20261121T02:35:29Z``; these texts sort by time.
+        """
         return time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(self.clock() + later))
 
     def sleep(self, seconds: float) -> None:
@@ -110,7 +115,7 @@ class Xapi:
             self._asleep.wait(left)
 
     def close(self) -> None:
-        """Nobody sleeps or waits any longer; calls under way end as they can."""
+        """Wake everything that sleeps or waits; calls under way end as they can."""
         with self.lock:
             self.is_closed = True
             self._asleep.notify_all()

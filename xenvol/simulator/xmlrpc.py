@@ -1,7 +1,7 @@
-"""XML-RPC as xapi reads and writes it: strings bare, integers as bare text, `<i4>` for `Int32` alone.
+"""XML-RPC as xapi reads and writes it: strings and integers as bare text, `<i4>` only for `Int32`.
 
-Reading is stricter than the standard asks for where xapi is (no empty names, no unknown tags): such a request is
-`Garbage`. Bodies are compared byte by byte with recorded ones in the tests.
+Reading is stricter than the standard where xapi is (no empty names, no unknown tags): such a request is
+`Garbage`. Tests compare bodies byte by byte with recorded ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TAIL = "</param></params></methodResponse>"
 
 
 def parse_call(body: bytes) -> tuple[str, list[Wire]]:
-    """The method and its parameters."""
+    """Return the method and its parameters."""
     try:
         root = ET.fromstring(body)
     except (ET.ParseError, LookupError, ValueError) as error:
@@ -43,7 +43,7 @@ def parse_call(body: bytes) -> tuple[str, list[Wire]]:
 
 
 def _only(element: ET.Element, tag: str, inner: str) -> ET.Element:
-    """The one child of an element, both of the tags that are expected."""
+    """Return the only child of an element, if both have the expected tags."""
     if element.tag != tag or len(element) != 1 or element[0].tag != inner:
         raise Garbage(f'Xmlrpc.Parse_error("open_tag({element.tag})", "open_tag({tag})", _)')
     return element[0]
@@ -112,7 +112,7 @@ def failure(description: list[str]) -> bytes:
 
 
 def bare(value: Wire) -> bytes:
-    """An answer without Status: that of system.listMethods."""
+    """Return an answer without Status, as for system.listMethods."""
     return (_HEAD + write(value) + _TAIL).encode()
 
 
@@ -121,10 +121,10 @@ def _response(status: str, name: str, value: Wire) -> bytes:
 
 
 def write(value: Wire) -> str:
-    """``<value>...</value>``: also what task.result holds."""
+    """Return ``<value>...</value>``, the form that task.result also has."""
     writer = _WRITERS.get(type(value))
     if writer is None:
-        raise TypeError(f"{value!r} is no wire value")
+        raise TypeError(f"{value!r} is not a wire value")
     return writer(value)
 
 
@@ -159,4 +159,4 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     Int32: lambda value: f"<value><i4>{value.value}</i4></value>",
     Base64: lambda value: f"<value><base64>{base64.b64encode(value.data).decode()}</base64></value>",
 }
-"""By type, since a record has a hundred values and most of the time of a test run goes by here."""
+"""Writers by type: a record has a hundred values, and a test run spends most of its time here."""

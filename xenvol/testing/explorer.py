@@ -4,15 +4,16 @@
     print(report)
     assert report.violations == []
 
-The simulator holds each call until it is released, and a schedule says which client's call is next. The first client
-to start runs until it is done, or until its call waits in the pool for the other one; a *preemption* switches to
-the other client although the first one could go on. All schedules with up to so many preemptions are run, and a
-seeded sample of those with more. Most faults of this kind need one or two.
+The simulator holds each call until it is released, and a schedule says which client's call is next. The first
+client runs until it is done, or until its call waits in the pool for the other client. A *preemption*
+switches to the other client although the first one could continue. All schedules with up to a given number of
+preemptions are run, and a seeded sample of those with more. Most faults of this kind need one or two.
 
-Each schedule starts from the pool that `begin` built (`Simulator.restore`). It is right if the clients' outcomes and
-the pool are those of one client after the other, in either order. A client may also give up, with a `XenVolError` that
-is marked as worth repeating (`is_transient`) and is no bare code of `RAW`: then the pool is as if that client had not
-begun, and the same call again succeeds. Everything else is a violation.
+Each schedule starts from the pool that `begin` built (`Simulator.restore`). It is right if the clients'
+outcomes and the pool are those of one client after the other, in either order. A client may also give up,
+with a `XenVolError` that is marked as worth repeating (`is_transient`) and is not a bare code of `RAW`: then
+the pool must be as if that client had not begun, and the same call again must succeed. Everything else is a
+violation.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from xenvol.simulator.journal import plain_name
 from xenvol.testing.likeness import Changes, Likeness, differences
 
 PATIENCE = 60.0
-"""Seconds without any progress of either client after which a schedule is stuck. Machines are busy at times."""
+"""Seconds without progress of either client after which a schedule is stuck; long, because machines may be busy."""
 MOST_STEPS = 400
 """Calls of one schedule; more is a livelock."""
 FAIRNESS = 60
-"""Calls of one client in a row after which the other is let on: a client may poll until the other has moved."""
+"""Calls of one client in a row, after which the other one runs: a client may poll until the other has moved."""
 SLOW = ("PBD.plug", "PBD.unplug", "VBD.plug", "VBD.unplug")
-"""Calls in which the storage takes long: the other client acts while they are under way, too."""
+"""Calls in which the storage takes long: the other client also acts while they are under way."""
 RAW = frozenset(
     {
         *("HANDLE_INVALID", "UUID_INVALID", "MAP_DUPLICATE_KEY", "SR_UUID_EXISTS", "PBD_EXISTS"),
@@ -47,14 +48,17 @@ RAW = frozenset(
         *("OPERATION_NOT_ALLOWED", "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS", "INTERNAL_ERROR"),
     }
 )
-"""Codes in which xapi reports that another client was faster. A caller cannot know that from the code alone."""
-_LOOK = 0.001
-"""Seconds between two looks at a call that is in the pool."""
+"""Codes by which xapi reports that another client was faster.
+
+A caller cannot know that from the code alone.
+"""
+_POLL_SECONDS = 0.001
+"""Seconds between two checks of a call that is in the pool."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """What one of the two does, with a session of its own. It makes one call at a time."""
+    """One of the two clients, with a session of its own. It makes one call at a time."""
 
     name: str
     run: Callable[[Session], object]
@@ -62,7 +66,7 @@ class Client:
 
 @dataclass(frozen=True, order=True)
 class Schedule:
-    """Which client starts (0 or 1), and the steps before which the other one is switched to."""
+    """Which client starts (0 or 1), and the steps before which to switch to the other one."""
 
     start: int
     preemptions: tuple[int, ...] = ()
@@ -73,29 +77,29 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """A call that was released, or that was let go on from its storage driver."""
+    """A call that was released, before it was served or from its storage driver."""
 
     client: int
     call: str
     is_choice: bool
-    """Whether the other client could have been next as well."""
+    """True if the other client could have been next as well."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One schedule, and what became of it."""
+    """One schedule and its outcome."""
 
     schedule: Schedule
     steps: tuple[Step, ...]
     errors: tuple[BaseException | None, BaseException | None]
     state: Likeness = field(repr=False)
     waits: tuple[str, ...]
-    """The calls that had to wait for a conflicting operation: a real pool may let each of them wait for 20 s."""
+    """The calls that had to wait for a conflicting operation: on a real pool each may wait for 20 s."""
     stuck: str = ""
-    """Why the clients were let go without the schedule being run to its end."""
+    """Why the schedule was ended early."""
 
     def as_text(self, names: Sequence[str]) -> str:
-        """The calls in their order, a line for each, and how the clients ended."""
+        """Return the calls in their order, one per line, and how the clients ended."""
         lines = [f"  {names[step.client]}: {step.call}" for step in self.steps]
         for name, error in zip(names, self.errors, strict=True):
             lines.append(f"  {name} {'succeeded' if error is None else f'raised {_described(error)}'}")
@@ -104,7 +108,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Violation:
-    """A schedule whose end is not that of one client after the other. Prints as the story of it."""
+    """A schedule whose end is not that of one client after the other; prints as its calls and outcomes."""
 
     run: Run
     what: str
@@ -116,7 +120,7 @@ class Violation:
 
 @dataclass
 class Report:
-    """What an exploration came to."""
+    """The result of an exploration."""
 
     names: tuple[str, str]
     seed: int
@@ -133,7 +137,7 @@ class Report:
 
 
 def table(rows: Iterable[tuple[str, str, Report]]) -> str:
-    """Pair, driver and report of each exploration, as a table in Markdown."""
+    """Return a Markdown table of pair, driver and report of each exploration."""
     lines = [
         "| pair | driver | schedules | gave up, worth repeating | with a wait | violations |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -160,10 +164,10 @@ def explore(
 ) -> Report:
     """Run every schedule with up to `preemptions` switches, and `sample` random ones with more.
 
-    `begin` builds the pool; it is called once. `check` is called after each schedule, and what it asserts must hold
-    whatever the order is. `ignore` has patterns of what does not matter at the end, as in
-    `xenvol.testing.likeness.IGNORED`. With `slow=()` every call is done at once. Without `may_wait` a call that had to
-    wait for a conflicting operation is a violation.
+    `begin` builds the pool; it is called once. `check` is called after each schedule, and its assertions must
+    hold for every order. `ignore` has patterns of what does not matter at the end, as in
+    `xenvol.testing.likeness.IGNORED`. With `slow=()` every call is done at once. With `may_wait=False` a call
+    that waits for a conflicting operation is a violation.
     """
     begin()
     with Explorer(xapi, (first, second), slow=slow, ignore=ignore) as explorer:
@@ -182,7 +186,7 @@ def explore(
 
 
 class Explorer:
-    """The pool as it is now, and two clients with a session each; `run` runs one schedule of them."""
+    """The current pool, and two clients with a session each; `run` runs one schedule of them."""
 
     def __init__(
         self,
@@ -212,17 +216,17 @@ class Explorer:
         return f"<Explorer of {' and '.join(self.names)} on {self.xapi!r}>"
 
     def state(self) -> Likeness:
-        """What has become of the pool since the beginning."""
+        """Return the changes of the pool since the beginning."""
         return self._changes.until(self.xapi.snapshot())
 
     def alone(self, *order: int) -> tuple[list[BaseException | None], Likeness]:
-        """These clients one after the other, from the beginning, and nobody else."""
+        """Run these clients one after the other, from the beginning, without any other client."""
         self.xapi.restore(self._kept)
         errors = [self.again(client) for client in order]
         return errors, self.state()
 
     def again(self, client: int) -> BaseException | None:
-        """One client in the pool as it is."""
+        """Run one client in the current pool, and return its error."""
         return _error_of(self.clients[client].run, self._sessions[client])
 
     def run(self, schedule: Schedule, *, switches: Callable[[], bool] = lambda: False) -> Run:
@@ -256,7 +260,7 @@ class Explorer:
 def _conduct(
     gate: _Gate, schedule: Schedule, switches: Callable[[], bool]
 ) -> tuple[list[Step], tuple[int, ...], str]:
-    """Release the calls in the order of the schedule; the steps, the preemptions, and why it was given up."""
+    """Release the calls as the schedule says; return the steps, the preemptions, and why it was ended early."""
     current, in_a_row = schedule.start, 0
     steps: list[Step] = []
     taken: list[int] = []
@@ -271,14 +275,14 @@ def _conduct(
         elif is_choice and in_a_row >= FAIRNESS:
             current, in_a_row = other, 0
         if len(steps) >= MOST_STEPS:
-            return steps, tuple(taken), f"not over after {MOST_STEPS} calls"
+            return steps, tuple(taken), f"not finished after {MOST_STEPS} calls"
         steps.append(Step(current, gate.release(current), is_choice))
         in_a_row += 1
     return steps, tuple(taken), gate.stuck
 
 
 def _runs(explorer: Explorer, preemptions: int, sample: int, chance: random.Random) -> Iterator[Run]:
-    """Those with fewer preemptions first. From a run with one fewer it is known where the next one can be."""
+    """Run all schedules, those with fewer preemptions first; each run shows where one more is possible."""
     level = [Schedule(0), Schedule(1)]
     seen = set()
     for left in range(preemptions, -1, -1):
@@ -298,7 +302,7 @@ def _runs(explorer: Explorer, preemptions: int, sample: int, chance: random.Rand
 
 
 def _with_one_more(run: Run) -> Iterator[Schedule]:
-    """The schedules that begin as this one and switch once more, later."""
+    """Yield the schedules that begin like this run and switch once more, later."""
     taken = run.schedule.preemptions
     begin = taken[-1] + 1 if taken else 1
     for n in range(begin, len(run.steps)):
@@ -314,14 +318,14 @@ class _Judge:
             errors, state = explorer.alone(*order)
             by_client = tuple(errors[order.index(client)] for client in (0, 1))
             self._serial.append(([_kind(error) for error in by_client], state))
-        self._nobody = explorer.alone()[1]
+        self._untouched = explorer.alone()[1]
         self._alone = [explorer.alone(client)[1] for client in (0, 1)]
 
     def gave_up(self, run: Run) -> bool:
         return any(error is not None for error in run.errors) and not self._is_serial(run)
 
     def violation(self, run: Run) -> str:
-        """What is wrong with the run, or nothing."""
+        """Return what is wrong with the run; empty if nothing is."""
         if run.stuck:
             return run.stuck
         if self._is_serial(run):
@@ -332,26 +336,28 @@ class _Judge:
         for client in failed:
             name, error = self._explorer.names[client], run.errors[client]
             if not isinstance(error, XenVolError):
-                return f"{name} raised no error of xenvol's: {_described(error)}"
+                return f"{name} raised an error that is not xenvol's: {_described(error)}"
             if isinstance(error, XapiError) and error.code in RAW:
-                return f"{name} raised what xapi says of such a meeting, and no error of its own: {_described(error)}"
+                return f"{name} raised xapi's bare error for a conflict, not an error of its own: {_described(error)}"
             if not getattr(error, "is_transient", False):
                 return f"{name} raised an error that is not marked as worth repeating: {_described(error)}"
         return self._after_giving_up(run, failed)
 
     def _after_giving_up(self, run: Run, failed: list[int]) -> str:
-        expected = self._nobody if len(failed) == 2 else self._alone[1 - failed[0]]
+        expected = self._untouched if len(failed) == 2 else self._alone[1 - failed[0]]
         if run.state != expected:
             left = "\n".join(f"  {line}" for line in differences(expected, run.state))
             names = " and ".join(self._explorer.names[client] for client in failed)
-            return f"{names} gave up, and left the pool otherwise than before:\n{left}\n"
+            return f"{names} gave up, and left the pool changed:\n{left}\n"
         errors = list(run.errors)
         for client in failed:  # the pool is still that of the run
             errors[client] = self._explorer.again(client)
         state = self._explorer.state()
         if not any([_kind(error) for error in errors] == kinds and state == s for kinds, s in self._serial):
             ends = ", ".join(_described(errors[client]) for client in failed)
-            return f"the same call again did not complete what gave up ({ends}){self._nearest(state)}"
+            return (
+                f"the same call again did not complete after a client gave up ({ends}){self._nearest(state)}"
+            )
         return ""
 
     def _is_serial(self, run: Run) -> bool:
@@ -359,7 +365,7 @@ class _Judge:
         return any(kinds == expected and run.state == state for expected, state in self._serial)
 
     def _nearest(self, found: Likeness) -> str:
-        """What differs from the serial order that comes closest."""
+        """Return the differences from the closest serial order."""
         texts = [differences(state, found) for _, state in self._serial]
         return ":\n" + "\n".join(f"  {line}" for line in min(texts, key=len)) + "\n"
 
@@ -374,7 +380,7 @@ class _Place:
 
 
 class _Gate:
-    """Holds the calls of two sessions; those of others pass."""
+    """Holds the calls of two sessions; calls of other sessions pass."""
 
     def __init__(self, xapi: Simulator, handles: Sequence[str], slow: Collection[str]) -> None:
         self._xapi = xapi
@@ -383,10 +389,13 @@ class _Gate:
         self._places = [_Place() for _ in handles]
         self._is_open = False
         self._changed = threading.Condition()
-        """Never held while the pool's lock is asked for: `in_storage` has the pool's lock and asks for this one."""
+        """Never held while asking for the pool's lock:
+
+        `in_storage` has the pool's lock and asks for this one.
+        """
         self.stuck = ""
 
-    # ---- what the simulator tells
+    # ---- for the simulator
 
     def enter(self, call: Incoming) -> None:
         if (place := self._place_of(call)) is not None:
@@ -404,7 +413,7 @@ class _Gate:
                 return  # an Async call, which was answered before its work began
             self._hold(place, "storage", call)
         while not (place.may_go or self._is_open or self._xapi.xapi.is_closed):
-            sleep(_LOOK)
+            sleep(_POLL_SECONDS)
         with self._changed:
             place.where, place.may_go = "pool", False
 
@@ -425,19 +434,19 @@ class _Gate:
             place.where, place.call = where, None
             self._changed.notify_all()
 
-    # ---- what the explorer asks
+    # ---- for the explorer
 
     def finished(self, client: int) -> None:
         self._move(self._places[client], "done")
 
     def open(self) -> None:
-        """Hold nobody any longer."""
+        """Stop holding calls."""
         with self._changed:
             self._is_open = True
             self._changed.notify_all()
 
     def release(self, client: int) -> str:
-        """Let the held call go; returns its name."""
+        """Release the held call, and return its name."""
         place = self._places[client]
         with self._changed:
             assert place.call is not None
@@ -448,7 +457,7 @@ class _Gate:
         return name
 
     def ready(self) -> list[int]:
-        """The clients whose call is held, once the other one cannot move by itself; none when both are done."""
+        """Return the clients whose calls are held, once the other one cannot move; none when both are done."""
         deadline = time.monotonic() + PATIENCE
         while True:
             with self._changed:
@@ -464,10 +473,10 @@ class _Gate:
                 return []
             with self._changed:
                 if [(place.where, place.call) for place in self._places] == places:
-                    self._changed.wait(_LOOK if any(where == "pool" for where, _ in places) else 1)
+                    self._changed.wait(_POLL_SECONDS if any(where == "pool" for where, _ in places) else 1)
 
     def _waits(self, call: Incoming | None) -> bool:
-        """Whether the call waits in the pool for something that only the other client can bring about."""
+        """Return True if the call waits in the pool for something that only the other client can do."""
         if call is None:
             return False
         entry = self._xapi.journal.entry(call.number)
@@ -478,13 +487,13 @@ class _Gate:
 def _error_of(run: Callable[[Session], object], session: Session) -> BaseException | None:
     try:
         run(session)
-    except Exception as error:  # noqa: BLE001  # whatever leaves is what is judged
+    except Exception as error:  # noqa: BLE001  # every error is judged
         return error
     return None
 
 
 def _kind(error: BaseException | None) -> Any:
-    """What makes two errors alike: the class, and xapi's code."""
+    """Return what makes two errors equal: the class, and xapi's code."""
     return None if error is None else (type(error), getattr(error, "code", None))
 
 

@@ -1,8 +1,9 @@
-"""A pool's state without the names that xapi makes up, so that what two runs came to can be compared.
+"""A pool's state without the names that xapi draws at random, so that the results of two runs can be compared.
 
-Two runs of the same work give the same rows under other references and uuids. Here a row is a line of text in which
-a reference is the class and name of what it leads to. The uuids of SRs and VDIs stay, since drivers derive them from
-what the disks are; those of PBDs, VBDs and secrets, and of other new rows, which xapi draws at random, do not.
+Two runs of the same work give the same rows under different references and uuids. Here a row is a line of
+text, and a reference is replaced by the class and name of its target. The uuids of SRs and VDIs stay, because
+drivers derive them from the disks. Those of PBDs, VBDs, secrets and other new rows are random, and are left
+out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from xenvol.simulator.snapshot import VOLATILE, Snapshot
 
 IGNORED = {
     **VOLATILE,
-    "*.allowed_operations": "xapi's advice, worked out anew now and then",
+    "*.allowed_operations": "xapi recomputes it now and then",
     "VM.other_config.storage_driver_domain": "xapi's note on a control domain: the SR that was plugged last",
     "VM.domid": "counts the domains of a host",
     "VM_metrics": "clocks",
@@ -36,20 +37,20 @@ IGNORED = {
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMED_BY_CONTENT = ("SR", "VDI")
 _NAMELESS = ("PBD", "VBD", "secret")
-"""Classes of rows that are what they link, whatever uuid they have."""
+"""Classes whose rows are compared by what they link, not by uuid."""
 
 Likeness = Counter[str]
-"""Lines, one for each row and each leaf of the storage that is not as it was; equal where two states are alike."""
+"""One line for each row and each leaf of the storage that has changed; equal if two states are alike."""
 
 
 def differences(expected: Likeness, found: Likeness) -> list[str]:
-    """Lines that are in one of the two only."""
+    """Return the lines that only one of the two has."""
     missing = [f"missing: {line}" for line in (expected - found).elements()]
     return missing + [f"there:   {line}" for line in (found - expected).elements()]
 
 
 class Changes:
-    """What became of a pool since `start`, said alike for all runs that came to the same."""
+    """The changes of a pool since `start`, in the same words for all runs with the same result."""
 
     def __init__(self, start: Snapshot, *, ignore: Iterable[str] = ()) -> None:
         self._start = start
@@ -60,7 +61,7 @@ class Changes:
         self._leaves = Counter(self._before.leaves("storage", start.storage))
 
     def until(self, snapshot: Snapshot) -> Likeness:
-        """The lines of the state; what is as at the start has none."""
+        """Return a line for each part of the state that differs from the start."""
         writer = _Writer(snapshot, self._known, self._ignored)
         before, after = Counter(self._leaves), Counter(writer.leaves("storage", snapshot.storage))
         for cls in {**self._start.objects, **snapshot.objects}:
@@ -68,13 +69,13 @@ class Changes:
                 old, new = self._start.objects.get(cls, {}), snapshot.objects.get(cls, {})
                 before.update(self._before.line(cls, ref, r) for ref, r in old.items() if r != new.get(ref))
                 after.update(writer.line(cls, ref, r) for ref, r in new.items() if r != old.get(ref))
-        # a row that was made anew as it had been is no change
+        # a row that was made again as it had been is no change
         gone = (f"no longer {line}" for line in (before - after).elements())
         return Likeness([*(after - before).elements(), *gone])
 
 
 class _Writer:
-    """Writes the rows of one snapshot."""
+    """Writes the rows of one snapshot as lines."""
 
     def __init__(self, snapshot: Snapshot, known: Collection[str], ignored: Iterable[str]) -> None:
         self.is_ignored = functools.cache(

@@ -5,7 +5,7 @@
     @pytest.mark.xapi(hosts=3, version="25.33.1")
     def test_it_in_a_pool(xapi): ...
 
-pytest loads this module wherever xenvol is installed, so it imports nothing until a fixture is used.
+pytest loads this module if xenvol is installed, so it imports nothing until a fixture is used.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MARKER = (
     "xapi(version=..., world=..., hosts=..., tls=..., storage_delays=...): the pool of the fixture `xapi`"
 )
 _SHOWN_CALLS = 50
-"""Calls that the report of a failed test shows; the last ones matter."""
+"""The number of last calls in the report of a failed test."""
 _LONGEST_LINE = 300
-"""Characters of one of them."""
+"""The longest line of such a call, in characters."""
 _IDLE_MOST = 12
 """Simulators that are kept for later tests; each has two threads and a port."""
 
@@ -38,14 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Simulators:
-    """Started simulators that no test uses now, one of a kind: to reset one is cheaper than to start another."""
+    """Started simulators that no test uses now, one of each kind: a reset is cheaper than a start."""
 
     def __init__(self) -> None:
         self._idle: dict[str, tuple[Simulator, set[str]]] = {}
 
     @contextlib.contextmanager
     def of_kind(self, asked: dict[str, Any]) -> Iterator[Simulator]:
-        """A simulator as it is after its start; kept for the next test, unless this one has changed what stays."""
+        """Yield a simulator in its initial state, and keep it for the next test if this one left it started."""
         from xenvol.simulator import Simulator
 
         kind = repr(sorted(asked.items()))
@@ -84,7 +84,7 @@ def xapi(request: pytest.FixtureRequest, _simulators: _Simulators) -> Iterator[S
     """A fresh xapi simulator: one host, every SR type, nothing else; the marker `xapi` asks for another one."""
     markers = list(
         request.node.iter_markers("xapi")
-    )  # the closest first: a test's says more than its class's
+    )  # the closest first: a test's marker overrides its class's
     if any(marker.args for marker in markers):
         raise pytest.UsageError(f"the marker xapi takes keywords only, as in {_MARKER}")
     with _simulators.of_kind(
@@ -95,7 +95,7 @@ def xapi(request: pytest.FixtureRequest, _simulators: _Simulators) -> Iterator[S
 
 @pytest.fixture
 def xapi_session(xapi: Simulator) -> Iterator[Session]:
-    """Logged in to `xapi` as its root."""
+    """A session on `xapi`, logged in as root."""
     import xenvol
 
     ca_file = xapi.ca_file if xapi.tls else None
@@ -105,7 +105,7 @@ def xapi_session(xapi: Simulator) -> Iterator[Session]:
 
 @pytest.fixture
 def volume_ops(xapi_session: Session) -> VolumeOps:
-    """Attaches and detaches through `xapi_session`."""
+    """The facade: it attaches and detaches through `xapi_session`."""
     from xenvol.volumeops import VolumeOps
 
     return VolumeOps(xapi_session)
@@ -115,7 +115,7 @@ def volume_ops(xapi_session: Session) -> VolumeOps:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show a failed test what xapi was asked."""
+    """Add the calls to xapi to the report of a failed test."""
     report = yield
     simulator: Any = getattr(item, "funcargs", {}).get("xapi")
     if report.failed and call.when == "call" and hasattr(simulator, "journal"):

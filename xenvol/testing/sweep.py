@@ -1,14 +1,15 @@
-"""Every call of an operation goes wrong in turn; the caller judges each case, in a pool of its own.
+"""Make every call of an operation fail in turn; the caller judges each case, in a pool of its own.
 
-One run without a fault tells which calls there are. Then each is struck:
+One run without a fault records the calls. Then each of them is struck:
 
     for case in sweep.each_call(xapi, begin, run, sweep.refuse):
         assert isinstance(case.error, XapiError), case
         assert pool_is_as_it_was(case.trial), case
 
-`begin` builds the pool and returns the trial: whatever `run` and the judge need. It is called once. For each call the
-pool is restored as `begin` left it, sessions too, which is much cheaper than to build it, and `again` makes the trial
-of the case from the first one: a shallow copy, unless the trial has state outside the pool. `run` is the operation.
+`begin` builds the pool and returns the trial: everything that `run` and the judge need. It is called once.
+For each call the pool is restored as `begin` left it, with its sessions, which is much cheaper than building
+it. `again` makes the trial of the case from the first one: a shallow copy, unless the trial has state outside
+the pool. `run` is the operation.
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ from xenvol.simulator import Simulator
 from xenvol.simulator.faults import Faults
 
 REFUSAL = ("SR_BACKEND_FAILURE_1200", "", "ordered by the sweep", "")
-"""What a struck call is refused with: a code that nobody expects, so nobody has an answer to it."""
+"""The refusal of a struck call: a code that no caller expects, so none handles it."""
 
 LATE_ERROR = ("INTERNAL_ERROR", "ordered by the sweep")
-"""What a struck call that was done answers: the code that xapi has for what it did not foresee."""
+"""The error of a struck call that was done: xapi's code for exceptions that it does not translate."""
 
 T = TypeVar("T")
 Strike = Callable[[Faults, int], None]
-"""Order what shall go wrong at the n-th call from now."""
+"""Orders the fault at the n-th call from now."""
 
 
 def refuse(faults: Faults, n: int) -> None:
-    """xapi says no, and does nothing."""
+    """Refuse the call, and do nothing."""
     faults.refuse("*", *REFUSAL, nth=n)
 
 
 def late_error(faults: Faults, n: int) -> None:
-    """xapi does it, and answers that something went wrong."""
+    """Do the call, and answer with an error."""
     faults.late_error("*", *LATE_ERROR, nth=n)
 
 
 def lose_answer(faults: Faults, n: int) -> None:
-    """xapi does it, and nobody hears."""
+    """Do the call, and lose the answer."""
     faults.lose_answer("*", nth=n)
 
 
 def lose_request(faults: Faults, n: int) -> None:
-    """The call never arrives."""
+    """Lose the request, so that the call is not done."""
     faults.lose_request("*", nth=n)
 
 
 def die(faults: Faults, n: int) -> None:
-    """The answer is lost and no later call gets through: what a caller leaves that is killed there."""
+    """Lose the answer and every later call, as for a caller that is killed there."""
     faults.lose_answer("*", nth=n)
     faults.lose_request("*", nth=n + 1, every=True)
 
@@ -68,7 +69,7 @@ class Case(Generic[T]):
     call: str
     strike: Strike
     error: Exception | None
-    """What the operation raised."""
+    """The error of the operation, or None."""
 
     def __str__(self) -> str:
         outcome = "it succeeded" if self.error is None else f"{type(self.error).__name__}: {self.error}"
@@ -76,7 +77,7 @@ class Case(Generic[T]):
 
 
 def calls_of(xapi: Simulator, begin: Callable[[], T], run: Callable[[T], object]) -> list[str]:
-    """The calls of a run in which nothing goes wrong."""
+    """Return the calls of a run without faults."""
     trial = begin()
     with xapi.journal.recording() as calls:
         run(trial)
@@ -91,9 +92,9 @@ def each_call(
     *,
     again: Callable[[T], T] = copy.copy,
 ) -> Iterator[Case[T]]:
-    """Strike the first call, then in the pool as it was the second, and so on; faults are over when a case is judged.
+    """Strike the first call, then in the restored pool the second, and so on; faults end before a case is judged.
 
-    A session of the first trial stays logged in for all cases: the judge leaves it open.
+    The sessions of the first trial stay logged in for all cases, so the judge must not close them.
     """
     first = begin()
     kept = xapi.checkpoint()
@@ -104,10 +105,10 @@ def each_call(
         error: Exception | None = None
         try:
             run(trial)
-        except AssertionError as failed:  # a test of the caller's own, and no outcome
+        except AssertionError as failed:  # a failed assertion of the caller is not an outcome
             failed.add_note(f"at {strike.__name__} of call {n}, {call}")
             raise
-        except Exception as raised:  # noqa: BLE001  # whatever leaves is what the caller judges
+        except Exception as raised:  # noqa: BLE001  # the caller judges every error
             error = raised
         finally:
             xapi.faults.clear()

@@ -1,4 +1,4 @@
-"""A laboratory for files: a simulator whose storage a test arranges, and the calls that tests of file SRs repeat."""
+"""A simulator whose storage a test arranges, and the calls that tests of file SRs repeat."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FileLab:
         return self.simulator.storage.host("host1").mounts
 
     def disks_of(self, sr: str) -> Directory:
-        """Where the host sees the SR's files."""
+        """Return the directory in which the host sees the SR's files."""
         directory = self.mounts.directory(f"/run/sr-mount/{self.x.SR.get_uuid(sr)}")
         assert directory is not None, "the SR is mounted"
         return directory
@@ -58,7 +58,7 @@ class FileLab:
     def introduce(
         self, sr_type: str, config: dict[str, str], *, uuid: str = SR_UUID, **sm_config: str
     ) -> tuple[str, str]:
-        """SR and PBD, unplugged."""
+        """Introduce an SR, and return it and its unplugged PBD."""
         sr = self.x.SR.introduce(uuid, sr_type, "", sr_type, "user", True, sm_config)
         return sr, self.x.PBD.create({"host": self.host, "SR": sr, "device_config": config})
 
@@ -88,11 +88,11 @@ class FileLab:
         return created
 
     def sizes(self, vdi: str) -> tuple[int, int]:
-        """Virtual size and physical utilisation."""
+        """Return virtual size and physical utilisation."""
         return int(self.x.VDI.get_virtual_size(vdi)), int(self.x.VDI.get_physical_utilisation(vdi))
 
     def rows(self, sr: str) -> dict[str, dict[str, Any]]:
-        """The records of the SR's VDIs by uuid."""
+        """Return the records of the SR's VDIs by uuid."""
         records = self.x.VDI.get_all_records_where(f'field "SR" = "{sr}"')
         return {record["uuid"]: record for record in records.values()}
 

@@ -1,4 +1,4 @@
-"""A small laboratory: a simulator with one iSCSI target, and the calls by which its LUNs become VDIs."""
+"""A simulator with one iSCSI target, and the calls that turn its LUNs into VDIs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = "iqn.2024-01.test:other"
 ADDRESS, OTHER_ADDRESS = "10.0.0.1", "10.0.0.2"
 
 LUNS = {0: ("3600a0", GIB), 1: ("3600a1", 2 * GIB), 5: ("3600a5", 5368710144)}
-"""Number, SCSI id and size of the LUNs of `TARGET`."""
+"""LUN number to SCSI id and size, for `TARGET`."""
 
 
 class Lab:
@@ -48,7 +48,7 @@ class Lab:
         return self.simulator.storage.host("host1").initiator
 
     def collect(self) -> None:
-        """What xapi does every 30 seconds."""
+        """Run the garbage collection that xapi runs every 30 seconds."""
         gc.collect(self.simulator.xapi)
 
     # ---- calls
@@ -61,7 +61,7 @@ class Lab:
         sr_uuid: str = "",
         **sm_config: str,
     ) -> tuple[str, str]:
-        """SR and PBD, unplugged."""
+        """Introduce an SR, and return it and its unplugged PBD."""
         sr = self.x.SR.introduce(sr_uuid, "sr", "", type, "", True, sm_config)
         if config is None:
             config = {"target": ADDRESS, "targetIQN": TARGET}
@@ -74,12 +74,12 @@ class Lab:
         return sr, pbd
 
     def vdis(self, sr: str) -> dict[int, dict[str, Any]]:
-        """The records of the SR's VDIs by LUN number, with their references."""
+        """Return the records of the SR's VDIs by LUN number, with their references."""
         records = {ref: self.x.VDI.get_record(ref) for ref in self.x.SR.get_VDIs(sr)}
         return {int(rec["sm_config"]["LUNid"]): {**rec, "ref": ref} for ref, rec in records.items()}
 
     def by_introduce(self, sr: str, sm_config: dict[str, str], *, location: str = "somewhere") -> str:
-        """VDI.introduce as most of its parameters do not matter."""
+        """Call VDI.introduce with defaults for most of its parameters."""
         wanted = "22222222-0000-4000-8000-000000000007"
         new = self.x.VDI.introduce(
             wanted, "name", "text", sr, "user", False, True, {"k": "v"}, location, {}, sm_config
@@ -87,7 +87,7 @@ class Lab:
         return str(new)
 
     def secrets(self) -> list[str]:
-        """The values of all secrets but the pool's own."""
+        """Return the values of all secrets but the pool's own."""
         own = self.x.pool.get_all_records().values()
         telemetry = {rec["telemetry_uuid"] for rec in own}
         return sorted(
@@ -107,7 +107,7 @@ def lab(**kwargs: Any) -> Iterator[Lab]:
 
 
 def refusal(call: Callable[..., Any], *params: Any) -> list[str]:
-    """What the call is refused with."""
+    """Return the call's ErrorDescription."""
     with pytest.raises(XenAPI.Failure) as failure:
         call(*params)
     return list(failure.value.details)

@@ -1,4 +1,4 @@
-"""A xapi that is a dictionary: what a storage driver needs to be tested alone, without rules and without a wire."""
+"""A xapi that is a dictionary, to test a storage driver alone, without rules and without a wire."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class MemoryPort:
         self.sr.update(fields)
 
     def sr_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None:
-        """Nobody looks."""
+        """Do nothing; no test reads it."""
 
     def pbd_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None:
-        """Nobody looks."""
+        """Do nothing; no test reads it."""
 
     def pbd_device_config(self, add: Mapping[str, str]) -> None:
         self.device_config.update(add)
@@ -113,13 +113,13 @@ class Bench:
         return made
 
     def create(self) -> None:
-        """SR.create: make it, and plug it."""
+        """Create the SR, and plug it."""
         self.driver().create(0)
         self.driver().attach()
 
 
 def fault(call: Callable[..., Any], *params: Any) -> int:
-    """The number with which the driver refuses."""
+    """Return the driver's fault number."""
     with pytest.raises(SMFailure) as refusal:
         call(*params)
     return refusal.value.number

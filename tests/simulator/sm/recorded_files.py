@@ -13,7 +13,7 @@ _LISTED = re.compile(r"-rw-r--r-- 1 root root +(\d+) \w+ \d+ [\d:]+ (\S+)")
 
 
 def sr_directory(storage: Storage, sr_name: str) -> Directory:
-    """Where the host has the disks of that SR."""
+    """Return the directory with the disks of that SR on the host."""
     db = storage.simulator.db
     sr_uuid = db.row("SR", db.by_name("SR", sr_name)[0])["uuid"]
     directory = storage.host.mounts.directory(f"/run/sr-mount/{sr_uuid}")
@@ -22,7 +22,7 @@ def sr_directory(storage: Storage, sr_name: str) -> Directory:
 
 
 def files_are_as_seen(sr_name: str) -> Step:
-    """The kinds and lengths of all files, as ``ls -l`` showed them."""
+    """Set the kinds and lengths of all files to those that ``ls -l`` showed."""
 
     def step(storage: Storage) -> None:
         directory = sr_directory(storage, sr_name)
@@ -64,7 +64,7 @@ def broken_vhd(sr_name: str) -> Step:
 
 
 def vhd_with_a_foreign_name(sr_name: str) -> Step:
-    """In place of the broken one."""
+    """Replace the broken VHD."""
 
     def step(storage: Storage) -> None:
         directory = sr_directory(storage, sr_name)
@@ -75,7 +75,7 @@ def vhd_with_a_foreign_name(sr_name: str) -> Step:
 
 
 def no_disk(sr_name: str, vdi_name: str) -> Step:
-    """The file of that disk is removed."""
+    """Remove the file of that disk."""
 
     def step(storage: Storage) -> None:
         db = storage.simulator.db
@@ -94,7 +94,7 @@ def unmounted(sr_name: str) -> Step:
 
 
 def others_store(path: str, size: int) -> Step:
-    """The machine's disk held other things than the recorded SR, which came and went."""
+    """Store other data on the machine's disk; the recorded disk held such data at times."""
 
     def step(storage: Storage) -> None:
         directory = storage.host.mounts.directory(path)
@@ -105,5 +105,5 @@ def others_store(path: str, size: int) -> Step:
 
 
 def _kind(name: str) -> str:
-    """Disks have names of their own in every run."""
+    """Return the kind of a disk file, because each run has other names."""
     return name.rpartition(".")[2] if name.endswith((".vhd", ".raw")) else name

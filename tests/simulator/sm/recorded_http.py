@@ -1,4 +1,4 @@
-"""Makes the requests of recording 30 byte by byte, and compares heads, bodies, ends and tasks."""
+"""Sends the requests of recording 30 byte by byte, and compares heads, bodies, ends and tasks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ BODIES = {
     44: chunk(0),
     47: chunk(8 * MIB) + END,
 }
-"""What was sent other than so many A; of recorded length, which is all that was recorded of it."""
+"""Bodies that were not just a number of A; only their length was recorded."""
 
 
 def exchange(player: Player, line: Mapping[str, Any]) -> Iterator[str]:
-    """One request; every difference as a line of text."""
+    """Send one request; yield every difference as a line of text."""
     where = f"{player.script.file}#{line['n']} ({line['note']})"
     bind_tasks(player.simulator, player.symbols, line["request"])
     request = player.symbols.resolve(line["request"]).encode()
@@ -79,14 +79,14 @@ def _patience(line: Mapping[str, Any]) -> float:
 def talk(
     simulator: Simulator, request: bytes, body: bytes, *, half_closes: bool = False, patience: float = 30.0
 ) -> tuple[bytes, bool]:
-    """What came back, and whether the server closed the connection."""
+    """Return the answer, and True if the server closed the connection."""
     with connect(simulator) as connection:
         try:
             connection.sendall(request + body)
             if half_closes:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it did not want all of it
+            pass  # the server did not read all of it
         connection.settimeout(patience)
         received = bytearray()
         try:
@@ -105,7 +105,7 @@ def connect(simulator: Simulator) -> socket.socket:
 
 
 def bind_tasks(simulator: Simulator, symbols: Symbols, text: str) -> None:
-    """The tasks of a request were made before it, by calls that were not recorded."""
+    """Make the tasks of a request, as calls did that were not recorded."""
     for name, number in _TASK.findall(text):
         if name not in symbols:
             with simulator.xapi.lock:
@@ -130,7 +130,7 @@ def _task(player: Player, line: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Upload:
-    """A PUT that has begun and does not go on, until its client closes the connection."""
+    """A PUT that has begun and does not continue, until its client closes the connection."""
 
     def __init__(self) -> None:
         self.connection: socket.socket | None = None
@@ -162,7 +162,7 @@ def vdi(storage: Storage) -> str:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Within half a minute."""
+    """Wait until the condition is true, at most a minute."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not happen within a minute"

@@ -18,7 +18,7 @@ def scsi_id(letter: str, digit: int) -> str:
 
 
 def arrange(storage: Storage) -> None:
-    """What trace sm/20a#4 describes, and every file of the series has."""
+    """Arrange what trace sm/20a#4 describes, and every file of the series has."""
     storage.world.san.add_portal("127.0.0.1:3260", VOLUME_A, VOLUME_CHAP)
     storage.world.san.add_portal("127.0.0.2:3260", VOLUME_C)
     storage.world.san.add_portal("127.0.0.3:3260")
@@ -33,7 +33,7 @@ def arrange(storage: Storage) -> None:
 def lun(
     number: int, size: int, *, letter: str = "a", digit: int | None = None, target: str = VOLUME_A
 ) -> Step:
-    """The target has that LUN from now on, whatever it had under that number."""
+    """Show that LUN in the target from now on, replacing one of that number."""
 
     def step(storage: Storage) -> None:
         named = scsi_id(letter, number if digit is None else digit)
@@ -59,7 +59,7 @@ def together(*steps: Step) -> Step:
 
 
 def sessions_are_as_seen(storage: Storage) -> None:
-    """The control domain has the sessions that the recorded one had, and each SR uses what it used."""
+    """Give the control domain the recorded sessions, and each SR the target that it used."""
     text = "\n".join(value for value in storage.seen.values() if isinstance(value, str))
     sessions = re.findall(r"^tcp: \[\d+\] (\S+),1 (\S+)", text, re.MULTILINE)
     initiator = storage.host.initiator

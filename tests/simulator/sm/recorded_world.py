@@ -1,9 +1,9 @@
-"""Plays a recording of real storage drivers against a simulator, with the storage changed as its notes say.
+"""Replays a recording of real storage drivers against a simulator, and changes the storage as its notes say.
 
-A recording holds calls, and between them lines that only tell what was done to the storage or what the control
-domain then showed. A `Script` says what each of those lines means here; a line without a meaning is an error, so
-that no change of the storage is passed over. Every call is sent over the wire and its answer compared, but for
-those that a script excepts, each with its reason.
+A recording holds calls, and between them lines that describe a change of the storage or the state of the
+control domain. A `Script` says what each of those lines means here; a line without a meaning is an error, so
+no change of the storage is skipped. Every call is sent over the wire and its answer is compared, except for
+calls that a script lists with a reason.
 
     SCRIPT = Script("20a-iscsi-attach", storage={4: arrange, 40: looked_up})
 
@@ -47,7 +47,7 @@ class Storage:
     world: World
     symbols: Symbols
     seen: Mapping[str, Any]
-    """What the line shows."""
+    """The content of the line."""
 
     @property
     def host(self) -> HostStorage:
@@ -58,7 +58,7 @@ Step = Callable[[Storage], None]
 
 
 def token_is_taken(name: str) -> Step:
-    """The client asked for events here and kept the token, which is an argument of a later call."""
+    """Take an event token, as the client did here; the token is an argument of a later call."""
 
     def step(storage: Storage) -> None:
         assert storage.symbols.match(f"${name}", f"{storage.simulator.db.stamp:020},{0:020}")
@@ -67,7 +67,7 @@ def token_is_taken(name: str) -> Step:
 
 
 def pool_secret_is(name: str) -> Step:
-    """The value of the secret that every pool has; a listing alone does not tell it from another one."""
+    """Bind the value of the secret that every pool has; a listing alone does not distinguish it."""
 
     def step(storage: Storage) -> None:
         db = storage.simulator.db
@@ -79,7 +79,7 @@ def pool_secret_is(name: str) -> Step:
 
 
 def vdis_are(**scsi_ids: str) -> Step:
-    """Which VDI each name means; a list of references alone does not tell."""
+    """Bind each name to its VDI; a list of references alone does not identify it."""
 
     def step(storage: Storage) -> None:
         for name, scsi_id in scsi_ids.items():
@@ -90,20 +90,20 @@ def vdis_are(**scsi_ids: str) -> Step:
 
 
 def collector_ran(storage: Storage) -> None:
-    """xapi tidied its database up meanwhile, as it does every 30 seconds."""
+    """Run the garbage collection, as xapi does every 30 seconds."""
     gc.collect(storage.simulator.xapi)
 
 
 def looked_up(storage: Storage) -> None:
-    """The line shows something of the control domain that the simulator does not have (commands, log files)."""
+    """Do nothing: the line shows a part of the control domain that the simulator lacks (commands, log files)."""
 
 
 @dataclass(frozen=True)
 class Script:
     file: str
-    """Name of the recording, without ``.jsonl``."""
+    """The name of the recording, without ``.jsonl``."""
     storage: Mapping[int, Step] = field(default_factory=dict)
-    """By number: what a line that is no call did, or what happened unsaid before a call."""
+    """By number: what a line did that is not a call, or what happened before a call without a line."""
     start: Step = looked_up
     """The storage before the first line."""
     unjudged: Mapping[int, str] = field(default_factory=dict)
@@ -111,23 +111,23 @@ class Script:
     unmade: Mapping[int, str] = field(default_factory=dict)
     """Calls that are not made, and why."""
     same: Mapping[str, str] = field(default_factory=dict)
-    """Names of the recording that stand for one object: ``{"ref10": "dom0"}``."""
+    """Names of the recording for one object: ``{"ref10": "dom0"}``."""
     meanwhile: Mapping[int, Step] = field(default_factory=dict)
-    """By number: what happens before a line while calls go on, that is, without the pool's lock."""
+    """By number: what happens before a line while calls go on, so without the pool's lock."""
     params: Mapping[int, Mapping[int, Any]] = field(default_factory=dict)
-    """Arguments, by number of the call and of the argument, that are sent in place of the recorded ones."""
+    """Arguments, by number of the call and of the argument, that replace the recorded ones."""
     free: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Fields of a record that are not compared."""
     http: Callable[[Player, Mapping[str, Any]], Iterator[str]] | None = None
-    """Makes a request that is no call, and tells what is different about the answer."""
+    """Makes a request that is not a call, and yields the differences of the answer."""
     world: Mapping[str, Any] | str = "recorded"
     """The pool."""
     called: int = 0
-    """Which of its hosts is called."""
+    """The index of the host that is called."""
 
 
 def play(script: Script) -> list[str]:
-    """Play it against a simulator of its own; every difference as a line of text."""
+    """Replay against a new simulator; return every difference as a line of text."""
     with Simulator(world=script.world) as simulator:
         player = Player(script, simulator)
         with player.wire:
@@ -223,7 +223,7 @@ def _lines(script: Script) -> Iterator[dict[str, Any]]:
 
 
 def derived_uuid(scsi_id: str) -> str:
-    """The uuid of a VDI that is a LUN."""
+    """Return the uuid of the VDI of a LUN with that SCSI id."""
     return str(uuid.UUID(hashlib.md5(scsi_id.encode()).hexdigest()))
 
 

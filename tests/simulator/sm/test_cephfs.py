@@ -1,4 +1,4 @@
-"""Where the driver of CephFS differs from the others of its kind, from the inside."""
+"""How the CephFS driver differs from the other linked shares, without a wire."""
 
 from __future__ import annotations
 

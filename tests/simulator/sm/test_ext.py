@@ -1,4 +1,4 @@
-"""A file system on local disks, from the inside."""
+"""A file system on local disks, without a wire."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_disk_that_another_sr_wrote_down_is_in_use(bench: Bench) -> None:
 
 
 def test_disks_survive_an_unplug_and_another_path(bench: Bench) -> None:
-    """LVM finds its groups by name, wherever the disk has gone."""
+    """LVM finds its groups by name, on any disk."""
     vdi = bench.driver().vdi_create(VDISpec(GIB)).uuid
     bench.driver().detach()
     devices = bench.mounts.devices

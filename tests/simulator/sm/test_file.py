@@ -1,4 +1,4 @@
-"""Disks as files, from the inside: their bytes, their chains, and the time that a driver takes."""
+"""Disks as files, without a wire: their bytes, their chains, and the driver's times."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_base_copy_without_children_is_dropped_by_the_next_scan(bench: Bench) 
 
 
 def test_a_disk_whose_parent_was_merged_into_it_says_so_after_the_next_scan(bench: Bench) -> None:
-    """What a coalesce does to a disk with one child left; nothing here does it by itself."""
+    """A coalesce does this to a disk with one child left; the simulator never coalesces by itself."""
     vdi = make(bench)
     bench.driver().vdi_snapshot(vdi)
     file = directory(bench).file(f"{vdi}.vhd")
@@ -176,7 +176,7 @@ def test_a_resize_that_does_not_fit_changes_nothing(bench: Bench) -> None:
 
 
 def test_an_encryption_key_and_a_mirror_are_all_that_is_kept_of_the_callers_sm_config(bench: Bench) -> None:
-    """facts/xapi.md 2.4, VDI.create."""
+    """docs/background/xapi.md 2.4, VDI.create."""
     vdi = make(bench, key_hash="abc", base_mirror="m", foo="bar")
     assert bench.port.rows[vdi]["sm_config"] == {"key_hash": "abc", "base_mirror": "m"}
 

@@ -1,4 +1,4 @@
-"""Files, directories, and the account of the file system that holds them."""
+"""Files, directories, and the used space of the file system that holds them."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "CHAP secrets": who can log in, and which secret is left behind."""
+"""docs/background/recordings.md, "CHAP secrets": which credentials log in, and which secret is left behind."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ def chap() -> Iterator[Lab]:
 
 
 def own_secret(chap: Lab, value: str = PASSWORD) -> tuple[str, str]:
-    """Reference and uuid of a secret that the caller made."""
+    """Make a secret as a caller would, and return its reference and uuid."""
     ref = chap.x.secret.create({"value": value, "other_config": {}})
     return ref, chap.x.secret.get_uuid(ref)
 
@@ -90,7 +90,7 @@ class TestMutualLogin:
 class TestDiscovery:
     @pytest.fixture
     def guarded(self, chap: Lab) -> Lab:
-        """The portal wants credentials to list its targets, and the target itself none."""
+        """Require credentials to list the portal's targets, and none for the target itself."""
         chap.san.targets[TARGET].chap = None
         chap.san.portals[f"{ADDRESS}:3260"].discovery_chap = ("duser", "dpass12")
         return chap

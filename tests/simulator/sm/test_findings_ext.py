@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, findings on ext: one test for each, over the wire."""
+"""docs/background/recordings.md, findings on ext: one test for each, over the wire."""
 
 from __future__ import annotations
 

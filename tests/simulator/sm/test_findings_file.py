@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, findings on file and nfs, as far as they hold for both: one test for each, over the wire."""
+"""docs/background/recordings.md, findings on file and nfs: one test for each that holds for both, over the wire."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_snapshot_leaves_a_base_copy_and_copies_everything_but_the_tags(lab: F
     assert refusal(lab.x.VDI.destroy, base_ref) == ["VDI_NOT_MANAGED", base_ref]
 
 
-def test_a_clone_of_a_disk_that_nobody_wrote_to_since_its_snapshot_shares_that_snapshots_base(
+def test_a_clone_of_a_disk_that_was_not_written_to_since_its_snapshot_shares_that_snapshots_base(
     lab: FileLab, sr: str
 ) -> None:
     """Traces 21#55-59, 22#71-75; tags are not copied here either."""
@@ -199,7 +199,7 @@ def test_vdis_that_come_back_after_a_forget_have_their_uuids_and_nothing_else(la
     assert row["type"] == "user"
 
 
-def test_a_base_copy_that_comes_back_after_a_forget_has_no_name_and_is_still_nobodys_to_destroy(
+def test_a_base_copy_that_comes_back_after_a_forget_has_no_name_and_still_cannot_be_destroyed(
     lab: FileLab, sr: str
 ) -> None:
     """Traces 21#97-104, 22#113-120."""

@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, findings on LUN-per-VDI (type iscsi): one test for each number, over the wire."""
+"""docs/background/recordings.md, findings on LUN-per-VDI (type iscsi): one test for each number, over the wire."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def iscsi() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("has_it", [False, True])
 def test_a_host_offers_what_its_sm_has_and_may_be_without_this_type(has_it: bool) -> None:
-    """SM's own tree calls the driver rawiscsi, so a host may lack ``iscsi``; it says so itself."""
+    """SM's own tree calls the driver rawiscsi, so a host may lack ``iscsi``; its SM records tell."""
     types = ["nfs", "lvmoiscsi", *(["iscsi"] if has_it else [])]
     with lab(world={"pool": {"sm_types": types}, "hosts": [{"name": "host1"}]}) as small:
         assert ("iscsi" in small.x.SR.get_supported_types()) is has_it
@@ -232,7 +232,10 @@ class TestFinding9:
         assert after["other_config"] == {"k": "v"}
 
     def test_a_number_that_is_another_volume_meanwhile_brings_in_that_one(self, iscsi: Lab) -> None:
-        """Not recorded: libs/sm/BaseISCSI.py, _attach_LUN_bylunid, compares the SCSI ids. The old row stays."""
+        """Not recorded: libs/sm/BaseISCSI.py, _attach_LUN_bylunid, compares the SCSI ids.
+
+        The old row stays.
+        """
         sr, _ = iscsi.plug()
         old = iscsi.vdis(sr)[1]["ref"]
         iscsi.san.replace_lun(TARGET, 1, 3 * GIB, scsi_id="3600ff")
@@ -433,7 +436,7 @@ class TestFinding13:
         self.create(iscsi)
         assert refusal(lambda: self.create(iscsi)) == ["SR_DEVICE_IN_USE"]
 
-    def test_a_probe_lists_created_srs_and_contacts_nobody(self, iscsi: Lab) -> None:
+    def test_a_probe_lists_created_srs_and_contacts_no_portal(self, iscsi: Lab) -> None:
         created = iscsi.x.SR.get_uuid(self.create(iscsi))
         iscsi.san.unreachable(f"{ADDRESS}:3260")
         found = iscsi.x.SR.probe(iscsi.host, CONFIG, "iscsi", {})

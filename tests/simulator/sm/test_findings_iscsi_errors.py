@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "iSCSI errors": what each cause is answered with, when probing and when plugging."""
+"""docs/background/recordings.md, "iSCSI errors": the answer for each cause, when probing and when plugging."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,7 +21,7 @@ def iscsi() -> Iterator[Lab]:
 
 
 def targets(*offered: str, port: str = "", address: str = ADDRESS) -> str:
-    """The list of targets that 83 and 96 carry."""
+    """Return the list of targets in errors 83 and 96."""
     entries = [
         f"\t<TGT>\n\t\t<Index>{index}</Index>\n\t\t<IPAddress>{address}</IPAddress>\n"
         + (f"\t\t<Port>{port}</Port>\n" if port else "")
@@ -72,7 +72,7 @@ UNFINISHED = [
     ),
     pytest.param({"target": EMPTY}, failure(68, LOGIN), id="no targetIQN, and the portal offers none"),
 ]
-"""What is refused before anything is tried, so that a probe says the same."""
+"""Refusals before any contact with the storage; a probe gives the same answer."""
 
 
 @pytest.mark.parametrize(("config", "expected"), UNFINISHED)
@@ -104,7 +104,7 @@ def test_an_incomplete_device_config_is_refused_by_a_plug_and_leaves_no_mark(
         pytest.param(
             {"target": "10.9.9.9", "targetIQN": TARGET},
             failure(141, "Unable to connect to ISCSI service on target"),
-            id="nobody answers",
+            id="no answer",
         ),
         pytest.param(
             {"target": EMPTY, "targetIQN": TARGET}, failure(68, LOGIN), id="no target at all, not 83"
@@ -147,7 +147,7 @@ def test_a_host_without_initiator_name_is_refused(iscsi: Lab) -> None:
 def test_a_port_other_than_3260_is_listed(iscsi: Lab) -> None:
     iscsi.san.add_portal(f"{ADDRESS}:3261", OTHER)
     refused = refusal(iscsi.x.SR.probe, iscsi.host, {"target": ADDRESS, "port": "3261"}, "iscsi", {})
-    # discovery gives every portal of a target, wherever it was asked
+    # discovery returns every portal of a target, from any portal
     listed = refused[3]
     assert f"<IPAddress>{OTHER_ADDRESS}</IPAddress>\n\t\t<TargetIQN>{OTHER}" in listed
     assert f"<IPAddress>{ADDRESS}</IPAddress>\n\t\t<Port>3261</Port>\n\t\t<TargetIQN>{OTHER}" in listed
@@ -164,7 +164,7 @@ class TestProbeOfACompleteConfiguration:
             {"target": "10.9.9.9", "targetIQN": "*"},
         ],
     )
-    def test_it_contacts_nobody_and_so_always_succeeds(self, iscsi: Lab, config: dict[str, str]) -> None:
+    def test_it_contacts_no_portal_and_so_always_succeeds(self, iscsi: Lab, config: dict[str, str]) -> None:
         found = iscsi.x.SR.probe(iscsi.host, config, "iscsi", {})
         assert found == '<?xml version="1.0" ?>\n<SRlist/>\n'
         assert iscsi.initiator.sessions == []
@@ -176,7 +176,7 @@ def test_keys_that_seem_to_choose_a_lun_choose_none(iscsi: Lab, extra: dict[str,
     assert sorted(iscsi.vdis(sr)) == sorted(LUNS)
 
 
-def test_a_plug_that_failed_for_its_scsi_id_leaves_a_session_that_nobody_closes_any_more(iscsi: Lab) -> None:
+def test_a_plug_that_failed_for_its_scsi_id_leaves_a_session_that_stays_open(iscsi: Lab) -> None:
     sr, pbd = iscsi.introduce({"target": ADDRESS, "targetIQN": TARGET, "SCSIid": "3600ff"})
     assert refusal(iscsi.x.PBD.plug, pbd)[0] == "SR_BACKEND_FAILURE_107"
     iscsi.x.PBD.unplug(pbd)

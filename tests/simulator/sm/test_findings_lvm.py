@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, findings on lvm: one test for each, over the wire."""
+"""docs/background/recordings.md, findings on lvm: one test for each, over the wire."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_a_raw_vdi_is_rounded_up_to_4_mib(lab: FileLab, sr: str) -> None:
     assert lab.sizes(raw) == (12582912, 12582912)
 
 
-def test_without_space_it_is_44_and_beyond_2040_gib_79_before_anybody_looks_for_space(
-    lab: FileLab, sr: str
-) -> None:
+def test_without_space_it_is_44_and_beyond_2040_gib_79_before_space_is_checked(lab: FileLab, sr: str) -> None:
     """Traces 24#22, 24#25, 24#26."""
     no_space = ["SR_BACKEND_FAILURE_44", "", "There is insufficient space", ""]
     assert refusal(lab.vdi, sr, 1010 * MIB) == no_space

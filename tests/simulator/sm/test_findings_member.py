@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "pool member that cannot reach its coordinator" (trace 31): what it says to whom, and at once."""
+"""docs/background/recordings.md, "pool member that cannot reach its coordinator" (trace 31): its answers at once."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def member() -> Iterator[Member]:
         pytest.param(("", ""), id="nothing"),
     ],
 )
-def test_a_log_in_is_sent_to_the_coordinator_before_anybody_looks_at_its_credentials(
+def test_a_log_in_is_sent_to_the_coordinator_before_its_credentials_are_checked(
     member: Member, params: tuple[str, ...]
 ) -> None:
-    """Trace 31#2-4. A wrong password would be punished with a wait; none is made."""
+    """Trace 31#2-4. A wrong password would cost a wait; there is none."""
     member.xapi.xapi.login_penalty = 600.0
     start = time.monotonic()
     assert member.call("session.login_with_password", *params) == ELSEWHERE
@@ -82,13 +82,13 @@ def test_a_local_log_in_looks_at_the_password(member: Member) -> None:
 
 
 def test_whether_there_is_an_emergency_is_not_told_without_a_session(member: Member) -> None:
-    """Trace 31#7: the missing session is a parameter less than none."""
+    """Trace 31#7: the missing session counts as minus one parameter."""
     few = ["MESSAGE_PARAMETER_COUNT_MISMATCH", "host.is_in_emergency_mode", "0", "-1"]
     assert member.call("host.is_in_emergency_mode") == ("error", few)
 
 
 def test_no_answer_at_all_can_be_ordered(member: Member) -> None:
-    """What a call with an unknown session got (trace 31#8); here it is refused, unless a test wants silence."""
+    """What a call with an unknown session got (trace 31#8); here it is refused, unless a test orders no answer."""
     assert member.call("host.get_all", "none") == ("error", ["SESSION_INVALID", "none"])
     order = member.xapi.faults.hang("host.get_all", host="host2")
     impatient = Caller(member.xapi.urls[1], timeout=0.3)

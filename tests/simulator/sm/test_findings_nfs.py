@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, findings on nfs: one test for each, over the wire."""
+"""docs/background/recordings.md, findings on nfs: one test for each, over the wire."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def server(lab: FileLab) -> NfsServer:
 
 
 def both(lab: FileLab, config: dict[str, str]) -> list[str]:
-    """What probe, create and plug are all refused with."""
+    """Return the common error of probe, create and plug."""
     refusals = [refusal(lab.probe, "nfs", config), refusal(lab.create, "nfs", config)]
     _sr, pbd = lab.introduce("nfs", config)
     assert refusals[0] == refusals[1] == refusal(lab.x.PBD.plug, pbd)
@@ -64,7 +64,7 @@ def test_without_a_server_it_is_102(lab: FileLab) -> None:
 
 
 def test_without_a_serverpath_it_is_101_and_probe_and_create_list_the_exports(lab: FileLab) -> None:
-    """Traces 22#6, 22#19; the plug asks the server nothing (sm/NFSSR.py, attach)."""
+    """Traces 22#6, 22#19; the plug does not ask the server (sm/NFSSR.py, attach)."""
     missing = ["SR_BACKEND_FAILURE_101", "", "The request is missing the serverpath parameter"]
     assert refusal(lab.probe, "nfs", {"server": SERVER}) == [*missing, EXPORTS]
     assert refusal(lab.create, "nfs", {"server": SERVER}) == [*missing, EXPORTS]
@@ -94,13 +94,13 @@ def test_an_export_for_others_is_a_mount_that_fails(lab: FileLab, server: NfsSer
 
 def test_a_server_whose_port_refuses_is_108(lab: FileLab, server: NfsServer) -> None:
     """Traces 22#10, 22#18."""
-    nobody = ["SR_BACKEND_FAILURE_108", "", "Unable to detect an NFS service on this target.", ""]
-    assert both(lab, CONFIG | {"server": "10.0.0.9"}) == nobody
+    no_service = ["SR_BACKEND_FAILURE_108", "", "Unable to detect an NFS service on this target.", ""]
+    assert both(lab, CONFIG | {"server": "10.0.0.9"}) == no_service
     server.is_listening = False
-    assert refusal(lab.probe, "nfs", CONFIG) == nobody
+    assert refusal(lab.probe, "nfs", CONFIG) == no_service
 
 
-def test_a_server_whose_name_nobody_knows_is_140(lab: FileLab) -> None:
+def test_a_server_whose_name_does_not_resolve_is_140(lab: FileLab) -> None:
     """Trace 22#11."""
     unknown = ["SR_BACKEND_FAILURE_140", "", "Incorrect DNS name, unable to resolve.", ""]
     assert both(lab, CONFIG | {"server": "no.such.host.invalid"}) == unknown
@@ -117,7 +117,7 @@ def test_a_server_that_answers_on_its_port_and_not_to_rpcinfo_is_72(lab: FileLab
 def test_a_server_of_version_4_only_needs_no_rpcinfo_and_the_version_to_be_asked_for(
     lab: FileLab, server: NfsServer
 ) -> None:
-    """sm/nfs.py, get_supported_nfs_versions: what does not register is tried."""
+    """sm/nfs.py, get_supported_nfs_versions: a version that does not register is tried."""
     server.has_rpcbind, server.versions = False, ["4"]
     why = "Required NFS server version unsupported [opterr=Unsupported NFS version: 3]"
     assert refusal(lab.probe, "nfs", CONFIG) == ["SR_BACKEND_FAILURE_72", "", why, ""]
@@ -211,7 +211,7 @@ def test_the_sr_is_as_large_and_as_full_as_the_export(lab: FileLab, server: NfsS
 def test_an_sr_without_disks_can_be_destroyed_and_takes_its_directory_along(
     lab: FileLab, server: NfsServer
 ) -> None:
-    """sm/NFSSR.py, delete; with a directory of somebody's in it, it cannot be removed."""
+    """sm/NFSSR.py, delete; with another client's directory in it, it cannot be removed."""
     sr = lab.create("nfs", CONFIG)
     lab.x.PBD.unplug(lab.pbd(sr))
     lab.x.SR.destroy(sr)

@@ -1,6 +1,6 @@
-"""facts/sm-truth.md, findings on hba, udev, iso and smb, and what the drivers of gluster and CephFS do: over the wire.
+"""docs/background/recordings.md, findings on hba, udev, iso and smb, over the wire; also gluster and CephFS.
 
-What says "not recorded" was read in the drivers (XCP-ng's for gluster and CephFS, which XenServer does not have).
+"Not recorded" marks what was read in the drivers (XCP-ng's for gluster and CephFS, which XenServer does not have).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_udev_takes_any_location_and_is_empty_where_there_are_no_devices(lab: Fi
 
 
 def test_udev_shows_the_devices_below_its_location_as_they_are_plugged_in_and_out(lab: FileLab) -> None:
-    """Not recorded: drv/udevSR.py; destroying one is VDI_IS_A_PHYSICAL_DEVICE (facts/xapi.md 2.4)."""
+    """Not recorded: drv/udevSR.py; destroying one is VDI_IS_A_PHYSICAL_DEVICE (docs/background/xapi.md 2.4)."""
     lab.mounts.devices["/dev/xapi/block/sdb"] = lab.shares.new_device(GIB)
     lab.mounts.devices["/dev/sdc"] = lab.shares.new_device(GIB)
     sr = lab.create("udev", {"location": "/dev/xapi/block"}, type="block")
@@ -153,7 +153,7 @@ def test_an_iso_library_may_have_any_content_type(lab: FileLab, content_type: st
 
 @pytest.mark.parametrize("config", [LOCAL, {"location": "10.0.0.5:/isos", "type": "nfs_iso"}])
 def test_images_appear_with_a_scan_and_not_with_the_plug(lab: FileLab, config: dict[str, str]) -> None:
-    """facts/xapi.md 2.4 and 5.5: named after their files, read-only, with the uuid of the name if it has one."""
+    """docs/background/xapi.md 2.4, 5.5: named after their files, read-only, with the uuid in the name if it has one."""
     local = lab.mounts.directory("/srv/isos")
     assert local is not None
     named = "33333333-0000-4000-8000-000000000003.iso"
@@ -210,7 +210,7 @@ def test_an_smb_share_is_an_sr_by_the_directory_with_its_uuid(lab: FileLab) -> N
 
 
 def test_the_password_of_a_share_becomes_a_secret_that_the_driver_looks_up(lab: FileLab) -> None:
-    """facts/xapi.md 2.4, PBD.create."""
+    """docs/background/xapi.md 2.4, PBD.create."""
     config = lab.x.PBD.get_device_config(lab.pbd(lab.create("smb", SMB)))
     assert "password" not in config
     assert config.keys() >= {"server", "username", "password_secret"}
@@ -250,7 +250,7 @@ def test_a_gluster_volume_or_a_cephfs_is_an_sr_by_the_directory_with_its_uuid(
 def test_a_mount_that_fails_is_12_for_a_plug_111_for_create_and_a_crash_for_probe(
     lab: FileLab, sr_type: str, config: dict[str, str], number: int
 ) -> None:
-    """Not recorded: the drivers name no code of the table for a plug, and do not catch what a probe raises."""
+    """Not recorded: the drivers use no code of the table for a plug, and do not catch a probe's exception."""
     why = f"mount failed with return code {number}"
     assert refusal(lab.probe, sr_type, config) == ["SR_BACKEND_FAILURE_1200", "", why, ""]
     kind = {"glusterfs": "GlusterFS", "cephfs": "CephFS"}[sr_type]

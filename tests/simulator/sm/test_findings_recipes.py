@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "Working recipes": the calls by which volumes come and go, and that nothing is left of them."""
+"""docs/background/recordings.md, "Working recipes": the calls that add and remove volumes, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_one_more_lun_of_the_target_comes_into_the_same_sr(iscsi: Lab, by_scan: 
     taken_out(iscsi, plugged(iscsi, vm(iscsi), vdi))
 
 
-def test_a_lun_that_is_forgotten_before_it_is_removed_is_missed_by_nobody(iscsi: Lab) -> None:
+def test_a_lun_that_is_forgotten_before_it_is_removed_leaves_nothing(iscsi: Lab) -> None:
     sr, pbd = iscsi.plug()
     guest = vm(iscsi)
     vdi = iscsi.vdis(sr)[1]["ref"]

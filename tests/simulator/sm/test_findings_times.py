@@ -1,7 +1,7 @@
-"""facts/sm-truth.md: the seconds in it, of drivers that are asked alone, by a xapi that only adds up what they sleep.
+"""docs/background/recordings.md: its seconds, measured on single drivers with a xapi that only adds up their sleeps.
 
-Real times were seen with a stand-in for the kernel, so that only their order is held. They are waited for
-where a simulator was started with ``storage_delays``.
+The recording host had a stand-in for the kernel, so only the order of magnitude is tested. A simulator sleeps
+these times only if it was started with ``storage_delays``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def world() -> World:
 
 
 def plug(bench: Bench) -> float:
-    """The seconds of PBD.plug: attaching, and the scan that xapi lets follow."""
+    """Return the seconds of PBD.plug: attaching, and the scan that follows."""
     before = bench.port.slept
     bench.driver().attach()
     bench.driver().scan()
@@ -68,7 +68,7 @@ def test_a_lun_is_introduced_at_once_and_an_absent_one_waited_for_for_a_minute(w
 @pytest.mark.parametrize(
     ("config", "least", "most"),
     [
-        pytest.param({"target": "10.9.9.9"}, 5, 5, id="nobody answers"),
+        pytest.param({"target": "10.9.9.9"}, 5, 5, id="no answer"),
         pytest.param({"port": "3999"}, 0, 0, id="the port refuses"),
     ],
 )
@@ -98,7 +98,7 @@ def test_luns_are_waited_for_for_half_a_minute_before_they_are_listed(world: Wor
 
 
 def test_luns_of_a_host_that_is_logged_in_are_listed_at_once(world: World) -> None:
-    """SM leaves off waiting when there are as many devices as LUNs. From the source; no trace shows it."""
+    """SM stops waiting when there are as many devices as LUNs. From the source; no trace shows it."""
     plugged = Bench(world, ISCSI, CONFIG)
     plugged.driver().attach()
     bench = Bench(world, LVMoISCSI, CONFIG)

@@ -1,4 +1,4 @@
-"""facts/sm-truth.md, "VBD on LUN-per-VDI": what disks on LUNs do to their SR, and the other way round."""
+"""docs/background/recordings.md, "VBD on LUN-per-VDI": how plugged LUN disks affect their SR, and the SR them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +75,7 @@ class TestPlugging:
         luns.x.VBD.unplug(vbd)
 
     def test_a_domain_without_storage_changes_nothing_about_the_disk(self) -> None:
-        """Trace 20c#17: the recorded host's domains were simulated, so that no plug reached SM."""
+        """Trace 20c#17: the recorded host's domains were simulated, so no plug reached SM."""
         host = {"name": "host1", "iscsi_iqn": "iqn.2001-01.test:host1"}
         world = {"pool": {"domains_use_storage": False}, "hosts": [host]}
         with lab(world=world) as luns:
@@ -107,9 +107,9 @@ class TestPlugging:
     def test_nor_does_the_driver_let_go_of_it_or_of_another_until_the_host_looks_again(
         self, luns: Lab
     ) -> None:
-        """RAWVDI.detach reads every LUN first, and then wants its own (libs/sm/LUNperVDI.py; no trace has it).
+        """RAWVDI.detach reads every LUN first, and then requires its own (libs/sm/LUNperVDI.py; no trace has it).
 
-        The guest has let go by then.
+        The guest has released the disk by then.
         """
         sr, _ = luns.plug()
         guest, disks = vm(luns), luns.vdis(sr)
@@ -158,7 +158,7 @@ class TestControlDomain:
 
 @pytest.mark.parametrize("plugs_again", [False, True])
 def test_a_member_of_the_pool_sees_only_the_luns_of_its_own_session(plugs_again: bool) -> None:
-    """SR.scan looks on the master: what it brings in has no disk yet on a member that was plugged before."""
+    """SR.scan scans on the master: a LUN that it adds has no disk yet on a member that was plugged before."""
     with lab(hosts=2) as luns:
         sr, _ = luns.introduce()
         other = next(host for host in luns.x.host.get_all() if host != luns.host)

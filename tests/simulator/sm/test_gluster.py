@@ -1,4 +1,4 @@
-"""Where the driver of gluster volumes differs from the others of its kind, from the inside."""
+"""How the driver of gluster volumes differs from the other linked shares, without a wire."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_without_a_server_it_is_102(bench: Bench) -> None:
 
 
 def test_a_uuid_that_is_not_on_the_volume_is_attached_and_has_no_file_system(bench: Bench) -> None:
-    """Nothing is tried for writing, as it is with smb: the link dangles, and the first look at it crashes."""
+    """Unlike smb, nothing tests writing: the link dangles, and the first access to it crashes."""
     bench.driver().attach()
     assert fault(bench.driver().scan) == 47
     assert fault(bench.driver().update) == 1200

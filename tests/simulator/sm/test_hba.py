@@ -15,7 +15,7 @@ EMPTY_LIST = '<?xml version="1.0" ?>\n<SRlist/>\n'
 
 @pytest.fixture
 def bare() -> Iterator[Lab]:
-    """A host without adapter."""
+    """A host without an adapter."""
     with lab() as made:
         yield made
 
@@ -133,7 +133,7 @@ class TestLUNPerVDI:
         assert fc.x.SR.get_VDIs(sr) == []
 
     def test_a_zone_keeps_other_hosts_out(self, fc: Lab) -> None:
-        fc.san.fc_targets[ARRAY].initiators = {"somebody else's port"}
+        fc.san.fc_targets[ARRAY].initiators = {"another port"}
         sr, _ = fc.plug({}, type="hba")
         assert fc.x.SR.get_VDIs(sr) == []
 

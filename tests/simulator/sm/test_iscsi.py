@@ -1,6 +1,6 @@
-"""How long things take on an iSCSI target, and what a thousand LUNs cost.
+"""The times of operations on an iSCSI target, and the cost of a thousand LUNs.
 
-What the simulator sleeps is added up. A clock would also count what other processes do on a busy machine.
+The tests add up the simulator's sleeps. A clock would also count what other processes do on a busy machine.
 """
 
 import threading
@@ -50,7 +50,7 @@ def test_a_thousand_luns_are_brought_in_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_with_delays_a_login_and_a_scan_take_what_they_took_and_nobody_else_waits() -> None:
+def test_with_delays_a_login_and_a_scan_take_what_they_took_and_no_other_call_waits() -> None:
     with lab(storage_delays=True) as iscsi, sleeps(iscsi) as slept:
         start = time.monotonic()
 

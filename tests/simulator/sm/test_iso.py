@@ -1,4 +1,4 @@
-"""A library of CD images, from the inside."""
+"""A library of CD images, without a wire."""
 
 from __future__ import annotations
 

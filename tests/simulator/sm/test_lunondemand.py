@@ -1,4 +1,4 @@
-"""Arrays that make a LUN for every VDI: types ``netapp`` and ``equal``, for pools that are told to have them."""
+"""Arrays that make a LUN for every VDI: types ``netapp`` and ``equal``, for pools whose world file has them."""
 
 from collections.abc import Iterator
 

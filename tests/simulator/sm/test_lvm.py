@@ -1,4 +1,4 @@
-"""Logical volumes, from the inside: thin ones, masters and members, growth, groups without VHDs."""
+"""Logical volumes, without a wire: thin ones, masters and members, growth, groups without VHDs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def volume_size(bench: Bench, vdi: str) -> int:
     return size
 
 
-def test_a_thin_disk_takes_8_mib_until_somebody_writes_to_it(bench: Bench) -> None:
+def test_a_thin_disk_takes_8_mib_until_it_is_written_to(bench: Bench) -> None:
     bench.config["allocation"] = "thin"
     bench.create()
     vdi = make(bench)

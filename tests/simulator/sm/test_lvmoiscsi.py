@@ -1,4 +1,4 @@
-"""LVM on an iSCSI LUN: what it demands, what it finds, and that its disks outlive the SR's record."""
+"""LVM on an iSCSI LUN: its required keys, its lists, and that its disks outlive the SR's record."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What a host sees where, and what shows when a mount is taken away."""
+"""A host's mounts, and the bare directory that shows after an unmount."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""An export as two hosts use it, and the corners of mounting that the recordings do not reach."""
+"""An export used by two hosts, and cases of mounting that the recordings lack."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_shared_sr_is_mounted_on_every_host_and_only_the_master_introduces_dis
 
 
 def test_an_export_that_admits_the_master_only_leaves_the_member_unplugged(lab: FileLab) -> None:
-    """SR.create waits for the other plugs and does not look at what became of them (facts/xapi.md 2.4)."""
+    """SR.create waits for the other plugs and ignores their outcome (docs/background/xapi.md 2.4)."""
     lab.shares.nfs[0].exports["/export/a"].access = ["host1"]
     sr = lab.create("nfs", CONFIG, shared=True)
     assert members(lab) == ["host1"]
@@ -60,7 +60,7 @@ def test_a_mount_that_was_asked_for_read_only_takes_no_sr(lab: FileLab) -> None:
 
 
 def test_a_directory_with_something_in_it_is_no_new_sr(lab: FileLab) -> None:
-    """42; the uuid of a new SR is made up, so that only SR.create with nosubdir can meet one."""
+    """Error 42. A new SR has a random uuid, so only SR.create with nosubdir can find such a directory."""
     sr = lab.create("nfs", CONFIG, nosubdir="true")
     lab.vdi(sr, MIB)
     lab.x.PBD.unplug(lab.pbd(sr))
@@ -82,7 +82,7 @@ def test_a_full_export_takes_an_sr_and_no_note_about_hard_links(lab: FileLab) ->
 
 
 def test_an_sr_with_a_strangers_directory_in_it_is_erased_but_not_removed(lab: FileLab) -> None:
-    """76 (sm/NFSSR.py, delete)."""
+    """Error 76 (sm/NFSSR.py, delete)."""
     sr = lab.create("nfs", CONFIG)
     lab.disks_of(sr).make_directory("stranger")
     lab.x.PBD.unplug(lab.pbd(sr))

@@ -1,4 +1,4 @@
-"""What SR.probe, PBD.plug and a second introduce of an iSCSI target were answered."""
+"""Recorded answers of SR.probe, PBD.plug and a second introduce of an iSCSI target."""
 
 from recorded_san import arrange, sessions_are_as_seen, together
 from recorded_world import Script, looked_up, play, pool_secret_is, token_is_taken
@@ -11,7 +11,7 @@ SCRIPT = Script(
         40: sessions_are_as_seen,
         44: token_is_taken("token463"),
         45: looked_up,  # commands
-        51: looked_up,  # device nodes, and how the uuid is derived: every $md5 of the file is checked
+        51: looked_up,  # device nodes, and the derivation of the uuid: every $md5 of the file is checked
         71: looked_up,  # commands
         94: sessions_are_as_seen,
     },

@@ -1,11 +1,14 @@
-"""What becomes of VDIs when LUNs come, grow, go and change, and when a session is lost."""
+"""Recorded VDIs when LUNs are added, grow, are removed and change, and when a session is lost."""
 
 from recorded_san import GIB, VOLUME_A, arrange, lun, no_lun, sessions_are_as_seen, together
 from recorded_world import Script, Storage, looked_up, play
 
 
-def somebody_left_a_reference(storage: Storage) -> None:
-    """The control domain was not clean: PBD.unplug logs out nowhere in the file (#72 took 0.1 s, #73 5 s)."""
+def an_earlier_run_left_a_reference(storage: Storage) -> None:
+    """Leave a reference of an earlier run:
+
+    PBD.unplug logs out nowhere in the file (#72 took 0.1 s, #73 5 s).
+    """
     storage.host.initiator.references[VOLUME_A] = ["6f8a0b1c-0000-4000-8000-000000000000"]
 
 
@@ -15,7 +18,7 @@ def session_is_lost(storage: Storage) -> None:
 
 SCRIPT = Script(
     "20b-iscsi-lifecycle",
-    start=together(arrange, somebody_left_a_reference),
+    start=together(arrange, an_earlier_run_left_a_reference),
     storage={
         9: lun(2, 4 * GIB),
         13: lun(1, 3 * GIB),

@@ -1,4 +1,4 @@
-"""Disks of a VM and of the control domain on LUNs, also on LUNs that vanish."""
+"""Recorded disks of a VM and of the control domain on LUNs, also on LUNs that vanish."""
 
 from recorded_san import GIB, arrange, lun, no_lun, sessions_are_as_seen
 from recorded_world import Script, collector_ran, looked_up, play
@@ -8,7 +8,7 @@ SCRIPT = Script(
     start=arrange,
     storage={
         24: no_lun(1),
-        32: lun(1, 2 * GIB),  # said only by the note of #33
+        32: lun(1, 2 * GIB),  # only the note of #33 says it
         36: collector_ran,  # #35 took 15 s, and #38 succeeded
         51: looked_up,  # commands and device nodes
         57: looked_up,  # device nodes

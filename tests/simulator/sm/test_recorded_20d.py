@@ -1,4 +1,4 @@
-"""The refusals of PBD.plug, the secrets that CHAP passwords leave, and SR.create."""
+"""Recorded refusals of PBD.plug, secrets that CHAP passwords leave, and SR.create."""
 
 from recorded_san import VOLUME_A, arrange, scsi_id, sessions_are_as_seen, together
 from recorded_world import Script, Storage, looked_up, play, pool_secret_is, vdis_are

@@ -1,4 +1,4 @@
-"""Two SRs on one target, one volume in two targets, a session that nobody closes, discovery CHAP, an ACL."""
+"""Recorded: two SRs on one target, one volume in two targets, a session that stays open, discovery CHAP, an ACL."""
 
 from recorded_san import GIB, VOLUME_A, VOLUME_C, arrange, lun, no_lun, sessions_are_as_seen, together
 from recorded_world import Script, Storage, play
@@ -27,7 +27,7 @@ SCRIPT = Script(
         37: sessions_are_as_seen,
         47: lun(2, 2 * GIB, digit=1, target=VOLUME_C),
         55: lun(6, GIB, digit=0),
-        60: no_lun(6),  # said only by the note of #61
+        60: no_lun(6),  # only the note of #61 says it
         64: sessions_are_as_seen,
         68: sessions_are_as_seen,
         71: sessions_are_as_seen,

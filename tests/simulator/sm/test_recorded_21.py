@@ -1,4 +1,4 @@
-"""What a local directory does as an SR: sizes, cuts, foreign files, a lost mount."""
+"""Recorded: a local directory as an SR, with sizes, snapshots and clones, foreign files, a lost mount."""
 
 from recorded_files import (
     broken_vhd,

@@ -1,4 +1,4 @@
-"""What an NFS export does as an SR: errors, probes, sizes, cuts, a lost mount, nosubdir, a full disk."""
+"""Recorded: an NFS export as an SR, with errors, probes, sizes, a lost mount, nosubdir, a full disk."""
 
 from recorded_files import (
     broken_vhd,
@@ -13,7 +13,7 @@ from recorded_world import Script, Storage, looked_up, play
 
 
 def arrange(storage: Storage) -> None:
-    """Of 127.0.0.2 only the NFS port answers; on 127.0.0.9 nothing does."""
+    """Arrange the servers: on 127.0.0.2 only the NFS port answers; on 127.0.0.9 nothing does."""
     server = storage.world.shares.add_nfs("127.0.0.1")
     server.export("/export/a", size=510873600, used=40960)
     server.export("/export/small", size=14410752, used=2048, block=1024)
@@ -22,7 +22,7 @@ def arrange(storage: Storage) -> None:
 
 
 def one_block_is_lost(storage: Storage) -> None:
-    """To the tree of extents of one of the disks that fill the file system."""
+    """Use one more block, for the tree of extents of one of the disks that fill the file system."""
     storage.world.shares.nfs[0].exports["/export/small"].filesystem.used += 1024
 
 
@@ -30,7 +30,7 @@ SCRIPT = Script(
     "22-nfs",
     start=arrange,
     storage={
-        4: looked_up,  # what is arranged above
+        4: looked_up,  # what `arrange` sets up
         28: looked_up,  # directories
         53: files_are_as_seen("store"),
         73: files_are_as_seen("store"),
@@ -46,7 +46,7 @@ SCRIPT = Script(
         127: unmounted("again"),
         148: files_are_as_seen("again"),
         151: looked_up,  # the same files
-        155: looked_up,  # where the disks of a nosubdir SR lie
+        155: looked_up,  # the directory of a nosubdir SR's disks
         172: one_block_is_lost,
         175: looked_up,  # df
     },

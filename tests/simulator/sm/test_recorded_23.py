@@ -1,4 +1,4 @@
-"""What drivers of local disks, adapters, devices, images and SMB shares find and refuse; LVM's sizes."""
+"""Recorded: what drivers of local disks, adapters, devices, images and SMB shares find and refuse; LVM's sizes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ WORLD: Mapping[str, Any] = {"pool": {"sm_types": TYPES.split()}, "hosts": [{"nam
 
 
 def arrange(storage: Storage) -> None:
-    """Trace sm/23#5, the NFS server of sm/22, the targets of sm/20a; nobody can mount SMB shares."""
+    """Arrange trace sm/23#5, the NFS server of sm/22, the targets of sm/20a; without mount.cifs for SMB shares."""
     arrange_san(storage)
     server = storage.world.shares.add_nfs("127.0.0.1")
     server.export("/export/a", size=510873600, used=40960)

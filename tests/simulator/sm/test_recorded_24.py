@@ -1,4 +1,4 @@
-"""What LVM and ext on a local disk make of sizes, and ext of resizing, cutting and coming back."""
+"""Recorded: sizes of disks in LVM and ext SRs on a local disk; resizes, snapshots, clones and reattaching of ext."""
 
 from recorded_world import Script, looked_up, play
 from test_recorded_23 import arrange, wiped

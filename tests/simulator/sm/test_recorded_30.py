@@ -1,4 +1,4 @@
-"""What xapi's doors for images answer: heads, pages, second answers in a body, and the truth of the task."""
+"""Recorded answers of the image handlers: heads, pages, second answers in a body, and the task's outcome."""
 
 from recorded_http import Upload, exchange
 from recorded_world import Script, Storage, looked_up, play
@@ -13,7 +13,7 @@ def arrange(storage: Storage) -> None:
 
 
 def sr_uuid_was_asked_for(storage: Storage) -> None:
-    """By a call that was not recorded."""
+    """Read the SR's uuid, as a call did that was not recorded."""
     sr = storage.symbols.resolve("$sr")
     assert storage.symbols.match("$sr.uuid", storage.simulator.db.row("SR", sr)["uuid"])
 
@@ -24,7 +24,7 @@ SCRIPT = Script(
     start=arrange,
     storage={
         4: looked_up,
-        14: looked_up,  # what came back is compared with what was sent in test_images.py
+        14: looked_up,  # test_images.py compares the received data with the sent data
         357: looked_up,
     },
     meanwhile={72: sr_uuid_was_asked_for, 357: UPLOAD.begin, 367: UPLOAD.end},

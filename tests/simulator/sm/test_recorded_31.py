@@ -1,4 +1,4 @@
-"""What a pool member answers that cannot reach its coordinator."""
+"""Recorded answers of a pool member that cannot reach its coordinator."""
 
 from recorded_world import Script, Storage, looked_up, play
 
@@ -13,7 +13,7 @@ SCRIPT = Script(
     "31-slave-emergency",
     storage={
         1: coordinator_is_lost,
-        8: looked_up,  # a call that got no answer, once; here it is answered unless faults.hang is ordered
+        8: looked_up,  # one call got no answer; here it is answered unless faults.hang is ordered
     },
     world={"hosts": [{"name": "coordinator"}, {"name": "xapihost"}]},
     called=1,

@@ -45,7 +45,7 @@ class TestArrays:
         assert volume.path.stat().st_size == 1 << 40
         assert volume.path.stat().st_blocks == 0
 
-    def test_a_lun_that_nobody_reads_costs_no_file(self, san: San) -> None:
+    def test_a_lun_that_is_not_read_costs_no_file(self, san: San) -> None:
         san.add_lun(IQN, 7, MIB)
         assert list(san.directory.iterdir()) == []
 
@@ -203,7 +203,7 @@ class TestInitiator:
         with pytest.raises(LoginRefused):
             Initiator().login(san, PORTAL, IQN, given, None)
 
-    def test_credentials_that_nobody_asked_for_do_no_harm(self, san: San) -> None:
+    def test_credentials_that_the_target_did_not_ask_for_do_no_harm(self, san: San) -> None:
         assert Initiator().login(san, PORTAL, IQN, ("user", "any"), None).disks
 
     def test_a_target_must_prove_itself_when_it_is_asked(self, san: San) -> None:

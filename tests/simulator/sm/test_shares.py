@@ -1,4 +1,4 @@
-"""File servers, and the hosts' own storage, from plain values and back."""
+"""File servers and the hosts' own storage, read from plain values and written back."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def test_a_name_resolves_when_a_server_or_the_network_has_it(world: World) -> No
         (
             ("shares", "gluster", 0, "down"),
             ["gl9"],
-            "storage.shares.gluster[0].down: gl9 is none of the volume's",
+            "storage.shares.gluster[0].down: gl9 is not one of the volume's",
         ),
-        (("shares", "cephfs", 0, "port"), "x", "storage.shares.cephfs[0].port: 'x' is no number"),
+        (("shares", "cephfs", 0, "port"), "x", "storage.shares.cephfs[0].port: 'x' is not a number"),
         (("shares", "smb", 0, "credentials"), ["u"], "storage.shares.smb[0].credentials: expected"),
         (("hosts", "host1", "device"), {}, "storage.hosts.host1.device: unknown key"),
         (("hosts", "host1", "devices", "/dev/sdd"), {}, "storage.hosts.host1.devices./dev/sdd.size: missing"),
@@ -162,7 +162,7 @@ def test_a_name_resolves_when_a_server_or_the_network_has_it(world: World) -> No
         (
             ("hosts", "host1", "devices", "/dev/sdb", "content", "disks", DISK, "size"),
             "1 TiB",
-            "storage.hosts.host1.devices./dev/sdb.content.disks: they need",
+            "storage.hosts.host1.devices./dev/sdb.content.disks: the disks need",
         ),
     ],
 )

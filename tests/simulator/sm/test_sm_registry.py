@@ -1,4 +1,4 @@
-"""Which SR types there are, and what their SM objects say."""
+"""The SR types of the simulator, and their SM objects."""
 
 import pytest
 

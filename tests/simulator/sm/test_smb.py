@@ -1,4 +1,4 @@
-"""Shares that are linked into place, by the example of SMB, from the inside."""
+"""Linked shares with SMB as the example, without a wire."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_sr_is_not_made_while_it_is_plugged_nor_over_files(bench: Bench) -> N
     assert fault(bench.driver().create, 0) == 42
 
 
-def test_an_sr_takes_its_directory_along_unless_somebody_else_has_put_something_there(bench: Bench) -> None:
+def test_an_sr_takes_its_directory_along_unless_another_client_has_put_something_there(bench: Bench) -> None:
     bench.create()
     root = bench.world.shares.smb[0].filesystem.root
     root.make_directory(f"{SR_UUID}/stranger")

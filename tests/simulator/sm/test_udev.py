@@ -1,4 +1,4 @@
-"""A directory of devices, from the inside."""
+"""A directory of devices, without a wire."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_only_devices_right_below_the_location_count(bench: Bench) -> None:
     assert [disk.location for disk in bench.driver().scan()] == [DEVICE]
 
 
-def test_a_device_that_changes_keeps_the_name_that_somebody_gave_it(bench: Bench) -> None:
+def test_a_device_that_changes_keeps_the_name_that_a_client_gave_it(bench: Bench) -> None:
     (disk,) = bench.driver().scan()
     bench.port.rows[disk.uuid]["name_label"] = "mine"
     bench.mounts.devices[DEVICE].resize(2 * GIB)

@@ -1,4 +1,4 @@
-"""The sizes that vhd-util and lvm2 made, and those that lie between."""
+"""The sizes that vhd-util and lvm2 made, and sizes between them."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""One request at a door, and the connection on which it is answered: heads, pages, bytes of a disk, the end.
+"""One image request and its connection: heads, pages, bytes of a disk, the end.
 
-What xapi writes here is spelt as recorded (trace sm/30), which is not how it spells the heads of other answers.
+The heads are spelt as recorded (trace sm/30), which is not how xapi spells the heads of other answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xenvol.simulator.images.body import PIECE, Body
 
 _NO_STORE = ("Connection: close", "Cache-Control: no-cache, no-store")
 _PATIENCE = 2.0
-"""Seconds for which what a client still sends is read and dropped, so that it comes to read its answer."""
+"""Seconds for which data that the client still sends is read and dropped, so that the client reads its answer."""
 
 
 class Exchange:
@@ -32,21 +32,21 @@ class Exchange:
         self.path = path
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
         self.parameters = {**_cookies(request.headers.get("cookie", "")), **self.query}
-        """xapi takes any of them from a cookie as well (importexport.ml)."""
+        """The query and the cookies; xapi accepts every parameter from a cookie as well (importexport.ml)."""
         self.body = Body(stream, request.content_length)
         self.is_mute = False
-        """What is written from then on gets lost."""
+        """If True, everything written from then on is dropped."""
         self.stays_open = False
-        """The connection is not closed afterwards."""
+        """If True, the connection is not closed afterwards."""
         self._last = bytearray()
-        """What is to be written when the request is over, and in the journal."""
+        """What is written when the request is over, and shown in the journal."""
 
     def __repr__(self) -> str:
         return f"<Exchange: {self.request.verb} {self.path}>"
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """User and password of HTTP basic auth."""
+        """The user and password of HTTP basic auth."""
         kind, _, value = self.request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "basic":
             return None
@@ -59,15 +59,15 @@ class Exchange:
     # ---- answering
 
     def accept(self, *headers: str) -> None:
-        """200, at once."""
+        """Send the head of a 200 answer at once."""
         self.send(_head("HTTP/1.1 200 OK", (*_NO_STORE, *headers)))
 
     def end(self, status: str, headers: Iterable[str] = _NO_STORE) -> None:
-        """A head alone; ``status`` is the whole of it: ``HTTP/1.0 404 Not Found``."""
+        """Answer with a head alone; ``status`` is its whole first line: ``HTTP/1.0 404 Not Found``."""
         self._last += _head(status, headers)
 
     def page(self, status: str, number: int, text: str = "", *headers: str) -> None:
-        """A page of HTML, whatever was sent before: a failure may come as a second answer in the body of the first."""
+        """Send an HTML page; if an answer has begun, the page is a second answer in the body of the first."""
         body = page(number, text).body
         lines = (
             f"content-length: {len(body)}",
@@ -82,7 +82,7 @@ class Exchange:
             self.connection.sendall(data)
 
     def send_range(self, disk: BinaryIO, offset: int, size: int) -> None:
-        """Bytes of a file, which need not come into memory when nothing encrypts them."""
+        """Send bytes of a file; on a plain connection they are not read into memory."""
         if self.is_mute:
             return
         end = offset + size
@@ -100,9 +100,9 @@ class Exchange:
             offset += sent
 
     def finish(self) -> None:
-        """Write what is left to say, and that there is no more, and let a client that still sends come to its end.
+        """Write the rest of the answer, shut down the connection for writing, and read what the client still sends.
 
-        Closing at once would reset the connection, and the client might lose the answer that it has not read.
+        Closing at once would reset the connection, and the client might lose the answer before reading it.
         """
         with contextlib.suppress(OSError):
             self.send(self._last)

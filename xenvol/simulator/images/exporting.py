@@ -1,4 +1,4 @@
-"""``GET /export_raw_vdi``: a disk's bytes, or the same as a VHD (export_raw_vdi.ml; trace sm/30#12, #228-376)."""
+"""``GET /export_raw_vdi``: send a disk raw or as a VHD (export_raw_vdi.ml; trace sm/30#12, #228-376)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from xenvol.simulator.rulebook import Call
 REALM = "get_export_raw_vdi"
 _CONTENT_TYPES = {"raw": "application/octet-stream", "vhd": "application/vhd"}
 _STEP = 8 << 20
-"""Bytes between two looks at the progress."""
+"""Bytes between two updates of the progress."""
 
 
 class NoVDI(Exception):
-    """The request names none."""
+    """The request names no VDI."""
 
 
 def serve(visit: Visit, call: Call) -> None:
-    """Raises what the page says that is the answer, or its end."""
+    """Serve the request; an exception becomes the page that is the answer, or ends it."""
     parameters = visit.exchange.parameters
     if "vdi" not in parameters:
         raise NoVDI
@@ -70,7 +70,7 @@ def _serve_here(visit: Visit, call: Call, vdi: str) -> None:
 
 
 def _vhd(visit: Visit, call: Call, stack: ExitStack, source: BinaryIO, size: int) -> Iterator[bytes | Range]:
-    """Of the whole disk, or of what has changed since a base, which is looked for only now (trace sm/30#333)."""
+    """Return a VHD of the whole disk, or of the changes since a base, looked up only now (trace sm/30#333)."""
     seconds = int(call.xapi.clock())
     given = visit.exchange.parameters.get("base")
     if given is None:

@@ -1,6 +1,6 @@
-"""``PUT /import_raw_vdi``: a disk is filled, or made and filled (import_raw_vdi.ml; trace sm/30#9-226).
+"""``PUT /import_raw_vdi``: fill a disk, or make one and fill it (import_raw_vdi.ml; trace sm/30#9-226).
 
-200 is said before a byte of the body is read, so that nothing but the task tells how it went.
+The answer 200 is sent before the body is read, so only the task tells the outcome.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from xenvol.simulator.rules.nested import invoke
 REALM = "put_import_raw_vdi"
 _BAD_REQUEST, _NOT_FOUND = "HTTP/1.0 400 Bad Request", "HTTP/1.0 404 Not Found"
 _NOT_ZEROED = ("lvm", "lvmoiscsi", "lvmohba")
-"""SR types, some disks of which begin with what was there before (sm_fs_ops.ml, must_write_zeroes_into_new_vdi)."""
+"""SR types in which a new disk may contain old data (sm_fs_ops.ml, must_write_zeroes_into_new_vdi)."""
 
 
 def serve(visit: Visit, call: Call) -> None:
-    """Raises what the page says that is the answer, or its end."""
+    """Serve the request; an exception becomes the page that is the answer, or ends it."""
     exchange = visit.exchange
     with call.xapi.lock:
         given = exchange.parameters.get("vdi")
@@ -47,7 +47,7 @@ def serve(visit: Visit, call: Call) -> None:
                 visit.fail_task(rejected.failure, under_task.task)
                 exchange.end(rejected.status)
     except Failure as failure:
-        visit.fail_task(failure)  # once more: where the first time was too early for it, this one counts
+        visit.fail_task(failure)  # once more: this one counts if the first one came too early
         exchange.end("HTTP/1.1 400 Bad Request")
         raise
 
@@ -57,7 +57,7 @@ def _sr(visit: Visit, call: Call, vdi: str | None) -> str | None:
     if vdi is not None:
         return str(call.db.row("VDI", vdi)["SR"])
     if "sr_id" in parameters:
-        return parameters["sr_id"]  # nobody has looked yet whether there is one (trace sm/30#180)
+        return parameters["sr_id"]  # the reference is not checked yet (trace sm/30#180)
     if "sr_uuid" in parameters:
         return visit.reference("SR", parameters["sr_uuid"])
     return None
@@ -87,14 +87,14 @@ def _serve_here(visit: Visit, call: Call, vdi: str | None, sr: str) -> None:
             elif format == "raw":
                 rawstream.receive(body, sink, visit.tell_progress(call))
             elif _is_not_zeroed(call, vdi):
-                raise IO_ERROR  # vhd-tool writes no zeros between a VHD's blocks, and knows it (impl.ml)
+                raise IO_ERROR  # vhd-tool writes no zeros between a VHD's blocks, and refuses such a disk (impl.ml)
             else:
                 vhdstream.receive(body, sink, visit.tell_progress(call))
     visit.complete_task(call, xmlrpc.write(vdi))
 
 
 def _made(call: Call, sr: str, format: str, length: int | None) -> str:
-    """It stays, even when it is not filled (import_raw_vdi.ml)."""
+    """Make a VDI for the image; it stays even if the transfer fails (import_raw_vdi.ml)."""
     if format == "vhd":
         raise Rejected(_BAD_REQUEST, "Importing a VHD directly into an SR not yet supported")
     if format != "raw" or length is None:
@@ -117,7 +117,7 @@ def _made(call: Call, sr: str, format: str, length: int | None) -> str:
 
 
 def _is_not_zeroed(call: Call, vdi: str) -> bool:
-    """Whether a new disk of that kind may hold old bytes, to xapi's knowledge."""
+    """Return True if xapi expects that a new disk of that kind may hold old bytes."""
     with call.xapi.lock:
         disk = call.db.row("VDI", vdi)
         sr = call.db.row("SR", disk["SR"])

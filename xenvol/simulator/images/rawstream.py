@@ -1,4 +1,4 @@
-"""A raw disk off the wire: its bytes one after the other, or in chunks that say where they belong."""
+"""Receive a raw disk: its bytes in order, or in chunks with their offsets."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from xenvol.simulator.images.body import PIECE, Body, Broken
 from xenvol.simulator.images.sink import Sink
 
 _CHUNK = struct.Struct("<QI")
-"""Offset and length; both 0 at the end (facts/xapi.md 4.8; trace sm/30#38)."""
+"""Offset and length; both are 0 at the end (docs/background/xapi.md 4.8; trace sm/30#38)."""
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
 
 
 def receive(body: Body, sink: Sink, progress: Progress) -> None:
-    """A body that does not say how long it is, is refused unread; an empty one changes nothing (sm/30#29, #32)."""
+    """Write the body to the disk; a missing length is refused, an empty body changes nothing (sm/30#29, #32)."""
     if body.length is None:
         raise Broken("no Content-Length")
     while body.position < body.length:
@@ -26,7 +26,7 @@ def receive(body: Body, sink: Sink, progress: Progress) -> None:
 
 
 def receive_chunks(body: Body, sink: Sink) -> None:
-    """Until the end marker, whatever Content-Length says (trace sm/30#38-47)."""
+    """Write chunks up to the end marker, whatever Content-Length says (trace sm/30#38-47)."""
     while True:
         offset, length = _CHUNK.unpack(body.read(_CHUNK.size))
         if (offset, length) == (0, 0):

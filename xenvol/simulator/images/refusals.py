@@ -1,4 +1,7 @@
-"""What a door refuses with, and how its pages print it: OCaml's exceptions among xapi's errors (trace sm/30)."""
+"""The refusals of image requests, and their text on HTML pages:
+
+OCaml exceptions and xapi errors (trace sm/30).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from xenvol.simulator.failure import Failure
 
 
 class Unauthorised(Exception):
-    """401; no task hears of it."""
+    """Answered with 401; a task does not learn of it."""
 
 
 class Missing(Failure):
-    """A reference or uuid that no row has: UUID_INVALID to a task, an exception of the database on a page."""
+    """No row has this reference or uuid: a task gets UUID_INVALID, a page shows an exception of the database."""
 
     def __init__(self, cls: str, name: str) -> None:
         super().__init__("UUID_INVALID", cls, name)
@@ -23,7 +26,7 @@ class NoSuchTask(Exception):
 
 
 class Rejected(Exception):
-    """Refused by its form: the task fails, and the answer is a head alone."""
+    """The form of the request is wrong: the task fails, and the answer is a head alone."""
 
     def __init__(self, status: str, text: str) -> None:
         super().__init__(status, text)
@@ -32,7 +35,7 @@ class Rejected(Exception):
 
 
 def printed(error: Failure | NoSuchTask) -> str:
-    """As a page of HTTP 500 says it."""
+    """Return the error's text on a page of HTTP 500."""
     if isinstance(error, NoSuchTask):
         return f'Db_exn.DBCache_NotFound("missing row", "task", "{error.task}")'
     if isinstance(error, Missing):

@@ -1,4 +1,4 @@
-"""Writing into the sparse file behind a disk so that its holes stay holes."""
+"""Write into the sparse file behind a disk, and keep its holes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Self
 from xenvol.simulator.images.body import Broken
 
 _GRAIN = 64 * 1024
-"""Zeros of this length and alignment are looked for."""
+"""Bytes: runs of zeros of this length and alignment become holes."""
 _ZEROS = bytes(_GRAIN)
 
 
 class Sink:
-    """A disk that cannot grow: `Broken` for what lies beyond its end, or the storage's, with all before it written."""
+    """A disk that cannot grow:
+
+    `Broken` for data beyond its end or beyond the storage's room; data before that is written.
+    """
 
     def __init__(self, path: Path, size: int, room: int | None = None) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.size = size
         self.room = room
-        """Bytes that the storage has left for holes that are filled; None: for all of them."""
+        """Bytes that the storage can still allocate for holes; None means no limit."""
 
     def __enter__(self) -> Self:
         return self
@@ -60,5 +63,5 @@ class Sink:
     def _holds_data(self, offset: int, size: int) -> bool:
         try:
             return os.lseek(self._fd, offset, os.SEEK_DATA) < offset + size
-        except OSError:  # ENXIO: no data behind this position
+        except OSError:  # ENXIO: no data after this position
             return False

@@ -1,6 +1,7 @@
 """The VHD format: footer, header and block table, as bytes and as values. Numbers are big-endian.
 
-Microsoft's specification has the layout. A footer stands at the end of a file, and a copy of it at the beginning.
+Microsoft's specification has the layout. A footer stands at the end of a file, and a copy of it at the
+beginning.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from xenvol.simulator.images.body import Broken
 
 SECTOR = 512
 BLOCK = 2 << 20
-"""What a VHD that is written here allocates at a time."""
+"""Bytes of a block in the VHDs that are written here."""
 MAX_SIZE = 2040 << 30
 HEADER_SIZE = 1024
 UNUSED = 0xFFFFFFFF
-"""Of a block that has no data."""
+"""The table entry of a block without data."""
 DYNAMIC, DIFFERENCING = 3, 4
 
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sB")
 _HEADER = struct.Struct(">8sQQIIII16sII512s")
 _FOOTER_CHECKSUM, _HEADER_CHECKSUM = 64, 36
-"""Where the checksums stand."""
+"""The offsets of the checksums."""
 _FEATURES, _VERSION = 2, 0x00010000
 _NO_DATA_OFFSET = (1 << 64) - 1
 _EPOCH = 946684800
@@ -35,14 +36,14 @@ _EPOCH = 946684800
 @dataclass(frozen=True, slots=True)
 class Footer:
     data_offset: int
-    """Of the header."""
+    """The offset of the header."""
     size: int
     """Bytes of the disk."""
     kind: int
 
     @classmethod
     def parse(cls, data: bytes) -> Footer:
-        """`Broken` for what is none, or belongs to a disk without block table (a fixed one)."""
+        """Parse a footer; `Broken` for other data, or for a disk without a block table (a fixed one)."""
         cookie, _, version, data_offset, *_, size, _, _, _, kind, _, _, _ = _FOOTER.unpack_from(data)
         if cookie != b"conectix" or version != _VERSION:
             raise Broken("no VHD footer")
@@ -65,7 +66,7 @@ class Header:
 
     @property
     def bitmap_size(self) -> int:
-        """Of the map of sectors in front of each block."""
+        """Bytes of the sector bitmap in front of each block."""
         return round_up(-(-self.block_size // SECTOR // 8), SECTOR)
 
     @classmethod
@@ -81,7 +82,10 @@ class Header:
 
 
 def footer_bytes(size: int, kind: int, seconds: int) -> bytes:
-    """``seconds`` is the time, since 1970. The creator is one whose size, not whose geometry, readers go by."""
+    """Return a footer.
+
+    ``seconds`` is the time since 1970. Its creator makes readers use the size, not the geometry.
+    """
     values = [
         b"conectix",
         _FEATURES,
@@ -103,7 +107,7 @@ def footer_bytes(size: int, kind: int, seconds: int) -> bytes:
 
 
 def header_bytes(entries: int, table_offset: int, *, parent: str = "", seconds: int = 0) -> bytes:
-    """``parent`` is the uuid of the disk that the others of its blocks are in."""
+    """Return a header. ``parent`` is the uuid of the disk that holds the other blocks."""
     values = [
         b"cxsparse",
         _NO_DATA_OFFSET,
@@ -121,7 +125,7 @@ def header_bytes(entries: int, table_offset: int, *, parent: str = "", seconds: 
 
 
 def table_bytes(places: array[int]) -> bytes:
-    """A block table; ``places`` are sectors, `UNUSED` where there is no block."""
+    """Return a block table; ``places`` are sectors, `UNUSED` for a block without data."""
     if sys.byteorder == "little":
         places = places[:]
         places.byteswap()
@@ -140,7 +144,7 @@ def round_up(value: int, unit: int) -> int:
 
 
 def _checksum(data: bytes, at: int) -> int:
-    """The complement of the sum of all bytes but those of the checksum itself."""
+    """Return the complement of the sum of all bytes but the checksum's own."""
     return ~(sum(data) - sum(data[at : at + 4])) & 0xFFFFFFFF
 
 
@@ -149,7 +153,7 @@ def _with_checksum(data: bytes, at: int) -> bytes:
 
 
 def _geometry(size: int) -> tuple[int, int, int]:
-    """Cylinders, heads, sectors per track, by the rule of the specification's appendix."""
+    """Return cylinders, heads and sectors per track, by the rule of the specification's appendix."""
     sectors = min(size // SECTOR, 65535 * 16 * 255)
     if sectors >= 65535 * 16 * 63:
         per_track, heads, tracks = 255, 16, sectors // 255

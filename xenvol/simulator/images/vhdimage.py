@@ -1,6 +1,6 @@
-"""A disk as a VHD: metadata, then the blocks that hold data, each with a full map of sectors, as vhd-tool writes it.
+"""Write a disk as a VHD as vhd-tool does: metadata, then the blocks with data, each with a full sector bitmap.
 
-A VHD has whole blocks, so its disk may be a little larger than the one that it was made from (vhd_format/f.ml).
+A VHD has whole blocks, so its disk may be a little larger than the original (vhd_format/f.ml).
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from xenvol.simulator.images.vhdformat import (
 from xenvol.simulator.sm.sparse import data_ranges
 
 _TABLE_OFFSET = 2048
-"""Behind footer, header and a sector for a locator of the parent, which is left empty."""
+"""The offset after footer, header and a sector for a locator of the parent, which stays empty."""
 _BITMAP = b"\xff" * (BLOCK // SECTOR // 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes of the disk, which need not go through our hands."""
+    """A range of the disk's bytes, which the sender can copy straight from the file."""
 
     offset: int
     size: int
 
 
 def parts(disk: BinaryIO, size: int, *, seconds: int) -> Iterator[bytes | Range]:
-    """A dynamic VHD of all blocks that hold data."""
+    """Yield a dynamic VHD of all blocks that hold data."""
     return _parts(size, allocated(disk, size), DYNAMIC, "", seconds)
 
 
 def delta_parts(
     disk: BinaryIO, size: int, base: BinaryIO, base_size: int, base_uuid: str, *, seconds: int
 ) -> Iterator[bytes | Range]:
-    """A differencing VHD of the blocks that are not as in the base; which ones is found by reading both."""
+    """Yield a differencing VHD of the blocks that differ from the base; both disks are read to find them."""
     candidates = sorted({*allocated(disk, size), *allocated(base, min(size, base_size))})
     blocks = [n for n in candidates if _block(disk, n, size) != _block(base, n, base_size)]
     return _parts(size, blocks, DIFFERENCING, base_uuid, seconds)
 
 
 def allocated(disk: BinaryIO, size: int) -> list[int]:
-    """The numbers of the blocks in which the file has no hole from end to end."""
+    """Return the numbers of the blocks that are not wholly a hole of the file."""
     blocks: dict[int, None] = {}
     for start, end in data_ranges(disk, size):
         blocks |= dict.fromkeys(range(start // BLOCK, -(-min(end, size) // BLOCK)))

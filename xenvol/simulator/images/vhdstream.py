@@ -1,8 +1,8 @@
-"""A VHD off the wire into a disk: as vhd-tool does it, in one pass and forwards (vhd_format/f.ml, openstream).
+"""Receive a VHD in one forward pass, as vhd-tool does (vhd_format/f.ml, openstream).
 
-So the footer's copy must be the first thing in it, the header, the table and the blocks follow in the order of their
-places, and the footer ends it. A fixed VHD, which begins with the disk itself, is no VHD to it. What the VHD has no
-sectors for keeps its bytes on the disk: they are zeros of a new one, or the parent's, for a differencing VHD.
+The copy of the footer comes first; header, table and blocks follow in the order of their offsets; the footer
+is last. A fixed VHD begins with the disk's data and is refused. Sectors that are missing in the VHD keep
+their bytes on the disk: zeros of a new disk, or the parent's for a differencing VHD.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xenvol.simulator.images.sink import Sink
 from xenvol.simulator.images.vhdformat import HEADER_SIZE, SECTOR, UNUSED, Footer, Header, table_places
 
 _MOST_ENTRIES = 1 << 22
-"""Four times what the largest VHD has; a table is read into memory."""
+"""Four times the entries of the largest VHD; a table is read into memory."""
 
 
 def receive(body: Body, sink: Sink, progress: Progress) -> None:
@@ -34,7 +34,7 @@ def receive(body: Body, sink: Sink, progress: Progress) -> None:
 
 
 def _blocks(body: Body, header: Header) -> list[tuple[int, int]]:
-    """(place in the stream, number on the disk) of the blocks that have data, in the order of their places."""
+    """Return (offset in the stream, number on the disk) of the blocks with data, by offset."""
     body.skip_to(header.table_offset)
     if header.entries > _MOST_ENTRIES:
         raise Broken(f"{header.entries} blocks")
@@ -54,7 +54,7 @@ def _receive_block(body: Body, sink: Sink, header: Header, offset: int) -> None:
 
 
 def _spans(bitmap: bytes, sectors: int) -> Iterator[tuple[bool, int, int]]:
-    """(whether they are there, first sector, the one after the last), sector 0 being the highest bit."""
+    """Yield (present, first sector, end sector) for each run of sectors; sector 0 is the highest bit."""
     if bitmap[: sectors // 8].strip(b"\xff") == b"" and sectors % 8 == 0:
         yield True, 0, sectors
         return

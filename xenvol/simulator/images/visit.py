@@ -1,4 +1,4 @@
-"""Who stands at a door, under which task, and which host can serve: what importing and exporting have in common."""
+"""What imports and exports share: the log-in, the task, and the choice of the host."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from xenvol.simulator.images.body import Broken
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.refusals import Missing, NoSuchTask, Unauthorised
 from xenvol.simulator.rulebook import Call
-from xenvol.simulator.rules import datapath, places
+from xenvol.simulator.rules import datapath, sr_hosts
 from xenvol.simulator.rules.nested import invoke
-from xenvol.simulator.waits import Listener, unheard
+from xenvol.simulator.waits import Listener, ignore_wait
 from xenvol.simulator.xapi import Xapi
 
 log = logging.getLogger(__name__)
 
 IO_ERROR = Failure("VDI_IO_ERROR", "Device I/O errors")
-"""What becomes of everything that goes wrong while bytes are copied (trace sm/30#23)."""
+"""The error for any failure while bytes are copied (trace sm/30#23)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request at a door of one host."""
+    """One image request at one host."""
 
     exchange: Exchange
     xapi: Xapi
     host: str
     url_of: Callable[[str], str]
-    """Of another host: what a redirect leads to."""
+    """Returns the URL of the request at another host, for a redirect."""
     gone: threading.Event
-    """Set when the host dies: then it does nothing more, and what it has under way stays as it is."""
+    """Set when the host dies: then the host does nothing more, and leaves its work as it is."""
     refusal: Failure | None = None
-    """Ordered for when the host has found that it is the right one."""
-    on_wait: Listener = unheard
+    """An ordered refusal; it applies once the host has found that it is the right one."""
+    on_wait: Listener = ignore_wait
 
     @contextlib.contextmanager
     def logged_in(self) -> Iterator[Call]:
-        """By a session in the query or a cookie, or by name and password, for the time of the visit.
+        """Log in for the time of the request, with a session in the query or a cookie, or with name and password.
 
-        Raises `Unauthorised`, which leaves a task that waits for an image waiting (trace sm/30#183).
+        Raises `Unauthorised`; a task that waits for an image then goes on waiting (trace sm/30#183).
         """
         xapi = self.xapi
         with xapi.lock:
@@ -74,7 +74,7 @@ class Visit:
             raise Unauthorised from failure
 
     def reference(self, cls: str, name: str) -> str:
-        """Of a reference or a uuid; `Missing`."""
+        """Return the reference for a reference or a uuid; `Missing` if there is none."""
         db = self.xapi.db
         if db.exists(cls, name):
             return name
@@ -83,13 +83,16 @@ class Visit:
         return ref
 
     def is_at_the_right_host(self, sr: str) -> bool:
-        """Whether the SR is plugged here. If not, the client is sent to a host where it is; NO_HOSTS_AVAILABLE."""
+        """Return True if the SR is plugged here.
+
+        If not, redirect the client to a host where it is; NO_HOSTS_AVAILABLE.
+        """
         db = self.xapi.db
-        plugged = places.plugged_pbds(db, sr) if db.exists("SR", sr) else []
+        plugged = sr_hosts.plugged_pbds(db, sr) if db.exists("SR", sr) else []
         hosts = [db.row("PBD", pbd)["host"] for pbd in plugged]
         if self.host in hosts:
             return True
-        other = next((h for h in hosts if places.is_live(db, h) and db.row("host", h)["enabled"]), None)
+        other = next((h for h in hosts if sr_hosts.is_live(db, h) and db.row("host", h)["enabled"]), None)
         if other is None:
             raise Failure("NO_HOSTS_AVAILABLE")
         location = f"{self.url_of(other)}{self.exchange.request.path}"
@@ -98,9 +101,9 @@ class Visit:
 
     @contextlib.contextmanager
     def under_task(self, call: Call, label: str) -> Iterator[Call]:
-        """The call under the caller's task, which stays, or under one that goes with the visit; `NoSuchTask`.
+        """Yield the call under the caller's task, or under a new one that is deleted at the end; `NoSuchTask`.
 
-        What the body raises fails the task; it is up to the body to complete it.
+        An exception of the body fails the task; the body itself must complete it.
         """
         given = self.exchange.parameters.get("task_id")
         with call.xapi.lock:
@@ -112,10 +115,10 @@ class Visit:
         except Failure as failure:
             self.fail_task(failure, task)
             raise
-        except OSError:  # the client is gone, or its host
+        except OSError:  # the client or its host is gone
             self.fail_task(IO_ERROR, task)
             raise
-        except Exception as error:  # nobody may wait for ever for a task whose thread is gone
+        except Exception as error:  # a client must not wait for ever for a task whose thread has ended
             log.exception("%s failed", self.exchange)
             unforeseen = internal_error(repr(error))
             self.fail_task(unforeseen, task)
@@ -127,7 +130,7 @@ class Visit:
                         call.db.delete("task", task)
 
     def fail_task(self, failure: Failure, task: str | None = None) -> None:
-        """The caller's, where it is not said which; `NoSuchTask` where that is none."""
+        """Fail a task, by default the caller's; `NoSuchTask` if it does not exist."""
         task = task or self.exchange.parameters.get("task_id")
         with self.xapi.lock:
             if task is not None and not self.xapi.db.exists("task", task):
@@ -142,9 +145,9 @@ class Visit:
 
     @contextlib.contextmanager
     def plugged(self, call: Call, vdi: str, mode: str) -> Iterator[Path]:
-        """The disk in this host's control domain (attach_helpers.ml): the file with its bytes.
+        """Plug the disk into this host's control domain, and yield the file with its bytes (attach_helpers.ml).
 
-        Raises what VBD.create and VBD.plug refuse with, and VDI_IO_ERROR for what goes wrong with the bytes.
+        Raises the errors of VBD.create and VBD.plug, and VDI_IO_ERROR if copying fails.
         """
         with call.xapi.lock:
             vbd = invoke(
@@ -166,7 +169,7 @@ class Visit:
                             invoke(call, method, vbd)
 
     def tell_progress(self, call: Call) -> Callable[[int, int], None]:
-        """Writes every whole percent into the task, as vhd-tool says it."""
+        """Return a function that writes every whole percent into the task, as vhd-tool reports it."""
         told = 0
 
         def progress(done: int, total: int) -> None:
@@ -185,7 +188,7 @@ class Visit:
 
 
 def _slot(vm: str, vdi: str, mode: str) -> dict[str, object]:
-    """What a client would send to VBD.create, its optional fields filled in."""
+    """Return the record that a client would send to VBD.create, with its optional fields."""
     return {
         "VM": vm,
         "VDI": vdi,

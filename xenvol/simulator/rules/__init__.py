@@ -1,1 +1,1 @@
-"""What each XenAPI message does: a module for a class or a part of one; importing it registers its rules."""
+"""The rules of the XenAPI messages: a module per class or part of a class; importing it registers its rules."""

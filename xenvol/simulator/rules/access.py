@@ -1,4 +1,4 @@
-"""What only a storage driver may call: its session says, in other_config, which SR it works for."""
+"""Calls that only a storage driver may make: other_config of its session names the SR that it works for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SM_SESSION = "_sm_session"
 
 
 def assert_storage_session(call: Call, sr: str) -> None:
-    """Raises PERMISSION_DENIED [""] for everybody else (sm.ml, assert_session_has_internal_sr_access)."""
+    """Raise PERMISSION_DENIED [""] unless the session is a driver's (sm.ml, assert_session_has_internal_sr_access)."""
     db = call.db
     other_config = (
         db.row("session", call.session)["other_config"] if db.exists("session", call.session) else {}

@@ -1,14 +1,14 @@
-"""Attaching an SR to a host and detaching it, below PBD.plug: what the storage layer and the driver do.
+"""Attach an SR to a host and detach it, below PBD.plug: the storage layer and the driver.
 
-The storage layer of a host remembers what it attached, whatever happens to the rows in the database, and attaches
-nothing twice (storage_smapiv1_wrapper.ml).
+The storage layer of a host remembers which SRs it attached, even if their rows in the database vanish, and
+attaches none twice (storage_smapiv1_wrapper.ml).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.rules import backend, places
+from xenvol.simulator.rules import backend, sr_hosts
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def attach(call: Call, sr: str, host: str) -> None:
-    """Idempotent. On the SRmaster the SR is marked for a scan, and scanned."""
+    """Attach an SR to a host; idempotent. On the SRmaster the SR is marked for a scan, and scanned."""
     uuid = call.db.row("SR", sr)["uuid"]
     with backend.holding(call, "SR", host, uuid):
         if (host, uuid) in call.xapi.attached_srs:
             return
         with backend.inside_storage_layer():
-            is_srmaster = places.srmaster(call.xapi, sr) == host
+            is_srmaster = sr_hosts.srmaster(call.xapi, sr) == host
 
         def command(driver: Driver) -> None:
             if not is_srmaster:

@@ -1,7 +1,8 @@
-"""The one place that runs a storage driver, and that makes a XenAPI error of what it says.
+"""The one place that runs storage drivers and turns their errors into XenAPI errors.
 
-One command is one driver object, made for one SR on one host. Its faults become errors by facts/xapi.md 2.1;
-`Unimplemented` (fault 38) is for the caller, since each call of xapi takes it differently.
+One command uses one driver object, made for one SR on one host. Faults become errors as in
+docs/background/xapi.md 2.1. The caller handles `Unimplemented` (fault 38), because each call of xapi does so
+differently.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from xenvol.simulator.failure import NULL, Failure, internal_error
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.port import Port
 from xenvol.simulator.sm import registry
 from xenvol.simulator.sm.base import (
@@ -32,34 +33,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GENERAL_FAULT = 202  # SMGeneral, what SM makes of a refusal of xapi's in most commands
+GENERAL_FAULT = 202  # SMGeneral: SM's fault for a refusal by xapi, in most commands
 SCAN_FAULT = 40  # SRScan
 CREATE_FAULT, DELETE_FAULT, RESIZE_FAULT, SNAPSHOT_FAULT, CLONE_FAULT = 78, 80, 110, 82, 83
 ATTACH_FAULT = 46  # VDIUnavailable
 
 
 class Unimplemented(Failure):
-    """The driver does not know the command although it may advertise it (fault 38)."""
+    """The driver does not know the command, although it may advertise it (fault 38)."""
 
     def __init__(self) -> None:
         super().__init__("INTERNAL_ERROR", "Smint.Not_implemented_in_backend")
 
 
 def has_driver(call: Call, sr_type: str) -> bool:
-    """Whether the pool has that SR type: an SM record, and a driver behind it."""
+    """Return True if the pool has that SR type: an SM record and a driver."""
     return sm_of(call, sr_type) is not None and registry.driver(sr_type) is not None
 
 
 def sm_of(call: Call, sr_type: str) -> str | None:
-    """The SM record of an SR type."""
+    """Return the SM record of an SR type, or None."""
     db = call.db
     return next((sm for sm in db.refs("SM") if db.row("SM", sm)["type"] == sr_type), None)
 
 
 def bind(call: Call, pbd: str) -> None:
-    """Find out who drives the SR: the host's control domain, always; SR_UNKNOWN_DRIVER [type] where nobody does.
+    """Bind a PBD to the domain that runs the SR's driver, here always the host's control domain.
 
-    The control domain and the PBD point at each other from then on (system_domains.ml; trace 02#73).
+    Raises SR_UNKNOWN_DRIVER [type]. The control domain and the PBD refer to each other from then on
+    (system_domains.ml; trace 02#73).
     """
     db = call.db
     row = db.row("PBD", pbd)
@@ -85,17 +87,18 @@ def run(
     on_srmaster: bool = False,
     is_srmaster: bool = False,
 ) -> T:
-    """Have the SR's driver on that host do something.
+    """Run a command of the SR's driver on that host.
 
-    ``fault`` is what SM calls a refusal that xapi gives the driver; ``on_srmaster`` marks the commands that only
-    the SRmaster does. Raises `Unimplemented`, or the failure that the client gets.
+    ``fault`` is SM's fault for a refusal by xapi; ``on_srmaster`` marks the commands that only the SRmaster
+    does. Raises `Unimplemented`, or the failure that the client gets.
     """
     db = call.db
     with contextlib.nullcontext() if vdi or fault == CREATE_FAULT else inside_storage_layer():
-        is_srmaster = is_srmaster or places.srmaster(call.xapi, sr) == host
-        pbd = places.pbd_of(db, sr, host)
+        is_srmaster = is_srmaster or sr_hosts.srmaster(call.xapi, sr) == host
+        pbd = sr_hosts.pbd_of(db, sr, host)
     if on_srmaster and not is_srmaster:
-        # The storage layer sends it on to the master, which knows nothing of an SR that it has not plugged.
+        # The storage layer forwards the command to the master, which does not know an SR that it has not
+        # plugged.
         raise Failure("SR_NOT_ATTACHED", sr)
     row = db.row("SR", sr)
     cls = registry.driver(row["type"])
@@ -127,7 +130,7 @@ def run(
 def probe(
     call: Call, host: str, sr_type: str, config: Mapping[str, str], sm_config: Mapping[str, str]
 ) -> str:
-    """Ask a driver about storage that is no SR yet; SR_UNKNOWN_DRIVER or what the driver says."""
+    """Probe storage that is not an SR yet; SR_UNKNOWN_DRIVER, or the driver's error."""
     cls = registry.driver(sr_type) if sm_of(call, sr_type) else None
     if cls is None:
         raise Failure("SR_UNKNOWN_DRIVER", sr_type)
@@ -147,15 +150,16 @@ def probe(
 
 def host_info(call: Call, host: str) -> HostInfo:
     row = call.db.row("host", host)
-    iqn = row["other_config"].get("iscsi_iqn", "")  # where SM looks, whatever the field says
+    iqn = row["other_config"].get("iscsi_iqn", "")  # SM reads this key, not the field
     return HostInfo(host, row["uuid"], row["hostname"], iqn, dict(row["other_config"]))
 
 
 @contextlib.contextmanager
 def inside_storage_layer() -> Iterator[None]:
-    """What xapi refuses to its own storage layer while that works on an SR comes out as INTERNAL_ERROR.
+    """Turn a failure in the block into INTERNAL_ERROR, as for xapi's storage layer when it works on an SR.
 
-    Commands on a VDI, and VDI.create, pass it on as it is (storage_smapiv1.ml; trace 02#138 has the form).
+    Commands on a VDI, and VDI.create, pass the failure on unchanged (storage_smapiv1.ml; trace 02#138 has the
+    form).
     """
     try:
         yield
@@ -166,7 +170,7 @@ def inside_storage_layer() -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(sr: str, vdi: str, fault: int) -> Iterator[None]:
-    """Make a XenAPI failure of what a driver raises (sm_exec.ml, exec_xmlrpc; storage_utils.ml)."""
+    """Turn a driver's exception into a XenAPI failure (sm_exec.ml, exec_xmlrpc; storage_utils.ml)."""
     try:
         yield
     except SMFailure as failure:
@@ -194,16 +198,16 @@ def from_fault(failure: SMFailure, sr: str, vdi: str) -> Failure:
 
 
 def storage_error(name: str, what: str) -> Failure:
-    """A failure between xapi and the driver, which xapi prints and does not translate."""
+    """Return a failure between xapi and the driver, which xapi prints and does not translate."""
     return internal_error(f"Storage_error ([S({name});S({what})])")
 
 
 @contextlib.contextmanager
 def holding(call: Call, *key: str) -> Iterator[None]:
-    """Do the body while nobody else holds that key, waiting for it if need be.
+    """Run the block while holding a key; wait while another call holds it.
 
-    The storage layer does one thing at a time with an SR on a host (storage_smapiv1_wrapper.ml, with_sr),
-    beside what the marks on the objects forbid: two PBD.plug of one PBD may run at once (trace 12#10).
+    The storage layer does one thing at a time with an SR on a host (storage_smapiv1_wrapper.ml, with_sr).
+    This is separate from the marks on the objects: two PBD.plug of one PBD may run at once (trace 12#10).
     """
     xapi = call.xapi
     if key in xapi.held:

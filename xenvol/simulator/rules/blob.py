@@ -1,4 +1,7 @@
-"""Blobs: small files beside the database. Their bytes travel over HTTP, which is not served here."""
+"""Blobs: small files beside the database.
+
+Their bytes travel over HTTP, which the simulator does not serve.
+"""
 
 from __future__ import annotations
 

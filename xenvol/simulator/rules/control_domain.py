@@ -1,7 +1,7 @@
-"""Disks as block devices of a control domain itself: no hypervisor takes part, and their bytes can be had.
+"""Disks as block devices of a control domain: no hypervisor takes part, and a test can read their bytes.
 
-Each host's ``/dev`` is a directory (`World.dev`). A disk that is plugged there is a link in it to the sparse file
-that holds the disk's bytes, under the name that VBD.device has.
+Each host's ``/dev`` is a directory (`World.dev`). A plugged disk is a link in it to the sparse file with the
+disk's bytes; VBD.device is the link's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plug(call: Call, vbd: str) -> None:
-    """Raises what the driver refuses with, or INTERNAL_ERROR where it has no address for a control domain."""
+    """Plug a disk; raises the driver's error, or INTERNAL_ERROR if the driver has no address for a control domain."""
     db = call.db
     row = db.row("VBD", vbd)
     disk = db.row("VDI", row["VDI"])
@@ -24,7 +24,7 @@ def plug(call: Call, vbd: str) -> None:
     datapath.attach(call, host, row["VDI"], read_write=row["mode"] == "RW")
     datapath.assert_nbd(
         call, row["VDI"]
-    )  # the disk stays attached: there was a link afterwards (trace sm/20c#51)
+    )  # the disk stays attached: the link was there afterwards (trace sm/20c#51)
     device = f"sm/backend/{db.row('SR', disk['SR'])['uuid']}/{disk['uuid']}"
     link = _link(call, host, device)
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def plug(call: Call, vbd: str) -> None:
 
 
 def unplug(call: Call, vbd: str) -> None:
-    """The device is gone with the last of the disk's slots there."""
+    """Unplug a disk; the device goes with the last of the disk's VBDs there."""
     db = call.db
     row = db.row("VBD", vbd)
     host = db.row("VM", row["VM"])["resident_on"]

@@ -1,4 +1,4 @@
-"""The disks of a VM's copy, and the slots that they are in: all of them are made, or none is left."""
+"""Copy the disks and VBDs of a VM to its copy: all of them, or none is left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 CopyDisk = Callable[["Call", str], str]
-"""(call, VDI): makes another one of it, by a message that a client could send too."""
+"""(call, VDI): returns a copy of the VDI, made by a message that a client could send too."""
 
 
 def copy_disks(call: Call, slots: Iterable[str], copy_disk: CopyDisk) -> dict[str, str]:
-    """VBD -> the new disk for it, in the same order. A medium in a drive is not copied, only named again."""
+    """Return VBD -> its new disk, in the same order.
+
+    A medium in a drive is not copied; the copy uses the same one.
+    """
     db = call.db
     disks: dict[str, str] = {}
     for vbd in slots:
@@ -47,7 +50,7 @@ def snapshot_disk(call: Call, vdi: str) -> str:
 
 
 def copy_vbd(call: Call, vbd: str, vm: str, vdi: str) -> str:
-    """The same slot in another VM. Older xapi forgets to say what may be done with it (trace 04#345)."""
+    """Create the same VBD in another VM. Older xapi leaves its allowed_operations empty (trace 04#345)."""
     db = call.db
     row = db.row("VBD", vbd)
     kept = ("userdevice", "device", "bootable", "mode", "currently_attached", "type", "unpluggable")
@@ -66,7 +69,7 @@ def copy_vbd(call: Call, vbd: str, vm: str, vdi: str) -> str:
 
 
 def destroy_disks(call: Call, disks: dict[str, str]) -> None:
-    """Take back the copies, as far as that goes; media were not copied."""
+    """Destroy the copies, ignoring failures; media were not copied."""
     for vbd, vdi in disks.items():
         if vdi != NULL and call.db.row("VBD", vbd)["type"] != "CD":
             with contextlib.suppress(Failure):

@@ -1,7 +1,7 @@
-"""A disk on its way from the storage to a domain of a host: attach, detach, and where its bytes are.
+"""Attach a disk to a host and detach it, and find the file with its bytes.
 
-A disk that two domains of one host use is attached once (storage_smapiv1_wrapper.ml counts datapaths). Attaching
-writes what xapi writes beside the driver: whether reads are cached, and whether the content is still the same.
+A disk that two domains of one host use is attached once (storage_smapiv1_wrapper.ml counts datapaths).
+Attaching also makes xapi's own notes: whether reads are cached, and whether the content is still the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import internal_error
-from xenvol.simulator.rules import backend, places
+from xenvol.simulator.rules import backend, sr_hosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 WITHOUT_NBD = frozenset(("dummy", "flaky", "iscsi", "rawiscsi", "hba", "udev"))
-"""SR types whose disks cannot be plugged into dom0: their drivers answer with no NBD address."""
+"""SR types whose disks cannot be plugged into dom0: their drivers return no NBD address."""
 
 
 def attach(call: Call, host: str, vdi: str, *, read_write: bool) -> None:
-    """Make the disk usable on the host.
+    """Attach the disk to the host.
 
-    Raises HANDLE_INVALID [VDI, ref], SR_HAS_NO_PBDS [sr] where the host does not have the SR plugged, or what the
-    driver refuses with (SR_BACKEND_FAILURE_46 where the disk is not there).
+    Raises HANDLE_INVALID [VDI, ref], SR_HAS_NO_PBDS [sr] if the SR is not plugged on the host, or the
+    driver's error (SR_BACKEND_FAILURE_46 if the disk is missing).
     """
     db = call.db
     row = db.row("VDI", vdi)
-    places.assert_plugged(db, row["SR"], host)
+    sr_hosts.assert_plugged(db, row["SR"], host)
     backend.run(
         call,
         row["SR"],
@@ -48,7 +48,7 @@ def attach(call: Call, host: str, vdi: str, *, read_write: bool) -> None:
 
 
 def detach(call: Call, host: str, vdi: str) -> None:
-    """The reverse, for the last user on that host; HANDLE_INVALID where the VDI's row is gone meanwhile."""
+    """Detach the disk for the last user on that host; HANDLE_INVALID if the VDI's row has vanished."""
     db = call.db
     row = db.row("VDI", vdi)
     if call.xapi.datapaths[host, vdi] > 1:
@@ -71,14 +71,17 @@ def detach(call: Call, host: str, vdi: str) -> None:
 
 
 def assert_nbd(call: Call, vdi: str) -> None:
-    """dom0 reads a disk over NBD only, and some drivers give no address for that (facts/sm-truth.md, VBD on...)."""
+    """Raise INTERNAL_ERROR if the driver gives no NBD address: dom0 reads disks over NBD only.
+
+    docs/background/recordings.md, "VBD on LUN-per-VDI".
+    """
     sr_type = call.db.row("SR", call.db.row("VDI", vdi)["SR"])["type"]
     if sr_type in WITHOUT_NBD:
         raise internal_error('Failure("Could not parse NBD URI returned from the storage backend: ")')
 
 
 def content(call: Call, host: str, vdi: str) -> Path:
-    """The file with the disk's bytes, as a domain of that host sees them."""
+    """Return the file with the disk's bytes, as a domain of that host sees them."""
     row = call.db.row("VDI", vdi)
     return backend.run(
         call,
@@ -91,6 +94,6 @@ def content(call: Call, host: str, vdi: str) -> Path:
 
 
 def room(call: Call, host: str, vdi: str) -> int | None:
-    """Bytes that the disk may still grow by as it is written to; None: as many as it has holes."""
+    """Return the bytes by which the disk may still grow as it is written; None for no limit but its size."""
     row = call.db.row("VDI", vdi)
     return backend.run(call, row["SR"], host, lambda driver: driver.vdi_room(row["uuid"]), vdi=vdi)

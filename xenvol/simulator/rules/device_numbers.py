@@ -1,7 +1,8 @@
-"""What a disk's position is called: ``1``, ``xvdb``, ``hdb``, ``sdb``, ``d1``, and when two names mean one slot.
+"""The names of a disk's position: ``1``, ``xvdb``, ``hdb``, ``sdb``, ``d1``, and when two names mean one slot.
 
-Pure. Follows xapi-idl's device_number.ml in both of its forms: older xapi takes whatever OCaml can parse, newer
-xapi checks ranges and refuses rubbish (`releases.CHECKED_DEVICE_NUMBERS`; trace 04#67-145).
+Pure functions. They follow both forms of xapi-idl's device_number.ml: older xapi accepts everything that
+OCaml can parse, newer xapi checks ranges and refuses other text (`releases.CHECKED_DEVICE_NUMBERS`; trace
+04#67-145).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _OCAML_INT = re.compile(
 
 
 def ocaml_int(text: str) -> int | None:
-    """What OCaml's int_of_string makes of a text, 63 bits wide; None where it refuses."""
+    """Parse a text as OCaml's int_of_string does, 63 bits wide; None if OCaml refuses it."""
     if (match := _OCAML_INT.fullmatch(text)) is None:
         return None
     minus = match["sign"] == "-"
@@ -46,7 +47,7 @@ def ocaml_int(text: str) -> int | None:
 
 
 def parse(name: str, *, hvm: bool, checked: bool) -> Device | None:
-    """The device that a name means in a VM of that kind; None for a name that means nothing."""
+    """Return the device that a name means in a VM of that kind; None if the name is invalid."""
     if (number := ocaml_int(name)) is not None:
         device = Device("ide" if hvm and number < 4 else "xen", number)
         if not checked or 0 <= number <= _LAST_DISK[device.bus]:
@@ -55,13 +56,16 @@ def parse(name: str, *, hvm: bool, checked: bool) -> Device | None:
 
 
 def possible(name: str, *, checked: bool) -> list[Device]:
-    """Everything that a name may mean; two names clash when these have a device in common."""
+    """Return all devices that a name may mean; two names clash if they share one of these."""
     readings = (parse(name, hvm=True, checked=checked), parse(name, hvm=False, checked=checked))
     return [device for device in readings if device is not None]
 
 
 def is_valid(name: str, *, vbd_type: str, checked: bool) -> bool:
-    """Whether VBD.create accepts a userdevice. Numbers have no limit here, not even zero (trace 04#95-101)."""
+    """Return True if VBD.create accepts a userdevice.
+
+    Numbers have no limit here, not even zero (trace 04#95-101).
+    """
     if name == AUTODETECT:
         return True
     if checked:
@@ -74,13 +78,13 @@ def is_valid(name: str, *, vbd_type: str, checked: bool) -> bool:
 
 
 def linux_name(device: Device) -> str:
-    """``xvdb``, ``xvdaa``, ``xvdb1``: what a guest calls it, and what VBD.device says."""
+    """Return the guest's name of the device, as in VBD.device: ``xvdb``, ``xvdaa``, ``xvdb1``."""
     partition = str(device.partition) if device.partition else ""
     return f"{_LINUX_PREFIX[device.bus]}{_letters(device.disk)}{partition}"
 
 
 def candidates(*, vbd_type: str, hvm: bool, control_domain: bool) -> list[Device]:
-    """The slots that a VM offers for disks or CDs, or (HVM only) for floppies."""
+    """Return the slots that a VM offers for disks or CDs, or (HVM only) for floppies."""
     if vbd_type == "Floppy":
         return [Device("floppy", number) for number in (0, 1)] if hvm else []
     last = 255 if control_domain and not hvm else 254
@@ -88,7 +92,7 @@ def candidates(*, vbd_type: str, hvm: bool, control_domain: bool) -> list[Device
 
 
 def _letters(disk: int) -> str:
-    """a, b, ... z, aa, ab, ...; what lies below a has no letters, yet a name (OCaml divides towards zero)."""
+    """Return a, b, ... z, aa, ab, ...; below 0 the result is not letters, because OCaml divides towards zero."""
     quotient = -(-disk // 26) if disk < 0 else disk // 26
     remainder = disk - quotient * 26
     high = "" if quotient == 0 else _letters(quotient - 1)

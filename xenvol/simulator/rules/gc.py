@@ -1,7 +1,8 @@
-"""What a pool tidies up by itself, every 30 seconds: rows whose other end is gone (db_gc_util.ml).
+"""Remove the rows whose other end is gone, as a pool does every 30 seconds (db_gc_util.ml).
 
-`collect` does it now, for a test; `Collector` does it on a clock. A VBD whose VDI has vanished goes, unless it is
-a drive: then it is emptied (facts/xapi.md 2.4, end; facts/sm-truth.md finding 8).
+`collect` does it at once, for a test; `Collector` does it periodically. A VBD whose VDI has vanished is
+removed; a drive is emptied instead (docs/background/xapi.md 2.4, end; docs/background/recordings.md, finding
+8 (storage)).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ INTERVAL = 30.0  # seconds; db_gc runs every 30 s on the master
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """Tidy up once; returns the references of the rows that went or were emptied. Takes the pool's lock."""
+    """Collect once; return the references of the rows that were removed or emptied. Takes the pool's lock."""
     with xapi.lock:
         db = xapi.db
         done = _vdis(db)
@@ -33,16 +34,16 @@ def collect(xapi: Xapi) -> list[str]:
 
 
 class Collector:
-    """Collects every so many seconds until it is stopped. Idempotent both ways; a context manager.
+    """Collects periodically until it is stopped. `start` and `stop` are idempotent; a context manager.
 
-    `stop` waits for nothing, so that it may be called with the pool's lock held; no collection starts after it.
+    `stop` does not wait, so it may be called with the pool's lock held; no collection starts after it.
     """
 
     def __init__(self, xapi: Xapi, interval: float = INTERVAL) -> None:
         self._xapi = xapi
         self._interval = interval
         self._stopped: threading.Event | None = None
-        """Of the thread that runs."""
+        """Stops the running thread; None without one."""
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopped is None else "running"
@@ -85,7 +86,7 @@ def _vdis(db: Database) -> list[str]:
 
 
 def _connectors(db: Database, cls: str, fields: tuple[str, ...], metrics: str = "") -> list[str]:
-    """Rows that connect two objects, of which one is gone."""
+    """Remove rows that connect two objects if one of the objects is gone."""
     gone = []
     for ref in db.refs(cls):
         row = db.row(cls, ref)

@@ -1,4 +1,4 @@
-"""Hosts: what a storage client changes about one, and whether it takes VMs (xapi_host.ml; trace 11#22-45)."""
+"""Hosts: the settings for storage clients, and whether a host takes VMs (xapi_host.ml; trace 11#22-45)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places, vm_placement
+from xenvol.simulator.rules import sr_hosts, vm_placement
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MULTIPATH_HANDLE = "multipathhandle"
 
 @rule("host.set_iscsi_iqn")
 def host_set_iscsi_iqn(call: Call, host: str, value: str) -> None:
-    """Any name will do but none at all. SM reads it in other_config, where it is written too."""
+    """Set the IQN, any text but an empty one. It is also written to other_config, where SM reads it."""
     if value == "":
         raise Failure("INVALID_VALUE", "value", "")
     call.db.set("host", host, iscsi_iqn=value)
@@ -56,9 +56,9 @@ def host_remove_from_other_config(call: Call, host: str, key: str) -> None:
 
 
 def _mirror(call: Call, host: str) -> None:
-    """The fields follow other_config, for clients that still write there (xapi_host_helpers.ml).
+    """Copy other_config to the fields, for clients that still write there (xapi_host_helpers.ml).
 
-    A key that was removed does not take the field's value away.
+    If a key is removed, the field keeps its value.
     """
     row = call.db.row("host", host)
     if iqn := row["other_config"].get(_IQN, ""):
@@ -74,13 +74,13 @@ def host_enable(call: Call, host: str) -> None:
 
 @rule("host.disable")
 def host_disable(call: Call, host: str, _auto_enable: bool = True) -> None:
-    """It takes no more VMs; those that run go on."""
+    """Let the host take no more VMs; running VMs go on."""
     call.db.set("host", host, enabled=False)
 
 
 @rule("host.evacuate")
 def host_evacuate(call: Call, host: str, _network: str = NULL, _batch: int = 0) -> None:
-    """Every VM goes to a host that can take it; the first that cannot go stops it with the reason."""
+    """Move every VM to a host that can take it; the first VM that cannot move ends the call with its error."""
     db = call.db
     db.row("host", host)
     for vm in _guests(call, host):
@@ -99,7 +99,7 @@ def host_assert_can_evacuate(call: Call, host: str) -> None:
 
 @rule("host.get_vms_which_prevent_evacuation")
 def host_get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
-    """VM -> the error that keeps it: the last host's that was asked, or that there is no other host."""
+    """Return VM -> the error that keeps it here: the error of the last host that was tried, or NO_HOSTS_AVAILABLE."""
     blocked: dict[str, list[str]] = {}
     call.db.row("host", host)
     for vm in _guests(call, host):
@@ -128,10 +128,10 @@ def _assert_goes(call: Call, vm: str, host: str, other: str) -> None:
 
 @rule("host.destroy")
 def host_destroy(call: Call, host: str) -> None:
-    """Forget a host that is dead; its PBDs are left to the collector."""
+    """Forget a dead host; the collector removes its PBDs."""
     db = call.db
     row = db.row("host", host)
-    if host == call.xapi.master or places.is_live(db, host):
+    if host == call.xapi.master or sr_hosts.is_live(db, host):
         raise Failure("HOST_IS_LIVE", host)
     for vm in _guests(call, host):
         raise Failure("HOST_HAS_RESIDENT_VMS", host, vm)
@@ -148,14 +148,14 @@ def host_get_servertime(call: Call, host: str) -> str:
 
 @rule("host.get_server_localtime")
 def host_get_server_localtime(call: Call, host: str) -> str:
-    """Without a zone, unlike other dates."""
+    """Return the local time without a zone, unlike other dates."""
     call.db.row("host", host)
     return time.strftime("%Y%m%dT%H:%M:%S", time.localtime(call.xapi.clock()))
 
 
 @rule("host.get_server_certificate")
 def host_get_server_certificate(call: Call, host: str) -> str:
-    """The recorded host had none (trace 07#104)."""
+    """Raise CERTIFICATE_LIBRARY_CORRUPT: the recorded host had no certificate (trace 07#104)."""
     call.db.row("host", host)
     raise Failure("CERTIFICATE_LIBRARY_CORRUPT")
 

@@ -1,4 +1,4 @@
-"""Disks and media go into a running domain and come out of it (xapi_xenops.ml, vbd_plug to vbd_eject)."""
+"""Plug disks and media into a running domain and unplug them (xapi_xenops.ml, vbd_plug to vbd_eject)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def plug(call: Call, vbd: str) -> None:
-    """Put a disk, or an empty drive, into a running domain. Raises what the storage driver refuses with.
+    """Plug a disk, or an empty drive, into a running domain. Raises the storage driver's error.
 
-    A device that the domain has already is refused without a report, since nothing changes for the domain; a medium
-    for an empty drive is noted all the same, and is what both believe from then on.
+    If the domain already has the device, the daemon refuses without a report, because nothing changes for the
+    domain. A medium for an empty drive is recorded all the same, by xapi and by the daemon.
     """
     xapi, db = call.xapi, call.db
     vm, vdi = db.row("VBD", vbd)["VM"], db.row("VBD", vbd)["VDI"]
-    db.set("VBD", vbd, currently_attached=True)  # before it is true, so that no update loses it
+    db.set("VBD", vbd, currently_attached=True)  # set early, so that no update loses it
     device = device_of(xapi, vbd)
     with hypervisor.busy_with(call, vm):
         domain = domain_of(xapi, vm)
@@ -40,7 +40,7 @@ def plug(call: Call, vbd: str) -> None:
 
 
 def unplug(call: Call, vbd: str, *, force: bool) -> None:
-    """Take a disk out of a running domain: DEVICE_DETACH_REJECTED where the guest keeps it, unless forced."""
+    """Unplug a disk from a running domain; DEVICE_DETACH_REJECTED if the guest keeps it, unless ``force``."""
     xapi, db = call.xapi, call.db
     vm = db.row("VBD", vbd)["VM"]
     device = device_of(xapi, vbd)
@@ -61,7 +61,7 @@ def unplug(call: Call, vbd: str, *, force: bool) -> None:
 
 
 def insert(call: Call, vbd: str, vdi: str) -> None:
-    """Put a medium into a drive of a running VM; a drive that came after the start of an HVM VM is not there."""
+    """Insert a medium into a drive of a running VM; an HVM domain lacks drives that were added after its start."""
     db = call.db
     vm = db.row("VBD", vbd)["VM"]
     if not vm_facts.has_qemu(db, vm):
@@ -76,7 +76,7 @@ def insert(call: Call, vbd: str, vdi: str) -> None:
 
 
 def eject(call: Call, vbd: str) -> None:
-    """Take the medium out of a drive of a running VM; from a PV VM the drive goes with it."""
+    """Eject the medium from a drive of a running VM; a PV VM loses the drive as well."""
     db = call.db
     vm = db.row("VBD", vbd)["VM"]
     if not vm_facts.has_qemu(db, vm):
@@ -91,7 +91,7 @@ def eject(call: Call, vbd: str) -> None:
 
 
 def _drive(call: Call, vbd: str) -> tuple[str, Domain]:
-    """The slot of a drive in a running HVM domain; INTERNAL_ERROR where the domain does not have it."""
+    """Return the device and domain of a drive in a running HVM VM; INTERNAL_ERROR if the domain does not have it."""
     vm = call.db.row("VBD", vbd)["VM"]
     device = device_of(call.xapi, vbd)
     domain = domain_of(call.xapi, vm)

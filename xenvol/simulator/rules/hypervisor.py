@@ -1,6 +1,7 @@
-"""The hypervisor of a host: domains start, stop, sleep and move, and storage drivers attach their disks.
+"""The hypervisor of a host: start, stop, suspend and move domains, with their disks.
 
-xapi tells its hypervisor's daemon what to do, and believes only what that reports afterwards (`slots.report`).
+xapi gives orders to its hypervisor's daemon, and records only what the daemon reports afterwards
+(`slots.report`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ P = ParamSpec("P")
 
 
 def busy_with(call: Call, vm: str) -> AbstractContextManager[None]:
-    """The daemon does one thing at a time with a VM; what comes meanwhile waits (xenops_server.ml, Redirector).
+    """Hold the VM: the daemon does one thing at a time with a VM, and other work waits (xenops_server.ml, Redirector).
 
-    So a VM is not shut down, nor does it move, while a disk is plugged into it.
+    So a VM is neither shut down nor moved while a disk is being plugged into it.
     """
     return backend.holding(call, "VM", vm)
 
@@ -44,7 +45,7 @@ def _one_at_a_time(
 def start(call: Call, vm: str, host: str) -> None:
     """Build a domain on the host with the disks of all the VM's slots; all of them or no domain.
 
-    Raises what a storage driver refuses with. A PV domain has no empty drives.
+    Raises the storage driver's error. A PV domain has no empty drives.
     """
     xapi, db = call.xapi, call.db
     slots = [
@@ -71,27 +72,27 @@ def start(call: Call, vm: str, host: str) -> None:
 
 
 def pause(call: Call) -> None:
-    """The domain stands still, or goes on; nothing of it changes."""
+    """Pause or unpause the domain; its disks do not change."""
     steps.note(call, steps.SINGLE)
 
 
 @_one_at_a_time
 def power_off(call: Call, vm: str, *, clean: bool) -> None:
-    """The domain ends, asked nicely or not; its disks are reported before it is."""
+    """End the domain, cleanly or not; its disks are reported before it ends."""
     steps.note(call, steps.power_off(call, devices_of(call.xapi, vm), clean=clean))
     _empty(call, vm)
     stop(call, vm)
 
 
 def reboot(call: Call, vm: str, *, clean: bool) -> None:
-    """The domain ends and begins again with the disks that it has."""
+    """Restart the domain with the disks that it has."""
     steps.note(call, steps.reboot(call, devices_of(call.xapi, vm), clean=clean))
 
 
 def stop(call: Call, vm: str) -> None:
-    """Destroy the domain, if there is one, whatever the storage says to that.
+    """Destroy the domain, if there is one, and ignore errors of the storage.
 
-    What the VBDs say is the caller's affair.
+    The caller updates the VBDs.
     """
     domain = call.xapi.domains.pop(vm, None)
     if domain is not None:
@@ -102,9 +103,9 @@ def stop(call: Call, vm: str) -> None:
 
 @_one_at_a_time
 def suspend(call: Call, vm: str) -> None:
-    """Like `stop`: what was in which slot is in the database, and comes back with `resume`.
+    """End the domain as `stop` does; the database keeps its slots, and `resume` restores them.
 
-    Not so on the recorded host: what it had for a hypervisor lost the disks of a VM that sleeps (trace 05#129).
+    On the recorded host the hypervisor's stand-in lost the disks of a suspended VM (trace 05#129).
     """
     steps.note(call, steps.suspend(call, devices_of(call.xapi, vm)))
     if not call.xapi.domains_use_storage:
@@ -113,7 +114,7 @@ def suspend(call: Call, vm: str) -> None:
 
 
 def _empty(call: Call, vm: str) -> None:
-    """Take all disks out of a domain that is about to go, and say so."""
+    """Detach and report all disks of a domain that is about to end."""
     domain = domain_of(call.xapi, vm)
     for device in list(domain.disks):
         with contextlib.suppress(Failure):
@@ -139,7 +140,7 @@ def resume(call: Call, vm: str, host: str) -> None:
 
 @_one_at_a_time
 def move(call: Call, vm: str, host: str) -> None:
-    """Live migration: the disks are attached where the domain goes, then detached where it was."""
+    """Migrate live: attach the disks at the destination, then detach them at the source."""
     there = Domain(host)
     here = domain_of(call.xapi, vm)
     try:
@@ -169,7 +170,7 @@ def take_out(call: Call, domain: Domain, device: str) -> None:
 
 
 def attach(call: Call, domain: Domain, device: str, vdi: str, *, writable: bool) -> None:
-    """Have the storage driver attach a disk on the domain's host, where disks need that at all."""
+    """Attach a disk on the domain's host through the storage driver, if this pool's disks need that."""
     if vdi != NULL and call.xapi.domains_use_storage:
         datapath.attach(call, domain.host, vdi, read_write=writable)
         domain.storage[device] = (vdi, writable)

@@ -1,4 +1,4 @@
-"""Setters of map fields that are messages of their own although they only set (xapi hides roles behind them)."""
+"""Setters of map fields that are messages of their own although they only set (xapi checks roles in them)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _EMPTY_KEY = "Db_exn.Empty_key_in_map"
 
 HowToChange = Callable[["Call", str, Callable[[], None]], None]
-"""(call, reference, the change): makes the change, and does what belongs to it."""
+"""(call, reference, the change): makes the change, and its side effects."""
 
 
 def plainly(_call: Call, _ref: str, change: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Messages: what xapi and its clients write down about an object for people to read (xapi_message.ml)."""
+"""Messages: notes about an object for people, written by xapi and its clients (xapi_message.ml)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 _CLASSES = {"Host": "host", "Pool": "pool"}
-"""Classes that messages spell in their own way."""
+"""Classes that messages spell differently."""
 
 
 def write(call: Call, name: str, cls: str, ref: str, body: str, *, priority: int = 5) -> None:
-    """A message of xapi's own about an object that exists."""
+    """Write a message of xapi's own about an existing object."""
     uuid = call.db.row(_CLASSES.get(cls, cls), ref)["uuid"]
     message_create(call, name, priority, cls, uuid, body)
 
@@ -49,7 +49,7 @@ def message_destroy_many(call: Call, messages: list[str]) -> None:
 
 @rule("message.get")
 def message_get(call: Call, cls: str, obj_uuid: str, since: str) -> dict[str, Any]:
-    """Those about one object that are newer than a time."""
+    """Return the messages about one object that are newer than a time."""
     newer = message_get_since(call, since)
     return {ref: row for ref, row in newer.items() if (row["cls"], row["obj_uuid"]) == (cls, obj_uuid)}
 

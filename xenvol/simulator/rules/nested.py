@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 
 def invoke(call: Call, method: str, *arguments: Any) -> Any:
-    """Do what a client's call of that name would do; raises what it would raise."""
+    """Run the rule of that message; raises what a client's call would raise."""
     inner = dataclasses.replace(call, method=method, task=f"OpaqueRef:{uuid.uuid4()}")
     return RULES[method](inner, *arguments)

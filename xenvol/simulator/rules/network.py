@@ -64,7 +64,7 @@ def network_create_new_blob(call: Call, network: str, name: str, mime_type: str,
 
 @rule("network.set_default_locking_mode")
 def network_set_default_locking_mode(call: Call, network: str, value: str) -> None:
-    """Only while nothing is plugged into the network."""
+    """Set the mode; VIF_IN_USE if a VIF is plugged into the network."""
     db = call.db
     db.row("network", network)
     for vif in db.children(network, "VIFs"):
@@ -75,7 +75,7 @@ def network_set_default_locking_mode(call: Call, network: str, value: str) -> No
 
 @rule("network.add_purpose")
 def network_add_purpose(call: Call, network: str, value: str) -> None:
-    """``nbd`` and ``insecure_nbd`` exclude each other in a pool."""
+    """Add a purpose; ``nbd`` and ``insecure_nbd`` exclude each other in a pool."""
     db = call.db
     present = db.row("network", network)["purpose"]
     if value in present:

@@ -1,9 +1,9 @@
-"""Who may work on an object at the same time: one mark per operation, and whoever conflicts waits for it.
+"""Marks and waits: an operation marks its objects, and a conflicting operation waits for it.
 
-xapi marks the object with ``current_operations[task] = op``, works, and unmarks it. A call whose operation
-does not go with one that is under way does not fail: inside the server it waits until the other is done and
-looks again (facts/xapi.md 2.2; trace 12). What excludes what, and what an object allows at all, is each
-class's own affair: it registers a `Discipline`.
+xapi marks an object with ``current_operations[task] = op``, works, and unmarks it. A call does not fail if
+its operation conflicts with one under way: it waits inside the server until the other one ends, and tries
+again (docs/background/xapi.md 2.2; trace 12). Each class registers a `Discipline`: what excludes what, and
+what an object allows at all.
 """
 
 from __future__ import annotations
@@ -32,18 +32,16 @@ Mark = tuple[str, str, str]
 IN_PROGRESS = "OTHER_OPERATION_IN_PROGRESS"
 
 STANDARD_PATIENCE = 7200.0  # seconds that most calls wait (helpers.ml, Policy.standard)
-SHORT_PATIENCE = (
-    120.0  # seconds that calls wait which should fail soon, VM.start for one (Policy.fail_quickly)
-)
-STANDARD_NAP = (
+SHORT_PATIENCE = 120.0  # seconds for calls that should fail soon, e.g. VM.start (Policy.fail_quickly)
+STANDARD_SLEEP = (
     1.0,
     20.0,
-)  # seconds between two tries of a release that is not woken, at random (Policy.standard)
-SHORT_NAP = 2.0  # Policy.fail_quickly
+)  # random seconds between two tries of a release that is not woken (Policy.standard)
+SHORT_SLEEP = 2.0  # Policy.fail_quickly
 NO_PATIENCE = 0.0  # Policy.fail_immediately, but for its one short wait
 QUEUE_LIMIT = 100  # calls that may wait at once (helpers.ml, max_number_of_queueing_threads)
 
-_BREATH = 0.002  # seconds between two attempts, so that calls which are in each other's way do not race
+_RETRY_SECONDS = 0.002  # seconds between two attempts, so that conflicting calls do not race
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +58,37 @@ DISCIPLINES: dict[str, Discipline] = {}
 
 
 def in_progress(cls: str, ref: str, operation: str, task: str) -> Failure:
-    """The refusal that makes a caller wait; the client sees it only when patience runs out."""
+    """Return the refusal that makes a caller wait; the client sees it only after the longest wait."""
     return Failure(IN_PROGRESS, cls, ref, operation, task)
 
 
 def update_allowed_operations(xapi: Xapi, cls: str, ref: str) -> None:
-    """Store what the object allows now; what cannot be told, because a reference dangles, stays as it was."""
+    """Store what the object allows now; if a dangling reference prevents that, leave the old value."""
     if xapi.db.exists(cls, ref):
         with contextlib.suppress(Failure):
             DISCIPLINES[cls].update(xapi, ref)
 
 
 def mark(call: Call, cls: str, ref: str, operation: str) -> None:
-    """Raises what forbids the operation, and marks the object otherwise."""
+    """Mark the object with the operation, or raise what forbids it."""
     DISCIPLINES[cls].check(call.xapi, ref, operation)
     call.db.map_add(cls, ref, "current_operations", call.task, operation)
     update_allowed_operations(call.xapi, cls, ref)
 
 
 def unmark(call: Call, cls: str, ref: str) -> None:
-    """Idempotent, also when the object is gone."""
+    """Remove the mark; idempotent, and the object may be gone."""
     if call.db.exists(cls, ref):
         call.db.map_remove(cls, ref, "current_operations", call.task)
         update_allowed_operations(call.xapi, cls, ref)
 
 
 def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PATIENCE) -> T:
-    """Repeat an attempt for as long as another operation is in its way.
+    """Repeat an attempt as long as a conflicting operation is under way.
 
-    The attempt runs under the pool's lock and must leave nothing behind when it raises. Every change of the
-    pool is an occasion to look again; with `Xapi.storage_delays` an older release looks again when a real one
-    does. Raises TASK_CANCELLED when the task is cancelled meanwhile, and TOO_MANY_PENDING_TASKS when a hundred
+    The attempt runs under the pool's lock and must leave nothing behind when it raises. It is repeated after
+    every change of the pool; with `Xapi.storage_delays`, an older release repeats it when a real one would.
+    Raises TASK_CANCELLED when the task is cancelled meanwhile, and TOO_MANY_PENDING_TASKS when a hundred
     calls wait already.
     """
     _make_cancellable(call)
@@ -106,19 +104,19 @@ def retry(call: Call, attempt: Callable[[], T], *, patience: float = STANDARD_PA
                 if failure.code != IN_PROGRESS or left <= 0 or call.xapi.is_closed:
                     raise
                 wait = _goes_on_waiting(call, stack, wait, failure)
-                nap = _nap(call.xapi, failure, patience)
+                seconds = _retry_sleep(call.xapi, failure, patience)
             with _queueing(call.xapi):
-                if nap is None:
+                if seconds is None:
                     call.xapi.lock.wait(left)
-                    call.sleep(_BREATH)
+                    call.sleep(_RETRY_SECONDS)
                 else:
-                    call.sleep(min(nap, left))
+                    call.sleep(min(seconds, left))
 
 
 def _goes_on_waiting(call: Call, stack: contextlib.ExitStack, wait: Wait | None, failure: Failure) -> Wait:
-    """The wait that lasts now: the one before, or another if something else is in the way."""
+    """Return the current wait: the one before, or a new one if another operation conflicts now."""
     what = _in_the_way(failure)
-    seen = call.db.stamp  # every change is an occasion to look again, so without one the call goes on waiting
+    seen = call.db.stamp  # the next attempt follows a change, so without a change the call goes on waiting
 
     def lasts() -> bool:
         return call.db.stamp == seen
@@ -131,33 +129,33 @@ def _goes_on_waiting(call: Call, stack: contextlib.ExitStack, wait: Wait | None,
 
 
 def _in_the_way(failure: Failure) -> tuple[str, ...]:
-    """Class, reference and operation, whichever way the release writes them."""
+    """Return class, reference and operation of the conflict, in either form that releases use."""
     first, ref, *rest = failure.params
     cls, _, operation = first.partition(".")  # "VM.start" in releases before 25.27
     return cls, ref, operation or rest[0]
 
 
-def _nap(xapi: Xapi, failure: Failure, patience: float) -> float | None:
-    """Seconds that a real xapi sleeps before it tries again; None where the end of the operation wakes it.
+def _retry_sleep(xapi: Xapi, failure: Failure, patience: float) -> float | None:
+    """Return the seconds that a real xapi sleeps before it tries again; None if the end of the operation wakes it.
 
-    Until 25.27 only an error of two parameters let it be woken, which is that of a VM's operation (helpers.ml,
-    Repeat_with_uniform_backoff.wait). Seen: facts/truth.md, last section, finding 1.
+    Until 25.27 only an error of two parameters is woken: the error of a VM's operation (helpers.ml,
+    Repeat_with_uniform_backoff.wait; docs/background/recordings.md, finding 1 (xapi)).
     """
     if not xapi.storage_delays or len(failure.params) == 2:
         return None
     if releases.since(xapi, releases.IN_PROGRESS_NAMES_TASK):
         return None
-    return random.uniform(*STANDARD_NAP) if patience == STANDARD_PATIENCE else SHORT_NAP
+    return random.uniform(*STANDARD_SLEEP) if patience == STANDARD_PATIENCE else SHORT_SLEEP
 
 
 @contextlib.contextmanager
 def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> Iterator[None]:
-    """Do the body with these objects marked, in this order; all of them or none.
+    """Run the block with these objects marked, in this order; all of them or none.
 
         with operation(call, ("SR", sr, "vdi_resize"), ("VDI", vdi, "resize")): ...
 
-    Waits where another operation is in the way. Raises what the disciplines of the classes refuse with; the
-    objects before the one that refuses were marked by then, so that what they allow is computed anew
+    Waits for conflicting operations. Raises what the classes' disciplines refuse with. The objects before the
+    one that refuses were marked until then, so their allowed_operations are computed anew
     (message_forwarding.ml, with_sr_andor_vdi and mark_vbds).
     """
 
@@ -165,7 +163,7 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
         _assert_nothing_in_the_way(call, marks)
         done: list[Mark] = []
         try:
-            for cls, ref, op in marks:  # each is looked at again: a mark may be in the way of the next one
+            for cls, ref, op in marks:  # checked again each time: a mark may conflict with the next one
                 mark(call, cls, ref, op)
                 done.append((cls, ref, op))
         except Failure:
@@ -182,7 +180,7 @@ def operation(call: Call, *marks: Mark, patience: float = STANDARD_PATIENCE) -> 
 
 
 def _assert_nothing_in_the_way(call: Call, marks: Iterable[Mark]) -> None:
-    """Raises only what would have to be waited for: whoever waits marks nothing, and so wakes nobody."""
+    """Raise only conflicts to wait for. A call that waits marks nothing, and so wakes no other call."""
     for cls, ref, op in marks:
         try:
             DISCIPLINES[cls].check(call.xapi, ref, op)
@@ -193,7 +191,7 @@ def _assert_nothing_in_the_way(call: Call, marks: Iterable[Mark]) -> None:
 
 
 def _make_cancellable(call: Call) -> None:
-    """A call that may have to wait can be cancelled (helpers.ml, retry; trace 12#7: its task says so)."""
+    """Allow cancelling: a call that may have to wait can be cancelled (helpers.ml, retry; trace 12#7)."""
     if call.db.exists("task", call.task):
         call.db.set("task", call.task, allowed_operations=["cancel"])
 

@@ -1,4 +1,4 @@
-"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; facts/xapi.md 2.4)."""
+"""PBD: create, plug, unplug, destroy (xapi_pbd.ml; message_forwarding.ml, module PBD; docs/background/xapi.md 2.4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import attachment, backend, places, releases, secret
+from xenvol.simulator.rules import attachment, backend, releases, secret, sr_hosts
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.operations import in_progress, mark, operation, retry, unmark
 from xenvol.simulator.rules.sr_operations import update as update_sr_operations
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @rule("PBD.create")
 def create(call: Call, record: dict[str, Any]) -> str:
-    """Checks the SR and not the host (trace 02#51-52); the passwords become secrets before anything is checked."""
+    """Create a PBD.
+
+    The SR is checked, the host is not (trace 02#51-52); passwords become secrets before any check.
+    """
     sr: str = record["SR"]
     config = secret.move_passwords(call, record["device_config"])
     with operation(call, ("SR", sr, "pbd_create")):
@@ -28,7 +31,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
 
 
 def add(call: Call, sr: str, host: str, config: dict[str, str]) -> str:
-    """The row, with secrets of its own; the caller's other_config is not kept (xapi_pbd.ml, create)."""
+    """Add the row, with secrets of its own; the caller's other_config is dropped (xapi_pbd.ml, create)."""
     db = call.db
     for pbd in db.children(sr, "PBDs"):
         if db.row("PBD", pbd)["host"] == host:
@@ -45,7 +48,7 @@ def destroy(call: Call, pbd: str) -> None:
 
 
 def remove(call: Call, pbd: str) -> None:
-    """The row and its secrets."""
+    """Delete the row and its secrets."""
     row = call.db.row("PBD", pbd)
     if row["currently_attached"]:
         raise Failure("OPERATION_NOT_ALLOWED", "PBD is currently attached")
@@ -56,7 +59,7 @@ def remove(call: Call, pbd: str) -> None:
 
 @rule("PBD.set_device_config")
 def set_device_config(call: Call, pbd: str, value: dict[str, str]) -> None:
-    """For drivers only; a client's passwords become secrets all the same."""
+    """Set the device_config, for drivers only; a client's passwords become secrets before it is refused."""
     config = secret.move_passwords(call, value)
     assert_storage_session(call, call.db.row("PBD", pbd)["SR"])
     _assert_no_srmaster(config)
@@ -65,11 +68,11 @@ def set_device_config(call: Call, pbd: str, value: dict[str, str]) -> None:
 
 @rule("PBD.plug")
 def plug(call: Call, pbd: str) -> None:
-    """Idempotent. Plugging the pool master's PBD refreshes the SR's sizes afterwards."""
+    """Plug a PBD; idempotent. Plugging the pool master's PBD also refreshes the SR's sizes."""
     sr, host = call.db.row("PBD", pbd)["SR"], call.db.row("PBD", pbd)["host"]
     with operation(call, ("SR", sr, "plug")):
         row = call.db.row("PBD", pbd)
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         backend.bind(call, pbd)
         if not row["currently_attached"]:
             _assert_sharable(call.db, sr, host)
@@ -83,13 +86,13 @@ def plug(call: Call, pbd: str) -> None:
 
 @rule("PBD.unplug")
 def unplug(call: Call, pbd: str) -> None:
-    """Idempotent. Waits for whoever works on a VDI, if that happens on the pool master."""
+    """Unplug a PBD; idempotent. On the pool master it waits for operations on the SR's VDIs."""
     sr = call.db.row("PBD", pbd)["SR"]
     retry(call, lambda: _mark_for_unplug(call, sr))
     try:
-        row = call.db.row("PBD", pbd)  # it may have gone while this call waited
+        row = call.db.row("PBD", pbd)  # the row may have gone while this call waited
         host = row["host"]
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         if row["currently_attached"]:
             _assert_not_needed_by_ha(call.xapi, pbd)
             if in_use := [vdi for vdi in _active_vdis(call.db, sr, host) if _blocks_unplug(call.db, vdi)]:
@@ -105,7 +108,7 @@ def unplug(call: Call, pbd: str) -> None:
 def _mark_for_unplug(call: Call, sr: str) -> None:
     db = call.db
     db.row("SR", sr)
-    if places.srmaster(call.xapi, sr) == call.xapi.master:
+    if sr_hosts.srmaster(call.xapi, sr) == call.xapi.master:
         for vdi in db.children(sr, "VDIs"):
             for task, op in db.row("VDI", vdi)["current_operations"].items():
                 raise in_progress("VDI", vdi, op, task)
@@ -119,18 +122,19 @@ def _assert_no_srmaster(config: dict[str, str]) -> None:
 
 
 def _assert_sharable(db: Database, sr: str, host: str) -> None:
-    """An SR that is not shared is plugged on one host at a time."""
+    """Raise SR_NOT_SHARABLE if an SR that is not shared is plugged on another host."""
     if db.row("SR", sr)["shared"]:
         return
-    for pbd in places.plugged_pbds(db, sr):
+    for pbd in sr_hosts.plugged_pbds(db, sr):
         if (other := db.row("PBD", pbd)["host"]) != host:
             raise Failure("SR_NOT_SHARABLE", sr, other)
 
 
 def _active_vdis(db: Database, sr: str, host: str) -> list[str]:
-    """The SR's disks in the host's VMs. A disk whose row is gone, of whatever SR, makes this fail.
+    """Return the SR's disks in the host's VMs; HANDLE_INVALID [VDI, ref] if one of those VMs has a disk without a row.
 
-    HANDLE_INVALID [VDI, ref], until the garbage collector has removed its VBD (facts/sm-truth.md finding 8).
+    That lasts until the garbage collector has removed the VBD (docs/background/recordings.md, finding 8
+    (storage)).
     """
     vbds = [db.row("VBD", vbd) for vm in db.children(host, "resident_VMs") for vbd in db.children(vm, "VBDs")]
     vdis = [vbd["VDI"] for vbd in vbds if is_active(vbd) and not vbd["empty"]]
@@ -165,8 +169,8 @@ def _is_protected(db: Database, vm: str) -> bool:
 
 
 def _retire_metadata(xapi: Xapi, sr: str, host: str) -> None:
-    """Other pools' databases in the SR are no longer the latest that we know of."""
-    if places.srmaster(xapi, sr) != host:
+    """Mark other pools' databases in the SR as no longer the latest known."""
+    if sr_hosts.srmaster(xapi, sr) != host:
         return
     db = xapi.db
     for vdi in db.children(sr, "VDIs"):

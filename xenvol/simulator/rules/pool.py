@@ -1,4 +1,4 @@
-"""The pool: which host speaks for it (xapi_pool.ml). Its default SRs are fields like others."""
+"""The pool: its master, and how that changes (xapi_pool.ml). Its default SRs are ordinary fields."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 @rule("pool.designate_new_master")
 def pool_designate_new_master(call: Call, host: str) -> None:
-    """Another live host takes over; to the old one, calls get HOST_IS_SLAVE from then on."""
+    """Make another live host the master; the old one then answers calls with HOST_IS_SLAVE."""
     db = call.db
     pool = db.refs("pool")[0]
     db.row("host", host)
     if db.row("pool", pool)["ha_enabled"]:
         raise Failure("HA_IS_ENABLED")
-    if not places.is_live(db, host):
+    if not sr_hosts.is_live(db, host):
         raise Failure("HOST_NOT_LIVE")
     db.set("pool", pool, master=host)
 
 
 @rule("pool.sync_database")
 def pool_sync_database(_call: Call) -> None:
-    """Every host has the database already."""
+    """Do nothing: every host has the database already."""
 
 
 @rule("pool.recover_slaves")
 def pool_recover_slaves(call: Call) -> list[str]:
-    """The members that heard of a new master."""
+    """Return the members that learnt of a new master."""
     return [
-        host for host in call.db.refs("host") if host != call.xapi.master and places.is_live(call.db, host)
+        host for host in call.db.refs("host") if host != call.xapi.master and sr_hosts.is_live(call.db, host)
     ]
 
 

@@ -1,7 +1,7 @@
-"""What a storage driver may see and change of the pool: `XapiPort` over the database, for one SR on one host.
+"""What a storage driver may read and change in the pool: `XapiPort` over the database, for one SR on one host.
 
-Real drivers call xapi back with a session of their own; these calls are the same writes with the same
-refusals (xapi_vdi.ml, introduce_dbonly), told apart by `XapiRefusal`, which is an error inside the driver.
+A real driver calls xapi with a session of its own. These methods do the same writes with the same refusals
+(xapi_vdi.ml, introduce_dbonly). A refusal is an `XapiRefusal`, which is an error inside the driver.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.operations import update_allowed_operations
 from xenvol.simulator.sm.base import DuplicateVDI, VDIInfo, XapiRefusal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 UUID = re.compile("-".join(f"[0-9a-f]{{{n}}}" for n in (8, 4, 4, 4, 12)), re.IGNORECASE)
-"""What xapi takes for a uuid; it does not look at what may follow."""
+"""What xapi accepts as a uuid; text after it is ignored."""
 
 _AS_THEY_ARE = ("virtual_size", "physical_utilisation", "managed", "read_only")
 _WHEN_GIVEN = ("sharable", "name_label", "name_description", "type", "is_a_snapshot")
@@ -30,7 +30,7 @@ _WHEN_GIVEN = ("sharable", "name_label", "name_description", "type", "is_a_snaps
 class Port:
     call: Call
     sr: str | None
-    """None while probing: there is no row yet."""
+    """None while probing, because there is no row yet."""
     host: str
 
     def vdis(self) -> list[dict[str, Any]]:
@@ -75,12 +75,12 @@ class Port:
 
     def pbd_other_config(self, add: Mapping[str, str], remove: Iterable[str] = ()) -> None:
         if self.sr is not None:
-            pbd = places.pbd_of(self.call.db, self.sr, self.host)
+            pbd = sr_hosts.pbd_of(self.call.db, self.sr, self.host)
             self._change_map("PBD", pbd, "other_config", add, remove)
 
     def pbd_device_config(self, add: Mapping[str, str]) -> None:
         if self.sr is not None:
-            pbd = places.pbd_of(self.call.db, self.sr, self.host)
+            pbd = sr_hosts.pbd_of(self.call.db, self.sr, self.host)
             self._change_map("PBD", pbd, "device_config", add)
 
     def other_srs(self, sr_type: str | None = None) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Port:
 
 
 def find_by_location(call: Call, sr: str, location: str) -> str | None:
-    """The first VDI of the SR that lies there."""
+    """Return the first VDI of the SR at that location, or None."""
     db = call.db
     return next(
         (vdi for vdi in db.by_location(location) if db.row("VDI", vdi)["SR"] == sr),

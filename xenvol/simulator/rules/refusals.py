@@ -1,6 +1,6 @@
-"""A table of which operations an object forbids and why, filled in the order in which xapi looks.
+"""A table of the operations that an object forbids, and why, filled in xapi's order.
 
-The first reason that is found for an operation is the one that counts; later ones are not noted.
+The first reason for an operation counts; later ones are dropped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Refusals:
                 self._reasons[operation] = reason
 
     def check(self, operation: str) -> None:
-        """Raises what forbids the operation."""
+        """Raise what forbids the operation."""
         if (reason := self._reasons[operation]) is not None:
             raise reason
 
     @property
     def allowed(self) -> list[str]:
-        """In the order in which the operations were given."""
+        """The allowed operations, in the order in which they were given."""
         return [operation for operation, reason in self._reasons.items() if reason is None]

@@ -1,8 +1,8 @@
-"""Secrets: a password's value in a row of its own, and how passwords in a device_config become such rows.
+"""Secrets: a password's value has a row of its own, and passwords in a device_config become such rows.
 
-A key that ends in ``password`` is turned into ``<key>_secret``, the uuid of a new secret, on the way in; PBD.create
-then gives every PBD a copy of its own, so that the first row is left behind for ever (facts/sm-truth.md, CHAP
-secrets; trace 11#17-30).
+On the way in, a key that ends in ``password`` becomes ``<key>_secret``, the uuid of a new secret. PBD.create
+then gives every PBD a copy, and the first row is never deleted (docs/background/recordings.md, "CHAP
+secrets"; trace 11#17-30).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def destroy(call: Call, secret: str) -> None:
 
 
 def new(call: Call, value: str, other_config: Mapping[str, str] | None = None) -> str:
-    """A new secret's reference."""
+    """Create a secret, and return its reference."""
     return call.db.create("secret", value=value, other_config=dict(other_config or {}))
 
 
 def move_passwords(call: Call, config: Mapping[str, str]) -> dict[str, str]:
-    """The config without passwords: each has become a secret, and its key says so."""
+    """Return the config with each password replaced by the uuid of a new secret, under ``<key>_secret``."""
     moved = {}
     for key, value in config.items():
         if key.endswith("password"):
@@ -51,7 +51,7 @@ def move_passwords(call: Call, config: Mapping[str, str]) -> dict[str, str]:
 
 
 def duplicate(call: Call, config: Mapping[str, str]) -> dict[str, str]:
-    """The config with a copy of each secret; UUID_INVALID where there is none of that uuid."""
+    """Return the config with a copy of each secret; UUID_INVALID if a secret does not exist."""
     copied = dict(config)
     for key, value in config.items():
         if key.endswith("password_secret"):
@@ -63,7 +63,7 @@ def duplicate(call: Call, config: Mapping[str, str]) -> dict[str, str]:
 
 
 def drop(call: Call, config: Mapping[str, str]) -> None:
-    """Delete the secrets that a config names; those that are gone already are no matter."""
+    """Delete the secrets that a config names; ignore those that are gone."""
     for key, value in config.items():
         if key.endswith("password_secret") and (secret := call.db.by_uuid("secret", value)) is not None:
             call.db.delete("secret", secret)

@@ -1,8 +1,8 @@
-"""Which VBD is which slot of a domain, and what xapi writes down when a slot changes.
+"""Which VBD belongs to which slot of a domain, and what xapi records when a slot changes.
 
-The hypervisor's daemon knows a disk by its device name in the guest, so what it reports is matched to a VBD by
-userdevice: where that is spelt in a way of its own ("hda", "05"), or was changed meanwhile, the report finds no
-VBD, or another (xapi_xenops.ml, update_vbd).
+The hypervisor's daemon knows a disk by its device name in the guest. xapi matches the daemon's report to a
+VBD by userdevice. If the userdevice is spelt in another way ("hda", "05") or was changed meanwhile, the
+report finds no VBD or a wrong one (xapi_xenops.ml, update_vbd).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def domain_of(xapi: Xapi, vm: str) -> Domain:
-    """The VM's domain; one for a VM that was made running is made from its VBDs."""
+    """Return the VM's domain; for a VM that was made running, build it from its VBDs."""
     if vm not in xapi.domains:
         row = xapi.db.row("VM", vm)
         domain = Domain(row["resident_on"])
@@ -33,7 +33,10 @@ def domain_of(xapi: Xapi, vm: str) -> Domain:
 
 
 def device_of(xapi: Xapi, vbd: str) -> str:
-    """What the daemon calls a VBD's slot: ``xvdb`` for userdevice "1". No name for rubbish: INTERNAL_ERROR."""
+    """Return the daemon's name of a VBD's slot:
+
+    ``xvdb`` for userdevice "1"; INTERNAL_ERROR for an invalid userdevice.
+    """
     row = xapi.db.row("VBD", vbd)
     hvm = vm_facts.will_have_qemu(xapi.db, row["VM"])
     checked = releases.since(xapi, releases.CHECKED_DEVICE_NUMBERS)
@@ -44,7 +47,7 @@ def device_of(xapi: Xapi, vbd: str) -> str:
 
 
 def devices_of(xapi: Xapi, vm: str) -> Devices:
-    """What the VM's domain has, as far as it matters for the work with it."""
+    """Return the devices of the VM's domain that count for the number of steps."""
     db = xapi.db
     writable: list[bool] = []
     read_only: list[bool] = []
@@ -57,7 +60,7 @@ def devices_of(xapi: Xapi, vm: str) -> Devices:
 
 
 def report(xapi: Xapi, vm: str, device: str) -> None:
-    """What xapi writes down when the daemon says that something about a slot changed (update_vbd)."""
+    """Record what the daemon reports about a slot (update_vbd)."""
     db = xapi.db
     if (vbd := _slot(xapi, vm, device)) is None:
         return
@@ -73,7 +76,7 @@ def report(xapi: Xapi, vm: str, device: str) -> None:
 
 
 def _slot(xapi: Xapi, vm: str, device: str) -> str | None:
-    """The VBD whose userdevice is spelt like the device, or is its decimal number."""
+    """Return the VBD whose userdevice is the device's name or its decimal number, or None."""
     parsed = device_numbers.parse(device, hvm=False, checked=True)
     names = {device}
     if parsed is not None and parsed.bus in ("xen", "ide"):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import attachment, backend, pbd, places, secret
+from xenvol.simulator.rules import attachment, backend, pbd, secret, sr_hosts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.sr_operations import update as update_allowed_operations
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
-_UUID_PREFIX = 8  # letters (xapi_sr.ml, unload_metrics_from_memory)
+_UUID_PREFIX = 8  # characters (xapi_sr.ml, unload_metrics_from_memory)
 
 
 @rule("SR.introduce")
@@ -29,7 +29,7 @@ def introduce(
     shared: bool,
     sm_config: dict[str, str],
 ) -> str:
-    """A row and nothing else: neither the type nor the uuid is looked at (trace 02#7-16)."""
+    """Add a row and nothing else: neither the type nor the uuid is checked (trace 02#7-16)."""
     db = call.db
     if db.by_uuid("SR", uuid) is not None:
         raise Failure("SR_UUID_EXISTS", uuid)
@@ -63,17 +63,17 @@ def create(
     shared: bool,
     sm_config: dict[str, str],
 ) -> str:
-    """Make the SR on the storage, and plug it: on every host where it is shared, the given host ignored.
+    """Make the SR on the storage, and plug it; a shared SR is plugged on every host, and the given host is ignored.
 
-    Where the driver refuses, no SR is left; where a plug fails, the SR stays (trace 02#122-127). The secrets stay
-    in either case.
+    If the driver refuses, no SR is left; if a plug fails, the SR stays (trace 02#122-127). The secrets stay
+    in both cases.
     """
     db, master = call.db, call.xapi.master
     config = secret.move_passwords(call, device_config)
     if shared:
         host = master
     else:
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
     sr = str(introduce(call, "", name_label, name_description, sr_type, content_type, shared, sm_config))
     hosts = [master, *(other for other in db.refs("host") if other != master)] if shared else [host]
     pbds = [pbd.add(call, sr, each, config) for each in hosts]
@@ -101,7 +101,7 @@ def _create_on_storage(call: Call, sr: str, pbd_ref: str, host: str, size: int) 
 
 
 def _plug_all(call: Call, pbds: list[str]) -> None:
-    """All at once, each under a task that stays behind (trace 08#26); whether they succeed is no matter."""
+    """Plug all PBDs at once, each under a task that stays (trace 08#26); failures are ignored."""
 
     def plug(pbd_ref: str) -> str:
         def work(under_task: Call) -> str:
@@ -125,13 +125,13 @@ def _is_pending(call: Call, task: str) -> bool:
 @rule("SR.make")
 def make(call: Call, host: str, device_config: dict[str, str], *_: object) -> None:
     secret.move_passwords(call, device_config)
-    places.assert_live(call.xapi, host)
+    sr_hosts.assert_live(call.xapi, host)
     raise Failure("MESSAGE_DEPRECATED")
 
 
 @rule("SR.forget")
 def forget(call: Call, sr: str) -> None:
-    """The rows of the SR, its PBDs and its VDIs go, the data stays; VBDs dangle until the garbage collection."""
+    """Delete the rows of the SR, its PBDs and VDIs; the data stays, and VBDs dangle until the garbage collection."""
     with operation(call, ("SR", sr, "forget")):
         _assert_unplugged(call, sr)
         _unload_metrics(call, sr)
@@ -140,7 +140,7 @@ def forget(call: Call, sr: str) -> None:
 
 @rule("SR.destroy")
 def destroy(call: Call, sr: str) -> None:
-    """Attach, erase, and forget. What the driver refuses leaves everything as it was."""
+    """Attach the SR, erase it, and forget it. If the driver refuses, everything stays as it was."""
     db = call.db
     with operation(call, ("SR", sr, "destroy")):
         _assert_unplugged(call, sr)
@@ -149,16 +149,16 @@ def destroy(call: Call, sr: str) -> None:
         for host in db.refs("host"):
             if db.row("host", host)["local_cache_sr"] == sr:
                 raise Failure("SR_IS_CACHE_SR", host)
-        _erase(call, sr, places.host_for_sr(call.xapi, sr, or_unplugged=True))
+        _erase(call, sr, sr_hosts.host_for_sr(call.xapi, sr, or_unplugged=True))
         secret.drop(call, db.row("SR", sr)["sm_config"])
         _unload_metrics(call, sr)
         _drop_rows(call, sr)
 
 
 def _erase(call: Call, sr: str, host: str) -> None:
-    """The driver wants the PBD plugged while it erases (storage_access.ml, destroy_sr)."""
+    """Erase the SR; the driver needs its PBD plugged meanwhile (storage_access.ml, destroy_sr)."""
     db = call.db
-    pbd_ref = places.pbd_of(db, sr, host)
+    pbd_ref = sr_hosts.pbd_of(db, sr, host)
     uuid = db.row("SR", sr)["uuid"]
     backend.bind(call, pbd_ref)
     attachment.attach(call, sr, host)
@@ -177,16 +177,16 @@ def _erase(call: Call, sr: str, host: str) -> None:
 
 
 def _assert_unplugged(call: Call, sr: str) -> None:
-    if places.plugged_pbds(call.db, sr):
+    if sr_hosts.plugged_pbds(call.db, sr):
         raise Failure("SR_HAS_PBD", sr)
 
 
 def _unload_metrics(call: Call, sr: str) -> None:
-    """Hosts know an SR's metrics by the first eight letters of its uuid, and stumble over a shorter one."""
+    """Raise INTERNAL_ERROR for a uuid of less than eight characters, which hosts use as the key of an SR's metrics."""
     hosts = (
-        call.db.row("PBD", each)["host"] for each in places.candidate_pbds(call.xapi, sr, or_unplugged=True)
+        call.db.row("PBD", each)["host"] for each in sr_hosts.candidate_pbds(call.xapi, sr, or_unplugged=True)
     )
-    is_asked = any(host == call.xapi.master or places.is_live(call.db, host) for host in hosts)
+    is_asked = any(host == call.xapi.master or sr_hosts.is_live(call.db, host) for host in hosts)
     if is_asked and len(call.db.row("SR", sr)["uuid"]) < _UUID_PREFIX:
         raise internal_error('Invalid_argument("String.sub / Bytes.sub")')
 

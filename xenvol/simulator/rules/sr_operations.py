@@ -1,8 +1,7 @@
-"""What may be done with an SR now: its allowed_operations, and who has to wait for whom.
+"""Which operations an SR allows now, and which operations wait for each other.
 
-The order of the checks is xapi's (xapi_sr_operations.ml, valid_operations): what the driver cannot do,
-plugged PBDs, no PBD, managed VDIs, another operation. The first one that forbids an operation names the
-error.
+The order of the checks is xapi's (xapi_sr_operations.ml, valid_operations): the driver's features, plugged
+PBDs, no PBD, managed VDIs, another operation. The first check that forbids an operation decides the error.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.operations import DISCIPLINES, Discipline, in_progress
 
 if TYPE_CHECKING:
@@ -37,13 +36,13 @@ OPERATIONS = (
     *("vdi_enable_cbt", "vdi_disable_cbt", "vdi_data_destroy", "vdi_list_changed_blocks"),
     *("vdi_set_on_boot", "vdi_introduce", "update", "pbd_create", "pbd_destroy"),
 )
-"""What allowed_operations may list."""
+"""The operations that allowed_operations may list."""
 
-_MAY_RUN_TOGETHER = "plug"  # with itself and nothing else
+_MAY_RUN_TOGETHER = "plug"  # only with itself
 
 
 def features(db: Database, sr_type: str) -> dict[str, int]:
-    """What the driver of an SR type can do; nothing where the pool has no such type."""
+    """Return the features of an SR type's driver; empty if the pool has no such type."""
     for sm in db.refs("SM"):
         if (row := db.row("SM", sm))["type"] == sr_type:
             known: dict[str, int] = row["features"]
@@ -52,13 +51,13 @@ def features(db: Database, sr_type: str) -> dict[str, int]:
 
 
 def refusal(xapi: Xapi, sr: str, operation: str) -> Failure | None:
-    """Why the operation is not possible now."""
+    """Return what forbids the operation now, or None."""
     db = xapi.db
     row = db.row("SR", sr)
     needed = NEEDED_FEATURES.get(operation)
     if needed is not None and not _has_feature(db, row, needed):
         return Failure("SR_OPERATION_NOT_SUPPORTED", sr)
-    if operation in ("destroy", "forget") and places.plugged_pbds(db, sr):
+    if operation in ("destroy", "forget") and sr_hosts.plugged_pbds(db, sr):
         return Failure("SR_HAS_PBD", sr)
     if operation == "destroy":
         if not db.children(sr, "PBDs"):
@@ -85,7 +84,7 @@ def _has_feature(db: Database, sr: Row, feature: str) -> bool:
 
 
 def _counts(vdi: Row) -> bool:
-    """Whether a VDI keeps its SR from being destroyed."""
+    """Return True if a VDI prevents the destruction of its SR."""
     return bool(vdi["managed"] and vdi["type"] != "rrd")
 
 

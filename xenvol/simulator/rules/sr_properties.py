@@ -1,4 +1,4 @@
-"""What else an SR is asked or told: who sees it, HA and disaster recovery, sharing, sizes, metrics, blobs."""
+"""Other calls on SRs: hosts that see it, HA and disaster recovery, sharing, sizes, metrics, blobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places
+from xenvol.simulator.rules import sr_hosts
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.sr_operations import features
@@ -14,7 +14,7 @@ from xenvol.simulator.rules.sr_operations import features
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
-_STATEFILE_SIZE = 4096 * 65  # one global section and one of each of 64 hosts (xha_statefile.ml)
+_STATEFILE_SIZE = 4096 * 65  # one global section and one for each of 64 hosts (xha_statefile.ml)
 _REDO_LOG_SIZE = 951 * 2**22  # 4 GB less two extents of 4 MiB (redo_log.ml, minimum_vdi_size)
 _HA_SPACE = 2**22 + _REDO_LOG_SIZE  # the statefile takes an extent
 _NEVER = "19700101T00:00:00Z"
@@ -27,10 +27,10 @@ def get_supported_types(call: Call) -> list[str]:
 
 @rule("SR.get_live_hosts")
 def get_live_hosts(call: Call, sr: str) -> list[str]:
-    """The hosts that are up and have the SR plugged; none for an SR that is not there."""
+    """Return the live hosts that have the SR plugged; none for an SR that does not exist."""
     db = call.db
-    hosts = {db.row("PBD", pbd)["host"] for pbd in places.plugged_pbds(db, sr)}
-    return [host for host in db.refs("host") if host in hosts and places.is_live(db, host)]
+    hosts = {db.row("PBD", pbd)["host"] for pbd in sr_hosts.plugged_pbds(db, sr)}
+    return [host for host in db.refs("host") if host in hosts and sr_hosts.is_live(db, host)]
 
 
 @rule("SR.set_shared")
@@ -80,7 +80,7 @@ def assert_supports_database_replication(call: Call, sr: str) -> None:
 
 @rule("SR.enable_database_replication")
 def enable_database_replication(call: Call, sr: str) -> None:
-    """Find or make the disk that the pool's database is written to; the writing itself is not modelled."""
+    """Find or make the disk for the pool's database; writing the database is not modelled."""
     db = call.db
     assert_supports_database_replication(call, sr)
     vdi = next(iter(_metadata_disks(call, sr, _REDO_LOG_SIZE)), None)
@@ -112,7 +112,7 @@ def disable_database_replication(call: Call, sr: str) -> None:
 
 @rule("SR.create_new_blob")
 def create_new_blob(call: Call, sr: str, name: str, mime_type: str, public: bool) -> str:
-    """The name is the SR's: one that is taken is refused, after the blob is made (xapi_sr.ml)."""
+    """Create a blob; if the SR has one of that name, refuse after the blob is made (xapi_sr.ml)."""
     db = call.db
     blob = db.create(
         "blob", mime_type=mime_type or "application/octet-stream", public=public, size=0, last_updated=_NEVER
@@ -125,29 +125,29 @@ def create_new_blob(call: Call, sr: str, name: str, mime_type: str, public: bool
 
 @rule("SR.get_data_sources")
 def get_data_sources(call: Call, sr: str) -> list[dict[str, Any]]:
-    """Nothing measures a simulated SR."""
-    places.host_for_sr(call.xapi, sr)
+    """Return nothing: a simulated SR has no measurements."""
+    sr_hosts.host_for_sr(call.xapi, sr)
     return []
 
 
 @rule("SR.record_data_source", "SR.query_data_source")
 def use_data_source(call: Call, sr: str, data_source: str) -> None:
-    places.host_for_sr(call.xapi, sr)
+    sr_hosts.host_for_sr(call.xapi, sr)
     raise internal_error(f"Rrd_interface.Rrdd_error([S(Rrdd_internal_error);S({data_source})])")
 
 
 @rule("SR.forget_data_source_archives")
 def forget_data_source_archives(call: Call, sr: str, _data_source: str) -> None:
-    places.host_for_sr(call.xapi, sr)
+    sr_hosts.host_for_sr(call.xapi, sr)
 
 
 def _assert_everywhere(call: Call, sr: str) -> None:
-    """Every host has a PBD for the SR, and every PBD is plugged: else SR_HAS_NO_PBDS [sr]."""
+    """Raise SR_HAS_NO_PBDS [sr] unless every host has a plugged PBD for the SR."""
     db = call.db
     db.row("SR", sr)
     pbds = db.children(sr, "PBDs")
     hosts = {db.row("PBD", pbd)["host"] for pbd in pbds}
-    if len(hosts) < db.count("host") or len(places.plugged_pbds(db, sr)) < len(pbds):
+    if len(hosts) < db.count("host") or len(sr_hosts.plugged_pbds(db, sr)) < len(pbds):
         raise Failure("SR_HAS_NO_PBDS", sr)
 
 
@@ -159,7 +159,7 @@ def _features(call: Call, sr: str) -> dict[str, int]:
 
 
 def _assert_room(call: Call, sr: str, vdi_type: str, size: int) -> None:
-    """A disk of that type to use again, or room for all that HA needs (xha_statefile.ml, ha_fits_sr)."""
+    """Require a disk of that type to reuse, or room for all that HA needs (xha_statefile.ml, ha_fits_sr)."""
     db = call.db
     disks = [db.row("VDI", vdi) for vdi in db.children(sr, "VDIs")]
     if any(disk["type"] == vdi_type and disk["virtual_size"] >= size for disk in disks):
@@ -170,7 +170,7 @@ def _assert_room(call: Call, sr: str, vdi_type: str, size: int) -> None:
 
 
 def _metadata_disks(call: Call, sr: str, size: int) -> list[str]:
-    """The SR's disks that hold this pool's database."""
+    """Return the SR's disks that hold this pool's database."""
     db, pool = call.db, call.db.first("pool")
     rows = {vdi: db.row("VDI", vdi) for vdi in db.children(sr, "VDIs")}
     return [

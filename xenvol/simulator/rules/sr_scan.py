@@ -1,4 +1,4 @@
-"""Looking at an SR's storage: scan, update, probe, and the names that pass through the driver (xapi_sr.ml)."""
+"""Scan, update and probe an SR, and set the names that the driver also gets (xapi_sr.ml)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, releases, secret, vdi_rows
+from xenvol.simulator.rules import backend, releases, secret, sr_hosts, vdi_rows
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.sr_operations import features
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
     from xenvol.simulator.sm.base import Driver
 
-_SCANS_AT_MOST = 10  # then xapi gives up (xapi_sr.ml, scan_rec)
+_SCANS_AT_MOST = 10  # xapi gives up after these (xapi_sr.ml, scan_rec)
 
 
 @rule("SR.scan")
 def scan(call: Call, sr: str) -> None:
     with operation(call, ("SR", sr, "scan")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         with backend.holding(call, "SR", host, call.db.row("SR", sr)["uuid"]):
             _scan_until_stable(call, sr, host)
         db = call.db
@@ -31,7 +31,7 @@ def scan(call: Call, sr: str) -> None:
 
 
 def _scan_until_stable(call: Call, sr: str, host: str) -> None:
-    """Newer xapi scans again when the scan itself, or anybody else, made or removed a row."""
+    """Scan; newer xapi scans again if a row came or went during the scan."""
 
     def command(driver: Driver) -> None:
         driver.scan()
@@ -51,8 +51,8 @@ def _scan_until_stable(call: Call, sr: str, host: str) -> None:
 
 @rule("SR.update")
 def update(call: Call, sr: str) -> None:
-    """Locks nothing (CA-27630) and needs no feature (trace 02#81)."""
-    refresh(call, sr, places.host_for_sr(call.xapi, sr))
+    """Refresh the sizes; needs no lock (CA-27630) and no feature (trace 02#81)."""
+    refresh(call, sr, sr_hosts.host_for_sr(call.xapi, sr))
 
 
 def refresh(call: Call, sr: str, host: str) -> None:
@@ -72,8 +72,8 @@ def set_name_description(call: Call, sr: str, value: str) -> None:
 
 
 def _set_name(call: Call, sr: str, **name: str) -> None:
-    """Goes to a host that has the SR plugged, although it is but a row."""
-    host = places.host_for_sr(call.xapi, sr)
+    """Set a name; the SR must be plugged, although only its row changes."""
+    host = sr_hosts.host_for_sr(call.xapi, sr)
     call.db.set("SR", sr, **name)
     if not releases.since(call.xapi, releases.SCANS_UNTIL_STABLE):
         refresh(call, sr, host)
@@ -83,9 +83,12 @@ def _set_name(call: Call, sr: str, **name: str) -> None:
 def probe(
     call: Call, host: str, device_config: dict[str, str], sr_type: str, sm_config: dict[str, str]
 ) -> str:
-    """The driver's XML. The passwords of the device_config stay behind as secrets (facts/sm-truth.md)."""
+    """Return the driver's XML.
+
+    Passwords of the device_config remain as secrets (docs/background/recordings.md).
+    """
     config = secret.move_passwords(call, device_config)
-    places.assert_live(call.xapi, host)
+    sr_hosts.assert_live(call.xapi, host)
     sr_type = sr_type.lower()
     if not backend.has_driver(call, sr_type):
         raise Failure("SR_UNKNOWN_DRIVER", sr_type)
@@ -100,6 +103,6 @@ def probe(
 def probe_ext(
     call: Call, host: str, device_config: dict[str, str], sr_type: str, sm_config: dict[str, str]
 ) -> NoReturn:
-    """Drivers of the old interface answer with XML, which does not fit in here."""
+    """Raise SR_OPERATION_NOT_SUPPORTED: drivers of the old interface answer with XML, which this call cannot return."""
     probe(call, host, device_config, sr_type, sm_config)
     raise Failure("SR_OPERATION_NOT_SUPPORTED")

@@ -1,8 +1,8 @@
-"""How many steps the hypervisor's daemon takes for an operation: a task tells, in other_config.
+"""The number of steps that the hypervisor's daemon takes for an operation; xapi writes it to the task's other_config.
 
-Only of work that was done: what the daemon refuses leaves no number (xapi_xenops.ml, success_task). At each step
-the task could have been cancelled, hence the key's name (xenops_server.ml, atomics_of_operation;
-walk v24-1 #33-103). Steps that run side by side count in tasks of their own, which nobody sees.
+If the daemon refuses, no number is written (xapi_xenops.ml, success_task). The task could be cancelled at
+each step, hence the key's name (xenops_server.ml, atomics_of_operation; walk v24-1 #33-103). Parallel steps
+count in tasks of their own, which clients do not see.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 KEY = "debug_info:cancel_points_seen"
 
 HOTPLUG = 2
-"""Of a disk or an interface, in and out."""
+"""Plug or unplug a disk or an interface."""
 SINGLE = 1
 """Pause, unpause, insert, eject."""
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What a domain has."""
+    """The devices of a domain."""
 
     writable: tuple[bool, ...]
-    """Of each writable disk: whether there is a medium in it."""
+    """For each drive that can be written: True if it has a medium."""
     read_only: tuple[bool, ...]
     interfaces: int
 
@@ -88,7 +88,7 @@ def _start(call: Call, devices: Devices) -> list[int]:
 
 
 def _shutdown(call: Call, devices: Devices) -> list[int]:
-    """Pause (at best), destroy the device model, unplug everything, destroy the domain."""
+    """Return the steps: pause (at best), destroy the device model, unplug everything, destroy the domain."""
     count = len(devices.disks) + devices.interfaces
     if _side_by_side(call):
         return [2, 1, *_parallel([1] * count), 1]
@@ -96,12 +96,12 @@ def _shutdown(call: Call, devices: Devices) -> list[int]:
 
 
 def _parallel(steps: Sequence[int]) -> list[int]:
-    """One step, whatever is in it; but one alone is itself, and none is none."""
+    """Combine steps that run in parallel: they count as one step; no steps remain none."""
     return [1] if len(steps) > 1 else list(steps)
 
 
 def _serial(steps: Sequence[int]) -> list[int]:
-    """One step more than there are in it; but one alone is itself, and none is none."""
+    """Combine steps that run in sequence: their sum plus one; a single step, or none, stays as it is."""
     return [1 + sum(steps)] if len(steps) > 1 else list(steps)
 
 

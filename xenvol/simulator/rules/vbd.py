@@ -1,7 +1,7 @@
-"""What may be done to a VBD: plug, unplug, insert, eject, and the changes of its record (xapi_vbd.ml).
+"""Operations on a VBD: plug, unplug, insert, eject, and changes of its record (xapi_vbd.ml).
 
-Facts/xapi.md 2.4; traces 04, 05. An operation marks the VBD, runs on the host where the VM is, and refreshes
-allowed_operations of VBD and VDI only where it succeeded.
+docs/background/xapi.md 2.4; traces 04, 05. An operation marks the VBD, runs on the VM's host, and refreshes
+allowed_operations of VBD and VDI only if it succeeds.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def vbd_destroy(call: Call, vbd: str) -> None:
 
 
 def delete_vbd(call: Call, vbd: str) -> None:
-    """The row and its metrics go, whatever the VBD is doing."""
+    """Delete the row and its metrics, even while an operation on the VBD is under way."""
     db = call.db
     metrics = db.row("VBD", vbd)["metrics"]
     if db.exists("VBD_metrics", metrics):
@@ -131,7 +131,7 @@ def _unplug(call: Call, vbd: str, *, force: bool) -> None:
 
 
 def _refuse_pausing(call: Call, vbd: str, name: str) -> None:
-    """Nobody can do this any more: SR_OPERATION_NOT_SUPPORTED [sr] at best (xapi_vbd.ml, pause)."""
+    """Refuse, as xapi no longer supports it: SR_OPERATION_NOT_SUPPORTED [sr] at best (xapi_vbd.ml, pause)."""
     with operation(call, ("VBD", vbd, name)):
         vdi = call.db.row("VBD", vbd)["VDI"]
         raise Failure("SR_OPERATION_NOT_SUPPORTED", call.db.row("VDI", vdi)["SR"])

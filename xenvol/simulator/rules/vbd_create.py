@@ -1,4 +1,4 @@
-"""VBD.create: a slot of a VM and what is in it; nothing but rows, whatever the VM does (xapi_vbd.ml, create)."""
+"""VBD.create: add the rows of a slot and its disk; a running VM does not notice (xapi_vbd.ml, create)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def vbd_create(call: Call, record: dict[str, Any]) -> str:
 
 
 def free_devices(xapi: Xapi, vm: str, vbd_type: str) -> list[Device]:
-    """The slots that no VBD of the VM has, by what its userdevice or its device is called."""
+    """Return the slots that no VBD of the VM uses, by userdevice or by device."""
     row = xapi.db.row("VM", vm)
     used = set(used_devices(xapi, vm))
     offered = device_numbers.candidates(
@@ -74,7 +74,7 @@ def used_devices(xapi: Xapi, vm: str) -> list[Device]:
 
 
 def _check_disk(call: Call, record: dict[str, Any]) -> None:
-    """The disk and the slot must suit each other; whether somebody uses the disk is not asked."""
+    """Check that disk and slot fit each other; whether the disk is in use is not checked."""
     db, vdi = call.db, record["VDI"]
     if not record["empty"]:
         vdi_type = db.row("VDI", vdi)["type"]
@@ -95,7 +95,7 @@ def _assert_not_migrating(xapi: Xapi, vm: str) -> None:
 
 
 def _resolve(xapi: Xapi, vm: str, userdevice: str, vbd_type: str) -> str:
-    """The slot by name; "autodetect" is the lowest that is free, which may clash all the same (04#269)."""
+    """Return the slot for a userdevice; "autodetect" is the lowest free one, which may still clash (04#269)."""
     free = free_devices(xapi, vm, vbd_type)
     if vbd_type == "Floppy" and not vm_facts.will_have_qemu(xapi.db, vm):
         raise Failure("NOT_IMPLEMENTED", "VBD of type 'floppy' is not supported on PV domain")
@@ -113,7 +113,7 @@ def _resolve(xapi: Xapi, vm: str, userdevice: str, vbd_type: str) -> str:
 
 
 def assert_stays_agile(call: Call, vm: str, vdi: str) -> None:
-    """A VM that high availability protects must be able to start anywhere (Failure HA_CONSTRAINT...)."""
+    """Refuse a disk that binds a VM protected by high availability to some hosts (Failure HA_CONSTRAINT...)."""
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     pool = db.row("pool", db.refs("pool")[0])

@@ -1,7 +1,8 @@
-"""What may be done to a VBD now, and who else uses its disk: the table of xapi_vbd_helpers.ml, in its order.
+"""Which operations a VBD allows now, and the other users of its disk: xapi_vbd_helpers.ml's table, in its order.
 
-Facts/xapi.md 2.4 (VBD.plug); traces 04#183-189, 05#38-128. The whole table is computed for any operation, so a VBD
-whose VDI row has vanished refuses everything with HANDLE_INVALID (facts/sm-truth.md finding 8).
+docs/background/xapi.md 2.4 (VBD.plug); traces 04#183-189, 05#38-128. The whole table is computed for any
+operation, so a VBD whose VDI row has vanished refuses everything with HANDLE_INVALID
+(docs/background/recordings.md, finding 8 (storage)).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _LEAVING = ("clean_shutdown", "hard_shutdown", "suspend", "pause")
 
 
 def refusals(xapi: Xapi, vbd: str, *, check_sharing: bool) -> Refusals:
-    """Every operation with what forbids it.
+    """Return every operation with what forbids it.
 
-    Who else uses the disk is looked at only where an operation is about to happen, not for allowed_operations,
-    which are therefore a little too generous (facts/xapi.md 1.2).
+    Other users of the disk are checked only before an operation, not for allowed_operations, which are
+    therefore a little too generous (docs/background/xapi.md 1.2).
     """
     db = xapi.db
     row = db.row("VBD", vbd)
@@ -66,18 +67,18 @@ def refusals(xapi: Xapi, vbd: str, *, check_sharing: bool) -> Refusals:
 
 
 def is_plugged(row: dict[str, Any]) -> bool:
-    """Whether a VBD row has its disk in the VM, or is about to."""
+    """Return True if the VBD's disk is in the VM, or is being plugged."""
     return bool(row["currently_attached"] or row["reserved"])
 
 
 def update(xapi: Xapi, vbd: str) -> None:
-    """Store allowed_operations; raises where the VBD's own references are dead."""
+    """Store allowed_operations; raises if the VBD's own references are dead."""
     allowed = refusals(xapi, vbd, check_sharing=False).allowed
     xapi.db.set("VBD", vbd, allowed_operations=allowed)
 
 
 def check(xapi: Xapi, vbd: str, operation: str) -> None:
-    """Raises what forbids the operation, now."""
+    """Raise what forbids the operation now."""
     refusals(xapi, vbd, check_sharing=True).check(operation)
 
 
@@ -85,14 +86,14 @@ DISCIPLINES["VBD"] = Discipline(check=check, update=update)
 
 
 def update_vbd_and_vdi(xapi: Xapi, vbd: str) -> None:
-    """What xapi refreshes after a successful operation on a VBD; no failure of it matters."""
+    """Refresh what xapi refreshes after a successful operation on a VBD; failures are ignored."""
     update_allowed_operations(xapi, "VBD", vbd)
     if xapi.db.exists("VBD", vbd) and not xapi.db.row("VBD", vbd)["empty"]:
         update_allowed_operations(xapi, "VDI", xapi.db.row("VBD", vbd)["VDI"])
 
 
 def in_progress(xapi: Xapi, cls: str, ref: str, operation: str, task: str) -> Failure:
-    """Newer xapi says which task is in the way (`releases.IN_PROGRESS_NAMES_TASK`)."""
+    """Return OTHER_OPERATION_IN_PROGRESS; newer xapi names the task in it (`releases.IN_PROGRESS_NAMES_TASK`)."""
     named = (task,) if releases.since(xapi, releases.IN_PROGRESS_NAMES_TASK) else ()
     return Failure(IN_PROGRESS, cls, ref, operation, *named)
 
@@ -109,7 +110,7 @@ def _current_operations(xapi: Xapi, table: Refusals, vbd: str, row: dict[str, An
 
 
 def _hvm(xapi: Xapi, table: Refusals, vm: str, row: dict[str, Any]) -> None:
-    """Only a guest with drivers can take a disk while it runs; a CD drive it cannot take at all."""
+    """Forbid hotplug in an HVM VM for a guest without drivers, and for CD drives."""
     metrics = vm_facts.guest_metrics(xapi.db, vm)
     hotplug = metrics["can_use_hotplug_vbd"] if metrics else "unspecified"
     if hotplug == "no":
@@ -141,7 +142,7 @@ def _disk(xapi: Xapi, table: Refusals, vbd: str, row: dict[str, Any], *, check_s
 
 
 def _other_users(xapi: Xapi, vbd: str, vdi: str) -> list[str]:
-    """The modes of the other VBDs that use a disk; those of suspended VMs and of system domains do not count."""
+    """Return the modes of the disk's other VBDs, without those of suspended VMs and of system domains."""
     rows = [xapi.db.row("VBD", other) for other in xapi.db.children(vdi, "VBDs") if other != vbd]
     return [
         row["mode"]

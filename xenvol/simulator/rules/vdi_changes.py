@@ -1,4 +1,4 @@
-"""Changes to a VDI that stays: its size, its names, how a VM may use it, and what only drivers may write."""
+"""Changes to an existing VDI: size, names, how a VM may use it, and fields that only drivers may write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, releases, vdi_rows
+from xenvol.simulator.rules import backend, releases, sr_hosts, vdi_rows
 from xenvol.simulator.rules.access import assert_storage_session
 from xenvol.simulator.rules.operations import operation, update_allowed_operations
 from xenvol.simulator.rules.port import UUID, find_by_location
@@ -26,7 +26,7 @@ def resize(call: Call, vdi: str, size: int) -> None:
 
 @rule("VDI.resize_online")
 def resize_online(call: Call, vdi: str, size: int) -> None:
-    """Gone from xapi for years, and back since (facts/xapi.md 1.3)."""
+    """Resize; xapi removed this message for years, and has it again (docs/background/xapi.md 1.3)."""
     if not releases.since(call.xapi, releases.RESIZES_ONLINE):
         raise Failure("MESSAGE_REMOVED")
     _resize(call, vdi, size, "resize_online")
@@ -36,7 +36,7 @@ def _resize(call: Call, vdi: str, size: int, name: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_resize"), ("VDI", vdi, name)):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         assert_usable(call, vdi, host)
         uuid = db.row("VDI", vdi)["uuid"]
         try:
@@ -58,7 +58,7 @@ def _resize(call: Call, vdi: str, size: int, name: str) -> None:
 def update(call: Call, vdi: str) -> None:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("VDI", vdi, "update")):
-        _tell_driver(call, vdi, places.host_for_sr(call.xapi, sr))
+        _tell_driver(call, vdi, sr_hosts.host_for_sr(call.xapi, sr))
 
 
 @rule("VDI.set_name_label")
@@ -72,18 +72,18 @@ def set_name_description(call: Call, vdi: str, value: str) -> None:
 
 
 def _set_name(call: Call, vdi: str, **name: str) -> None:
-    """Marks nothing, and needs the SR plugged."""
-    host = places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+    """Set a name; marks nothing, and needs the SR plugged."""
+    host = sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     call.db.set("VDI", vdi, **name)
     _tell_driver(call, vdi, host)
 
 
 def _tell_driver(call: Call, vdi: str, host: str) -> None:
-    """Drivers have their copy of the names; one that cannot take them is said not to have the disk."""
+    """Update the driver's copy of the names; a driver that cannot take them reports a missing disk."""
     row = call.db.row("VDI", vdi)
-    places.assert_plugged(call.db, row["SR"], host)
+    sr_hosts.assert_plugged(call.db, row["SR"], host)
     try:
-        places.srmaster(call.xapi, row["SR"])
+        sr_hosts.srmaster(call.xapi, row["SR"])
         assert_legal_names(row["name_label"], row["name_description"])
     except (SMFailure, Failure):
         raise backend.storage_error("Vdi_does_not_exist", row["location"]) from None
@@ -96,8 +96,8 @@ def set_on_boot(call: Call, vdi: str, value: str) -> None:
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_set_on_boot"), ("VDI", vdi, "set_on_boot")):
-        host = places.host_for_sr(call.xapi, sr)
-        places.assert_plugged(db, sr, host)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
+        sr_hosts.assert_plugged(db, sr, host)
         if value == "reset":
             uuid = db.row("VDI", vdi)["uuid"]
             backend.run(call, sr, host, lambda driver: _empty_leaf(driver, uuid), vdi=vdi, on_srmaster=True)
@@ -105,7 +105,7 @@ def set_on_boot(call: Call, vdi: str, value: str) -> None:
 
 
 def _empty_leaf(driver: Driver, uuid: str) -> None:
-    """A clone, made and thrown away, leaves the disk with nothing of its own (storage_smapiv1.ml)."""
+    """Make a clone and destroy it, which leaves the disk without data of its own (storage_smapiv1.ml)."""
     leaf = driver.vdi_clone(uuid).uuid
     driver.vdi_delete(leaf)
     driver.xapi.forget(leaf)
@@ -129,7 +129,7 @@ def _assert_vms_halted(call: Call, vdi: str) -> None:
 @rule("VDI.force_unlock")
 def force_unlock(call: Call, vdi: str) -> None:
     with operation(call, ("VDI", vdi, "force_unlock")):
-        places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+        sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
         raise Failure("MESSAGE_DEPRECATED")
 
 
@@ -181,7 +181,7 @@ def pool_introduce(
     sm_config: dict[str, str],
     *more: Any,
 ) -> str:
-    """A row and nothing else, for a pool that a host joins; here every value is taken as it is given."""
+    """Add a row and nothing else, for a pool that a host joins; every value is taken as given."""
     db = call.db
     db.row("SR", sr)
     if find_by_location(call, sr, location) is not None:
@@ -214,4 +214,4 @@ _MORE = (
     *("managed", "virtual_size", "physical_utilisation", "metadata_of_pool"),
     *("is_a_snapshot", "snapshot_time", "snapshot_of", "cbt_enabled"),
 )
-"""The optional parameters of VDI.pool_introduce that are left after sm_config."""
+"""The optional parameters of VDI.pool_introduce after sm_config."""

@@ -1,4 +1,4 @@
-"""What is in a VDI: changed blocks, checksums, network block devices, databases of other pools."""
+"""The content of a VDI: changed blocks, checksums, network block devices, databases of other pools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, datapath, places
+from xenvol.simulator.rules import backend, datapath, sr_hosts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.vdi_life import assert_usable, drop_vbds, unused_vbds
 from xenvol.simulator.rules.vdi_operations import TYPE_NAMES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 _BLOCK = 64 * 1024  # one bit of list_changed_blocks (sm/cbtutil)
-_PATIENCE = 4.0  # seconds that data_destroy waits for the last VBD to go
+_PATIENCE = 4.0  # seconds that data_destroy waits for the last VBD to be destroyed
 _NBD_PORT = 10809
 _CHANGED_BLOCKS_FAULT = 460
 _NO_CONTENT = "/No content: this is a cbt_metadata VDI/"
@@ -41,17 +41,17 @@ def disable_cbt(call: Call, vdi: str) -> None:
 def _switch_cbt(call: Call, vdi: str, name: str, *, on: bool) -> None:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, f"vdi_{name}"), ("VDI", vdi, name)):
-        places.host_for_sr(call.xapi, sr)
+        sr_hosts.host_for_sr(call.xapi, sr)
         call.db.set("VDI", vdi, cbt_enabled=on)
 
 
 @rule("VDI.data_destroy")
 def data_destroy(call: Call, vdi: str) -> None:
-    """The data of a snapshot goes, what changed since stays known; waits a little for its VBDs to go."""
+    """Destroy a snapshot's data, and keep its list of changed blocks; waits a little until its VBDs are destroyed."""
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_data_destroy"), ("VDI", vdi, "data_destroy")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         before = db.row("VDI", vdi)["type"]
         if before == "cbt_metadata":
             return
@@ -77,12 +77,12 @@ def _wait_for_vbds_to_go(call: Call, vdi: str) -> None:
 
 @rule("VDI.list_changed_blocks")
 def list_changed_blocks(call: Call, vdi_from: str, vdi_to: str) -> str:
-    """A bit for every 64 KiB that differ, most significant first, as base64."""
+    """Return one bit for every 64 KiB, set if they differ, most significant first, as base64."""
     db = call.db
     sr = db.row("VDI", vdi_to)["SR"]
     marks = ("SR", sr, "vdi_list_changed_blocks"), ("VDI", vdi_to, "list_changed_blocks")
     with operation(call, *marks):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         db.row("VDI", vdi_from)
         if not all(db.row("VDI", vdi)["cbt_enabled"] for vdi in (vdi_from, vdi_to)):
             fault = SMFailure(_CHANGED_BLOCKS_FAULT, "Changed block tracking is not enabled")
@@ -96,7 +96,7 @@ def list_changed_blocks(call: Call, vdi_from: str, vdi_to: str) -> str:
 
 @rule("VDI.checksum")
 def checksum(call: Call, vdi: str) -> str:
-    host = places.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
+    host = sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     datapath.assert_nbd(call, vdi)
     digest = hashlib.md5(usedforsecurity=False)
     for block in _blocks(datapath.content(call, host, vdi)):
@@ -112,7 +112,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
 
 @rule("VDI.get_nbd_info")
 def get_nbd_info(call: Call, vdi: str) -> list[dict[str, Any]]:
-    """Where clients can read the disk: every address of a plugged host in a network that is for NBD."""
+    """Return where clients can read the disk: every address of a plugged host in a network that is for NBD."""
     db = call.db
     row = db.row("VDI", vdi)
     _assert_has_data(row["type"], vdi)
@@ -121,7 +121,7 @@ def get_nbd_info(call: Call, vdi: str) -> list[dict[str, Any]]:
         for network in db.refs("network")
         if {"nbd", "insecure_nbd"} & set(db.row("network", network)["purpose"])
     }
-    hosts = [db.row("PBD", pbd)["host"] for pbd in places.plugged_pbds(db, row["SR"])]
+    hosts = [db.row("PBD", pbd)["host"] for pbd in sr_hosts.plugged_pbds(db, row["SR"])]
     return [
         {
             "exportname": f"/{row['uuid']}?session_id={call.session}",
@@ -146,16 +146,16 @@ def _assert_has_data(vdi_type: str, vdi: str) -> None:
 
 @rule("VDI.generate_config")
 def generate_config(call: Call, host: str, vdi: str) -> NoReturn:
-    """How to attach a disk without xapi; none of the drivers that are modelled says."""
+    """Raise `Unimplemented`: no modelled driver tells how to attach a disk without xapi."""
     with operation(call, ("VDI", vdi, "generate_config")):
-        places.assert_live(call.xapi, host)
+        sr_hosts.assert_live(call.xapi, host)
         assert_usable(call, vdi, host)
         raise backend.Unimplemented
 
 
 @rule("VDI.open_database")
 def open_database(call: Call, vdi: str) -> NoReturn:
-    """No disk holds the database of another pool."""
+    """Refuse: no simulated disk holds the database of another pool."""
     vdi_type = call.db.row("VDI", vdi)["type"]
     if vdi_type != "metadata":
         raise Failure("VDI_INCOMPATIBLE_TYPE", vdi, TYPE_NAMES[vdi_type])
@@ -164,5 +164,5 @@ def open_database(call: Call, vdi: str) -> NoReturn:
 
 @rule("VDI.read_database_pool_uuid")
 def read_database_pool_uuid(_call: Call, _vdi: str) -> str:
-    """Looks into a cache and at no reference (trace 03#101)."""
+    """Return "": xapi reads a cache, and does not check the reference (trace 03#101)."""
     return ""

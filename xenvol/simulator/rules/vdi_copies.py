@@ -1,4 +1,4 @@
-"""A second VDI from a first: snapshot, clone, copy, and moving to another SR (xapi_vdi.ml)."""
+"""Derive a VDI from another: snapshot, clone, copy, and moving to another SR (xapi_vdi.ml)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, datapath, places, vdi_rows
+from xenvol.simulator.rules import backend, datapath, sr_hosts, vdi_rows
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation, unmark, update_allowed_operations
 from xenvol.simulator.rules.vdi_life import assert_usable, by_uuid
@@ -21,14 +21,17 @@ _INHERITED = (
     *("name_label", "name_description", "type", "sharable", "other_config"),
     *("xenstore_data", "on_boot", "allow_caching"),
 )
-"""What xapi copies to a snapshot or a clone; not the tags (facts/sm-truth.md, contradiction 3)."""
+"""What xapi copies to a snapshot or a clone; tags are not copied.
+
+docs/background/recordings.md, contradiction 3.
+"""
 
 
 @rule("VDI.snapshot")
 def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_snapshot"), ("VDI", vdi, "snapshot")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         try:
             copied = _derive(
                 call,
@@ -48,14 +51,14 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
 
 @rule("VDI.clone")
 def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
-    """Where the driver cannot after all, the disk is copied, and others may work on the SR meanwhile.
+    """Clone a VDI. If the driver cannot clone this disk, copy it; other calls may then work on the SR meanwhile.
 
-    The allowed_operations of the clone are those of a disk without the source's properties: xapi does not look
-    again after it has copied them (xapi_vdi.ml, clone).
+    The clone's allowed_operations are those of a disk without the source's properties, because xapi does not
+    compute them again after it has copied the properties (xapi_vdi.ml, clone).
     """
     sr = call.db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_clone"), ("VDI", vdi, "clone")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         try:
             return _derive(
                 call,
@@ -106,7 +109,7 @@ def _derive(
 
 @rule("VDI.copy")
 def copy(call: Call, vdi: str, sr: str, _base_vdi: str, into_vdi: str) -> str:
-    """Into a VDI that is there, or into a new one in the SR, which does not survive a failure."""
+    """Copy into an existing VDI, or into a new one in the SR, which is destroyed on failure."""
     db = call.db
     source_sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("VDI", vdi, "copy")):
@@ -120,12 +123,12 @@ def copy(call: Call, vdi: str, sr: str, _base_vdi: str, into_vdi: str) -> str:
 
 
 def _host_for_copy(call: Call, source_sr: str, sr: str) -> str:
-    """One that sees both SRs, or else the source's; a member of the pool rather than its master."""
+    """Return a host that sees both SRs, or else one that sees the source; a member is preferred to the master."""
     db = call.db
     sees = {
-        each: {db.row("PBD", p)["host"] for p in places.plugged_pbds(db, each)} for each in (source_sr, sr)
+        each: {db.row("PBD", p)["host"] for p in sr_hosts.plugged_pbds(db, each)} for each in (source_sr, sr)
     }
-    live = [host for host in db.refs("host") if places.is_live(db, host) and host in sees[source_sr]]
+    live = [host for host in db.refs("host") if sr_hosts.is_live(db, host) and host in sees[source_sr]]
     live.sort(key=lambda host: (host not in sees[sr], host == call.xapi.master))
     if not live:
         raise internal_error("Not_found")
@@ -155,7 +158,7 @@ def _fill(call: Call, vdi: str, target: str, host: str) -> None:
     if db.row("VDI", target)["virtual_size"] < size:
         raise Failure("VDI_TOO_SMALL", target, str(size))
     target_host = (
-        host if _sees(call, target, host) else places.host_for_sr(call.xapi, db.row("VDI", target)["SR"])
+        host if _sees(call, target, host) else sr_hosts.host_for_sr(call.xapi, db.row("VDI", target)["SR"])
     )
     for disk in (vdi, target):
         datapath.assert_nbd(call, disk)
@@ -168,20 +171,20 @@ def _fill(call: Call, vdi: str, target: str, host: str) -> None:
 
 
 def _sees(call: Call, vdi: str, host: str) -> bool:
-    pbds = places.plugged_pbds(call.db, call.db.row("VDI", vdi)["SR"])
+    pbds = sr_hosts.plugged_pbds(call.db, call.db.row("VDI", vdi)["SR"])
     return any(call.db.row("PBD", pbd)["host"] == host for pbd in pbds)
 
 
 @rule("VDI.pool_migrate")
 def pool_migrate(call: Call, vdi: str, sr: str, _options: dict[str, str]) -> str:
-    """Moves a VM's disk to another SR of the pool; the VM's slots then hold the new VDI, and the old one is gone."""
+    """Move a VM's disk to another SR of the pool: the VM's VBDs get the new VDI, and the old one is destroyed."""
     db = call.db
     vbds = db.children(vdi, "VBDs")
     if not vbds:
         raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
     vm = db.row("VBD", vbds[0])["VM"]
     with operation(call, ("VM", vm, "migrate_send")), operation(call, ("VDI", vdi, "mirror")):
-        host = places.host_for_sr(call.xapi, db.row("VDI", vdi)["SR"])
+        host = sr_hosts.host_for_sr(call.xapi, db.row("VDI", vdi)["SR"])
         moved = _copy_to_new(call, vdi, sr, host, read_only=False)
         for vbd in vbds:
             db.set("VBD", vbd, VDI=moved)

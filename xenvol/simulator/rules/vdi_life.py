@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import backend, places, vdi_rows
+from xenvol.simulator.rules import backend, sr_hosts, vdi_rows
 from xenvol.simulator.rules.operations import operation, update_allowed_operations
 from xenvol.simulator.rules.port import find_by_location
 from xenvol.simulator.rules.vdi_operations import TYPE_NAMES, is_active
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.sm.base import Driver
 
 _ILLEGAL_IN_XML = (
-    re.compile(  # as SM sees it: more than XML forbids, \r and \x7f too (sm/core/util.py, trace 06#73)
+    re.compile(  # as SM checks it: more than XML forbids, \r and \x7f too (sm/core/util.py, trace 06#73)
         "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufddf\ufffe\uffff"
         + "".join(
             f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000)
@@ -36,7 +36,7 @@ _ILLEGAL_NAME = (
 
 @rule("VDI.create")
 def create(call: Call, record: dict[str, Any]) -> str:
-    """The size and the sm_config are what the driver makes of them; the rest is stored as given."""
+    """Create a VDI. The driver decides its size and sm_config; other fields are stored as given."""
     db, sr = call.db, record["SR"]
     spec = VDISpec(
         record["virtual_size"],
@@ -48,10 +48,10 @@ def create(call: Call, record: dict[str, Any]) -> str:
         record["sm_config"],
     )
     with operation(call, ("SR", sr, "vdi_create")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         if spec.type == "cbt_metadata":
             raise Failure("VDI_INCOMPATIBLE_TYPE", "", TYPE_NAMES[spec.type])
-        places.assert_plugged(db, sr, host)
+        sr_hosts.assert_plugged(db, sr, host)
 
         def command(driver: Driver) -> str:
             assert_legal_names(spec.name_label, spec.name_description)
@@ -61,8 +61,8 @@ def create(call: Call, record: dict[str, Any]) -> str:
         uuid = backend.run(call, sr, host, command, fault=backend.CREATE_FAULT, on_srmaster=True)
         vdi = by_uuid(call, uuid)
         change = db.last_change("VDI", vdi)
-        if change is not None and change.created > stamp:  # and it is no LUN that was known before
-            db.set("VDI", vdi, metadata_of_pool="")  # xapi hands the driver no reference at all (trace 03#8)
+        if change is not None and change.created > stamp:  # and it is not a LUN that was known before
+            db.set("VDI", vdi, metadata_of_pool="")  # xapi gives the driver no reference (trace 03#8)
         vdi_rows.refresh(db, vdi)
         own = {name: record[name] for name in ("other_config", "sharable", "tags", "xenstore_data")}
         db.set("VDI", vdi, **own)
@@ -86,15 +86,16 @@ def introduce(
     sm_config: dict[str, str],
     *_ignored: object,
 ) -> str:
-    """The disk that the driver finds there, perhaps with another uuid than was asked for.
+    """Introduce the disk that the driver finds at the location; its uuid may differ from the requested one.
 
-    Whatever the driver refuses with, the client is told that the disk does not exist (facts/sm-truth.md finding
-    9). Its sizes, read_only and so on are the driver's, not the caller's (trace 03#113).
+    If the driver refuses for any reason, the client gets an error that the disk does not exist
+    (docs/background/recordings.md, finding 9 (storage)). Sizes, read_only and so on come from the driver, not
+    from the caller (trace 03#113).
     """
     db = call.db
     with operation(call, ("SR", sr, "vdi_introduce")):
-        host = places.host_for_sr(call.xapi, sr)
-        places.assert_plugged(db, sr, host)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
+        sr_hosts.assert_plugged(db, sr, host)
         there = find_by_location(call, sr, location)
         if there is not None and db.row("VDI", there)["uuid"] != uuid:
             raise Failure("LOCATION_NOT_UNIQUE", sr, location)
@@ -122,18 +123,18 @@ def introduce(
 
 @rule("VDI.forget")
 def forget(call: Call, vdi: str) -> None:
-    """The row; its unplugged VBDs dangle, and the next scan may bring the disk back."""
+    """Delete the row; its unplugged VBDs dangle, and the next scan may bring the disk back."""
     with operation(call, ("VDI", vdi, "forget")):
         call.db.delete("VDI", vdi)
 
 
 @rule("VDI.destroy")
 def destroy(call: Call, vdi: str) -> None:
-    """The data, the row, and the VBDs, which are all unplugged (trace 12#59)."""
+    """Delete the data, the row, and the VBDs, which must all be unplugged (trace 12#59)."""
     db = call.db
     sr = db.row("VDI", vdi)["SR"]
     with operation(call, ("SR", sr, "vdi_destroy"), ("VDI", vdi, "destroy")):
-        host = places.host_for_sr(call.xapi, sr)
+        host = sr_hosts.host_for_sr(call.xapi, sr)
         assert_usable(call, vdi, host)
         vbds = unused_vbds(call, vdi, "destroy")
         row = db.row("VDI", vdi)
@@ -156,15 +157,15 @@ def destroy(call: Call, vdi: str) -> None:
 
 
 def assert_usable(call: Call, vdi: str, host: str) -> None:
-    """Raises SR_HAS_NO_PBDS [sr] or VDI_NOT_MANAGED [vdi]."""
+    """Raise SR_HAS_NO_PBDS [sr] or VDI_NOT_MANAGED [vdi] if the host cannot use the VDI."""
     row = call.db.row("VDI", vdi)
-    places.assert_plugged(call.db, row["SR"], host)
+    sr_hosts.assert_plugged(call.db, row["SR"], host)
     if not row["managed"]:
         raise Failure("VDI_NOT_MANAGED", vdi)
 
 
 def unused_vbds(call: Call, vdi: str, what: str) -> list[str]:
-    """The VDI's VBDs, none of which is in use; VDI_IN_USE otherwise."""
+    """Return the VDI's VBDs; VDI_IN_USE if one of them is in use."""
     vbds = call.db.children(vdi, "VBDs")
     if any(is_active(call.db.row("VBD", vbd)) for vbd in vbds):
         raise Failure("VDI_IN_USE", vdi, what)
@@ -185,6 +186,9 @@ def by_uuid(call: Call, uuid: str) -> str:
 
 
 def assert_legal_names(*names: str) -> None:
-    """SM stores names as XML and refuses what does not fit into that, whatever the driver (sm/SRCommand.py)."""
+    """Raise SM's error for names that XML cannot hold:
+
+    SM stores names as XML for every driver (sm/SRCommand.py).
+    """
     if any(_ILLEGAL_IN_XML.search(name) for name in names):
         raise SMFailure(_ILLEGAL_XML_CHAR, _ILLEGAL_NAME)

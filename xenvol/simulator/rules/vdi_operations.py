@@ -1,8 +1,8 @@
-"""What may be done with a VDI now: its allowed_operations, and who has to wait for whom.
+"""Which operations a VDI allows now, and which operations wait for each other.
 
 The order of the checks is xapi's (xapi_vdi.ml, check_operation_error): another operation, a plugged or busy
-VBD, what the driver cannot do, the VDI's own nature. allowed_operations is written when something is done
-with the VDI, not when its SR changes, so it may be out of date, as in a real pool (trace 02#103).
+VBD, the driver's features, the VDI's own properties. allowed_operations is written after an operation on the
+VDI, not when its SR changes, so it may be stale, as in a real pool (trace 02#103).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
-from xenvol.simulator.rules import places, releases
+from xenvol.simulator.rules import releases, sr_hosts
 from xenvol.simulator.rules.operations import DISCIPLINES, Discipline, in_progress
 from xenvol.simulator.rules.sr_operations import features
 
@@ -37,7 +37,7 @@ LISTED = (
     *("clone", "copy", "resize", "resize_online", "snapshot"),
     *("destroy", "forget", "update", "generate_config"),
 )
-"""What allowed_operations may list: nothing that old releases do not know (CA-260245)."""
+"""The operations that allowed_operations may list: none that old releases do not know (CA-260245)."""
 
 TYPE_NAMES = {
     "system": "System",
@@ -52,12 +52,12 @@ TYPE_NAMES = {
     "pvs_cache": "PVS cache",
     "cbt_metadata": "CBT metadata",
 }
-"""How VDI_INCOMPATIBLE_TYPE spells a type."""
+"""The type's name in VDI_INCOMPATIBLE_TYPE."""
 
 _LIVE = frozenset(
     ("snapshot", "resize_online", "blocked", "clone", "mirror", "enable_cbt", "disable_cbt", "data_destroy")
 )
-"""Possible while the VDI is plugged."""
+"""Operations that are possible while the VDI is plugged."""
 _LIVE_BESIDE_READERS = _LIVE | {"copy"}
 _NOT_FOR_CBT_METADATA = frozenset(
     (
@@ -78,13 +78,13 @@ _ONCE_GUARDED = frozenset(("ha_statefile", "metadata"))
 
 
 def refusal(xapi: Xapi, vdi: str, operation: str) -> Failure | None:
-    """Why the operation is not possible now; HANDLE_INVALID where the VDI or its SR does not exist."""
+    """Return what forbids the operation now, or None; HANDLE_INVALID if the VDI or its SR does not exist."""
     db = xapi.db
     row = db.row("VDI", vdi)
     sr = db.row("SR", row["SR"])
     if (conflict := _conflict(vdi, row["current_operations"], operation)) is not None:
         return conflict
-    if operation == "resize" and not places.plugged_pbds(db, row["SR"]):
+    if operation == "resize" and not sr_hosts.plugged_pbds(db, row["SR"]):
         return Failure("SR_HAS_NO_PBDS", row["SR"])
     if (use := _use(db, vdi, operation)) is not None:
         return use
@@ -109,12 +109,12 @@ def update(xapi: Xapi, vdi: str) -> None:
 
 
 def is_active(vbd: Row) -> bool:
-    """A VBD that is in use, or about to be."""
+    """Return True if the VBD is in use or is being plugged."""
     return bool(vbd["currently_attached"] or vbd["reserved"])
 
 
 def _conflict(vdi: str, current: dict[str, str], operation: str) -> Failure | None:
-    """Any operation but a copy excludes all others; a migration destroys what it mirrors."""
+    """Return the conflict with another operation; only a copy excludes none, and destroy may interrupt a mirror."""
     if operation == "destroy" and "mirror" in current.values():
         return None
     in_the_way = [(op, task) for task, op in current.items() if op != "copy"]
@@ -140,7 +140,7 @@ def _use(db: Database, vdi: str, operation: str) -> Failure | None:
 
 
 def _all_of_snapshots(db: Database, vbds: list[Row]) -> bool:
-    """A checkpoint's VBDs look plugged and are not."""
+    """Return True if all VBDs belong to snapshots: a checkpoint's VBDs look plugged and are not."""
     return all(db.exists("VM", vbd["VM"]) and db.row("VM", vbd["VM"])["is_a_snapshot"] for vbd in vbds)
 
 

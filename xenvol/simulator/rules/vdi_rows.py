@@ -1,7 +1,7 @@
-"""What xapi itself writes into VDI rows after a driver has spoken (xapi_sr.ml, update_vdis).
+"""What xapi itself writes into VDI rows after a driver's command (xapi_sr.ml, update_vdis).
 
-The drivers that we model write most of their rows themselves, so that little is left: a snapshot whose source is
-gone loses its snapshot_of, and tools ISOs are recognised.
+The modelled drivers write most of their rows themselves. xapi clears snapshot_of if the source is gone, and
+recognises tools ISOs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def refresh(db: Database, vdi: str, nameless: str | None = None) -> None:
-    """``nameless`` is the VDI that lies at the empty location: what "no source" finds where there is one.
+    """Update one row. ``nameless`` is the VDI with an empty location, which counts as the source if no source exists.
 
-    Unless the whole SR is looked at, that can only be the VDI itself: VDI.introduce with an empty location makes
-    a snapshot of itself (xapi_sr.ml, find_vdi).
+    Without a scan of the whole SR it can only be the VDI itself: VDI.introduce with an empty location makes a
+    snapshot of itself (xapi_sr.ml, find_vdi).
     """
     row = db.row("VDI", vdi)
     if nameless is None:
@@ -29,7 +29,7 @@ def refresh(db: Database, vdi: str, nameless: str | None = None) -> None:
 
 
 def refresh_all(db: Database, sr: str) -> None:
-    """The same for every VDI of an SR, as a scan does."""
+    """Update every VDI of an SR, as a scan does."""
     vdis = db.children(sr, "VDIs")
     nameless = [vdi for vdi in vdis if not db.row("VDI", vdi)["location"]]
     for vdi in vdis:

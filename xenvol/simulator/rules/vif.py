@@ -29,7 +29,7 @@ def vif_create(call: Call, record: dict[str, Any]) -> str:
 
 
 def create(call: Call, record: dict[str, Any]) -> str:
-    """Without a MAC it gets the one that follows from the VM's seed and the position."""
+    """Create a VIF; without a MAC it gets the one derived from the VM's seed and the position."""
     db = call.db
     vm, device, mac = record["VM"], record["device"], record["MAC"]
     db.row("network", record["network"])
@@ -51,7 +51,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
 
 
 def copy(call: Call, vif: str, vm: str, *, keep_mac: bool) -> str:
-    """Another VM's interface in the same place; ``keep_mac`` for a snapshot, which never runs beside it."""
+    """Copy a VIF to another VM; ``keep_mac`` is for a snapshot, which never runs at the same time as the VM."""
     row = call.db.row("VIF", vif)
     values = {name: row[name] for name in _COPIED}
     return create(call, {**values, "VM": vm, "MAC": row["MAC"] if keep_mac else ""})
@@ -66,7 +66,7 @@ def vif_destroy(call: Call, vif: str) -> None:
 
 
 def delete_vif(call: Call, vif: str) -> None:
-    """The row and its metrics go, whatever the VIF is doing."""
+    """Delete the row and its metrics, even while an operation on the VIF is under way."""
     db = call.db
     metrics = db.row("VIF", vif)["metrics"]
     if db.exists("VIF_metrics", metrics):
@@ -120,7 +120,7 @@ def vif_remove_allowed(call: Call, vif: str, value: str) -> None:
 
 
 def mac_of(device: int, seed: str) -> str:
-    """The address that follows from a VM's seed: the same for the same VM and place, for ever."""
+    """Return the MAC address derived from a VM's seed: always the same for the same seed and position."""
     digest = seed.encode()
     for _ in range(device * 2 + 1):
         digest = hashlib.md5(digest, usedforsecurity=False).digest()

@@ -1,4 +1,4 @@
-"""What may be done to a VIF now: the table of xapi_vif_helpers.ml, in its order (trace 11#57-64)."""
+"""Which operations a VIF allows now: the table of xapi_vif_helpers.ml, in its order (trace 11#57-64)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VM.create, VM.destroy, and what a VM has room for (xapi_vm.ml; traces 04#6-46, #180-182, #334-338)."""
+"""VM.create, VM.destroy, and VM.get_allowed_*_devices (xapi_vm.ml; traces 04#6-46, #180-182, #334-338)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _IGNORED = (
     "snapshot_schedule",
     "is_vmss_snapshot",
 )
-"""Keys that VM.create accepts and does not look at."""
+"""Keys that VM.create accepts and ignores."""
 
 VENDOR_DEVICE_PLATFORM = 2
 
 
 @rule("VM.create")
 def vm_create(call: Call, record: dict[str, Any]) -> str:
-    """Rows; of what is wrong with the values, xapi complains when the VM is started.
+    """Add the rows; xapi checks most values only when the VM starts.
 
-    A VM may be created suspended, by one who brings its memory along.
+    A VM may be created suspended, by a caller that has its memory image.
     """
     db = call.db
     values = {key: value for key, value in record.items() if key not in _IGNORED}
@@ -69,7 +69,7 @@ def vm_create(call: Call, record: dict[str, Any]) -> str:
 
 @rule("VM.destroy")
 def vm_destroy(call: Call, vm: str) -> None:
-    """The VM and its slots go; never the disks in them."""
+    """Destroy the VM and its VBDs, never the disks in them."""
     with operation(call, ("VM", vm, "destroy")):
         destroy(call, vm)
 

@@ -1,7 +1,7 @@
 """VM.clone, VM.copy and VM.snapshot: another VM with disks of its own (xapi_vm_clone.ml, xapi_vm_snapshot.ml).
 
-The disks come first, by the same calls that a client would make; where one of them fails, those that were made
-are destroyed again and there is no new VM. Traces 04#330-331, 05#155-158.
+The disks come first, by the calls that a client would make. If one of them fails, the new disks are destroyed
+again and no VM is made. Traces 04#330-331, 05#155-158.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
 
 _OWNER = "owner"
-"""Key in VBD.other_config: the disk goes when the VM goes (as some clients have it)."""
+"""A key in VBD.other_config: some clients destroy such a disk with the VM."""
 
 _NEW_IN_A_COPY: dict[str, Any] = {
     "current_operations": {},
@@ -79,7 +79,7 @@ def vm_clone(call: Call, vm: str, new_name: str) -> str:
 
 @rule("VM.copy")
 def vm_copy(call: Call, vm: str, new_name: str, sr: str) -> str:
-    """Into the SR, or each disk into the SR where it is, when there is no such SR."""
+    """Copy a VM with its disks into the SR; if the SR does not exist, each disk stays in its own SR."""
     db = call.db
     with operation(call, ("VM", vm, "copy")):
         if db.exists("SR", sr) and db.row("SR", sr)["content_type"] == "iso":
@@ -96,7 +96,7 @@ def vm_copy(call: Call, vm: str, new_name: str, sr: str) -> str:
 
 
 def _halt_copy_of_snapshot(call: Call, snapshot: str, copied: str) -> None:
-    """A snapshot with memory is copied without it in the end (xapi_vm.ml, clone)."""
+    """Halt the copy of a snapshot with memory: in the end it has no memory (xapi_vm.ml, clone)."""
     if call.db.row("VM", snapshot)["is_a_snapshot"] and vm_facts.power_state(call.db, copied) == "Suspended":
         vm_stop.forget_memory(call, copied)
 
@@ -112,7 +112,7 @@ def vm_snapshot(call: Call, vm: str, new_name: str, ignore_vdis: list[str]) -> s
 
 @rule("VM.checkpoint")
 def vm_checkpoint(call: Call, vm: str, new_name: str) -> str:
-    """A snapshot with the VM's memory: it is suspended, copied with its suspend image, and resumed."""
+    """Take a snapshot with the VM's memory: suspend the VM, copy it with its suspend image, and resume it."""
     db = call.db
     with operation(call, ("VM", vm, "checkpoint")):
         row = db.row("VM", vm)
@@ -133,7 +133,7 @@ def vm_checkpoint(call: Call, vm: str, new_name: str) -> str:
 def duplicate(
     call: Call, vm: str, name: str, how: str, copy_disk: CopyDisk, *, ignore: Iterable[str] = ()
 ) -> str:
-    """The new VM; all of its disks or none."""
+    """Return a new VM with copies of all the disks; if one fails, none is left."""
     db = call.db
     state = db.row("VM", vm)["power_state"]
     suspended = (how == "checkpoint" and state in ("Running", "Suspended")) or (
@@ -165,7 +165,7 @@ def duplicate(
 
 
 def copy_metrics(call: Call, vm: str) -> str:
-    """A copy of the VM's metrics, or fresh ones."""
+    """Copy the VM's metrics, or create fresh ones."""
     db = call.db
     ref = db.row("VM", vm)["metrics"]
     if not db.exists("VM_metrics", ref):
@@ -174,7 +174,7 @@ def copy_metrics(call: Call, vm: str) -> str:
 
 
 def copy_guest_metrics(call: Call, vm: str) -> str:
-    """A copy of what the guest said, if it said anything."""
+    """Copy the guest's report, if there is one; else NULL."""
     db = call.db
     ref = db.row("VM", vm)["guest_metrics"]
     if not db.exists("VM_guest_metrics", ref):
@@ -183,7 +183,7 @@ def copy_guest_metrics(call: Call, vm: str) -> str:
 
 
 def new_generation_id(old: str) -> str:
-    """A guest that looks at it learns that it was copied; without one it stays without."""
+    """Return a new generation id, by which a guest notices that it was copied; empty if the old one is."""
     source = random.SystemRandom()
     return f"{source.getrandbits(63)}:{source.getrandbits(63)}" if old else ""
 

@@ -1,6 +1,6 @@
-"""What the rules ask of a VM's records: its kind of domain, its drivers, whether it runs, which guest answers.
+"""What the rules read from a VM's records: kind of domain, drivers, power state, guest.
 
-Reads only. A dead reference on the way raises HANDLE_INVALID, as the getters of xapi do.
+Reads only. A dead reference raises HANDLE_INVALID, as in xapi's getters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_live(db: Database, vm: str) -> bool:
 
 
 def domain_type(db: Database, vm: str) -> str:
-    """``hvm``, ``pv``, ``pvh`` or ``pv_in_pvh``: what it runs as, or, when halted, would run as."""
+    """Return the domain type ``hvm``, ``pv``, ``pvh`` or ``pv_in_pvh``; for a halted VM, that of its next domain."""
     row = db.row("VM", vm)
     if row["power_state"] == "Halted":
         kind = row["domain_type"]
@@ -37,28 +37,28 @@ def domain_type(db: Database, vm: str) -> str:
 
 
 def will_have_qemu(db: Database, vm: str) -> bool:
-    """Whether its next domain is HVM."""
+    """Return True if the VM's next domain is HVM."""
     return bool(db.row("VM", vm)["domain_type"] == "hvm")
 
 
 def has_qemu(db: Database, vm: str) -> bool:
-    """Whether its domain is HVM."""
+    """Return True if the VM's current domain is HVM."""
     return bool(db.row("VM_metrics", db.row("VM", vm)["metrics"])["current_domain_type"] == "hvm")
 
 
 def is_system_domain(db: Database, vm: str) -> bool:
-    """A control domain, or a VM that says of itself that it serves storage or networks (system_domains.ml)."""
+    """Return True for a control domain, or a VM marked as serving storage or networks (system_domains.ml)."""
     row = db.row("VM", vm)
     return bool(row["is_control_domain"] or row["other_config"].get("is_system_domain") == "true")
 
 
 def is_true(text: str) -> bool:
-    """How a switch in a string map reads (xapi_vm_lifecycle.ml, bool_of_assoc)."""
+    """Parse a switch in a string map (xapi_vm_lifecycle.ml, bool_of_assoc)."""
     return text == "1" or text.lower() == "true"
 
 
 def is_dom0(db: Database, vm: str) -> bool:
-    """The control domain of some host, not any other domain that serves storage."""
+    """Return True for the control domain of a host, not for other domains that serve storage."""
     row = db.row("VM", vm)
     home = row["resident_on"]
     return bool(
@@ -67,13 +67,13 @@ def is_dom0(db: Database, vm: str) -> bool:
 
 
 def guest_metrics(db: Database, vm: str) -> dict[str, Any] | None:
-    """What the guest reported; None for a VM whose guest has not."""
+    """Return the guest's report; None if the guest has not reported."""
     ref = db.row("VM", vm)["guest_metrics"]
     return db.row("VM_guest_metrics", ref) if db.exists("VM_guest_metrics", ref) else None
 
 
 def has_pv_drivers(metrics: dict[str, Any] | None) -> bool:
-    """Whether they were seen, or the guest named their version (xapi_pv_driver_version.ml)."""
+    """Return True if the drivers were detected, or the guest reported their version (xapi_pv_driver_version.ml)."""
     if metrics is None:
         return False
     if metrics["PV_drivers_detected"]:
@@ -87,7 +87,7 @@ def has_feature(metrics: dict[str, Any] | None, feature: str) -> bool:
 
 
 def has_booted_pv(db: Database, vm: str) -> bool:
-    """Certain only where there are metrics that say so."""
+    """Return True if the VM's metrics prove that it booted PV."""
     ref = db.row("VM", vm)["metrics"]
     return db.exists("VM_metrics", ref) and db.row("VM_metrics", ref)["current_domain_type"] in (
         "pv",
@@ -97,23 +97,23 @@ def has_booted_pv(db: Database, vm: str) -> bool:
 
 
 def slots(db: Database, vm: str) -> list[str]:
-    """The VM's VBDs in the order in which xapi goes through them: the newest first (trace 04#271)."""
+    """Return the VM's VBDs in xapi's order: the newest first (trace 04#271)."""
     return db.children(vm, "VBDs")[::-1]
 
 
 def vdis(db: Database, vm: str) -> list[str]:
-    """The VDIs that a VM needs: of its slots that are not empty, dangling ones included."""
+    """Return the VDIs in the VM's VBDs, dangling ones included."""
     rows = [db.row("VBD", vbd) for vbd in slots(db, vm)]
     return [row["VDI"] for row in rows if not row["empty"]]
 
 
 def suspend_vdi(db: Database, vm: str) -> str | None:
-    """The disk that holds a suspended VM's memory."""
+    """Return the disk that holds a suspended VM's memory, or None."""
     row = db.row("VM", vm)
     return row["suspend_VDI"] if row["power_state"] == "Suspended" and row["suspend_VDI"] != NULL else None
 
 
 def ocaml_float(value: float) -> str:
-    """How OCaml prints a float: ``0.1``, ``2.``, ``nan``."""
+    """Return a float as OCaml prints it: ``0.1``, ``2.``, ``nan``."""
     text = f"{value:.12g}"
     return f"{text}." if text.lstrip("-").isdigit() else text

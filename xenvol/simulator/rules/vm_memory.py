@@ -1,6 +1,6 @@
-"""A VM's memory: its four limits, what it needs beside them, and what a host has left.
+"""A VM's memory: its four limits, its overhead, and a host's free memory.
 
-Facts: xapi_vm_memory_constraints.ml, memory_check.ml. All amounts are bytes.
+Sources: xapi_vm_memory_constraints.ml, memory_check.ml. All amounts are bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HVM_OVERHEAD = 2 * _MIB
 
 
 def overhead(row: dict[str, Any]) -> int:
-    """What the hypervisor itself needs for a VM: the page tables of an HVM domain grow with its memory."""
+    """Return the hypervisor's own need for a VM: the page tables of an HVM domain grow with its memory."""
     if row["domain_type"] not in ("hvm", "pvh"):
         return _PV_OVERHEAD
     mib = -(-row["memory_static_max"] // _MIB)
@@ -39,7 +39,7 @@ def update_overhead(xapi: Xapi, vm: str) -> None:
 
 
 def assert_coercible(row: dict[str, Any]) -> None:
-    """A VM whose maxima are below its minima cannot start."""
+    """Raise MEMORY_CONSTRAINT_VIOLATION if a maximum is below its minimum; such a VM cannot start."""
     if (
         row["memory_static_max"] < row["memory_static_min"]
         or row["memory_dynamic_max"] < row["memory_dynamic_min"]
@@ -48,13 +48,13 @@ def assert_coercible(row: dict[str, Any]) -> None:
 
 
 def memory_to_start(xapi: Xapi, vm: str) -> int:
-    """A VM starts with its least dynamic memory where others need theirs."""
+    """Return the memory that a VM needs to start: its dynamic minimum and the overhead."""
     row = xapi.db.row("VM", vm)
     return int(row["memory_dynamic_min"]) + overhead(row)
 
 
 def free_memory(xapi: Xapi, host: str, *, apart_from: str = "") -> int:
-    """What is left of the host's memory when each VM on it has shrunk as far as it can."""
+    """Return the host's free memory if each VM on it shrinks to its minimum."""
     db = xapi.db
     row = db.row("host", host)
     total = db.row("host_metrics", row["metrics"])["memory_total"] - row["memory_overhead"]
@@ -81,7 +81,7 @@ def vm_compute_memory_overhead(call: Call, vm: str) -> int:
 
 @rule("VM.maximise_memory")
 def vm_maximise_memory(call: Call, vm: str, total: int, approximate: bool) -> int:
-    """The largest static maximum that fits into so much, in whole MiB."""
+    """Return the largest static maximum that fits into ``total``, in whole MiB."""
     row = dict(call.db.row("VM", vm))
     if approximate:
         row["VCPUs_max"] = 64
@@ -166,13 +166,13 @@ def vm_set_shadow_multiplier_live(call: Call, vm: str, value: float) -> None:
 
 
 def _assert_multiplier(value: float) -> None:
-    """Not less than one; what is no number is not less than one either (trace 06#136)."""
+    """Raise INVALID_VALUE for a multiplier below one; nan is accepted (trace 06#136)."""
     if value < 1:
         raise Failure("INVALID_VALUE", "multiplier", vm_facts.ocaml_float(value))
 
 
 def _set_limits(call: Call, vm: str, **limits: int) -> None:
-    """Four limits in order; those of a control domain, and with nested virtualisation, pinned together."""
+    """Set limits: the four must be in order, and equal for a control domain and with nested virtualisation."""
     row = {**call.db.row("VM", vm), **limits}
     order = (
         row["memory_static_min"],

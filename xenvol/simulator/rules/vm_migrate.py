@@ -1,7 +1,7 @@
-"""A running VM goes to another host of the pool (message_forwarding.ml, pool_migrate; facts/xapi.md 7).
+"""Move a running VM to another host of the pool (message_forwarding.ml, pool_migrate).
 
-The destination must have every SR of the VM plugged. While the VM is on its way its current_operations say so,
-and VBD.create is refused; a test holds it there with ``Guest.stays_in_flight``.
+docs/background/xapi.md 7. The destination must have every SR of the VM plugged. During the migration the VM's
+current_operations contain it, and VBD.create is refused; ``Guest.stays_in_flight`` keeps a VM in this state.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from xenvol.simulator.rulebook import Call
 
-_LOOK_AGAIN = 0.02  # seconds between two looks at a VM that is held in flight; short for a test
+_POLL_SECONDS = 0.02  # seconds between two checks of a VM that is held in flight; short for a test
 _HOST = "host"
-"""Key of the map that host.migrate_receive gives."""
+"""A key in the result of host.migrate_receive."""
 
 
 @rule("VM.pool_migrate")
@@ -55,7 +55,7 @@ def vm_pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> 
 
 @rule("host.migrate_receive")
 def host_migrate_receive(call: Call, host: str, network: str, _options: dict[str, str]) -> dict[str, str]:
-    """What the sender of a VM must know of its destination."""
+    """Return what the sender of a VM must know about its destination."""
     row = call.db.row("host", host)
     call.db.row("network", network)
     url = f"http://{row['address']}/services"
@@ -79,7 +79,7 @@ def vm_assert_can_migrate(
     options: dict[str, str],
     _vgpu_map: dict[str, str],
 ) -> None:
-    """Whether VM.migrate_send could take the VM, its disks included, to a host of this pool."""
+    """Raise if VM.migrate_send could not move the VM and its disks to a host of this pool."""
     xapi, db = call.xapi, call.db
     db.row("VM", vm)
     host = dest.get(_HOST, "")
@@ -121,7 +121,7 @@ def _assert_disk_can_move(call: Call, vdi: str, vdi_map: Mapping[str, str], host
 
 @contextlib.contextmanager
 def _migrating(call: Call, vm: str, *, strict: bool) -> Iterator[None]:
-    """The VM marked; with ``force`` it is not asked whether its guest can be moved."""
+    """Mark the VM; with ``force``, do not check whether its guest can be moved."""
 
     def mark() -> None:
         vm_operations.check(call.xapi, vm, "pool_migrate", strict=strict)
@@ -136,8 +136,8 @@ def _migrating(call: Call, vm: str, *, strict: bool) -> Iterator[None]:
 
 
 def _stay_in_flight(call: Call, vm: str) -> None:
-    """For as long as the test wants; a cancelled migration ends where it began: TASK_CANCELLED [task]."""
+    """Wait as long as the test wants; a cancelled migration ends at the source: TASK_CANCELLED [task]."""
     while guest_of(call.xapi.guests, vm).stays_in_flight and not call.xapi.is_closed:
         if tasks.is_cancelled(call.xapi, call.task):
             raise Failure("TASK_CANCELLED", call.task)
-        call.sleep(_LOOK_AGAIN)
+        call.sleep(_POLL_SECONDS)

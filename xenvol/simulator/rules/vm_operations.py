@@ -1,7 +1,7 @@
-"""What may be done to a VM now: the checks of xapi_vm_lifecycle.ml, in their order.
+"""Which operations a VM allows now: the checks of xapi_vm_lifecycle.ml, in their order.
 
-Facts/xapi.md 2.4; traces 04#230, #311-327, 05#27, #113, #144-156. A VM is asked twice: strictly, where the
-guest's own drivers must take part, and leniently, where the caller insists (VM.pool_migrate with ``force``).
+docs/background/xapi.md 2.4; traces 04#230, #311-327, 05#27, #113, #144-156. There are two modes: strict, if
+the guest's drivers must take part, and lenient, if the caller insists (VM.pool_migrate with ``force``).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _AFTER = {
     ("migrate_send", "clean_shutdown"),
     ("migrate_send", "clean_reboot"),
 }
-"""(the only operation that is under way, one that may begin nevertheless)."""
+"""Pairs: (the only operation under way, an operation that may begin nevertheless)."""
 
 _OF_TEMPLATES = {
     "changing_dynamic_range",
@@ -119,13 +119,13 @@ _READING_DISKS = {"checkpoint", "snapshot", "suspend", "snapshot_with_quiesce"}
 
 
 def operations(xapi: Xapi) -> list[str]:
-    """What allowed_operations may hold, in the order in which it holds it."""
+    """Return the operations that allowed_operations may list, in its order."""
     newest = ["sysprep"] if releases.since(xapi, releases.SYSPREP) else []
     return [*newest, *_STATES]
 
 
 def check(xapi: Xapi, vm: str, operation: str, *, strict: bool = True) -> None:
-    """Raises the first thing that forbids the operation."""
+    """Raise the first thing that forbids the operation."""
     for reason in _reasons(xapi, vm, operation, strict=strict):
         raise reason
 
@@ -140,7 +140,7 @@ DISCIPLINES["VM"] = Discipline(check=check, update=update)
 
 
 def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]:
-    """What forbids the operation, in the order in which xapi looks; only the first counts."""
+    """Yield what forbids the operation, in xapi's order; only the first one counts."""
     db = xapi.db
     row = db.row("VM", vm)
     if op in row["blocked_operations"]:
@@ -174,7 +174,7 @@ def _reasons(xapi: Xapi, vm: str, op: str, *, strict: bool) -> Iterator[Failure]
 
 
 def _allowed_states(row: dict[str, Any], op: str, *, clones_suspended: bool) -> tuple[str, ...]:
-    """``clones_suspended``: the pool lets suspended VMs be copied although they are no snapshots."""
+    """Return the power states that allow an operation; ``clones_suspended``: a suspended VM may be copied."""
     states = _STATES.get(op, _UNLISTED_STATES.get(op, ()))
     if op in ("clone", "copy") and (row["is_a_snapshot"] or clones_suspended):
         return (*states, "Suspended")
@@ -184,7 +184,7 @@ def _allowed_states(row: dict[str, Any], op: str, *, clones_suspended: bool) -> 
 
 
 def _goes_with(op: str, current: list[str]) -> bool:
-    """Whether an operation may begin while those are under way."""
+    """Return True if an operation may begin while the others are under way."""
     for together in (_LONG_COPIES, _SNAPSHOTS, _BOOT_RECORDS):
         if op in together and together.issuperset(current):
             return True
@@ -196,7 +196,7 @@ def _goes_with(op: str, current: list[str]) -> bool:
 
 
 def _in_progress(xapi: Xapi, vm: str, current: dict[str, str]) -> Failure:
-    """Says which operations, and in newer xapi whose tasks; the two releases differ in all parameters."""
+    """Return OTHER_OPERATION_IN_PROGRESS with the operations, in newer xapi also with their tasks."""
     many = len(current) > 1
     names = f"{{{','.join(current.values())}}}" if many else next(iter(current.values()))
     tasks = f"{{{','.join(current)}}}" if many else next(iter(current))
@@ -206,7 +206,7 @@ def _in_progress(xapi: Xapi, vm: str, current: dict[str, str]) -> Failure:
 
 
 def _kind(row: dict[str, Any], vm: str, op: str) -> Iterator[Failure]:
-    """Templates and snapshots are VMs of which less is possible."""
+    """Forbid what templates and snapshots do not allow."""
     if row["is_a_template"] and not row["is_a_snapshot"] and op not in _OF_TEMPLATES:
         default = row["is_default_template"] or vm_facts.is_true(
             row["other_config"].get("default_template", "")
@@ -226,14 +226,14 @@ def _is_immobile(xapi: Xapi, row: dict[str, Any]) -> bool:
 
 
 def _switch(xapi: Xapi, row: dict[str, Any], field: str, key: str) -> bool:
-    """A property that is fixed when a VM starts; one without metrics has what it would start with."""
+    """Read a property that is fixed when a VM starts; without metrics, read the VM's setting."""
     if xapi.db.exists("VM_metrics", row["metrics"]):
         return bool(xapi.db.row("VM_metrics", row["metrics"])[field])
     return vm_facts.is_true(row["platform"].get(key, ""))
 
 
 def _lacks_feature(xapi: Xapi, vm: str, op: str) -> bool:
-    """An HVM guest without drivers cannot do what needs its help; a PV guest always can (trace 04#311-327)."""
+    """Return True for an HVM guest without drivers if the operation needs its help; never for PV (trace 04#311-327)."""
     metrics = vm_facts.guest_metrics(xapi.db, vm)
     if vm_facts.power_state(xapi.db, vm) != "Running" or vm_facts.has_booted_pv(xapi.db, vm):
         return False
@@ -255,7 +255,7 @@ def _lacks_feature(xapi: Xapi, vm: str, op: str) -> bool:
 
 
 def _disks_are_reset(xapi: Xapi, vm: str, *, also_cached: bool) -> bool:
-    """Whether a disk forgets what was written to it when the VM starts again (SM says so in sm_config)."""
+    """Return True if a disk loses its changes when the VM starts again (sm_config says so)."""
     for vdi in vm_facts.vdis(xapi.db, vm):
         if xapi.db.exists("VDI", vdi):
             sm_config = xapi.db.row("VDI", vdi)["sm_config"]

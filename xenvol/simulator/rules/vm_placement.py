@@ -1,7 +1,8 @@
-"""On which host a VM can run, and on which one it will (xapi_vm_helpers.ml; facts/xapi.md 7).
+"""Which hosts can run a VM, and which host xapi chooses (xapi_vm_helpers.ml; docs/background/xapi.md 7).
 
-A host qualifies when it is up and enabled, has every SR of the VM's disks plugged and can reach its networks.
-Xapi draws lots among the best hosts; here the first of them is taken, so that a test knows.
+A host qualifies if it is up and enabled, has every SR of the VM's disks plugged and can reach its networks.
+xapi chooses at random among the best hosts; the simulator chooses the first one, so that tests are
+deterministic.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import places, vm_facts
+from xenvol.simulator.rules import sr_hosts, vm_facts
 from xenvol.simulator.rules.vm_memory import assert_coercible, free_memory, memory_to_start
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def vm_get_possible_hosts(call: Call, vm: str) -> list[str]:
 
 @rule("VM.assert_agile")
 def vm_assert_agile(call: Call, vm: str) -> None:
-    """Every SR shared and plugged on every enabled host; else HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED [sr]."""
+    """Require every SR shared and plugged on every enabled host; else HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED [sr]."""
     for vdi in vm_facts.vdis(call.db, vm):
         sr = call.db.row("VDI", vdi)["SR"]
         if not is_everywhere(call.xapi, sr):
@@ -42,9 +43,9 @@ def vm_assert_agile(call: Call, vm: str) -> None:
 
 
 def choose(xapi: Xapi, vm: str) -> str:
-    """The host for VM.start and VM.resume: the one the VM wishes for, else the one with most memory left.
+    """Return the host for VM.start and VM.resume: the VM's preferred host, else the one with most free memory.
 
-    Raises NO_HOSTS_AVAILABLE, whatever keeps the hosts from running it.
+    Raises NO_HOSTS_AVAILABLE, for any reason that prevents it.
     """
     scheduled = xapi.db.row("VM", vm)["scheduled_to_be_resident_on"]
     if scheduled != NULL:
@@ -64,12 +65,12 @@ def choose(xapi: Xapi, vm: str) -> str:
 
 
 def choose_with_srs(xapi: Xapi, vm: str) -> str:
-    """A host that sees all of the VM's disks, for work on a VM that does not run; NO_HOSTS_AVAILABLE."""
+    """Return a host that sees all of the VM's disks, for work on a VM that does not run; NO_HOSTS_AVAILABLE."""
     return first_host(xapi, lambda host: assert_can_see_srs(xapi, vm, host))
 
 
 def choose_seeing(xapi: Xapi, srs: Iterable[str]) -> str:
-    """A host on which all of these SRs are plugged; NO_HOSTS_AVAILABLE."""
+    """Return a host on which all of these SRs are plugged; NO_HOSTS_AVAILABLE."""
     wanted = list(srs)
 
     def sees(host: str) -> None:
@@ -87,24 +88,24 @@ def first_host(xapi: Xapi, assert_suits: Callable[[str], None]) -> str:
 
 
 def possible_hosts(xapi: Xapi, assert_suits: Callable[[str], None]) -> list[str]:
-    """The live hosts about which nothing is raised."""
+    """Return the live hosts for which ``assert_suits`` does not raise."""
 
     def suits(host: str) -> bool:
         try:
             assert_suits(host)
         except Failure:
             return False
-        return places.is_live(xapi.db, host)
+        return sr_hosts.is_live(xapi.db, host)
 
     return [host for host in xapi.db.refs("host") if suits(host)]
 
 
 def assert_can_boot_here(xapi: Xapi, vm: str, host: str, *, check_memory: bool = True) -> None:
-    """Raises the first reason why the VM cannot run on the host, in xapi's order."""
+    """Raise the first reason why the VM cannot run on the host, in xapi's order."""
     db = xapi.db
     row = db.row("VM", vm)
     _assert_parameters(xapi, vm)
-    if not places.is_live(db, host):
+    if not sr_hosts.is_live(db, host):
         raise Failure("HOST_NOT_LIVE")
     if row["is_control_domain"] and row["affinity"] not in (NULL, host):
         text = "Cannot boot a control domain on a host different from its affinity"
@@ -124,7 +125,7 @@ def assert_can_boot_here(xapi: Xapi, vm: str, host: str, *, check_memory: bool =
 
 
 def assert_can_see_srs(xapi: Xapi, vm: str, host: str) -> None:
-    """VM_REQUIRES_SR [vm, sr] for the first SR of the VM's disks that is not plugged on the host."""
+    """Raise VM_REQUIRES_SR [vm, sr] for the first SR of the VM's disks that is not plugged on the host."""
     db = xapi.db
     disks = vm_facts.vdis(db, vm)
     memory = vm_facts.suspend_vdi(db, vm)
@@ -134,7 +135,7 @@ def assert_can_see_srs(xapi: Xapi, vm: str, host: str) -> None:
 
 
 def unseen_srs(xapi: Xapi, srs: Iterable[str], host: str) -> list[str]:
-    """Those that the host does not have plugged."""
+    """Return the SRs that are not plugged on the host."""
     db = xapi.db
     pbds = [db.row("PBD", pbd) for pbd in db.children(host, "PBDs")]
     plugged = {pbd["SR"] for pbd in pbds if pbd["currently_attached"]}
@@ -142,7 +143,7 @@ def unseen_srs(xapi: Xapi, srs: Iterable[str], host: str) -> list[str]:
 
 
 def is_everywhere(xapi: Xapi, sr: str) -> bool:
-    """Whether the SR is shared, and plugged on every enabled host (agility.ml)."""
+    """Return True if the SR is shared, and plugged on every enabled host (agility.ml)."""
     hosts = [host for host in xapi.db.refs("host") if xapi.db.row("host", host)["enabled"]]
     return bool(xapi.db.row("SR", sr)["shared"]) and not any(unseen_srs(xapi, [sr], host) for host in hosts)
 
@@ -171,7 +172,7 @@ def _assert_parameters(xapi: Xapi, vm: str) -> None:
 
 
 def _assert_can_see_networks(xapi: Xapi, vm: str, host: str) -> None:
-    """A network with interfaces is where they are; one without is wherever its first VM runs."""
+    """Check the VM's networks: one with PIFs is on their hosts, one without is on the host of its first VM."""
     db = xapi.db
     for vif in db.children(vm, "VIFs"):
         network = db.row("VIF", vif)["network"]

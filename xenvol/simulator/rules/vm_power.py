@@ -1,7 +1,7 @@
-"""A VM starts, stops, stands still and sleeps (message_forwarding.ml, xapi_vm.ml, xapi_xenops.ml).
+"""Start, stop, pause and suspend a VM (message_forwarding.ml, xapi_vm.ml, xapi_xenops.ml).
 
-Every operation marks the VM, and those that begin a domain mark its disks as well, so that two VMs never start
-with one disk. Afterwards all that may be allowed is computed anew; traces 04#225-329, 05#111-152.
+Every operation marks the VM. Those that begin a domain mark its disks as well, so two VMs never start with
+one disk. Afterwards allowed_operations are computed anew; traces 04#225-329, 05#111-152.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def vm_clean_shutdown(call: Call, vm: str) -> None:
 
 @rule("VM.shutdown")
 def vm_shutdown(call: Call, vm: str) -> None:
-    """Cleanly, or else hard; a suspended VM loses its memory."""
+    """Shut down cleanly, or else hard; a suspended VM loses its memory."""
     with operation(call, ("VM", vm, "shutdown")):
         if vm_facts.power_state(call.db, vm) == "Suspended":
             vm_stop.forget_memory(call, vm)
@@ -108,7 +108,7 @@ def vm_hard_reboot(call: Call, vm: str) -> None:
     with operation(call, ("VM", vm, "hard_reboot")):
         vm_stop.cancel(call, vm, vm_stop.CANCELLED_BY_REBOOT)
         with disks_marked(call, vm), vifs_marked(call, vm):
-            if vm_facts.power_state(call.db, vm) == "Halted":  # what was cancelled had ended it
+            if vm_facts.power_state(call.db, vm) == "Halted":  # the cancelled operation had ended the domain
                 _start(call, vm, vm_placement.choose(call.xapi, vm), paused=False)
             else:
                 _reboot(call, vm, clean=False)
@@ -117,7 +117,7 @@ def vm_hard_reboot(call: Call, vm: str) -> None:
 
 
 def _prepare(call: Call, vm: str) -> None:
-    """What is written down before a host is looked for."""
+    """Write what xapi writes before it chooses a host."""
     db = call.db
     row = db.row("VM", vm)
     if row["domain_type"] == "unspecified":
@@ -150,7 +150,7 @@ def _start(call: Call, vm: str, host: str, *, paused: bool) -> None:
 
 
 def _reboot(call: Call, vm: str, *, clean: bool) -> None:
-    """The same domain, begun anew: its disks stay plugged, and those that were not plugged stay out."""
+    """Restart the domain: plugged disks stay plugged, unplugged disks stay unplugged."""
     hypervisor.reboot(call, vm, clean=clean)
     host = call.db.row("VM", vm)["resident_on"]
     vm_state.domain_began(call, vm, host, "Running")

@@ -1,7 +1,7 @@
-"""VM.revert: a VM becomes again what it was when a snapshot was taken (xapi_vm_snapshot.ml, revert).
+"""VM.revert: restore a VM to a snapshot (xapi_vm_snapshot.ml, revert).
 
-Destructive: the VM's slots and the disks that the snapshot has copies of go first. Where the VM itself is gone,
-it is made anew, with its uuid.
+Destructive: it first destroys the VM's VBDs, and the disks of which the snapshot has copies. If the VM itself
+is gone, it is created again with its uuid.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEPT = frozenset(
         *("scheduled_to_be_resident_on", "tags", "affinity", "is_snapshot_from_vmpp"),
     )
 )
-"""Fields that a VM keeps when it is reverted."""
+"""Fields that a revert keeps."""
 
 _TOLD_AS_THEY_ARE = ("SR_BACKEND_FAILURE_44", "SR_BACKEND_FAILURE_109", "VDI_INCOMPATIBLE_TYPE")
 
@@ -100,7 +100,7 @@ def _replace_devices(call: Call, snapshot: str, vm: str) -> None:
 
 
 def _remove_disks(call: Call, vm: str, originals: list[str]) -> None:
-    """The VM's slots, and those of its disks that come back from the snapshot; others are left unattached."""
+    """Destroy the VM's VBDs, and those disks that the snapshot restores; other disks stay, without a VBD."""
     db = call.db
     rows = [db.row("VBD", vbd) for vbd in db.children(vm, "VBDs")]
     doomed = [row["VDI"] for row in rows if row["type"] == "Disk" and row["VDI"] in originals]
@@ -118,7 +118,7 @@ def _restore_fields(call: Call, vm: str, metadata: dict[str, Any]) -> None:
 
 
 def _resurrect(call: Call, snapshot: str) -> str:
-    """The VM that the snapshot was taken of, made again from what the snapshot remembers."""
+    """Create the snapshot's VM again from the metadata in the snapshot."""
     db = call.db
     gone = db.row("VM", snapshot)["snapshot_of"]
     text = db.row("VM", snapshot)["snapshot_metadata"]

@@ -1,4 +1,4 @@
-"""The changes of a VM's record that are more than a field (xapi_vm.ml; traces 05#147-152, 06#37-44, #152)."""
+"""Changes of a VM's record that set more than a field (xapi_vm.ml; traces 05#147-152, 06#37-44, #152)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def vm_assert_operation_valid(call: Call, vm: str, op: str) -> None:
 
 @rule("VM.set_is_a_template")
 def vm_set_is_a_template(call: Call, vm: str, value: bool) -> None:
-    """A template has no metrics; a VM that stops being one counts as installed now."""
+    """Set is_a_template; if it becomes False, the VM counts as installed now."""
     db = call.db
     if not value:
         metrics = db.row("VM", vm)["metrics"]
@@ -48,7 +48,7 @@ def vm_set_is_default_template(call: Call, vm: str, value: bool) -> None:
 
 @rule("VM.provision")
 def vm_provision(call: Call, vm: str) -> None:
-    """A template becomes a VM; making its disks from ``other_config:disks`` is the installer's work."""
+    """Turn a template into a VM; the installer makes its disks from ``other_config:disks``."""
     with operation(call, ("VM", vm, "provision")):
         vm_set_is_a_template(call, vm, False)
 
@@ -73,7 +73,7 @@ def vm_set_ha_restart_priority(call: Call, vm: str, value: str) -> None:
 
 @rule("VM.set_ha_always_run")
 def vm_set_ha_always_run(call: Call, vm: str, value: bool) -> None:
-    """Old for the priority, and nothing else any more (trace 06#152)."""
+    """Set the restart priority: the field is an older form of it, without another effect (trace 06#152)."""
     vm_set_ha_restart_priority(call, vm, "restart" if value else "")
 
 

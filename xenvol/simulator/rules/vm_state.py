@@ -1,6 +1,6 @@
-"""What changes with a VM's power state, on the VM and on everything in it (xapi_vm_lifecycle.ml, xapi_xenops.ml).
+"""What changes with a VM's power state, on the VM and its devices (xapi_vm_lifecycle.ml, xapi_xenops.ml).
 
-The database believes the hypervisor: a change of state is written when the domain has changed, and then
+The database follows the hypervisor: a new state is written after the domain has changed. Then
 allowed_operations of the VM, its VBDs, their VDIs and its VIFs are computed anew.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _DRIVERS = {"major": "7", "minor": "30", "micro": "0", "build": "1"}
 _FEATURES = ("shutdown", "poweroff", "reboot", "suspend", "balloon")
-"""What the guest agent of a VM with PV drivers says (trace 05#30)."""
+"""What the guest agent of a VM with PV drivers reports (trace 05#30)."""
 
 
 def set_power_state(xapi: Xapi, vm: str, state: str) -> None:
-    """Write down a state, and what it means for devices and host."""
+    """Set the power state, and the fields of devices and host that follow from it."""
     db = xapi.db
     db.set("VM", vm, power_state=state)
     if state == "Halted":
@@ -39,10 +39,10 @@ def set_power_state(xapi: Xapi, vm: str, state: str) -> None:
 
 
 def refresh(xapi: Xapi, vm: str) -> None:
-    """Compute all that may be allowed now.
+    """Compute allowed_operations anew.
 
-    A VBD whose VDI has vanished ends it: the VM's older VBDs and its VIFs stay as they were (xapi_vm.ml,
-    update_allowed_operations).
+    A VBD whose VDI has vanished ends the computation: the VM's older VBDs and its VIFs keep theirs
+    (xapi_vm.ml, update_allowed_operations).
     """
     with contextlib.suppress(Failure):
         refresh_disks(xapi, vm)
@@ -51,7 +51,10 @@ def refresh(xapi: Xapi, vm: str) -> None:
 
 
 def refresh_disks(xapi: Xapi, vm: str) -> None:
-    """What a power operation ends with; raises for a VBD whose VDI has vanished (sm-truth finding 8)."""
+    """Refresh VBDs and VDIs after a power operation; raises for a VBD whose VDI has vanished.
+
+    docs/background/recordings.md, finding 8 (storage).
+    """
     for vbd in vm_facts.slots(xapi.db, vm):
         DISCIPLINES["VBD"].update(xapi, vbd)
         update_allowed_operations(xapi, "VDI", xapi.db.row("VBD", vbd)["VDI"])
@@ -69,7 +72,7 @@ def vm_update_allowed_operations(call: Call, vm: str) -> None:
 
 
 def domain_began(call: Call, vm: str, host: str, state: str) -> None:
-    """A domain runs, or stands still, on the host."""
+    """Record that a domain runs, or is paused, on the host."""
     db = call.db
     row = db.row("VM", vm)
     if db.exists("VM_metrics", row["metrics"]):
@@ -99,7 +102,7 @@ def domain_began(call: Call, vm: str, host: str, state: str) -> None:
 
 
 def domain_ended(call: Call, vm: str) -> None:
-    """The domain is gone for good."""
+    """Record that the domain has ended."""
     metrics = call.db.row("VM", vm)["metrics"]
     if call.db.exists("VM_metrics", metrics):
         call.db.set("VM_metrics", metrics, current_domain_type="unspecified")
@@ -108,7 +111,7 @@ def domain_ended(call: Call, vm: str) -> None:
 
 
 def report_guest(call: Call, vm: str) -> None:
-    """What the guest's agent says of itself: an HVM guest without drivers says nothing."""
+    """Write the guest agent's report; an HVM guest without drivers reports nothing."""
     db = call.db
     forget_guest(call, vm)
     row = db.row("VM", vm)
@@ -129,7 +132,7 @@ def report_guest(call: Call, vm: str) -> None:
 
 
 def forget_guest(call: Call, vm: str) -> None:
-    """What the last guest said is of no use to the next."""
+    """Delete the report of the last guest."""
     db = call.db
     metrics = db.row("VM", vm)["guest_metrics"]
     db.set("VM", vm, guest_metrics=NULL)

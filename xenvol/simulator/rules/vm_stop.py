@@ -1,4 +1,4 @@
-"""How a VM comes to be halted, whatever it was doing."""
+"""Halt a VM from any state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import RULES, rule
-from xenvol.simulator.rules import hypervisor, places, vm_facts, vm_placement, vm_state
+from xenvol.simulator.rules import hypervisor, sr_hosts, vm_facts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _PATIENCE = 30.0  # seconds that a cancelled operation may take to end; more tha
 
 
 def shut_down(call: Call, vm: str, *, clean: bool) -> None:
-    """The domain goes away, and whatever the storage says to that."""
+    """End the domain, and ignore errors of the storage."""
     call.db.set("VM", vm, ha_always_run=False)
     hypervisor.power_off(call, vm, clean=clean)
     vm_state.domain_ended(call, vm)
@@ -30,7 +30,7 @@ def shut_down(call: Call, vm: str, *, clean: bool) -> None:
 
 
 def forget_memory(call: Call, vm: str) -> None:
-    """A suspended VM is halted by destroying its suspend image, on a host that sees the VM's SRs."""
+    """Halt a suspended VM by destroying its suspend image, on a host that sees the VM's SRs."""
     db = call.db
     db.set("VM", vm, ha_always_run=False)
     srs = [db.row("VDI", vdi)["SR"] for vdi in vm_facts.vdis(db, vm)]
@@ -44,7 +44,7 @@ def forget_memory(call: Call, vm: str) -> None:
 
 
 def cancel(call: Call, vm: str, operations: Iterable[str]) -> None:
-    """Cancel what stands in the way of a hard shutdown, where it has a task, and wait for it to end."""
+    """Cancel operations that conflict with a hard shutdown, if they have tasks, and wait for their end."""
     db = call.db
     current = db.row("VM", vm)["current_operations"]
     tasks = [task for task, op in current.items() if op in operations and db.exists("task", task)]
@@ -59,7 +59,7 @@ def cancel(call: Call, vm: str, operations: Iterable[str]) -> None:
 
 @rule("VM.power_state_reset")
 def vm_power_state_reset(call: Call, vm: str) -> None:
-    """For a VM whose host is lost; of one that runs, xapi says that it does."""
+    """Reset the power state of a VM whose host is lost; refuse for a VM that runs."""
     db = call.db
     row = db.row("VM", vm)
     if row["is_control_domain"]:
@@ -69,7 +69,7 @@ def vm_power_state_reset(call: Call, vm: str) -> None:
         if home == call.xapi.master:
             if vm in call.xapi.domains:
                 raise Failure("DOMAIN_EXISTS", vm)
-        elif places.is_live(db, home):
+        elif sr_hosts.is_live(db, home):
             raise Failure("HOST_IS_LIVE", home)
     call.xapi.domains.pop(vm, None)
     db.set("VM", vm, current_operations={})

@@ -1,4 +1,4 @@
-"""A VM sleeps: its memory lies in a VDI of the suspend SR until it is resumed (xapi_xenops.ml; trace 05#121-131)."""
+"""Suspend a VM: its memory is in a VDI of the suspend SR until it is resumed (xapi_xenops.ml; trace 05#121-131)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def vm_resume_on(call: Call, vm: str, host: str, start_paused: bool, _force: boo
 
 
 def suspend(call: Call, vm: str) -> None:
-    """The memory goes to a new VDI of the suspend SR, the domain goes away; VM_NO_SUSPEND_SR [vm]."""
+    """Save the memory to a new VDI of the suspend SR, and end the domain; VM_NO_SUSPEND_SR [vm]."""
     db = call.db
     row = db.row("VM", vm)
     sr = _suspend_sr(call, vm)
@@ -73,7 +73,7 @@ def suspend(call: Call, vm: str) -> None:
 
 
 def resume(call: Call, vm: str, host: str, *, paused: bool) -> None:
-    """The domain comes back with its memory, and the suspend image is destroyed."""
+    """Start the domain again with its memory, and destroy the suspend image."""
     db = call.db
     image = db.row("VM", vm)["suspend_VDI"]
     if image == NULL:
@@ -88,7 +88,7 @@ def resume(call: Call, vm: str, host: str, *, paused: bool) -> None:
 
 
 def _suspend_sr(call: Call, vm: str) -> str:
-    """Of the VM, of the pool, or of the host: the first that the VM's host has a PBD for, plugged or not."""
+    """Return the suspend SR of the VM, the pool or the host: the first that the host has a PBD for, plugged or not."""
     db = call.db
     row = db.row("VM", vm)
     host = row["resident_on"]

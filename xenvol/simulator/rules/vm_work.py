@@ -1,4 +1,4 @@
-"""What the operations on a VM begin and end with: marks on its devices, refreshed rights, a message."""
+"""What operations on a VM share: marks on its devices, refreshed allowed_operations, a message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def disks_marked(call: Call, vm: str) -> Iterator[None]:
-    """Nobody else may use the disks meanwhile; VDI_IN_USE and the like where somebody does.
+    """Reserve the VM's disks during the block; VDI_IN_USE and the like if another call uses one.
 
-    Each disk is marked before the next is looked at, so a VM with one disk in two slots is in its own way
+    Each disk is marked before the next is checked, so a VM with one disk in two slots conflicts with itself
     (trace 04#355).
     """
     marks = [("VBD", vbd, "attach") for vbd in vm_facts.slots(call.db, vm)]
@@ -44,6 +44,6 @@ def refresh_devices(call: Call, vm: str) -> None:
 
 
 def tell(call: Call, vm: str, name: str, what: str) -> None:
-    """Leave a message about what happened to the VM."""
+    """Write a message about the VM."""
     row = call.db.row("VM", vm)
     message.write(call, name, "VM", vm, f"VM '{row['name_label']}' (uuid: {row['uuid']}) {what}")

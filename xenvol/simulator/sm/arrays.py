@@ -1,4 +1,4 @@
-"""Arrays that make LUNs on demand: a management address with a login, pools of space, and the LUNs made so far."""
+"""Arrays that make LUNs on demand: a management address with a login, storage pools, and the LUNs made so far."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ ArrayKind = Literal["netapp", "equal"]
 
 @dataclass(eq=False)
 class ArrayLun:
-    """What an array made for one VDI."""
+    """The LUN that an array made for one VDI."""
 
     number: int
     disk: BlockDevice
     pool: str
     snapshot_of: str | None = None
-    """The VDI whose content it started with, if it is read-only."""
+    """The VDI whose content a read-only LUN started with."""
 
 
 @dataclass(eq=False)
 class ArraySR:
-    """An SR as the array knows it: where its LUNs come from, and which they are."""
+    """An SR as the array knows it: its pool and its LUNs."""
 
     pool: str
     luns: dict[str, ArrayLun] = field(default_factory=dict)
-    """By the uuid of the VDI."""
+    """The LUNs by the VDI's uuid."""
 
 
 class Array:
@@ -42,10 +42,10 @@ class Array:
         self.username = username
         self.password = password
         self.pools = pools
-        """Name (an aggregate, a storage pool) to bytes."""
+        """Name (of an aggregate or a storage pool) to bytes."""
         self.is_reachable = True
         self.srs: dict[str, ArraySR] = {}
-        """By uuid."""
+        """The SRs by uuid."""
         self._directory = directory
         self._numbers = itertools.count(1)
 
@@ -63,7 +63,7 @@ class Array:
         return self.pools[pool] - self.used(pool)
 
     def make(self, sr: ArraySR, vdi_uuid: str, size: int, *, like: ArrayLun | None = None) -> ArrayLun:
-        """A LUN from the SR's pool, blank or with the content of another one."""
+        """Make a LUN from the SR's pool, blank or with the content of another LUN."""
         file = self._directory / f"{vdi_uuid}.img"
         lun = sr.luns[vdi_uuid] = ArrayLun(next(self._numbers), BlockDevice(file, size), sr.pool)
         if like is not None:

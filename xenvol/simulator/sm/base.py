@@ -1,10 +1,10 @@
-"""What xapi asks of a storage driver (SM), and the few things that a driver may do to xapi's database.
+"""The interface between xapi and a storage driver (SM), in both directions.
 
-A real driver is a script that xapi runs for one command and that calls xapi back over its own session. Here
-it is an object made for one command: `Driver(request)`, then one method. It keeps nothing: what outlasts a
-command lives in the storage `World` (targets, LUNs, files), in the world's per-host state (iSCSI sessions,
-mounts), or in xapi's database, which a driver reaches through `XapiPort` only. It refuses with `SMFailure`;
-xapi's side turns that into SR_BACKEND_FAILURE_<n> (facts/xapi.md 2.1).
+A real driver is a script that xapi runs for one command and that calls xapi over its own session. Here it is
+an object made for one command: `Driver(request)`, then one method. It keeps nothing. Lasting state is in the
+storage `World` (targets, LUNs, files), in the world's per-host state (iSCSI sessions, mounts), or in xapi's
+database, which a driver reaches only through `XapiPort`. A driver refuses with `SMFailure`, which xapi's side
+turns into SR_BACKEND_FAILURE_<n> (docs/background/xapi.md 2.1).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 NOT_IMPLEMENTED = 38
-"""The fault of a command that a driver does not have; the caller translates it (facts/xapi.md 2.1)."""
+"""The fault of a command that a driver does not have; the caller translates it (docs/background/xapi.md 2.1)."""
 
 
 class StorageError(Exception):
@@ -37,7 +37,7 @@ class StorageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VDIInfo:
-    """A disk as a driver describes it; what is None is left as the database has it (or as its default)."""
+    """A disk as a driver describes it; a field that is None keeps the database's value (or its default)."""
 
     uuid: str
     location: str
@@ -51,13 +51,13 @@ class VDIInfo:
     type: str | None = None
     is_a_snapshot: bool | None = None
     snapshot_of: str | None = None
-    """A uuid."""
+    """The uuid of the source."""
     sm_config: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SRStat:
-    """Bytes."""
+    """Sizes of an SR, in bytes."""
 
     physical_size: int
     physical_utilisation: int
@@ -71,14 +71,14 @@ class HostInfo:
     ref: str
     uuid: str
     name: str
-    """Key of the world's per-host state."""
+    """The key of the world's per-host state."""
     iscsi_iqn: str
     other_config: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class SRInfo:
-    """The SR that a command is about. For a probe, uuid is a fresh one and there is no row."""
+    """The SR of a command. For a probe, uuid is a fresh one and there is no row."""
 
     uuid: str
     type: str
@@ -90,22 +90,22 @@ class SRInfo:
 
 
 class XapiPort(Protocol):
-    """What a driver may ask of xapi and change in it. Rows are named by uuid; dicts are copies."""
+    """What a driver may read and change in xapi. Rows are named by uuid; dicts are copies."""
 
     def vdis(self) -> list[dict[str, Any]]:
-        """The records of the VDIs in the request's SR, as get_record has them, with ``ref`` added."""
+        """Return the records of the VDIs in the request's SR, as get_record returns them, with ``ref`` added."""
 
     def vdi(self, uuid: str) -> dict[str, Any] | None:
-        """A VDI of any SR of the pool."""
+        """Return the record of a VDI in any SR of the pool, or None."""
 
     def introduce(self, info: VDIInfo) -> None:
-        """VDI.db_introduce: a new row; raises `DuplicateVDI` where any SR of the pool has that uuid."""
+        """Add a row (VDI.db_introduce); raises `DuplicateVDI` if any SR of the pool has that uuid."""
 
     def update(self, info: VDIInfo) -> None:
-        """Write what is not None of ``info`` into the row of that uuid."""
+        """Write the fields of ``info`` that are not None into the row of that uuid."""
 
     def forget(self, uuid: str) -> None:
-        """VDI.db_forget: the row goes, plugged or not; its VBDs dangle."""
+        """Delete the row (VDI.db_forget), even if the VDI is plugged; its VBDs dangle."""
 
     def set_sr(self, **fields: Any) -> None:
         """Set fields of the SR: physical_size, physical_utilisation, virtual_allocation, sm_config..."""
@@ -118,26 +118,26 @@ class XapiPort(Protocol):
         """Write keys into the PBD's device_config (multihomelist, multiSession)."""
 
     def other_srs(self, sr_type: str | None = None) -> list[dict[str, Any]]:
-        """The records of all SRs of a type, or of every type, but this one."""
+        """Return the records of all other SRs, of one type or of every type."""
 
     def host_pbds(self) -> list[dict[str, Any]]:
-        """The records of the PBDs that the request's host has for other SRs."""
+        """Return the records of the PBDs that the request's host has for other SRs."""
 
     def secret(self, uuid: str) -> str | None:
-        """The value of a secret."""
+        """Return the value of a secret, or None."""
 
     def message(self, name: str, priority: int, body: str) -> None:
-        """message.create about the SR."""
+        """Create a message about the SR (message.create)."""
 
     def sleep(self, seconds: float) -> None:
-        """Take real time, if the simulator is told to take as long as real storage."""
+        """Sleep, if the simulator imitates the times of real storage."""
 
     def delay(self, seconds: float) -> None:
-        """Take so much real time in any case; other calls run meanwhile."""
+        """Sleep in any case; other calls run meanwhile."""
 
 
 class XapiRefusal(Exception):
-    """xapi said no to a driver; prints as a driver quotes it (traces sm/20e#17, sm/21#67)."""
+    """A refusal by xapi of a driver's call; its text is the one that drivers quote (traces sm/20e#17, sm/21#67)."""
 
     def __init__(self, *description: str) -> None:
         super().__init__(*description)
@@ -148,7 +148,7 @@ class XapiRefusal(Exception):
 
 
 class DuplicateVDI(XapiRefusal):
-    """The uuid is in the database already, in whichever SR."""
+    """The uuid is already in the database, in this SR or in another."""
 
     def __init__(self, uuid: str) -> None:
         super().__init__("INTERNAL_ERROR", f'Db_exn.Uniqueness_constraint_violation("VDI", "uuid", "{uuid}")')
@@ -157,7 +157,7 @@ class DuplicateVDI(XapiRefusal):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that a driver is told for one command."""
+    """Everything that a driver receives for one command."""
 
     world: World
     host: HostInfo
@@ -170,7 +170,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class VDISpec:
-    """What a new VDI shall be."""
+    """The properties of a new VDI."""
 
     virtual_size: int
     type: str = "user"
@@ -182,7 +182,10 @@ class VDISpec:
 
 
 class Driver(abc.ABC):
-    """One storage driver, for one command. Sizes are bytes; a method not overridden is not implemented (38)."""
+    """One storage driver, for one command.
+
+    Sizes are bytes; a method not overridden is not implemented (38).
+    """
 
     type: ClassVar[str]
     """The SR type; capabilities, labels and configuration come from ``data/sm-drivers.json`` by this name."""
@@ -195,70 +198,74 @@ class Driver(abc.ABC):
         self.config = request.device_config
         self.xapi = request.xapi
 
-    def load(self) -> None:  # noqa: B027  # most drivers demand something, not all
-        """Runs before every command and looks at nothing but the device_config and the host: 90, 94-97, 101, 102...
+    def load(self) -> None:  # noqa: B027  # most drivers check something, not all
+        """Check the device_config and the host before every command: 90, 94-97, 101, 102...
 
-        When it refuses, the command was never tried: the SR is not marked ``dirty`` and no scan follows a
+        If it refuses, the command counts as not tried: the SR is not marked ``dirty`` and no scan follows a
         failed attach (trace 02#155: 97 leaves no mark; 02#161: 108, from the attach itself, does).
         """
 
     @abc.abstractmethod
     def attach(self) -> None:
-        """PBD.plug on one host. On the SRmaster `after_master_attach` follows, even when this has failed."""
+        """Attach the SR to one host (PBD.plug).
+
+        On the SRmaster `after_master_attach` follows, even if this fails.
+        """
 
     @abc.abstractmethod
     def detach(self) -> None:
-        """PBD.unplug on one host."""
+        """Detach the SR from one host (PBD.unplug)."""
 
     def after_master_attach(self) -> None:
-        """What SM does after every attach on the SRmaster, also a failed one: it scans.
+        """Scan, as SM does after every attach on the SRmaster, even a failed one.
 
-        A scan that fails becomes a message and no more (facts/sm-truth.md findings 1 and 12); a driver that
-        shall not scan here, as ISO libraries, overrides this with nothing. The caller has set ``dirty``.
+        A scan that fails only becomes a message (docs/background/recordings.md, findings 1 and 12 (storage)).
+        A driver that must not scan here, as for ISO libraries, overrides this with nothing. The caller has
+        set ``dirty``.
         """
         try:
             self.scan()
         except SMFailure as failure:
-            cause = failure.__cause__  # SM names what xapi refused, before it makes a fault of it
+            cause = failure.__cause__  # SM names xapi's refusal, before it turns it into a fault
             what = str(cause) if isinstance(cause, XapiRefusal) else failure.reason
             body = f"Failed to scan SR {self.sr.uuid} after attaching, error {what}"
             self.xapi.message("POST_ATTACH_SCAN_FAILED", 2, body)
 
     def probe(self) -> str:
-        """The XML of SR.probe."""
+        """Return the XML of SR.probe."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def create(self, size: int) -> None:
-        """SR.create: format. May refuse; sets SR.sm_config through the port."""
+        """Format (SR.create). May refuse; sets SR.sm_config through the port."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def delete(self) -> None:
-        """SR.destroy: erase; the SR is attached when it is asked."""
+        """Erase the SR (SR.destroy); the SR is attached meanwhile."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def scan(self) -> list[VDIInfo]:
-        """Introduce, update and forget rows through the port, as SM does, and return all that there is.
+        """Introduce, update and forget rows through the port, as SM does, and return all disks.
 
-        xapi then compares once more by location (facts/xapi.md, SR.scan); sizes of the SR are set by the
-        driver.
+        xapi then compares once more by location (docs/background/xapi.md 2.4, SR.scan); the driver sets the
+        SR's sizes.
         """
         raise SMFailure(NOT_IMPLEMENTED)
 
-    def update(self) -> None:  # noqa: B027  # not implementing it is no error in SM
-        """SR.update: refresh the SR's sizes. A driver that keeps none has nothing to do (sm/SR.py, update)."""
+    def update(self) -> None:  # noqa: B027  # in SM a missing update is no error
+        """Refresh the SR's sizes (SR.update); nothing to do for a driver that keeps none (sm/SR.py, update)."""
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
-        """Makes the data *and* introduces the row; the caller sets what belongs to xapi (other_config, tags...)."""
+        """Make the data *and* introduce the row; the caller sets xapi's own fields (other_config, tags...)."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_delete(self, uuid: str) -> None:
-        """Erases the data; the caller deletes the row."""
+        """Erase the data; the caller deletes the row."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
-        """The disk that location or sm_config names; its uuid may be another one than was asked for.
+        """Introduce the disk that location or sm_config names; its uuid may differ from the requested one.
 
-        The row is introduced, or updated where there was one already in this SR.
+        The row is added, or updated if this SR has it already.
         """
         raise SMFailure(NOT_IMPLEMENTED)
 
@@ -266,24 +273,24 @@ class Driver(abc.ABC):
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_snapshot(self, uuid: str) -> VDIInfo:
-        """The new disk, row introduced; read-only is for xapi to say (trace sm/21#52: files and LVM make none so)."""
+        """Return the new disk, with its row; xapi decides read_only (trace sm/21#52: files and LVM do not set it)."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_clone(self, uuid: str) -> VDIInfo:
-        """The new, writable disk; row introduced."""
+        """Return the new, writable disk, with its row."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_attach(self, uuid: str, read_write: bool) -> None:
-        """A disk is about to be used on the host. Refuses with 46 when it is not there."""
+        """Prepare a disk for use on the host; fault 46 if it is missing."""
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_detach(self, uuid: str) -> None:
         raise SMFailure(NOT_IMPLEMENTED)
 
     def vdi_file(self, uuid: str) -> Path:
-        """The (sparse) file that holds the disk's bytes as the guest sees them, ``virtual_size`` long."""
+        """Return the (sparse) file that holds the disk's bytes as the guest sees them, ``virtual_size`` long."""
         raise SMFailure(46, f"VDI {uuid} not found")
 
     def vdi_room(self, uuid: str) -> int | None:
-        """Bytes of its storage that the disk may still take as it is written to; None where they are its own."""
+        """Return the bytes that the disk may still allocate as it is written; None if all its space is reserved."""
         return None

@@ -1,4 +1,4 @@
-"""A disk as an array or a server holds it: bytes in a sparse file, and what somebody has made of them."""
+"""A block device of an array or a server: bytes in a sparse file, and the structure that a driver gave them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class BlockDevice:
-    """A LUN or a local disk. Its file is made when first asked for: a thousand LUNs cost nothing."""
+    """A LUN or a local disk. Its file is created at first use, so a thousand LUNs cost nothing."""
 
     def __init__(self, file: Path, size: int, *, serial: str = "") -> None:
         self._file = file
@@ -15,7 +15,7 @@ class BlockDevice:
         """Bytes."""
         self.serial = serial
         self.content: object | None = None
-        """What a driver or a test made of the disk (a volume group, a file system); None: it is blank."""
+        """The structure on the disk (a volume group, a file system); None for a blank disk."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._file.stem}: {self.size} bytes, {self.content or 'blank'}>"
@@ -30,7 +30,7 @@ class BlockDevice:
         return self._file
 
     def resize(self, size: int) -> None:
-        """Grow or shrink the disk itself; who has it open sees the old size until it looks again."""
+        """Grow or shrink the disk; a host that has it open sees the old size until it rescans."""
         self.size = size
         if self._file.exists():
             os.truncate(self._file, size)

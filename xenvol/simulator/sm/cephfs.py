@@ -1,4 +1,4 @@
-"""SR type ``cephfs`` (XCP-ng's CephFSSR): a directory of a Ceph file system, by its monitors."""
+"""SR type ``cephfs`` (XCP-ng's CephFSSR): a directory of a Ceph file system, given by its monitors."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class CephFSSR(LinkedShareDriver):
 
     @property
     def _client(self) -> str:
-        """``name=`` of the mount options."""
+        """The ``name=`` of the mount options."""
         options = dict(option.partition("=")[::2] for option in self.config.get("options", "").split(","))
         return options.get("name", "guest")

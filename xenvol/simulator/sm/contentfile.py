@@ -1,7 +1,8 @@
-"""What is on a disk or a LUN in a world file: plain values in, plain values out.
+"""The content of a disk or a LUN in a world file, read and written as plain values.
 
-A map with ``sr`` (a uuid) and ``type``, which is ``ext`` (then with ``files``, as in `xenvol.simulator.sm.treefile`)
-or ``lvm`` (then with ``disks``: uuid to a map with ``size`` and ``raw``). A disk without such a map is blank.
+A map with ``sr`` (a uuid) and ``type``, which is ``ext`` (then with ``files``, as in
+`xenvol.simulator.sm.treefile`) or ``lvm`` (then with ``disks``: uuid to a map with ``size`` and ``raw``). A
+disk without such a map is blank.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from xenvol.simulator.sm.worldfile import WorldError, flag, required, section, s
 
 
 def fill(device: BlockDevice, values: Any, where: str) -> None:
-    """Write it on the disk; `WorldError` names the key that is wrong."""
+    """Write the content to the disk; `WorldError` names the wrong key."""
     given = section(values, where, "type", "sr", "disks", "files")
     kind, sr_uuid = required(given, "type", where), text(required(given, "sr", where), f"{where}.sr")
     if kind == "ext":
@@ -36,13 +37,13 @@ def fill(device: BlockDevice, values: Any, where: str) -> None:
         for vdi_uuid, entry in section(given.get("disks", {}), f"{where}.disks").items():
             group.add_disk(vdi_uuid, _volume(entry, f"{where}.disks.{vdi_uuid}"))
         if group.free < 0:
-            raise WorldError(f"{where}.disks: they need {-group.free} bytes more than the device has")
+            raise WorldError(f"{where}.disks: the disks need {-group.free} bytes more than the device has")
     else:
         raise WorldError(f"{where}.type: {kind!r} is neither ext nor lvm")
 
 
 def as_dict(group: VolumeGroup) -> dict[str, Any]:
-    """Base copies and their children come back as disks of their own."""
+    """Return the content; base copies and their children become separate disks."""
     if group.name.startswith(EXT_PREFIX):
         sr_uuid = group.name.removeprefix(EXT_PREFIX)
         filesystem = group.volumes[sr_uuid].filesystem or FileSystem(0)

@@ -1,7 +1,7 @@
-"""Disks as files in a directory: create, resize, cut, delete, alike for every file-based SR type.
+"""Disks as files in a directory: create, resize, snapshot, clone, delete, for every file-based SR type.
 
-Where the directory comes from is the business of `FileDriver` and its subclasses. What is here was seen in the
-traces sm/21, sm/22 and sm/24 (facts/sm-truth.md, findings on file and nfs).
+`FileDriver` and its subclasses provide the directory. The behaviour was seen in the traces sm/21, sm/22 and
+sm/24 (docs/background/recordings.md, findings on file and nfs).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xenvol.simulator.sm.sparse import sparse_copy
 from xenvol.simulator.sm.vhd import MAX_CHAIN, Vhd, data_blocks, validated
 
 _RETRIES_TAKE = 10.0
-"""Seconds for which a driver looks for a disk that is not there (trace sm/21#82)."""
+"""Seconds for which a driver looks for a missing disk (trace sm/21#82)."""
 _REPAIR_TAKES = 19.0
 """Seconds that vhd-util tries to read a broken VHD (trace sm/21#73)."""
 
@@ -53,7 +53,7 @@ class DiskFiles(MountedDirectory):
         return info
 
     def vdi_delete(self, uuid: str) -> None:
-        """A file that is gone is deleted; it is looked for first (trace sm/21#88)."""
+        """Delete the file; if it is missing, look for it for some time, and succeed (trace sm/21#88)."""
         if (found := self._find(uuid)) is None:
             self.xapi.sleep(_RETRIES_TAKE)
             return
@@ -92,7 +92,7 @@ class DiskFiles(MountedDirectory):
         self._get(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        """Nothing is open here."""
+        """Do nothing: no file is open."""
 
     def vdi_file(self, uuid: str) -> Path:
         _name, file = self._get(uuid)
@@ -101,7 +101,7 @@ class DiskFiles(MountedDirectory):
     # ---- for the SR's commands
 
     def disks(self) -> list[VDIInfo]:
-        """Every VHD and raw file, whatever its name (trace sm/21#67), but hidden VHDs without a child."""
+        """Return every VHD and raw file, of any name (trace sm/21#67), except hidden VHDs without a child."""
         directory = self.directory
         files = {name: file for name in directory if (file := directory.file(name)) is not None}
         vhds = {name.removesuffix(".vhd"): file for name, file in files.items() if name.endswith(".vhd")}
@@ -133,7 +133,7 @@ class DiskFiles(MountedDirectory):
         return found
 
     def _info(self, vdi_uuid: str, file: File, *, is_parent: bool = False) -> VDIInfo:
-        """As a scan sees it: of the row's sm_config only what the file decides is touched."""
+        """Return a disk as a scan sees it: of the row's sm_config, only keys that the file decides change."""
         row = self.xapi.vdi(vdi_uuid) if is_uuid(vdi_uuid) else None
         sm_config = dict(row["sm_config"]) if row else {}
         sm_config.pop("vhd-parent", None)
@@ -152,7 +152,7 @@ class DiskFiles(MountedDirectory):
         )
 
     def _cut(self, vdi_uuid: str) -> VDIInfo:
-        """Snapshot and clone alike: the disk becomes a hidden base copy with two children (trace sm/21#51-57)."""
+        """Snapshot or clone: the disk becomes a hidden base copy with two children (trace sm/21#51-57)."""
         name, source = self._get(vdi_uuid)
         if source.vhd is None:
             raise SMFailure(NOT_IMPLEMENTED)
@@ -189,7 +189,7 @@ class DiskFiles(MountedDirectory):
         return leaf
 
     def _cut_from_parent(self, source: File) -> VDIInfo:
-        """A disk without data of its own needs no base copy: its parent gets one more child (trace sm/21#55)."""
+        """Snapshot or clone a disk without data of its own: its parent gets one more child (trace sm/21#55)."""
         assert source.vhd is not None, "only VHDs have parents"
         copy_uuid = str(uuid.uuid4())
         copy = File(vhd=Vhd(source.virtual_size, source.vhd.parent, inherited=source.vhd.inherited))
@@ -229,7 +229,7 @@ class DiskFiles(MountedDirectory):
 
 
 def _passed_through(spec: VDISpec) -> dict[str, str]:
-    """Of the caller's sm_config a file driver keeps two keys (sm/VDI.py, SM_CONFIG_PASS_THROUGH_FIELDS)."""
+    """Return the caller's sm_config keys that a file driver keeps (sm/VDI.py, SM_CONFIG_PASS_THROUGH_FIELDS)."""
     return {key: spec.sm_config[key] for key in ("base_mirror", "key_hash") if spec.sm_config.get(key)}
 
 
@@ -241,7 +241,7 @@ def _depth(directory: Directory, vhd: Vhd) -> int:
 
 
 def _log(directory: Directory) -> None:
-    """Drivers note each cut in a file beside the disks; on a full disk they do not."""
+    """Note the snapshot or clone in a file beside the disks, as drivers do; not if the disk is full."""
     before = directory.file("filelog.txt")
     size = (before.length if before else 0) + 476
     if directory.filesystem.free >= size:

@@ -1,9 +1,9 @@
-"""Disks that exist in xapi's database only: type `dummy`, and `flaky`, which fails and dawdles to order.
+"""Disks that exist only in xapi's database: type `dummy`, and `flaky`, which fails or delays on request.
 
-`dummy` behaves as SM's DummySR: it takes every device_config, and a scan makes the rows writable again and empties
-their sm_config, since the driver knows nothing but their sizes. `flaky` is the recorded server's own (the README of
-the recordings): ``device_config:fail_<op> = <Name>`` makes every such operation fail with that fault of
-XE_SR_ERRORCODES, ``device_config:sleep_<op> = <seconds>`` makes it take so long first.
+`dummy` behaves as SM's DummySR: it takes every device_config, and a scan makes the rows writable again and
+empties their sm_config, because the driver knows nothing but their sizes. `flaky` is the recorded server's
+own (the README of the recordings): ``device_config:fail_<op> = <Name>`` makes every such operation fail with
+that fault of XE_SR_ERRORCODES, ``device_config:sleep_<op> = <seconds>`` delays it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PYTHON_EXCEPTION = 1200
 
 
 class Dummy(Driver):
-    """Everything succeeds."""
+    """A driver in which everything succeeds."""
 
     type: ClassVar[str] = "dummy"
 
     def happen(self, operation: str) -> None:
-        """Called at the start of every operation that `flaky` can make fail."""
+        """Hook at the start of every operation that `flaky` can make fail."""
 
     def attach(self) -> None:
         self.happen("attach")
@@ -44,7 +44,7 @@ class Dummy(Driver):
         self.happen("delete")
 
     def probe(self) -> str:
-        """Asks xapi about an SR that is not there (trace 02#136)."""
+        """Fail: the driver asks xapi about an SR that does not exist (trace 02#136)."""
         raise XapiRefusal("INTERNAL_ERROR", "Failure(\"Expected string, got 'N'\")")
 
     def scan(self) -> list[VDIInfo]:
@@ -79,7 +79,7 @@ class Dummy(Driver):
         self.xapi.forget(uuid)
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
-        """Whatever is asked for, with nothing in it; only a uuid that is taken is refused (trace 03#105)."""
+        """Introduce any disk, with size 0; only a uuid in use is refused (trace 03#105)."""
         if self.xapi.vdi(uuid) is not None:
             raise SMFailure(_VDI_EXISTS)
         info = VDIInfo(uuid, location, 0, 0, sm_config={})
@@ -87,7 +87,7 @@ class Dummy(Driver):
         return info
 
     def vdi_resize(self, uuid: str, size: int) -> VDIInfo:
-        """To any size; a read-only disk becomes writable, for that is what the driver writes."""
+        """Resize to any size; a read-only disk becomes writable, because the driver writes it so."""
         self.happen("vdi_resize")
         info = _info(uuid, _int64(size), used=size)
         self.xapi.update(info)
@@ -104,10 +104,10 @@ class Dummy(Driver):
         self.happen("vdi_attach")
 
     def vdi_detach(self, uuid: str) -> None:
-        """Nothing was attached."""
+        """Do nothing: nothing was attached."""
 
     def vdi_file(self, uuid: str) -> Path:
-        """A file of zeros, so that a guest finds something where its disk is."""
+        """Return a file of zeros, so that a guest has a disk to read."""
         row = self.xapi.vdi(uuid)
         if row is None:
             raise SMFailure(_VDI_UNAVAILABLE, f"VDI {uuid} not found")
@@ -126,7 +126,7 @@ class Dummy(Driver):
 
 
 class Flaky(Dummy):
-    """Fails where its device_config says so."""
+    """A driver that fails as its device_config says."""
 
     type: ClassVar[str] = "flaky"
 
@@ -141,12 +141,12 @@ class Flaky(Dummy):
 
 
 def _info(uuid: str, size: int, *, used: int) -> VDIInfo:
-    """A disk as the driver sees it again: it remembers neither where it lies nor what it was like."""
+    """Return a disk as the driver knows it: without location and properties."""
     return VDIInfo(uuid, uuid, size, used, sm_config={})
 
 
 def _int64(size: int) -> int:
-    """xapi hands a negative size to the driver as a huge one, and refuses to take that back (trace 03#22)."""
+    """Refuse a negative size: xapi gives it to the driver as a huge one, and refuses it on return (trace 03#22)."""
     if size < 0:
         raise XapiRefusal("INTERNAL_ERROR", 'Failure("Int64.of_string")')
     return size

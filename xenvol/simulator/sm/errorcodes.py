@@ -10,7 +10,7 @@ from typing import Any
 
 @functools.cache
 def _rows() -> list[dict[str, Any]]:
-    """The codes of all releases; where they disagree, the last one counts."""
+    """Return the codes of all releases; if they disagree, the last release counts."""
     data = (importlib.resources.files("xenvol.simulator") / "data" / "sm-error-codes.json").read_text()
     return [row for codes in reversed(json.loads(data)["codes"].values()) for row in codes]
 
@@ -21,11 +21,11 @@ def descriptions() -> dict[int, str]:
 
 
 def number(name: str) -> int | None:
-    """The number of a fault that a driver names: ``SRUnavailable`` is 47."""
+    """Return the number of a fault by its name in the drivers: 47 for ``SRUnavailable``."""
     return next((int(row["value"]) for row in _rows() if row["name"] == name), None)
 
 
 def reason(number: int, opterr: str | None) -> str:
-    """What xapi passes on as the second parameter of SR_BACKEND_FAILURE_<number>."""
+    """Return the second parameter of SR_BACKEND_FAILURE_<number>."""
     text = descriptions().get(number, "")
     return text if opterr is None else f"{text} [opterr={opterr}]"

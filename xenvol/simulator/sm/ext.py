@@ -54,7 +54,7 @@ class EXTSR(LocalDisks, FileDriver):
             device.content = None
 
     def _volume(self) -> FileSystem | None:
-        """lvm finds its groups by name, on whichever disk they are."""
+        """The SR's file system; lvm finds the volume group by name on any disk."""
         for device in self.mounts.devices.values():
             group = group_on(device, self.group_name)
             if group is not None and (volume := group.volumes.get(self.sr.uuid)) is not None:

@@ -1,4 +1,4 @@
-"""SR type ``file``: a local directory, bind-mounted; whose SR it is, the disk does not say (facts/sm-truth.md)."""
+"""SR type ``file``: a local directory, bind-mounted; nothing in it names the SR (docs/background/recordings.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileSR(FileDriver):
             raise SMFailure(94)
 
     def create(self, size: int) -> None:
-        """Every trouble with the directory is one fault without a reason (trace sm/21#5)."""
+        """Make the directory; every problem with it is one fault without a reason (trace sm/21#5)."""
         above, _, _name = self.location.rstrip("/").rpartition("/")
         directory = self.mounts.directory(self.location)
         parent = self.mounts.directory(above or "/")
@@ -42,7 +42,7 @@ class FileSR(FileDriver):
         self.mounts.mount(self.mount_point, directory)
 
     def detach(self) -> None:
-        """A bare mount point with files in it cannot be removed: then the SR is "in use" (trace sm/21#133)."""
+        """Unmount; a bare mount point with files in it cannot be removed: then the SR is "in use" (trace sm/21#133)."""
         if not self.is_mounted():
             return
         try:

@@ -1,6 +1,6 @@
-"""The SR's side of every file-based type: its directory is mounted, scanned, emptied, unmounted.
+"""The SR's side of every file-based type: mount, scan, empty and unmount its directory.
 
-A subclass says what is mounted where; facts/sm-truth.md, findings on file and nfs, has what follows from that.
+A subclass defines what is mounted where (docs/background/recordings.md, findings on file and nfs).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HARDLINKS = "sm-hardlink.conf"
 class FileDriver(DiskFiles):
     @property
     def mount_point(self) -> str:
-        """Where the file system is mounted that has the disks; the directory itself, if nothing else is said."""
+        """The mount point of the file system with the disks; by default the SR's directory."""
         return self.path
 
     def is_mounted(self) -> bool:
@@ -38,7 +38,7 @@ class FileDriver(DiskFiles):
         self.set_sizes(self.sr.virtual_allocation)
 
     def delete(self) -> None:
-        """Erase what is no disk; base copies that nobody needs count as nothing (trace sm/24#108)."""
+        """Erase files that are not disks; unused base copies do not count as disks (trace sm/24#108)."""
         self.attach()
         if self.disks():
             raise SMFailure(39, "VDIs still exist in SR")
@@ -49,7 +49,7 @@ class FileDriver(DiskFiles):
         self.detach()
 
     def vdi_room(self, uuid: str) -> int | None:
-        """What the file system has left; its files grow with what is written to them, and with nothing else."""
+        """Return the file system's free space; files grow only with what is written to them."""
         try:
             self.check_writable()
         except OSError:
@@ -58,7 +58,7 @@ class FileDriver(DiskFiles):
         return self.directory.filesystem.free
 
     def unmount(self, point: str) -> None:
-        """umount and rmdir: a bare mount point into which somebody wrote stays, and is ENOTEMPTY."""
+        """Unmount and remove the mount point; ENOTEMPTY if something wrote into the bare mount point."""
         self.mounts.unmount(point)
         self.mounts.remove_mount_point(point)
 
@@ -74,10 +74,10 @@ class FileDriver(DiskFiles):
 
 
 class SharedFileDriver(FileDriver):
-    """File systems of servers: tried for writing when they are attached, and for hard links, which is noted there."""
+    """File systems of servers; attaching tests write access and hard links, and notes whether there are any."""
 
     def check_shared(self) -> None:
-        """461 for a directory that is not there or cannot be written."""
+        """Raise fault 461 if the directory is missing or cannot be written."""
         directory = self.mounts.directory(self.path)
         try:
             if directory is None:
@@ -87,11 +87,14 @@ class SharedFileDriver(FileDriver):
                 directory.add(_HARDLINKS, File(1))
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                return  # an empty file for the test fits always; the note does not, and nobody looks
+                return  # an empty file for the test always fits; the note does not, and its absence is ignored
             raise SMFailure(_NO_WRITE) from error
 
     def make_sr_directory(self, root: Directory, create_fault: tuple[int, str]) -> None:
-        """The directory with the SR's uuid: 42 when it is there with something in it, 461 without write access."""
+        """Make the directory with the SR's uuid:
+
+        42 if it exists and is not empty, 461 without write access.
+        """
         if (directory := root.directory(self.sr.uuid)) is not None:
             if len(directory):
                 raise SMFailure(42)
@@ -110,5 +113,5 @@ class SharedFileDriver(FileDriver):
 
 
 def sr_uuids(directory: Directory) -> list[str]:
-    """The directories that are named like an SR."""
+    """Return the directories whose names are uuids."""
     return [name for name in directory if is_uuid(name) and directory.directory(name) is not None]

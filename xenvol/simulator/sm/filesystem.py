@@ -1,9 +1,9 @@
-"""Files as a server, a disk or a control domain holds them, on file systems that can be full or read-only.
+"""Files of a server, a disk or a control domain, on file systems that can be full or read-only.
 
-A file knows how long it is and what it costs; its bytes, where somebody cares for them, lie in a sparse file of
-our own (`File.data`). A VHD is a model, not the format: what its tables say is `File.vhd`, and `data` holds what a
-guest would read of the whole disk. A base copy has no data, since nobody can attach it. Nothing coalesces VHDs.
-Failures are the `OSError`s of the system calls, with their numbers.
+A file knows its length and the space that it takes. Its bytes, if they are needed, are in a sparse file of
+the simulator (`File.data`). A VHD is a model, not the format: `File.vhd` has the content of its tables, and
+`data` what a guest reads of the whole disk. A base copy has no data, because it cannot be attached. VHDs are
+never coalesced. Failures are the `OSError`s of the system calls, with their numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xenvol.simulator.sm.vhd import Vhd, data_blocks, length, round_up
 
 
 class File:
-    """``length`` is what ``ls`` shows. Without ``is_sparse`` all of it takes space."""
+    """A file; ``length`` is what ``ls`` shows. Without ``is_sparse`` all of it takes space."""
 
     def __init__(
         self, length: int = 0, *, vhd: Vhd | None = None, data: Path | None = None, is_sparse: bool = False
@@ -27,7 +27,7 @@ class File:
         self.data = data
         self.is_sparse = is_sparse
         self.charged = 0
-        """Bytes of the file system that it holds; kept by the file system."""
+        """Bytes of the file system that the file takes; the file system updates it."""
 
     @property
     def length(self) -> int:
@@ -46,7 +46,7 @@ class File:
         self._length = size
 
     def bytes_in(self, new_file: Callable[[int], Path]) -> Path:
-        """The sparse file with the guest's bytes, ``virtual_size`` long; made when it is first asked for."""
+        """Return the sparse file with the guest's bytes, ``virtual_size`` long; it is made at the first call."""
         if self.data is None:
             self.data = new_file(self.virtual_size)
         elif self.data.stat().st_size != self.virtual_size:
@@ -55,7 +55,7 @@ class File:
 
 
 class Directory:
-    """Changes its file system's account with every file that comes or goes."""
+    """A directory; each file that is added or removed changes the used space of the file system."""
 
     def __init__(self, filesystem: FileSystem) -> None:
         self.filesystem = filesystem
@@ -65,7 +65,7 @@ class Directory:
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in the order of their coming."""
+        """Iterate over the names, oldest first."""
         return iter(list(self._entries))
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Directory:
         return node if isinstance(node, Directory) else None
 
     def make_directory(self, path: str) -> Directory:
-        """With all above it; one that is there is taken."""
+        """Make a directory and its parents; existing ones are used."""
         node = self
         for name in _names(path):
             child = node._entries.get(name)
@@ -99,7 +99,7 @@ class Directory:
         return node
 
     def add(self, name: str, file: File) -> File:
-        """ENOSPC when it does not fit, EROFS on a read-only file system."""
+        """Add a file; ENOSPC if it does not fit, EROFS on a read-only file system."""
         self.filesystem.charge(file)
         if (before := self.file(name)) is not None:
             self.filesystem.release(before)
@@ -107,18 +107,18 @@ class Directory:
         return file
 
     def add_file(self, name: str, size: int = 0) -> File:
-        """A file of somebody's, full of bytes."""
+        """Add a plain file that is not sparse."""
         return self.add(name, File(size))
 
     def add_raw(self, vdi_uuid: str, size: int) -> File:
-        """A raw disk, sparse."""
+        """Add a sparse raw disk."""
         return self.add(f"{vdi_uuid}.raw", File(size, is_sparse=True))
 
     def add_vhd(self, vdi_uuid: str, virtual_size: int, parent: str | None = None) -> File:
         return self.add(f"{vdi_uuid}.vhd", File(vhd=Vhd(virtual_size, parent)))
 
     def take_out(self, name: str) -> File:
-        """The file leaves the directory with its data."""
+        """Remove a file from the directory, and return it with its data."""
         file = self.file(name)
         if file is None:
             raise OSError(errno.ENOENT, "No such file or directory", name)
@@ -127,7 +127,7 @@ class Directory:
         return file
 
     def remove(self, name: str) -> None:
-        """ENOTEMPTY for a directory with something in it, ENOENT for a name that is not there."""
+        """Remove an entry; ENOTEMPTY for a directory that is not empty, ENOENT for a missing name."""
         node = self._entries.get(name)
         if node is None:
             raise OSError(errno.ENOENT, "No such file or directory", name)
@@ -143,7 +143,7 @@ class Directory:
 
 
 class FileSystem:
-    """Sizes as statvfs gives them. ``used`` is what others have stored there."""
+    """A file system with the sizes of statvfs. ``used`` is space taken by data outside this model."""
 
     def __init__(self, size: int, *, used: int = 0, block: int = 4096, is_read_only: bool = False) -> None:
         self.size = size
@@ -165,22 +165,22 @@ class FileSystem:
         return max(0, self.size - self.utilisation)
 
     def fill(self, leaving: int = 0) -> None:
-        """Somebody else takes all the space but so much."""
+        """Take all free space but ``leaving`` bytes, as another user of the file system would."""
         self.used = self.size - self._held - leaving
 
     def charge(self, file: File) -> None:
-        """Book what the file takes now."""
+        """Count the space that the file takes now."""
         footprint = file.footprint(self.block)
         self.take(footprint - file.charged)
         file.charged = footprint
 
     def check_space(self, *files: File) -> None:
-        """ENOSPC unless all these would fit."""
+        """Raise ENOSPC unless all these files would fit."""
         if sum(file.footprint(self.block) for file in files) > self.free:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def recount(self, file: File) -> None:
-        """Book what a guest has written since; the bytes are there, whether they fit or not."""
+        """Count what a guest has written since; the bytes exist, whether they fit or not."""
         footprint = file.footprint(self.block)
         self._held += footprint - file.charged
         file.charged = footprint
@@ -203,7 +203,7 @@ class FileSystem:
 
 
 def ext4_on(volume: int) -> tuple[int, int]:
-    """Size and first use of an ext4 with mkfs' defaults: of 1012 MiB, 1025114112 and 24576 (trace sm/24#57).
+    """Return size and initial use of an ext4 with mkfs' defaults: 1025114112 and 24576 of 1012 MiB (trace sm/24#57).
 
     The rest goes into inode tables, bitmaps, the journal, and copies of the superblock with room to grow.
     """
@@ -233,7 +233,7 @@ _JOURNALS = (
 
 
 def _superblocks(groups: int) -> int:
-    """In how many of the groups there is one: in 0 and 1, and in the powers of 3, 5 and 7."""
+    """Return how many groups have a superblock: groups 0 and 1, and the powers of 3, 5 and 7."""
     powers: set[int] = {base**power for base in (3, 5, 7) for power in range(1, 64)}
     return min(groups, 2) + sum(power < groups for power in powers)
 

@@ -1,4 +1,7 @@
-"""SR type ``glusterfs`` (XCP-ng's GlusterFSSR): ``server:/volume``, any server of ``backupservers`` instead."""
+"""SR type ``glusterfs`` (XCP-ng's GlusterFSSR):
+
+``server:/volume``, or a server of ``backupservers`` instead.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class GlusterFSSR(LinkedShareDriver):
         return f"{MOUNT_BASE}/GlusterFS/{self.config['server'].split(':')[0]}/{self.sr.uuid}"
 
     def find_share(self) -> tuple[Directory, bool]:
-        """A client asks one server after the other what the volume is made of."""
+        """Return the volume's directory; the client asks one server after the other for the volume's description."""
         server, _, volume = self.config["server"].partition(":")
         backups = [name for name in self.config.get("backupservers", "").split(":") if name]
         for name in [server, *backups]:

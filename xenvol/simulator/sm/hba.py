@@ -1,7 +1,7 @@
 """LUN-per-VDI over Fibre Channel and other adapters with LUNs of their own: type ``hba``.
 
-It differs from `iscsi`: there is nothing to log in to, so a plug succeeds on a host without any adapter (trace
-sm/23#53); and a LUN that was found is not managed before VDI.create adopts it (facts/xapi.md 5.4).
+Two differences from `iscsi`: there is no log-in, so a plug succeeds on a host without any adapter (trace
+sm/23#53); and a LUN that was found is not managed before VDI.create adopts it (docs/background/xapi.md 5.4).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Hba(LUNPerVDI):
 
     @property
     def kind(self) -> str:
-        """Which adapters: ``any``, or one of their kinds."""
+        """Which adapters to use: ``any``, or one kind."""
         return self.config.get("type") or "any"
 
     @property
@@ -37,18 +37,18 @@ class Hba(LUNPerVDI):
         return [disk for hba in adapters(self.request, self.kind) for disk in hba.visible(self.world.san)]
 
     def reads(self, disk: Disk) -> bool:
-        return True  # looking has forced a rescan
+        return True  # listing the disks has forced a rescan
 
     # ---- the SR
 
     def attach(self) -> None:
-        """Nothing to do: the LUNs are there."""
+        """Do nothing: the LUNs are there."""
 
     def detach(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def create(self, size: int) -> None:
-        """16 where an SR of these adapters was created already, 19 without adapter."""
+        """Create the SR; 16 if an SR of these adapters was created already, 19 without an adapter."""
         if any(_is_hba(config) and config.get("hbatype") == self.kind for config in self._sm_configs()):
             raise SMFailure(SR_IN_USE)
         if not self.is_attached:
@@ -58,10 +58,10 @@ class Hba(LUNPerVDI):
         self.xapi.set_sr(sm_config={**self.sr.sm_config, **filled})
 
     def delete(self) -> None:
-        """Touches no LUN."""
+        """Do nothing: the LUNs keep their data."""
 
     def probe(self) -> str:
-        """The SRs that were created on adapters; introduced ones only if the caller passed the same sm_config."""
+        """Return the SRs created on adapters; introduced ones only if the caller passed the same sm_config."""
         srs = self.xapi.other_srs()
         return xmlout.pretty(
             "SRlist", (("SR", [("UUID", sr["uuid"])]) for sr in srs if _is_hba(sr["sm_config"]))
@@ -78,12 +78,12 @@ def _is_hba(sm_config: Mapping[str, str]) -> bool:
 
 
 def adapters(request: Request, kind: str = "any") -> list[HBA]:
-    """The adapters of the host, of one kind or all."""
+    """Return the host's adapters, of one kind or all."""
     return [hba for hba in request.world.host(request.host.name).hbas if kind in ("any", hba.kind)]
 
 
 def device_list(request: Request) -> str:
-    """What the adapters show, for whoever left out SCSIid (107); disks of plugged SRs are left out."""
+    """Return the disks of the adapters, for error 107 (no SCSIid); disks of plugged SRs are left out."""
     taken = {pbd["device_config"].get("SCSIid") for pbd in request.xapi.host_pbds()}
     found: dict[str, list[tuple[int, str, Disk]]] = {}
     letters = itertools.count(ord("b"))  # sda is the host's own

@@ -1,7 +1,8 @@
 """A host's side of the San: its iSCSI sessions and HBAs, and the disks that its kernel knows.
 
-A kernel knows a disk as it was when it was found. A rescan adds LUNs, drops those that are gone and replaces
-those that have become another volume; it does not see that one has grown (facts/sm-truth.md finding 7).
+A kernel keeps a disk as it was when it was found. A rescan adds LUNs, drops those that are gone and replaces
+those that show another volume now; it does not notice growth (docs/background/recordings.md, finding 7
+(storage)).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from xenvol.simulator.sm.san import Credentials, Lun, Portal, San, portal_key, s
 
 
 class LoginRefused(Exception):
-    """Discovery or login did not succeed; the tools do not say why."""
+    """Discovery or log-in failed; the tools do not say why."""
 
 
 class OtherInitiatorName(Exception):
@@ -26,7 +27,7 @@ class Disk:
     number: int
     volume: Lun
     size: int
-    """Bytes, as of when the disk was found."""
+    """Bytes at the time when the disk was found."""
 
     @property
     def scsi_id(self) -> str:
@@ -35,19 +36,19 @@ class Disk:
 
 @dataclass
 class Session:
-    """One login, through one portal to one target."""
+    """One log-in, through one portal to one target."""
 
     iqn: str
     portal: str
     initiator: str
-    """The name of the host that has logged in: a target may show each initiator other LUNs."""
+    """The name of the host that has logged in: a target may show each initiator different LUNs."""
     disks: dict[int, Disk] = field(default_factory=dict)
-    """By LUN number."""
+    """The disks by LUN number."""
 
     def rescan(self, san: San) -> None:
-        """What the kernel and SM's own look at the bus do together (trace sm/20b#20, #25).
+        """Update the disks, as the kernel and SM's own scan of the bus do together (trace sm/20b#20, #25).
 
-        Through a portal that does not answer nothing is learnt.
+        A portal that does not answer leaves them unchanged.
         """
         portal, target = san.portals.get(self.portal), san.targets.get(self.iqn)
         if portal is None or target is None or portal.state != "answers":
@@ -59,7 +60,7 @@ class Session:
             self.add(san, number)
 
     def add(self, san: San, number: int) -> bool:
-        """Look at one number only; False where no LUN shows up."""
+        """Scan one LUN number; return False if no LUN appears."""
         known = self.disks.get(number)
         if known is not None and san.shows(self.iqn, self.portal, number, known.volume, self.initiator):
             return True
@@ -72,28 +73,28 @@ class Session:
         return True
 
     def reads(self, san: San, disk: Disk) -> bool:
-        """Whether the disk answers: a LUN that went away leaves a dead disk until the next rescan."""
+        """Return True if the disk answers: a LUN that was removed leaves a dead disk until the next rescan."""
         return san.shows(self.iqn, self.portal, disk.number, disk.volume, self.initiator)
 
 
 class Initiator:
-    """The iSCSI software initiator of one host, with what SM keeps about it in dom0's files."""
+    """The iSCSI software initiator of one host, with SM's notes about it in dom0's files."""
 
     def __init__(self) -> None:
         self.name: str | None = None
-        """The IQN under which it runs; None: it was not started yet."""
+        """The IQN under which it runs; None before its first start."""
         self.records: list[tuple[str, str]] = []
-        """Known nodes, portal and IQN: a login needs no discovery where there is a record."""
+        """Known nodes, portal and IQN: a log-in needs no discovery if there is a record."""
         self.sessions: list[Session] = []
         self.references: dict[str, list[str]] = {}
-        """The SRs (uuids) that use an IQN: who leaves last logs out (trace sm/20e#29-37)."""
+        """The SRs (uuids) that use an IQN: the last one to leave logs out (trace sm/20e#29-37)."""
 
     def __repr__(self) -> str:
         sessions = ", ".join(f"{session.portal} {session.iqn}" for session in self.sessions)
         return f"<Initiator {self.name or 'not started'}: {sessions or 'no session'}>"
 
     def start(self, name: str) -> None:
-        """Run under that name; another one can be taken only without sessions, and forgets all records."""
+        """Run under that name; a change of the name needs that there are no sessions, and drops all records."""
         if self.name == name:
             return
         if self.sessions:
@@ -102,7 +103,7 @@ class Initiator:
         self.records.clear()
 
     def session(self, iqn: str, address: str = "") -> Session | None:
-        """A session to the target, through that address if one is given."""
+        """Return a session to the target, through that address if one is given; None without one."""
         sessions = self.sessions_to(iqn)
         return next((s for s in sessions if address in ("", split_key(s.portal)[0])), None)
 
@@ -112,7 +113,10 @@ class Initiator:
     def discover(
         self, san: San, address: str, port: int, chap: Credentials | None
     ) -> list[tuple[Portal, str]]:
-        """Ask a portal which targets there are: each target with each of its portals. Makes node records."""
+        """Ask a portal for its targets, and return each target with each of its portals.
+
+        Makes node records.
+        """
         portal = san.portals.get(portal_key(address, port))
         wants = portal.discovery_chap if portal else None
         if portal is None or portal.state != "answers" or not portal.targets or wants not in (None, chap):
@@ -126,7 +130,7 @@ class Initiator:
     def login(
         self, san: San, portal: str, iqn: str, chap: Credentials | None, incoming: Credentials | None
     ) -> Session:
-        """A new session with all LUNs of the target; ``incoming`` is what the target must prove to know."""
+        """Return a session with all LUNs of the target; LoginRefused if it refuses or does not know ``incoming``."""
         known = next((s for s in self.sessions_to(iqn) if s.portal == portal), None)
         if known is not None:
             return known
@@ -147,7 +151,7 @@ class Initiator:
         return session
 
     def logout(self, iqn: str) -> None:
-        """Drop every session to the target; a test calls it to take them away behind SM's back."""
+        """Drop every session to the target; a test calls it to remove them without SM's knowledge."""
         self.sessions = [session for session in self.sessions if session.iqn != iqn]
 
     def forget(self, iqn: str) -> None:
@@ -161,7 +165,7 @@ class Initiator:
             users.append(sr_uuid)
 
     def release(self, iqn: str, sr_uuid: str) -> int:
-        """Note that it does no more; how many still do."""
+        """Note that an SR no longer uses the target, and return how many still do."""
         users = [user for user in self.references.get(iqn, []) if user != sr_uuid]
         if users:
             self.references[iqn] = users
@@ -170,7 +174,7 @@ class Initiator:
         return len(users)
 
     def disks(self) -> list[Disk]:
-        """Every disk of every session, in the order of logins."""
+        """Return every disk of every session, in the order of the log-ins."""
         return [disk for session in self.sessions for disk in session.disks.values()]
 
 
@@ -181,10 +185,10 @@ class HBA:
     wwpn: str
     wwnn: str = ""
     kind: str = "FC"
-    """What device_config:type may ask for: ``FC``, ``iSCSI``, ``SAS``."""
+    """A value of device_config:type: ``FC``, ``iSCSI``, ``SAS``."""
 
     def visible(self, san: San) -> list[Disk]:
-        """The LUNs zoned to this adapter; looking forces a rescan, so sizes are of now."""
+        """Return the LUNs zoned to this adapter; listing them forces a rescan, so sizes are current."""
         targets = [target for target in san.fc_targets.values() if target.admits(self.wwpn)]
         return [
             Disk(number, lun, lun.size)

@@ -13,7 +13,7 @@ from xenvol.simulator.sm.lunpervdi import LUNPerVDI
 
 SR_IN_USE = 16
 INTRODUCE_SECONDS = 60.0
-"""How long VDI.introduce waits for a LUN that is not there (trace sm/20b#43)."""
+"""How long VDI.introduce waits for a missing LUN (trace sm/20b#43)."""
 
 
 class ISCSI(LUNPerVDI):
@@ -47,7 +47,10 @@ class ISCSI(LUNPerVDI):
         self.login.detach(forget=True)
 
     def create(self, size: int) -> None:
-        """16 where any SR's sm_config has this target; a failure on the way leaves the session (20d#184)."""
+        """Create the SR; 16 if any SR's sm_config has this target.
+
+        A later failure leaves the session (20d#184).
+        """
         iqn = self.login.target.iqn
         if self._is_named_in(self.sr.sm_config) or self._same_target(self.xapi.other_srs()):
             raise SMFailure(SR_IN_USE)
@@ -66,11 +69,14 @@ class ISCSI(LUNPerVDI):
         self.xapi.set_sr(sm_config={**self.sr.sm_config, **filled})
 
     def delete(self) -> None:
-        """Touches no LUN."""
+        """Log out; the LUNs keep their data."""
         self.login.detach(forget=True)
 
     def probe(self) -> str:
-        """Asks no portal: only which SRs name this target in sm_config (facts/sm-truth.md finding 13)."""
+        """Return the SRs that name this target in sm_config, without contact to a portal.
+
+        docs/background/recordings.md, finding 13 (storage).
+        """
         return xmlout.pretty(
             "SRlist",
             (
@@ -91,7 +97,7 @@ class ISCSI(LUNPerVDI):
         return disk
 
     def _same_target(self, srs: Iterable[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, str]]]:
-        """Uuid and sm_config of the SRs whose sm_config, not device_config, names this target."""
+        """Return uuid and sm_config of the SRs whose sm_config, not device_config, names this target."""
         return [(sr["uuid"], sr["sm_config"]) for sr in srs if self._is_named_in(sr["sm_config"])]
 
     def _is_named_in(self, sm_config: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
-"""What SM demands of an iSCSI device_config before it contacts anybody; each refusal has a number of its own.
+"""The checks of an iSCSI device_config before any contact with a portal; each refusal has its own number.
 
-The order of the checks is SM's: who leaves out the target is not told that the port is wrong (trace sm/20a#7-26).
+The checks have SM's order: if the target is missing, a wrong port is not reported (trace sm/20a#7-26).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PORT = 142
 
 @dataclass(frozen=True, slots=True)
 class TargetConfig:
-    """What device_config says, checked; ``iqn`` may still be empty."""
+    """A checked device_config; ``iqn`` may still be empty."""
 
     address: str
     port: int
@@ -36,7 +36,7 @@ class TargetConfig:
 
 
 def read(request: Request, address: str = "", iqn: str = "") -> TargetConfig:
-    """``address`` and ``iqn`` take precedence over the configuration's own."""
+    """Check and return the configuration; ``address`` and ``iqn`` take precedence over its own values."""
     config = request.device_config
     if not config.get("target"):
         raise SMFailure(NO_TARGET)
@@ -63,7 +63,7 @@ def read(request: Request, address: str = "", iqn: str = "") -> TargetConfig:
 
 
 def _credentials(request: Request, user: str, password: str) -> Credentials | None:
-    """User and password, where both are given: half of a pair counts as none (trace sm/20d#107)."""
+    """Return user and password, or None; half of a pair counts as none (trace sm/20d#107)."""
     config = request.device_config
     secret_uuid = config.get(f"{password}_secret")
     if user not in config or (secret_uuid is None and password not in config):

@@ -1,7 +1,7 @@
-"""How SM logs in to an iSCSI target and out of it, and which disks it then has.
+"""Log in to an iSCSI target as SM does, log out, and find its disks.
 
-Shared by the LUN-per-VDI driver and by LVM over iSCSI, as BaseISCSI is in SM. The refusals and their order are
-those of traces sm/20a and sm/20d ("iSCSI errors" in facts/sm-truth.md).
+The LUN-per-VDI driver and LVM over iSCSI share it, as BaseISCSI in SM. The refusals and their order are those
+of traces sm/20a and sm/20d (docs/background/recordings.md, "iSCSI errors").
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NO_TARGET_IQN = 96
 WRONG_SCSI_ID = 107
 UNREACHABLE = 141
 UNEXPECTED = 1200
-"""A driver that fell over; the reason is what Python printed."""
+"""The fault of a driver that crashed; the reason is Python's error text."""
 
 CONNECT_SECONDS = 5.0
 """How long a connection attempt waits for a silent address."""
 SETTLE_SECONDS = 5.5
-"""What a login took: SM waits 5 seconds for disks."""
+"""How long a log-in took: SM waits 5 seconds for disks."""
 DEVICE_SECONDS = 15.0
 """How long SM waits for one disk to appear."""
 
@@ -37,7 +37,7 @@ class TargetLogin:
     """One target (an IQN behind a portal) for one SR on one host."""
 
     def __init__(self, request: Request, target: TargetConfig, *, listed_as: str = "") -> None:
-        """``listed_as`` is the address of the entry that stands for all targets where they are listed."""
+        """Store the arguments; ``listed_as`` is the address of the "*" entry in a list of targets."""
         self.request = request
         self.target = target
         self.listed_as = listed_as or target.address
@@ -51,7 +51,7 @@ class TargetLogin:
         return f"<TargetLogin {self.target.portal} {self.target.iqn}, {state}>"
 
     def check_iqn(self) -> None:
-        """Without targetIQN the portal is asked what it offers, and the refusal (96) lists that."""
+        """Require targetIQN; without it, raise 96 with the list of the portal's targets."""
         if not self.target.iqn:
             raise SMFailure(NO_TARGET_IQN, output=self._offered())
 
@@ -73,7 +73,7 @@ class TargetLogin:
             raise SMFailure(WRONG_SCSI_ID)  # the session and its reference stay (trace sm/20e#68)
 
     def detach(self, *, forget: bool) -> None:
-        """Log out if no other SR uses the target; ``forget``: and delete the node records."""
+        """Log out if no other SR uses the target; ``forget`` also deletes the node records."""
         if self.initiator.release(self.target.iqn, self.sr_uuid):
             return
         if self.initiator.sessions_to(self.target.iqn):
@@ -82,11 +82,11 @@ class TargetLogin:
                 self.initiator.forget(self.target.iqn)
 
     def _lacks_paths(self) -> bool:
-        """A multihomed SR that has fewer sessions than portals tries the others again."""
+        """Return True if a multihomed SR has fewer sessions than portals; SM then tries the other portals again."""
         return len(self.initiator.sessions_to(self.target.iqn)) < len(self._noted())
 
     def _noted(self) -> list[str]:
-        """The portals that SM wrote into the PBD of a multihomed SR."""
+        """Return the portals that SM wrote into the PBD of a multihomed SR."""
         return [portal for portal in self.request.device_config.get("multihomelist", "").split(",") if portal]
 
     def _connect(self) -> None:
@@ -97,7 +97,7 @@ class TargetLogin:
             self.xapi.sleep(SETTLE_SECONDS)
 
     def _reach_portal(self) -> None:
-        """141, unless the portal (or one that SM noted earlier) takes connections."""
+        """Raise 141 unless the portal (or one that SM noted earlier) accepts connections."""
         try:
             portals = [split_key(portal) for portal in self._noted()]
         except ValueError as error:
@@ -145,7 +145,7 @@ class TargetLogin:
             self._note_portals(known)
 
     def _note_portals(self, portals: Iterable[str]) -> None:
-        """SM keeps the portals of a multihomed target in the PBD, its own first."""
+        """Write the portals of a multihomed target into the PBD, as SM does, its own portal first."""
         mine = ["{}:{}".format(*split_key(portal)) for portal in (self.target.portal, *portals)]
         both = list(dict.fromkeys([*self._noted(), *mine]))
         if both != self._noted():
@@ -154,13 +154,13 @@ class TargetLogin:
     # ---- discovery
 
     def discover(self) -> list[tuple[str, int, str]]:
-        """Address, port and IQN of all that the portal offers and that can be reached."""
+        """Return address, port and IQN of each reachable target that the portal offers."""
         self._start_initiator()
         found = [(*split_key(portal), iqn) for portal, iqn in self._discover()]
         return [entry for entry in found if self._is_reachable(entry[0], entry[1])]
 
     def _discover(self) -> list[tuple[str, str]]:
-        """Portal and IQN of all that the portal offers; a portal that offers none fails like a login (68)."""
+        """Return portal and IQN of each target that the portal offers; none is an error, as for a log-in (68)."""
         target = self.target
         try:
             found = self.initiator.discover(self.san, target.address, target.port, target.chap)
@@ -169,7 +169,7 @@ class TargetLogin:
         return [(portal.key, iqn) for portal, iqn in found]
 
     def _offered(self) -> str:
-        """The list of targets that 83 and 96 carry (trace sm/20a#19)."""
+        """Return the list of targets in errors 83 and 96 (trace sm/20a#19)."""
         if not self._is_reachable(self.target.address, self.target.port):
             raise SMFailure(UNREACHABLE)
         self._start_initiator()
@@ -187,13 +187,13 @@ class TargetLogin:
 
     @property
     def session(self) -> Session | None:
-        """The session that shows the disks: through the portal of device_config, or another path."""
+        """The session that shows the disks: through the portal of device_config, or another path; None without one."""
         sessions = self.initiator.sessions_to(self.target.iqn)
         own = [session for session in sessions if session.portal == self.target.portal]
         return next(iter([*own, *sessions]), None)
 
     def disks(self) -> list[Disk]:
-        """The target's disks as the host knows them, by number."""
+        """Return the target's disks as the host knows them, by number."""
         session = self.session
         return sorted(session.disks.values(), key=lambda disk: disk.number) if session else []
 
@@ -205,7 +205,7 @@ class TargetLogin:
             session.rescan(self.san)
 
     def add_disk(self, number: int) -> Disk | None:
-        """Look at one LUN number on every path."""
+        """Scan one LUN number on every path, and return its disk, or None."""
         for path in self.initiator.sessions_to(self.target.iqn):
             path.add(self.san, number)
         session = self.session
@@ -215,5 +215,5 @@ class TargetLogin:
         return next((disk for disk in self.disks() if disk.scsi_id == scsi_id), None)
 
     def _by_scsi_id(self, scsi_id: str) -> Disk | None:
-        """A disk of any session of the host: SM looks under /dev/disk."""
+        """Return a disk of any session of the host, because SM searches /dev/disk."""
         return next((disk for disk in self.initiator.disks() if disk.scsi_id == scsi_id), None)

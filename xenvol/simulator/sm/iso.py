@@ -52,7 +52,7 @@ class ISOSR(MountedDirectory):
         self.detach()
 
     def delete(self) -> None:
-        """The images are somebody else's."""
+        """Do nothing: the driver does not own the images."""
 
     def attach(self) -> None:
         if self._is_local:
@@ -69,7 +69,7 @@ class ISOSR(MountedDirectory):
             self.mounts.unmount(self.mount_point)
 
     def after_master_attach(self) -> None:
-        """No scan: images appear with SR.scan, or with xapi's own half a minute later."""
+        """Do not scan: images appear with SR.scan, or with xapi's own scan half a minute later."""
 
     def scan(self) -> list[VDIInfo]:
         if self.mounts.directory(self.path) is None:
@@ -83,12 +83,12 @@ class ISOSR(MountedDirectory):
         return images
 
     def update(self) -> None:
-        """The driver has none (sm/SR.py, update)."""
+        """Do nothing: the driver has no update (sm/SR.py, update)."""
 
     # ---- images
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
-        """A blank image that can be written to."""
+        """Make a blank, writable image."""
         vdi_uuid = str(uuid.uuid4())
         name = spec.sm_config.get("path", f"{vdi_uuid}.img")
         if _PATH.match(name) is None:
@@ -128,7 +128,7 @@ class ISOSR(MountedDirectory):
         self._image(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        """Nothing is open here."""
+        """Do nothing: no file is open."""
 
     def vdi_file(self, uuid: str) -> Path:
         return self._image(uuid).bytes_in(self.world.shares.new_file)
@@ -141,11 +141,11 @@ class ISOSR(MountedDirectory):
 
     @property
     def _protocol(self) -> str:
-        """What is not said is guessed from the location's form."""
+        """The protocol; without ``type`` it follows from the form of the location."""
         return self.config.get("type") or ("nfs_iso" if ":/" in self.config["location"] else "cifs")
 
     def _check_location(self) -> None:
-        """225 without a server in it, 140 for one whose name does not resolve."""
+        """Check the location: 225 without a server in it, 140 if the server's name does not resolve."""
         location = self.config["location"]
         if self.config["type"] == "cifs":
             server = split_location(location)[0] if location.startswith(("//", "\\")) else ""
@@ -187,7 +187,7 @@ class ISOSR(MountedDirectory):
             self.xapi.pbd_device_config({"vers": version})
 
     def _images(self) -> list[VDIInfo]:
-        """A row that is there keeps its uuid; a new one has the uuid of its name, or any."""
+        """Return the images; an existing row keeps its uuid, a new one gets the uuid in its name, or a random one."""
         rows = {row["location"]: row for row in self.xapi.vdis()}
         return [
             self._info(name, file, rows[name]["uuid"] if name in rows else _uuid_for(name), name in rows)
@@ -230,6 +230,6 @@ def _now() -> str:
 
 
 def _after_dash_o(options: str) -> str:
-    """Of the options of xe-mount-iso-sr only what ``-o`` brings."""
+    """Return the options after ``-o``, the only part of xe-mount-iso-sr's options that counts."""
     words = options.split(" ")
     return words[words.index("-o") + 1] if "-o" in words[:-1] else ""

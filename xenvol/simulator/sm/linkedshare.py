@@ -1,7 +1,7 @@
-"""What SMB, gluster, CephFS and MooseFS have in common: the share is mounted aside, and the SR's directory linked.
+"""What SMB, gluster, CephFS and MooseFS share: the share is mounted elsewhere, and the SR's path is a link into it.
 
-The link is made whether its target is there or not; so a type that does not try to write in time gets an SR without
-a directory, whose first look at the file system fails.
+The link is made even if its target is missing. So a type that does not test writing in time gets an SR
+without a directory, and its first access to the file system fails.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from xenvol.simulator.sm.xmlout import pretty
 
 
 class ShareRefused(Exception):
-    """The share cannot be mounted; prints as the driver's message."""
+    """The share cannot be mounted; its text is the driver's message."""
 
 
 class LinkedShareDriver(SharedFileDriver):
     kind: str
-    """``GlusterFS``: the name in paths and messages."""
+    """The name in paths and messages, e.g. ``GlusterFS``."""
 
     @abc.abstractmethod
     def find_share(self) -> tuple[Directory, bool]:
-        """What the configuration points at, and whether it is read-only there; `ShareRefused`."""
+        """Return the configured directory, and True if it is read-only there; `ShareRefused`."""
 
     @property
     @abc.abstractmethod
@@ -37,7 +37,7 @@ class LinkedShareDriver(SharedFileDriver):
         return f"{self.mount_point}/{self.sr.uuid}"
 
     def has_link(self) -> bool:
-        """Mounted, and with the SR's directory: what "attached" means to these drivers."""
+        """Return True if the share is mounted and has the SR's directory, which these drivers call attached."""
         return self.is_mounted() and self.mounts.directory(self.link_target) is not None
 
     def create(self, size: int) -> None:
@@ -103,22 +103,22 @@ class LinkedShareDriver(SharedFileDriver):
         return pretty("SRlist", [("SR", [("UUID", sr_uuid)]) for sr_uuid in found])
 
     def stat(self) -> SRStat:
-        """statvfs of a dangling link: the driver crashes."""
+        """Return the sizes; with a dangling link statvfs fails and the driver crashes."""
         if self.mounts.directory(self.path) is None:
             where = f"[Errno 2] No such file or directory: '{self.path}'"
             raise SMFailure(UNEXPECTED, text=where)
         return super().stat()
 
-    # ---- where the types differ
+    # ---- differences between the types
 
     def check_attached(self) -> None:
-        """After the mount."""
+        """Check the SR after the mount."""
 
     def attach_failed(self, why: str) -> SMFailure:
         return SMFailure(12, text=why)
 
     def probe_failed(self, why: str) -> SMFailure:
-        """The driver does not catch its own exception."""
+        """Return the driver's crash: it does not catch its own exception."""
         return SMFailure(UNEXPECTED, text=why)
 
     def mount_failed(self, why: str) -> SMFailure:

@@ -8,14 +8,14 @@ from xenvol.simulator.sm.blockdevice import BlockDevice
 
 class LocalDisks(Driver):
     def named_devices(self) -> dict[str, BlockDevice | None]:
-        """What the configuration names; a path without a disk behind it has None. Fault 90 without the key."""
+        """Return the configured disks by path, None for a path without a disk. Fault 90 without the key."""
         if "device" not in self.config:
             raise SMFailure(90)
         disks = self.world.host(self.host.name).mounts.devices
         return {path: disks.get(path) for path in self.config["device"].split(",")}
 
     def existing_devices(self) -> list[BlockDevice]:
-        """The same, to be written to: each must be there, and be a disk."""
+        """Return the disks for writing: each path must exist and be a disk."""
         characters = self.world.host(self.host.name).mounts.characters
         disks = []
         for path, disk in self.named_devices().items():
@@ -27,7 +27,7 @@ class LocalDisks(Driver):
         return disks
 
     def check_unused(self) -> None:
-        """Fault 16 for a disk that a PBD of this host names, plugged or not, or that some SR wrote down."""
+        """Raise fault 16 for a disk that a PBD of this host names, plugged or not, or that an SR has noted."""
         devices = self.named_devices()
         for pbd in self.xapi.host_pbds():
             if set(pbd["device_config"].get("device", "").split(",")) & set(devices):
@@ -38,6 +38,6 @@ class LocalDisks(Driver):
                 raise SMFailure(16)
 
     def serials(self) -> str:
-        """What SR.sm_config keeps of the disks as ``devserial``."""
+        """Return the value of ``devserial`` in SR.sm_config."""
         disks = self.named_devices().values()
         return ",".join(f"scsi-{disk.serial}" for disk in disks if disk is not None and disk.serial)

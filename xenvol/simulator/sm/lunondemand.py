@@ -1,7 +1,7 @@
-"""Types ``netapp`` and ``equal``: the driver logs in to the array and has it make a LUN for every VDI.
+"""Types ``netapp`` and ``equal``: the driver logs in to the array, which makes a LUN for every VDI.
 
-Neither driver ships any more. What is left of them is the list of their fault numbers (120-135, 160-176), and the
-keys of their device_config; the rest here is what any driver does that makes LUNs on demand.
+Neither driver ships any more. Known are their fault numbers (120-135, 160-176) and the keys of their
+device_config. The rest follows what any driver does that makes LUNs on demand.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ VDI_UNAVAILABLE = 46
 SR_UNAVAILABLE = 47
 WRONG_SIZE = 79
 GRAIN = 1 << 20
-"""Sizes are multiples of this."""
+"""Bytes; sizes are multiples of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The numbers by which one kind of array refuses."""
+    """The fault numbers of one kind of array."""
 
     no_target: int
     no_username: int
@@ -38,7 +38,7 @@ class Faults:
     wrong_login: int
     wrong_pool: int
     second_snapshot: int | None = None
-    """A snapshot of a snapshot; None where it can be made."""
+    """For a snapshot of a snapshot; None if the array can make one."""
 
 
 class LUNOnDemand(Driver):
@@ -56,7 +56,7 @@ class LUNOnDemand(Driver):
 
     @property
     def array(self) -> Array:
-        """The array, after a login."""
+        """Log in, and return the array."""
         san = self.world.san
         array = san.arrays.get(san.resolve(self.config["target"]) or "")
         if array is None or not array.is_reachable or array.kind != self.type:
@@ -94,7 +94,7 @@ class LUNOnDemand(Driver):
         self.known()
 
     def detach(self) -> None:
-        """Nothing to do: disks are logged in to one by one."""
+        """Do nothing: the host logs in to each disk separately."""
 
     def scan(self) -> list[VDIInfo]:
         infos = [self.info(uuid, lun) for uuid, lun in self.known().luns.items()]
@@ -163,7 +163,7 @@ class LUNOnDemand(Driver):
         self.lun(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        """The host forgets the disk."""
+        """Remove the disk from the host."""
 
     def vdi_file(self, uuid: str) -> Path:
         return self.lun(uuid).disk.path

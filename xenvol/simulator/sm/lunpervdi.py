@@ -1,7 +1,7 @@
-"""A driver that makes nothing: every LUN that the host sees is a VDI, found and never formatted.
+"""A driver that creates no disks: every LUN that the host sees is a VDI, and is never formatted.
 
-The VDI's uuid is made from the LUN's SCSI id, so it is the same in every pool, and unique in one: a LUN can be in
-one SR of a pool only (facts/sm-truth.md findings 2 and 12).
+The VDI's uuid is made from the LUN's SCSI id. So it is the same in every pool and unique in each: a LUN can
+be in one SR of a pool only (docs/background/recordings.md, findings 2 and 12 (storage)).
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ VDI_UNAVAILABLE = 46
 SR_UNAVAILABLE = 47
 
 SCAN_SECONDS = 4.8
-"""What a scan took, whatever it found."""
+"""The duration of a scan, for any result."""
 
 DEAD_DISK = "Command  failed (exec failed): Operation not permitted"
-"""What the tools say when a disk does not answer (trace sm/20c#66)."""
+"""The tools' message for a disk that does not answer (trace sm/20c#66)."""
 
 
 def vdi_uuid(scsi_id: str) -> str:
-    """md5 of the SCSI id, without a line break (trace sm/20a#51)."""
+    """Return the md5 of the SCSI id, without a line break, as a uuid (trace sm/20a#51)."""
     return str(uuids.UUID(hashlib.md5(scsi_id.encode(), usedforsecurity=False).hexdigest()))
 
 
 class LUNPerVDI(Driver):
-    """What `iscsi` and `hba` have in common; they say where the LUNs are."""
+    """What `iscsi` and `hba` share; each subclass finds its LUNs."""
 
     rows_are_managed: bool
-    """Whether a LUN is usable as soon as it is found; if not, VDI.create adopts it first."""
+    """True if a LUN is usable as soon as it is found; if False, VDI.create adopts it first."""
 
     @property
     @abc.abstractmethod
     def is_attached(self) -> bool:
-        """Whether there is anything that LUNs could come from."""
+        """True if there is a source of LUNs: a session, or an adapter."""
 
     @abc.abstractmethod
     def disks(self) -> Sequence[Disk]:
-        """The LUNs as the host knows them."""
+        """Return the LUNs as the host knows them."""
 
     @abc.abstractmethod
     def reads(self, disk: Disk) -> bool:
-        """Whether the disk answers."""
+        """Return True if the disk answers."""
 
     def refresh(self) -> None:
-        """Make the host look again."""
+        """Rescan on the host."""
 
     # ---- the SR
 
@@ -68,23 +68,26 @@ class LUNPerVDI(Driver):
         return infos
 
     def update(self) -> None:
-        """Does nothing, a grown LUN included (trace sm/20b#17)."""
+        """Do nothing, even if a LUN has grown (trace sm/20b#17)."""
 
     def set_sizes(self, disks: Sequence[Disk]) -> None:
-        """SM counts what is managed on top of the sum of all LUNs (facts/sm-truth.md finding 3)."""
+        """Set the SR's sizes; SM adds managed disks to the sum of all LUNs.
+
+        docs/background/recordings.md, finding 3 (storage).
+        """
         size = sum(disk.size for disk in disks)
         used = size + sum(info.virtual_size for info in self.infos(disks) if info.managed)
         self.xapi.set_sr(physical_size=size, physical_utilisation=used, virtual_allocation=used)
 
     def found(self, fault: int) -> list[Disk]:
-        """The disks, each of them asked what it is: one that is dead makes the whole command fail."""
+        """Return the disks after reading the id of each; one dead disk fails the whole command."""
         disks = list(self.disks())
         if not all(self.reads(disk) for disk in disks):
             raise SMFailure(fault, DEAD_DISK)
         return disks
 
     def infos(self, disks: Sequence[Disk]) -> list[VDIInfo]:
-        """One VDI for each SCSI id; of two numbers with one id the later one counts (trace sm/20e#59)."""
+        """Return one VDI for each SCSI id; if two numbers have one id, the later one counts (trace sm/20e#59)."""
         infos = {disk.scsi_id: self.info(disk) for disk in disks}
         return list(infos.values())
 
@@ -104,7 +107,7 @@ class LUNPerVDI(Driver):
     # ---- VDIs
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
-        """Adopt the smallest unmanaged LUN that is large enough; there is none where all are managed."""
+        """Adopt the smallest unmanaged LUN that is large enough; fails if all LUNs are managed."""
         self._must_be_attached()
         present = {info.uuid: info for info in self.infos(self.found(VDI_UNAVAILABLE))}
         free = [
@@ -122,11 +125,14 @@ class LUNPerVDI(Driver):
         return adopted
 
     def vdi_delete(self, uuid: str) -> None:
-        """The LUN keeps its data; the next scan brings its row back (facts/sm-truth.md finding 10)."""
+        """Leave the LUN's data; a scan brings its row back (docs/background/recordings.md, finding 10 (storage))."""
         self._must_be_attached()
 
     def vdi_introduce(self, uuid: str, spec: VDISpec, location: str) -> VDIInfo:
-        """The LUN that sm_config:LUNid names, known to the host or not (facts/sm-truth.md finding 9)."""
+        """Introduce the LUN that sm_config:LUNid names, even if the host does not know it yet.
+
+        docs/background/recordings.md, finding 9 (storage).
+        """
         self._must_be_attached()
         disk = self.disk_numbered(spec.sm_config.get("LUNid"))
         wanted = vdi_uuid(disk.scsi_id)
@@ -137,22 +143,23 @@ class LUNPerVDI(Driver):
             return info
         self.xapi.update(info)
         if all(row["uuid"] != wanted for row in self.xapi.vdis()):
-            raise SMFailure(GENERAL)  # another SR has it: xapi looks for it in this one (trace sm/20e#21)
+            raise SMFailure(GENERAL)  # another SR has it; xapi searches only this one (trace sm/20e#21)
         return info
 
     def disk_numbered(self, number: str | None) -> Disk:
-        """For VDI.introduce; 46 where a driver cannot look at one LUN."""
+        """Return the LUN with that number, for VDI.introduce; 46 if a driver cannot scan for one LUN."""
         raise SMFailure(VDI_UNAVAILABLE)
 
     def vdi_attach(self, uuid: str, read_write: bool) -> None:
-        """46 where this host does not see the LUN, or sees any dead one (trace sm/20c#66)."""
+        """Raise 46 if this host does not see the LUN, or if any LUN is dead (trace sm/20c#66)."""
         self._must_see(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        """46 as for an attach.
+        """Raise 46 as for an attach.
 
-        From the source, no trace shows it: RAWVDI.detach (libs/sm/LUNperVDI.py of xapi-project/sm, 471cf7e) first reads
-        every LUN of the target (_loadvdis), where one that does not answer raises, and then wants this one among them.
+        Known from the source, not from a trace: RAWVDI.detach (libs/sm/LUNperVDI.py of xapi-project/sm,
+        471cf7e) first reads every LUN of the target (_loadvdis), which raises if one does not answer. Then
+        this LUN must be among them.
         """
         self._must_see(uuid)
 
@@ -172,6 +179,6 @@ class LUNPerVDI(Driver):
             raise SMFailure(VDI_UNAVAILABLE)
 
     def introduce_all(self) -> None:
-        """SR.create brings the LUNs in as well; 202 where another SR has one of them (trace sm/20d#184)."""
+        """Introduce the LUNs in SR.create; 202 if another SR has one of them (trace sm/20d#184)."""
         if infos := self.infos(self.found(GENERAL)):
             scan_for(GENERAL, self, infos)

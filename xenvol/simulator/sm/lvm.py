@@ -1,7 +1,7 @@
 """The SR's side of VHDs on LVM, and SR type ``lvm`` on local disks.
 
-`LVMDriver` works on whatever disks its subclass shows it; one for a LUN says what those are (`named_devices`,
-`visible_disks`, `existing_devices`, `check_unused`, `serials`), logs in before `super().attach()`, and that is all.
+`LVMDriver` works on the disks that its subclass provides. A subclass for a LUN defines `named_devices`,
+`visible_disks`, `existing_devices`, `check_unused` and `serials`, and logs in before `super().attach()`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _WORTH_GROWING = 100 * MIB
 class LVMDriver(VolumeCuts):
     @abc.abstractmethod
     def named_devices(self) -> Mapping[str, BlockDevice | None]:
-        """The disks of the configuration, by path; None for one that is not there."""
+        """Return the configured disks by path; None for a missing one."""
 
     @abc.abstractmethod
     def existing_devices(self) -> list[BlockDevice]:
-        """The same, to be written to: fault 19 for one that is not there."""
+        """Return the disks for writing; fault 19 if one is missing."""
 
     @abc.abstractmethod
     def check_unused(self) -> None:
-        """Fault 16 when another SR has the disks."""
+        """Raise fault 16 if another SR has the disks."""
 
     @abc.abstractmethod
     def serials(self) -> str:
-        """``devserial`` of SR.sm_config."""
+        """Return ``devserial`` of SR.sm_config."""
 
     def probe(self) -> str:
         with_names = self.sr.sm_config.get("metadata") == "true"
         return probe_result(self.named_devices(), GROUP_PREFIX, with_names=with_names)
 
     def create(self, size: int) -> None:
-        """Whatever is on the disks is overwritten, unless an SR of the pool has them (trace sm/24#13)."""
+        """Create the volume group, overwriting the disks unless an SR of the pool has them (trace sm/24#13)."""
         self.named_devices()
         self.check_master()
         if self.find_group() is not None:
@@ -106,7 +106,7 @@ class LVMDriver(VolumeCuts):
         ]
 
     def _open_management(self, group: VolumeGroup) -> dict[str, str]:
-        """Make the management volume if it is due; gives what SR.sm_config shall say."""
+        """Make the management volume if it is due, and return the new SR.sm_config."""
         has_vhds = any(volume.vhd for volume in group.volumes.values())
         if MANAGEMENT not in group.volumes:
             if not has_vhds and self.sr.sm_config.get("use_vhd") != "true":
@@ -119,12 +119,12 @@ class LVMDriver(VolumeCuts):
         return {"allocation": "thin" if self.is_thin else "thick", "use_vhd": "true"}
 
     def _grow(self, group: VolumeGroup) -> None:
-        """A group follows its disks when it is worth it."""
+        """Grow the group if its disks have grown enough."""
         if sum(disk.size for disk in group.disks) >= group.size + _WORTH_GROWING:
             group.grow()
 
     def _introduce_noted(self, group: VolumeGroup, disks: Iterable[VDIInfo]) -> None:
-        """Disks that the management volume knows come back as they were, sources before their snapshots."""
+        """Introduce disks with the records in the management volume, sources before their snapshots."""
         noted = [disk for disk in disks if disk.uuid in group.records and self.xapi.vdi(disk.uuid) is None]
         for disk in sorted(noted, key=lambda disk: bool(group.records[disk.uuid]["is_a_snapshot"])):
             self.xapi.introduce(

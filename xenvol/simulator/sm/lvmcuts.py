@@ -24,7 +24,7 @@ class VolumeCuts(VolumeDisks):
         return self._cut(uuid, is_clone=True)
 
     def _cut(self, vdi_uuid: str, *, is_clone: bool) -> VDIInfo:
-        """The disk becomes a hidden base copy with two children; raw disks cannot (trace sm/23#122)."""
+        """Turn the disk into a hidden base copy with two children; raw disks cannot be cut (trace sm/23#122)."""
         self.check_master()
         group, source = self.get_volume(vdi_uuid)
         if source.vhd is None:
@@ -34,7 +34,7 @@ class VolumeCuts(VolumeDisks):
         if group.depth(source.vhd) >= MAX_CHAIN:
             raise SMFailure(109)
         row = self.xapi.vdi(vdi_uuid)
-        assert row is not None, "xapi asks for disks that it has"
+        assert row is not None, "xapi asks only for disks that exist"
         full, thin = thick_volume(source.vhd.virtual_size), thin_volume()
         source_size = thin if self.is_thin or row["is_a_snapshot"] else full
         copy_size = full if is_clone and not self.is_thin else thin
@@ -74,7 +74,7 @@ class VolumeCuts(VolumeDisks):
     def _make_base(
         self, group: VolumeGroup, source: Vhd, volume_size: int, blocks: int, row: Mapping[str, Any]
     ) -> str:
-        """The uuid of the parent of what was one disk; a disk without data of its own has it already."""
+        """Return the parent of the two children: a new base copy, or the old parent of a disk without own data."""
         if source.parent and blocks <= source.inherited:
             return source.parent
         base_uuid, size = str(uuid.uuid4()), source.virtual_size

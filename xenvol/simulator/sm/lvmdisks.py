@@ -1,7 +1,7 @@
-"""Disks as logical volumes of an SR's group: create, resize, delete; and what is noted of each beside them.
+"""Disks as logical volumes of an SR's group: create, resize, delete, with a record of each.
 
-The management volume keeps the disks' names, so that an SR that was forgotten comes back with them. SM is told of
-each change of a name at once; here it looks at the rows when it scans, attaches and detaches (`note_names`).
+The management volume keeps the disks' names, so an SR that was forgotten comes back with them. SM learns each
+change of a name at once; here the driver reads the rows when it scans, attaches and detaches (`note_names`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NOT_MASTER = 58
 class VolumeDisks(Driver):
     @abc.abstractmethod
     def visible_disks(self) -> Iterable[BlockDevice]:
-        """Every disk on which this host may find the SR's group."""
+        """Return every disk on which this host may find the SR's group."""
 
     def vdi_create(self, spec: VDISpec) -> VDIInfo:
-        """Unlike a file driver it keeps all of the caller's sm_config (trace sm/24#15)."""
+        """Create a disk; unlike a file driver, keep all of the caller's sm_config (trace sm/24#15)."""
         self.check_master()
         group = self.group()
         kind = spec.sm_config.get("type", "raw" if self._is_legacy(group) else "vhd")
@@ -102,7 +102,7 @@ class VolumeDisks(Driver):
         return info
 
     def vdi_attach(self, uuid: str, read_write: bool) -> None:
-        """A thin disk is blown up to its full size while somebody writes to it."""
+        """Grow a thin disk to its full size while it is attached for writing."""
         group, volume = self.get_volume(uuid)
         if volume.vhd is None or not read_write:
             return
@@ -112,7 +112,7 @@ class VolumeDisks(Driver):
         volume.size = max(full, volume.size)
 
     def vdi_detach(self, uuid: str) -> None:
-        """Thin disks, and snapshots of thick SRs, shrink to what they hold."""
+        """Shrink the disk to its data if it is thin, or a snapshot in a thick SR."""
         _group, volume = self.get_volume(uuid)
         row = self.xapi.vdi(uuid)
         if volume.vhd is not None and (self.is_thin or (row and row["is_a_snapshot"])):
@@ -143,7 +143,7 @@ class VolumeDisks(Driver):
 
     @property
     def is_thin(self) -> bool:
-        """The SR's sm_config over the PBD's device_config."""
+        """True for a thin SR; the SR's sm_config takes precedence over the PBD's device_config."""
         provision = self.sr.sm_config.get("allocation") or self.config.get("allocation")
         return provision == "thin"
 
@@ -160,7 +160,7 @@ class VolumeDisks(Driver):
                 group.records[row["uuid"]] |= names_of(row)
 
     def info(self, vdi_uuid: str, volume: LogicalVolume, *, is_parent: bool = False) -> VDIInfo:
-        """As a scan sees it: of the row's sm_config only what the volume decides is touched."""
+        """Return a disk as a scan sees it: of the row's sm_config, only keys that the volume decides change."""
         row = self.xapi.vdi(vdi_uuid) if is_uuid(vdi_uuid) else None
         sm_config = {**(row["sm_config"] if row else {}), "vdi_type": volume.kind}
         sm_config.pop("vhd-parent", None)
@@ -185,7 +185,7 @@ class VolumeDisks(Driver):
         return group, volume
 
     def _is_legacy(self, group: VolumeGroup) -> bool:
-        """An SR from before VHDs: raw volumes, and no management volume."""
+        """Return True for an SR from before VHDs: raw volumes, and no management volume."""
         return MANAGEMENT not in group.volumes and self.sr.sm_config.get("use_vhd") != "true"
 
     def note(self, group: VolumeGroup, info: VDIInfo, **more: Any) -> None:

@@ -14,7 +14,7 @@ class LVMoHBA(LVMOnLUN):
     type = "lvmohba"
 
     def load(self) -> None:
-        """Refuses with 107 and the list of disks where SCSIid is missing (trace sm/23#18)."""
+        """Raise 107 with the list of disks if SCSIid is missing (trace sm/23#18)."""
         if not self.scsi_id:
             raise SMFailure(WRONG_SCSI_ID, output=device_list(self.request))
 

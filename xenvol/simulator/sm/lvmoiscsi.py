@@ -1,8 +1,8 @@
 """LVM on an iSCSI LUN: type ``lvmoiscsi``.
 
-It logs in already to check its configuration: one that lacks SCSIid is answered with what the target has.
-``target`` may list several portals, and ``targetIQN`` be ``*``; then every target found there is logged in to, and
-the list of them is kept in the PBD as ``multiSession``.
+The check of the configuration already logs in: if SCSIid is missing, the error lists the target's LUNs.
+``target`` may list several portals, and ``targetIQN`` may be ``*``: then SM logs in to every target found
+there, and keeps the list of them in the PBD as ``multiSession``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from xenvol.simulator.sm.lvmonlun import LVMOnLUN
 SR_UNAVAILABLE = 47
 GENERAL = 202
 LIST_SECONDS = 30.0
-"""How long SM waits for LUNs after a login of its own before it lists them, beside the login (trace sm/20a#32).
+"""Seconds that SM waits for LUNs after its own log-in, before it lists them (trace sm/20a#32).
 
-It waits until as many devices are there as the target has LUNs. With a session they are there already. (From the
-source; the recorded host had no such devices, so no trace shows it.)
+It waits until there are as many devices as the target has LUNs. With a session they are there already. (Known
+from the source; the recorded host had no such devices, so no trace shows it.)
 """
 
 
@@ -34,7 +34,7 @@ class LVMoISCSI(LVMOnLUN):
     type = "lvmoiscsi"
 
     def load(self) -> None:
-        """Refuses with 107 and the list of LUNs where SCSIid is missing."""
+        """Raise 107 with the list of LUNs if SCSIid is missing."""
         self.logins = self._logins()
         if "SCSIid" not in self.config:
             raise SMFailure(WRONG_SCSI_ID, output=self._lun_list())
@@ -63,7 +63,7 @@ class LVMoISCSI(LVMOnLUN):
         self._log_out()
 
     def create(self, size: int) -> None:
-        """What fails once the LUN is there is 47, with the reason inside."""
+        """Create the SR; a failure after the LUN is found becomes 47, with the reason inside."""
         self.check_unused()
         self.logins[0].attach()
         try:
@@ -79,7 +79,7 @@ class LVMoISCSI(LVMOnLUN):
         self._log_out()
 
     def probe(self) -> str:
-        """Looks on the LUN; a SCSIid that is not there leaves the session behind (trace sm/20a#36)."""
+        """Probe the LUN; if the target lacks the SCSIid, the session stays (trace sm/20a#36)."""
         self.logins[0].attach()
         self._await_lun(self.logins[0])
         found = super().probe()
@@ -89,7 +89,7 @@ class LVMoISCSI(LVMOnLUN):
     # ---- sessions
 
     def _log_in(self) -> None:
-        """Through every portal that answers; one is enough."""
+        """Log in through every portal that answers; one is enough."""
         unreachable: SMFailure | None = None
         connected = False
         for login in self.logins:
@@ -134,7 +134,7 @@ class LVMoISCSI(LVMOnLUN):
         return TargetLogin(self.request, iscsiconfig.read(self.request, address, iqn))
 
     def _found(self, first: TargetLogin) -> list[str]:
-        """``address,port,IQN`` of all that the portals of the configuration offer and that can be reached."""
+        """Return ``address,port,IQN`` of each reachable target that the configured portals offer."""
         wanted = first.target.iqn
         keys: dict[str, None] = {}
         for name in self.config["target"].split(","):
@@ -143,10 +143,10 @@ class LVMoISCSI(LVMOnLUN):
                     keys[f"{address},{port},{iqn}"] = None
         return list(keys)
 
-    # ---- what there is
+    # ---- lists
 
     def _lun_list(self) -> str:
-        """Logs in, and out again, to see."""
+        """Return the list of LUNs; logs in for it, and out again."""
         luns: dict[str, xmlout.Tree] = {}
         for login in self.logins:
             login.rescan()

@@ -1,4 +1,4 @@
-"""What LVM over iSCSI and over an adapter have in common: the SR is a volume group on one LUN, named by SCSI id."""
+"""What LVM over iSCSI and over an adapter share: the SR is a volume group on one LUN, named by SCSI id."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LVMOnLUN(LVMDriver):
 
     @abc.abstractmethod
     def lun(self) -> BlockDevice | None:
-        """The LUN of the configuration, if the host sees it and it answers."""
+        """Return the configured LUN, if the host sees it and it answers; else None."""
 
     def named_devices(self) -> Mapping[str, BlockDevice | None]:
         return {self.path: self.lun()}
@@ -41,7 +41,7 @@ class LVMOnLUN(LVMDriver):
         return [lun]
 
     def check_unused(self) -> None:
-        """16 where a PBD names the LUN, or an SR has it written down."""
+        """Raise 16 if a PBD names the LUN, or an SR has noted it."""
         if any(pbd["device_config"].get("SCSIid") == self.scsi_id for pbd in self.xapi.host_pbds()):
             raise SMFailure(SR_IN_USE)
         for sr in self.xapi.other_srs():

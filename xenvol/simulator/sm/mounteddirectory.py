@@ -9,7 +9,7 @@ from xenvol.simulator.sm.filesystem import Directory
 from xenvol.simulator.sm.mounts import MOUNT_BASE, HostMounts
 
 UNEXPECTED = 1200
-"""The fault of a driver that crashed; its reason is what Python printed."""
+"""The fault of a driver that crashed; the reason is Python's error text."""
 
 
 class MountedDirectory(Driver):
@@ -19,18 +19,18 @@ class MountedDirectory(Driver):
 
     @property
     def path(self) -> str:
-        """Where this host sees the disks."""
+        """The path of the disks on this host."""
         return f"{MOUNT_BASE}/{self.sr.uuid}"
 
     @property
     def directory(self) -> Directory:
-        """The SR's directory as this host sees it: the bare mount point, if somebody unmounted it."""
+        """The SR's directory as this host sees it: the bare mount point if it is not mounted."""
         if (directory := self.mounts.directory(self.path)) is None:
             raise SMFailure(47, f"[Errno 2] No such file or directory: '{self.path}'")
         return directory
 
     def stat(self) -> SRStat:
-        """The file system below the SR, as statvfs shows it."""
+        """Return the sizes of the file system below the SR, as statvfs shows them."""
         filesystem = self.directory.filesystem
         return SRStat(filesystem.size, filesystem.utilisation, self.sr.virtual_allocation)
 

@@ -8,7 +8,7 @@ from xenvol.simulator.sm.blockdevice import BlockDevice
 from xenvol.simulator.sm.filesystem import Directory, File, FileSystem
 
 MOUNT_BASE = "/run/sr-mount"
-"""Where storage drivers mount."""
+"""The directory below which storage drivers mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,10 @@ class Mount:
 
 
 class HostMounts:
-    """Paths are absolute. Below a mount point lies what is mounted; unmounted, the bare directory shows."""
+    """The mounts of a host.
+
+    Paths are absolute. A mount hides the bare directory below it until it is unmounted.
+    """
 
     def __init__(self) -> None:
         self.local = FileSystem(256 << 30, used=8 << 30)
@@ -26,7 +29,7 @@ class HostMounts:
         self.devices: dict[str, BlockDevice] = {}
         """Local disks by path (``/dev/sdb``)."""
         self.characters = {"/dev/null", "/dev/zero"}
-        """Devices that are there and are no disks."""
+        """Devices that exist and are not disks."""
         self.addresses: list[str] = []
         """The host's own addresses, for access lists; its name counts as well."""
         self.lacks: set[str] = set()
@@ -38,7 +41,7 @@ class HostMounts:
         return f"<HostMounts: {', '.join(sorted(self._mounts)) or 'nothing mounted'}>"
 
     def view(self) -> dict[str, str]:
-        """What is mounted, and which links there are, as text: for snapshots."""
+        """Return the mounts and links as text, for snapshots."""
         mounted = {
             point: "read-only" if mount.is_read_only else "mounted" for point, mount in self._mounts.items()
         }
@@ -47,7 +50,7 @@ class HostMounts:
     # ---- for tests and world files
 
     def make_directory(self, path: str, *, size: int | None = None, used: int = 0) -> Directory:
-        """A local directory; with a size, the root of a file system of its own."""
+        """Make a local directory; with a size, it is the root of a file system of its own."""
         directory = self.local.root.make_directory(path)
         if size is not None:
             directory = FileSystem(size, used=used).root
@@ -55,12 +58,12 @@ class HostMounts:
         return directory
 
     def lose_mount(self, sr_uuid: str) -> None:
-        """Somebody unmounts an SR behind xapi's back."""
+        """Unmount an SR without xapi's knowledge."""
         target = self._resolve(f"{MOUNT_BASE}/{sr_uuid}") + "/"
         self.unmount(max((point for point in self._mounts if target.startswith(point + "/")), key=len))
 
     def own_file_systems(self) -> dict[str, Directory]:
-        """By path, what is mounted elsewhere than drivers mount."""
+        """Return mounted directories by path, except those that drivers mounted."""
         mounted = self._mounts.items()
         return {path: mount.directory for path, mount in mounted if not path.startswith(MOUNT_BASE + "/")}
 
@@ -89,7 +92,7 @@ class HostMounts:
         return path in self._mounts
 
     def mount(self, point: str, directory: Directory, *, is_read_only: bool = False) -> None:
-        """The mount point is made if need be; what it holds is hidden."""
+        """Mount a directory; the mount point is made if needed, and its content is hidden."""
         self.local.root.make_directory(point)
         self._mounts[point] = Mount(directory, is_read_only)
 
@@ -97,7 +100,10 @@ class HostMounts:
         del self._mounts[point]
 
     def remove_mount_point(self, point: str) -> None:
-        """rmdir: ENOTEMPTY when somebody wrote into the bare directory, ENOENT when it is gone."""
+        """Remove the mount point (rmdir):
+
+        ENOTEMPTY if the bare directory has files, ENOENT if it is missing.
+        """
         above, _, name = point.rpartition("/")
         directory = self.local.root.directory(above)
         if directory is None:

@@ -1,4 +1,4 @@
-"""A host's own files and disks in a world file: plain values in, plain values out.
+"""A host's own files and disks in a world file, read and written as plain values.
 
 Keys of a host, all optional:
 
@@ -26,7 +26,7 @@ KEYS = ("directories", "devices", "addresses", "lacks")
 
 
 def load(mounts: HostMounts, shares: Shares, given: Mapping[str, Any], where: str) -> None:
-    """Add what a host's map says, of which other keys have been taken care of."""
+    """Add the files and disks of a host's map; the caller has handled its other keys."""
     for path, entry in section(given.get("directories", {}), f"{where}.directories").items():
         place = f"{where}.directories.{path}"
         values = section(entry, place, *treefile.KEYS)
@@ -41,7 +41,7 @@ def load(mounts: HostMounts, shares: Shares, given: Mapping[str, Any], where: st
 
 
 def as_dict(mounts: HostMounts) -> dict[str, Any]:
-    """What `load` would take; what drivers have mounted is none of it."""
+    """Return what `load` would read, without the mounts of drivers."""
     directories = {
         path: treefile.as_dict(directory.filesystem) for path, directory in mounts.own_file_systems().items()
     }

@@ -90,7 +90,7 @@ class NFSSR(SharedFileDriver):
 
     @property
     def _version(self) -> str:
-        """A probe for versions takes the first that the server has, every other command what was asked for."""
+        """Return the NFS version: the server's first one in a probe for versions, else the configured one."""
         if _PROBE_VERSION in self.config:
             return nfsclient.supported_versions(self, self.server)[0]
         return nfsclient.validated_version(self.config.get("nfsversion"))

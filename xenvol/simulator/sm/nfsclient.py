@@ -1,4 +1,4 @@
-"""A host as an NFS client: is a server there, which versions has it, and what comes of a mount (sm/nfs.py)."""
+"""A host as an NFS client: whether a server answers, its versions, and mounts (sm/nfs.py)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OPTIONS = """
     proto rdirplus rdma relatime resvport retrans retry ro rsize rw sec sharecache soft softerr
     softreval suid sync tcp timeo udp vers wsize
 """
-"""What nfs(5) and mount(8) know."""
+"""The options of nfs(5) and mount(8)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountRefused(Exception):
-    """What SM makes of any trouble with mount.nfs: return code 110, whatever that said (trace sm/22#8-16)."""
+    """SM's error for any failure of mount.nfs: return code 110, whatever mount.nfs printed (trace sm/22#8-16)."""
 
     server: str
 
@@ -38,11 +38,11 @@ class MountRefused(Exception):
 
 
 class NoVersions(Exception):
-    """The server says of no version that it has it."""
+    """The server reports no supported version."""
 
 
 def check_listening(driver: Driver, server: str) -> None:
-    """140 when the name does not resolve, 108 when port 2049 does not answer."""
+    """Raise 140 if the name does not resolve, 108 if port 2049 does not answer."""
     if not driver.world.resolves(server):
         raise SMFailure(_DNS_FAULT)
     found = _find(driver, server)
@@ -53,14 +53,14 @@ def check_listening(driver: Driver, server: str) -> None:
 
 
 def validated_version(version: str | None) -> str:
-    """A wrong one crashes the driver (trace sm/22#14)."""
+    """Return the version; a wrong one crashes the driver (trace sm/22#14)."""
     if version and version != "3" and not version.startswith("4"):
         raise SMFailure(_CRASH, text="Invalid nfsversion.")
     return version or "3"
 
 
 def supported_versions(driver: Driver, server: str) -> list[str]:
-    """As rpcinfo says; version 4, which need not register there, is tried out."""
+    """Return the versions that rpcinfo reports; version 4 need not register there, so the driver tries it."""
     found = _find(driver, server)
     versions = sorted(set(found.versions) & {"3", "4"}) if found is not None and found.has_rpcbind else []
     if "4" not in versions and found is not None and "4" in found.versions and found.exports:
@@ -71,13 +71,13 @@ def supported_versions(driver: Driver, server: str) -> list[str]:
 
 
 def _find(driver: Driver, server: str) -> NfsServer | None:
-    """By a name of its own, or one that the network has for its address."""
+    """Return the server with that name or address, or None."""
     world = driver.world
     return world.shares.nfs_server(server) or world.shares.nfs_server(world.san.resolve(server) or "")
 
 
 def exports_xml(driver: Driver, server: str) -> str:
-    """What showmount lists, as a driver prints it; nothing when the server does not answer (trace sm/22#6)."""
+    """Return showmount's list as XML, as a driver prints it; empty if the server does not answer (trace sm/22#6)."""
     found = _find(driver, server)
     if found is None or not found.is_listening:
         return ""
@@ -89,7 +89,7 @@ def exports_xml(driver: Driver, server: str) -> str:
 
 
 def mount(driver: Driver, server: str, path: str, point: str, *, options: str = "") -> None:
-    """Mount an export, or a directory below one; `MountRefused` for whatever is wrong."""
+    """Mount an export, or a directory below one; `MountRefused` for any failure."""
     mounts = driver.world.host(driver.host.name).mounts
     names = [option.partition("=")[0] for option in options.split(",") if option]
     found = _find(driver, server)

@@ -1,7 +1,7 @@
-"""Which storage drivers there are: the class that answers for an SR type, and its SM record.
+"""The storage drivers of the simulator: the class of an SR type, and its SM record.
 
-A type may be known here and still be absent from a pool: which SM records a pool has is its own business, and
-xapi asks the pool (SR_UNKNOWN_DRIVER) before anybody asks here.
+A pool may lack a type that is known here: each pool has its own SM records, and xapi checks these first
+(SR_UNKNOWN_DRIVER).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CLASSES: tuple[type[Driver], ...] = (
 """Every driver that the simulator has."""
 
 _UNKNOWN_TO_XAPI = frozenset({"ATOMIC_PAUSE"})
-"""Capabilities of drivers that are no features of xapi's (smint.ml), so that no SM record shows them."""
+"""Capabilities of drivers that are not features of xapi (smint.ml), so no SM record has them."""
 
 _FILE_STEMS = {
     "file": "File",
@@ -77,23 +77,23 @@ _FILE_STEMS = {
     "netapp": "NetApp",
     "equal": "EQUAL",
 }
-"""How the driver's file is spelt, where it is not in capitals (xapi makes the type from it)."""
+"""The file names of drivers that are not in capitals (xapi derives the type from the name)."""
 
 
 def driver(sr_type: str) -> type[Driver] | None:
-    """The class for an SR type in lower case, an alias (``lvhd``) included; None where there is no driver."""
+    """Return the class for an SR type in lower case or an alias (``lvhd``); None without a driver."""
     return _by_type().get(sr_type) or _by_type().get(_canonical(sr_type))
 
 
 def known_types() -> list[str]:
-    """Every type that has a description, aliases included, in the order of the data file."""
+    """Return every type that has a description, aliases included, in the order of the data file."""
     return [name for main, entry in _table().items() for name in (main, *entry["aliases"])]
 
 
 def sm_record(sr_type: str) -> dict[str, Any]:
-    """The fields of the SM object of a type as xapi fills them in from the driver's answer (trace sm/20a#5).
+    """Return the fields of the type's SM object, as xapi takes them from the driver's answer (trace sm/20a#5).
 
-    KeyError for a type without description. ``uuid`` and ``other_config`` are the pool's.
+    KeyError for a type without a description. ``uuid`` and ``other_config`` are the pool's.
     """
     entry = _table()[_canonical(sr_type)]
     features = _features(entry["capabilities"])
@@ -114,7 +114,10 @@ def sm_record(sr_type: str) -> dict[str, Any]:
 
 
 def _features(capabilities: list[str]) -> dict[str, int]:
-    """``VDI_RESET_ON_BOOT/2`` is version 2 of that feature; without a number it is version 1."""
+    """Parse features:
+
+    ``VDI_RESET_ON_BOOT/2`` is version 2 of that feature; without a number it is version 1.
+    """
     split = (capability.partition("/") for capability in sorted(capabilities))
     return {name: int(version or 1) for name, _, version in split if name not in _UNKNOWN_TO_XAPI}
 
@@ -128,7 +131,7 @@ def _table() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def _canonical(sr_type: str) -> str:
-    """The type that an alias stands for, or the type itself."""
+    """Return the type that an alias stands for, or the type itself."""
     return next((main for main, entry in _table().items() if sr_type in entry["aliases"]), sr_type)
 
 

@@ -1,7 +1,7 @@
-"""Block storage over a network, as the arrays see it: portals, targets, LUNs, and who may use them.
+"""Block storage over a network, as the arrays see it: portals, targets, LUNs, and their access rules.
 
-Nothing here knows a host: what a host has logged in to, and what it saw there, is in
-`xenvol.simulator.sm.initiator`. A test changes the arrays while hosts use them; a host notices when it looks.
+This module knows no hosts: `xenvol.simulator.sm.initiator` has each host's log-ins and the disks that it saw.
+A test changes the arrays while hosts use them; a host notices at its next rescan.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from xenvol.simulator.sm.worldfile import WorldError
 ISCSI_PORT = 3260
 
 PortalState = Literal["answers", "refuses", "silent"]
-"""Connections are taken; are refused at once; are not answered at all (a host gives up after 5 seconds)."""
+"""How a portal treats connections: accepts; refuses at once; stays silent (a host gives up after 5 seconds)."""
 
 Credentials = tuple[str, str]
 """CHAP user and password."""
 
 
 class Lun(BlockDevice):
-    """A volume of an array. Its SCSI id is what it is; its number is only where a target shows it."""
+    """A volume of an array. Its SCSI id identifies it; its number is only its place in a target."""
 
     def __init__(
         self, file: Path, size: int, *, scsi_id: str, vendor: str = "LIO-ORG", serial: str | None = None
@@ -43,11 +43,11 @@ class Target:
     name: str
     luns: dict[int, Lun] = field(default_factory=dict)
     chap: Credentials | None = None
-    """What an initiator must give to log in."""
+    """What an initiator must present to log in."""
     mutual_chap: Credentials | None = None
-    """What the target gives to an initiator that asks it to prove itself."""
+    """What the target presents to an initiator that asks for it."""
     initiators: set[str] | None = None
-    """The IQNs or WWPNs that may log in; None: whoever comes."""
+    """The IQNs or WWPNs that may log in; None means all."""
     maps: dict[str, dict[int, Lun]] = field(default_factory=dict)
     """The host groups of an array, by initiator (IQN or WWPN): such an initiator sees these LUNs and no others."""
 
@@ -55,7 +55,7 @@ class Target:
         return self.initiators is None or initiator in self.initiators
 
     def luns_of(self, initiator: str) -> dict[int, Lun]:
-        """Return what the target shows to this initiator, by number: its own map if it has one, else every LUN."""
+        """Return the LUNs that this initiator sees, by number: its own map if it has one, else every LUN."""
         return self.maps.get(initiator, self.luns)
 
 
@@ -64,7 +64,7 @@ class Portal:
     address: str
     port: int = ISCSI_PORT
     targets: list[str] = field(default_factory=list)
-    """IQNs, in the order in which discovery gives them."""
+    """IQNs, in the order of discovery."""
     state: PortalState = "answers"
     discovery_chap: Credentials | None = None
 
@@ -74,39 +74,39 @@ class Portal:
 
 
 def portal_key(address: str, port: int) -> str:
-    """``10.0.0.1:3260``, ``[fd00::1]:3260``."""
+    """Return the key of a portal: ``10.0.0.1:3260``, ``[fd00::1]:3260``."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def split_key(key: str) -> tuple[str, int]:
-    """Address and port of a portal's key; ValueError where it is none."""
+    """Return address and port of a portal's key; ValueError for other text."""
     address, _, port = key.rpartition(":")
     return address.removeprefix("[").removesuffix("]"), int(port)
 
 
 def parse_portal(text: str) -> tuple[str, int]:
-    """An address in its one spelling and a port; without a port, 3260."""
+    """Parse an address, in canonical form, and a port; without a port, 3260."""
     host, bracket, rest = text.removeprefix("[").partition("]") if text.startswith("[") else (text, "", "")
     if not bracket and text.count(":") == 1:
         host, _, rest = text.partition(":")
     try:
         return str(ipaddress.ip_address(host)), int(rest.removeprefix(":") or ISCSI_PORT)
     except ValueError:
-        raise WorldError(f'{text!r} is no portal; write "10.0.0.1:3260" or "[fd00::1]:3260"') from None
+        raise WorldError(f'{text!r} is not a portal; write "10.0.0.1:3260" or "[fd00::1]:3260"') from None
 
 
 class San:
-    """All arrays together, with the names by which hosts may look their addresses up."""
+    """All arrays together, with the names that hosts can resolve to their addresses."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.portals: dict[str, Portal] = {}
         self.targets: dict[str, Target] = {}
-        """By IQN."""
+        """iSCSI targets by IQN."""
         self.fc_targets: dict[str, Target] = {}
-        """By WWPN."""
+        """Fibre Channel targets by WWPN."""
         self.volumes: dict[str, Lun] = {}
-        """By SCSI id: one volume may be shown under several numbers and by several targets."""
+        """Volumes by SCSI id: one may be shown under several numbers and by several targets."""
         self.arrays: dict[str, Array] = {}
         """Arrays that make LUNs on demand, by management address."""
         self.names: dict[str, str] = {"localhost": "127.0.0.1"}
@@ -124,7 +124,7 @@ class San:
         state: PortalState = "answers",
         discovery_chap: Credentials | None = None,
     ) -> Portal:
-        """A portal that offers those targets (IQNs; unknown ones are made, without LUNs)."""
+        """Add a portal that offers those targets (IQNs; unknown ones are made, without LUNs)."""
         address, port = parse_portal(portal)
         added = Portal(address, port, list(targets), state, discovery_chap)
         self.portals[added.key] = added
@@ -141,7 +141,7 @@ class San:
         mutual_chap: Credentials | None = None,
         initiators: set[str] | None = None,
     ) -> Target:
-        """A target, offered at a portal (which is made where there is none)."""
+        """Add a target, offered at a portal, which is made if needed."""
         target = self.targets.setdefault(iqn, Target(iqn))
         target.chap, target.mutual_chap, target.initiators = chap, mutual_chap, initiators
         if portal:
@@ -162,8 +162,8 @@ class San:
     ) -> Lun:
         """Show a volume as that LUN of a target (an IQN, or a WWPN of `fc_targets`).
 
-        A SCSI id that the San knows is that volume, brought to that size; without one an id is made up, the
-        same for this target and number every time.
+        If the San has a volume with that SCSI id, it is shown, and resized to ``size``. Without a SCSI id,
+        the id is derived from target and number.
         """
         volume = self.volume(f"{target} {number}", size, scsi_id=scsi_id, vendor=vendor, serial=serial)
         self.target(target).luns[number] = volume
@@ -172,7 +172,7 @@ class San:
     def volume(
         self, name: str, size: int, *, scsi_id: str = "", vendor: str = "LIO-ORG", serial: str | None = None
     ) -> Lun:
-        """The volume with that SCSI id, brought to that size, or a new one; without an id, the one of that name."""
+        """Return the volume with that SCSI id, resized, or a new one; the default id is derived from the name."""
         scsi_id = scsi_id or "36001405" + hashlib.sha256(name.encode()).hexdigest()[:25]
         volume = self.volumes.get(scsi_id)
         if volume is None:
@@ -183,7 +183,10 @@ class San:
         return volume
 
     def map_lun(self, target: str, initiator: str, number: int, scsi_id: str) -> None:
-        """Show a volume to one initiator under a number of its own. Its first map hides every other LUN from it."""
+        """Show a volume to one initiator under a number of its own.
+
+        Its first map hides every other LUN from it.
+        """
         volume = self.volumes.get(scsi_id)
         if volume is None:
             known = ", ".join(self.volumes) or "none"
@@ -195,16 +198,19 @@ class San:
         return self.target(target).maps[initiator].pop(number)
 
     def remove_lun(self, target: str, number: int) -> Lun:
-        """Hide a LUN; its volume keeps its bytes, and can be shown again by its SCSI id."""
+        """Hide a LUN; its volume keeps its bytes, and its SCSI id can show it again."""
         return self.target(target).luns.pop(number)
 
     def replace_lun(self, target: str, number: int, size: int, *, scsi_id: str) -> Lun:
-        """Another volume under the same number."""
+        """Show another volume under the same number."""
         self.remove_lun(target, number)
         return self.add_lun(target, number, size, scsi_id=scsi_id)
 
     def resize_lun(self, target: str, number: int, size: int) -> Lun:
-        """Hosts go on seeing the old size until they log in anew (facts/sm-truth.md finding 7)."""
+        """Resize a LUN; hosts see the old size until the next log-in.
+
+        docs/background/recordings.md, finding 7 (storage).
+        """
         volume = self.target(target).luns[number]
         volume.resize(size)
         return volume
@@ -212,7 +218,7 @@ class San:
     def add_array(
         self, address: str, kind: ArrayKind, username: str, password: str, pools: dict[str, int]
     ) -> Array:
-        """An array that the drivers of that type manage; ``pools`` is name to bytes."""
+        """Add an array that the drivers of that type manage; ``pools`` is name to bytes."""
         added = self.arrays[address] = Array(kind, username, password, pools, self.directory)
         return added
 
@@ -223,16 +229,16 @@ class San:
             portal.targets = [iqn for iqn in portal.targets if iqn != target]
 
     def unreachable(self, portal: str, state: PortalState = "silent") -> None:
-        """Sessions through the portal stay, and every disk behind it fails, until it ``answers`` again."""
+        """Make a portal fail: its sessions stay, but every disk behind it fails, until it ``answers`` again."""
         self.portals[portal_key(*parse_portal(portal))].state = state
 
     def reachable(self, portal: str) -> None:
         self.portals[portal_key(*parse_portal(portal))].state = "answers"
 
-    # ---- what the network and the arrays answer
+    # ---- answers of the network and the arrays
 
     def target(self, name: str) -> Target:
-        """An iSCSI or a Fibre Channel target."""
+        """Return an iSCSI or a Fibre Channel target."""
         try:
             return self.targets.get(name) or self.fc_targets[name]
         except KeyError:
@@ -240,14 +246,14 @@ class San:
             raise WorldError(f"no target {name}; there are: {known}") from None
 
     def resolve(self, name: str) -> str | None:
-        """The address of a host name, an address in its one spelling; None where there is no such name."""
+        """Return the address of a host name, or an address in canonical form; None for an unknown name."""
         try:
             return str(ipaddress.ip_address(name))
         except ValueError:
             return self.names.get(name)
 
     def knock(self, address: str, port: int) -> PortalState:
-        """What a connection attempt meets: an address without portals is silent, its other ports refuse."""
+        """Return the result of a connection attempt: an address without portals is silent, its other ports refuse."""
         portal = self.portals.get(portal_key(address, port))
         if portal is not None:
             return portal.state
@@ -257,7 +263,7 @@ class San:
         return [portal for portal in self.portals.values() if iqn in portal.targets]
 
     def shows(self, iqn: str, portal: str, number: int, volume: Lun, initiator: str) -> bool:
-        """Whether that volume can be read through that portal under that number, right now."""
+        """Return True if that volume can be read now through that portal under that number."""
         through = self.portals.get(portal)
         target = self.targets.get(iqn)
         if through is None or target is None or through.state != "answers" or iqn not in through.targets:

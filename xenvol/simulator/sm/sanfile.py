@@ -1,4 +1,4 @@
-"""The San in a world file: plain values in, plain values out.
+"""The San in a world file, read and written as plain values.
 
 Keys of the section, all optional:
 
@@ -7,21 +7,21 @@ Keys of the section, all optional:
     list), ``state`` (``answers``, ``refuses``, ``silent``) and ``discovery_chap`` (``[user, password]``).
 ``targets``
     IQN to a map with ``luns``, ``maps``, ``chap`` and ``mutual_chap`` (each ``[user, password]``), and
-    ``initiators`` (a list of IQNs; without it, whoever comes).
+    ``initiators`` (a list of IQNs; without it, all).
 ``fc_targets``
     WWPN of an array's port to a map with ``luns``, ``maps`` and ``initiators`` (a list of WWPNs of hosts).
 ``luns``, in a target
-    Number to a map with ``size`` (bytes, or ``"10 GiB"``), ``scsi_id`` (made up where it is not given; the
-    same one twice is one volume shown twice), ``vendor``, ``serial``, and ``content`` unless it is blank
+    Number to a map with ``size`` (bytes, or ``"10 GiB"``), ``scsi_id`` (derived if missing; the same one twice
+    is one volume shown twice), ``vendor``, ``serial``, and ``content`` unless it is blank
     (`xenvol.simulator.sm.contentfile`).
 ``maps``, in a target
     The host groups of an array: initiator (IQN or WWPN) to a map of numbers, as that initiator sees them, to the
-    ``scsi_id`` of a volume that some target shows, or to a map as in ``luns``. Such an initiator sees nothing else.
+    ``scsi_id`` of a volume that a target shows, or to a map as in ``luns``. Such an initiator sees nothing else.
 ``arrays``
     Management address of an array that makes LUNs on demand to a map with ``type`` (``netapp``, ``equal``),
     ``login`` (``[user, password]``) and ``pools`` (name of an aggregate or storage pool to its size).
 ``names``
-    Host name to address: what ``target`` in a device_config may say besides addresses.
+    Host name to address: names that ``target`` in a device_config may use.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _LUN_TEXTS = ("scsi_id", "vendor", "serial")
 
 
 def load(san: San, values: Any, where: str = "san") -> None:
-    """Add what the section describes; `WorldError` names the key that is wrong."""
+    """Add what the section describes; `WorldError` names the wrong key."""
     given = worldfile.section(values, where, "portals", "targets", "fc_targets", "arrays", "names")
     for iqn, entry in worldfile.section(given.get("targets", {}), f"{where}.targets").items():
         _load_target(san, san.targets, iqn, entry, f"{where}.targets.{iqn}")
     for wwpn, entry in worldfile.section(given.get("fc_targets", {}), f"{where}.fc_targets").items():
         _load_target(san, san.fc_targets, wwpn, entry, f"{where}.fc_targets.{wwpn}")
     for known, section in ((san.targets, "targets"), (san.fc_targets, "fc_targets")):
-        for name, entry in given.get(section, {}).items():  # when all volumes are there
+        for name, entry in given.get(section, {}).items():  # after all volumes exist
             _load_maps(san, known[name], entry.get("maps", {}), f"{where}.{section}.{name}.maps")
     for key, entry in worldfile.section(given.get("portals", {}), f"{where}.portals").items():
         _load_portal(san, key, entry, f"{where}.portals.{key}")
@@ -57,7 +57,7 @@ def load(san: San, values: Any, where: str = "san") -> None:
 
 
 def as_dict(san: San) -> dict[str, Any]:
-    """What `load` would take to make this again, but for the bytes."""
+    """Return what `load` would read to make this again, without the bytes."""
     return {
         "portals": {portal.key: _portal_as_dict(portal) for portal in san.portals.values()},
         "targets": {name: _target_as_dict(san, target) for name, target in san.targets.items()},
@@ -98,7 +98,7 @@ def _load_lun(san: San, target: str, number: Any, entry: Any, where: str) -> Non
 
 def _number(number: Any, where: str) -> int:
     if not str(number).isdigit():
-        raise WorldError(f"{where}: {number!r} is no LUN number")
+        raise WorldError(f"{where}: {number!r} is not a LUN number")
     return int(number)
 
 
@@ -165,7 +165,7 @@ def _target_as_dict(san: San, target: Target) -> dict[str, Any]:
 
 
 def _mapped_as_value(san: San, lun: Lun) -> Any:
-    """The SCSI id of a volume that some target shows to everybody, else all of it."""
+    """Return the SCSI id of a volume that a target shows to all initiators, else its whole map."""
     targets = [*san.targets.values(), *san.fc_targets.values()]
     is_shown = any(lun in target.luns.values() for target in targets)
     return lun.scsi_id if is_shown else _lun_as_dict(lun)

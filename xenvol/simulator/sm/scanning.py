@@ -1,6 +1,6 @@
-"""What SM itself does for every driver: the rows of an SR follow the disks that the storage shows.
+"""SM's scan, the same for every driver: make the rows of an SR match the disks in the storage.
 
-A driver reads its storage, sets the SR's sizes and hands the disks that it found to `synchronise`.
+A driver reads its storage, sets the SR's sizes and passes the disks that it found to `synchronise`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 def synchronise(xapi: XapiPort, disks: Sequence[VDIInfo]) -> None:
     """Introduce new disks, forget vanished ones (plugged or not, trace sm/20c#26), update changed ones.
 
-    Location is the key. The first uuid that another SR has, or that is none, ends it with `XapiRefusal`: what came
-    before is introduced, the rest is not, and nothing is forgotten or updated (facts/sm-truth.md finding 12).
+    Disks are compared by location. The first uuid that another SR has, or that is invalid, raises
+    `XapiRefusal`: earlier disks are introduced, later ones are not, and nothing is forgotten or updated
+    (docs/background/recordings.md, finding 12 (storage)).
     """
     rows = {row["location"]: row for row in xapi.vdis()}
     found = {disk.location for disk in disks}
@@ -36,7 +37,7 @@ def synchronise(xapi: XapiPort, disks: Sequence[VDIInfo]) -> None:
 
 
 def scan_for(command: int, driver: Driver, disks: Sequence[VDIInfo]) -> None:
-    """`synchronise` in a command whose own fault number (40 for a scan, 202 for most) wraps a failure."""
+    """Call `synchronise`, and turn a failure into the command's own fault (40 for a scan, 202 for most)."""
     try:
         synchronise(driver.xapi, disks)
     except XapiRefusal as error:

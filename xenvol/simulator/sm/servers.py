@@ -1,4 +1,4 @@
-"""File servers: what each exports, to whom, and what is wrong with it."""
+"""File servers: their exports, who may mount them, and their failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenvol.simulator.sm.filesystem import Directory, FileSystem
 
 @dataclass(eq=False)
 class Export:
-    """A directory of an NFS server. Read-only is the export, or its file system."""
+    """A directory of an NFS server. The export or its file system may be read-only."""
 
     filesystem: FileSystem
     access: list[str] = field(default_factory=lambda: ["*"])
@@ -26,13 +26,13 @@ class Export:
 @dataclass(eq=False)
 class NfsServer:
     addresses: list[str]
-    """Addresses and names; all answer alike."""
+    """Addresses and names; all are equivalent."""
     exports: dict[str, Export] = field(default_factory=dict)
     versions: list[str] = field(default_factory=lambda: ["3", "4"])
     is_listening: bool = True
-    """Whether port 2049 answers."""
+    """True if port 2049 answers."""
     has_rpcbind: bool = True
-    """Whether rpcinfo and showmount get an answer; a server of version 4 only needs none."""
+    """True if rpcinfo and showmount get an answer; a server of version 4 only needs no rpcbind."""
 
     def export(
         self, path: str, *, size: int, used: int = 0, block: int = 4096, is_read_only: bool = False
@@ -45,7 +45,7 @@ class NfsServer:
         del self.exports[path]
 
     def find(self, path: str, client: Iterable[str]) -> tuple[Export, Directory] | None:
-        """What that client would mount: an export, or a directory below one."""
+        """Return the export of a path and the directory in it; None if it is missing or closed to the client."""
         client = list(client)
         for root in sorted(self.exports, key=len, reverse=True):
             export = self.exports[root]
@@ -57,7 +57,7 @@ class NfsServer:
 
 @dataclass(eq=False)
 class GlusterVolume:
-    """``server:/volume``; any server of the pool can describe the volume to a client."""
+    """A volume, ``server:/volume``; any server of the cluster can describe it to a client."""
 
     name: str
     servers: list[str]
@@ -65,7 +65,7 @@ class GlusterVolume:
     down: set[str] = field(default_factory=set)
     """Servers that do not answer."""
     is_started: bool = True
-    """False when it is stopped, or too many bricks are down."""
+    """False if it is stopped, or too many bricks are down."""
 
 
 @dataclass(eq=False)
@@ -80,7 +80,7 @@ class CephFS:
 
 @dataclass(eq=False)
 class SmbShare:
-    r"""``\\server\name``; without credentials for guests."""
+    r"""A share, ``\\server\name``; without credentials, guests may mount it."""
 
     server: str
     name: str

@@ -1,4 +1,4 @@
-"""Files over a network: every file server that the hosts can reach, and where the bytes of disk files lie."""
+"""Files over a network: every file server that the hosts can reach, and the sparse files with the disks' bytes."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Shares:
     # ---- finding
 
     def has_name(self, name: str) -> bool:
-        """Whether one of the servers is called so."""
+        """Return True if one of the servers has that name."""
         return name in self._names()
 
     def nfs_server(self, name: str) -> NfsServer | None:
         return next((server for server in self.nfs if name in server.addresses), None)
 
     def gluster_volume(self, server: str, volume: str) -> GlusterVolume | None:
-        """As that server describes it, if it answers."""
+        """Return the volume as that server describes it, or None."""
         return next(
             (v for v in self.gluster if v.name == volume and server in v.servers and server not in v.down),
             None,
@@ -79,7 +79,7 @@ class Shares:
     # ---- bytes
 
     def new_file(self, size: int) -> Path:
-        """A new sparse file below the world's directory."""
+        """Make a new sparse file below the world's directory."""
         path = self._next_path()
         path.touch()
         os.truncate(path, size)

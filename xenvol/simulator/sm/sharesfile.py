@@ -1,4 +1,4 @@
-"""File servers in a world file: plain values in, plain values out.
+"""File servers in a world file, read and written as plain values.
 
 Keys of ``shares``, all optional, each a list of maps:
 
@@ -25,7 +25,7 @@ from xenvol.simulator.sm.worldfile import WorldError, credentials, flag, maps, r
 
 
 def load(shares: Shares, values: Any, where: str = "shares") -> None:
-    """Add what the section describes; `WorldError` names the key that is wrong."""
+    """Add what the section describes; `WorldError` names the wrong key."""
     given = section(values, where, "nfs", "gluster", "cephfs", "smb")
     for entry, place in maps(given, "nfs", where):
         shares.nfs.append(_nfs(entry, place))
@@ -38,7 +38,7 @@ def load(shares: Shares, values: Any, where: str = "shares") -> None:
 
 
 def as_dict(shares: Shares) -> dict[str, Any]:
-    """What `load` would take to make these again."""
+    """Return what `load` would read to make these again."""
     values = {
         "nfs": [_nfs_as_dict(server) for server in shares.nfs],
         "gluster": [_gluster_as_dict(volume) for volume in shares.gluster],
@@ -72,7 +72,7 @@ def _gluster(values: Any, where: str) -> GlusterVolume:
     servers = texts(required(given, "servers", where), f"{where}.servers")
     down = set(texts(given.get("down", []), f"{where}.down"))
     if stranger := next(iter(down - set(servers)), None):
-        raise WorldError(f"{where}.down: {stranger} is none of the volume's servers")
+        raise WorldError(f"{where}.down: {stranger} is not one of the volume's servers")
     name = text(required(given, "volume", where), f"{where}.volume")
     started = flag(given, "started", where, default=True)
     return GlusterVolume(name, servers, treefile.load(given, where), down, started)
@@ -82,7 +82,7 @@ def _cephfs(values: Any, where: str) -> CephFS:
     given = section(values, where, "monitors", *treefile.KEYS, "port", "clients", "down")
     port = given.get("port", 6789)
     if not isinstance(port, int):
-        raise WorldError(f"{where}.port: {port!r} is no number")
+        raise WorldError(f"{where}.port: {port!r} is not a number")
     monitors = texts(required(given, "monitors", where), f"{where}.monitors")
     clients = texts(given.get("clients", []), f"{where}.clients")
     return CephFS(monitors, treefile.load(given, where), port, clients, flag(given, "down", where))

@@ -24,7 +24,7 @@ class SMBSR(LinkedShareDriver):
         return "/".join((MOUNT_BASE, "SMB", *split_location(self.config["server"]), self.sr.uuid))
 
     def find_share(self) -> tuple[Directory, bool]:
-        """mount.cifs has one code for all that goes wrong; without mount.cifs it is ENOENT (trace sm/23#26)."""
+        """Return the share; mount.cifs has one code for all failures, and ENOENT if it is missing (trace sm/23#26)."""
         if "mount.cifs" in self.mounts.lacks:
             raise ShareRefused("mount failed with return code 2")
         share = find_share(self, self.config["server"], prefix="")

@@ -1,4 +1,4 @@
-"""How a storage driver refuses; xapi's side turns it into SR_BACKEND_FAILURE_<n> (facts/xapi.md 2.1)."""
+"""A storage driver's refusal, which xapi's side turns into SR_BACKEND_FAILURE_<n> (docs/background/xapi.md 2.1)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from xenvol.simulator.sm.errorcodes import reason
 
 
 class SMFailure(Exception):
-    """A driver's refusal: a fault number of XE_SR_ERRORCODES, ``opterr`` and what it printed (XML or "").
+    """A fault number of XE_SR_ERRORCODES, ``opterr`` and the driver's output (XML or "").
 
-    ``text`` stands for the whole reason where a driver does not use the table's (trace sm/22#14).
+    ``text`` replaces the whole reason if a driver does not use the table's (trace sm/22#14).
     """
 
     def __init__(
@@ -22,5 +22,5 @@ class SMFailure(Exception):
 
     @property
     def reason(self) -> str:
-        """The description of the code, with ``[opterr=...]`` where the driver said more."""
+        """The description of the code, with ``[opterr=...]`` if the driver gave more."""
         return reason(self.number, self.opterr) if self.text is None else self.text

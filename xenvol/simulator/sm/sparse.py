@@ -1,4 +1,4 @@
-"""Sparse files: where their data lies, and copies that keep the holes."""
+"""Sparse files: find their data, and copy them with their holes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 
 def data_ranges(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of each stretch that holds data."""
+    """Yield (start, end) of each stretch that holds data."""
     position = 0
     while position < size:
         try:
             start = os.lseek(file.fileno(), position, os.SEEK_DATA)
-        except OSError:  # ENXIO: no data behind this position
+        except OSError:  # ENXIO: no data after this position
             return
         position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
         yield start, position

@@ -1,13 +1,13 @@
-"""A file system in a world file: plain values in, plain values out.
+"""A file system in a world file, read and written as plain values.
 
 ``size`` and ``used`` (bytes, or ``"10 GiB"``), ``block``, and ``files``, by path:
 
-    "9a…/5f….vhd": {"virtual_size": "10 GiB"}         a VHD, perhaps with ``parent`` and ``hidden``
+    "9a…/5f….vhd": {"virtual_size": "10 GiB"}         a VHD, optionally with ``parent`` and ``hidden``
     "5f….raw": {"size": "1 GiB", "sparse": true}
-    "readme.txt": {"size": 12}                        with such a map ``x.vhd`` looks like a VHD and is none
+    "readme.txt": {"size": 12}                        for ``x.vhd`` this makes a broken VHD
     "lost+found/": {}                                 a directory
 
-What guests have written is no part of it.
+Data that guests have written is not included.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEYS = ("size", "used", "block", "files")
 
 
 def load(given: Mapping[str, Any], where: str, *, is_read_only: bool = False) -> FileSystem:
-    """A file system of a map that has been checked for its keys; ``size`` must be there."""
+    """Make a file system from a map with checked keys; ``size`` is required."""
     if "size" not in given:
         raise WorldError(f'{where}.size: missing; write bytes, or "10 GiB"')
     size = size_in_bytes(given["size"], f"{where}.size")
@@ -50,7 +50,7 @@ def load_files(directory: Directory, values: Any, where: str) -> None:
 
 
 def as_dict(filesystem: FileSystem) -> dict[str, Any]:
-    """What `load` would take; ``block`` only where it is not the usual one."""
+    """Return what `load` would read; ``block`` only if it is not the default."""
     values: dict[str, Any] = {"size": filesystem.size, "used": filesystem.used}
     if filesystem.block != 4096:
         values["block"] = filesystem.block
@@ -78,7 +78,7 @@ def _walk(directory: Directory, above: str) -> Iterator[tuple[str, dict[str, Any
             yield above + name, _file_as_dict(file)
             continue
         below = directory.directory(name)
-        assert below is not None, "what is no file is a directory"
+        assert below is not None, "an entry that is not a file is a directory"
         if not len(below):
             yield f"{above}{name}/", {}
         yield from _walk(below, f"{above}{name}/")

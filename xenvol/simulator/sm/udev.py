@@ -1,4 +1,4 @@
-"""SR type ``udev``: a directory of links to devices, plugged in and out by hand; nothing is made or erased."""
+"""SR type ``udev``: a directory of links to devices that are plugged by hand; nothing is created or erased."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class UdevSR(Driver):
             raise SMFailure(94)
 
     def create(self, size: int) -> None:
-        """Any directory will do, also one that is not there (trace sm/23#32)."""
+        """Accept any directory, even a missing one (trace sm/23#32)."""
 
     def delete(self) -> None:
-        """The devices stay."""
+        """Do nothing: the devices stay."""
 
     def attach(self) -> None:
-        """There is nothing to attach; a location that is not there holds nothing (trace sm/23#64)."""
+        """Do nothing; a missing location holds no devices (trace sm/23#64)."""
 
     def detach(self) -> None:
-        """There is nothing to detach."""
+        """Do nothing."""
 
     def scan(self) -> list[VDIInfo]:
         self.update()
@@ -58,13 +58,13 @@ class UdevSR(Driver):
         self._device(uuid)
 
     def vdi_detach(self, uuid: str) -> None:
-        """Nothing is open here."""
+        """Do nothing: no file is open."""
 
     def vdi_file(self, uuid: str) -> Path:
         return self._device(uuid).path
 
     def _devices(self) -> dict[str, BlockDevice]:
-        """The devices right below the location."""
+        """Return the devices directly below the location."""
         root = self.config["location"].rstrip("/")
         devices = self.world.host(self.host.name).mounts.devices
         return {path: device for path, device in devices.items() if path.rpartition("/")[0] == root}

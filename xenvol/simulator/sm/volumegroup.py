@@ -1,4 +1,4 @@
-"""LVM as the disks have it: a group of disks cut into logical volumes, found by name on whichever disk shows it."""
+"""LVM as stored on the disks: a group of disks with logical volumes, found by name on any disk that shows it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from xenvol.simulator.sm.vhd import EXTENT, MIB, Vhd, data_blocks, length_on_lvm
 from xenvol.simulator.sm.xmlout import Tree, pretty
 
 MANAGEMENT = "MGT"
-"""The volume in which an SR keeps its own notes: names and kinds of its disks."""
+"""The volume in which an SR keeps its own records: names and kinds of its disks."""
 _VHD, _RAW = "VHD-", "LV-"
 _METADATA = 11 * MIB
-"""What LVM takes of each disk: SM asks for 10 MiB, and data starts on the next one (trace sm/24#8)."""
+"""Bytes that LVM takes of each disk: SM asks for 10 MiB, and data starts on the next one (trace sm/24#8)."""
 
 GROUP_PREFIX = "VG_XenStorage-"
 EXT_PREFIX = "XSLocalEXT-"
-"""How the volume groups of SRs are named: one of these, then the SR's uuid."""
+"""The names of SRs' volume groups: one of these prefixes, then the SR's uuid."""
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class LogicalVolume:
 
     @property
     def kind(self) -> str:
-        """What VDI.sm_config says as ``vdi_type``."""
+        """The value of ``vdi_type`` in VDI.sm_config."""
         return "aio" if self.vhd is None else "vhd"
 
     @property
@@ -43,7 +43,7 @@ class LogicalVolume:
 
     @property
     def length(self) -> int:
-        """Bytes of it that a VHD needs."""
+        """Bytes of the volume that a VHD needs."""
         return length_on_lvm(self.vhd, data_blocks(self.data)) if self.vhd else self.size
 
     def bytes_in(self, new_file: Callable[[int], Path]) -> Path:
@@ -56,14 +56,14 @@ class LogicalVolume:
 
 class VolumeGroup:
     def __init__(self, name: str, disks: Iterable[BlockDevice]) -> None:
-        """Overwrites what was on the disks."""
+        """Make the group, overwriting the disks."""
         self.name = name
         self.disks = list(disks)
         self.volumes: dict[str, LogicalVolume] = {}
         self.records: dict[str, dict[str, Any]] = {}
-        """What the management volume says of each disk, by uuid."""
+        """The management volume's record of each disk, by uuid."""
         self.label = ""
-        """The SR's name, as it has it."""
+        """The SR's name in the management volume."""
         self.size = 0
         self.grow()
         for disk in self.disks:
@@ -81,7 +81,7 @@ class VolumeGroup:
         return self.size - self.used
 
     def grow(self) -> None:
-        """Take what the disks have become."""
+        """Grow the group to the size of its disks."""
         self.size = sum(max(0, disk.size - _METADATA) // EXTENT * EXTENT for disk in self.disks)
 
     def add(self, name: str, volume: LogicalVolume) -> LogicalVolume:
@@ -89,14 +89,14 @@ class VolumeGroup:
         return volume
 
     def wipe(self) -> None:
-        """vgremove and pvremove: the disks are blank."""
+        """Make the disks blank (vgremove and pvremove)."""
         for volume in self.volumes.values():
             if volume.data is not None:
                 volume.data.unlink(missing_ok=True)
         for disk in self.disks:
             disk.content = None
 
-    # ---- volumes that are disks: VHD-<uuid>, LV-<uuid> for raw ones
+    # ---- disks in volumes: VHD-<uuid>, or LV-<uuid> for raw ones
 
     def disk(self, vdi_uuid: str) -> LogicalVolume | None:
         return self.volumes.get(_VHD + vdi_uuid) or self.volumes.get(_RAW + vdi_uuid)
@@ -111,7 +111,7 @@ class VolumeGroup:
             volume.data.unlink(missing_ok=True)
 
     def disks_in_use(self) -> dict[str, LogicalVolume]:
-        """By uuid; hidden VHDs without a child are waste."""
+        """Return the disks by uuid, without hidden VHDs that have no child."""
         disks = {
             name.removeprefix(prefix): volume
             for name, volume in self.volumes.items()
@@ -126,7 +126,7 @@ class VolumeGroup:
         }
 
     def depth(self, vhd: Vhd) -> int:
-        """How many VHDs a read may have to pass."""
+        """Return how many VHDs a read may have to pass."""
         depth = 1
         while vhd.parent and (parent := self.disk(vhd.parent)) and parent.vhd:
             vhd, depth = parent.vhd, depth + 1
@@ -139,7 +139,7 @@ def group_on(disk: BlockDevice | None, name: str) -> VolumeGroup | None:
 
 
 def probe_result(devices: Mapping[str, BlockDevice | None], prefix: str, *, with_names: bool = False) -> str:
-    """The SRs on these devices; one that is missing or blank has none (traces sm/23#7-10, sm/24#12)."""
+    """Return the SRs on these devices; a missing or blank device has none (traces sm/23#7-10, sm/24#12)."""
     found: dict[str, tuple[VolumeGroup, list[str]]] = {}
     for path, disk in devices.items():
         content = disk.content if disk is not None else None
@@ -156,7 +156,7 @@ def _sr(sr_uuid: str, group: VolumeGroup, paths: list[str], with_names: bool) ->
 
 
 def make_file_system(sr_uuid: str, disks: list[BlockDevice]) -> FileSystem:
-    """What an ``ext`` SR is on disk: one volume on all of the disks, over whatever they held."""
+    """Make an ``ext`` SR on the disks: one volume over all of them; their content is lost."""
     group = VolumeGroup(EXT_PREFIX + sr_uuid, disks)
     capacity, used = ext4_on(group.size)
     filesystem = FileSystem(capacity, used=used)

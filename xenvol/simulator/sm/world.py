@@ -1,7 +1,7 @@
-"""The storage behind a pool: what arrays, servers and hosts hold, and nothing that xapi knows.
+"""The storage behind a pool: arrays, servers and hosts, without anything that xapi knows.
 
-A test or a world file arranges it and changes it under the pool's feet (add a LUN, drop an export, fill a
-disk); storage drivers read it, and write data into it. All bytes lie in sparse files below `World.directory`.
+A test or a world file arranges it, and may change it at any time (add a LUN, drop an export, fill a disk).
+Storage drivers read it, and write data into it. All bytes are in sparse files below `World.directory`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from xenvol.simulator.sm.shares import HostMounts, Shares
 
 
 def new_directory() -> Path:
-    """An empty directory for the files of a world; only its owner may look into it."""
+    """Make an empty directory for the files of a world, readable only by its owner."""
     return Path(tempfile.mkdtemp(prefix="xenvol-world-"))
 
 
 @dataclass
 class HostStorage:
-    """What one host has logged in to and mounted."""
+    """The log-ins and mounts of one host."""
 
     initiator: Initiator = field(default_factory=Initiator)
     """iSCSI in software: sessions, and the disks behind them."""
@@ -35,7 +35,7 @@ class HostStorage:
 
 
 class World:
-    """Create, arrange, and close: the files go with it."""
+    """All storage of a pool; `close` removes its files."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._owned = directory is None
@@ -50,17 +50,16 @@ class World:
         return f"<World in {self.directory}: {self.san!r}, {self.shares!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """A world that is made again lies in a directory of its own (`xenvol.simulator.checkpoint`)."""
+        """Pickle the world; its copy has a directory of its own (`xenvol.simulator.checkpoint`)."""
         return {**self.__dict__, "_owned": True}
 
     @classmethod
     def from_dict(cls, values: Any, directory: Path | None = None, *, where: str = "storage") -> World:
-        """A world from plain values; `WorldError` names the key that is wrong.
+        """Make a world from plain values; `WorldError` names the wrong key.
 
-        ``san``: `xenvol.simulator.sm.sanfile` has its keys;
-        ``shares``: `xenvol.simulator.sm.sharesfile` has its keys;
-        ``hosts``: host name to a map with ``hbas``, a list of maps with ``wwpn``, ``wwnn`` and ``type``
-        (``FC``, ``iSCSI``, ``SAS``), and the keys of `xenvol.simulator.sm.mountsfile`.
+        ``san``: `xenvol.simulator.sm.sanfile` has its keys; ``shares``: `xenvol.simulator.sm.sharesfile` has
+        its keys; ``hosts``: host name to a map with ``hbas``, a list of maps with ``wwpn``, ``wwnn`` and
+        ``type`` (``FC``, ``iSCSI``, ``SAS``), and the keys of `xenvol.simulator.sm.mountsfile`.
         """
         given = worldfile.section(values, where, "san", "shares", "hosts")
         world = cls(directory)
@@ -75,7 +74,7 @@ class World:
         return world
 
     def as_dict(self) -> dict[str, Any]:
-        """What `from_dict` would take to make this again."""
+        """Return what `from_dict` would read to make this again."""
         hosts = {name: _host_as_dict(host) for name, host in self.hosts.items()}
         return {
             "san": sanfile.as_dict(self.san),
@@ -84,20 +83,20 @@ class World:
         }
 
     def resolves(self, name: str) -> bool:
-        """Whether DNS knows the name: it is an address, the network has it, or a file server is called so."""
+        """Return True if DNS knows the name: an address, a name of the network, or the name of a file server."""
         return self.san.resolve(name) is not None or self.shares.has_name(name)
 
     def host(self, name: str) -> HostStorage:
         return self.hosts.setdefault(name, HostStorage())
 
     def dev(self, host: str) -> Path:
-        """What stands for ``/dev`` of that host's control domain: a directory with the disks that are plugged."""
+        """Return the directory that stands for ``/dev`` of that host's control domain: its plugged disks."""
         directory = self.directory / "dev" / host.replace("/", "_")
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def give_up_directory(self) -> Path:
-        """Remove all files, and leave the empty directory to another world."""
+        """Remove all files, and return the empty directory for another world."""
         self._owned = False
         for entry in self.directory.iterdir():
             shutil.rmtree(entry)

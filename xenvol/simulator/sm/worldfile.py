@@ -1,4 +1,4 @@
-"""Reading a storage world from plain values: a mistake is an error that names key and accepted form."""
+"""Read a storage world from plain values; an error names the key and the accepted form."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 
 
 
 class WorldError(ValueError):
-    """The description of a storage world does not make sense."""
+    """The description of a storage world is wrong."""
 
 
 def section(values: Any, where: str, *keys: str) -> Mapping[str, Any]:
-    """A map that may have these keys only; without keys, any."""
+    """Return a map that has only these keys; any keys if none are given."""
     if not isinstance(values, Mapping):
         raise WorldError(f"{where}: expected a map, not {values!r}")
     unknown = [key for key in values if keys and key not in keys]
@@ -24,10 +24,10 @@ def section(values: Any, where: str, *keys: str) -> Mapping[str, Any]:
 
 
 def size_in_bytes(value: Any, where: str) -> int:
-    """``1073741824``, ``"1073741824"`` or ``"1 GiB"``."""
+    """Read a size: ``1073741824``, ``"1073741824"`` or ``"1 GiB"``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB|B)?", str(value))
     if isinstance(value, bool) or found is None:
-        raise WorldError(f'{where}: {value!r} is no size; write bytes, or "10 GiB"')
+        raise WorldError(f'{where}: {value!r} is not a size; write bytes, or "10 GiB"')
     return int(float(found[1]) * _UNITS[found[2]]) if found[2] else int(found[1])
 
 
@@ -38,7 +38,7 @@ def text(value: Any, where: str) -> str:
 
 
 def words(value: Any, where: str) -> str:
-    """A text that may be empty."""
+    """Return a text that may be empty."""
     if not isinstance(value, str):
         raise WorldError(f"{where}: expected a text, not {value!r}")
     return value
@@ -51,7 +51,7 @@ def texts(value: Any, where: str) -> list[str]:
 
 
 def credentials(value: Any, where: str) -> tuple[str, str]:
-    """``["user", "password"]``."""
+    """Read ``["user", "password"]``."""
     pair = texts(value, where)
     if len(pair) != 2:
         raise WorldError(f'{where}: expected ["user", "password"]')
@@ -72,7 +72,7 @@ def required(given: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def maps(given: Mapping[str, Any], key: str, where: str) -> Iterator[tuple[Any, str]]:
-    """The entries of a list, each with its place."""
+    """Yield the entries of a list, each with its path in the file."""
     entries = given.get(key, [])
     if not isinstance(entries, list):
         raise WorldError(f"{where}.{key}: expected a list of maps, not {entries!r}")

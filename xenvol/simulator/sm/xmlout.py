@@ -10,14 +10,14 @@ Tree = tuple[str, "str | Iterable[Tree]"]
 
 
 def pretty(root: str, children: Iterable[Tree] = ()) -> str:
-    """As drivers print it: declaration, tabs, a line break at the end (trace sm/20a#19)."""
+    """Return XML as drivers print it: declaration, tabs, a line break at the end (trace sm/20a#19)."""
     document = Document()
     document.appendChild(_element(document, (root, children)))
     return document.toprettyxml()
 
 
 def printed(root: str, children: Iterable[Tree] = ()) -> str:
-    """The same on its way through a driver's stderr, which adds a line break."""
+    """Return XML as it arrives through a driver's stderr, with one more line break."""
     return pretty(root, children) + "\n"
 
 

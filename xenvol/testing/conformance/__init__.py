@@ -1,4 +1,4 @@
-"""What every driver must do, as tests that a driver's author subclasses: `DriverConformance`.
+"""The requirements on every driver, as tests that a driver's author subclasses: `DriverConformance`.
 
     class TestAcme(DriverConformance):
         driver_volume_type = "acme"
@@ -7,9 +7,9 @@
             xapi.storage.shares.add_smb("10.0.0.4", "vols", size=2**40)...
             return {"export": "//10.0.0.4/vols", ...}
 
-Each test is a requirement, runs against a xapi simulator over the wire, and fails with what is wrong and what to
-change. docs/drivers.md has the list. A test that needs more to be arranged is skipped, with what to add, until it is
-given (`xenvol.testing.conformance.kit`).
+Each test is a requirement and runs against a xapi simulator over the wire. A failure says what is wrong and
+what to change. docs/drivers.md has the list. A test that needs a further method of the subclass is skipped
+without it, and the reason says what to add (`xenvol.testing.conformance.kit`).
 """
 
 from xenvol.testing.conformance.bench import Bench

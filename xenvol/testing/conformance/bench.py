@@ -1,4 +1,4 @@
-"""A pool with a vendor's storage behind it, as it was before the driver came; the driver, as the facade uses it."""
+"""A fresh pool with a vendor's storage behind it, and the driver as the facade uses it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xenvol.volumeops import VolumeOps
 
 
 class Bench:
-    """Every method of the driver is called on a new object, which can know nothing of the ones before."""
+    """A pool, the storage and the driver; each method of the driver runs on a new object without memory."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Bench:
         self.driver_class = registry.get_driver_class(driver_volume_type, prefer=prefer)
         self._clients: list[Session] = []
         self.forbidden: frozenset[str] = frozenset()
-        """Calls that the driver's session refuses, beyond those that are refused to every driver."""
+        """Calls that the driver's session refuses, besides those that are refused to every driver."""
         self.refused: list[str] = []
-        """The calls that it has refused."""
+        """The calls that the session has refused."""
         self.begin()
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Bench:
         self._log_out()
 
     def begin(self) -> Self:
-        """Build pool and storage anew; what is there now is what the driver must leave."""
+        """Build pool and storage anew; the driver must leave the pool in this state."""
         self._log_out()
         self.xapi.reset()
         self.forbidden = frozenset()
@@ -70,11 +70,11 @@ class Bench:
     def each_call(
         self, run: Callable[[Self], object], strike: sweep.Strike, *, begin: Callable[[], Self] | None = None
     ) -> Iterator[sweep.Case[Self]]:
-        """`sweep.each_call` in a pool that `begin` has built."""
+        """Iterate over the cases of `sweep.each_call`, each in a pool that `begin` has built."""
         return sweep.each_call(self.xapi, begin or self.begin, run, strike, again=type(self).again)
 
     def again(self) -> Self:
-        """Go on as `begin` left it, in a pool that was restored: with the first session and no later one."""
+        """Return the bench after a restore of the pool, with its first session and no later one."""
         first, *later = self._clients
         self._clients = [first]
         for client in later:
@@ -85,7 +85,7 @@ class Bench:
         return self
 
     def remember(self) -> None:
-        """Let the pool as it is now be what the driver must leave."""
+        """Make the current pool the state that the driver must leave."""
         self.before = self.xapi.snapshot()
 
     @property
@@ -94,26 +94,29 @@ class Bench:
 
     @property
     def data(self) -> dict[str, object]:
-        """What the driver sees, its secrets wrapped; a copy that it could change, so that it can be caught at it."""
+        """A copy of the data that the driver sees, with secrets wrapped.
+
+        It is mutable, so that a change by the driver shows.
+        """
         return dict(connection_info.parse(self.connection_info).data)
 
     # ---- the driver
 
     def log_in(self) -> None:
-        """Go on as another process would, with a session of its own."""
+        """Continue with a new session, as another process would."""
         client = xenvol.connect(self.xapi.url, self.xapi.user, self.xapi.password)
         self._clients.append(client)
         self.session = _Watched(client, self.refused)
 
     def driver(self, *, hosts: Iterable[HostRef] | None = None) -> VolumeDriver:
-        """A new object with a session that is restricted as the facade does."""
+        """Return a new driver object, with a session restricted as the facade does."""
         view = View(self.session.restricted(self.forbidden))
         return self.driver_class(view.restricted(self.name), hosts=hosts)
 
     def connect(
         self, *, hosts: Iterable[HostRef] | None = None, data: Mapping[str, object] | None = None
     ) -> VDIRef:
-        """connect_volume; when it fails, rollback, which must raise nothing."""
+        """Call connect_volume; if it fails, call rollback, which must not raise."""
         data = self.data if data is None else data
         driver = self.driver(hosts=hosts)
         try:
@@ -135,17 +138,17 @@ class Bench:
         return self.driver().extend_volume(self.data)
 
     def volume_ops(self) -> VolumeOps:
-        """The facade, with this driver."""
+        """Return the facade, with this driver."""
         return VolumeOps(self.session, prefer=self._prefer)
 
     def changing_calls(self, calls: Iterable[str]) -> list[str]:
-        """Those that are not reads."""
+        """Return the calls that are not reads."""
         return [call for call in calls if not Call.parse(call).is_read]
 
-    # ---- what became of the pool
+    # ---- changes of the pool
 
     def changes(self) -> list[str]:
-        """What is not as it was; empty: nothing was left."""
+        """Return what differs from the remembered pool; empty if nothing was left."""
         return residue.changes(self.before, self.xapi.snapshot())
 
     def check_nothing_left(self, when: str, remedy: str) -> None:
@@ -156,7 +159,7 @@ class Bench:
         return SRRef(self.xapi.db.get("VDI", vdi_ref, "SR"))
 
     def check_reachable(self, vdi_ref: VDIRef, hosts: Iterable[HostRef]) -> None:
-        """The VDI's SR is plugged on all these hosts."""
+        """Require that the VDI's SR is plugged on all these hosts."""
         db = self.xapi.db
         sr_ref = self.sr_of(vdi_ref)
         pbds = [db.record("PBD", ref) for ref in db.children(sr_ref, "PBDs")]
@@ -177,7 +180,7 @@ class Bench:
         )
 
     def method(self, name: str) -> str:
-        """A method of the driver, for messages."""
+        """Return the name of a driver's method, for messages."""
         return f"{self.driver_class.__qualname__}.{name}"
 
     def _log_out(self) -> None:
@@ -189,7 +192,7 @@ class Bench:
 
 
 class _Watched(Session):
-    """Notes what was refused, so that a driver which swallows the refusal is found out."""
+    """Records refusals, so that a driver that swallows one is found."""
 
     def __init__(self, wrapped: Any, refused: list[str]) -> None:
         super().__init__(wrapped, sleep=lambda seconds: None)

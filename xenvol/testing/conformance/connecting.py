@@ -1,4 +1,4 @@
-"""The requirements on connect, disconnect, rollback and extend, where nothing goes wrong."""
+"""The requirements on connect, disconnect, rollback and extend, if nothing fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from xenvol.testing.conformance.kit import Kit
 from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _DISCONNECT = (
-    "disconnect_volume works from the data alone, in another process than the one that connected: find by it what is "
-    "there (storage.find_sr…) and take it back (storage.release_sr), and accept that it is gone already"
+    "disconnect_volume works from the data alone, in another process than the connect: find the SR by the data "
+    "(storage.find_sr…), release it (storage.release_sr), and accept that it is gone already"
 )
 
 _CONNECT = "connect_volume gets the read-only connection_data, and `hosts` with the VM's host in it"
@@ -23,14 +23,14 @@ class Connecting(Kit):
 
     @pytest.mark.xapi(hosts=3)
     def test_connect_shows_the_volume_on_the_hosts_that_it_is_told(self, bench: Bench) -> None:
-        """Each in turn, as VMs start there; the ones before keep it."""
+        """The hosts are added one by one, as VMs start there; the earlier hosts keep the volume."""
         for number, host in enumerate(bench.hosts, 1):
             bench.check_reachable(bench.connect(hosts=[host]), bench.hosts[:number])
 
     def test_connect_again_finds_what_is_connected(self, bench: Bench) -> None:
         first = bench.connect()
         bench.remember()
-        remedy = "look for the SR and its PBDs before making them: connect_volume is idempotent"
+        remedy = "find the SR and its PBDs before making them: connect_volume is idempotent"
         with must_pass("connect_volume was called again, with the volume connected", remedy):
             second = bench.connect()
         require(
@@ -76,7 +76,7 @@ class Connecting(Kit):
             bench.check_nothing_left(f"after connect_volume and {when}", remedy)
 
     def test_rollback_takes_back_only_what_its_own_object_did(self, bench: Bench) -> None:
-        """Two attaches of one volume at once: the second fails, the first stays."""
+        """Two attaches of one volume run at once: the second fails, the first stays."""
         bench.connect()
         bench.remember()
         second = bench.driver()
@@ -84,12 +84,12 @@ class Connecting(Kit):
         second.rollback(bench.data)
         bench.check_nothing_left(
             "one object had connected the volume, a second one found it connected and was rolled back: after that",
-            "rollback undoes what this object did, from its own record, and finds out nothing anew",
+            "rollback undoes what this object did, from its own record, and searches for nothing",
         )
 
     @pytest.mark.xapi(hosts=3)
     def test_a_vm_on_a_slave_gets_the_disk_and_gives_it_back(self, bench: Bench) -> None:
-        """The whole road, by the facade."""
+        """The facade attaches the volume to the VM, and detaches it again."""
         vm = bench.xapi.add_vm("a VM on a slave", resident_on=bench.hosts[-1])
         bench.remember()
         ops = bench.volume_ops()
@@ -105,10 +105,10 @@ class Connecting(Kit):
             pytest.skip("the driver has no extend_volume")
         bench.connect()
         size = self.grow(bench.xapi)
-        remedy = "scan, or whatever makes the storage driver look anew, and read the VDI's virtual_size"
+        remedy = "make the storage driver read the size again (a scan, for example), and read the VDI's virtual_size"
         for when in ("extend_volume", "a second extend_volume"):
             seen = bench.extend()
             require(seen == size, f"the volume has {size} bytes, and {when} returned {seen!r}; {remedy}")
         bench.disconnect()
         left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
-        require(not left, f"after extend_volume and disconnect_volume there is left:\n{listed(left)}")
+        require(not left, f"extend_volume and disconnect_volume left:\n{listed(left)}")

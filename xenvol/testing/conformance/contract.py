@@ -1,4 +1,4 @@
-"""The requirements on the class: found by name, cheap to make, kept within what a driver may do."""
+"""The requirements on the class: found by name, made without calls, restricted to what a driver may do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xenvol.testing.conformance.requirement import listed, require
 
 class Contract(Kit):
     def test_the_driver_is_found_by_its_name(self) -> None:
-        """Through its entry point, where a class that breaks the contract is refused with the method that is wrong."""
+        """The entry point is loaded; the error for a class that breaks the contract names the wrong method."""
         get_driver_class(self.driver_volume_type, prefer=self.prefer)
 
     def test_making_a_driver_makes_no_call(self, bench: Bench) -> None:
@@ -33,7 +33,7 @@ class Contract(Kit):
         )
 
     def test_the_connection_data_stays_as_it_was(self, bench: Bench) -> None:
-        """The facade hands over a mapping that cannot be changed, and so a driver that tries breaks."""
+        """The facade passes a mapping that cannot be changed, so a driver that changes it fails."""
         steps: tuple[tuple[str, Callable[[Mapping[str, object]], object]], ...] = (
             ("connect_volume", lambda data: bench.connect(data=data)),
             ("disconnect_volume", lambda data: bench.disconnect(data)),
@@ -50,7 +50,7 @@ class Contract(Kit):
             )
 
     def test_the_connection_data_may_be_any_mapping(self, bench: Bench) -> None:
-        """It is the facade's read-only one in production, and not a dict."""
+        """In production it is the facade's read-only mapping, not a dict."""
         frozen = parse(bench.connection_info).data
         try:
             bench.connect(data=frozen)
@@ -58,13 +58,13 @@ class Contract(Kit):
         except (TypeError, AttributeError) as error:
             raise AssertionError(
                 f"a driver method raised {type(error).__name__}: {error}, given a {type(frozen).__name__}: "
-                "use what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
+                "use only what every Mapping has ([], in, get, items), and dict(connection_data) where a dict is needed"
             ) from error
 
     def test_the_volume_key_comes_from_the_data_alone(self, bench: Bench) -> None:
-        """The same for the same volume, whoever asks and whatever its password is by now; and no call is made."""
+        """The key is the same for the same volume, in any process and with any password; and no call is made."""
         if not hasattr(bench.driver_class, "volume_key"):
-            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+            pytest.skip("the driver has no volume_key, so VolumeDriver's is used")
         another_password = {
             key: Secret("another") if isinstance(value, Secret) else value
             for key, value in bench.data.items()
@@ -80,34 +80,34 @@ class Contract(Kit):
         )
         require(
             len(set(keys)) == 1 and isinstance(keys[0], str) and keys[0],
-            f"{method} told one volume by several keys, or by none: derive a text from what says where its disk is, "
-            "and from nothing else (no password, no id of the driver's object)",
+            f"{method} gave one volume several keys, or none: derive the key only from what locates its disk (no "
+            "password, no id of the driver's object)",
         )
 
     def test_the_volume_key_of_another_volume_is_another(self, bench: Bench) -> None:
         if not hasattr(bench.driver_class, "volume_key"):
-            pytest.skip("the driver has no volume_key, so that of VolumeDriver serves")
+            pytest.skip("the driver has no volume_key, so VolumeDriver's is used")
         data = {"driver_volume_type": bench.name, "data": dict(self.arrange_another(bench.xapi))}
         keys = {bench.driver().volume_key(parse(info).data) for info in (bench.connection_info, data)}
         require(
             len(keys) == 2,
-            f"{bench.method('volume_key')} told two volumes by one key: whatever says which disk of the storage is "
-            "meant belongs into it",
+            f"{bench.method('volume_key')} gave two volumes one key: put everything into the key that "
+            "tells the disks of a storage apart",
         )
 
     def test_nothing_is_called_that_a_driver_may_not(self, bench: Bench) -> None:
-        """What makes or erases data, VMs and VBDs: the session refuses them, and asking is a mistake already."""
+        """The session refuses calls that make or erase data, and calls on VMs and VBDs; trying one is a mistake."""
         for step in (bench.connect, bench.disconnect):
             with contextlib.suppress(ForbiddenCall):
                 step()
         require(
             not bench.refused,
-            f"{bench.driver_class.__qualname__} called {', '.join(bench.refused)}, which no driver may: introduce "
-            "and forget records, and leave VMs and VBDs to the facade",
+            f"{bench.driver_class.__qualname__} called {', '.join(bench.refused)}, which no driver may call: a driver "
+            "introduces and forgets records, and leaves VMs and VBDs to the facade",
         )
 
     def test_a_call_that_is_forbidden_is_not_swallowed(self, bench: Bench) -> None:
-        """Whatever call an operator forbids to drivers, ForbiddenCall says so; nobody goes on without it."""
+        """If an operator forbids a call to drivers, ForbiddenCall leaves the driver, which must not go on."""
         calls = bench.changing_calls(sweep.calls_of(bench.xapi, bench.begin, Bench.connect))
         swallowed = []
         for call in dict.fromkeys(calls):
@@ -118,13 +118,13 @@ class Contract(Kit):
             except ForbiddenCall:
                 continue
             except AssertionError:
-                raise  # a requirement of its own: a rollback that raises
-            except Exception as error:  # noqa: BLE001  # whatever it is, it took the place of ForbiddenCall
+                raise  # a rollback that raises breaks a requirement of its own
+            except Exception as error:  # noqa: BLE001  # any error here has replaced ForbiddenCall
                 swallowed.append(f"{call}: {type(error).__name__}: {error}")
             else:
                 swallowed.append(f"{call}: connect_volume went on")
         require(
             not swallowed,
             f"{bench.method('connect_volume')} swallowed ForbiddenCall:\n{listed(swallowed)}\n"
-            "catch the errors that you can name (XapiError with the code you have an answer to), and no others",
+            "catch only errors that the driver can handle (XapiError with a certain code)",
         )

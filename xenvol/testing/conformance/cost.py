@@ -1,4 +1,4 @@
-"""The requirement on cost: calls are counted, and are as many in a crowded pool as in an empty one."""
+"""The requirement on cost: the number of calls is the same in a crowded pool as in an empty one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FEW, _MANY = 2, 40
 
 class Cost(Kit):
     def test_the_calls_are_as_many_whatever_else_is_in_the_pool(self, bench: Bench) -> None:
-        """SRs of the same type at other places, SRs of another, VMs and their disks: nothing is walked through."""
+        """The pool has SRs of the same type elsewhere, SRs of another type, VMs and disks: none is walked over."""
         few, many = (self._calls(bench, count) for count in (_FEW, _MANY))
         require(
             len(few) == len(many),

@@ -1,7 +1,7 @@
-"""The requirements on what goes wrong: every call is refused, or lost, in turn; the storage is gone, or is another one.
+"""The requirements on failures: each call is refused or lost in turn; the storage is gone or is another one.
 
-A refused call did not happen, so after rollback the pool is as it was. After a silence nobody knows: the same call
-again, in another process, completes; or disconnect_volume cleans up.
+A refused call did not happen, so after rollback the pool is as it was. After a missing answer the state is
+unknown: the same call again, in another process, completes, or disconnect_volume cleans up.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from xenvol.testing.conformance.requirement import listed, must_pass, require
 
 _TAKE_BACK = "record each change on the line after it: self.undo.did(…), and nothing before it has succeeded"
 _CONVERGE = (
-    "after a lost answer look whether the object is there, record it as done if it is, and derive what you make (the "
-    "SR's uuid…) from the data, so that the next attempt finds it"
+    "after a lost answer check if the object exists, and record it if so; derive uuids (of the SR…) from the data, "
+    "so that the next attempt finds the object"
 )
 _STRIKES = pytest.mark.parametrize("strike", [sweep.lose_answer, sweep.lose_request])
 
 
 class Failing(Kit):
     def test_a_refused_call_of_connect_is_rolled_back(self, bench: Bench) -> None:
-        """The refusal leaves as it was said, or as the cause of what leaves, and nothing stays behind."""
+        """The refusal is raised unchanged, or is the cause of the raised error, and nothing stays behind."""
         for case in bench.each_call(Bench.connect, sweep.refuse):
             require(
                 case.error is None or _is_the_refusal(case.error),
-                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                f"{case}: that hides xapi's error; let the XapiError through, or raise another error of "
                 "xenvol.errors from it",
             )
             if case.error is not None:
@@ -46,13 +46,13 @@ class Failing(Kit):
             self._check_completes(bench, case)
 
     def test_a_connect_that_was_killed_is_completed_by_the_same_call_again(self, bench: Bench) -> None:
-        """Neither the connect nor its rollback got another call through."""
+        """Neither the connect nor its rollback made another successful call."""
         for case in bench.each_call(Bench.connect, sweep.die):
             _check_silence(case)
             self._check_completes(bench, case)
 
     def test_a_connect_that_was_killed_is_cleaned_up_by_a_disconnect(self, bench: Bench) -> None:
-        """Whoever deletes the volume then finds what is left by the data alone."""
+        """The process that deletes the volume then finds the remains by the data alone."""
         for case in bench.each_call(Bench.connect, sweep.die):
             self._check_cleans_up(bench, case)
 
@@ -60,13 +60,13 @@ class Failing(Kit):
         for case in bench.each_call(Bench.disconnect, sweep.refuse, begin=lambda: _connected(bench)):
             require(
                 case.error is None or _is_the_refusal(case.error),
-                f"{case}: that hides what xapi said; let the XapiError leave, or raise another error of "
+                f"{case}: that hides xapi's error; let the XapiError through, or raise another error of "
                 "xenvol.errors from it",
             )
             require(
                 case.error is not None or not bench.changes(),
                 f"{case}, and left something:\n{listed(bench.changes())}\n"
-                "a caller that hears of no error does not call again: let the XapiError leave",
+                "without an error the caller does not call again: let the XapiError through",
             )
             self._check_cleans_up(bench, case)
 
@@ -96,8 +96,8 @@ class Failing(Kit):
         )
         require(
             not changing,
-            f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it found "
-            "out: ask first (storage.require_sr_type)",
+            f"no host offers SRs of type {sr_type}, and connect_volume called {', '.join(changing)} before it "
+            "checked that: ask first (storage.require_sr_type)",
         )
 
     def test_storage_that_does_not_answer_leaves_nothing(self, bench: Bench) -> None:
@@ -125,7 +125,7 @@ class Failing(Kit):
         left = [line for line in bench.changes() if not line.startswith(("storage.servers", "storage.luns"))]
         require(not left, f"the volume vanished, and after disconnect_volume there is left:\n{listed(left)}")
 
-    # ---- what must be true afterwards
+    # ---- checks after a case
 
     def _check_completes(self, bench: Bench, case: sweep.Case[Bench]) -> None:
         bench.log_in()
@@ -146,7 +146,7 @@ def _connected(bench: Bench) -> Bench:
 
 
 def _is_the_refusal(error: BaseException) -> bool:
-    """Whether this is what xapi said, or an error of ours that was raised from it."""
+    """Return True if this is xapi's refusal, or an xenvol error raised from it."""
     if isinstance(error, XapiError) and error.code == sweep.REFUSAL[0]:
         return True
     return isinstance(error, XenVolError) and error.__cause__ is not None and _is_the_refusal(error.__cause__)
@@ -155,7 +155,7 @@ def _is_the_refusal(error: BaseException) -> bool:
 def _check_silence(case: sweep.Case[Bench]) -> None:
     require(
         case.error is None or _is_silence(case.error),
-        f"{case}: that hides that nobody knows; let the XapiUnreachable leave, or raise another error of "
+        f"{case}: that hides that the outcome is unknown; let the XapiUnreachable through, or raise another error of "
         "xenvol.errors from it",
     )
 
@@ -172,10 +172,10 @@ def _error_of_connect(bench: Bench, what: str) -> XenVolError:
     except XenVolError as error:
         return error
     except AssertionError:
-        raise  # a requirement of its own: a rollback that raises
+        raise  # a rollback that raises breaks a requirement of its own
     except Exception as error:
         raise AssertionError(
             f"{what}, and connect_volume raised {type(error).__name__}: {error}; raise an error of xenvol.errors, "
-            "which says who is to blame"
+            "whose class says who is to blame"
         ) from error
     raise AssertionError(f"{what}, and connect_volume returned {vdi_ref!r}: raise an error of xenvol.errors")

@@ -1,4 +1,4 @@
-"""The requirements on what is asked for: a key that is missing or wrong, a disk that is not the one described."""
+"""The requirements on requests: a missing or wrong key, and a disk that differs from its description."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Requests(Kit):
         )
 
     def test_a_missing_key_is_named(self, bench: Bench) -> None:
-        """A key that is not needed may be absent; one that is needed is named before anything is called."""
+        """A key that is not needed may be absent; the error names a needed one before any call."""
         for key in bench.data:
             data = {other: value for other, value in bench.data.items() if other != key}
             error = self._refused(bench, data, f"{key} is missing")
@@ -43,7 +43,7 @@ class Requests(Kit):
                 self._check_named(error, key, "was a mapping")
 
     def test_a_disk_of_another_size_than_the_one_described_is_not_connected(self, bench: Bench) -> None:
-        """What the data can prove is compared with the VDI, before it can be plugged into anything."""
+        """The driver compares the VDI with what the data can prove, before the VDI can be plugged."""
         schema = getattr(bench.driver_class, "connection_data_schema", None)
         if "size_bytes" not in getattr(schema, "__annotations__", {}) and not hasattr(schema, "size_bytes"):
             pytest.skip("connection_data_schema has no size_bytes, so the data proves no size")
@@ -58,7 +58,7 @@ class Requests(Kit):
     def _refused(
         self, bench: Bench, data: Mapping[str, object], what: str, *, may_call: bool = False
     ) -> Exception | None:
-        """What connect_volume raises, in a new pool that it leaves as it was; None when it succeeds."""
+        """Return the error of connect_volume in a new pool, which must stay as it was; None if it succeeds."""
         bench.begin()
         mark = bench.xapi.journal.mark()
         error = _error_of_connect(bench, data)
@@ -67,7 +67,8 @@ class Requests(Kit):
         changing = bench.changing_calls(bench.xapi.journal.since(mark).methods())
         is_late = bool(changing) and isinstance(error, InvalidConnectionInfo) and not may_call
         require(
-            not is_late, f"{what}: connect_volume called {', '.join(changing)} before it said so; {_REMEDY}"
+            not is_late,
+            f"{what}: connect_volume called {', '.join(changing)} before it raised the error; {_REMEDY}",
         )
         bench.check_nothing_left(
             f"{what}: after connect_volume and rollback", "take back what was done: self.undo"
@@ -81,15 +82,15 @@ class Requests(Kit):
             f"key {key!r} {what}, and connect_volume {_outcome(error)}; {_REMEDY}{hint}",
         )
         is_named = getattr(error, "key", None) == key or re.search(rf"\b{re.escape(key)}\b", str(error))
-        require(is_named, f"key {key!r} {what}, and connect_volume blames another: {error}")
+        require(is_named, f"key {key!r} {what}, and the error of connect_volume names another key: {error}")
 
 
 def _error_of_connect(bench: Bench, data: Mapping[str, object]) -> Exception | None:
     try:
         bench.connect(data=data)
     except AssertionError:
-        raise  # a requirement of its own: a rollback that raises
-    except Exception as error:  # noqa: BLE001  # whatever leaves is judged
+        raise  # a rollback that raises breaks a requirement of its own
+    except Exception as error:  # noqa: BLE001  # the caller judges every error
         return error
     return None
 

@@ -1,4 +1,4 @@
-"""A requirement that is not met says what happened and what to change, and nothing else: no values, no secrets."""
+"""An unmet requirement: the message says what happened and what to change, without values and secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 
 def require(is_met: object, message: str) -> None:
-    """Fail with these words; unlike an assert, which pytest adorns with the values that it compared."""
+    """Fail with this message only; an assert would make pytest add the compared values."""
     __tracebackhide__ = True
     if not is_met:
         raise AssertionError(message)
@@ -15,10 +15,10 @@ def require(is_met: object, message: str) -> None:
 
 @contextlib.contextmanager
 def must_pass(what: str, remedy: str) -> Iterator[None]:
-    """Whatever is raised within is a requirement that is not met."""
+    """Turn any exception of the block into an unmet requirement."""
     try:
         yield
-    except AssertionError as error:  # one of its own
+    except AssertionError as error:  # already an unmet requirement
         error.add_note(what)
         raise
     except Exception as error:

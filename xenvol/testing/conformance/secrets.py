@@ -1,4 +1,4 @@
-"""The requirement on secrets: the password of the data is in xapi's secrets while it is needed, and nowhere else."""
+"""The requirement on secrets: the data's password is only in xapi's secrets, as long as it is needed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from xenvol.testing.conformance.kit import Kit
 from xenvol.testing.conformance.requirement import require
 
 _SHORTEST = 6
-"""Characters; a shorter text could be met by accident."""
+"""Characters; a shorter text could occur by accident."""
 _REMEDY = (
-    "a Secret prints as ***, so reveal() it nowhere: give it to storage.connect_sr in the SRSpec's device_config, and "
-    "it travels as a xapi secret that goes with the PBD"
+    "never reveal() a Secret: pass it to storage.connect_sr in the SRSpec's device_config, which turns it into a "
+    "xapi secret that is removed with the PBD"
 )
 
 
@@ -25,7 +25,7 @@ class Secrets(Kit):
     def test_no_secret_is_seen_anywhere(
         self, bench: Bench, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in what is printed."""
+        """Not in xapi's database, in the calls' parameters, in a log, in an error, in a repr, in printed output."""
         secrets = {secret.reveal() for secret in secrets_in(bench.data)}
         if not secrets:
             pytest.skip("the connection_data has no secret (a key that ends in password, secret, keyring…)")
@@ -68,13 +68,13 @@ def _check_usable(bench: Bench, secrets: set[str]) -> None:
         is_usable = len(secret) >= _SHORTEST and secret not in untouched
         require(
             is_usable,
-            "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot be met "
+            "arrange() gives a secret that is too short or occurs in the pool anyway: choose one that cannot occur "
             "by accident",
         )
 
 
 def _database(bench: Bench) -> str:
-    """Every field of every object, a line each, but for the values of xapi's secrets."""
+    """Return every field of every object, one per line, except the values of xapi's secrets."""
     return "\n".join(
         f"{cls}.{field}: {value}"
         for cls, rows in bench.xapi.snapshot().objects.items()

@@ -1,4 +1,4 @@
-"""The requirements on what others use: a VM's disk, an SR that was there before, another volume of the same storage."""
+"""The requirements on storage in use: a VM's disk, an older SR, another volume of the same storage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SPARE = (
 class Sparing(Kit):
     @pytest.mark.parametrize("power_state", ["Running", "Halted"])
     def test_disconnect_spares_a_volume_that_a_vm_uses(self, bench: Bench, power_state: str) -> None:
-        """A halted VM will want its disk when it starts; when the VM has let go, disconnect leaves nothing."""
-        vm = bench.xapi.add_vm("a VM of somebody's", power_state=power_state)
+        """A halted VM needs its disk when it starts; after the VM has released it, disconnect leaves nothing."""
+        vm = bench.xapi.add_vm("another client's VM", power_state=power_state)
         bench.remember()
         before = bench.before
         vbd_ref = bench.xapi.add_vbd(vm, bench.connect())
@@ -33,16 +33,16 @@ class Sparing(Kit):
         bench.session.call("VBD.destroy", vbd_ref)
         bench.disconnect()
         bench.before = before
-        bench.check_nothing_left("after the VM had let go and disconnect_volume was called", _SPARE)
+        bench.check_nothing_left("after the VM released the volume and disconnect_volume was called", _SPARE)
 
     def test_an_sr_that_was_there_before_stays(self, bench: Bench) -> None:
-        """An operator's SR shows the volume: it is used, and is no business of a driver's."""
-        self._introduce_as_somebody_else(bench)
+        """An operator's SR shows the volume: the driver uses the SR, and never removes it."""
+        self._introduce_as_operator(bench)
         remedy = (
-            "use the SR that shows the volume, whoever introduced it, and forget only an SR that carries your mark "
+            "use the SR that shows the volume, even another client's, and forget only an SR with your mark "
             "(storage.connect_sr and storage.release_sr do so)"
         )
-        with must_pass("an SR of somebody's shows the volume already, and connect_volume was called", remedy):
+        with must_pass("another client's SR already shows the volume, and connect_volume was called", remedy):
             bench.check_reachable(bench.connect(), bench.hosts)
         with must_pass("the SR was there before, and disconnect_volume was called", remedy):
             bench.disconnect()
@@ -54,8 +54,8 @@ class Sparing(Kit):
         bench.check_nothing_left("the SR was there before: after connect and rollback", remedy)
 
     def test_disconnect_spares_another_volume_of_the_same_storage(self, bench: Bench) -> None:
-        """The last one out takes down what they shared."""
-        vm = bench.xapi.add_vm("a VM of somebody's")
+        """The last volume that is disconnected removes what both shared."""
+        vm = bench.xapi.add_vm("another client's VM")
         other = {**bench.connection_info, "data": dict(self.arrange_another(bench.xapi))}
         bench.remember()
         ops = bench.volume_ops()
@@ -67,15 +67,15 @@ class Sparing(Kit):
         vbd = bench.xapi.db.record("VBD", attachment.vbd_ref) if bench.xapi.db.refs("VBD") else {}
         require(
             vbd.get("currently_attached"),
-            f"a VM uses another volume of the storage, and disconnect_volume took it: {_SPARE}",
+            f"a VM uses another volume of the storage, and disconnect_volume removed it: {_SPARE}",
         )
         bench.check_reachable(attachment.vdi_ref, bench.hosts[:1])
         with must_pass("the other of two volumes of one storage was disconnected", _SPARE):
             ops.detach_volume(other, vm)
         bench.check_nothing_left("after both volumes were disconnected", _SPARE)
 
-    def _introduce_as_somebody_else(self, bench: Bench) -> None:
-        """The SR that the driver would introduce, without its marks, by an operator who got there first."""
+    def _introduce_as_operator(self, bench: Bench) -> None:
+        """Introduce the SR that the driver would introduce, without its marks, as an operator who is faster."""
         db = bench.xapi.db
         sr_ref = bench.sr_of(bench.connect())
         sr = db.record("SR", sr_ref)

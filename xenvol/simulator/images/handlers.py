@@ -1,4 +1,4 @@
-"""Which requests are for a door, and what becomes of those that it refuses."""
+"""Which requests go to an image handler, and how refusals are answered."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from xenvol.simulator.images.refusals import NoSuchTask, Unauthorised, printed
 from xenvol.simulator.images.visit import Visit
 
 IMPORT, EXPORT = "/import_raw_vdi", "/export_raw_vdi"
-_DOORS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
+_HANDLERS = {("PUT", IMPORT): importing, ("GET", EXPORT): exporting}
 
 
 def name_of(verb: str, path: str) -> str | None:
-    """What the journal calls a request at a door (``PUT /import_raw_vdi``); None for any other request.
+    """Return the journal's name of an image request (``PUT /import_raw_vdi``); None for any other request.
 
-    A path may go on after a slash (trace sm/30#226).
+    A path may continue after a slash (trace sm/30#226).
     """
     return next(
-        (f"{verb} {door}" for opens, door in _DOORS if opens == verb and f"{path}/".startswith(f"{door}/")),
+        (
+            f"{verb} {route}"
+            for known, route in _HANDLERS
+            if known == verb and f"{path}/".startswith(f"{route}/")
+        ),
         None,
     )
 
 
 def serve(name: str, visit: Visit) -> Answer:
-    """Answer the request. What it comes to is for the journal; OSError where the client went away."""
+    """Answer the request, and return the outcome for the journal; OSError if the client closed the connection."""
     verb, _, path = name.partition(" ")
-    door = _DOORS[verb, path]
+    handler = _HANDLERS[verb, path]
     exchange = visit.exchange
     try:
         with visit.logged_in() as call:
-            door.serve(visit, call)
+            handler.serve(visit, call)
     except Unauthorised:
-        realm = f'WWW-Authenticate: Basic realm="{door.REALM}"'
+        realm = f'WWW-Authenticate: Basic realm="{handler.REALM}"'
         exchange.page("HTTP/1.1 401 Unauthorised", 401, "", realm)
         return Answer(error=("HTTP_401",))
     except exporting.NoVDI:

@@ -1,8 +1,7 @@
-"""Which host runs a storage call, and through which of the SR's PBDs.
+"""Which host runs a storage call, and through which of the SR's PBDs (docs/background/xapi.md 2.3).
 
-The rules are those of facts/xapi.md 2.3: any plugged PBD will do for an SR that has one, but a PBD of the
-pool master's is needed as soon as there are several; the SRmaster, which alone may change an SR's content, is
-the pool master for a shared SR and the one host with a PBD for another.
+If an SR has one PBD, the call uses it; if it has several, the call needs the pool master's PBD. Only the
+SRmaster may change an SR's content: the pool master for a shared SR, the one host with a PBD for any other.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_live(db: Database, host: str) -> bool:
-    """Whether the host is known to be up; one that does not exist is not."""
+    """Return True if the host is known to be up; False for a host that does not exist."""
     if not db.exists("host", host):
         return False
     metrics = db.row("host", host)["metrics"]
@@ -25,7 +24,7 @@ def is_live(db: Database, host: str) -> bool:
 
 
 def assert_live(xapi: Xapi, host: str) -> None:
-    """Calls are sent to live hosts only; the master itself is always live (message_forwarding.ml, check_live)."""
+    """Raise HOST_OFFLINE unless the host is live; the master always is (message_forwarding.ml, check_live)."""
     if host != xapi.master and not is_live(xapi.db, host):
         raise Failure("HOST_OFFLINE", host)
 
@@ -35,7 +34,7 @@ def plugged_pbds(db: Database, sr: str) -> list[str]:
 
 
 def host_for_sr(xapi: Xapi, sr: str, *, or_unplugged: bool = False) -> str:
-    """The host that does something with an SR (message_forwarding.ml, forward_sr_op).
+    """Return the host that runs a call on an SR (message_forwarding.ml, forward_sr_op).
 
     Raises HANDLE_INVALID, SR_HAS_NO_PBDS [sr] or HOST_OFFLINE. ``or_unplugged``: SR.destroy needs no plugged
     PBD.
@@ -50,7 +49,7 @@ def host_for_sr(xapi: Xapi, sr: str, *, or_unplugged: bool = False) -> str:
 
 
 def candidate_pbds(xapi: Xapi, sr: str, *, or_unplugged: bool) -> list[str]:
-    """The PBDs that a call on the SR may use, the first one first; none where the master's is missing."""
+    """Return the PBDs that a call on the SR may use, the preferred one first; none without a needed master's PBD."""
     db = xapi.db
     every = db.children(sr, "PBDs")
     pbds = every if or_unplugged else plugged_pbds(db, sr)
@@ -61,7 +60,7 @@ def candidate_pbds(xapi: Xapi, sr: str, *, or_unplugged: bool) -> list[str]:
 
 
 def srmaster(xapi: Xapi, sr: str) -> str:
-    """The one host whose driver may change what is in the SR (helpers.ml, get_srmaster)."""
+    """Return the one host whose driver may change the SR's content (helpers.ml, get_srmaster)."""
     db = xapi.db
     if db.row("SR", sr)["shared"]:
         return xapi.master
@@ -75,7 +74,7 @@ def srmaster(xapi: Xapi, sr: str) -> str:
 
 
 def pbd_of(db: Database, sr: str, host: str) -> str:
-    """The host's PBD for the SR, plugged or not (sm.ml, get_my_pbd_for_sr)."""
+    """Return the host's PBD for the SR, plugged or not (sm.ml, get_my_pbd_for_sr)."""
     for pbd in db.children(sr, "PBDs"):
         if db.row("PBD", pbd)["host"] == host:
             return pbd
@@ -83,6 +82,6 @@ def pbd_of(db: Database, sr: str, host: str) -> str:
 
 
 def assert_plugged(db: Database, sr: str, host: str) -> None:
-    """Raises SR_HAS_NO_PBDS [sr] where the host does not have the SR plugged."""
+    """Raise SR_HAS_NO_PBDS [sr] unless the SR is plugged on the host."""
     if not db.row("PBD", pbd_of(db, sr, host))["currently_attached"]:
         raise Failure("SR_HAS_NO_PBDS", sr)
