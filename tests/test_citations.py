@@ -21,9 +21,7 @@ FOLDERS = ["benchmarks", "docs", "examples", "tests", "xenvol"]
 
 NOT_YET = [
     "tests/cinder",
-    "tests/simulator",
     "xenvol/images",
-    "xenvol/simulator",
 ]
 """Folders that still cite the notes from which docs/background was made. Take out those that cite them no more."""
 

@@ -24,7 +24,8 @@ from xenvol.drivers.iscsi import ISCSIDriver
 
 class Driver(ISCSIDriver):
     def disconnect_volume(self, connection_data):
-        pass
+        super().disconnect_volume(connection_data)
+        self.connect_volume(connection_data)
 """
 
 

@@ -207,6 +207,21 @@ KNOWN_EXPRESSION = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '(field "ref" = "OpaqueRef:2" or false) or field "uuid" = "vdi-1"',
+        'field "uuid" = "vdi-1" or field "uuid" = "vdi-2"',
+        'field "uuid" = "vdi-2" or field "uuid" = "vdi-1"',
+    ],
+)
+def test_what_several_indexes_find_is_newest_first(pool: Direct, text: str) -> None:
+    expected = [
+        ref for ref in reversed(pool.db.refs("VDI")) if pool.db.get("VDI", ref, "uuid") in ("vdi-1", "vdi-2")
+    ]
+    assert query.select(pool.db, "VDI", text) == expected
+
+
 @given(KNOWN_EXPRESSION)
 def test_an_index_finds_what_a_search_finds(pool: Direct, expression: Expression) -> None:
     def truth(ref: str) -> bool:

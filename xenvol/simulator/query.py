@@ -23,7 +23,10 @@ def select(db: Database, cls: str, text: str) -> list[str]:
     chosen = None
     if all(name in columns for name in _names(expression)):
         chosen = _candidates(db, cls, columns, expression)
-    refs = db.refs(cls) if chosen is None else [ref for ref in chosen if db.exists(cls, ref)]
+    if chosen is None or (len(chosen) > 1 and _has_or(expression)):  # a union of indexes is in no order
+        refs = [ref for ref in db.refs(cls) if chosen is None or ref in chosen]
+    else:
+        refs = [ref for ref in chosen if db.exists(cls, ref)]
     return [ref for ref in reversed(refs) if matches(expression, _reader(db, cls, columns, ref))]
 
 
@@ -54,6 +57,13 @@ def _names(expression: Expression) -> Iterator[str]:
             yield from _names(first)
             for _, operand in rest:
                 yield from _names(operand)
+
+
+def _has_or(expression: Expression) -> bool:
+    match expression:
+        case Chain(first, rest):
+            return _has_or(first) or any(word == "or" or _has_or(operand) for word, operand in rest)
+    return False
 
 
 def _candidates(
