@@ -44,6 +44,17 @@ class TestRead:
         view.read({"VDI": [vdi, "OpaqueRef:never", NULL_REF]})
         assert view.known("VDI", vdi) is None
 
+    def test_leaves_what_is_there_in_the_order_asked_for(self, xapi: Simulator, view: View) -> None:
+        vdis = xapi.add_vdis(xapi.add_sr(), 3)
+        view.read({"VDI": vdis})
+        view.call("VDI.destroy", vdis[1])
+        view.read({"VDI": vdis})
+        with xapi.journal.recording() as calls:
+            known = view.known_of("VDI", [vdis[2], vdis[1], vdis[0]])
+        assert list(known) == [vdis[2], vdis[0]]
+        assert known[vdis[0]] == view.known("VDI", vdis[0])
+        assert not calls
+
     def test_of_nothing_makes_no_call(self, xapi: Simulator, view: View) -> None:
         with xapi.journal.recording() as calls:
             view.read({"VDI": [], "SR": [NULL_REF]})

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from xenvol.errors import XapiError
 from xenvol.secret import Secret
@@ -23,6 +23,7 @@ from xenvol.session.refs import NULL_REF, HostRef
 from xenvol.session.wire import FilterValue
 
 Record = dict[str, Any]
+Ref = TypeVar("Ref", bound=str)
 
 HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
 """Nothing can be plugged or unplugged on a host while it is away (facts/xapi.md 2.3)."""
@@ -152,6 +153,10 @@ class View:
     def known(self, cls: str, ref: str) -> Record | None:
         """The record if it is remembered: after `read`, None means that the object is gone."""
         return self._records.get((cls, ref))
+
+    def known_of(self, cls: str, refs: Iterable[Ref]) -> dict[Ref, Record]:
+        """Return those of these objects that are remembered, in the order of `refs`; no call."""
+        return {ref: self._records[cls, ref] for ref in refs if (cls, ref) in self._records}
 
     def remember(self, cls: str, ref: str, record: Record) -> None:
         self._records[cls, ref] = record

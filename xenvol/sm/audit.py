@@ -324,7 +324,7 @@ class _Audit:
         if vdi is None or self.context.database.read(volume_rows.by_vdi, vdi["uuid"]) is not None:
             return None
         view.read({"VBD": vdi["VBDs"]})
-        vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+        vbds = view.known_of("VBD", vdi["VBDs"]).values()
         view.read({"VM": {vbd["VM"] for vbd in vbds}})
         vms = [(vm, vbd) for vbd in vbds if (vm := view.known("VM", vbd["VM"])) is not None]
         if not vms or not all(vm["is_control_domain"] or IMAGE in vbd["other_config"] for vm, vbd in vms):

@@ -448,7 +448,7 @@ def users_of(view: View, vdi: Record) -> list[str]:
     if not vdi["VBDs"]:
         return []
     view.read({"VBD": vdi["VBDs"]})
-    vbds = [vbd for ref in vdi["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    vbds = view.known_of("VBD", vdi["VBDs"]).values()
     view.read({"VM": {vbd["VM"] for vbd in vbds}})
     vms = [(view.known("VM", vbd["VM"]), vbd) for vbd in vbds]
     return [f"{vm['name_label']} ({vbd['device'] or vbd['userdevice']})" for vm, vbd in vms if vm is not None]

@@ -78,7 +78,7 @@ def is_free(view: View, sr: Record, *, for_unplug: bool = False) -> bool:
 
 
 def _vdis(view: View, sr: Record) -> list[Record]:
-    return [vdi for ref in sr["VDIs"] if (vdi := view.known("VDI", ref)) is not None]
+    return list(view.known_of("VDI", sr["VDIs"]).values())
 
 
 def settle(view: View, sr_ref: SRRef, is_settled: Callable[[Record], bool]) -> bool:

@@ -64,7 +64,7 @@ def vbds_of(view: View, vdis: Iterable[Record]) -> dict[VBDRef, Record]:
     if not refs:
         return {}
     view.read({"VBD": refs})
-    return {VBDRef(ref): vbd for ref in refs if (vbd := view.known("VBD", ref)) is not None}
+    return {VBDRef(ref): vbd for ref, vbd in view.known_of("VBD", refs).items()}
 
 
 def needs_every_host(view: View, vm_rec: Record) -> bool:
@@ -96,4 +96,4 @@ def vms_of(view: View, vbds: Iterable[Record]) -> list[Record]:
     """Return the VMs of these VBDs that are still there; one call."""
     refs = {vbd["VM"] for vbd in vbds} - {NULL_REF}
     view.read({"VM": refs})
-    return [vm for ref in refs if (vm := view.known("VM", ref)) is not None]
+    return list(view.known_of("VM", refs).values())
