@@ -12,7 +12,7 @@ import pytest
 
 from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
-from xenvol.pool.changes import LATE_REFUSALS, change, is_no_more, make, unmake
+from xenvol.pool.changes import LATE_REFUSALS, call_and_confirm, change, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.simulator import Simulator
@@ -217,7 +217,7 @@ def test_what_is_taken_back_is_not_said_not_to_be(
     """After a silence, and after a refusal that can come after the deed, it is looked up."""
     undo = Undo()
     view: Any = Saying(outcome)
-    undo.did("made X", unmake, view, ("SR.forget",), is_undone=look)
+    undo.did("made X", call_and_confirm, view, ("SR.forget",), is_done=look)
     if raises is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             undo.unwind()

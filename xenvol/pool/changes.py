@@ -74,18 +74,16 @@ def change(
     call: tuple[Any, ...],
     *,
     look: Callable[[], bool],
-    inverse: Callable[[], object] | None = None,
+    inverse: Callable[[], object],
 ) -> None:
     """Bring an object into another state with `call`; `look` tells whether it is in that state.
-
-    Without an `undo` nothing is recorded, and no `inverse` is needed.
 
     What is still under way when we are interrupted, or give up waiting, is recorded as done: xapi lets the inverse
     wait for it (facts/xapi.md 2.2).
     """
 
     def record() -> None:
-        if undo is not None and inverse is not None:
+        if undo is not None:
             undo.did(description, inverse)
 
     try:
@@ -112,15 +110,16 @@ def change(
         record()
 
 
-def unmake(view: View, call: tuple[Any, ...], *, is_undone: Callable[[], bool]) -> None:
-    """Take something back with `call`. Where nobody knows whether that happened, `is_undone` looks.
+def call_and_confirm(view: View, call: tuple[Any, ...], *, is_done: Callable[[], bool]) -> None:
+    """Change an object with `call` for good: nothing is recorded to take it back.
 
-    Raises XapiError and XapiUnreachable only where it is not undone, or where the look fails, too.
+    If xapi gives no answer, or a late refusal, `is_done` reads whether the change happened. Raises XapiError and
+    XapiUnreachable if it did not, or if `is_done` fails, too.
     """
     try:
         view.call(*call)
     except (XapiError, XapiUnreachable) as error:
-        if not (_may_have_happened(error) and _looked(is_undone, error)):
+        if not (_may_have_happened(error) and _looked(is_done, error)):
             raise
 
 

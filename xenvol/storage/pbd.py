@@ -10,10 +10,10 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import change, is_no_more, make, unmake
+from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, gone_is_fine, is_gone
+from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import HostRef, PBDRef, SRRef
 from xenvol.storage.users import is_held, needs_every_host, vbds_of, vms_of
 
@@ -141,36 +141,34 @@ def _take_back_pbd(view: View, pbd_ref: PBDRef) -> None:
 def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
     """Unplug it, and say whether it is unplugged: not where a VM of that host uses a disk of the SR."""
     try:
-        unmake(
-            view,
-            ("PBD.unplug", pbd_ref),
-            is_undone=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
-        )
+        with gone_is_fine("PBD"):
+            call_and_confirm(
+                view,
+                ("PBD.unplug", pbd_ref),
+                is_done=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
+            )
     except XapiError as error:
-        if error.code == "VDI_IN_USE":
-            log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
-            return False
-        if not is_gone(error, "PBD"):
+        if error.code != "VDI_IN_USE":
             raise
+        log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
+        return False
     return True
 
 
 def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
     """Drop the record; one that is still plugged, since others use it, stays."""
     try:
-        unmake(view, ("PBD.destroy", pbd_ref), is_undone=lambda: is_no_more(view, "PBD", pbd_ref))
+        with gone_is_fine("PBD"):
+            call_and_confirm(view, ("PBD.destroy", pbd_ref), is_done=lambda: is_no_more(view, "PBD", pbd_ref))
     except XapiError as error:
-        if error.code != "OPERATION_NOT_ALLOWED" and not is_gone(error, "PBD"):
+        if error.code != "OPERATION_NOT_ALLOWED":
             raise
 
 
 def _unmark(view: View, pbd_ref: PBDRef) -> None:
-    try:
-        unmake(
+    with gone_is_fine("PBD"):
+        call_and_confirm(
             view,
             ("PBD.remove_from_other_config", pbd_ref, MARK),
-            is_undone=lambda: MARK not in view.call("PBD.get_other_config", pbd_ref),
+            is_done=lambda: MARK not in view.call("PBD.get_other_config", pbd_ref),
         )
-    except XapiError as error:
-        if not is_gone(error, "PBD"):
-            raise

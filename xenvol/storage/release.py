@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import is_no_more, unmake
+from xenvol.pool.changes import call_and_confirm, is_no_more
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
@@ -82,12 +82,9 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
 
 def forget_unless_used(view: View, sr_ref: SRRef) -> None:
     """The inverse of introducing. Its PBDs have been unplugged before, by their own inverses."""
-    try:
+    with gone_is_fine("SR"):
         if not is_used(view, sr_ref):
             _forget(view, sr_ref)
-    except XapiError as error:
-        if not is_gone(error, "SR"):
-            raise
 
 
 def _leaving(view: View, vdis: Mapping[VDIRef, Record], of: Which) -> list[Record]:
@@ -172,7 +169,7 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
 def _forget(view: View, sr_ref: SRRef) -> bool:
     """Forget it, and its PBDs and VDI records with it; not when somebody has plugged a PBD meanwhile."""
     try:
-        unmake(view, ("SR.forget", sr_ref), is_undone=lambda: is_no_more(view, "SR", sr_ref))
+        call_and_confirm(view, ("SR.forget", sr_ref), is_done=lambda: is_no_more(view, "SR", sr_ref))
     except XapiError as error:
         if error.code == "SR_HAS_PBD":
             log.info("SR %s stays: somebody has plugged it again", sr_ref)

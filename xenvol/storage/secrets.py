@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import is_no_more, make, unmake
+from xenvol.pool.changes import call_and_confirm, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View, gone_is_fine, is_gone
 from xenvol.secret import Secret
@@ -109,6 +109,6 @@ def find_secret(view: View, secret_uuid: str) -> SecretRef | None:
 def destroy_secret(view: View, secret_ref: SecretRef) -> None:
     """Idempotent."""
     with gone_is_fine("secret"):
-        unmake(
-            view, ("secret.destroy", secret_ref), is_undone=partial(is_no_more, view, "secret", secret_ref)
+        call_and_confirm(
+            view, ("secret.destroy", secret_ref), is_done=partial(is_no_more, view, "secret", secret_ref)
         )

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.pool import waiting
-from xenvol.pool.changes import change
+from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.marks import LEFT, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine
@@ -184,13 +184,7 @@ class Turn:
 
     def _mark(self) -> None:
         call = ("SR.add_to_other_config", self._sr_ref, TURN, self._token)
-        change(
-            self._view,
-            None,
-            "took the turn",
-            call,
-            look=lambda: self._there() == self._token,
-        )
+        call_and_confirm(self._view, call, is_done=lambda: self._there() == self._token)
         self.is_ours, self._since = True, time.monotonic()
 
     def _is_free(self, sr: Record) -> bool:

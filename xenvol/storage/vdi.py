@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from xenvol.errors import XapiError
-from xenvol.pool.changes import is_no_more, unmake
-from xenvol.pool.view import Record, View, is_gone
+from xenvol.pool.changes import call_and_confirm, is_no_more
+from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import SRRef, VDIRef
 
 
@@ -26,11 +25,8 @@ def find_vdi(view: View, vdi_uuid: str) -> tuple[VDIRef, Record] | None:
 
 def forget_vdi(view: View, vdi_ref: VDIRef) -> None:
     """Drop the record of a disk that nobody has a VBD on; its data stays. Idempotent."""
-    try:
-        unmake(view, ("VDI.forget", vdi_ref), is_undone=lambda: is_no_more(view, "VDI", vdi_ref))
-    except XapiError as error:
-        if not is_gone(error, "VDI"):
-            raise
+    with gone_is_fine("VDI"):
+        call_and_confirm(view, ("VDI.forget", vdi_ref), is_done=lambda: is_no_more(view, "VDI", vdi_ref))
 
 
 def describe(vdi_rec: Record) -> str:
