@@ -31,9 +31,9 @@ HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
 MOVING_VM = frozenset({"pool_migrate", "migrate_send"})
 """The operations of a VM that is moving to another host."""
 
-_A_MOMENT = 0.1  # seconds
+_POLL_INTERVAL = 0.1  # seconds
 
-AT_ONCE = 2500
+MAX_PER_READ = 2500
 """Objects read in one call: xapi takes no request above 300 KiB (facts/xapi.md 4.1), and each is some 90 bytes."""
 
 
@@ -118,7 +118,7 @@ class View:
         for key in wanted:
             self._records.pop(key, None)
         filters = sorted(whole) + sorted(f"{cls}/{ref}" for cls, ref in wanted if cls not in whole)
-        for some in batched(filters, AT_ONCE):
+        for some in batched(filters, MAX_PER_READ):
             answer = self.call("event.from", some, "", 0.0)
             for event in answer["events"]:
                 if "snapshot" in event and event["class"] in names:
@@ -133,10 +133,10 @@ class View:
         one that is waited for.
         """
         if self._session.endpoint is None:
-            time.sleep(min(seconds, _A_MOMENT))
+            time.sleep(min(seconds, _POLL_INTERVAL))
         else:
             filters = sorted(f"{cls}/{ref}" for cls, some in refs.items() for ref in some)
-            self.call("event.from", filters[:AT_ONCE], self._token, seconds)
+            self.call("event.from", filters[:MAX_PER_READ], self._token, seconds)
 
     def all(self, cls: str) -> dict[str, Record]:
         """Every object of a small class (pool, SM, host)."""
@@ -218,13 +218,13 @@ def is_gone(error: XapiError, *classes: str) -> bool:
     return False
 
 
-_MEANWHILE = frozenset(
+_CONFLICTS = frozenset(
     {
         *("SR_HAS_NO_PBDS", "SR_HAS_PBD", "SR_UUID_EXISTS", "PBD_EXISTS", "MAP_DUPLICATE_KEY"),
         "OTHER_OPERATION_IN_PROGRESS",
     }
 )
-_MEANWHILE_OF_A_VBD = frozenset(
+_VBD_CONFLICTS = frozenset(
     {
         *("VDI_IN_USE", "OPERATION_NOT_ALLOWED", "VM_BAD_POWER_STATE"),
         *("DEVICE_ALREADY_ATTACHED", "DEVICE_ALREADY_DETACHED"),
@@ -234,9 +234,9 @@ _MEANWHILE_OF_A_VBD = frozenset(
 
 def is_overtaken(error: XapiError) -> bool:
     """Whether xapi refused because another process changed something after we had looked: so we look anew."""
-    if is_gone(error, "VM", "SR", "PBD", "VDI", "VBD", "secret") or error.code in _MEANWHILE:
+    if is_gone(error, "VM", "SR", "PBD", "VDI", "VBD", "secret") or error.code in _CONFLICTS:
         return True
-    return error.code in _MEANWHILE_OF_A_VBD and error.call.startswith("VBD.")
+    return error.code in _VBD_CONFLICTS and error.call.startswith("VBD.")
 
 
 @contextmanager

@@ -85,10 +85,10 @@ def settle(
         if now - last_sign >= GRACE or now - begin >= PATIENCE:
             return False
         view.wait(watched(record), _SLICE)
-        time.sleep(left_of_round(began, now, time.monotonic()))
+        time.sleep(pause_after_round(began, now, time.monotonic()))
 
 
-def left_of_round(began: float, looked: float, now: float) -> float:
+def pause_after_round(began: float, looked: float, now: float) -> float:
     """Return the seconds to pause before the next look, so that endless events do not make for endless looks."""
     lasts = max(FLOOR, (looked - began) / SHARE)
     return max(0.0, min(began + lasts, looked + _SLICE) - now)

@@ -237,7 +237,7 @@ class Connection(http.client.HTTPConnection):
         if self.sock is not None:
             self.sock.settimeout(seconds)
 
-    def has_gone_cold(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the host hung up, or said what nobody asked for, while the connection was idle."""
         if self.sock is None:
             return False

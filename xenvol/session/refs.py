@@ -15,10 +15,8 @@ VDIRef = NewType("VDIRef", str)
 VBDRef = NewType("VBDRef", str)
 VMRef = NewType("VMRef", str)
 HostRef = NewType("HostRef", str)
-PoolRef = NewType("PoolRef", str)
 SecretRef = NewType("SecretRef", str)
 TaskRef = NewType("TaskRef", str)
-SMRef = NewType("SMRef", str)
 
 Name = str | uuid.UUID
 """How callers name a VM or a host: a reference, a uuid (also as a UUID object), or a name."""

@@ -60,7 +60,7 @@ class Transport(xmlrpc.client.Transport):
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = self._connection[1]
         if isinstance(connection, Connection):
-            if self._clock() - self._idle_since < IDLE_LIMIT and not connection.has_gone_cold():
+            if self._clock() - self._idle_since < IDLE_LIMIT and not connection.is_stale():
                 connection.set_answer_timeout(self.timeout)
                 return connection
             self.close()

@@ -74,7 +74,7 @@ def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
         return
     maps = (spec.sm_config, sr["sm_config"])
     has_uuid = [sr_type_of(spec.type).has_uuid and sm_config.get("nosubdir") != "true" for sm_config in maps]
-    meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
+    meant = {key: value for key, value in spec.device_config.items() if key in _LOCATION_KEYS}
     places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
     is_there = any(meant.items() <= place.items() for place in places)
     if sr["type"] != spec.type or any(has_uuid) or not is_there:
@@ -84,7 +84,7 @@ def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
         )
 
 
-_PLACES = ("server", "serverpath", "location")
+_LOCATION_KEYS = ("server", "serverpath", "location")
 """Keys of a device_config that say where an SR's data lies."""
 
 

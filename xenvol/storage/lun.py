@@ -33,7 +33,7 @@ from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
-from xenvol.storage.sr import PROBING, require_sr, turn_beside_users
+from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
 from xenvol.storage.turn import turn
 from xenvol.storage.users import in_words, is_held, vbds_of
@@ -41,7 +41,7 @@ from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
 LVM_TYPES = tuple(names_of_types_on_lvm())
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
-_LISTING = "SR_BACKEND_FAILURE_107"
+_NO_SCSI_ID = "SR_BACKEND_FAILURE_107"
 """The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
 _LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
 _FACT = re.compile(r"<(LUNid|SCSIid)>\s*(.*?)\s*</")
@@ -81,10 +81,10 @@ def find_lun(
         require_sr(view, sr_ref)
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
     # where it was listed, another process may have dropped its record since: the storage knows
-    if view.driver_of(PROBING) is None:
+    if view.driver_of(LUN_LISTING_DRIVER) is None:
         proved = next(((ref, vdi) for ref, vdi in rows.items() if proves(vdi)), None)
         is_certain = _is_master_alone(view, hosts)
-        vdi_ref, vdi = proved or _bring_in_unasked(
+        vdi_ref, vdi = proved or _introduce_what_master_sees(
             view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
         )
         return vdi_ref, share(vdi)
@@ -96,13 +96,13 @@ def find_lun(
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
-    number = lun if _is_asked(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
-    found = _bring_in(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
-    _forget_those_that_left(view, sr_ref, others)
+    number = lun if _includes_master(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
+    found = _introduce_lun(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
+    _forget_stale_records(view, sr_ref, others)
     return found
 
 
-def _forget_those_that_left(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
+def _forget_stale_records(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
     """Drop, in an SR of ours, the records of LUNs whose number is another one's now, and that nobody has by now."""
     if others and is_ours(view.record("SR", sr_ref)):
         view.read({"VDI": others})
@@ -123,11 +123,11 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
     """
     config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
     try:
-        listing = str(view.call("SR.probe", host_ref, config, PROBING, {}))
+        listing = str(view.call("SR.probe", host_ref, config, LUN_LISTING_DRIVER, {}))
     except XapiError as error:
         if error.code == "SR_UNKNOWN_DRIVER":
             raise _cannot_be_asked(view) from error
-        if error.code != _LISTING:
+        if error.code != _NO_SCSI_ID:
             raise
         listing = error.params[-1]
     facts = [dict(_FACT.findall(lun)) for lun in _LUN.findall(listing)]
@@ -144,7 +144,7 @@ def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
     """
     vdi = view.record("VDI", vdi_ref)
     sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
-    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(PROBING) is None:
+    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(LUN_LISTING_DRIVER) is None:
         return None
     for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
         if scsi_id not in luns.values():
@@ -160,12 +160,12 @@ def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dic
     """
     seen: dict[HostRef, dict[int, str]] = {}
     down: XapiError | None = None
-    for host_ref, device_config in _plugged_on(view, sr_ref, hosts).items():
+    for host_ref, device_config in _plugged_configs(view, sr_ref, hosts).items():
         try:
             seen[host_ref] = luns_on(view, host_ref, device_config)
         except XapiError as error:
             if error.code not in HOST_IS_DOWN:
-                if _has_lost_its_way(view, sr_ref, host_ref, device_config):
+                if _has_other_pbd(view, sr_ref, host_ref, device_config):
                     raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe") from error
                 raise
             down = error
@@ -174,7 +174,7 @@ def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dic
     return seen
 
 
-def _has_lost_its_way(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
+def _has_other_pbd(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
     """Whether another process has destroyed the PBD with this device_config, and so the secrets that it names."""
     try:
         _, pbd = find_pbds(view, sr_ref).get(host_ref, (None, {}))
@@ -190,7 +190,7 @@ def which_lun(
     among: Mapping[VDIRef, Mapping[str, Any]],
     hosts: Iterable[HostRef] | None,
 ) -> set[VDIRef]:
-    """Which of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
+    """IsOwn of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
 
     Where the pool has no driver that lists LUNs, `VDI.introduce` tells what the number means to the master; a record
     that it makes is forgotten again. Raises XapiError where no host can be asked, and UnsupportedSRType where another
@@ -319,12 +319,12 @@ def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:
     return set(view.hosts if hosts is None else hosts) <= {view.master}
 
 
-def _is_asked(view: View, hosts: Iterable[HostRef] | None) -> bool:
+def _includes_master(view: View, hosts: Iterable[HostRef] | None) -> bool:
     """Whether the master is among the hosts that are asked for their numbers."""
     return hosts is None or view.master in set(hosts)
 
 
-def _plugged_on(
+def _plugged_configs(
     view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None
 ) -> dict[HostRef, Mapping[str, str]]:
     """The device_configs of these hosts on which the SR is plugged; the master's if it is on none of them."""
@@ -394,7 +394,7 @@ def _name_of(view: View, host_ref: HostRef) -> str:
     return f"{host['name_label']} ({host['uuid']})"
 
 
-def _bring_in(
+def _introduce_lun(
     view: View,
     undo: Undo,
     sr_ref: SRRef,
@@ -424,7 +424,7 @@ def _bring_in(
     return vdi_ref, vdi
 
 
-def _bring_in_unasked(
+def _introduce_what_master_sees(
     view: View,
     undo: Undo,
     sr_ref: SRRef,
@@ -450,7 +450,7 @@ def _bring_in_unasked(
         raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")
     others = {ref: each for ref, each in _numbered(rows, lun).items() if ref != vdi_ref}
     _refuse_if_plugged(view, others.values(), what=f"(the LUN that had number {lun} before)")
-    _forget_those_that_left(view, sr_ref, others)
+    _forget_stale_records(view, sr_ref, others)
     return vdi_ref, vdi
 
 
@@ -479,7 +479,7 @@ def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
 
 
 def _cannot_be_asked(view: View) -> UnsupportedSRType:
-    return UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
+    return UnsupportedSRType(LUN_LISTING_DRIVER, host=view.master, offered=view.sr_types)
 
 
 def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:

@@ -18,7 +18,7 @@ from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 from xenvol.pool.waiting import leave_behind
 from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
-from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
+from xenvol.storage.turn import Turn, is_busy, is_introducer_done, mark_left, settle, turn
 from xenvol.storage.users import is_held, is_marked, vbds_of
 from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _ORDINARY = frozenset({"user", "system", "ephemeral"})
 
-Which = Callable[[Record], bool]
+IsOwn = Callable[[Record], bool]
 """Tells the record of the volume's own disk from the others."""
 
 
@@ -35,7 +35,7 @@ def is_ours(sr_rec: Record) -> bool:
     return MARK in sr_rec["sm_config"] or MARK in sr_rec["other_config"]
 
 
-def is_used(view: View, sr_ref: SRRef, *, but: Which = lambda vdi: False) -> bool:
+def is_used(view: View, sr_ref: SRRef, *, but: IsOwn = lambda vdi: False) -> bool:
     """Whether anybody uses a disk of the SR; that the disk `but` was connected without a VM does not count."""
     return any(_is_disk_used(vdi, is_own=but(vdi)) for vdi in vdis_of(view, sr_ref).values())
 
@@ -44,7 +44,7 @@ def _is_disk_used(vdi: Record, *, is_own: bool) -> bool:
     return bool(vdi["VBDs"]) or (is_held(vdi) and not is_own) or vdi["type"] not in _ORDINARY
 
 
-def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> bool:
+def release_sr(view: View, sr_ref: SRRef, *, of: IsOwn = lambda vdi: False) -> bool:
     """Take back what xenvol did to make this SR visible, unless somebody uses a disk of it; say whether it did.
 
     `of` tells the volume's own disk: where the SR stays, what we wrote on that disk goes. Idempotent: an SR that is
@@ -55,24 +55,24 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
         sr_rec = view.record("SR", sr_ref)
         vdis = vdis_of(view, sr_ref)
         if not is_ours(sr_rec):
-            _leave_disks(view, vdis, of, is_foreign=True)
+            _clear_own_disk(view, vdis, of, is_foreign=True)
             _take_back_pbds(view, sr_ref, vdis)
             if TURN in sr_rec["other_config"]:
                 with turn(view, sr_ref):  # it may be that of an attempt that died: then it goes with ours
                     pass
             return not any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values())
-        leaving = _leaving(view, vdis, of)
+        leaving = _detached_here(view, vdis, of)
         is_first = any(JOINED not in marked["other_config"] for marked in leaving)
         if any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values()):
-            _leave_disks(view, vdis, of, is_foreign=False)
+            _clear_own_disk(view, vdis, of, is_foreign=False)
             if is_first and LEFT not in sr_rec["other_config"]:
-                say_left(view, sr_ref)
+                mark_left(view, sr_ref)
             return False
-        is_first = is_first or (not leaving and is_nobodys(sr_ref))
+        is_first = is_first or (not leaving and is_introducer_done(sr_ref))
         if is_first and _is_alone(view, sr_rec, leaving):
             return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
         if is_first and TURN in sr_rec["other_config"]:
-            say_left(view, sr_ref)
+            mark_left(view, sr_ref)
         return _forget_in_turn(view, sr_ref, of, waits=not is_first)
     except XapiError as error:
         if not is_gone(error, "SR"):
@@ -87,7 +87,7 @@ def forget_unless_used(view: View, sr_ref: SRRef) -> None:
             _forget(view, sr_ref)
 
 
-def _leaving(view: View, vdis: Mapping[VDIRef, Record], of: Which) -> list[Record]:
+def _detached_here(view: View, vdis: Mapping[VDIRef, Record], of: IsOwn) -> list[Record]:
     """The VBDs that this operation has taken out of their VMs, and the volume's own disk where it was held."""
     vbds = view.remembered("VBD").values()
     out = [vbd for vbd in vbds if vbd["VM"] == NULL_REF and vbd["VDI"] in vdis and is_marked(vbd)]
@@ -103,7 +103,7 @@ def _is_alone(view: View, sr_rec: Record, leaving: Iterable[Record]) -> bool:
     return told.isdisjoint({JOINED, CONNECTED, TURN, LEFT}) and not is_busy(view, sr_rec)
 
 
-def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> bool:
+def _forget_in_turn(view: View, sr_ref: SRRef, of: IsOwn, *, waits: bool) -> bool:
     """Do so where others may be doing the same, or come.
 
     `waits`: for the attempt that introduced the SR, which may be under way, or for the detach of its disk.
@@ -119,7 +119,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
         if waits and LEFT not in sr["other_config"] and not is_used_now():
             settle(view, sr_ref, lambda sr: LEFT in sr["other_config"] or is_used_now())
         if is_used_now():
-            _leave_disks(view, known_vdis(view, sr_ref), of, is_foreign=False)
+            _clear_own_disk(view, known_vdis(view, sr_ref), of, is_foreign=False)
         elif _forget_plugged(view, sr_ref, view.record("SR", sr_ref)["PBDs"], of):
             mine.lose()
     except BaseException as error:
@@ -130,7 +130,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
     return is_released
 
 
-def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -> bool:
+def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: IsOwn) -> bool:
     """Unplug it everywhere and forget it; where somebody turns out to need it, plug it again."""
     undo = Undo()
     try:
@@ -179,7 +179,7 @@ def _forget(view: View, sr_ref: SRRef) -> bool:
     return True
 
 
-def _leave_disks(view: View, vdis: dict[VDIRef, Record], of: Which, *, is_foreign: bool) -> None:
+def _clear_own_disk(view: View, vdis: dict[VDIRef, Record], of: IsOwn, *, is_foreign: bool) -> None:
     """Of the volume's own disk, in an SR that stays: what we wrote on it, and its record if we brought that in."""
     for vdi_ref, vdi in vdis.items():
         if not of(vdi):

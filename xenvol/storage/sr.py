@@ -34,22 +34,22 @@ from xenvol.storage.secrets import copies_of_passwords
 from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import (
     Turn,
-    has_plugged,
     is_free,
     is_in_use,
+    note_introducer_done,
     settle,
     turn,
-    wait_for_the_first,
+    wait_for_introducer,
 )
 
 log = logging.getLogger(__name__)
 
-PROBING = "lvmoiscsi"
+LUN_LISTING_DRIVER = "lvmoiscsi"
 """The storage driver that lists the LUNs of a target: XenServer and XCP-ng ship it."""
-NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
+ISCSI_LOGIN_FAILED = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
 """The target takes not this password, or nobody answers there: another portal or a newer password may do."""
 _NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
-_SAID_OF_A_HOST = NO_WAY | {"SR_BACKEND_FAILURE_83"}
+_HOST_NOT_ADMITTED = ISCSI_LOGIN_FAILED | {"SR_BACKEND_FAILURE_83"}
 """Refusals of an iSCSI log-in. What the target admits are hosts, and xapi does not say which one was refused."""
 
 
@@ -73,7 +73,7 @@ class SRSpec:
 
 def require_sr_type(view: View, sr_type: str) -> None:
     """Raise UnsupportedSRType unless the pool's hosts have a driver for it."""
-    if view.driver_of(sr_type, *([PROBING] if sr_type == "iscsi" else [])) is None:
+    if view.driver_of(sr_type, *([LUN_LISTING_DRIVER] if sr_type == "iscsi" else [])) is None:
         raise UnsupportedSRType(sr_type, host=view.pool["master"], offered=view.sr_types)
 
 
@@ -132,7 +132,7 @@ def connect_sr(
     elif unplugged:
         plugging.plug_in_turn(wanted, needs_no_user=is_foreign or has_taken_over, may_be_down=hosts is None)
     if is_new or has_taken_over:
-        has_plugged(sr_ref)
+        note_introducer_done(sr_ref)
     return sr_ref, not is_shared or view.master in unplugged
 
 
@@ -142,7 +142,7 @@ def turn_beside_users(
 ) -> Iterator[Turn]:
     """Have the turn on an SR that was there: it may be that of a first attach, which takes none."""
     if is_ours(view.record("SR", sr_ref)):
-        wait_for_the_first(view, sr_ref)
+        wait_for_introducer(view, sr_ref)
     with turn(view, sr_ref, for_unplug=for_unplug, undo=undo) as mine:
         yield mine
 
@@ -232,7 +232,7 @@ class _Plugging:
                 except XapiError as error:
                     if error.code in HOST_IS_DOWN and may_be_down and host != self.view.master:
                         log.warning("host %s is down: its PBD will be plugged when it starts", host)
-                    elif error.code in NO_WAY and not is_last:
+                    elif error.code in ISCSI_LOGIN_FAILED and not is_last:
                         destroy_pbd(self.view, pbds.pop(host))
                         continue
                     else:
@@ -269,7 +269,7 @@ class _Plugging:
             if error.code == _NO_INITIATOR_NAME:
                 problem = "it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
                 raise HostNotReady(_host_in_words(self.view, host), problem=problem) from error
-            if error.code in _SAID_OF_A_HOST:
+            if error.code in _HOST_NOT_ADMITTED:
                 error.add_note(f"on host {_host_in_words(self.view, host)}")
             raise
 

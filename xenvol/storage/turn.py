@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 _PROCESS = uuid.uuid4().hex
 
-_alive: set[str] = set()
+_live_turns: set[str] = set()
 """The turns that attempts of this process have."""
-_plugged: deque[str] = deque(maxlen=1000)
+_done_introducing: deque[str] = deque(maxlen=1000)
 """The SRs that attempts of this process have introduced, and changed for the last time; the latest of them."""
 
 
@@ -113,7 +113,7 @@ class Turn:
         is_known = TURN not in self._view.record("SR", self._sr_ref)["other_config"]
         while True:
             if not is_known and not settle(self._view, self._sr_ref, self._is_free):
-                self._drop_dead()
+                self._remove_stale_mark()
             is_known = False
             if not self._try():
                 continue
@@ -130,11 +130,11 @@ class Turn:
 
     def _try(self) -> bool:
         """Write the mark; False where another attempt has its mark there."""
-        _alive.add(self._token)
+        _live_turns.add(self._token)
         try:
             self._mark()
         except BaseException as error:
-            _alive.discard(self._token)
+            _live_turns.discard(self._token)
             if isinstance(error, XapiError):
                 if error.code == "MAP_DUPLICATE_KEY":
                     return False
@@ -153,13 +153,13 @@ class Turn:
         if not self.is_ours:
             return
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
-        _alive.discard(self._token)  # where the mark cannot be removed, nobody here waits for us
+        _live_turns.discard(self._token)  # where the mark cannot be removed, nobody here waits for us
         with gone_is_fine("SR"):
-            if time.monotonic() - self._since < waiting.GRACE or self._there() == self._token:
+            if time.monotonic() - self._since < waiting.GRACE or self._mark_on_sr() == self._token:
                 try:
                     self._view.call(*call)
                 except XapiUnreachable:
-                    if self._there() == self._token:
+                    if self._mark_on_sr() == self._token:
                         self._view.call(*call)
         self.lose()
 
@@ -172,7 +172,7 @@ class Turn:
 
     def lose(self) -> None:
         """The SR has gone, and the turn with it."""
-        _alive.discard(self._token)
+        _live_turns.discard(self._token)
         self.is_ours, self._view.turn = False, None
 
     def try_to_take(self) -> None:
@@ -184,19 +184,19 @@ class Turn:
 
     def _mark(self) -> None:
         call = ("SR.add_to_other_config", self._sr_ref, TURN, self._token)
-        call_and_confirm(self._view, call, is_done=lambda: self._there() == self._token)
+        call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() == self._token)
         self.is_ours, self._since = True, time.monotonic()
 
     def _is_free(self, sr: Record) -> bool:
         return is_free(self._view, sr, for_unplug=self._for_unplug)
 
-    def _there(self) -> str | None:
+    def _mark_on_sr(self) -> str | None:
         mark: str | None = self._view.call("SR.get_other_config", self._sr_ref).get(TURN)
         return mark
 
-    def _drop_dead(self) -> None:
+    def _remove_stale_mark(self) -> None:
         seen = self._view.record("SR", self._sr_ref)["other_config"].get(TURN)
-        if seen is not None and self._there() == seen:
+        if seen is not None and self._mark_on_sr() == seen:
             self._view.call("SR.remove_from_other_config", self._sr_ref, TURN)
 
     def __repr__(self) -> str:
@@ -222,26 +222,26 @@ def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | No
             undo.did("had no turn", mine.try_to_take)
 
 
-def wait_for_the_first(view: View, sr_ref: SRRef) -> None:
+def wait_for_introducer(view: View, sr_ref: SRRef) -> None:
     """Wait until a disk of an SR of ours is in use, since before that the attempt that introduced the SR changes it.
 
     Returns at once where that attempt is known to be over, and after `waiting.GRACE` where it makes no call.
     """
-    if not is_nobodys(sr_ref):
+    if not is_introducer_done(sr_ref):
         settle(view, sr_ref, lambda sr: is_in_use(view, sr))
 
 
-def has_plugged(sr_ref: SRRef) -> None:
+def note_introducer_done(sr_ref: SRRef) -> None:
     """Note that the attempt that introduced the SR, in this process, changes it no more."""
-    _plugged.append(sr_ref)
+    _done_introducing.append(sr_ref)
 
 
-def is_nobodys(sr_ref: SRRef) -> bool:
+def is_introducer_done(sr_ref: SRRef) -> bool:
     """Whether it is known here that the attempt that introduced the SR changes it no more."""
-    return sr_ref in _plugged or waiting.is_left_behind(sr_ref)
+    return sr_ref in _done_introducing or waiting.is_left_behind(sr_ref)
 
 
-def say_left(view: View, sr_ref: SRRef) -> None:
+def mark_left(view: View, sr_ref: SRRef) -> None:
     """Say that what the SR was introduced for leaves it to those who came later. Idempotent."""
     try:
         view.call("SR.add_to_other_config", sr_ref, LEFT, "")
@@ -258,4 +258,4 @@ def _is_dead(mark: str | None, sr_ref: SRRef) -> bool:
     """Whether who was at work here, in this process, is over."""
     if mark is None:
         return waiting.is_left_behind(sr_ref)
-    return mark.startswith(f"{_this_process()} ") and mark not in _alive
+    return mark.startswith(f"{_this_process()} ") and mark not in _live_turns
