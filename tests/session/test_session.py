@@ -308,7 +308,7 @@ class TestForeignSessions:
             assert session.call("SR.get_all") == session.xenapi.SR.get_all() == ["OpaqueRef:sr"]
             assert session.handle == theirs.handle
             assert session.endpoint is None
-            with pytest.raises(RequestError, match="whoever"):
+            with pytest.raises(RequestError, match="did not log in to this session"):
                 session.log_in()
         assert host.calls("session.logout") == 0
         theirs.logout()
