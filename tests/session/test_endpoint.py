@@ -94,7 +94,7 @@ class TestTrust:
             Endpoint.parse(url).warn_if_insecure(stacklevel=1)
 
     def test_two_kinds_of_trust_at_once_are_refused(self) -> None:
-        """IsOwn one counts would be a guess."""
+        """Which one counts would be a guess."""
         with pytest.raises(ValueError, match="exclude each other"):
             Trust.of("ca.pem", None, True)
         with pytest.raises(ValueError, match="exclude each other"):
