@@ -1,77 +1,54 @@
-"""Waiting for others: not longer than they are at work, and without making the waiting itself a load."""
+"""No test fails because the machine is busy, or because of what the caller of the tests has set for itself."""
 
 from __future__ import annotations
 
-import threading
-import time
-from itertools import pairwise
+import ast
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-import xenvol
-from tests.scenarios import arrange_target, iscsi
-from xenvol.pool import waiting
-from xenvol.session import CallRecord
-from xenvol.simulator import Simulator
-from xenvol.volumeops import VolumeOps
+from tests.nested import ROOT, run_pytest
 
 
-@pytest.mark.parametrize(
-    ("looked", "waited", "pause"),
-    [
-        (0.001, 0.0, waiting.FLOOR - 0.001),  # seconds
-        (0.001, 0.5, 0.0),
-        (0.02, 0.0, 0.06),
-        (0.02, 0.04, 0.02),
-        (3.0, 0.0, 0.5),
-    ],
-)
-def test_a_pause_makes_looking_a_quarter_of_the_time_and_is_never_longer_than_a_wait(
-    looked: float, waited: float, pause: float
-) -> None:
-    assert waiting.pause_after_round(100.0, 100.0 + looked, 100.0 + looked + waited) == pytest.approx(pause)
+def test_neither_a_slow_example_nor_slow_generation_is_a_failure() -> None:
+    """Also in a test with a list of its own, which replaces that of the profile."""
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
+    lists = {
+        f"{path.relative_to(ROOT)}:{node.value.lineno}": ast.unparse(node.value)
+        for path in ROOT.glob("tests/**/test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "suppress_health_check"
+    }
+    assert lists
+    assert [where for where, text in lists.items() if "too_slow" not in text] == []
 
 
-@pytest.mark.xapi(hosts=2)
-def test_events_without_end_do_not_make_an_attempt_look_without_end(
-    xapi: Simulator, volume_ops: VolumeOps
-) -> None:
-    """An operator scans the SR, whose other disks change all the time."""
-    arrange_target(xapi, luns=100)
-    xapi.add_vm("near", resident_on=xapi.db.refs("host")[0])
-    xapi.add_vm("far", resident_on=xapi.db.refs("host")[1])
-    sr = volume_ops.attach_volume(iscsi(0), "near").sr_ref
-    other = next(vdi for vdi in xapi.db.refs("VDI") if not xapi.db.get("VDI", vdi, "VBDs"))
-    with xapi.xapi.lock:
-        xapi.db.set("SR", sr, current_operations={"OpaqueRef:theirs": "scan"})
-    is_over = threading.Event()
-    calls: list[tuple[float, float]] = []  # looks and waits by turns: when each began, and how long it took
+@pytest.mark.slow
+def test_a_slow_test_has_more_time(request: pytest.FixtureRequest) -> None:
+    (timeout,) = request.node.iter_markers("timeout")
+    assert timeout.args == (600,)
 
-    def change_a_disk() -> None:
-        while not is_over.wait(0.001):
-            with xapi.xapi.lock:
-                xapi.db.set("VDI", other, name_label=str(time.monotonic()))
 
-    def seen(record: CallRecord) -> None:
-        if record.call == "event.from":
-            calls.append((time.monotonic() - record.seconds, record.seconds))
-        elif record.call.startswith("PBD.get_all"):  # what the attach sees unplugged, and waits to plug
-            calls.clear()
-        if len(calls) == 12:
-            is_over.set()
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_slow_test_with_a_time_of_its_own_keeps_it(request: pytest.FixtureRequest) -> None:
+    (timeout,) = request.node.iter_markers("timeout")
+    assert timeout.args == (900,)
 
-    with xenvol.connect(xapi.url, xapi.user, xapi.password, on_call=seen) as session:
-        attach = threading.Thread(target=VolumeOps(session).attach_volume, args=(iscsi(1), "far"))
-        changing = threading.Thread(target=change_a_disk)
-        changing.start()
-        attach.start()
-        assert is_over.wait(60)
-        looks = calls[:12:2]
-        with xapi.xapi.lock:
-            xapi.db.set("SR", sr, current_operations={})
-        attach.join(60)
-        changing.join(60)
-    for (began, took), (next_began, _) in pairwise(looks):
-        assert next_began - began >= min(took / waiting.SHARE, took + 0.5)
-    assert xapi.db.count("VBD") == 2
-    assert xapi.journal.waits() == []
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_what_the_caller_has_set_for_itself_is_forgotten(workers: str, tmp_path: Path) -> None:
+    """Its pool, its drivers and its terminal; not what is for the tests."""
+    (tmp_path / "test_sees.py").write_text(
+        "import os\n"
+        "def test_sees():\n"
+        "    assert not {'XENVOL_URL', 'XENVOL_DRIVER_ISCSI', 'COLUMNS', 'FORCE_COLOR'} & os.environ.keys()\n"
+        "    assert os.environ['XENVOL_TEST_MARIADB'] == 'x'\n"
+    )
+    of_the_caller = {"XENVOL_URL": "x", "XENVOL_DRIVER_ISCSI": "x", "COLUMNS": "9", "FORCE_COLOR": "1"}
+    for_tests = {"XENVOL_TEST_MARIADB": "x"}
+    options: list[str | Path] = ["-p", "tests.conftest", "-W", "ignore", "--rootdir", tmp_path, "-n", workers]
+    done = run_pytest(*options, tmp_path, environ={**of_the_caller, **for_tests})
+    assert done.returncode == 0, done.stdout
