@@ -1,4 +1,4 @@
-"""One operation's view: what it has read it does not ask again, and what must be fresh it does."""
+"""A view remembers what it has read, and reads again when told to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class TestRead:
         view.read({"VDI": [vdi, "OpaqueRef:never", NULL_REF]})
         assert view.known("VDI", vdi) is None
 
-    def test_leaves_what_is_there_in_the_order_asked_for(self, xapi: Simulator, view: View) -> None:
+    def test_makes_the_records_known_that_are_there_in_the_order_asked_for(
+        self, xapi: Simulator, view: View
+    ) -> None:
         vdis = xapi.add_vdis(xapi.add_sr(), 3)
         view.read({"VDI": vdis})
         view.call("VDI.destroy", vdis[1])
