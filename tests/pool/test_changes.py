@@ -176,7 +176,7 @@ def test_an_interrupt_of_a_look_leaves_and_the_undo_looks_again() -> None:
 
 
 @pytest.mark.parametrize("error", [SILENCE, LATE])
-def test_a_change_of_which_nobody_knows_is_recorded_and_the_error_stays(error: XenVolError) -> None:
+def test_a_change_with_an_unknown_result_is_recorded_and_the_error_stays(error: XenVolError) -> None:
     """The inverse is idempotent, and the error of `look` becomes a note."""
     error = copy.copy(error)
     undo = Undo()
@@ -243,7 +243,9 @@ def test_an_undo_whose_answers_are_lost_claims_nothing_false(
     assert changes(before, xapi.snapshot()) == []
 
 
-def test_what_is_no_more_is_told_from_what_nobody_can_tell(xapi: Simulator, volume_ops: VolumeOps) -> None:
+def test_an_object_that_is_gone_is_told_from_an_unknown_result(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
     view = View(volume_ops._session)
     assert not is_no_more(view, "host", view.master)
     assert is_no_more(view, "host", "OpaqueRef:gone")

@@ -36,7 +36,7 @@ class TestTrust:
         transport.close()
 
     @pytest.mark.parametrize("trust", [Trust(), Trust.of(str(TLS / "other-ca.pem"), None, False)])
-    def test_a_certificate_that_nobody_known_signed_is_refused_before_anything_is_sent(
+    def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_is_sent(
         self, secure_host: TinyXapi, trust: Trust
     ) -> None:
         """Verification is the default, and the error says what to do."""

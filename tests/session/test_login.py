@@ -69,7 +69,7 @@ def test_a_wrong_password_is_a_refusal_that_does_not_show_it(host: TinyXapi) -> 
     assert host.calls("session.login_with_password") == 1
 
 
-def test_an_address_where_nobody_listens_is_reported_at_once() -> None:
+def test_an_address_where_no_server_listens_is_reported_at_once() -> None:
     """The address is probably wrong, so there is no retry."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -126,7 +126,7 @@ def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: 
     host.wait_until(lambda: host.open_connections == 0)
 
 
-def test_closing_does_not_mind_that_nobody_answers() -> None:
+def test_closing_ignores_a_missing_answer() -> None:
     """xapi ends the idle session later."""
     with TinyXapi().running() as host:
         session = connect(host.url, "root", "secret")

@@ -106,7 +106,7 @@ class TestSendingOnce:
         assert host.connections == 2
         transport.close()
 
-    def test_nothing_is_sent_where_nobody_listens(self) -> None:
+    def test_nothing_is_sent_where_no_server_listens(self) -> None:
         """NotConnected says that nothing was sent."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -114,7 +114,7 @@ class TestSendingOnce:
             with pytest.raises(NotConnected, match=r"cannot connect to http://127\.0\.0\.1:"):
                 ask(transport)
 
-    def test_a_name_that_nobody_can_spell_is_not_connected(self) -> None:
+    def test_a_name_that_idna_cannot_spell_is_not_connected(self) -> None:
         """The error of IDNA causes no crash."""
         with pytest.raises(NotConnected):
             ask(Transport(Endpoint("http", "a..b", 80)))

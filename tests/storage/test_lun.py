@@ -102,7 +102,7 @@ def test_a_lun_that_is_introduced_although_xapi_says_an_error_is_attached(
     assert [line for line in changes(before, target.snapshot()) if not line.startswith(fine)] == []
 
 
-def test_the_record_of_a_lun_in_somebody_elses_sr_stays(target: Simulator, volume_ops: VolumeOps) -> None:
+def test_the_record_of_a_lun_in_another_owners_sr_stays(target: Simulator, volume_ops: VolumeOps) -> None:
     """Otherwise the operator's name and notes on the record would be lost."""
     target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
     target.add_vbd(target.db.by_name("VM", "db")[0], vdi_of(target, 0))
@@ -413,7 +413,7 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
         volume_ops.detach_volume(iscsi(9), "web")
         assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
 
-    def test_a_detach_takes_out_what_has_the_number_now_whatever_number_its_record_says(
+    def test_a_detach_takes_out_what_has_the_number_now_and_ignores_the_number_of_its_record(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
         """The volume is in the VM under another number, and its VBD has no mark."""

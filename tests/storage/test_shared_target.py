@@ -144,7 +144,7 @@ class TestSeveralLuns:
         assert volume_ops.list_volumes("web")[0].is_plugged
 
 
-class TestSomebodyElsesSR:
+class TestAnotherOwnersSR:
     """A second SR on a target stays empty and breaks the scans of both (recordings.md, finding 12 (storage))."""
 
     def test_is_used_and_left_as_it_was(self, target: Simulator, volume_ops: VolumeOps) -> None:

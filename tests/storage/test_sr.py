@@ -77,7 +77,7 @@ class TestReleasing:
         assert plugged(target, attachment.sr_ref) == [True, True]
 
     @pytest.mark.parametrize("nth", [1, 2])
-    def test_is_done_where_somebody_forgets_the_sr_meanwhile(
+    def test_is_done_if_another_process_forgets_the_sr_meanwhile(
         self, target: Simulator, volume_ops: VolumeOps, nth: int
     ) -> None:
         sr = volume_ops.attach_volume(iscsi(0), "web").sr_ref
@@ -92,7 +92,7 @@ class TestReleasing:
         assert not target.db.refs("SR")
 
 
-class TestSomebodyElsesSR:
+class TestAnotherOwnersSR:
     def test_that_was_plugged_before_the_disk_came_is_scanned_for_it(
         self, xapi: Simulator, volume_ops: VolumeOps
     ) -> None:

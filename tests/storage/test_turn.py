@@ -76,7 +76,7 @@ def test_first_attaches_of_many_luns_and_their_detaches_all_succeed_and_none_mak
 
 
 @pytest.mark.usefixtures("impatient")
-def test_the_turn_of_an_attempt_that_died_holds_nobody_up(xapi: Simulator, volume_ops: VolumeOps) -> None:
+def test_the_turn_of_a_dead_attempt_delays_no_other(xapi: Simulator, volume_ops: VolumeOps) -> None:
     arrange(xapi, 2)
     before = xapi.snapshot()
     sr = volume_ops.attach_volume(iscsi(0), "vm0").sr_ref
@@ -207,7 +207,7 @@ def test_an_attempt_that_pauses_in_its_turn_ends_well_although_it_is_overtaken(
     assert changes(before, xapi.snapshot()) == []
 
 
-def test_a_turn_mark_that_could_not_be_removed_holds_nobody_of_its_process_up(
+def test_a_turn_mark_that_could_not_be_removed_delays_no_attempt_of_its_process(
     xapi: Simulator, volume_ops: VolumeOps
 ) -> None:
     nfs = next(driver for driver in DRIVERS if str(driver) == "nfs")
