@@ -75,7 +75,7 @@ class View:
 
     @property
     def session(self) -> Session:
-        """The session that calls are made in."""
+        """The session in which this view makes its calls."""
         return self._session
 
     @property
@@ -155,7 +155,7 @@ class View:
         return self._records.get((cls, ref))
 
     def known_of(self, cls: str, refs: Iterable[Ref]) -> dict[Ref, Record]:
-        """Return those of these objects that are remembered, in the order of `refs`; no call."""
+        """Return the remembered records of these objects, by reference, in the order of `refs`; no call."""
         return {ref: self._records[cls, ref] for ref in refs if (cls, ref) in self._records}
 
     def remember(self, cls: str, ref: str, record: Record) -> None:

@@ -19,7 +19,7 @@ from xenvol.session.forks import renew_after_fork
 def no_session(given: object) -> RequestError:
     """Return the error for an argument that is no session."""
     return RequestError(
-        "a session is one of xenvol.connect, or an object with .xenapi that is logged in, such as a XenAPI.Session, "
+        "pass a session of xenvol.connect, or an object with .xenapi that is logged in, such as a XenAPI.Session, "
         f"not a value of type {type(given).__name__}"
     )
 

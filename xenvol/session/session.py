@@ -165,9 +165,10 @@ class Session:
         self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, is_busy)
 
     def close(self) -> None:
-        """Log out and close the connections of all threads, if xenvol logged in. Idempotent; ignores a missing answer.
+        """Log out and close the connections of all threads, if xenvol logged in. Idempotent.
 
-        In a forked child it closes the child's connections only, since the session belongs to the parent.
+        A refusal or a missing answer is only logged. In a forked child it closes the child's connections only, since
+        the session belongs to the parent.
         """
         if Call.parse(LOGOUT).is_among(self._forbidden):
             raise ForbiddenCall(LOGOUT, driver=self._driver)

@@ -23,9 +23,9 @@ def connect_disk(
 ) -> tuple[VDIRef, Record]:
     """Make the disk reachable on these hosts (None: on all), and return it. Idempotent.
 
-    If the pool has the disk in an SR, that SR is used; else the SR of `spec` is introduced. An SR that was plugged
-    before the disk existed is scanned once. Raises VolumeNotFound. Raises WrongVolume if the uuid is in an SR with
-    another location: then the file was copied, and xenvol cannot know which copy is meant.
+    If the pool has the disk in an SR, that SR is used; else the SR of `spec`, which is introduced if it is missing. An
+    SR that was plugged before the disk existed is scanned once. Raises VolumeNotFound. Raises WrongVolume if the uuid
+    is in an SR with another location: then the file was copied, and xenvol cannot know which copy is meant.
     """
     require_sr_type(view, spec.type)
     found = find_vdi(view, vdi_uuid)

@@ -34,19 +34,19 @@ def export(config: Config) -> list[str]:
 
 
 def smb_share(config: Config) -> list[str]:
-    """Server and share ignore case; the driver ignores the rest of the path."""
+    """Name server and share, without case. The driver ignores the rest of the path."""
     server, _, share = config.get("server", "").replace("\\", "/").strip("/").partition("/")
     return [f"smb //{_host(server)}/{share.strip('/').partition('/')[0].lower()}"]
 
 
 def ceph(config: Config) -> list[str]:
-    """One name for each monitor: each of them serves the whole cluster."""
+    """Name each monitor, since each serves the whole cluster."""
     port, path = config.get("serverport") or "6789", _path(config.get("serverpath", ""))
     return [f"cephfs {_host(monitor)}:{port}:{path}" for monitor in _each(config.get("server", ""))]
 
 
 def gluster(config: Config) -> list[str]:
-    """One name for each server: each of them serves the whole volume."""
+    """Name each server, since each serves the whole volume."""
     server, _, volume = config.get("server", "").rpartition(":")
     servers = [server, *_each(config.get("backupservers", ""), ":")]
     return [f"glusterfs {_host(name)}:{_path(volume)}" for name in servers]
@@ -62,17 +62,18 @@ def directory(config: Config) -> list[str]:
 
 
 def devices(config: Config) -> list[str]:
-    """The same for all SR types: a device holds one SR."""
+    """Name each device, the same for all SR types: a device holds one SR."""
     return [f"device {_path(device)}" for device in _each(config.get("device", ""))]
 
 
 def lun(config: Config) -> list[str]:
-    """The same for all SR types and portals."""
+    """Name the LUN by its SCSI id, the same for all SR types and portals."""
     return [f"LUN {config.get('SCSIid', '').strip().lower()}"]
 
 
 def target(config: Config) -> list[str]:
-    """The same for all portals: a pool can hold a target in one SR only (recordings.md, finding 12 (storage))."""
+    """Name the target, the same for all portals: a pool can hold a target in one SR only (recordings.md, finding 12
+    (storage))."""
     return [f"target {config.get('targetIQN', '').strip().lower()}"]
 
 

@@ -119,8 +119,8 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
     The probe rescans the host's connection, which also drops the devices of vanished LUNs; while such a device exists,
     the storage driver attaches no LUN of the target. The probe takes no lock on the SR, so it waits for no other call.
     With an SCSIid in the device_config, it would look for that LUN, and leave an iSCSI session behind if the LUN is not
-    there (docs/background/recordings.md, 20e), so it is left out. Raises XapiError, and UnsupportedSRType
-    where the host has not the driver for it.
+    there (docs/background/recordings.md, 20e), so xenvol omits it. Raises XapiError, and UnsupportedSRType if the host
+    lacks the driver.
     """
     config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
     try:
@@ -230,7 +230,7 @@ def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
 
 
 def is_lun_per_vdi(sr_type: str) -> bool:
-    """Whether SRs of this type show one VDI for each LUN."""
+    """Whether SRs of this type show one VDI for each LUN. Only the storage grows such a disk."""
     return sr_type_of(sr_type).luns
 
 
@@ -517,8 +517,8 @@ def _introduce(
     """Introduce a LUN by its number, and return its VDI. Return None, after a minute, if the storage has no such LUN.
 
     xapi uses the LUN's own uuid, and ignores the given one. If the LUN has a record already, xapi returns that, and
-    overwrites its names with the given ones (docs/background/recordings.md, finding 9 (storage)). So
-    xenvol passes the names in `like`.
+    overwrites its names with the given ones (docs/background/recordings.md, finding 9 (storage)). So xenvol passes the
+    names in `like`.
     """
     # must differ from the location of every other disk; the driver replaces it by the real location
     elsewhere = str(uuid.uuid4())

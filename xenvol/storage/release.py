@@ -31,7 +31,7 @@ IsOwn = Callable[[Record], bool]
 
 
 def is_ours(sr_rec: Record) -> bool:
-    """Whether xenvol introduced the SR: its mark is in sm_config or, since LVM drivers replace that, in
+    """Whether xenvol introduced the SR: its mark is in sm_config, or, where LVM drivers replace that, in
     other_config."""
     return MARK in sr_rec["sm_config"] or MARK in sr_rec["other_config"]
 
@@ -98,7 +98,7 @@ def _detached_here(view: View, vdis: Mapping[VDIRef, Record], of: IsOwn) -> list
 def _is_alone(view: View, sr_rec: Record, leaving: Iterable[Record]) -> bool:
     """Whether no other attempt can be changing the SR now (`xenvol.storage.turn`).
 
-    While a disk is held, the SR is in use, so another attempt may come.
+    A held disk makes the SR look in use until its record is gone, so another attempt may join.
     """
     told = {mark for marked in leaving for mark in marked["other_config"]} | set(sr_rec["other_config"])
     return told.isdisjoint({JOINED, CONNECTED, TURN, LEFT}) and not is_busy(view, sr_rec)

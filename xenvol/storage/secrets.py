@@ -108,7 +108,7 @@ def find_secret(view: View, secret_uuid: str) -> SecretRef | None:
 
 
 def destroy_secret(view: View, secret_ref: SecretRef) -> None:
-    """Idempotent."""
+    """Remove the secret. Idempotent."""
     with gone_is_fine("secret"):
         call_and_confirm(
             view, ("secret.destroy", secret_ref), is_done=partial(is_no_more, view, "secret", secret_ref)

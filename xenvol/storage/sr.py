@@ -100,9 +100,9 @@ def connect_sr(
     `found` is an existing SR. `ways` are the device_configs with which a host may reach the storage, in the order to
     try; the default is that of `spec`. Idempotent.
 
-    An existing PBD is plugged as it is: the attempt that created it may be about to plug it. If it cannot reach the
-    storage, and xenvol introduced the SR, the PBD is replaced by one of the `ways`. A shared SR is also plugged on the
-    pool's master; a local SR stays on its host. If `hosts` is None, a host that is down is skipped.
+    An existing PBD is plugged as it is, also that of another process, which may be about to plug it. If it cannot reach
+    the storage, and xenvol introduced the SR, the PBD is replaced by one of the `ways`. A shared SR is also plugged on
+    the pool's master; a local SR stays on its host. If `hosts` is None, a host that is down is skipped.
     """
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
     pbds = {} if is_new else find_pbds(view, sr_ref)

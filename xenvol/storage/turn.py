@@ -109,7 +109,7 @@ class Turn:
         self._since = 0.0
 
     def take(self) -> Record:
-        """Wait for the turn. Return the SR, its PBDs and VDIs, read anew. Raises XapiError if the SR is gone."""
+        """Wait for the turn. Return the SR, its PBDs and VDIs, read again. Raises XapiError if the SR is gone."""
         is_known = TURN not in self._view.record("SR", self._sr_ref)["other_config"]
         while True:
             if not is_known and not settle(self._view, self._sr_ref, self._is_free):
