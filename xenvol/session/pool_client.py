@@ -95,10 +95,6 @@ class PoolClient:
         return self._others[0] if login is None else login.endpoint
 
     @property
-    def is_logged_in(self) -> bool:
-        return self._login is not None
-
-    @property
     def has_own_login(self) -> bool:
         """Whether this process logged in. A forked child has the log-in of its parent."""
         login = self._login
