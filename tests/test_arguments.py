@@ -116,13 +116,13 @@ def test_what_is_no_attachment_id_takes_no_fence_away(
 @pytest.mark.parametrize("call", WITHOUT_A_SESSION.values(), ids=WITHOUT_A_SESSION)
 def test_what_is_no_session_is_refused(call: Callable[[VolumeOps], object], given: Any) -> None:
     """A connection that failed, or its address."""
-    with pytest.raises(RequestError, match=r"a session is one of xenvol\.connect"):
+    with pytest.raises(RequestError, match=r"pass a session of xenvol\.connect"):
         call(VolumeOps(given))
 
 
 def test_what_is_no_session_is_refused_by_the_layers_below_as_well() -> None:
     for make in (Session, View.of):
-        with pytest.raises(RequestError, match=r"a session is one of xenvol\.connect"):
+        with pytest.raises(RequestError, match=r"pass a session of xenvol\.connect"):
             make(None)
 
 

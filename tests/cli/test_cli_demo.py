@@ -20,12 +20,14 @@ from xenvol.cli.demo.facts import Story, Trial
 from xenvol.cli.demo.volumes import CHAP
 
 LEAKY = """
+import uuid
 from xenvol.drivers.iscsi import ISCSIDriver
 
 class Driver(ISCSIDriver):
     def disconnect_volume(self, connection_data):
         super().disconnect_volume(connection_data)
-        self.connect_volume(connection_data)
+        left = (str(uuid.uuid4()), "xenvol " + connection_data["target_iqn"], "", "iscsi", "", True, {})
+        self.session.xenapi.SR.introduce(*left)
 """
 
 

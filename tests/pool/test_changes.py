@@ -1,4 +1,4 @@
-"""What is recorded of a call: by whether it succeeded, was refused, was not answered or was interrupted."""
+"""What a change records if its call succeeds, is refused, gets no answer or is interrupted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.scenarios import arrange_target, changes, iscsi, touch_hosts
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
-from xenvol.pool.changes import LATE_REFUSALS, change, is_no_more, make, unmake
+from xenvol.pool.changes import LATE_REFUSALS, call_and_confirm, change, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.simulator import Simulator
@@ -24,7 +24,7 @@ LATE = XapiError("INTERNAL_ERROR", ["Unix.ECONNREFUSED"], "SR.introduce")
 
 
 class Saying:
-    """A view of which every call ends alike."""
+    """A view in which every call has the same outcome."""
 
     def __init__(self, outcome: BaseException | None) -> None:
         self.outcome = outcome
@@ -122,7 +122,7 @@ def test_a_change_is_recorded_unless_it_was_refused(
 
 
 class Failing:
-    """A look that fails as often as it is told, and then finds what it is told."""
+    """A `look` that gives these answers in turn, and raises those that are errors."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -141,7 +141,7 @@ def made(error: BaseException, look: Failing, undo: Undo, taken_back: list[str])
 
 @pytest.mark.parametrize("error", [SILENCE, LATE, KeyboardInterrupt(), SystemExit(), GeneratorExit()])
 def test_a_look_that_fails_replaces_no_error_and_the_undo_looks_again(error: BaseException) -> None:
-    """It becomes a note; what the undo finds is taken back."""
+    """The error of `look` becomes a note, and the undo takes back what it finds."""
     error = copy.copy(error)
     undo, taken_back = Undo(), list[str]()
     with pytest.raises(type(error)) as caught:
@@ -167,7 +167,7 @@ def test_what_was_perhaps_made_and_is_not_there_needs_no_undo() -> None:
 
 
 def test_an_interrupt_of_a_look_leaves_and_the_undo_looks_again() -> None:
-    """A silence, and the user gives up waiting for the look that follows it."""
+    """No answer comes, and the user interrupts the `look` that follows."""
     undo, taken_back = Undo(), list[str]()
     with pytest.raises(KeyboardInterrupt):
         made(copy.copy(SILENCE), Failing(KeyboardInterrupt(), "OpaqueRef:late"), undo, taken_back)
@@ -176,8 +176,8 @@ def test_an_interrupt_of_a_look_leaves_and_the_undo_looks_again() -> None:
 
 
 @pytest.mark.parametrize("error", [SILENCE, LATE])
-def test_a_change_of_which_nobody_knows_is_recorded_and_the_error_stays(error: XenVolError) -> None:
-    """The inverse is idempotent; the look that failed is a note."""
+def test_a_change_with_an_unknown_result_is_recorded_and_the_error_stays(error: XenVolError) -> None:
+    """The inverse is idempotent, and the error of `look` becomes a note."""
     error = copy.copy(error)
     undo = Undo()
     view: Any = Saying(error)
@@ -214,10 +214,10 @@ def test_a_change_of_which_nobody_knows_is_recorded_and_the_error_stays(error: X
 def test_what_is_taken_back_is_not_said_not_to_be(
     outcome: BaseException | None, look: Failing, raises: type[BaseException] | None
 ) -> None:
-    """After a silence, and after a refusal that can come after the deed, it is looked up."""
+    """After a missing answer, and after a late refusal, `is_done` reads what happened."""
     undo = Undo()
     view: Any = Saying(outcome)
-    undo.did("made X", unmake, view, ("SR.forget",), is_undone=look)
+    undo.did("made X", call_and_confirm, view, ("SR.forget",), is_done=look)
     if raises is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             undo.unwind()
@@ -229,7 +229,7 @@ def test_what_is_taken_back_is_not_said_not_to_be(
 def test_an_undo_whose_answers_are_lost_claims_nothing_false(
     xapi: Simulator, volume_ops: VolumeOps, method: str
 ) -> None:
-    """The attach fails at its plug; each step back is done, and its answer lost: no note says that it is not."""
+    """The attach fails, and every step of the undo succeeds without an answer: no note says that it failed."""
     arrange_target(xapi)
     touch_hosts(xapi)
     xapi.add_vm("web")
@@ -243,7 +243,9 @@ def test_an_undo_whose_answers_are_lost_claims_nothing_false(
     assert changes(before, xapi.snapshot()) == []
 
 
-def test_what_is_no_more_is_told_from_what_nobody_can_tell(xapi: Simulator, volume_ops: VolumeOps) -> None:
+def test_an_object_that_is_gone_is_told_from_an_unknown_result(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
     view = View(volume_ops._session)
     assert not is_no_more(view, "host", view.master)
     assert is_no_more(view, "host", "OpaqueRef:gone")
@@ -257,7 +259,7 @@ def test_what_is_no_more_is_told_from_what_nobody_can_tell(xapi: Simulator, volu
 def test_an_attach_that_is_interrupted_while_xapi_is_at_it_is_found_by_the_next(
     xapi: Simulator, volume_ops: VolumeOps, method: str
 ) -> None:
-    """Ctrl-C: the caller no longer waits for the answer, and xapi does what it was asked all the same."""
+    """After Ctrl-C the caller no longer waits for the answer, and xapi still completes the call."""
     arrange_target(xapi)
     touch_hosts(xapi)
     xapi.add_vm("web")
@@ -268,7 +270,7 @@ def test_an_attach_that_is_interrupted_while_xapi_is_at_it_is_found_by_the_next(
         while not order.hits:
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        time.sleep(0.3)  # until the undo is under way; xapi goes on meanwhile
+        time.sleep(0.3)  # until the undo has begun; xapi continues the call
         order.release()
 
     keyboard = threading.Thread(target=interrupt)
@@ -278,7 +280,7 @@ def test_an_attach_that_is_interrupted_while_xapi_is_at_it_is_found_by_the_next(
     keyboard.join()
     if (
         method == "PBD.plug"
-    ):  # an unplug waits in xapi for the plug to end; what is only made later is not seen yet
+    ):  # an unplug waits in xapi for the plug; an object that xapi creates later is not there yet
         assert changes(before, xapi.snapshot()) == []
     while any(entry.outcome == "pending" for entry in xapi.journal):
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The ledger takes back everything, newest first, whatever its steps do."""
+"""`unwind` runs every step, newest first, even if some fail."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def test_steps_are_taken_back_newest_first() -> None:
-    """What was done last is undone first, with the arguments recorded."""
+    """The last step is undone first, with its recorded arguments."""
     undone: list[object] = []
     undo = Undo()
     undo.did("introduced SR", undone.append, "SR")
@@ -30,7 +30,7 @@ def test_steps_are_taken_back_newest_first() -> None:
 
 
 def test_a_second_unwind_does_nothing() -> None:
-    """A step that succeeded is never run again."""
+    """A step that succeeded never runs again."""
     undone: list[str] = []
     undo = Undo()
     undo.did("introduced SR", undone.append, "SR")
@@ -40,7 +40,7 @@ def test_a_second_unwind_does_nothing() -> None:
 
 
 def test_forgotten_steps_stay_done() -> None:
-    """After forget there is nothing to take back."""
+    """After `forget`, `unwind` takes nothing back."""
     undone: list[str] = []
     undo = Undo()
     undo.did("introduced SR", undone.append, "SR")
@@ -51,7 +51,7 @@ def test_forgotten_steps_stay_done() -> None:
 
 
 def test_a_failure_becomes_a_note_on_the_first_error(caplog: pytest.LogCaptureFixture) -> None:
-    """The error that caused the unwinding is never replaced; each failure is noted, logged and returned."""
+    """No failure replaces the error that caused the unwinding; each one is noted, logged and returned."""
     undone: list[str] = []
     undo = Undo()
     undo.did("introduced SR a1", undone.append, "SR")
@@ -71,7 +71,7 @@ def test_a_failure_becomes_a_note_on_the_first_error(caplog: pytest.LogCaptureFi
     "failure", [XapiUnreachable("SR.forget", TimeoutError()), XapiError("SR_HAS_PBD", [], "SR.forget")]
 )
 def test_a_step_that_failed_is_tried_once_more_by_the_next_unwind(failure: Exception) -> None:
-    """A refusal did not happen, and after a silence nobody knows: both stay on the record, in their order."""
+    """After a refusal nothing changed, and after a missing answer the result is unknown: both steps stay recorded."""
     attempts: list[str] = []
     answers: list[Exception | None] = [failure, None]
 
@@ -91,7 +91,7 @@ def test_a_step_that_failed_is_tried_once_more_by_the_next_unwind(failure: Excep
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interrupt_costs_no_other_step(interrupt: type[BaseException]) -> None:
-    """The remaining steps run, then the interrupt leaves, unless there is an error that carries it."""
+    """The remaining steps run. Then the interrupt is raised, or noted on the error if there is one."""
     undone: list[str] = []
     undo = Undo()
     undo.did("oldest", undone.append, "oldest")
@@ -108,7 +108,7 @@ def test_an_interrupt_costs_no_other_step(interrupt: type[BaseException]) -> Non
 
 
 def test_a_step_that_is_interrupted_runs_once_more() -> None:
-    """The interrupt leaves when all is undone; with an error to carry it, it is a note that says so."""
+    """The interrupt is raised when all steps have run; with an error, it becomes a note."""
     undone: list[str] = []
     answers: list[BaseException] = [KeyboardInterrupt(), SystemExit()]
 
@@ -139,7 +139,7 @@ def test_a_step_that_is_interrupted_runs_once_more() -> None:
 
 
 def test_the_repr_tells_the_state() -> None:
-    """How much is on the record, and what comes first; never the arguments."""
+    """It shows the number of steps and the newest one, never the arguments."""
     undo = Undo()
     assert repr(undo) == "<Undo: nothing to take back>"
     undo.did("introduced SR", print)
@@ -149,7 +149,7 @@ def test_the_repr_tells_the_state() -> None:
 
 @given(st.lists(st.booleans(), max_size=12))
 def test_every_step_runs_exactly_once_per_unwind(outcomes: list[bool]) -> None:
-    """Whatever subset fails, all steps run in reverse order, and exactly the failed ones remain, in order."""
+    """If any subset fails, all steps run in reverse order, and only the failed ones remain, in order."""
     ran: list[int] = []
 
     def inverse(number: int) -> None:

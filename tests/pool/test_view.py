@@ -1,4 +1,4 @@
-"""One operation's view: what it has read it does not ask again, and what must be fresh it does."""
+"""A view remembers what it has read, and reads again when told to."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ class TestRead:
         assert view.known("VDI", vdi) is not None
         view.read({"VDI": [vdi, "OpaqueRef:never", NULL_REF]})
         assert view.known("VDI", vdi) is None
+
+    def test_makes_the_records_known_that_are_there_in_the_order_asked_for(
+        self, xapi: Simulator, view: View
+    ) -> None:
+        vdis = xapi.add_vdis(xapi.add_sr(), 3)
+        view.read({"VDI": vdis})
+        view.call("VDI.destroy", vdis[1])
+        view.read({"VDI": vdis})
+        with xapi.journal.recording() as calls:
+            known = view.known_of("VDI", [vdis[2], vdis[1], vdis[0]])
+        assert list(known) == [vdis[2], vdis[0]]
+        assert known[vdis[0]] == view.known("VDI", vdis[0])
+        assert not calls
 
     def test_of_nothing_makes_no_call(self, xapi: Simulator, view: View) -> None:
         with xapi.journal.recording() as calls:

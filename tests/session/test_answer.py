@@ -1,4 +1,4 @@
-"""An answer is read as the standard library reads it, and what is no answer is never taken for one."""
+"""xenvol reads an answer as the standard library does, and refuses a body that is no answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_any_value_arrives_as_it_was(value: Any) -> None:
 def test_a_broken_answer_is_refused_or_says_what_the_standard_library_reads_in_it(
     value: Any, data: st.DataObject
 ) -> None:
-    """A byte is lost, doubled or another one."""
+    """One byte is lost, doubled or changed."""
     body = bytearray(answered(value))
     at = data.draw(st.integers(0, len(body) - 1))
     body[at : at + 1] = data.draw(st.sampled_from([b"", b"<", b"/", b">", b"x", b"&", body[at : at + 1] * 2]))
@@ -70,7 +70,7 @@ def test_a_broken_answer_is_refused_or_says_what_the_standard_library_reads_in_i
     ],
 )
 def test_what_xapi_writes_is_read(inner: str, value: object) -> None:
-    """xapi leaves text untyped, and integers too."""
+    """xapi writes text and integers without a type."""
     assert read_answer(in_value(inner)) == value
 
 

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.endpoint: addresses, trust, and whom the password is sent to."""
+"""Addresses, trust, and the hosts that get the password."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestTrust:
         transport.close()
 
     @pytest.mark.parametrize("trust", [Trust(), Trust.of(str(TLS / "other-ca.pem"), None, False)])
-    def test_a_certificate_that_nobody_known_signed_is_refused_before_anything_is_sent(
+    def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_is_sent(
         self, secure_host: TinyXapi, trust: Trust
     ) -> None:
         """Verification is the default, and the error says what to do."""
@@ -45,7 +45,7 @@ class TestTrust:
         assert secure_host.received == []
 
     def test_a_certificate_for_another_name_is_refused(self, secure_host: TinyXapi) -> None:
-        """The authority alone does not make it the right host."""
+        """The signature of the authority alone is not enough."""
         elsewhere = f"https://127.0.0.3:{secure_host.port}"
         with TinyXapi(address="127.0.0.3", port=secure_host.port, tls=True).running() as other:
             with pytest.raises(UntrustedHost, match=r"127\.0\.0\.3"):
@@ -65,7 +65,8 @@ class TestTrust:
     def test_the_pinned_certificate_is_accepted_in_every_usual_spelling(
         self, secure_host: TinyXapi, spelling: str | list[str]
     ) -> None:
-        """openssl's, with colons or without; one of several is enough, since each host of a pool has its own."""
+        """The spellings are those of openssl, with and without colons. One match is enough: each host has its own
+        fingerprint."""
         transport = Transport(Endpoint.parse(secure_host.url, Trust.of(None, spelling, False)))
         assert ask(transport) == ["h"]
         transport.close()
@@ -80,7 +81,7 @@ class TestTrust:
         assert secure_host.received == []
 
     def test_insecure_takes_any_certificate_and_warns(self, secure_host: TinyXapi) -> None:
-        """Explicitly, and never quietly."""
+        """`insecure` must be set, and always warns."""
         endpoint = Endpoint.parse(secure_host.url, Trust.of(None, None, True))
         with pytest.warns(InsecureConnection, match="not checked"):
             endpoint.warn_if_insecure(stacklevel=1)
@@ -89,12 +90,12 @@ class TestTrust:
         transport.close()
 
     def test_nothing_warns_where_nothing_is_insecure(self) -> None:
-        """Warnings are errors in this test run, so that saying nothing is passing."""
+        """Warnings are errors in this test run, so the test passes without one."""
         for url in ("https://xapi.example", "http://localhost", "unix:///run/xapi"):
             Endpoint.parse(url).warn_if_insecure(stacklevel=1)
 
     def test_two_kinds_of_trust_at_once_are_refused(self) -> None:
-        """Which one counts would be a guess."""
+        """xenvol would have to guess which one counts."""
         with pytest.raises(ValueError, match="exclude each other"):
             Trust.of("ca.pem", None, True)
         with pytest.raises(ValueError, match="exclude each other"):
@@ -102,12 +103,12 @@ class TestTrust:
 
     @pytest.mark.parametrize("text", ["", "abc", "00" * 20, "zz" * 32])
     def test_what_is_no_sha256_fingerprint_is_refused(self, text: str) -> None:
-        """A SHA-1 fingerprint, above all."""
+        """A SHA-1 fingerprint is one of them."""
         with pytest.raises(ValueError, match="SHA-256"):
             Trust.of(None, text, False)
 
     def test_a_ca_file_that_cannot_be_read_is_refused_at_once(self, tmp_path: Path) -> None:
-        """Not at the first call."""
+        """The error comes before the first call."""
         with pytest.raises(ValueError, match=r"missing\.pem"):
             Trust.of(str(tmp_path / "missing.pem"), None, False)
         (tmp_path / "empty.pem").write_text("no certificate")
@@ -132,13 +133,13 @@ class TestEndpoint:
         ],
     )
     def test_an_address_is_read_and_shown(self, url: str, shown: str) -> None:
-        """https unless said otherwise; usual ports left out."""
+        """https is the default, and default ports are not shown."""
         assert str(Endpoint.parse(url)) == shown
         assert Endpoint.parse(str(Endpoint.parse(url))) == Endpoint.parse(url)
 
     @pytest.mark.parametrize("url", ["http://xapi.example", "http://10.0.0.1:80", "http://localhost.example"])
     def test_a_password_in_the_clear_needs_saying_so(self, url: str) -> None:
-        """http:// elsewhere than on the loopback is refused, and with insecure=True it warns."""
+        """http:// is refused except on the loopback; with insecure=True it warns."""
         with pytest.raises(ValueError, match="insecure=True"):
             Endpoint.parse(url)
         with pytest.warns(InsecureConnection, match="in the clear"):
@@ -148,12 +149,12 @@ class TestEndpoint:
         "url", ["", "ftp://xapi.example", "https://", "https://h/path", "https://h?q=1", "https://h#f"]
     )
     def test_what_is_no_address_of_a_xapi_is_refused(self, url: str) -> None:
-        """With the forms that are."""
+        """The error lists the valid forms."""
         with pytest.raises(ValueError, match="address"):
             Endpoint.parse(url)
 
     def test_a_password_in_a_url_is_refused_and_not_repeated(self) -> None:
-        """URLs end up in logs."""
+        """URLs are often logged."""
         with pytest.raises(ValueError, match="pass them as arguments") as caught:
             Endpoint.parse("https://root:canary@xapi.example")
         assert "canary" not in str(caught.value)
@@ -169,27 +170,27 @@ class TestEndpoint:
         ],
     )
     def test_the_master_is_reached_as_the_host_was_that_named_it(self, address: str, shown: str) -> None:
-        """xapi names a bare address: scheme, port and trust stay what they were."""
+        """xapi sends a bare address, so scheme, port and trust stay the same."""
         trust = Trust.of(None, "00" * 32, False)
         moved = Endpoint.parse("https://10.0.0.1:8443", trust).at(address)
         assert str(moved) == shown
         assert moved.trust == trust
 
     def test_a_plain_endpoint_does_not_take_the_password_off_the_machine(self) -> None:
-        """A host on the loopback that names a master elsewhere is not followed there over http."""
+        """If a host on the loopback names a master elsewhere, xenvol does not follow it over http."""
         with pytest.raises(NotConnected, match="in the clear"):
             Endpoint.parse("http://127.0.0.1:8080").at("10.0.0.2")
         assert str(Endpoint.parse("http://127.0.0.1:8080").at("127.0.0.2")) == "http://127.0.0.2:8080"
         assert str(Endpoint.parse("unix:///run/xapi").at("10.0.0.2")) == "https://10.0.0.2"
 
     def test_an_address_that_is_none_is_not_connected(self) -> None:
-        """What a broken host says is no reason to crash."""
+        """The answer of a broken host causes no crash."""
         for address in ("", "[", "10.0.0.1:port"):
             with pytest.raises(NotConnected):
                 Endpoint.parse("https://10.0.0.1").at(address)
 
     def test_a_unix_socket_serves(self, tmp_path: Path) -> None:
-        """As in dom0."""
+        """dom0 has such a socket."""
         path = tmp_path / "xapi"
         answer = xmlrpc.client.dumps(({"Status": "Success", "Value": "v"},), methodresponse=True).encode()
 

@@ -20,7 +20,7 @@ from tests.scenarios import arrange_target, iscsi
 from xenvol.simulator import Simulator
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60  # seconds; a child that waits for a lock of its parent's would wait for ever
+LIMIT = 60  # seconds; a child that waits for a lock of the parent never returns
 
 PREAMBLE = """
 import json, os, sys, threading, time
@@ -62,7 +62,7 @@ def plain():
 
 
 def forking(xapi: Simulator, script: str) -> Any:
-    """What the script's last print said, in JSON."""
+    """Return the last line that the script printed, read as JSON."""
     ran = subprocess.run(
         [
             *(sys.executable, "-c", PREAMBLE + textwrap.dedent(script)),
@@ -81,7 +81,7 @@ def forking(xapi: Simulator, script: str) -> Any:
 
 @pytest.fixture
 def names(xapi: Simulator) -> list[str]:
-    """VMs of which each worker asks for one's name; each answer takes long enough for the others to ask, too."""
+    """One VM for each worker, which asks for its name. Each answer is delayed, so that the requests overlap."""
     found = [f"vm{number}" for number in range(4)]
     for name in found:
         xapi.add_vm(name)
@@ -109,7 +109,7 @@ names = ["vm0", "vm1", "vm2", "vm3"]
 def test_every_worker_gets_the_answers_to_its_own_questions(
     xapi: Simulator, names: list[str], session: str
 ) -> None:
-    """And the parent goes on meanwhile."""
+    """The parent makes calls at the same time."""
     answers = forking(
         xapi,
         ASKING
@@ -126,7 +126,7 @@ print(json.dumps([ask(session, names[3]), *(answer(*child) for child in children
 def test_a_wrapper_that_is_made_in_the_worker_over_the_parent_s_plain_session_is_safe(
     xapi: Simulator, names: list[str]
 ) -> None:
-    """Its connection is the parent's, which a thread of the parent is using; nothing but the process tells that."""
+    """It inherits a connection that a thread of the parent is using; only the process id shows this."""
     xapi.faults.delay("VM.get_uuid", 1.0)
     answers = forking(
         xapi,
@@ -178,7 +178,7 @@ print(json.dumps([answers, got == [session.xenapi.VM.get_record(ref)["uuid"]], t
 def test_a_lock_that_a_thread_held_at_the_fork_is_free_in_the_child(
     xapi: Simulator, names: list[str]
 ) -> None:
-    """The pool's, while it looks for the new master, and that of the clients."""
+    """The test holds the lock of the pool, as in a failover, and that of the clients."""
     answers = forking(
         xapi,
         ASKING
@@ -205,7 +205,7 @@ is_over.set()
 
 
 def test_a_worker_ends_no_session_but_its_own(xapi: Simulator, names: list[str]) -> None:
-    """Not the parent's, over which it goes on; but the one that it began when the parent had ended its own."""
+    """It does not log out the parent's session, but the one that it began after the parent had logged out."""
     known = len(xapi.journal.logins)
     answers = forking(
         xapi,

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.login: the addresses and the trust that `connect` takes, and what it refuses."""
+"""Which addresses and which trust `connect` accepts and refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def secure_host() -> Iterator[TinyXapi]:
 
 
 def test_connect_logs_in_and_leaving_the_block_logs_out_once(host: TinyXapi) -> None:
-    """And closes the connection."""
+    """It also closes the connection."""
     with connect(host.url, "root", "secret") as session:
         assert session.call("SR.get_all") == ["OpaqueRef:sr"]
         assert len(host.sessions) == 1
@@ -41,7 +41,7 @@ def test_connect_logs_in_and_leaving_the_block_logs_out_once(host: TinyXapi) -> 
 
 
 def test_connect_is_offered_by_the_package_itself(host: TinyXapi) -> None:
-    """Together with the version, and nothing is imported for them before they are used."""
+    """So is the version; both are imported at their first use."""
     with xenvol.connect(host.url, "root", Secret("secret")) as session:
         assert session.call("SR.get_all")
     assert xenvol.__version__.count(".") == 2
@@ -51,7 +51,7 @@ def test_connect_is_offered_by_the_package_itself(host: TinyXapi) -> None:
 
 
 def test_the_originator_is_the_same_for_all_of_a_machine(host: TinyXapi) -> None:
-    """xapi ends the oldest sessions of an originator that has too many, so ours never cost others theirs."""
+    """xapi ends the oldest sessions of an originator with too many, so xenvol never ends those of other clients."""
     for originator in (None, None, "backup"):
         connect(host.url, "root", "secret", originator=originator).close()
     logins = [params for call, params in host.received if call == "session.login_with_password"]
@@ -60,7 +60,7 @@ def test_the_originator_is_the_same_for_all_of_a_machine(host: TinyXapi) -> None
 
 
 def test_a_wrong_password_is_a_refusal_that_does_not_show_it(host: TinyXapi) -> None:
-    """And it is not tried again."""
+    """It is not retried."""
     with pytest.raises(XapiError) as caught:
         connect(host.url, "root", "canary")
     assert caught.value.code == "SESSION_AUTHENTICATION_FAILED"
@@ -69,8 +69,8 @@ def test_a_wrong_password_is_a_refusal_that_does_not_show_it(host: TinyXapi) -> 
     assert host.calls("session.login_with_password") == 1
 
 
-def test_an_address_where_nobody_listens_is_reported_at_once() -> None:
-    """Most likely it is a mistake in the address, so nothing is tried again."""
+def test_an_address_where_no_server_listens_is_reported_at_once() -> None:
+    """The address is probably wrong, so there is no retry."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         records: list[CallRecord] = []
@@ -82,7 +82,7 @@ def test_an_address_where_nobody_listens_is_reported_at_once() -> None:
 
 
 def test_several_addresses_are_tried_in_turn(host: TinyXapi) -> None:
-    """Any host of the pool will do."""
+    """Any host of the pool is good enough."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -93,7 +93,7 @@ def test_several_addresses_are_tried_in_turn(host: TinyXapi) -> None:
 
 
 def test_a_busy_xapi_is_asked_again(host: TinyXapi) -> None:
-    """One that is still booting, too: neither did anything."""
+    """So is a host that is still booting: neither has changed anything."""
     refusals = iter([["TOO_MANY_PENDING_TASKS"], ["HOST_STILL_BOOTING"]])
 
     def login(*_: str) -> str:
@@ -108,7 +108,7 @@ def test_a_busy_xapi_is_asked_again(host: TinyXapi) -> None:
 
 
 def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: TinyXapi) -> None:
-    """Whatever ends it."""
+    """The cases are the errors that can end it."""
 
     def hang_up(*_: str) -> str:
         raise HangUp
@@ -126,8 +126,8 @@ def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: 
     host.wait_until(lambda: host.open_connections == 0)
 
 
-def test_closing_does_not_mind_that_nobody_answers() -> None:
-    """The session then ends by itself, in xapi's own time."""
+def test_closing_ignores_a_missing_answer() -> None:
+    """xapi ends the idle session later."""
     with TinyXapi().running() as host:
         session = connect(host.url, "root", "secret")
     session.close()
@@ -135,7 +135,7 @@ def test_closing_does_not_mind_that_nobody_answers() -> None:
 
 class TestTrust:
     def test_the_authority_or_the_fingerprint_proves_the_host(self, secure_host: TinyXapi) -> None:
-        """A Path is as good as a string."""
+        """`ca_file` may be a Path."""
         with connect(secure_host.url, "root", "secret", ca_file=TLS / "ca.pem") as session:
             assert session.call("SR.get_all")
         with connect(secure_host.url, "root", "secret", fingerprint=FINGERPRINT) as session:
@@ -151,19 +151,19 @@ class TestTrust:
         assert secure_host.received == []
 
     def test_insecure_is_possible_and_warns_at_the_caller(self, secure_host: TinyXapi) -> None:
-        """The warning points to the line that asked for it."""
+        """The warning points to the line of the caller."""
         with pytest.warns(InsecureConnection) as caught:
             session = connect(secure_host.url, "root", "secret", insecure=True)
         session.close()
         assert [warning.filename for warning in caught] == [__file__]
 
     def test_http_elsewhere_than_on_the_loopback_needs_insecure(self) -> None:
-        """The password would be readable by anybody on the way."""
+        """Other machines on the network could read the password."""
         with pytest.raises(ValueError, match="in the clear"):
             connect("http://192.0.2.1", "root", "secret")
 
     def test_http_on_the_loopback_says_nothing(self, host: TinyXapi) -> None:
-        """There is no way for anybody to be on."""
+        """No other machine can read the loopback."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             connect(host.url, "root", "secret").close()

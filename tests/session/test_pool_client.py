@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.pool_client: sessions that end, masters that move or die, threads; hosts are a page each."""
+"""Sessions that end, masters that move or die, and threads; each host is a small HTTP server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASTER, MEMBER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 
 class TinyPool:
-    """Hosts that answer one port at different addresses, one of them the master; the others name it."""
+    """Hosts with the same port and different addresses: one is the master, and the others name it."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.sessions: set[str] = set()
@@ -82,7 +82,7 @@ def logins(pool: TinyPool) -> dict[str, int]:
 
 class TestMasters:
     def test_a_member_names_the_master_and_is_followed_at_log_in(self, pool: TinyPool) -> None:
-        """With the scheme and the port of the address that was given."""
+        """xenvol keeps the scheme and the port of the given address."""
         with connect(pool[MEMBER].url, "root", "secret") as session:
             assert session.call("SR.get_all") == ["OpaqueRef:sr"]
             assert str(session.endpoint) == pool[MASTER].url
@@ -90,7 +90,7 @@ class TestMasters:
         assert pool.sessions == set()
 
     def test_a_master_that_moves_is_followed_with_the_same_session(self, pool: TinyPool) -> None:
-        """HOST_IS_SLAVE did not happen, so a write goes on as well; nobody logs in again."""
+        """HOST_IS_SLAVE means that nothing changed, so a write is sent again too. There is no second log-in."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.move_master(MEMBER)
             session.call("SR.scan", "OpaqueRef:sr")
@@ -100,7 +100,7 @@ class TestMasters:
         assert pool.sessions == set()
 
     def test_hosts_that_never_agree_who_is_master_are_given_up(self, pool: TinyPool) -> None:
-        """After a few moves the refusal leaves."""
+        """After a few moves the caller gets the refusal."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.move_master(MEMBER)
             pool[MEMBER].answers["SR.scan"] = pool[THIRD].answers[
@@ -111,15 +111,15 @@ class TestMasters:
             assert (caught.value.code, caught.value.params) == ("HOST_IS_SLAVE", (MEMBER,))
 
     def test_log_ins_that_go_in_circles_are_given_up(self, pool: TinyPool) -> None:
-        """Two hosts that name each other are no pool."""
+        """Two hosts name each other as the master."""
         pool[MASTER].answers = pool[MEMBER].answers | {}
-        with pytest.raises(XapiUnreachable, match="circles"):
+        with pytest.raises(XapiUnreachable, match="name each other as the master"):
             connect(pool[MASTER].url, "root", "secret")
 
     def test_when_the_master_dies_its_successor_is_found(
         self, mortal_pool: tuple[TinyPool, contextlib.ExitStack], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A call that could not be sent goes to the new master, a write too."""
+        """A call that could not be sent goes to the new master, also a write."""
         pool, master_life = mortal_pool
         with connect(pool[THIRD].url, "root", "secret") as session:
             session.call("SR.get_all")
@@ -134,7 +134,7 @@ class TestMasters:
     def test_while_there_is_no_new_master_the_old_one_is_unreachable(
         self, mortal_pool: tuple[TinyPool, contextlib.ExitStack]
     ) -> None:
-        """Members go on naming the dead one (docs/background/recordings.md, "Pool member that cannot reach its
+        """Members still name the dead one (docs/background/recordings.md, "Pool member that cannot reach its
         coordinator"); the error has what each said."""
         pool, master_life = mortal_pool
         waits: list[float] = []
@@ -152,7 +152,7 @@ class TestMasters:
     def test_a_host_that_takes_the_password_in_another_pool_is_not_believed(
         self, mortal_pool: tuple[TinyPool, contextlib.ExitStack], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A host that left keeps its address; nothing is done there, and we log out again."""
+        """A host that left the pool keeps its address. xenvol sends no call there, and logs out again."""
         pool, master_life = mortal_pool
         with connect(pool[THIRD].url, "root", "secret") as connected:
             session = Session(connected._wrapped, sleep=lambda _: None)
@@ -169,7 +169,7 @@ class TestMasters:
     def test_without_failover_two_calls_are_saved_and_the_session_dies_with_its_master(
         self, mortal_pool: tuple[TinyPool, contextlib.ExitStack]
     ) -> None:
-        """For commands that are over in a moment."""
+        """Short commands use this."""
         pool, master_life = mortal_pool
         with connect(pool[THIRD].url, "root", "secret", failover=False) as connected:
             assert [call for call, _ in pool[THIRD].received] == ["session.login_with_password"]
@@ -181,13 +181,13 @@ class TestMasters:
         assert logins(pool)[MEMBER] == 0
 
     def test_who_may_not_ask_for_the_hosts_connects_nevertheless(self, pool: TinyPool) -> None:
-        """A user with few rights goes without failing over."""
+        """A user with few rights cannot fail over."""
         del pool[MASTER].answers["host.get_all_records"]
         with connect(pool[MASTER].url, "root", "secret") as session:
             assert session.call("SR.get_all") == ["OpaqueRef:sr"]
 
     def test_hosts_without_an_address_that_serves_are_left_out(self, pool: TinyPool) -> None:
-        """A pool of one may have none; over http nothing goes off the machine. Connecting works all the same."""
+        """A pool of one host may have no address, and http is for the loopback only. Connecting still works."""
         pool[MASTER].answers["host.get_all_records"] = {
             "OpaqueRef:1": {"address": ""},
             "OpaqueRef:2": {"address": "192.0.2.1"},
@@ -199,7 +199,7 @@ class TestMasters:
 
 class TestExpiry:
     def test_an_ended_session_is_renewed_and_the_call_repeated(self, pool: TinyPool) -> None:
-        """SESSION_INVALID did not happen, so a write is repeated as well."""
+        """SESSION_INVALID means that nothing changed, so a write is sent again too."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.sessions.clear()
             session.call("SR.scan", "OpaqueRef:sr")
@@ -209,7 +209,7 @@ class TestExpiry:
             assert pool[MASTER].calls("session.login_with_password") == 2
 
     def test_a_session_is_renewed_once_in_a_call(self, pool: TinyPool) -> None:
-        """Where no session lasts, the refusal leaves, and the password is not sent for ever."""
+        """If no session lasts, the caller gets the refusal, and the password is sent once more only."""
 
         def refuse(ref: str, *_: Any) -> None:
             raise Refuse("SESSION_INVALID", ref)
@@ -222,7 +222,7 @@ class TestExpiry:
             assert pool[MASTER].calls("session.login_with_password") == 2
 
     def test_a_password_that_changed_meanwhile_is_a_refusal(self, pool: TinyPool) -> None:
-        """xapi's own words for it."""
+        """The error is that of xapi."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.sessions.clear()
             pool[MASTER].password = "new"
@@ -231,7 +231,7 @@ class TestExpiry:
             assert caught.value.code == "SESSION_AUTHENTICATION_FAILED"
 
     def test_a_session_is_not_renewed_in_another_pool(self, pool: TinyPool) -> None:
-        """The host was ejected: same address, same password, and none of our objects."""
+        """The host was ejected: its address and password are the same, its objects are not."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.sessions.clear()
             pool.uuid = "another pool's"
@@ -245,7 +245,7 @@ class TestExpiry:
     def test_a_session_that_ends_while_the_master_moves_is_renewed_only_where_the_pool_is_known(
         self, pool: TinyPool, failover: bool
     ) -> None:
-        """Without the pool's uuid, another address may be another pool."""
+        """Without the pool's uuid, another address may belong to another pool."""
         with connect(pool[MASTER].url, "root", "secret", failover=failover) as session:
             pool.move_master(MEMBER)
             pool.sessions.clear()
@@ -259,7 +259,7 @@ class TestExpiry:
         assert pool.sessions == set()
 
     def test_a_closed_session_says_so(self, pool: TinyPool) -> None:
-        """And does not log in behind anybody's back."""
+        """It does not log in again by itself."""
         session = connect(pool[MASTER].url, "root", "secret")
         session.close()
         with pytest.raises(RequestError, match="closed"):
@@ -269,7 +269,7 @@ class TestExpiry:
         assert pool[MASTER].calls("session.login_with_password") == 1
 
     def test_logging_out_by_name_closes_the_session(self, pool: TinyPool) -> None:
-        """As users of the official client are used to."""
+        """The official client works like this."""
         session = connect(pool[MASTER].url, "root", "secret")
         session.xenapi.session.logout()
         assert pool.sessions == set()
@@ -279,7 +279,7 @@ class TestExpiry:
 
 class TestThreads:
     def test_threads_share_the_session_and_not_the_connection(self, pool: TinyPool) -> None:
-        """8 threads, 50 calls each: 8 connections and the first one's, one log-in."""
+        """8 threads make 50 calls each, over 8 connections and that of the main thread, with one log-in."""
         start = threading.Barrier(8)
         with connect(pool[MASTER].url, "root", "secret") as session:
 
@@ -294,7 +294,7 @@ class TestThreads:
         assert pool[MASTER].calls("session.logout") == 1
 
     def test_a_thread_that_ends_closes_its_connection(self, pool: TinyPool) -> None:
-        """A service that makes a thread for each request does not run out of them."""
+        """A service that makes a thread for each request does not run out of connections."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             for _ in range(5):
                 thread = threading.Thread(target=session.call, args=["SR.get_all"])
@@ -304,7 +304,7 @@ class TestThreads:
             assert pool[MASTER].connections == 6
 
     def test_closing_closes_the_connections_of_all_threads(self, pool: TinyPool) -> None:
-        """Those that are still there, too."""
+        """This includes threads that still run."""
         session = connect(pool[MASTER].url, "root", "secret")
         with ThreadPoolExecutor(4) as threads:
             start = threading.Barrier(4)
@@ -314,7 +314,7 @@ class TestThreads:
             pool[MASTER].wait_until(lambda: pool[MASTER].open_connections == 0)
 
     def test_threads_that_trip_over_one_dead_session_renew_it_once(self, pool: TinyPool) -> None:
-        """Otherwise every expiry would cost the pool as many sessions as there are threads."""
+        """Otherwise every expiry would create as many sessions as there are threads."""
         with connect(pool[MASTER].url, "root", "secret") as session:
             pool.sessions.clear()
             start = threading.Barrier(8)
@@ -329,7 +329,7 @@ class TestThreads:
 
 
 def test_a_repr_tells_the_state_and_no_secret(pool: TinyPool, caplog: pytest.LogCaptureFixture) -> None:
-    """Where, who, logged in or not, how many connections."""
+    """It shows the address, the user, the state and the number of connections."""
     caplog.set_level(logging.DEBUG)
     with connect(pool[MASTER].url, "root", "secret") as session:
         client = session._wrapped

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.session: over a page of a server, and over sessions that others made."""
+"""`Session` over a small HTTP server, and over sessions that the caller made."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def session(host: TinyXapi, waits: list[float]) -> Iterator[Session]:
-    """A session of connect, which notes how long it would wait instead of waiting."""
+    """A session of `connect` that records its waits and does not wait."""
     with connect(host.url, "root", "secret", failover=False) as connected:
         yield Session(connected._wrapped, sleep=waits.append)
 
 
 class TestCalls:
     def test_a_call_is_spelled_as_text_or_as_attributes(self, session: Session, host: TinyXapi) -> None:
-        """The session's own reference is sent, and not asked for."""
+        """xenvol adds the session's reference itself."""
         assert session.call("SR.get_all") == session.xenapi.SR.get_all() == ["OpaqueRef:sr"]
         assert host.received[-1] == ("SR.get_all", [session.handle])
         assert repr(session.xenapi.SR.scan) == "<XenAPI call SR.scan>"
@@ -62,7 +62,7 @@ class TestCalls:
     def test_what_is_no_call_is_refused_before_anything_is_sent(
         self, session: Session, host: TinyXapi
     ) -> None:
-        """Such as a method without its class."""
+        """A method without its class is one example."""
         sent = len(host.received)
         for spelled in (session.xenapi.SR_scan, session.xenapi.SR, session.xenapi.Async.SR_scan):
             with pytest.raises(ValueError, match=r"Class\.method"):
@@ -72,13 +72,13 @@ class TestCalls:
         assert len(host.received) == sent
 
     def test_ints_are_sent_as_digits(self, session: Session, host: TinyXapi) -> None:
-        """In records and lists as well; a size of 3 TiB arrives."""
+        """So are the ints in records and lists; a size of 3 TiB arrives."""
         host.answers["VDI.introduce"] = "OpaqueRef:vdi"
         session.call("VDI.introduce", 3 * 2**40, {"LUNid": 0}, True, ["a", 1])
         assert host.params("VDI.introduce") == ["3298534883328", {"LUNid": "0"}, True, ["a", "1"]]
 
     def test_find_sends_one_call_with_a_narrow_filter(self, session: Session, host: TinyXapi) -> None:
-        """And gives records by reference."""
+        """It returns records by reference."""
         host.answers["VBD.get_all_records_where"] = {"OpaqueRef:vbd": {"VM": "OpaqueRef:vm"}}
         sent = len(host.received)
         found = session.find("VBD", {"VM": "OpaqueRef:vm"}, either={"VDI": ["a", "b"], "userdevice": 1})
@@ -91,7 +91,7 @@ class TestCalls:
 
 class TestNoAndSilence:
     def test_a_refusal_has_code_params_and_call(self, session: Session, host: TinyXapi) -> None:
-        """Verbatim, from the official client's Failure, and not tried again."""
+        """They are those of the official client's Failure, and the call is not retried."""
         host.answers["SR.forget"] = raising(Refuse("SR_HAS_PBD", "OpaqueRef:sr"))
         with pytest.raises(XapiError) as caught:
             session.xenapi.SR.forget("OpaqueRef:sr")
@@ -103,7 +103,7 @@ class TestNoAndSilence:
     def test_a_write_whose_answer_is_lost_is_sent_once(
         self, session: Session, host: TinyXapi, waits: list[float]
     ) -> None:
-        """It may have happened: only the caller can find out."""
+        """The change may have happened, and only the caller can find out."""
         host.answers["SR.forget"] = raising(HangUp())
         with pytest.raises(XapiUnreachable) as caught:
             session.call("SR.forget", "OpaqueRef:sr")
@@ -115,7 +115,7 @@ class TestNoAndSilence:
     def test_a_read_whose_answer_is_lost_is_sent_again(
         self, session: Session, host: TinyXapi, waits: list[float]
     ) -> None:
-        """Until it is answered."""
+        """It is sent until an answer comes."""
         fates = iter([HangUp(), Raw(b"", status=503), Raw(b"<garbage")])
 
         def answer(*_: Any) -> list[str]:
@@ -129,7 +129,7 @@ class TestNoAndSilence:
         assert len(waits) == 3
 
     def test_a_read_is_not_sent_for_ever(self, session: Session, host: TinyXapi, waits: list[float]) -> None:
-        """The waits grow, are random, and end."""
+        """The waits are random, grow, and end."""
         host.answers["SR.get_all"] = raising(HangUp())
         with pytest.raises(XapiUnreachable):
             session.call("SR.get_all")
@@ -138,19 +138,19 @@ class TestNoAndSilence:
         assert all(0 <= wait <= 0.2 * 2**n for n, wait in enumerate(waits))
 
     def test_an_asynchronous_read_is_not_sent_again(self, session: Session, host: TinyXapi) -> None:
-        """Each makes a task."""
+        """Each one makes a task."""
         host.answers["Async.SR.get_all"] = raising(HangUp())
         with pytest.raises(XapiUnreachable):
             session.xenapi.Async.SR.get_all()
         assert host.calls("Async.SR.get_all") == 1
 
     def test_a_host_that_hangs_is_silence_after_the_timeout(self, session: Session, host: TinyXapi) -> None:
-        """A write is sent once; so is a read that has used up the time there is."""
+        """A write is sent once, and so is a read if no time is left."""
         host.answers |= {"SR.scan": raising(Hang()), "SR.get_all": raising(Hang())}
         for call in ("SR.scan", "SR.get_all"):
             patient = Session(session._wrapped, retry_for=0.3)
             session._wrapped._clients._timeout = (
-                0.3  # not from the start: a busy machine needs longer to log in
+                0.3  # set after the log-in, which takes longer on a busy machine
             )
             with pytest.raises(XapiUnreachable) as caught:
                 patient.call(call)
@@ -160,14 +160,14 @@ class TestNoAndSilence:
     def test_a_write_after_a_pause_in_which_the_host_hung_up_is_sent_once_and_works(
         self, session: Session, host: TinyXapi
     ) -> None:
-        """Neither lost on a dead connection nor sent on two."""
+        """It is not lost on a dead connection, and not sent over two."""
         session.call("SR.get_all")
         host.hang_up()
         session.call("SR.forget", "OpaqueRef:sr")
         assert host.calls("SR.forget") == 1
 
     def test_a_write_that_was_never_sent_is_tried_again(self) -> None:
-        """Nobody listens, so nothing can have happened; a restart of xapi takes a while."""
+        """xapi does not listen, so nothing has changed; a restart of xapi takes a while."""
         with TinyXapi().running() as host:
             connected = connect(host.url, "root", "secret", failover=False)
         restarted = TinyXapi(port=host.port, sessions=host.sessions, answers={"SR.forget": ""})
@@ -182,7 +182,7 @@ class TestNoAndSilence:
     def test_a_busy_xapi_is_asked_again_for_writes_too(
         self, session: Session, host: TinyXapi, waits: list[float], code: str
     ) -> None:
-        """It did not happen, and it passes; but not for ever."""
+        """Nothing has changed, and xapi is busy for a short time; the retries end."""
         host.answers["SR.forget"] = raising(Refuse(code))
         with pytest.raises(XapiError) as caught:
             session.call("SR.forget", "OpaqueRef:sr")
@@ -191,7 +191,7 @@ class TestNoAndSilence:
         assert len(waits) == ATTEMPTS - 1
 
     def test_an_answer_without_a_status_is_silence(self, session: Session, host: TinyXapi) -> None:
-        """What came back is XML-RPC, and says nothing."""
+        """The answer is valid XML-RPC without a result."""
         for answer in (
             "bare",
             {"Status": "Success"},
@@ -205,7 +205,7 @@ class TestNoAndSilence:
                 session.call("SR.scan", "OpaqueRef:sr")
 
     def test_a_fault_is_silence(self, session: Session, host: TinyXapi) -> None:
-        """xapi never says no like that, so nobody knows."""
+        """xapi never refuses with a fault, so the result is unknown."""
         fault = xmlrpc.client.dumps(xmlrpc.client.Fault(1, "what?"), methodresponse=True)
         host.answers["SR.scan"] = raising(Raw(fault.encode()))
         with pytest.raises(XapiUnreachable):
@@ -213,7 +213,7 @@ class TestNoAndSilence:
         assert session.call("SR.get_all") == ["OpaqueRef:sr"]
 
     def test_errors_survive_pickling(self, session: Session, host: TinyXapi) -> None:
-        """A worker process hands them to its parent."""
+        """A worker process sends them to its parent."""
         host.answers["SR.scan"] = raising(HangUp())
         with pytest.raises(XapiUnreachable) as caught:
             session.call("SR.scan", "OpaqueRef:sr")
@@ -240,7 +240,7 @@ class TestRestricted:
     def test_a_driver_can_neither_format_nor_erase_nor_touch_a_vm(
         self, session: Session, host: TinyXapi, prefix: str, call: str
     ) -> None:
-        """The refusal names the driver and the call; nothing is sent."""
+        """The error names the driver and the call, and nothing is sent."""
         view = session.restricted(driver="nfs")
         sent = len(host.received)
         with pytest.raises(ForbiddenCall, match=f"'nfs' may not call {prefix}{call}"):
@@ -252,7 +252,7 @@ class TestRestricted:
         assert len(host.received) == sent
 
     def test_what_a_driver_needs_is_allowed(self, session: Session, host: TinyXapi) -> None:
-        """Records come and go, disks grow, and VBDs may be looked at."""
+        """It introduces and forgets records, grows disks, and reads VBDs."""
         view = session.restricted(driver="iscsi")
         for call in (
             "SR.introduce",
@@ -278,7 +278,7 @@ class TestRestricted:
     def test_the_view_cannot_log_out_and_the_session_is_not_restricted_by_it(
         self, session: Session, host: TinyXapi
     ) -> None:
-        """The session is not the driver's."""
+        """The session belongs to the caller."""
         view = session.restricted(driver="nfs")
         with pytest.raises(ForbiddenCall, match=r"session\.logout"):
             view.close()
@@ -286,7 +286,7 @@ class TestRestricted:
         session.call("VBD.plug", "OpaqueRef:vbd")
 
     def test_restrictions_add_up_and_cannot_be_shaken_off(self, session: Session) -> None:
-        """Not by wrapping the view in another session, nor by restricting it to less."""
+        """A driver cannot remove them by wrapping the view or by restricting it again."""
         view = session.restricted(driver="nfs")
         for again in (Session(view), view.restricted({"SR.scan"}), Session(view).restricted(())):
             with pytest.raises(ForbiddenCall, match="'nfs'"):
@@ -297,10 +297,10 @@ class TestRestricted:
 
 
 class TestForeignSessions:
-    """Whoever uses xenvol as a library may have a session already."""
+    """A program that uses xenvol as a library may have a session already."""
 
     def test_the_official_client_is_wrapped(self, host: TinyXapi) -> None:
-        """And neither logged in nor logged out by us."""
+        """xenvol neither logs it in nor logs it out."""
         theirs = XenAPI.Session(host.url)
         with Session(theirs) as session:
             assert host.received == []
@@ -308,14 +308,14 @@ class TestForeignSessions:
             assert session.call("SR.get_all") == session.xenapi.SR.get_all() == ["OpaqueRef:sr"]
             assert session.handle == theirs.handle
             assert session.endpoint is None
-            with pytest.raises(RequestError, match="whoever"):
+            with pytest.raises(RequestError, match="did not log in to this session"):
                 session.log_in()
         assert host.calls("session.logout") == 0
         theirs.logout()
         theirs("close")()
 
     def test_an_official_client_serves_one_thread_at_a_time(self, host: TinyXapi) -> None:
-        """It is one connection, on which answers would get mixed up."""
+        """It is one connection, on which answers could get mixed up."""
         theirs = XenAPI.Session(host.url)
         theirs.login_with_password("root", "secret")
         session = Session(theirs)
@@ -331,7 +331,7 @@ class TestForeignSessions:
     def test_an_official_client_serves_one_thread_at_a_time_though_each_has_a_session_over_it(
         self, host: TinyXapi
     ) -> None:
-        """A service that makes a small helper for each request has many of ours over one of theirs."""
+        """A service may make a new `Session` over its one client for each request."""
         theirs = XenAPI.Session(host.url)
         theirs.login_with_password("root", "secret")
         host.answers["VM.get_by_name_label"] = lambda _, name: [name]
@@ -344,7 +344,7 @@ class TestForeignSessions:
         theirs("close")()
 
     def test_an_official_client_that_cannot_renew_its_session_is_refused(self, host: TinyXapi) -> None:
-        """One that was handed a session instead of logging in says so with a Fault of its own making."""
+        """A client that got a session without logging in raises a Fault of its own."""
         theirs = XenAPI.Session(host.url)
         theirs._session = "OpaqueRef:ended"
         with pytest.raises(XapiError) as caught:
@@ -353,7 +353,7 @@ class TestForeignSessions:
         theirs("close")()
 
     def test_a_mock_is_wrapped(self, mocker: MockerFixture) -> None:
-        """As in the unit tests of a driver: the call arrives as it was made, ints as digits."""
+        """Unit tests of drivers do this: the call arrives unchanged, with ints as digits."""
         mock = mocker.Mock()
         mock.xenapi.VDI.introduce.return_value = "OpaqueRef:vdi"
         session = Session(mock)
@@ -377,7 +377,7 @@ class TestForeignSessions:
         ],
     )
     def test_a_mock_that_is_silent_is_unreachable(self, mocker: MockerFixture, silence: Exception) -> None:
-        """Whatever its transport raises; a write is made once."""
+        """The cases are the errors of its transport; a write is sent once."""
         mock = mocker.Mock()
         mock.xenapi.SR.forget.side_effect = silence
         with pytest.raises(XapiUnreachable) as caught:
@@ -386,7 +386,7 @@ class TestForeignSessions:
         assert mock.xenapi.SR.forget.call_count == 1
 
     def test_a_mock_that_refuses_gives_xapi_s_code(self, mocker: MockerFixture) -> None:
-        """Vendors raise XenAPI.Failure in their tests, as the official client does."""
+        """Vendors' tests raise XenAPI.Failure, as the official client does."""
         mock = mocker.Mock()
         mock.xenapi.SR.introduce.side_effect = XenAPI.Failure(["SR_UUID_EXISTS", "u"])
         with pytest.raises(XapiError) as caught:
@@ -394,13 +394,13 @@ class TestForeignSessions:
         assert (caught.value.code, caught.value.params) == ("SR_UUID_EXISTS", ("u",))
 
     def test_a_foreign_connection_that_is_refused_was_never_used(self, mocker: MockerFixture) -> None:
-        """Then even a write is tried again."""
+        """Then even a write is retried."""
         mock = mocker.Mock()
         mock.xenapi.SR.forget.side_effect = [ConnectionRefusedError(111, "refused"), ""]
         assert Session(mock, sleep=lambda _: None).call("SR.forget", "OpaqueRef:sr") == ""
 
     def test_a_host_that_did_not_prove_itself_is_not_asked_again(self, mocker: MockerFixture) -> None:
-        """Its certificate will not get better by waiting."""
+        """A retry does not change its certificate."""
         mock = mocker.Mock()
         mock.xenapi.SR.get_all.side_effect = UntrustedHost("wrong certificate")
         with pytest.raises(XapiUnreachable, match="wrong certificate"):
@@ -408,7 +408,7 @@ class TestForeignSessions:
         assert mock.xenapi.SR.get_all.call_count == 1
 
     def test_a_bug_is_neither_a_refusal_nor_silence(self, mocker: MockerFixture) -> None:
-        """A TypeError in a mock leaves as it is."""
+        """A TypeError in a mock reaches the caller unchanged."""
         mock = mocker.Mock()
         mock.xenapi.SR.get_all.side_effect = TypeError("bug")
         with pytest.raises(TypeError, match="bug"):
@@ -416,7 +416,7 @@ class TestForeignSessions:
         assert mock.xenapi.SR.get_all.call_count == 1
 
     def test_wrapping_twice_is_wrapping_once(self, mocker: MockerFixture) -> None:
-        """A call is retried, and reported, once."""
+        """A call is retried and reported by one layer."""
         records: list[CallRecord] = []
         mock = mocker.Mock()
         mock.xenapi.SR.get_all.side_effect = ConnectionResetError
@@ -428,7 +428,7 @@ class TestForeignSessions:
 
 class TestRecords:
     def test_every_attempt_is_reported_with_its_outcome(self, host: TinyXapi) -> None:
-        """Log-in and log-out as well, through a driver's view as well."""
+        """This includes log-in and log-out, and calls through a driver's view."""
         records: list[CallRecord] = []
         fates = iter([HangUp()])
 
@@ -454,7 +454,7 @@ class TestRecords:
     def test_calls_are_logged_at_debug_and_only_there(
         self, host: TinyXapi, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With their parameters, and without the reference of the session."""
+        """The log shows their parameters, and not the reference of the session."""
         caplog.set_level(logging.DEBUG)
         with connect(host.url, "root", "secret", failover=False) as session:
             handle = session.handle
@@ -465,11 +465,11 @@ class TestRecords:
 
 
 class TestSecrets:
-    """Whoever greps what we log and raise for a password finds nothing."""
+    """No log and no error contains a password."""
 
     @pytest.fixture
     def everything(self) -> Iterator[list[str]]:
-        """All that is logged anywhere, with tracebacks, and all that the test adds."""
+        """All log output with tracebacks, and all text that the test adds."""
         said: list[str] = []
 
         class Grep(logging.Handler):
@@ -512,7 +512,7 @@ class TestSecrets:
         params: Any,
         end: str,
     ) -> None:
-        """Whatever becomes of the call, and whatever xapi quotes."""
+        """This holds for every outcome of the call, and for all that xapi quotes."""
         garbage = f"<methodResponse><params><param><value><int>{CANARY}</int></value></param></params></methodResponse>"
         host.answers[call] = {
             "ok": "OpaqueRef:new",
@@ -547,7 +547,7 @@ class TestSecrets:
             yield host
 
     def test_an_echo_is_masked_and_the_rest_stays_verbatim(self, host: TinyXapi) -> None:
-        """Enough to work with."""
+        """The rest is enough to work with."""
         host.answers["secret.create"] = raising(Refuse("INVALID_VALUE", "value", f"<{CANARY}>"))
         with connect(host.url, "root", CANARY + "-login", failover=False) as session:
             with pytest.raises(XapiError) as caught:
@@ -555,7 +555,7 @@ class TestSecrets:
         assert (caught.value.code, caught.value.params) == ("INVALID_VALUE", ("value", "<***>"))
 
     def test_the_password_of_the_log_in_is_not_kept_in_the_clear(self, host: TinyXapi) -> None:
-        """The official client keeps it, in last_login_params; not a client of ours."""
+        """The official client keeps it in last_login_params; the clients of xenvol do not."""
         with connect(host.url, "root", CANARY + "-login", failover=False) as session:
             client = session._wrapped
             official, _ = client._clients._mine.client
@@ -565,7 +565,7 @@ class TestSecrets:
     def test_a_refused_log_in_that_quotes_the_password_does_not(
         self, host: TinyXapi, everything: list[str]
     ) -> None:
-        """Some directory service might."""
+        """A directory service might quote it."""
         host.answers["session.login_with_password"] = raising(
             Refuse("SESSION_AUTHENTICATION_FAILED", "root", f"bad password {CANARY}-login")
         )
@@ -576,7 +576,7 @@ class TestSecrets:
 
 
 def test_two_sessions_of_one_client_may_be_used_from_many_threads(host: TinyXapi) -> None:
-    """A driver's view in one thread, the facade's session in another."""
+    """One thread uses a driver's view, another the facade's session."""
     with connect(host.url, "root", "secret", failover=False) as session:
         view = session.restricted(driver="nfs")
         start = threading.Barrier(2)

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session against the simulator: what xapi's own rules make of sessions, masters and lost answers."""
+"""Sessions, masters and lost answers, by the rules of xapi in the simulator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def entries(xapi: Simulator, method: str) -> list[Any]:
 
 
 def test_a_session_comes_and_goes(xapi: Simulator) -> None:
-    """One row in the pool's database while it lasts, under our originator; none after."""
+    """While it lasts, the pool's database has one row with its originator, and none afterwards."""
     with connect(xapi.url, xapi.user, xapi.password) as session:
         record = session.call("session.get_record", session.handle)
         assert record["originator"].startswith("xenvol/")
@@ -43,7 +43,7 @@ def test_a_session_comes_and_goes(xapi: Simulator) -> None:
 
 
 def test_a_thousand_calls_take_one_session(xapi: Simulator, session: Session) -> None:
-    """A leaked session costs somebody else theirs: xapi ends the oldest."""
+    """A leaked session would end another client's: xapi ends the oldest."""
     for _ in range(1000):
         session.call("pool.get_all")
     assert len(xapi.db.refs("session")) == 1
@@ -51,7 +51,7 @@ def test_a_thousand_calls_take_one_session(xapi: Simulator, session: Session) ->
 
 
 def test_after_the_log_in_nothing_is_called_that_was_not_asked_for(xapi: Simulator, session: Session) -> None:
-    """Calls are counted: what the session needs for itself, it learns when it logs in."""
+    """The session reads what it needs when it logs in."""
     before = len(list(xapi.journal))
     session.call("SR.introduce", *INTRODUCE)
     session.find("SR", {"uuid": UUID})
@@ -59,7 +59,7 @@ def test_after_the_log_in_nothing_is_called_that_was_not_asked_for(xapi: Simulat
 
 
 def test_a_refusal_is_the_simulator_s_word_for_word(session: Session) -> None:
-    """As a real xapi says it (docs/background/recordings.md, Storage)."""
+    """The texts are those of a real xapi (docs/background/recordings.md, Storage)."""
     session.call("SR.introduce", *INTRODUCE)
     with pytest.raises(XapiError) as caught:
         session.call("SR.introduce", *INTRODUCE)
@@ -72,7 +72,7 @@ def test_a_refusal_is_the_simulator_s_word_for_word(session: Session) -> None:
 
 
 def test_a_write_that_was_done_and_lost_its_answer_was_done_once(xapi: Simulator, session: Session) -> None:
-    """Looking it up tells."""
+    """A read shows it."""
     xapi.faults.lose_answer("SR.introduce")
     with pytest.raises(XapiUnreachable):
         session.call("SR.introduce", *INTRODUCE)
@@ -81,7 +81,7 @@ def test_a_write_that_was_done_and_lost_its_answer_was_done_once(xapi: Simulator
 
 
 def test_a_write_that_was_lost_on_the_way_is_not_done(xapi: Simulator, session: Session) -> None:
-    """It looks the same from here, which is why nobody sends it again."""
+    """The client cannot tell this case from a lost answer, so it does not retry."""
     xapi.faults.lose_request("SR.introduce")
     with pytest.raises(XapiUnreachable):
         session.call("SR.introduce", *INTRODUCE)
@@ -89,7 +89,7 @@ def test_a_write_that_was_lost_on_the_way_is_not_done(xapi: Simulator, session: 
 
 
 def test_a_read_that_lost_its_answer_is_asked_again(xapi: Simulator, session: Session) -> None:
-    """Twice if need be."""
+    """It is sent again twice if necessary."""
     xapi.faults.lose_answer("SR.get_all_records_where")
     xapi.faults.lose_request("SR.get_all_records_where", nth=2)
     assert session.find("SR", {"uuid": UUID}) == {}
@@ -97,17 +97,17 @@ def test_a_read_that_lost_its_answer_is_asked_again(xapi: Simulator, session: Se
 
 
 def test_idle_connections_that_xapi_closed_cost_nothing(xapi: Simulator, session: Session) -> None:
-    """The next write goes over a new one, once."""
+    """The next write is sent once, over a new one."""
     xapi.faults.drop_connection()
-    time.sleep(0.05)  # the end of a connection travels, too, even on the loopback
+    time.sleep(0.05)  # the close takes a moment to arrive, also on the loopback
     session.call("SR.introduce", *INTRODUCE)
     assert len(entries(xapi, "SR.introduce")) == 1
 
 
 def test_a_write_that_hangs_is_silence_after_the_timeout(xapi: Simulator) -> None:
-    """And it may yet happen."""
+    """The change may still happen."""
     with connect(xapi.url, xapi.user, xapi.password) as session:
-        session._wrapped._clients._timeout = 0.2  # not from the start: a busy machine needs longer to log in
+        session._wrapped._clients._timeout = 0.2  # set after the log-in, which takes longer on a busy machine
         order = xapi.faults.hang("SR.introduce")
         with pytest.raises(XapiUnreachable) as caught:
             session.call("SR.introduce", *INTRODUCE)
@@ -117,7 +117,7 @@ def test_a_write_that_hangs_is_silence_after_the_timeout(xapi: Simulator) -> Non
 
 @pytest.mark.parametrize("call", ["SR.introduce", "SR.get_all"])
 def test_an_expired_session_is_renewed_within_the_call(xapi: Simulator, session: Session, call: str) -> None:
-    """A write as well as a read: SESSION_INVALID did not happen."""
+    """This holds for reads and writes, since SESSION_INVALID means that nothing changed."""
     xapi.faults.expire_session(call)
     session.call(call, *(INTRODUCE if call == "SR.introduce" else ()))
     assert [entry.outcome for entry in entries(xapi, call)] == ["SESSION_INVALID", "success"]
@@ -142,7 +142,7 @@ def test_a_master_that_moves_before_a_write_is_followed(xapi: Simulator, session
 
 
 def test_a_master_that_dies_is_succeeded(xapi: Simulator, session: Session) -> None:
-    """The first call after that finds the new one, logs in there and is done once."""
+    """The next call finds the new master, logs in there and is done once."""
     first, second, _ = xapi.db.refs("host")
     xapi.faults.die(host=first)
     xapi.faults.move_master(second)
@@ -155,7 +155,7 @@ def test_a_master_that_dies_is_succeeded(xapi: Simulator, session: Session) -> N
 def test_a_master_that_dies_in_the_middle_of_a_write_leaves_it_to_the_caller(
     xapi: Simulator, session: Session
 ) -> None:
-    """It was done, nobody said so, and the next call is answered by the successor."""
+    """The write was done without an answer, and the successor answers the next call."""
     first, second, _ = xapi.db.refs("host")
     xapi.faults.die(after="SR.introduce", host=first)
     with pytest.raises(XapiUnreachable):
@@ -166,7 +166,7 @@ def test_a_master_that_dies_in_the_middle_of_a_write_leaves_it_to_the_caller(
 
 
 def test_a_master_that_comes_back_is_taken_up_again(xapi: Simulator, session: Session) -> None:
-    """Its toolstack was restarted: nobody took over meanwhile, and the call waits a little."""
+    """Its toolstack was restarted, and no other host became master: the call waits a little."""
     xapi.faults.die(host=xapi.xapi.master)
     waits: list[float] = []
 
@@ -180,14 +180,14 @@ def test_a_master_that_comes_back_is_taken_up_again(xapi: Simulator, session: Se
 
 
 def test_a_busy_xapi_is_asked_again(xapi: Simulator, session: Session) -> None:
-    """TOO_MANY_PENDING_TASKS is a no that passes."""
+    """TOO_MANY_PENDING_TASKS is a temporary refusal."""
     xapi.faults.refuse("SR.introduce", "TOO_MANY_PENDING_TASKS")
     session.call("SR.introduce", *INTRODUCE)
     assert [entry.outcome for entry in entries(xapi, "SR.introduce")] == ["TOO_MANY_PENDING_TASKS", "success"]
 
 
 def test_a_driver_s_view_reaches_nothing_that_it_may_not(xapi: Simulator, session: Session) -> None:
-    """Nothing of it is in the journal."""
+    """The journal has no such call."""
     view = session.restricted(driver="nfs")
     sr_ref = view.call("SR.introduce", *INTRODUCE)
     for call in ("SR.destroy", "Async.SR.destroy"):
@@ -198,7 +198,7 @@ def test_a_driver_s_view_reaches_nothing_that_it_may_not(xapi: Simulator, sessio
 
 
 def test_a_session_of_the_official_client_serves_as_well(xapi: Simulator) -> None:
-    """It follows no master and renews its sessions itself."""
+    """It follows no master, and renews its session itself."""
     theirs = XenAPI.Session(xapi.url)
     theirs.login_with_password(xapi.user, xapi.password, "1.0", "theirs")
     session = Session(theirs)
@@ -210,7 +210,7 @@ def test_a_session_of_the_official_client_serves_as_well(xapi: Simulator) -> Non
 
 
 def test_filters_find_what_they_say(session: Session) -> None:
-    """In xapi's own language, as xapi reads it."""
+    """The simulator reads the filter language as xapi does."""
     refs = [
         session.call(
             "SR.introduce",
@@ -243,7 +243,7 @@ class TestTLS:
             yield xapi
 
     def test_the_simulator_is_trusted_by_its_certificate(self, xapi: Simulator) -> None:
-        """And not without."""
+        """Without the certificate it is not trusted."""
         with connect(xapi.url, xapi.user, xapi.password, ca_file=xapi.ca_file) as session:
             assert len(session.call("pool.get_all")) == 1
         with pytest.raises(XapiUnreachable, match="certificate"):

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.wire: pure, by example and by property."""
+"""How calls are written and masked, by example and by property."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Mode(enum.StrEnum):
 
 class TestCall:
     def test_a_call_is_taken_apart_and_put_together(self) -> None:
-        """Its kind, its class, its method."""
+        """The parts are its mode, its class and its method."""
         assert Call.parse("SR.scan") == ("", "SR", "scan")
         assert Call.parse("Async.VM_group.destroy") == ("Async", "VM_group", "destroy")
         for call in ("SR.scan", "Async.SR.scan", "InternalAsync.SR.scan"):
@@ -60,7 +60,7 @@ class TestCall:
         ],
     )
     def test_what_changes_nothing_is_a_read(self, call: str) -> None:
-        """It may be sent twice; as Async it may not, since that makes a task."""
+        """A read may be sent twice. Its Async form may not, since that makes a task."""
         assert Call.parse(call).is_read
         assert not Call.parse(f"Async.{call}").is_read
 
@@ -77,11 +77,12 @@ class TestCall:
         ],
     )
     def test_everything_else_is_not_a_read(self, call: str) -> None:
-        """A probe logs in to a target and leaves a secret behind (docs/background/recordings.md, CHAP secrets)."""
+        """For example, a probe logs in to a target and leaves a secret behind (docs/background/recordings.md, CHAP
+        secrets)."""
         assert not Call.parse(call).is_read
 
     def test_a_ban_by_name_covers_async_and_one_by_class_spares_reads(self) -> None:
-        """So a driver sees VBDs and touches none."""
+        """So a driver can read VBDs and cannot change them."""
         forbidden = {"SR.destroy", "VBD.*"}
         for call in (
             "SR.destroy",
@@ -97,7 +98,7 @@ class TestCall:
 
 class TestToWire:
     def test_ints_travel_as_digits_and_bools_as_bools(self) -> None:
-        """2**31 and more do not fit into XML-RPC's int, and xapi reads digits (recordings.md, "int arguments")."""
+        """An int of XML-RPC ends at 2**31, and xapi accepts digits (recordings.md, "int arguments")."""
         assert to_wire(2**40) == "1099511627776"
         assert to_wire(0) == "0"
         assert to_wire({"virtual_size": -1, "sharable": False, "timeout": 1.5, "none": None}) == {
@@ -108,19 +109,19 @@ class TestToWire:
         }
 
     def test_any_collection_and_any_text_is_marshalled(self) -> None:
-        """Read-only maps, tuples, enumerations: xmlrpc.client takes none of them."""
+        """xmlrpc.client refuses read-only maps, tuples and enumerations."""
         given = types.MappingProxyType({"mode": Mode.READ_WRITE, "tags": ("a", "b"), 5: {7}})
         assert to_wire(given) == {"mode": "RW", "tags": ["a", "b"], "5": ["7"]}
         assert type(to_wire(Mode.READ_WRITE)) is str
 
     def test_a_secret_is_revealed_by_the_line_that_sends_it(self) -> None:
-        """And nowhere before."""
+        """It is not revealed before."""
         wire = to_wire({"value": [Secret("canary")]})
         assert wire == {"value": [Secret("canary")]}
         assert revealed(wire) == {"value": ["canary"]}
 
     def test_what_xml_cannot_carry_is_refused_unseen(self) -> None:
-        """xapi would answer with a page of HTML; the text may be a secret, so it is not repeated."""
+        """xapi would answer with HTML. The text may be a secret, so the error does not quote it."""
         for text in ("canary\x00", "canary\x1b", "canary\ud800", "canary\uffff"):
             with pytest.raises(RequestError) as caught:
                 to_wire(Secret(text))
@@ -128,7 +129,7 @@ class TestToWire:
         assert to_wire("tab\t, line\n, snowman ☃, 𝄞") == "tab\t, line\n, snowman ☃, 𝄞"
 
     def test_the_argument_is_not_changed(self) -> None:
-        """The caller's map stays the caller's."""
+        """The caller's map stays as it was."""
         given = {"a": [1, {"b": 2}]}
         to_wire(given)
         assert given == {"a": [1, {"b": 2}]}
@@ -136,7 +137,7 @@ class TestToWire:
 
 class TestExpression:
     def test_conditions_are_joined_with_and(self) -> None:
-        """Each field quoted, each value quoted."""
+        """Each field and each value is quoted."""
         assert expression(
             {"VM": "OpaqueRef:1", "currently_attached": True, "empty": False, "userdevice": 0}
         ) == (
@@ -145,7 +146,7 @@ class TestExpression:
         )
 
     def test_a_collection_means_any_of_them(self) -> None:
-        """In brackets, since "and" and "or" bind alike (db_filter_parse.mly)."""
+        """They are in brackets, since "and" and "or" have the same precedence (db_filter_parse.mly)."""
         assert expression({"VDI": ["a", "b"], "VM": "v"}) == (
             '(field "VDI" = "a" or field "VDI" = "b") and field "VM" = "v"'
         )
@@ -153,7 +154,7 @@ class TestExpression:
         assert expression({"VDI": []}) == "false"
 
     def test_either_is_one_condition_of_several(self) -> None:
-        """A VM by uuid or by name, in one call."""
+        """One call finds a VM by its uuid or by its name."""
         assert expression({"is_a_template": False}, {"uuid": "x", "name_label": "x"}) == (
             'field "is_a_template" = "false" and (field "uuid" = "x" or field "name__label" = "x")'
         )
@@ -168,18 +169,18 @@ class TestExpression:
         assert expression({"name_description": "d"}) == 'field "name__description" = "d"'
 
     def test_a_double_quote_cannot_be_asked_for(self) -> None:
-        """The language has no escapes; half a value would be another question."""
+        """The filter language has no escapes, and half a value would match other objects."""
         with pytest.raises(RequestError, match="double quote"):
             expression({"name_label": 'x" or true or field "uuid" = "'})
 
     @pytest.mark.parametrize("name", ["", 'a" = "b', "a b", "1a", "a-b"])
     def test_what_is_no_field_is_refused(self, name: str) -> None:
-        """Field names come from code, so this is a bug of the caller."""
+        """Field names come from code, so this is the caller's bug."""
         with pytest.raises(ValueError, match="field"):
             expression({name: "x"})
 
     def test_an_empty_filter_is_refused(self) -> None:
-        """It would be a walk over all objects, by accident."""
+        """It would read all objects by accident."""
         with pytest.raises(ValueError, match="get_all_records"):
             expression({})
 
@@ -197,7 +198,7 @@ class TestExpression:
         record=st.fixed_dictionaries({name: st.text(alphabet="xy ", max_size=2) for name in "abcd"}),
     )
     def test_it_means_what_was_asked(self, where: Any, either: Any, record: dict[str, str]) -> None:
-        """Read by another reader, which knows only the grammar, it says the same of every record."""
+        """An independent reader of the grammar gets the same result for every record."""
 
         def fits(name: str, value: Any) -> bool:
             values = value if isinstance(value, list) else [value]
@@ -257,14 +258,14 @@ class TestMask:
         ],
     )
     def test_secrets_are_taken_out(self, call: str, params: list[Any]) -> None:
-        """By the key, by the call, or because the caller said so."""
+        """The key, the call or the caller says what is secret."""
         shown, secrets = mask(Call.parse(call), params)
         assert "canary" not in repr(shown)
         assert "***" in repr(shown)
         assert Secret("canary") in secrets
 
     def test_the_rest_is_shown_as_it_is(self) -> None:
-        """A log without references helps nobody."""
+        """A log without references would be useless."""
         params = ["OpaqueRef:1", {"device_config": {"target": "10.0.0.1"}, "size": 5}, ["a"]]
         assert mask(Call.parse("PBD.create"), params) == (params, frozenset())
 

@@ -1,4 +1,4 @@
-"""Tests of xenvol.session.transport, over the loopback."""
+"""Requests and answers over the loopback."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class TestSendingOnce:
         transport.close()
 
     def test_a_request_whose_answer_is_lost_is_sent_once(self, host: TinyXapi) -> None:
-        """The standard library's transport would send it a second time: this is why ours exists."""
+        """The standard library's transport would send it a second time."""
 
         def hang_up(*_: Any) -> None:
             raise HangUp
 
         host.answers["SR.scan"] = hang_up
         transport = Transport(Endpoint.parse(host.url))
-        ask(transport)  # on a kept connection, too
+        ask(transport)  # also on a kept connection
         with pytest.raises(ConnectionError):
             ask(transport, "SR.scan")
         assert host.calls("SR.scan") == 1
@@ -83,7 +83,7 @@ class TestSendingOnce:
         transport.close()
 
     def test_a_closed_idle_tls_connection_is_replaced_as_well(self, secure_host: TinyXapi) -> None:
-        """The end of a TLS connection is as readable as that of a plain one."""
+        """A closed TLS connection shows like a closed plain one."""
         transport = Transport(Endpoint.parse(secure_host.url, Trust.of(str(TLS / "ca.pem"), None, False)))
         ask(transport)
         assert ask(transport) == ["h"]
@@ -94,7 +94,7 @@ class TestSendingOnce:
         transport.close()
 
     def test_a_connection_that_was_idle_for_long_is_not_trusted(self, host: TinyXapi) -> None:
-        """A firewall may have forgotten it, and then nobody says so."""
+        """A firewall may have dropped it silently."""
         clock = Clock()
         transport = Transport(Endpoint.parse(host.url), clock=clock)
         ask(transport)
@@ -106,21 +106,21 @@ class TestSendingOnce:
         assert host.connections == 2
         transport.close()
 
-    def test_nothing_is_sent_where_nobody_listens(self) -> None:
-        """NotConnected says that nothing can have happened."""
+    def test_nothing_is_sent_where_no_server_listens(self) -> None:
+        """NotConnected says that nothing was sent."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             transport = Transport(Endpoint.parse(f"http://127.0.0.1:{unused.getsockname()[1]}"))
             with pytest.raises(NotConnected, match=r"cannot connect to http://127\.0\.0\.1:"):
                 ask(transport)
 
-    def test_a_name_that_nobody_can_spell_is_not_connected(self) -> None:
-        """IDNA's complaints are no crash."""
+    def test_a_name_that_idna_cannot_spell_is_not_connected(self) -> None:
+        """The error of IDNA causes no crash."""
         with pytest.raises(NotConnected):
             ask(Transport(Endpoint("http", "a..b", 80)))
 
     def test_half_an_answer_does_not_become_the_next_one(self, host: TinyXapi) -> None:
-        """A wait that was broken off, by whatever, costs the connection."""
+        """Every interrupted wait closes the connection."""
 
         class Interrupt(BaseException):
             pass
@@ -141,7 +141,7 @@ class TestSendingOnce:
 
 class TestWaiting:
     def test_a_host_that_never_answers_is_not_waited_for_without_end(self, host: TinyXapi) -> None:
-        """The wait ends after the timeout, with one request sent."""
+        """The wait ends after the timeout, and the request was sent once."""
 
         def hang(*_: Any) -> None:
             raise Hang
@@ -162,7 +162,7 @@ class TestWaiting:
                 ask(Transport(Endpoint.parse(url), connect_timeout=0.1))
 
     def test_the_timeout_can_change_between_requests_on_one_connection(self, host: TinyXapi) -> None:
-        """Logging in waits less than plugging does."""
+        """A log-in has a shorter limit than a plug."""
         host.answers["SR.scan"] = lambda *_: time.sleep(0.3) or ""
         transport = Transport(Endpoint.parse(host.url), timeout=60)
         ask(transport)
@@ -189,7 +189,7 @@ class TestGarbage:
         ],
     )
     def test_what_is_no_answer_is_unreadable_and_not_quoted(self, host: TinyXapi, body: bytes) -> None:
-        """Whatever the parser trips over, one error says so, without the answer's words."""
+        """Every error of the parser becomes one error, which does not quote the answer."""
 
         def garbage(*_: Any) -> None:
             raise Raw(body)
@@ -217,7 +217,7 @@ class TestGarbage:
 
 
 def test_a_repr_tells_the_state(host: TinyXapi) -> None:
-    """Connected or not, and where to."""
+    """It shows the address, and whether it is connected."""
     transport = Transport(Endpoint.parse(host.url))
     assert repr(transport) == f"<Transport to {host.url}, not connected>"
     ask(transport)

@@ -1,4 +1,4 @@
-"""A disk that is a LUN: brought in by its number, and put back as it was when the attach fails."""
+"""A LUN is introduced by its number, and its record is restored if the attach fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
 
 @pytest.fixture
 def target(xapi: Simulator) -> Simulator:
-    """A target that the pool holds already, since another VM has its LUN 0."""
+    """A target whose LUN 0 another VM has, so that its SR is plugged."""
     arrange_target(xapi)
     touch_hosts(xapi)
     xapi.add_vm("web")
@@ -41,7 +41,7 @@ class TestAnAttachThatFails:
         target.faults.refuse("VBD.create", "SR_BACKEND_FAILURE_1200", "", "ordered", "")
         with pytest.raises(XapiError, match="ordered"):
             volume_ops.attach_volume(iscsi(9), "web")
-        # the host has seen it, and goes on seeing it as long as it is logged in
+        # the host has seen the LUN, and sees it as long as it is logged in
         assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
 
     def test_leaves_no_disk_sharable_that_it_made_so(self, target: Simulator, volume_ops: VolumeOps) -> None:
@@ -56,7 +56,7 @@ class TestALunThatIsNotThere:
     def test_is_not_waited_for_where_the_target_has_just_been_listed(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """To ask for an absent LUN by its number takes a minute."""
+        """VDI.introduce takes a minute for an absent LUN."""
         with target.journal.recording() as calls, pytest.raises(VolumeNotFound, match="LUN 8"):
             volume_ops.attach_volume(iscsi(8), "web")
         assert "VDI.introduce" not in calls.methods()
@@ -84,7 +84,7 @@ class TestALunThatIsNotThere:
 def test_a_lun_that_is_introduced_although_xapi_says_an_error_is_attached(
     target: Simulator, volume_ops: VolumeOps, lun: int, is_foreign: bool, order: str
 ) -> None:
-    """xapi says INTERNAL_ERROR also after the deed (docs/background/recordings.md, finding 3 (xapi))."""
+    """xapi can send INTERNAL_ERROR after the change (docs/background/recordings.md, finding 3 (xapi))."""
     if is_foreign:
         target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
     volume_ops.attach_volume(iscsi(0), "db")
@@ -97,13 +97,13 @@ def test_a_lun_that_is_introduced_although_xapi_says_an_error_is_attached(
     assert scsi_id_of(target, attachment.vdi_ref) == scsi_id(lun)
     assert target.db.get("VDI", attachment.vdi_ref, "sharable") == (lun == 1)
     volume_ops.detach_volume(info, "web")
-    # of an SR of ours the record goes with its volume, and the host has seen LUN 9 by now
+    # in xenvol's SR the record is dropped with its volume, and the host has seen LUN 9
     fine = (f"VDI {attachment.vdi_uuid} ", "storage.hosts")
     assert [line for line in changes(before, target.snapshot()) if not line.startswith(fine)] == []
 
 
-def test_the_record_of_a_lun_in_somebody_elses_sr_stays(target: Simulator, volume_ops: VolumeOps) -> None:
-    """Its name and all else that somebody noted there would be lost."""
+def test_the_record_of_a_lun_in_another_owners_sr_stays(target: Simulator, volume_ops: VolumeOps) -> None:
+    """Otherwise the operator's name and notes on the record would be lost."""
     target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
     target.add_vbd(target.db.by_name("VM", "db")[0], vdi_of(target, 0))
     vdi = vdi_of(target, 1)
@@ -142,7 +142,7 @@ def xensm_lun(lun: int) -> dict[str, Any]:
 
 @pytest.mark.xapi(hosts=2)
 class TestHostGroups:
-    """An array gives each initiator numbers of its own; the service says the number that the VM's host has."""
+    """An array gives each initiator other numbers; the service sends the number on the VM's host."""
 
     @pytest.fixture
     def groups(self, target: Simulator) -> Simulator:
@@ -201,7 +201,7 @@ class TestHostGroups:
     def test_a_volume_that_the_master_sees_under_another_number_later_is_brought_in_by_that(
         self, groups: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """To bring in what the master has under the host's number would write over another volume's record."""
+        """To introduce the LUN that the master has under the host's number would overwrite another volume's record."""
         volume_ops.attach_volume(iscsi(1), "on-slave")
         held = volume_ops.connect_volume(iscsi(1, volume_id="held"), hosts=[groups.db.refs("host")[0]])
         groups.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
@@ -242,7 +242,7 @@ class TestHostGroups:
     def test_a_detach_spares_the_volume_that_is_held_and_has_the_number_on_the_master(
         self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
     ) -> None:
-        """Where neither volume has an id, only the disk that was in the VM tells which of them it was."""
+        """If neither volume has an id, only the detached disk tells which volume is meant."""
         info = {**info, "data": {key: value for key, value in info["data"].items() if key != "volume_id"}}
         held = volume_ops.connect_volume(info, hosts=[groups.db.refs("host")[0]])
         assert scsi_id_of(groups, held.vdi_ref) == scsi_id(1)
@@ -318,7 +318,7 @@ def without_the_driver_that_lists_luns(xapi: Simulator) -> None:
 
 
 class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
-    """VDI.introduce tells what the master sees: that counts where the master has the disk, or the data proves it."""
+    """VDI.introduce finds what the master sees: enough if only the master plugs the disk, or if the data proves it."""
 
     @pytest.fixture
     def target(self, target: Simulator) -> Simulator:
@@ -344,7 +344,7 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
     def test_a_number_that_another_lun_has_now_is_that_lun(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """And the record of the one that had it goes, unless a VM has it plugged."""
+        """The record of the LUN that had the number before is dropped, unless a VM has the LUN plugged."""
         volume_ops.attach_volume(iscsi(0), "db")
         target.storage.san.replace_lun(IQN, 1, GIB, scsi_id=scsi_id(77))
         attachment = volume_ops.attach_volume(iscsi(1), "web")
@@ -379,7 +379,9 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
         san = target.storage.san
         san.remove_lun(IQN, 2)
         san.replace_lun(IQN, 1, GIB, scsi_id=scsi_id(2))
-        target.add_vm("guest", power_state="Halted")  # a plug needs a host that has noticed, which none can
+        target.add_vm(
+            "guest", power_state="Halted"
+        )  # no host can list its LUNs here, and a plug needs a host that sees the change
         attachment = volume_ops.attach_volume(iscsi(1), "guest")
         assert target.db.get("VDI", attachment.vdi_ref, "sm_config")["SCSIid"] == scsi_id(2)
         assert target.db.get("VDI", attachment.vdi_ref, "name_label") == names[attachment.vdi_uuid] == "LUN 2"
@@ -396,7 +398,7 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
     def test_a_detach_of_what_is_not_attached_is_quiet_beside_another_lun_of_its_target(
         self, target: Simulator, volume_ops: VolumeOps, number: int, power_state: str
     ) -> None:
-        """Number 9 is one that the target has not."""
+        """The target has no LUN 9."""
         target.add_vm("guest", power_state=power_state)
         volume_ops.attach_volume(iscsi(0), "guest")
         volume_ops.detach_volume(iscsi(number), "guest")
@@ -411,13 +413,13 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
         volume_ops.detach_volume(iscsi(9), "web")
         assert [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line] == []
 
-    def test_a_detach_takes_out_what_has_the_number_now_whatever_number_its_record_says(
+    def test_a_detach_takes_out_what_has_the_number_now_and_ignores_the_number_of_its_record(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
         """The volume is in the VM under another number, and its VBD has no mark."""
         target.add_vm(
             "guest", power_state="Halted"
-        )  # an unplug needs a host that has noticed, which none can
+        )  # no host can list its LUNs here, and an unplug needs a host that sees the change
         attachment = volume_ops.attach_volume(iscsi(1), "guest")
         other = volume_ops.attach_volume(iscsi(0), "db")
         volume_ops._session.xenapi.VBD.set_other_config(attachment.vbd_ref, {})
@@ -429,12 +431,14 @@ class TestInAPoolWhoseHostsCannotBeAskedForTheirNumbers:
     def test_a_detach_from_a_vm_on_another_host_says_that_it_cannot_be_known(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """That host may see the disk of the VM under the number."""
+        """That host may see the VM's disk under this number."""
         target.add_vm("far", resident_on=target.db.refs("host")[1])
         volume_ops.attach_volume(iscsi(0, scsi_id=scsi_id(0)), "far")
         with pytest.raises(UnsupportedSRType, match="lvmoiscsi"):
             volume_ops.detach_volume(iscsi(1), "far")
-        volume_ops.detach_volume(iscsi(1, scsi_id=scsi_id(1)), "far")  # this is proved not to be the disk
+        volume_ops.detach_volume(
+            iscsi(1, scsi_id=scsi_id(1)), "far"
+        )  # the data proves that this is another disk
         assert len(volume_ops.list_volumes("far")) == 1
 
     @pytest.mark.xapi(hosts=2)

@@ -1,4 +1,4 @@
-"""Several volumes, VMs, hosts and owners on one iSCSI target, which a pool can hold only once."""
+"""Several volumes, VMs, hosts and owners share one iSCSI target, which a pool can have in one SR only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestSeveralLuns:
     def test_whose_number_is_given_to_another_volume_are_not_mixed_up(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """A detach drops the LUN's record, so the next volume of that number is looked up on the storage."""
+        """A detach drops the LUN's record, so the next volume with that number is read from the storage."""
         volume_ops.attach_volume(iscsi(0), "web")
         old = volume_ops.attach_volume(iscsi(1), "db")
         volume_ops.detach_volume(iscsi(1), "db")
@@ -79,8 +79,8 @@ class TestSeveralLuns:
     def test_that_vanish_under_a_plugged_disk_spoil_no_neighbour_and_cause_no_scan(
         self, target: Simulator, volume_ops: VolumeOps, host: int
     ) -> None:
-        """The storage driver gives out no LUN while a dead one is on the bus: the probe drops it. A scan would drop
-        the record of the vanished disk."""
+        """While a vanished LUN has a device, the storage driver attaches no LUN. The probe drops the device. A scan
+        would drop the record of the vanished disk."""
         resident_on = target.db.refs("host")[host]
         target.add_vm("here", resident_on=resident_on)
         target.add_vm("neighbour", resident_on=resident_on)
@@ -109,7 +109,7 @@ class TestSeveralLuns:
     def test_of_which_one_is_attached_fail_without_harm_to_it(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """What the ancestors did: the failed second attach forgot the SR of the first."""
+        """In nova's driver, a failed second attach forgot the SR of the first."""
         volume_ops.attach_volume(iscsi(0), "web")
         before = target.snapshot()
         with pytest.raises(WrongVolume):
@@ -144,7 +144,7 @@ class TestSeveralLuns:
         assert volume_ops.list_volumes("web")[0].is_plugged
 
 
-class TestSomebodyElsesSR:
+class TestAnotherOwnersSR:
     """A second SR on a target stays empty and breaks the scans of both (recordings.md, finding 12 (storage))."""
 
     def test_is_used_and_left_as_it_was(self, target: Simulator, volume_ops: VolumeOps) -> None:
@@ -196,7 +196,7 @@ class TestSomebodyElsesSR:
     def test_that_has_a_disk_of_that_uuid_from_another_place_is_not_taken_for_it(
         self, xapi: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """Somebody copied the file: the one right in the export is not the one in the SR's directory."""
+        """The file was copied: the copy at the root of the export is not the one in the SR's directory."""
         arrange_nfs(xapi)
         xapi.add_vm("web")
         config = {"server": "10.0.0.2", "serverpath": "/export/vols"}
@@ -236,7 +236,7 @@ class TestTheWholePool:
     def test_gets_the_sr_of_one_host_for_a_vm_on_another(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """An SR that is known, without a PBD on this host, is no SR for this VM."""
+        """An existing SR without a PBD on this host does not serve this VM."""
         before = target.snapshot()
         hosts = target.db.refs("host")
         target.add_vm("here", resident_on=hosts[0])

@@ -1,4 +1,4 @@
-"""An SR that shows a volume: the order in which it is plugged and let go, and what is put right when that fails."""
+"""The order in which hosts plug and unplug an SR, and what is restored if that fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THEIRS = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
 
 @pytest.fixture
 def target(xapi: Simulator) -> Simulator:
-    """A target in reach of all hosts, and a halted VM, which needs it on all of them."""
+    """A target that all hosts reach, and a halted VM, which needs it on all of them."""
     arrange_target(xapi)
     touch_hosts(xapi)
     xapi.add_vm("web", power_state="Halted")
@@ -38,7 +38,8 @@ def plugged(xapi: Simulator, sr: str) -> list[bool]:
 
 @pytest.mark.xapi(hosts=4)
 class TestTheMaster:
-    """Only a plug on the master makes the storage driver list its disks, and all work on a shared SR runs there."""
+    """Only a plug on the master makes the storage driver list the disks, and xapi runs all work on a shared SR
+    there."""
 
     def test_is_the_first_to_be_plugged_and_the_last_to_be_unplugged(
         self, target: Simulator, volume_ops: VolumeOps
@@ -76,7 +77,7 @@ class TestReleasing:
         assert plugged(target, attachment.sr_ref) == [True, True]
 
     @pytest.mark.parametrize("nth", [1, 2])
-    def test_is_done_where_somebody_forgets_the_sr_meanwhile(
+    def test_is_done_if_another_process_forgets_the_sr_meanwhile(
         self, target: Simulator, volume_ops: VolumeOps, nth: int
     ) -> None:
         sr = volume_ops.attach_volume(iscsi(0), "web").sr_ref
@@ -91,7 +92,7 @@ class TestReleasing:
         assert not target.db.refs("SR")
 
 
-class TestSomebodyElsesSR:
+class TestAnotherOwnersSR:
     def test_that_was_plugged_before_the_disk_came_is_scanned_for_it(
         self, xapi: Simulator, volume_ops: VolumeOps
     ) -> None:

@@ -1,4 +1,4 @@
-"""What is known of SR types before a pool is asked: sizes, and when two configs mean the same storage."""
+"""The table of SR types: sizes, and which configs mean the same storage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestSizes:
         ],
     )
     def test_a_vhd_has_whole_blocks_of_2_mib(self, asked: int, made: int) -> None:
-        """Trace sm/21#17-26."""
+        """The sizes are those of trace sm/21#17-26."""
         assert sr_type_of("nfs").rounded(asked) == made
 
     @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ class TestSizes:
         [(1, 8 * MIB), (3_000_001, 12 * MIB), (100 * MIB, 108 * MIB), (500 * MIB, 508 * MIB)],
     )
     def test_a_thick_vhd_takes_its_tables_too(self, asked: int, taken: int) -> None:
-        """Trace sm/24: the logical volumes that were seen."""
+        """The sizes are those of the logical volumes in trace sm/24."""
         for sr_type in ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe"):
             assert sr_type_of(sr_type).taken(asked) == taken
 
@@ -70,7 +70,7 @@ class TestNames:
         assert vendors.rounded(17) == vendors.taken(17) == 17
 
     def test_every_driver_that_holds_disks_is_known(self) -> None:
-        """Of the drivers whose source was read; `flaky` is the recorded server's own."""
+        """This covers the drivers whose source was read; `flaky` belongs to the recorded server."""
         read = set(json.loads(DRIVERS.read_text())["types"]) - {"flaky"}
         assert {name for name in read if sr_type_of(name).not_for_volumes} == read - set(
             srtypes.known_types()

@@ -1,7 +1,7 @@
-"""No call of ours makes a real pool wait: attempts that change one SR at once take turns, and see each other.
+"""Concurrent attempts on one SR take turns, so that xapi lets no call of xenvol wait.
 
-v24.16.0 sleeps 1 to 20 seconds where calls conflict (docs/background/recordings.md, finding 1 (xapi)), and so does the
-simulator with ``storage_delays``: a test here that let one wait would take as long.
+v24.16.0 sleeps 1 to 20 seconds where calls conflict (docs/background/recordings.md, finding 1 (xapi)). With
+``storage_delays`` the simulator does the same, so a test in which a call waits takes as long.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_first_attaches_of_many_luns_and_their_detaches_all_succeed_and_none_mak
     for call in ("PBD.plug", "PBD.unplug"):
         xapi.faults.delay(call, 0.05, inside=True, every=True)
     ops = sessions(count)
-    with waiting.grace(60):  # on a busy machine a living attempt may pause
+    with waiting.grace(60):  # on a busy machine a live attempt may pause
         at_once(*(lambda n=n: ops[n].attach_volume(iscsi(n), f"vm{n}") for n in range(count)))
         assert xapi.db.count("SR") == 1
         assert all(xapi.db.get("VBD", vbd, "currently_attached") for vbd in xapi.db.refs("VBD"))
@@ -76,7 +76,7 @@ def test_first_attaches_of_many_luns_and_their_detaches_all_succeed_and_none_mak
 
 
 @pytest.mark.usefixtures("impatient")
-def test_the_turn_of_an_attempt_that_died_holds_nobody_up(xapi: Simulator, volume_ops: VolumeOps) -> None:
+def test_the_turn_of_a_dead_attempt_delays_no_other(xapi: Simulator, volume_ops: VolumeOps) -> None:
     arrange(xapi, 2)
     before = xapi.snapshot()
     sr = volume_ops.attach_volume(iscsi(0), "vm0").sr_ref
@@ -164,7 +164,7 @@ def test_an_attempt_that_was_overtaken_leaves_the_turn_of_its_successor_alone(
 def test_an_attempt_that_pauses_in_its_turn_ends_well_although_it_is_overtaken(
     xapi: Simulator, volume_ops: VolumeOps, does: str, nth: int
 ) -> None:
-    """Without the turn xapi itself keeps its calls apart: so it is done, or an error says that it was overtaken."""
+    """Without the turn, xapi keeps the calls apart: the attempt succeeds, or its error says that it was overtaken."""
     arrange(xapi, 3)
     before = xapi.snapshot()
     volume_ops.connect_volume(iscsi(0), hosts=[xapi.db.refs("host")[0]])  # on vm0's host, and not on vm1's
@@ -207,7 +207,7 @@ def test_an_attempt_that_pauses_in_its_turn_ends_well_although_it_is_overtaken(
     assert changes(before, xapi.snapshot()) == []
 
 
-def test_a_turn_mark_that_could_not_be_removed_holds_nobody_of_its_process_up(
+def test_a_turn_mark_that_could_not_be_removed_delays_no_attempt_of_its_process(
     xapi: Simulator, volume_ops: VolumeOps
 ) -> None:
     nfs = next(driver for driver in DRIVERS if str(driver) == "nfs")
@@ -228,7 +228,7 @@ def test_a_turn_mark_that_could_not_be_removed_holds_nobody_of_its_process_up(
 def test_a_long_operation_on_a_disk_holds_an_unplug_up_and_nothing_else(
     xapi: Simulator, volume_ops: VolumeOps
 ) -> None:
-    """The copy of another disk of the SR takes hours."""
+    """xapi copies another disk of the SR for hours."""
     arrange(xapi, 3)
     before = xapi.snapshot()
     volume_ops.attach_volume(iscsi(0), "vm0")
@@ -254,7 +254,7 @@ def test_a_long_operation_on_a_disk_holds_an_unplug_up_and_nothing_else(
 
 @pytest.mark.xapi(hosts=2)
 def test_an_operators_scan_is_waited_for_with_events(xapi: Simulator, volume_ops: VolumeOps) -> None:
-    """The attach on the second host needs a PBD, which xapi would make only after the scan."""
+    """The attach on the second host needs a PBD, which xapi would create only after the scan."""
     arrange(xapi, 2)
     sr = volume_ops.attach_volume(iscsi(0), "vm0").sr_ref
     with xapi.xapi.lock:
@@ -286,7 +286,7 @@ def test_the_disk_that_came_first_says_when_it_leaves_and_nothing_stays(
         volume_ops.detach_volume(iscsi(1), "vm1")
     assert calls.waits(EVENT) == []
     reads = calls.methods().count("VDI.get_all_records_where")
-    assert reads == 2  # before the turn, and after the unplug; the turn itself brings its own
+    assert reads == 2  # before the turn, and after the unplug; the turn itself reads the disks
     assert changes(before, xapi.snapshot()) == []
 
 
@@ -315,7 +315,7 @@ def is_busy_with(xapi: Simulator, operation: str) -> bool:
 
 @pytest.mark.xapi(hosts=2)
 class TestAnExtend:
-    """It takes a turn on the SR, as the attach of a neighbour does: so neither of them waits inside xapi."""
+    """An extend and an attach of another LUN both take a turn, so neither waits inside xapi."""
 
     @pytest.mark.parametrize("driver", [d for d in DRIVERS if "lvm" not in str(d)], ids=str)
     def test_beside_the_attach_of_a_neighbour_on_another_host_waits_with_events(

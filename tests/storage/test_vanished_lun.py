@@ -1,4 +1,4 @@
-"""A LUN that vanished from a target: its neighbours come and go as before, and the LUN itself is named.
+"""If a LUN vanishes from a target, the other LUNs attach and detach as before, and an error names the vanished LUN.
 
 The storage driver reads every LUN of a target before each attach and detach, and refuses all of them while a device of
 a LUN that is gone is on the host (`_loadvdis`, called by RAWVDI.attach and RAWVDI.detach in libs/sm/LUNperVDI.py of
@@ -38,7 +38,7 @@ def appear(xapi: Simulator, number: int) -> None:
 
 
 def left(before: Snapshot, xapi: Simulator) -> list[str]:
-    """What is not as it was, but for the device of the LUN that vanished."""
+    """Return what has changed in the pool, without the device of the vanished LUN."""
     return [line for line in changes(before, xapi.snapshot()) if ".iscsi_sessions." not in line]
 
 
@@ -59,7 +59,7 @@ class TestANeighbour:
     def test_is_attached(
         self, target: Simulator, volume_ops: VolumeOps, hosts: int, is_by_uuid: bool
     ) -> None:
-        """By its number, for which the host is asked; and by its uuid, for which it is not."""
+        """The service names the disk by its number, for which the host lists its LUNs, or by its uuid."""
         first = volume_ops.attach_volume(iscsi(0), "web")
         before = target.snapshot()
         vanish(target, 2)
@@ -96,7 +96,7 @@ class TestTheLunItself:
     def test_is_taken_out_since_the_guest_lets_go_of_it(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
-        """Its service has unexported it too early."""
+        """The service has unexported the LUN too early."""
         before = target.snapshot()
         for number in (0, 1):
             volume_ops.attach_volume(iscsi(number), "web")
@@ -107,7 +107,7 @@ class TestTheLunItself:
         assert changes(before, target.snapshot()) == []
 
     def test_is_named_where_it_cannot_be_plugged(self, target: Simulator, volume_ops: VolumeOps) -> None:
-        """Known by its uuid, so that nobody has looked for it before."""
+        """The data names the uuid, so no step has listed the LUNs before."""
         first = volume_ops.attach_volume(iscsi(0), "web")
         vanish(target, 3)
         before = target.snapshot()

@@ -38,7 +38,7 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
     """
     bad = []
     vbds = read_volumes(view, vm)
-    vdis = {vbd["VDI"]: vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None}
+    vdis = view.known_of("VDI", [vbd["VDI"] for vbd in vbds.values()])
     sr_refs = {SRRef(vdi["SR"]) for vdi in vdis.values()}
     view.read({"PBD": [pbd for ref in sr_refs for pbd in view.record("SR", ref)["PBDs"]]})
     problems = {ref: _problem_of_sr(view, vm, ref) for ref in sr_refs}
@@ -62,7 +62,7 @@ def _volume_of(vbd: Record, vdi: Record | None) -> str:
 
 def _problem_of_sr(view: View, vm: VM, sr_ref: SRRef) -> str | None:
     sr = view.record("SR", sr_ref)
-    pbds = [pbd for ref in sr["PBDs"] if (pbd := view.known("PBD", ref)) is not None]
+    pbds = view.known_of("PBD", sr["PBDs"]).values()
     hosts = {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
     if not hosts or (vm.resident_on is not None and vm.resident_on not in hosts):
         return f"SR {sr['name_label']} is not plugged on {'the host of the VM' if hosts else 'any host'}"

@@ -63,6 +63,6 @@ def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
         vdi = view.known("VDI", vbd["VDI"])
         if is_marked(vbd) or (vdi is not None and is_held(vdi)):
             vbds[vbd_ref] = vbd
-    vdis = [vdi for vbd in vbds.values() if (vdi := view.known("VDI", vbd["VDI"])) is not None]
-    view.read({"SR": {vdi["SR"] for vdi in vdis}})
+    vdis = view.known_of("VDI", [vbd["VDI"] for vbd in vbds.values()])
+    view.read({"SR": {vdi["SR"] for vdi in vdis.values()}})
     return vbds

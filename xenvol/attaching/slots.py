@@ -54,7 +54,7 @@ def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
         {"VBD": vm.vbd_refs, "VM_guest_metrics": [vm.guest_metrics_ref]},
         whole=["pool"] if vm.resident_on is not None and not vm.is_protected else ["pool", "host"],
     )
-    return {VBDRef(ref): vbd for ref in vm.vbd_refs if (vbd := view.known("VBD", ref)) is not None}
+    return {VBDRef(ref): vbd for ref, vbd in view.known_of("VBD", vm.vbd_refs).items()}
 
 
 def find_volume(

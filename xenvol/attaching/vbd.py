@@ -13,7 +13,7 @@ from xenvol.attaching.mountpoint import name_of, shown_name
 from xenvol.attaching.vm import VM
 from xenvol.errors import DiskNotReleased, HostNotReady, MountpointInUse, XapiError, XapiUnreachable
 from xenvol.pool import waiting
-from xenvol.pool.changes import is_no_more, make, unmake
+from xenvol.pool.changes import call_and_confirm, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, is_gone
 from xenvol.session.refs import VBDRef, VDIRef
@@ -155,7 +155,7 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
 def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
     """Empty the slot. Idempotent; the disk stays."""
     try:
-        unmake(view, ("VBD.destroy", vbd_ref), is_undone=lambda: is_no_more(view, "VBD", vbd_ref))
+        call_and_confirm(view, ("VBD.destroy", vbd_ref), is_done=lambda: is_no_more(view, "VBD", vbd_ref))
     except XapiError as error:
         if not is_gone(error, "VBD"):
             raise
@@ -189,8 +189,8 @@ def _unplug_unless_out(view: View, vbd_ref: VBDRef) -> None:
 
 
 def _unplug(view: View, vbd_ref: VBDRef) -> None:
-    unmake(
+    call_and_confirm(
         view,
         ("VBD.unplug", vbd_ref),
-        is_undone=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
+        is_done=lambda: not view.call("VBD.get_currently_attached", vbd_ref),
     )

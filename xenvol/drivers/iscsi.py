@@ -158,8 +158,8 @@ class ISCSIDriver(VolumeDriver):
         pbd_refs = [pbd for ref, sr in srs.items() if ref not in iqn_of for pbd in sr["PBDs"]]
         if pbd_refs:  # somebody else's: only their PBDs tell the target
             view.read({"PBD": pbd_refs})
-            known = [pbd for ref in pbd_refs if (pbd := view.known("PBD", ref)) is not None]
-            iqn_of |= {pbd["SR"]: pbd["device_config"].get("targetIQN", "") for pbd in known}
+            known = view.known_of("PBD", pbd_refs)
+            iqn_of |= {pbd["SR"]: pbd["device_config"].get("targetIQN", "") for pbd in known.values()}
         by_iqn = {target.iqn: target for target in reversed(volume.targets)}
         holding = [(by_iqn[iqn], SRRef(ref)) for ref, iqn in iqn_of.items() if iqn in by_iqn]
         holding = [row for row in holding if storage.is_ours(srs[row[1]]) or srs[row[1]]["PBDs"]]

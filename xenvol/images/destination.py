@@ -123,7 +123,7 @@ def _vbds(view: View, vdi_rec: Record) -> list[Record]:
     if not vdi_rec["VBDs"]:
         return []
     view.read({"VBD": vdi_rec["VBDs"]})
-    vbds = [vbd for ref in vdi_rec["VBDs"] if (vbd := view.known("VBD", ref)) is not None]
+    vbds = view.known_of("VBD", vdi_rec["VBDs"]).values()
     view.read({"VM": {vbd["VM"] for vbd in vbds}})
     return [vbd for vbd in vbds if view.known("VM", vbd["VM"]) is not None]
 

@@ -16,7 +16,7 @@ from xenvol.errors import XapiError, XenVolError
 from xenvol.images.destination import check_may_be_overwritten, holders_of
 from xenvol.images.errors import DiskNotSuited, TransferFailed, UnknownDisk
 from xenvol.images.transfer_mark import Attempt, attempt_of
-from xenvol.pool.changes import change
+from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.marks import FILLED
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import VDIRef
@@ -93,24 +93,18 @@ def _fresh(view: View, vdi_ref: VDIRef) -> Record:
 
 
 def _say(view: View, vdi_ref: VDIRef, attempt: Attempt | None) -> None:
-    change(
+    call_and_confirm(
         view,
-        None,
-        "took the claim back",
         ("VDI.remove_from_other_config", vdi_ref, FILLED),
-        look=lambda: FILLED not in view.call("VDI.get_other_config", vdi_ref),
-        inverse=lambda: None,
+        is_done=lambda: FILLED not in view.call("VDI.get_other_config", vdi_ref),
     )
     if attempt is not None:
         _add(view, vdi_ref, attempt.word)
 
 
 def _add(view: View, vdi_ref: VDIRef, word: str) -> None:
-    change(
+    call_and_confirm(
         view,
-        None,
-        "claimed the disk",
         ("VDI.add_to_other_config", vdi_ref, FILLED, word),
-        look=lambda: bool(view.call("VDI.get_other_config", vdi_ref).get(FILLED) == word),
-        inverse=lambda: None,
+        is_done=lambda: bool(view.call("VDI.get_other_config", vdi_ref).get(FILLED) == word),
     )

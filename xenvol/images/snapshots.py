@@ -9,7 +9,7 @@ from __future__ import annotations
 from xenvol.errors import XapiError
 from xenvol.images.erasing import discard_disk
 from xenvol.images.transfer_mark import Attempt
-from xenvol.pool.changes import change
+from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.marks import EXPORTED, IMAGE, IMAGE_OF
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine
@@ -54,13 +54,10 @@ def _snapshot(view: View, vdi_ref: VDIRef, vdi_rec: Record, key: str) -> VDIRef:
 
 
 def _mark(view: View, snapshot_ref: VDIRef, word: str) -> None:
-    change(
+    call_and_confirm(
         view,
-        None,
-        "marked the snapshot",
         ("VDI.add_to_other_config", snapshot_ref, IMAGE, word),
-        look=lambda: bool(view.call("VDI.get_other_config", snapshot_ref).get(IMAGE) == word),
-        inverse=lambda: None,
+        is_done=lambda: bool(view.call("VDI.get_other_config", snapshot_ref).get(IMAGE) == word),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xenvol.pool.changes import change
+from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.marks import EXPORTED, IMAGE, IMAGE_OF
 from xenvol.pool.view import View
 from xenvol.session.refs import VDIRef
@@ -49,13 +49,10 @@ class Attempt:
     def bind(self, view: View, vdi_ref: VDIRef) -> None:
         """Have a disk that is marked say which disk it is, so that no copy of it is taken for it. Idempotent."""
         uuid = view.record("VDI", vdi_ref)["uuid"]
-        change(
+        call_and_confirm(
             view,
-            None,
-            "marked the disk",
             ("VDI.add_to_other_config", vdi_ref, IMAGE_OF, uuid),
-            look=lambda: IMAGE_OF in view.call("VDI.get_other_config", vdi_ref),
-            inverse=lambda: None,
+            is_done=lambda: IMAGE_OF in view.call("VDI.get_other_config", vdi_ref),
         )
 
     def has_marked(self, record: Mapping[str, Any]) -> bool:
@@ -70,13 +67,10 @@ def is_own(vdi_rec: Mapping[str, Any]) -> bool:
 def unmark(view: View, vdi_ref: VDIRef) -> None:
     """The disk is what it shall be, and nobody's doing any more. Idempotent."""
     for key in (IMAGE, IMAGE_OF):  # in this order: what has the second alone is a disk like any other
-        change(
+        call_and_confirm(
             view,
-            None,
-            "finished the disk",
             ("VDI.remove_from_other_config", vdi_ref, key),
-            look=lambda key=key: key not in view.call("VDI.get_other_config", vdi_ref),  # type: ignore[misc]
-            inverse=lambda: None,
+            is_done=lambda key=key: key not in view.call("VDI.get_other_config", vdi_ref),  # type: ignore[misc]
         )
 
 

@@ -1,11 +1,12 @@
-"""Doing something to the hypervisor: recorded when it has succeeded, and looked up when nobody knows.
+"""Change objects of the pool: a call that succeeds is recorded; after a missing answer xenvol reads what happened.
 
-A refusal did not happen and leaves no record. After a silence or an interruption it may have happened, and after
-INTERNAL_ERROR as well: xapi says that also of an exception that comes after the deed (docs/background/recordings.md,
-finding 3 (xapi)). Then it is looked up; what is found is on the record like anything else, and is no failure any more.
+A refused call changed nothing and leaves no record. After a missing answer or an interrupt, the change may have
+happened. The same holds after INTERNAL_ERROR: xapi also sends it for an exception that comes after the change
+(docs/background/recordings.md, finding 3 (xapi)). Then `look` reads the object. If the change is there, xenvol records
+it, and the call counts as successful.
 
-The error of the call is the one that leaves. A look that fails, too, becomes a note on it, and the record says
-"perhaps": the undo looks again.
+The caller gets the error of the call. If `look` fails too, its error becomes a note, the record says "perhaps", and
+the undo reads the object again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Ref = TypeVar("Ref", bound=str)
 T = TypeVar("T")
 
 LATE_REFUSALS: Final = frozenset({"INTERNAL_ERROR"})
-"""Codes of refusals that can come after the deed."""
+"""Error codes that xapi can send although the change has happened."""
 
 
 def make(
@@ -35,8 +36,8 @@ def make(
 ) -> Ref:
     """Make an object with `call` (its name and parameters), and return its reference.
 
-    `look` finds the object that this very call would have made. Raises XapiError and XapiUnreachable, when it is not
-    there either, and any interrupt.
+    `look` finds the object that this very call would have made. Raises XapiError and XapiUnreachable if `look` finds
+    none either, and every interrupt.
     """
 
     def unmake_what_is_there() -> None:
@@ -52,9 +53,9 @@ def make(
         found, is_known = None, False
         try:
             found, is_known = look(), True
-        except Exception as failure:  # noqa: BLE001  # the first error wins; a look has no part in it
+        except Exception as failure:  # noqa: BLE001  # the first error wins; `look` only adds a note
             _note(error, failure)
-        finally:  # also where the look is interrupted
+        finally:  # also if `look` is interrupted
             if not is_known:
                 undo.did(f"{description}, perhaps", unmake_what_is_there)
         if found is None:
@@ -74,18 +75,16 @@ def change(
     call: tuple[Any, ...],
     *,
     look: Callable[[], bool],
-    inverse: Callable[[], object] | None = None,
+    inverse: Callable[[], object],
 ) -> None:
-    """Bring an object into another state with `call`; `look` tells whether it is in that state.
+    """Bring an object into another state with `call`; `look` says whether it is in that state.
 
-    Without an `undo` nothing is recorded, and no `inverse` is needed.
-
-    What is still under way when we are interrupted, or give up waiting, is recorded as done: xapi lets the inverse
-    wait for it (docs/background/xapi.md 2.2).
+    If an interrupt or a time limit ends the wait for the answer, the change is recorded as done: xapi lets the inverse
+    wait for the call (docs/background/xapi.md 2.2).
     """
 
     def record() -> None:
-        if undo is not None and inverse is not None:
+        if undo is not None:
             undo.did(description, inverse)
 
     try:
@@ -112,20 +111,21 @@ def change(
         record()
 
 
-def unmake(view: View, call: tuple[Any, ...], *, is_undone: Callable[[], bool]) -> None:
-    """Take something back with `call`. Where nobody knows whether that happened, `is_undone` looks.
+def call_and_confirm(view: View, call: tuple[Any, ...], *, is_done: Callable[[], bool]) -> None:
+    """Change an object with `call` for good: nothing is recorded to take it back.
 
-    Raises XapiError and XapiUnreachable only where it is not undone, or where the look fails, too.
+    If xapi gives no answer, or a late refusal, `is_done` reads whether the change happened. Raises XapiError and
+    XapiUnreachable if it did not, or if `is_done` fails, too.
     """
     try:
         view.call(*call)
     except (XapiError, XapiUnreachable) as error:
-        if not (_may_have_happened(error) and _looked(is_undone, error)):
+        if not (_may_have_happened(error) and _looked(is_done, error)):
             raise
 
 
 def is_no_more(view: View, cls: str, ref: str) -> bool:
-    """Ask xapi whether an object of that class is gone; one call, which changes nothing."""
+    """Ask xapi whether an object of that class is gone; one call, read-only."""
     try:
         view.call(f"{cls}.get_uuid", ref)
     except XapiError as error:
@@ -140,10 +140,10 @@ def _may_have_happened(error: BaseException) -> bool:
 
 
 def _looked(look: Callable[[], T], error: BaseException) -> T | None:
-    """What a look finds after an error; None where the look fails, too, which is noted on the error."""
+    """Return what `look` finds after an error. If `look` fails, note that on the error and return None."""
     try:
         return look()
-    except Exception as failure:  # noqa: BLE001  # the first error wins; a look has no part in it
+    except Exception as failure:  # noqa: BLE001  # the first error wins; `look` only adds a note
         _note(error, failure)
         return None
 

@@ -1,9 +1,8 @@
-"""What was done, and how to take it back; the step is recorded on the line after the do, never before it.
+"""The record of what one attempt did, and how to take it back. A step is recorded after its call, never before it.
 
-Unwinding goes newest first, each step in its own ``try``, through all of them. A step that succeeded has left
-the record and is never run again; a step that failed stays on it, so that a later unwind tries it once more:
-a refusal means that it did not happen, and after a silence nobody knows. An inverse must therefore accept
-that what it takes back is already gone.
+`unwind` runs all steps, newest first, each in its own ``try``. A step that succeeded leaves the record and never runs
+again. A step that failed stays, so that a later unwind retries it: a refused call changed nothing, and after a missing
+answer the result is unknown. So an inverse must accept that its object is already gone.
 """
 
 import logging
@@ -23,33 +22,33 @@ class _Step(NamedTuple):
 
 
 class Undo:
-    """One attempt's ledger. Not shared between threads: one attempt is one thread's."""
+    """The record of one attempt. Not thread-safe: one attempt belongs to one thread."""
 
     def __init__(self, *, hidden: Collection[Secret] = ()) -> None:
-        """`hidden` are secrets that show in no text about a step that failed; looked at when it fails."""
+        """`hidden` are secrets that never show in the text about a failed step; read when a step fails."""
         self._steps: list[_Step] = []
         self._hidden = hidden
 
     def did(self, description: str, inverse: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Record what was done ("introduced SR …", words without secrets) and the call that takes it back."""
+        """Record a step ("introduced SR …", a text without secrets) and the call that takes it back."""
         self._steps.append(_Step(description, lambda: inverse(*args, **kwargs)))
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """What unwinding would take back, oldest first."""
+        """The descriptions of the recorded steps, oldest first."""
         return tuple(step.description for step in self._steps)
 
     def forget(self) -> None:
-        """Drop the record: what was done shall stay."""
+        """Drop the record, so that `unwind` takes nothing back."""
         self._steps.clear()
 
     def unwind(self, error: BaseException | None = None) -> list[str]:
-        """Take everything back, newest first, and say what could not be.
+        """Take all steps back, newest first, and return a text for each one that failed.
 
-        Each failure is logged, noted on `error`, the reason for unwinding, and returned as text; it never
-        takes the error's place. A step that is interrupted (KeyboardInterrupt, SystemExit) runs once more, since
-        half an undo is worse than none; a second interrupt costs that step and no other. With an `error` to carry
-        it, an interrupt becomes a note like any failure, without one it is raised when all steps have run.
+        `error` is the reason for unwinding. Each failure is logged and noted on `error`; it never replaces `error`.
+        A step that is interrupted (KeyboardInterrupt, SystemExit) runs once more, since half an undo is worse than
+        none; a second interrupt ends that step, and the other steps still run. With an `error`, an interrupt becomes
+        a note. Without one, it is raised when all steps have run.
         """
         failed: list[_Step] = []
         residue: list[str] = []
@@ -60,7 +59,7 @@ class Undo:
                 try:
                     _run(step)
                     break
-                except BaseException as failure:  # noqa: BLE001  # the remaining steps must run whatever this one does
+                except BaseException as failure:  # noqa: BLE001  # the remaining steps must run even if this one fails
                     is_interrupt = not isinstance(failure, Exception)
                     if is_interrupt and interrupt is None:
                         interrupt = failure
@@ -92,5 +91,5 @@ class Undo:
 
 
 def _run(step: _Step) -> None:
-    """Take one step back. An interrupt may end this at any time: `unwind` goes on."""
+    """Run one inverse, in a frame of its own: an interrupt may end it at any time, and `unwind` continues."""
     step.inverse()

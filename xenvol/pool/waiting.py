@@ -1,7 +1,7 @@
-"""Waiting for what others do to an object, with events, so that no call of ours has to wait inside xapi.
+"""Wait for what other attempts do to an object, with events, so that no call of xenvol waits inside xapi.
 
-Calls show in the current_operations of what they change. Between two calls of an attempt nothing shows: an attempt
-that makes no call for `GRACE` seconds is dead.
+A call shows in the current_operations of the object that it changes. Between two calls of an attempt nothing shows. So
+an attempt that makes no call for `GRACE` seconds counts as dead.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from xenvol.pool.view import Record, View
 
 GRACE = 1.0
-"""Seconds in which a living attempt makes its next call."""
+"""Seconds within which a live attempt makes its next call."""
 PATIENCE = 600.0
-"""Seconds to wait for another one's operation, a long scan for instance. After that xapi may wait."""
+"""Seconds to wait for an operation of another attempt, such as a long scan. After that, xenvol lets xapi wait."""
 FLOOR = 0.02
-"""Seconds that a round of looking and waiting takes at least. In a busy pool there is always another event."""
+"""Minimum seconds of a round of reading and waiting: a busy pool always has another event."""
 SHARE = 0.25
-"""Of the time that it waits, an attempt looks at most so much: the records of 1000 disks take a while."""
+"""Largest part of the waiting time that an attempt spends on reading: the records of 1000 disks take a while."""
 _SLICE = 0.5
-"""Seconds of one event.from: what comes without an event is seen by then."""
+"""Seconds of one event.from; after that, xenvol reads the object even without an event."""
 
 
 @contextmanager
 def grace(seconds: float = 0.05) -> Iterator[None]:
-    """For tests: who makes no call for so long is dead. Short where nobody else is at work; long where nobody dies."""
+    """For tests: set `GRACE`. Short if no other attempt runs, long if no attempt dies."""
     global GRACE
     before, GRACE = GRACE, seconds
     try:
@@ -39,12 +39,12 @@ _left_behind: set[str] = set()
 
 
 def leave_behind(ref: str) -> None:
-    """Note that an attempt of this process on the object has failed: what is left there is nobody's work."""
+    """Note that an attempt of this process on the object has failed, and left the object as it is."""
     _left_behind.add(ref)
 
 
 def take_over(ref: str) -> bool:
-    """Make it the caller's work, if it is nobody's: true for one attempt only."""
+    """Take over an object that a failed attempt left behind. Return True to one caller only."""
     try:
         _left_behind.remove(ref)
     except KeyError:
@@ -53,7 +53,7 @@ def take_over(ref: str) -> bool:
 
 
 def is_left_behind(ref: str) -> bool:
-    """Whether an attempt of this process on the object has failed."""
+    """Whether an attempt of this process on the object has failed, and no other has taken it over."""
     return ref in _left_behind
 
 
@@ -66,9 +66,10 @@ def settle(
     is_busy: Callable[[Record], bool],
     is_dead: Callable[[Record], bool],
 ) -> bool:
-    """Look at an object until it is as it shall be; False when nobody is at work that could bring it there.
+    """Read an object with `look` until it is settled. Return False if no live attempt is working on it.
 
-    `watched` are the references whose events are waited for. What `look` raises when the object has gone leaves.
+    `watched` names the references whose events end a wait. An error of `look`, such as that of an object that is gone,
+    reaches the caller.
     """
     begin = last_sign = time.monotonic()
     seen: Record = {}
@@ -85,10 +86,10 @@ def settle(
         if now - last_sign >= GRACE or now - begin >= PATIENCE:
             return False
         view.wait(watched(record), _SLICE)
-        time.sleep(left_of_round(began, now, time.monotonic()))
+        time.sleep(pause_after_round(began, now, time.monotonic()))
 
 
-def left_of_round(began: float, looked: float, now: float) -> float:
-    """Return the seconds to pause before the next look, so that endless events do not make for endless looks."""
+def pause_after_round(began: float, looked: float, now: float) -> float:
+    """Return the seconds to pause before the next read, so that constant events do not cause constant reads."""
     lasts = max(FLOOR, (looked - began) / SHARE)
     return max(0.0, min(began + lasts, looked + _SLICE) - now)

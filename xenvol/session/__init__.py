@@ -1,19 +1,19 @@
-"""The one place that makes XenAPI calls: log in, follow the master, retry reads, tell a no from a silence.
+"""The only place that makes XenAPI calls: log in, follow the master, retry reads, tell a refusal from a missing answer.
 
-`connect` gives a `Session` that owns its log-in; `Session(anything_with_xenapi)` uses somebody else's.
+`connect` returns a `Session` that owns its log-in; `Session(anything_with_xenapi)` uses a log-in of the caller.
 
-| module | its law |
+| module | what it does |
 | --- | --- |
-| `session` | every call is checked, sent, retried if it may be, translated and reported in one place |
-| `outcome` | what came of a call: a value, a no or a silence; and whether it may be sent again |
-| `login` | from an address and a password to a session that is logged in |
-| `pool` | logged in once for all threads; the master followed, the session renewed |
-| `foreign` | somebody else's connection serves one thread at a time |
-| `clients` | a connection belongs to one thread of one process |
-| `forks` | a forked child begins with new connections and locks |
-| `transport` | a request is sent once, and its answer is not waited for without end |
-| `endpoint` | where a xapi listens, and how it proves to be the one that is meant |
-| `wire` | how xapi wants a call written, and what of it may be seen |
+| `session` | check each call, send it, retry it if that is safe, translate its errors, report it |
+| `outcome` | turn an answer into a value or an error; say which calls may be sent again |
+| `login` | log in with an address and a password |
+| `pool_client` | hold one log-in for all threads, follow the master, renew the session |
+| `foreign` | call over a connection that the caller logged in, one thread at a time |
+| `clients` | give each thread of each process a connection of its own |
+| `forks` | give a forked child new connections and locks |
+| `transport` | send a request once, and limit the wait for its answer |
+| `endpoint` | the address of a xapi, and the proof of its identity |
+| `wire` | how xapi wants a call written, and which parts may be logged |
 """
 
 from xenvol.session.endpoint import Endpoint, InsecureConnection, Trust

@@ -1,8 +1,8 @@
-"""The body of an XML-RPC answer becomes a value. What is no such answer raises, and is never guessed at.
+"""Read the body of an XML-RPC answer. A body that is no such answer raises an error.
 
-The standard library's reader calls Python for every tag. Most of what a call costs this process went there: a host's
-record took 0.56 ms with it, and takes 0.2 ms here, where the parser is in C and Python sees each value once.
-The values are those of the standard library: its `DateTime`, `Binary` and `Fault`.
+The standard library's reader calls Python for every tag, which took most of the CPU time of a call: 0.56 ms for the
+record of a host. Here it takes 0.2 ms, since the parser is in C and Python sees each value once. The values are those
+of the standard library: its `DateTime`, `Binary` and `Fault`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xmlrpc.client import Binary, DateTime, Fault, ResponseError
 def read_answer(body: bytes) -> Any:
     """Return the value of an answer.
 
-    Raises Fault for a fault, and ET.ParseError, ResponseError, ValueError or LookupError for what is no answer.
+    Raises Fault for a fault, and ET.ParseError, ResponseError, ValueError or LookupError if the body is no answer.
     """
     root = ET.fromstring(body)
     if root.tag != "methodResponse" or len(root) != 1:
@@ -30,7 +30,7 @@ def read_answer(body: bytes) -> Any:
 
 
 def _only(element: ET.Element, tag: str) -> ET.Element:
-    """Return the one child, which has that tag."""
+    """Return the only child. Raises ResponseError if it has another tag, ValueError if there are more or none."""
     (child,) = element
     if child.tag != tag:
         raise ResponseError

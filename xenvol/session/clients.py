@@ -1,5 +1,4 @@
-"""A connection belongs to one thread of one process: each has its own client, made when it first calls, closed when it
-ends."""
+"""One connection for each thread of each process: made at the thread's first call, closed when the thread ends."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from xenvol.session.endpoint import Endpoint
 from xenvol.session.transport import Transport, UnreadableAnswer
 
 SILENCE: Final = (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError)
-"""What a call raises when no answer came that anybody can read."""
+"""What a call raises if no readable answer comes."""
 
 
 class ThreadClients:
-    """The clients of all threads. A thread that turns to another endpoint leaves the one before."""
+    """The clients of all threads. A thread that calls another endpoint closes its connection to the one before."""
 
     def __init__(self, *, timeout: float, connect_timeout: float) -> None:
         self._timeout = timeout
@@ -28,7 +27,7 @@ class ThreadClients:
         self.begin_in_child()
 
     def begin_in_child(self) -> None:
-        """Leave the clients of the parent alone: closing what is left of them here ends no connection there."""
+        """Drop the parent's clients. Closing the inherited sockets here does not end the parent's connections."""
         self._mine = threading.local()
         self._transports: weakref.WeakSet[Transport] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -36,16 +35,16 @@ class ThreadClients:
     def send(
         self, endpoint: Endpoint, call: str, params: tuple[Any, ...], *, timeout: float | None = None
     ) -> Any:
-        """The value of one call, sent once over this thread's connection. Raises XenAPI.Failure or SILENCE.
+        """Send one call, once, over this thread's connection, and return its value. Raises XenAPI.Failure or SILENCE.
 
-        The one place where secrets are in the clear: in no frame above this one.
+        Secrets are in the clear here and in the frames below, never in a frame above.
         """
         client, transport = self._client(endpoint)
         transport.timeout = self._timeout if timeout is None else min(timeout, self._timeout)
         return _value_of(getattr(client, call)(*revealed(params)))
 
     def close(self) -> None:
-        """Close the connections of all threads; who calls again gets a new one."""
+        """Close the connections of all threads. A later call opens a new one."""
         for transport in self._all():
             transport.close()
 
@@ -54,9 +53,9 @@ class ThreadClients:
         return sum(transport.is_connected for transport in self._all())
 
     def _client(self, endpoint: Endpoint) -> tuple[XenAPI.Session, Transport]:
-        """The official client, of which the marshalling is used and not the log-in.
+        """Return this thread's official client, used for its marshalling only.
 
-        (Logged in by itself it would keep the password in the clear, and renew a session up to three times.)
+        Its own log-in would keep the password in the clear, and renew a session up to three times.
         """
         mine: tuple[XenAPI.Session, Transport] | None = getattr(self._mine, "client", None)
         if mine is not None:
@@ -64,7 +63,7 @@ class ThreadClients:
                 return mine
             mine[1].close()
         transport = Transport(endpoint, timeout=self._timeout, connect_timeout=self._connect_timeout)
-        # the address here is for show: the transport knows where it goes
+        # the client wants an address, but the transport decides where the call goes
         client = XenAPI.Session("http://localhost/RPC2", transport=transport)
         weakref.finalize(client, transport.close)  # when its thread ends
         with self._lock:

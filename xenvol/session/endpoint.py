@@ -1,7 +1,7 @@
-"""Where a xapi listens, how it proves to be the one that is meant, and connections that insist on it.
+"""The address of a xapi, the proof of its identity, and connections that require this proof.
 
-The password goes to nobody who did not prove himself, and over no wire on which others can read, unless somebody
-said so (`insecure`), and then a warning is given.
+Without `insecure`, xenvol sends the password only to a host that has proved its identity, and never unencrypted over a
+network. With `insecure`, it warns.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ ANSWER_TIMEOUT: Final = 360.0  # seconds; xapi waits 300 for a guest to take a d
 
 
 class NotConnected(OSError):
-    """There is no connection, so nothing was sent, and nothing can have happened."""
+    """There was no connection, so xenvol sent nothing, and the host did nothing."""
 
     was_sent = False
-    """`xenvol.errors.XapiUnreachable` says so."""
+    """Read by `xenvol.errors.XapiUnreachable`."""
 
 
 class UntrustedHost(NotConnected):
-    """Somebody answers there without proving to be the host that is meant; trying again does not help."""
+    """The host that answers did not prove its identity. A retry does not help."""
 
 
 class InsecureConnection(UserWarning):
-    """Somebody on the way to the host can read the password, or answer in the host's place."""
+    """A machine between here and the host can read the password, or answer in the host's place."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """How a host proves to be the one that is meant.
+    """How a host proves its identity.
 
-    By a certificate that a known authority signed (those of the system, or those in `ca_file`), by a
-    certificate with one of these SHA-256 `fingerprints`, or, `insecure`, not at all.
+    With a certificate that a known authority signed (those of the system, or those in `ca_file`), with a
+    certificate that has one of these SHA-256 `fingerprints`, or, if `insecure`, not at all.
     """
 
     ca_file: str | None = None
@@ -63,9 +63,7 @@ class Trust:
         trust = cls(ca_file, fingerprints, insecure)
         if ca_file is not None:
             try:
-                _ = (
-                    trust.context
-                )  # a CA file that cannot be read is found now, not in the middle of an attach
+                _ = trust.context  # report an unreadable CA file now, not during an attach
             except OSError as error:
                 raise ValueError(
                     f"ca_file {ca_file!r} holds no certificates that can be read: {error}"
@@ -77,16 +75,16 @@ class Trust:
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.insecure or self.fingerprints:
             context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE  # a pinned certificate is compared after the handshake
+            context.verify_mode = ssl.CERT_NONE  # `check` compares a pinned certificate after the handshake
         return context
 
     def check(self, certificate: bytes, host: str) -> None:
-        """Raise UntrustedHost unless this DER `certificate` is one of the pinned ones, if any are."""
+        """Raise UntrustedHost if fingerprints are pinned, and this DER `certificate` has none of them."""
         seen = hashlib.sha256(certificate).hexdigest()
         if self.fingerprints and seen not in self.fingerprints:
             raise UntrustedHost(
                 f"the certificate of {host} has the SHA-256 fingerprint {seen}, which is not the pinned one; "
-                "if the host got a new certificate, check it there and pin that one"
+                "if the host got a new certificate, check the fingerprint on the host and pin that one"
             )
 
 
@@ -101,7 +99,7 @@ def _normal_fingerprint(text: str) -> str:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a xapi listens: `https://host[:port]`, `http://` on the loopback, `unix:///path/to/socket`."""
+    """The address of a xapi: `https://host[:port]`, `http://` on the loopback, `unix:///path/to/socket`."""
 
     scheme: str
     host: str  # for unix, the path of the socket
@@ -110,7 +108,8 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str, trust: Trust = Trust()) -> Endpoint:
-        """Raises ValueError for what is no address of a xapi, or would send a password in the clear."""
+        """Return the endpoint of a URL. Raises ValueError if it is none, or if it would send a password in the
+        clear."""
         parts = urllib.parse.urlsplit(url if "://" in url else f"https://{url}")
         if parts.scheme == "unix":
             return cls("unix", parts.path, 0, trust)
@@ -131,27 +130,27 @@ class Endpoint:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody on the way can read along."""
+        """Whether no machine between here and the host can read the calls."""
         if self.scheme != "http" or self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return False  # a name: what it resolves to is the resolver's to say, not ours to trust
+            return False  # a name, and the resolver that turns it into an address is not trusted
 
     def warn_if_insecure(self, *, stacklevel: int) -> None:
         if not self.is_private:
             risk = f"the password and all data travel to {self} in the clear"
         elif self.scheme == "https" and self.trust.insecure:
-            risk = f"the certificate of {self} is not checked: anybody on the way may be answering"
+            risk = f"the certificate of {self} is not checked: another machine may answer in its place"
         else:
             return
         warnings.warn(risk, InsecureConnection, stacklevel=stacklevel + 1)
 
     def at(self, address: str) -> Endpoint:
-        """The same service at `address`, as xapi spells it: a bare IP address, or a name; a port may follow.
+        """Return the same service at `address`, as xapi writes it: a bare IP address, or a name; a port may follow.
 
-        Raises NotConnected when going there would send the password in the clear.
+        Raises NotConnected if that address would get the password in the clear.
         """
         host, port = _split_address(address)
         if self.scheme == "unix":
@@ -159,13 +158,15 @@ class Endpoint:
         else:
             moved = replace(self, host=host, port=port or self.port)
         if not (moved.is_private or self.trust.insecure):
-            raise NotConnected(f"{self} sends us on to {moved}, which would get the password in the clear")
+            raise NotConnected(
+                f"{self} names {moved} as the master, which would get the password in the clear"
+            )
         return moved
 
     def open(
         self, *, timeout: float = ANSWER_TIMEOUT, connect_timeout: float = CONNECT_TIMEOUT
     ) -> http.client.HTTPConnection:
-        """A connection that connects when the first request is sent; NotConnected is raised there."""
+        """Return a connection that connects at its first request, which may raise NotConnected."""
         return Connection(self, timeout=timeout, connect_timeout=connect_timeout)
 
     def __str__(self) -> str:
@@ -192,7 +193,7 @@ def _split_address(address: str) -> tuple[str, int | None]:
 
 
 class Connection(http.client.HTTPConnection):
-    """HTTP over TCP, TLS or a Unix socket; one timeout for connecting, another for each wait after that."""
+    """HTTP over TCP, TLS or a Unix socket, with one timeout for connecting and another for each later wait."""
 
     def __init__(self, endpoint: Endpoint, *, timeout: float, connect_timeout: float) -> None:
         name = "localhost" if endpoint.scheme == "unix" else endpoint.host
@@ -210,7 +211,7 @@ class Connection(http.client.HTTPConnection):
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise UntrustedHost(
-                f"the certificate of {self._endpoint} does not prove it to be that ({error.verify_message}); "
+                f"the certificate of {self._endpoint} does not prove its identity ({error.verify_message}); "
                 "name the authority that signed it (ca_file), or pin its SHA-256 fingerprint (fingerprint)"
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot spell
@@ -237,8 +238,8 @@ class Connection(http.client.HTTPConnection):
         if self.sock is not None:
             self.sock.settimeout(seconds)
 
-    def has_gone_cold(self) -> bool:
-        """Whether the host hung up, or said what nobody asked for, while the connection was idle."""
+    def is_stale(self) -> bool:
+        """Whether the host closed the idle connection, or sent data that no request asked for."""
         if self.sock is None:
             return False
         with selectors.DefaultSelector() as selector:

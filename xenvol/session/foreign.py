@@ -1,7 +1,6 @@
-"""Calls through somebody else's session; a bare connection serves one thread of one process at a time.
+"""Calls over a session that the caller logged in. A bare connection serves one thread of one process at a time.
 
-However many `Session` objects are made over one `XenAPI.Session`, they take turns: its requests and answers would get
-mixed up.
+All `Session` objects over one `XenAPI.Session` share a lock: else their requests and answers would get mixed up.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from xenvol.session.forks import renew_after_fork
 
 
 def no_session(given: object) -> RequestError:
-    """The error for what is passed in the place of a session."""
+    """Return the error for an argument that is no session."""
     return RequestError(
-        "a session is one of xenvol.connect, or an object with .xenapi that is logged in, such as a XenAPI.Session, "
+        "pass a session of xenvol.connect, or an object with .xenapi that is logged in, such as a XenAPI.Session, "
         f"not a value of type {type(given).__name__}"
     )
 
 
 def sender(wrapped: Any) -> Callable[[str, Sequence[Any]], Any]:
-    """A function that makes a call through `wrapped.xenapi`."""
+    """Return a function that makes a call through `wrapped.xenapi`."""
 
     def send(call: str, params: Sequence[Any]) -> Any:
         try:
@@ -58,9 +57,9 @@ class _Turns:
         renew_after_fork(self)
 
     def of(self, connection: xmlrpc.client.ServerProxy) -> threading.Lock:
-        """The lock of a connection. In a forked child, the first to ask lets go of the parent's socket.
+        """Return the lock of a connection. In a forked child, the first caller closes the inherited socket.
 
-        Closing it here ends nothing for the parent, which has it open as well; the next call connects anew.
+        The parent has that socket open as well, so its connection goes on. The child's next call connects anew.
         """
         with self._lock:
             lock = self._locks.get(connection)

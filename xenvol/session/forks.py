@@ -1,7 +1,7 @@
-"""A connection and a lock belong to one process: a forked child begins with new ones.
+"""A forked child starts with new connections and locks.
 
-A child inherits the sockets of its parent. If it used one, each of the two could read the other's answers; and a lock
-that a thread of the parent held while the process forked is never released in the child, which has no such thread.
+A child inherits the sockets of its parent. If it used one, parent and child could read each other's answers. A lock
+that a thread of the parent held during the fork is never released in the child, which has no such thread.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """What has connections or locks."""
+    """An object with connections or locks."""
 
     def begin_in_child(self) -> None:
-        """Start anew in a child that has just been forked. Makes no call, and takes no lock of the parent's."""
+        """Replace connections and locks in a child that was just forked. Must make no call, and take no old lock."""
 
 
 _living: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def renew_after_fork(thing: Forkable) -> None:
-    """Have `begin_in_child` called in every child that is forked while the object lives."""
+    """Call `begin_in_child` of this object in every child that is forked while the object exists."""
     _living.add(thing)
 
 
@@ -31,5 +31,5 @@ def _begin_in_child() -> None:
         thing.begin_in_child()
 
 
-if hasattr(os, "register_at_fork"):  # not where processes cannot fork
+if hasattr(os, "register_at_fork"):  # some systems have no fork
     os.register_at_fork(after_in_child=_begin_in_child)

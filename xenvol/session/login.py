@@ -1,4 +1,4 @@
-"""From an address and a password to a session that is logged in, or an error that says why not."""
+"""Log in with an address and a password."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def connect(
 ) -> Session:
     """Log in to a pool, at any of its hosts; leave the `with` block, or `close`, to log out.
 
-    `url` is `https://host[:port]` (the scheme may be left out), `unix:///socket`, or `http://` on the
-    loopback; several are tried in turn. The host proves itself by a certificate that the system's authorities
-    signed, or those in `ca_file`; or by one with the SHA-256 `fingerprint` (a pool's hosts have one each:
-    give all of them); `insecure` takes anybody, also over `http://`, and warns (InsecureConnection).
+    `url` is `https://host[:port]` (the scheme is optional), `unix:///socket`, or `http://` on the loopback. xenvol
+    tries several in turn. The host proves its identity with a certificate that the system's authorities signed, or
+    those in `ca_file`; or with one that has the SHA-256 `fingerprint`. Each host of a pool has its own fingerprint:
+    pass all of them. `insecure` accepts any host, also over `http://`, and warns (InsecureConnection).
 
-    `timeout` bounds, in seconds, the wait for an answer, and then for each part of it. A call that runs into
-    it has no answer, and goes on at the host. `originator` names us where xapi rations sessions;
-    "xenvol/<host name>" unless said otherwise. With `failover`, two calls after the log-in learn the pool's
-    uuid and its hosts, so that the session survives the death of the master; without, it ends with it.
+    `timeout` limits, in seconds, the wait for an answer, and then for each part of it. A call that exceeds it has no
+    answer, and continues on the host. `originator` is the name by which xapi counts sessions; the default is
+    "xenvol/<host name>". With `failover`, two calls after the log-in read the pool's uuid and hosts, so that the
+    session survives the death of the master. Without it, the session ends with the master.
 
-    Raises InvalidArgument, which is a ValueError, for an address, a trust or a type that cannot be, XapiError
+    Raises InvalidArgument, which is a ValueError, for an invalid address, trust or type, XapiError
     (SESSION_AUTHENTICATION_FAILED…) and XapiUnreachable.
     """
     if isinstance(password, str):
@@ -72,7 +72,7 @@ def connect(
 
 
 def _listed(url: object) -> list[str]:
-    """The addresses, of which one may be given without a list."""
+    """Return the addresses as a list. Raises InvalidArgument if one is no str."""
     given = list(url) if isinstance(url, Iterable) and not isinstance(url, str) else [url]
     urls = [each for each in given if isinstance(each, str)]
     if len(urls) < len(given):
@@ -82,7 +82,7 @@ def _listed(url: object) -> list[str]:
 
 
 def _check_types(*, user: object, password: object, timeout: object, connect_timeout: object) -> None:
-    """Raise InvalidArgument, which shows no value: one of them is the password."""
+    """Raise InvalidArgument for a wrong type. The error shows no value, since one of them is the password."""
     if not isinstance(user, str):
         raise InvalidArgument(f"user is a str, not a {type(user).__name__}")
     if not isinstance(password, Secret):

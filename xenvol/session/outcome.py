@@ -1,6 +1,6 @@
-"""What came of a call: a value, a no or a silence; and whether it may be sent again.
+"""The outcome of a call: a value, a refusal or a missing answer; and whether the call may be sent again.
 
-The one place where the exceptions of the client and of its transport become ours, once, with no secret in them.
+Only this module translates the exceptions of the client and its transport. No secret stays in them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from xenvol.session.endpoint import NotConnected, UntrustedHost
 from xenvol.session.wire import Call, mask
 
 BUSY: Final = frozenset({"TOO_MANY_PENDING_TASKS", "HOST_STILL_BOOTING"})
-"""Refusals that pass by themselves, raised before anything is done (helpers.ml, xapi_host_helpers.ml)."""
+"""Temporary refusals, which xapi sends before it changes anything (helpers.ml, xapi_host_helpers.ml)."""
 
 
 def translated(
     name: Call, params: Sequence[Any], send: Callable[[], Any], *, hidden: Collection[Secret] = ()
 ) -> Any:
-    """Its value, or one of our errors, with no secret of the parameters and none of the `hidden` ones in it.
+    """Return the value of `send`, or raise XapiError or XapiUnreachable, without the secrets of the call.
 
-    Some refusals quote a value (INVALID_VALUE…), or a driver's command. The frames below have what was sent in the
-    clear, so an error of a call with secrets comes without them.
+    These are the secrets among the parameters, and the `hidden` ones. Some refusals quote a value (INVALID_VALUE…), or
+    a driver's command. The frames below have the secrets in the clear, so the error of a call with secrets has no such
+    frames.
     """
     before = sys.exception()
     try:
         return send()
     except (XenAPI.Failure, xmlrpc.client.Fault, *SILENCE, ExpatError, xmlrpc.client.ResponseError) as raised:
         cause: BaseException = raised
-    # out here, what was caught is no longer the context of what is raised
+    # here, after the `except`, the cause is no longer the context of the error to raise
     if secrets := mask(name, params)[1].union(hidden):
         cut_frames(cause, since=before)
         scrub(cause, secrets)
@@ -49,12 +50,13 @@ def _translation(name: Call, cause: BaseException) -> XenVolError:
         code, *details = [str(detail) for detail in cause.details] or ["INTERNAL_ERROR"]
         return XapiError(code, details, str(name))
     if isinstance(cause, xmlrpc.client.Fault) and cause.faultCode == 401:
-        # the official client's SESSION_INVALID, when it did not log in itself
+        # the official client turns SESSION_INVALID into this if it did not log in itself
         return XapiError("SESSION_INVALID", [], str(name))
     return XapiUnreachable(str(name), cause)
 
 
 def may_repeat(name: Call) -> Callable[[BaseException], bool]:
+    """Return a function that says whether the call may be sent again after an error."""
     return lambda error: (
         is_busy(error)
         or (

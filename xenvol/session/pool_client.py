@@ -1,15 +1,15 @@
-"""Logged in to a pool once, for all threads, and kept so: the master followed, the session renewed.
+"""One log-in to a pool for all threads: it follows the master and renews the session.
 
-What xapi answers with `HOST_IS_SLAVE` or `SESSION_INVALID` did not happen (docs/background/xapi.md 4.4), so those calls
-are sent again, the ones that change something too. A call of which nobody knows whether it happened is never
-sent again here: the error leaves, and `xenvol.session` decides.
+After an answer of `HOST_IS_SLAVE` or `SESSION_INVALID` nothing has changed (docs/background/xapi.md 4.4). So this
+module sends those calls again, also if they change something. It never sends a call again after a missing answer: the
+error leaves, and `xenvol.session` decides.
 
-The session reference and the address are the pool's; connections are the threads' own. A forked child goes on with the
-session of its parent over connections of its own; it ends that session never, and one that it began itself at its end.
- The master's death is
-noticed when nothing accepts a connection any more. Then the pool's other hosts, whose addresses were asked
-for at log-in, are tried; a host that takes the password is believed only when its pool has the uuid of ours,
-since a host can leave a pool and keep its address and its password.
+All threads share the session reference and the address; each thread has its own connection. A forked child uses the
+session of its parent over connections of its own, and never logs it out; a session that the child began, it logs out.
+
+The master counts as dead when it accepts no connection any more. Then this module tries the pool's other hosts, whose
+addresses it read at log-in. A host can leave a pool and keep its address and its password. So a host is accepted only
+if its pool has the same uuid.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from xenvol.session.forks import renew_after_fork
 LOGIN: Final = "session.login_with_password"
 LOGOUT: Final = "session.logout"
 API_VERSION: Final = "1.0"  # xapi ignores it (trace 01-session#8)
-MOVES: Final = 3  # followed in one go; a pool has one master, so more than two is a dispute among hosts
-LOGIN_TIMEOUT: Final = 60.0  # seconds; xapi delays a refusal by 5, a directory service may be asked
-LOGOUT_TIMEOUT: Final = 10.0  # seconds; an unused session ends by itself, nobody should wait to leave
+MOVES: Final = 3  # for one call; a pool has one master, so more than two moves mean that the hosts disagree
+LOGIN_TIMEOUT: Final = 60.0  # seconds; xapi delays a refusal by 5, and may ask a directory service
+LOGOUT_TIMEOUT: Final = 10.0  # seconds; an unused session ends by itself, so the caller need not wait long
 
 log = logging.getLogger("xenvol.session")
 
 
 def default_originator() -> str:
-    """The name by which xapi rations sessions: one for all processes of this machine, another elsewhere."""
+    """Return the name by which xapi counts sessions: the same for all processes of this machine."""
     return f"xenvol/{socket.gethostname()}"
 
 
 @dataclass(frozen=True)
 class _Login:
-    """Compared by identity: two threads that trip over one dead session renew it once."""
+    """One log-in. Compared by identity, so that two threads with the same invalid session renew it once."""
 
     endpoint: Endpoint
     session_ref: str
     process: int = field(default_factory=os.getpid)
-    """The id of the process that logged in, and that logs out."""
+    """The id of the process that logged in; only this process logs out."""
 
 
 class PoolClient:
-    """Sends calls to a pool's master, from any thread. A no is `XenAPI.Failure`, no answer is `SILENCE`."""
+    """Sends calls to the pool's master, from any thread. A refusal is `XenAPI.Failure`, a missing answer `SILENCE`."""
 
     def __init__(
         self,
@@ -74,7 +74,9 @@ class PoolClient:
         self._password = password
         self._originator = originator
         self._failover = failover
-        self._others = tuple(endpoints)  # where the pool may be found; after log-in, all its hosts
+        self._others = tuple(
+            endpoints
+        )  # before the log-in, the addresses to try; after it, all hosts of the pool
         self._pool_uuid: str | None = None
         self._login: _Login | None = None
         self.is_closed = False
@@ -88,17 +90,13 @@ class PoolClient:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the master is, as far as is known."""
+        """The last known address of the master."""
         login = self._login
         return self._others[0] if login is None else login.endpoint
 
     @property
-    def is_logged_in(self) -> bool:
-        return self._login is not None
-
-    @property
     def has_own_login(self) -> bool:
-        """Whether it is logged in, and this process did it: a forked child has the login of its parent."""
+        """Whether this process logged in. A forked child has the log-in of its parent."""
         login = self._login
         return login is not None and login.process == os.getpid()
 
@@ -108,11 +106,11 @@ class PoolClient:
 
     @property
     def handle(self) -> str:
-        """The reference of the session. Whoever has it is logged in: for the wire only."""
+        """The reference of the session. It works like a password: send it to xapi only."""
         return self._logged_in().session_ref
 
     def log_in(self) -> None:
-        """Log in at the first address that answers, and learn the pool's uuid and its hosts (two calls)."""
+        """Log in at the first address that answers; with `failover`, read the pool's uuid and hosts (two calls)."""
         with self._lock:
             silence: BaseException | None = None
             for endpoint in self._others:
@@ -124,13 +122,13 @@ class PoolClient:
                 if self._failover:
                     self._learn(self._login)
                 return
-            assert silence is not None  # because there is at least one address, and none gave a log-in
+            assert silence is not None  # there is at least one address, and none answered
             raise silence
 
     def request(self, call: str, params: Sequence[Any]) -> Any:
-        """Send a call that takes the session first, and come back with its value."""
+        """Send a call whose first parameter is the session, and return its value."""
         login = self._logged_in()
-        moves, is_renewed = 0, False  # bounded, so that hosts that never agree do not keep us for ever
+        moves, is_renewed = 0, False  # limited, since hosts that disagree could name each other for ever
         while True:
             try:
                 return self._clients.send(login.endpoint, call, (login.session_ref, *params))
@@ -151,9 +149,9 @@ class PoolClient:
                         raise
 
     def log_out(self) -> None:
-        """End the session, and close every thread's connection whether that worked or not. Idempotent.
+        """End the session, and close the connections of all threads, also if xapi does not answer. Idempotent.
 
-        In a forked child the session of the parent goes on.
+        In a forked child, the session of the parent continues.
         """
         with self._lock:
             login, self._login, self.is_closed = self._login, None, True
@@ -170,7 +168,7 @@ class PoolClient:
         return login
 
     def _log_in(self, endpoint: Endpoint, *, avoid: Iterable[Endpoint] = ()) -> _Login:
-        """Log in there, or at the master that it names; NotConnected when that one is to be avoided."""
+        """Log in at this host, or at the master that it names. Raises NotConnected if that master is in `avoid`."""
         for _ in range(MOVES + 1):
             params = (self._user, self._password, API_VERSION, self._originator)
             try:
@@ -187,10 +185,10 @@ class PoolClient:
                 return _Login(endpoint, str(session_ref))
             if endpoint in avoid:
                 raise NotConnected(f"the other hosts still name {endpoint} as their master")
-        raise NotConnected(f"the hosts send us in circles; the last one named was {endpoint}")
+        raise NotConnected(f"the hosts of the pool name each other as the master, {endpoint} last")
 
     def _follow(self, login: _Login, master: str) -> _Login:
-        """The master moved. The session is the pool's, so it goes with it."""
+        """Use the new master's address. The session stays valid, since it belongs to the pool."""
         with self._lock:
             if self._login is login:
                 self._login = replace(login, endpoint=login.endpoint.at(master))
@@ -208,7 +206,7 @@ class PoolClient:
             return self._logged_in()
 
     def _fail_over(self, login: _Login, cause: NotConnected) -> _Login:
-        """Find the new master among the pool's other hosts; raise `cause` when there is none."""
+        """Log in at the new master, found through the pool's other hosts. Raises `cause` if there is none."""
         with self._lock:
             if self._login is not login:
                 return self._logged_in()
@@ -236,9 +234,9 @@ class PoolClient:
             raise cause
 
     def _is_ours(self, login: _Login, *, was: Endpoint) -> bool:
-        """Whether this log-in is in the pool that the session began in."""
+        """Whether this log-in is in the pool in which the session began."""
         if self._pool_uuid is None:
-            return login.endpoint == was  # nothing else to know it by
+            return login.endpoint == was  # without the uuid, only the address is known
         (pool,) = self._clients.send(login.endpoint, "pool.get_all_records", (login.session_ref,)).values()
         is_ours = bool(pool["uuid"] == self._pool_uuid)
         if not is_ours:
@@ -248,26 +246,26 @@ class PoolClient:
         return is_ours
 
     def _learn(self, login: _Login) -> None:
-        """Remember the pool and its hosts. Who may not ask, or gets no answer, goes without failing over."""
+        """Read the pool's uuid and hosts. If xapi refuses or does not answer, the session cannot fail over."""
         try:
             (pool,) = self._clients.send(
                 login.endpoint, "pool.get_all_records", (login.session_ref,)
             ).values()
             hosts = self._clients.send(login.endpoint, "host.get_all_records", (login.session_ref,)).values()
         except (XenAPI.Failure, *SILENCE) as error:
-            log.info(
-                "the pool's hosts are not known, so the end of its master will be the session's: %s", error
-            )
+            log.info("cannot read the pool's hosts, so this session ends if the master dies: %s", error)
             return
         self._pool_uuid = pool["uuid"]
         others = []
         for host in hosts:
-            with contextlib.suppress(NotConnected):  # no address yet, or one to which the password may not go
+            with contextlib.suppress(
+                NotConnected
+            ):  # no address yet, or one that would get the password in the clear
                 others.append(login.endpoint.at(host["address"]))
         self._others = tuple(others) or (login.endpoint,)
 
     def _leave(self, login: _Login) -> None:
-        """Log out where we should not have logged in, as far as anybody listens."""
+        """Log out of a wrong pool. Ignores every failure."""
         with contextlib.suppress(*SILENCE, XenAPI.Failure):
             self._end(login)
 

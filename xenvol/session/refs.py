@@ -1,6 +1,6 @@
-"""A reference knows its class: one ``NewType`` for each XenAPI class, so that no SR is passed for a VDI.
+"""One ``NewType`` for each XenAPI class of reference, so that the type checker tells an SR from a VDI.
 
-They are plain strings at run time; the type checker is what keeps them apart.
+At run time they are plain strings.
 """
 
 import re
@@ -15,37 +15,35 @@ VDIRef = NewType("VDIRef", str)
 VBDRef = NewType("VBDRef", str)
 VMRef = NewType("VMRef", str)
 HostRef = NewType("HostRef", str)
-PoolRef = NewType("PoolRef", str)
 SecretRef = NewType("SecretRef", str)
 TaskRef = NewType("TaskRef", str)
-SMRef = NewType("SMRef", str)
 
 Name = str | uuid.UUID
 """How callers name a VM or a host: a reference, a uuid (also as a UUID object), or a name."""
 
 NULL_REF = "OpaqueRef:NULL"
-"""What xapi answers for "no object"."""
+"""The reference by which xapi says "no object"."""
 
 _NOT_SENT = re.compile(r"[\x00-\x08\x0b-\x1f]")
-"""XML cannot write these, and a carriage return arrives as a line feed."""
+"""XML cannot write these characters, and turns a carriage return into a line feed."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 
 def is_ref(text: str) -> bool:
-    """Tell an opaque reference from a uuid and from a name; the NULL reference is one too."""
+    """Whether the text is an opaque reference, also the NULL reference, and no uuid or name."""
     return text.startswith("OpaqueRef:")
 
 
 def is_uuid(text: str) -> bool:
-    """Tell a uuid in xapi's spelling, 8-4-4-4-12 hexadecimal digits in any case, from anything else."""
+    """Whether the text is a uuid as xapi writes it: 8-4-4-4-12 hexadecimal digits, in either case."""
     return _UUID.fullmatch(text) is not None
 
 
 def text_of(named: object, what: str, *, by: str = "a reference, a uuid or a name") -> str:
-    """Return the text by which a caller names an object; a UUID object is as good as its text.
+    """Return the text by which a caller names an object: a str, or the text of a UUID object.
 
-    Raises RequestError for anything else, for an empty text, and for one that xapi would not receive as it is.
+    Raises RequestError for another type, for an empty text, and for a text that XML would change.
     """
     if not isinstance(named, str | uuid.UUID):
         raise RequestError(f"{what} is named by {by}, not by a value of type {type(named).__name__}")

@@ -1,8 +1,8 @@
-"""Every XenAPI call goes through `Session.call`: checked, sent, retried if it may be, translated, reported.
+"""Every XenAPI call goes through `Session.call`, which checks, sends, retries, translates and reports it.
 
-A refusal and a silence are different errors. `XapiError` is xapi's "no": it did not happen. `XapiUnreachable`
-is no answer: it may have happened, so only calls that change nothing are sent again, and calls that were
-never sent.
+A refusal and a missing answer are different errors. After `XapiError`, a refusal, nothing has changed. After
+`XapiUnreachable`, a missing answer, the change may have happened. So a call is sent again only if it changes nothing,
+or if it was never sent.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ FIRST_WAIT: Final = 0.2  # seconds
 
 FORBIDDEN_TO_DRIVERS: Final = frozenset(
     {
-        # what makes, formats, overwrites or erases data; introduce and forget are about records, and disks only grow
+        # these make, format, overwrite or erase data; introduce and forget change records only, and disks only grow
         *("SR.create", "SR.make", "SR.destroy"),
         *("VDI.create", "VDI.destroy", "VDI.data_destroy", "VDI.copy", "VDI.clone", "VDI.snapshot"),
         *("VDI.pool_migrate", "VDI.db_forget", "VDI.db_introduce"),
-        # what belongs to the facade, or to whoever logged in
+        # these belong to the facade, and to the owner of the log-in
         *("VM.*", "VBD.*", "session.*"),
     }
 )
-"""Connecting a volume must not be able to format or erase, nor touch a VM. `VM.*` spares what only reads."""
+"""A driver must not be able to format, to erase, or to touch a VM. `VM.*` still allows calls that only read."""
 
 log = logging.getLogger("xenvol.session")
 
 
 class CallRecord(NamedTuple):
-    """One call, as it went: `outcome` is "ok", xapi's error code, or "unreachable"."""
+    """One call: `outcome` is "ok", xapi's error code, "unreachable" or "interrupted"."""
 
     call: str
     seconds: float
@@ -51,15 +51,16 @@ class CallRecord(NamedTuple):
 
 
 class Session:
-    """A logged-in session: ours (`xenvol.connect`) or anything with `.xenapi`, such as a `XenAPI.Session`.
+    """A logged-in session, of `xenvol.connect` or over any object with `.xenapi`, such as a `XenAPI.Session`.
 
-    It is such an object itself: `session.xenapi.SR.scan(ref)` is the same as `session.call("SR.scan", ref)`.
-    Ints are sent as decimal strings, since XML-RPC has no room for sizes; xapi takes both.
+    It has `.xenapi` itself: `session.xenapi.SR.scan(ref)` is the same as `session.call("SR.scan", ref)`. It sends ints
+    as decimal strings, since XML-RPC ends at 2³¹; xapi accepts both forms.
 
-    The constructor makes no call. `on_call` is given a `CallRecord` after each call and must not raise. From
-    several threads at once: yes; a wrapped `XenAPI.Session` serves one of them at a time, since it is one
-    connection. It also has no time limit, and sends a call again when a kept connection breaks; ours does
-    neither. In a forked child: yes, with connections of the child's own; only the process that logged in logs out.
+    The constructor makes no call. `on_call` gets a `CallRecord` after each call, and must not raise. Several threads
+    may use one session at once. A wrapped `XenAPI.Session` is one connection, so it serves one thread at a time; it has
+    no time limit, and sends a call again when a kept connection breaks. A session of `xenvol.connect` has one, and
+    sends a call again only if that is safe. A forked child may use the session, over connections of its own; only the
+    process that logged in logs out.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Session:
         self._forbidden: frozenset[str] = frozenset()
         self._hidden: Collection[Secret] = ()
         self.sm_refs: dict[str, str] = {}
-        """The SM object of each SR type that was asked for, as it was last seen: where to look first."""
+        """The reference of the SM object of each SR type that was read before; it may be stale."""
         self._wrapped: Any
         self._send: Callable[[str, Sequence[Any]], Any]
         if isinstance(wrapped, Session):  # one layer, so that a call is retried and reported once
@@ -87,7 +88,7 @@ class Session:
             self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
             self._wrapped, self._send = wrapped._wrapped, wrapped._send
             self.sm_refs = wrapped.sm_refs
-        elif wrapped is None or isinstance(wrapped, str | bytes):  # a connection that failed, or its URL
+        elif wrapped is None or isinstance(wrapped, str | bytes):  # a failed connection, or its URL
             raise no_session(wrapped)
         else:
             self._wrapped = wrapped
@@ -95,24 +96,23 @@ class Session:
 
     @property
     def xenapi(self) -> Any:
-        """Calls spelled as attributes, as with the official client."""
+        """Calls written as attributes, as with the official client."""
         return _Spelling(self.call, "")
 
     @property
     def handle(self) -> str:
-        """The session's reference. Whoever has it is logged in: hand it to the wire and to nothing else."""
+        """The session's reference. It works like a password: send it to xapi only."""
         return str(self._wrapped.handle)
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where the pool's master is; None when the session was logged in by somebody else."""
+        """The address of the pool's master; None if the session was not made by `xenvol.connect`."""
         return self._wrapped.endpoint if isinstance(self._wrapped, PoolClient) else None
 
     def call(self, call: str, *params: Any) -> Any:
-        """Send `Class.method` with these parameters (the session itself is not one of them), and give its
-        value.
+        """Send `Class.method` with these parameters, without the session's reference, and return its value.
 
-        Raises XapiError, XapiUnreachable, ForbiddenCall, and ValueError for what is no call's name.
+        Raises XapiError, XapiUnreachable, ForbiddenCall, and ValueError if `call` is no name of a call.
         """
         name = Call.parse(call)
         if name.is_among(self._forbidden):
@@ -129,10 +129,10 @@ class Session:
         *,
         either: Mapping[str, FilterValue | Collection[FilterValue]] | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """In one call, the records by reference of the objects that fit all of `where` and any of `either`.
+        """Return the records, by reference, of the objects that match all of `where` and one of `either`; one call.
 
-        A collection of values means any of them: `find("VBD", {"VM": vm_ref, "VDI": [a, b]})`. What can be
-        asked is said at `xenvol.session.wire.expression`.
+        A collection of values means any of them: `find("VBD", {"VM": vm_ref, "VDI": [a, b]})`.
+        `xenvol.session.wire.expression` says what xapi can filter by.
         """
         found: dict[str, dict[str, Any]] = self.call(
             f"{cls}.get_all_records_where", expression(where, either)
@@ -142,44 +142,45 @@ class Session:
     def restricted(
         self, forbidden: Collection[str] = FORBIDDEN_TO_DRIVERS, *, driver: str | None = None
     ) -> Session:
-        """A view that refuses these calls, also as `Async.`, by ForbiddenCall with the driver's name."""
+        """Return a copy that refuses these calls, also as `Async.`, with a ForbiddenCall that names the driver."""
         view = copy(self)
         view._forbidden = self._forbidden | frozenset(forbidden)
         view._driver = driver if driver is not None else self._driver
         return view
 
     def hiding(self, secrets: Collection[Secret]) -> Session:
-        """A view of this session in whose errors these secrets are masked, whichever call brings them back.
+        """Return a copy of this session that masks these secrets in the errors of every call.
 
-        The collection is looked at when an error comes, so what is put into it later is masked as well.
+        It reads the collection when an error comes, so secrets that are added later are masked too.
         """
         view = copy(self)
         view._hidden = secrets
         return view
 
     def log_in(self) -> None:
-        """Log in; for sessions of `connect`, which has done it."""
+        """Log in. `connect` does this for its sessions."""
         if not isinstance(self._wrapped, PoolClient):
-            raise RequestError("this session belongs to whoever logged in: log in there")
-        # an address where nobody listens is a mistake to report at once, so only a busy xapi is asked again
+            raise RequestError("xenvol did not log in to this session: log in with the client that did")
+        # report a wrong address at once: only a busy xapi is asked again
         self._perform(Call.parse(LOGIN), self._wrapped.credentials, self._wrapped.log_in, is_busy)
 
     def close(self) -> None:
-        """Log out and close all threads' connections, if we logged in. Idempotent; does not mind silence.
+        """Log out and close the connections of all threads, if xenvol logged in. Idempotent.
 
-        In a forked child it closes the child's connections: the session is still its parent's.
+        A refusal or a missing answer is only logged. In a forked child it closes the child's connections only, since
+        the session belongs to the parent.
         """
         if Call.parse(LOGOUT).is_among(self._forbidden):
             raise ForbiddenCall(LOGOUT, driver=self._driver)
         if not isinstance(self._wrapped, PoolClient):
-            return  # whoever logged in logs out
+            return  # the caller logged in, and logs out
         if not self._wrapped.has_own_login:
             self._wrapped.log_out()
             return
         try:
             self._once(Call.parse(LOGOUT), (), self._wrapped.log_out)
         except (XapiError, XapiUnreachable) as error:
-            log.info("not logged out, so the session ends when xapi finds it idle: %s", error)
+            log.info("cannot log out; xapi ends the session when it is idle: %s", error)
 
     def __enter__(self) -> Self:
         return self
@@ -233,7 +234,7 @@ class Session:
 
 
 class _Spelling:
-    """`session.xenapi.SR.scan` on its way to becoming "SR.scan"."""
+    """The name of a call, collected from attributes: `session.xenapi.SR.scan` becomes "SR.scan"."""
 
     __slots__ = ("_call", "_name")
 

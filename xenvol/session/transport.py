@@ -1,8 +1,8 @@
-"""A request is sent once, and its answer is not waited for without end.
+"""Send a request once, and limit the wait for its answer.
 
-The transports of the standard library send a request a second time when the connection breaks before the
-answer: the host may then do it twice. Here a broken connection is the caller's to judge. `NotConnected` is
-the one failure after which nothing can have happened, since nothing was sent.
+The transports of the standard library send a request a second time if the connection breaks before the answer. The host
+may then do it twice. Here the caller gets the error, and decides. Only after `NotConnected` is it certain that the host
+did nothing, since nothing was sent.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, Final
 from xenvol.session.answer import read_answer
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection, Endpoint
 
-IDLE_LIMIT: Final = 60.0  # seconds; firewalls forget idle connections without a word, a new one is cheap
+IDLE_LIMIT: Final = 60.0  # seconds; firewalls drop idle connections silently, and a new one is cheap
 
 
 class UnreadableAnswer(OSError):
-    """Something came back, and it is not an XML-RPC answer."""
+    """The host sent something that is no XML-RPC answer."""
 
 
 class Transport(xmlrpc.client.Transport):
-    """One thread's connection to one endpoint. What breaks is closed; the next request connects anew."""
+    """One thread's connection to one endpoint. A failed request closes it, and the next one connects anew."""
 
     accept_gzip_encoding = False  # xapi never compresses
     user_agent = "xenvol"
@@ -46,13 +46,15 @@ class Transport(xmlrpc.client.Transport):
         self._idle_since = 0.0
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
-        """Send once. NotConnected: nothing was sent; after anything else the host may have acted."""
+        """Send once. After NotConnected nothing was sent; after every other error the host may have acted."""
         answered = False
         try:
             answer = self.single_request(host, handler, request_body, verbose)
             answered = True
         finally:
-            if not answered:  # also after an interrupt: half an answer must not be taken for the next one's
+            if (
+                not answered
+            ):  # also after an interrupt: the next request must not read the rest of this answer
                 self.close()
         self._idle_since = self._clock()
         return answer
@@ -60,7 +62,7 @@ class Transport(xmlrpc.client.Transport):
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = self._connection[1]
         if isinstance(connection, Connection):
-            if self._clock() - self._idle_since < IDLE_LIMIT and not connection.has_gone_cold():
+            if self._clock() - self._idle_since < IDLE_LIMIT and not connection.is_stale():
                 connection.set_answer_timeout(self.timeout)
                 return connection
             self.close()
@@ -75,7 +77,7 @@ class Transport(xmlrpc.client.Transport):
         except ET.ParseError as error:
             raise UnreadableAnswer(f"not an XML-RPC answer: {error}") from error
         except (xmlrpc.client.ResponseError, ValueError, TypeError, LookupError) as error:
-            # well-formed, but no XML-RPC; the parser's words may quote the answer, which may hold a secret
+            # well-formed, but no XML-RPC; the parser's message may quote the answer, which may hold a secret
             raise UnreadableAnswer(f"not an XML-RPC answer ({type(error).__name__})") from None
 
     @property

@@ -1,7 +1,7 @@
-"""How xapi wants a call written, and what of it may be seen: pure functions of the call and its parameters.
+"""How xapi wants a call written, and which parts of it may be logged: pure functions of the call and its parameters.
 
-A call is spelled `Class.method`, `Async.` before it for the kind that answers with a task. That is the only
-spelling accepted here: xapi also understands `Class_method`, by which one could slip past a ban.
+A call is written `Class.method`; with `Async.` before it, it returns a task. No other form is accepted here: xapi also
+understands `Class_method`, with which a driver could get around a forbidden call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CALL = re.compile(rf"(?:({'|'.join(_MODES)})\.)?([A-Za-z]\w*)\.([A-Za-z]\w*)", 
 _FIELD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
-# Nothing changes when these are sent twice: getters, checks that only succeed or fail, and event.from, whose
+# It is safe to send these twice: getters, checks that only succeed or fail, and event.from, whose
 # whole state is in its token (docs/background/xapi.md 4.6; event.next consumes what it answers).
 _READ_METHODS: Final = ("get_", "assert_")
 _READ_CALLS: Final = frozenset({"event.from"})
@@ -39,7 +39,7 @@ _SECRET_CALLS: Final = frozenset(
 
 
 class Call(NamedTuple):
-    """A call's name, taken apart; `mode` is empty for a call that answers with its result."""
+    """The parts of a call's name; `mode` is empty for a call that returns its result and no task."""
 
     mode: str
     cls: str
@@ -49,9 +49,7 @@ class Call(NamedTuple):
     def parse(cls, call: str) -> Call:
         match = _CALL.fullmatch(call)
         if match is None or match[2] in _MODES:
-            raise ValueError(
-                f"{call!r} is no call of XenAPI: it is spelled Class.method, or Async.Class.method"
-            )
+            raise ValueError(f"{call!r} is no call of XenAPI: write Class.method, or Async.Class.method")
         return cls(match[1] or "", match[2], match[3])
 
     def __str__(self) -> str:
@@ -59,26 +57,26 @@ class Call(NamedTuple):
 
     @property
     def plain(self) -> str:
-        """What is called, whichever way it answers."""
+        """The name without the mode."""
         return f"{self.cls}.{self.method}"
 
     @property
     def is_read(self) -> bool:
-        """Whether it may be sent twice. An Async call never: each makes a task."""
+        """Whether it is safe to send the call twice. An Async call never is, since each one makes a task."""
         return not self.mode and (self.method.startswith(_READ_METHODS) or self.plain in _READ_CALLS)
 
     def is_among(self, forbidden: Collection[str]) -> bool:
-        """Whether `forbidden` has it: by name, or by its class as `Class.*`, which spares what only reads."""
+        """Whether `forbidden` names the call, or its class as `Class.*`, which allows calls that only read."""
         return self.plain in forbidden or (f"{self.cls}.*" in forbidden and not self.is_read)
 
 
 def to_wire(value: Any) -> Any:
-    """The value as it is marshalled, but for secrets, which stay wrapped.
+    """Return the value to marshal. Secrets stay wrapped.
 
-    Every int becomes its decimal digits: XML-RPC ends at 2³¹, sizes do not, and xapi takes both forms for an
-    int (docs/background/recordings.md, "int arguments"). A bool stays one. Any collection becomes a list.
+    An int becomes its decimal digits, since XML-RPC ends at 2³¹; xapi accepts both forms for an
+    int (docs/background/recordings.md, "int arguments"). A bool stays a bool. A collection becomes a list.
 
-    Raises RequestError for what cannot be sent.
+    Raises RequestError for a text that XML cannot write.
     """
     match value:
         case bool() | None | float():
@@ -88,7 +86,7 @@ def to_wire(value: Any) -> Any:
         case str():
             if _NOT_XML.search(value):
                 raise _not_xml()
-            return str.__str__(value)  # a subclass (an enumeration's member) is not marshalled
+            return str.__str__(value)  # the marshaller refuses a subclass (a member of an enumeration)
         case Secret():
             if _NOT_XML.search(value.reveal()):
                 raise _not_xml()
@@ -102,26 +100,25 @@ def to_wire(value: Any) -> Any:
 
 
 def _not_xml() -> RequestError:
-    return RequestError("a text with control characters in it cannot be sent: XML has no way to write them")
+    return RequestError("cannot send a text with control characters: XML cannot write them")
 
 
 def expression(
     where: Mapping[str, FilterValue | Collection[FilterValue]],
     either: Mapping[str, FilterValue | Collection[FilterValue]] | None = None,
 ) -> str:
-    """xapi's filter for the objects of which each field in `where`, and any one in `either`, has the value
-    given.
+    """Return xapi's filter for objects in which every field of `where`, and one of `either`, has the given value.
 
-    A collection of values means any of them. Fields are named as in xapi's database; `name_label` and
-    `name_description` (there `name__label`, …) are understood as well. References, bools and enumerations are
-    values like any other; sets and maps cannot be asked for (docs/background/xapi.md 4.7).
+    A collection of values means any of them. Fields have the names of xapi's database; `name_label` and
+    `name_description` (there `name__label`, …) are accepted too. A value may be a reference, a bool or a member of an
+    enumeration. xapi cannot filter by sets and maps (docs/background/xapi.md 4.7).
     """
     terms = [_is_one_of(name, value) for name, value in where.items()]
     if either is not None:
         terms.append(_any(_is_one_of(name, value) for name, value in either.items()))
     if not terms:
         raise ValueError(
-            "a filter without a condition asks for every object of the class: say so with get_all_records"
+            "a filter needs a condition: to read every object of the class, call get_all_records"
         )
     return " and ".join(terms)
 
@@ -139,7 +136,9 @@ def _any(terms: Iterable[str]) -> str:
     listed = list(terms)
     if not listed:
         return "false"
-    return listed[0] if len(listed) == 1 else f"({' or '.join(listed)})"  # "and" binds no closer than "or"
+    return (
+        listed[0] if len(listed) == 1 else f"({' or '.join(listed)})"
+    )  # xapi gives "and" and "or" the same precedence
 
 
 def _literal(name: str, value: FilterValue) -> str:
@@ -147,17 +146,19 @@ def _literal(name: str, value: FilterValue) -> str:
         return "true" if value else "false"
     text = str(to_wire(value))
     if '"' in text:
-        raise RequestError(f"{name} {text!r}: xapi cannot be asked for a value with a double quote in it")
+        raise RequestError(f"{name} {text!r}: xapi cannot filter by a value with a double quote")
     return text
 
 
 def mask(call: Call, params: Sequence[Any]) -> tuple[list[Any], frozenset[Secret]]:
-    """The parameters as they may be logged, and the secrets that were taken out of them."""
+    """Return the parameters for a log, and the secrets that were masked in them."""
     secrets: set[Secret] = set()
 
     def hide(value: Any) -> str:
         text = str(value.reveal() if isinstance(value, Secret) else value)
-        if len(text) >= LONG_ENOUGH and not is_uuid(text):  # chappassword_secret=<uuid> tells nobody anything
+        if len(text) >= LONG_ENOUGH and not is_uuid(
+            text
+        ):  # the uuid in chappassword_secret=<uuid> is no secret
             secrets.add(Secret(text))
         return MASK
 

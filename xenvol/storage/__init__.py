@@ -1,8 +1,8 @@
-"""The verbs on SR, PBD, VDI and secret that drivers are written with; each records its inverse as it succeeds.
+"""The verbs on SR, PBD, VDI and secret for drivers. Each records its inverse when it succeeds.
 
-They are public: a driver in a package of its own uses them as the built-in ones do. None of them can format or
-erase; an SR is introduced and forgotten, a PBD created, plugged, unplugged and destroyed. A verb whose answer is
-lost looks whether it happened before it gives up, so that what it did is on the record.
+They are public: a driver in another package uses them as the built-in drivers do. No verb can format or erase. They
+introduce and forget an SR; they create, plug, unplug and destroy a PBD. If an answer is lost, the verb reads whether
+the change happened, so that the change is recorded.
 """
 
 from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan

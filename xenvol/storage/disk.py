@@ -1,4 +1,4 @@
-"""A disk that is a file or a volume of an SR, known by its uuid: the SR is found or introduced, the disk is there."""
+"""Connect and disconnect a disk that is a file or a logical volume of an SR, and is named by its uuid."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from xenvol.storage.vdi import find_vdi
 def connect_disk(
     view: View, undo: Undo, spec: SRSpec, vdi_uuid: str, hosts: Iterable[HostRef] | None
 ) -> tuple[VDIRef, Record]:
-    """The disk, reachable on these hosts, through the SR of the pool that has it already, else through ours.
+    """Make the disk reachable on these hosts (None: on all), and return it. Idempotent.
 
-    An SR that was plugged before the disk came is scanned once. Raises VolumeNotFound; and WrongVolume where the
-    uuid is in an SR of another place: somebody copied the file, and which copy is meant nobody can know.
+    If the pool has the disk in an SR, that SR is used; else the SR of `spec`, which is introduced if it is missing. An
+    SR that was plugged before the disk existed is scanned once. Raises VolumeNotFound. Raises WrongVolume if the uuid
+    is in an SR with another location: then the file was copied, and xenvol cannot know which copy is meant.
     """
     require_sr_type(view, spec.type)
     found = find_vdi(view, vdi_uuid)
@@ -49,9 +50,10 @@ def connect_disk(
 
 
 def disconnect_disk(view: View, sr_uuid: str, vdi_uuid: str | None, *, volume_id: object = None) -> None:
-    """Release the SR that has the disk, or the one that we would have introduced for it, where nobody uses it.
+    """Release the SR of the disk if nothing uses it. Idempotent.
 
-    A disk that is held as another volume than `volume_id` is in use: stale data may name the file of another volume.
+    If the pool has no such disk, release the SR with `sr_uuid`, which xenvol would have introduced. A disk that is held
+    as another volume than `volume_id` is in use: stale data may name the file of another volume.
     """
     found = None if vdi_uuid is None else find_vdi(view, vdi_uuid)
     sr_ref = find_sr(view, sr_uuid) if found is None else SRRef(found[1]["SR"])
@@ -64,32 +66,32 @@ def _is_own(vdi_uuid: str | None, volume_id: object, vdi: Record) -> bool:
 
 
 def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
-    """The SR is the one that is meant, by its uuid; or its data lies in the very same directory.
+    """Raise WrongVolume unless the SR has the uuid of `spec`, or keeps its data in the same directory.
 
-    That can be known only where the directory has not the uuid in its name: of ``file``, and of ``nfs`` with
-    nosubdir. Elsewhere another uuid is another place.
+    The directory proves this only if its name does not contain the uuid of the SR: for ``file``, and for ``nfs`` with
+    nosubdir. For other types, another uuid means another location.
     """
     sr = view.record("SR", sr_ref)
     if sr["uuid"] == spec.uuid:
         return
     maps = (spec.sm_config, sr["sm_config"])
     has_uuid = [sr_type_of(spec.type).has_uuid and sm_config.get("nosubdir") != "true" for sm_config in maps]
-    meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
+    meant = {key: value for key, value in spec.device_config.items() if key in _LOCATION_KEYS}
     places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
     is_there = bool(meant) and any(meant.items() <= place.items() for place in places)
     if sr["type"] != spec.type or any(has_uuid) or not is_there:
         place = ", ".join(map(str, meant.values())) or f"SR {spec.uuid}"
         raise WrongVolume(
-            f"a disk at {place}", found=f"one of that uuid in SR {sr['name_label']} ({sr['uuid']})"
+            f"a disk at {place}", found=f"a disk with that uuid in SR {sr['name_label']} ({sr['uuid']})"
         )
 
 
-_PLACES = ("server", "serverpath", "location")
-"""Keys of a device_config that say where an SR's data lies."""
+_LOCATION_KEYS = ("server", "serverpath", "location")
+"""Keys of a device_config that name the location of an SR's data."""
 
 
 def size_after_scan(view: View, vdi_uuid: str) -> int:
-    """What the storage says of the disk's size now, in bytes. Raises VolumeNotFound when no SR has it."""
+    """Scan the SR, and return the size of the disk in bytes. Raises VolumeNotFound if no SR has the disk."""
     found = find_vdi(view, vdi_uuid)
     if found is None:
         raise VolumeNotFound(f"disk {vdi_uuid}")

@@ -1,6 +1,6 @@
-"""The names of the storage that a device_config leads to: two configs that share a name lead to the same storage.
+"""The names of the storage behind a device_config. Two configs with a common name lead to the same storage.
 
-One function per kind of storage; each takes a device_config and returns names in one spelling, ``nfs 10.0.0.2:/vols``.
+One function for each kind of storage takes a device_config and returns names in a normal form: ``nfs 10.0.0.2:/vols``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 Config = Mapping[str, str]
 
 _ADAPTERS: Final = ("fc", "iscsi", "sas")
-"""The kinds of host bus adapters that SM knows."""
+"""The kinds of host bus adapters in SM."""
 
 
 def _host(name: str) -> str:
-    """Names of hosts have no case; an IPv6 address may stand in brackets."""
+    """Return a host name in lower case, and an IPv6 address without brackets."""
     return name.strip().lower().rstrip(".").removeprefix("[").removesuffix("]")
 
 
 def _path(path: str) -> str:
-    """Without doubled or trailing slashes."""
+    """Return the path without double and trailing slashes."""
     return posixpath.normpath(f"/{path.strip()}").replace("//", "/")
 
 
@@ -34,19 +34,19 @@ def export(config: Config) -> list[str]:
 
 
 def smb_share(config: Config) -> list[str]:
-    """Server and share have no case; what follows them the driver does not look at."""
+    """Name server and share, without case. The driver ignores the rest of the path."""
     server, _, share = config.get("server", "").replace("\\", "/").strip("/").partition("/")
     return [f"smb //{_host(server)}/{share.strip('/').partition('/')[0].lower()}"]
 
 
 def ceph(config: Config) -> list[str]:
-    """Each monitor knows all of the cluster."""
+    """Name each monitor, since each serves the whole cluster."""
     port, path = config.get("serverport") or "6789", _path(config.get("serverpath", ""))
     return [f"cephfs {_host(monitor)}:{port}:{path}" for monitor in _each(config.get("server", ""))]
 
 
 def gluster(config: Config) -> list[str]:
-    """Each server knows all of the volume."""
+    """Name each server, since each serves the whole volume."""
     server, _, volume = config.get("server", "").rpartition(":")
     servers = [server, *_each(config.get("backupservers", ""), ":")]
     return [f"glusterfs {_host(name)}:{_path(volume)}" for name in servers]
@@ -62,17 +62,18 @@ def directory(config: Config) -> list[str]:
 
 
 def devices(config: Config) -> list[str]:
-    """Of whichever type: a device holds one SR."""
+    """Name each device, the same for all SR types: a device holds one SR."""
     return [f"device {_path(device)}" for device in _each(config.get("device", ""))]
 
 
 def lun(config: Config) -> list[str]:
-    """Of whichever type, and through whichever portal."""
+    """Name the LUN by its SCSI id, the same for all SR types and portals."""
     return [f"LUN {config.get('SCSIid', '').strip().lower()}"]
 
 
 def target(config: Config) -> list[str]:
-    """Through whichever portal: a pool can hold a target in one SR only (recordings.md, finding 12 (storage))."""
+    """Name the target, the same for all portals: a pool can hold a target in one SR only (recordings.md, finding 12
+    (storage))."""
     return [f"target {config.get('targetIQN', '').strip().lower()}"]
 
 

@@ -1,11 +1,11 @@
-"""A disk that is a LUN: what each host sees of a target, which disk that is, brought in without a scan.
+"""A disk that is a LUN: list the LUNs that a host sees, find the VDI of one, introduce it without a scan.
 
-For SRs that show every LUN of a target as a VDI (types ``iscsi`` and ``hba``). They are never scanned here: a scan
-drops the record of a LUN that has vanished even from under a plugged disk, and then nothing on that host can be
-unplugged for half a minute (docs/background/recordings.md, finding 8 (storage)).
+For SRs that show every LUN of a target as a VDI (types ``iscsi`` and ``hba``). This module never scans them: a scan
+drops the record of a vanished LUN even if a VM has the disk plugged, and then no disk on that host can be unplugged for
+half a minute (docs/background/recordings.md, finding 8 (storage)).
 
-A LUN's number belongs to an initiator: an array with host groups shows each host other numbers. Its SCSI id belongs to
-the LUN. So a number is asked on the host that shall plug the disk, and the disk is then known by its SCSI id.
+A LUN's number depends on the initiator: an array with host groups shows each host other numbers. Its SCSI id does not.
+So xenvol lists the numbers on the host that will plug the disk, and then identifies the disk by its SCSI id.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
-from xenvol.storage.sr import PROBING, require_sr, turn_beside_users
+from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
 from xenvol.storage.turn import turn
 from xenvol.storage.users import in_words, is_held, vbds_of
 from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
 LVM_TYPES = tuple(names_of_types_on_lvm())
-"""SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
-_LISTING = "SR_BACKEND_FAILURE_107"
-"""The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (docs/background/xapi.md 5.3)."""
+"""SR types that keep a volume group on whole LUNs, named in ``sm_config["devserial"]``."""
+_NO_SCSI_ID = "SR_BACKEND_FAILURE_107"
+"""The refusal of a probe without a SCSI id. Its last parameter lists the LUNs (docs/background/xapi.md 5.3)."""
 _LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
 _FACT = re.compile(r"<(LUNid|SCSIid)>\s*(.*?)\s*</")
 
@@ -59,13 +59,14 @@ def find_lun(
     sr_type: str | None = None,
     proves: Callable[[Record], bool | None] = lambda vdi: None,
 ) -> tuple[VDIRef, Record]:
-    """Return the VDI of the LUN that has this number on these hosts (None: on all); a number of None is for the only
+    """Return the VDI of the LUN that has this number on these hosts (None: on all). If `lun` is None, return the only
     LUN.
 
-    `is_fresh`: the master has just listed the target. `sr_type` is read where it is not told. `proves` says what the
-    data proves of a disk: that it is the volume, that it is not, or nothing. Raises VolumeNotFound, WrongVolume where
-    hosts see different LUNs under the number, VolumeInUse where a VM has the LUN plugged that had the number before,
-    and UnsupportedSRType where the hosts cannot be asked and the data proves nothing.
+    `is_fresh`: the master has just listed the target. Without `sr_type`, the type is read. `proves` returns whether the
+    data proves that a disk is the volume (True), that it is not (False), or nothing (None). Raises VolumeNotFound.
+    Raises WrongVolume if the hosts see different LUNs under the number, VolumeInUse if a VM has plugged the LUN that
+    had the number before, and UnsupportedSRType if xenvol cannot list the LUNs of the hosts and the data proves
+    nothing.
     """
     rows = vdis_of(view, sr_ref)
     share = partial(_share, view, undo, sr_ref) if sharable else lambda vdi: vdi
@@ -80,11 +81,11 @@ def find_lun(
     if not can_ask:
         require_sr(view, sr_ref)
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
-    # where it was listed, another process may have dropped its record since: the storage knows
-    if view.driver_of(PROBING) is None:
+    # another process may have dropped the record since the listing, so ask the storage
+    if view.driver_of(LUN_LISTING_DRIVER) is None:
         proved = next(((ref, vdi) for ref, vdi in rows.items() if proves(vdi)), None)
         is_certain = _is_master_alone(view, hosts)
-        vdi_ref, vdi = proved or _bring_in_unasked(
+        vdi_ref, vdi = proved or _introduce_what_master_sees(
             view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
         )
         return vdi_ref, share(vdi)
@@ -96,14 +97,14 @@ def find_lun(
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
-    number = lun if _is_asked(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
-    found = _bring_in(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
-    _forget_those_that_left(view, sr_ref, others)
+    number = lun if _includes_master(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
+    found = _introduce_lun(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
+    _forget_stale_records(view, sr_ref, others)
     return found
 
 
-def _forget_those_that_left(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
-    """Drop, in an SR of ours, the records of LUNs whose number is another one's now, and that nobody has by now."""
+def _forget_stale_records(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
+    """In an SR that xenvol introduced, drop the unused records of LUNs whose number now belongs to another LUN."""
     if others and is_ours(view.record("SR", sr_ref)):
         view.read({"VDI": others})
         for vdi_ref in others:
@@ -113,21 +114,21 @@ def _forget_those_that_left(view: View, sr_ref: SRRef, others: Mapping[VDIRef, R
 
 
 def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> dict[int, str]:
-    """Return the SCSI ids of a target's LUNs by their numbers, as this host sees them now. Changes nothing in xapi.
+    """Return the SCSI ids of a target's LUNs, by number, as this host sees them now. Changes nothing in xapi.
 
-    The probe looks anew at what the host is connected to, which also drops the devices of LUNs that have vanished; as
-    long as one of them is there, the storage driver gives out no LUN of the target. It takes no lock on the SR, so it
-    waits for no other call on it. An SCSIid in the device_config would be looked for, and leave a session behind when
-    it is not there (docs/background/recordings.md, 20e), so it is left out. Raises XapiError, and UnsupportedSRType
-    where the host has not the driver for it.
+    The probe rescans the host's connection, which also drops the devices of vanished LUNs; while such a device exists,
+    the storage driver attaches no LUN of the target. The probe takes no lock on the SR, so it waits for no other call.
+    With an SCSIid in the device_config, it would look for that LUN, and leave an iSCSI session behind if the LUN is not
+    there (docs/background/recordings.md, 20e), so xenvol omits it. Raises XapiError, and UnsupportedSRType if the host
+    lacks the driver.
     """
     config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
     try:
-        listing = str(view.call("SR.probe", host_ref, config, PROBING, {}))
+        listing = str(view.call("SR.probe", host_ref, config, LUN_LISTING_DRIVER, {}))
     except XapiError as error:
         if error.code == "SR_UNKNOWN_DRIVER":
             raise _cannot_be_asked(view) from error
-        if error.code != _LISTING:
+        if error.code != _NO_SCSI_ID:
             raise
         listing = error.params[-1]
     facts = [dict(_FACT.findall(lun)) for lun in _LUN.findall(listing)]
@@ -135,16 +136,16 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
 
 
 def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
-    """Let a host look at the target again, which drops vanished LUNs. Return the error to raise if this LUN has
-    vanished, else None.
+    """Let a host list the target again, which drops the devices of vanished LUNs. Return the error to raise if this LUN
+    has vanished, else None.
 
-    Before each attach and detach the storage driver reads every LUN of the target, and refuses where one that has
-    vanished still has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). None also where the host cannot
-    be asked. Raises XapiError.
+    Before each attach and detach the storage driver reads every LUN of the target, and refuses if a vanished LUN still
+    has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). Returns None also if the host cannot list its
+    LUNs. Raises XapiError.
     """
     vdi = view.record("VDI", vdi_ref)
     sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
-    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(PROBING) is None:
+    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(LUN_LISTING_DRIVER) is None:
         return None
     for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
         if scsi_id not in luns.values():
@@ -154,18 +155,19 @@ def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
 
 
 def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dict[HostRef, dict[int, str]]:
-    """Return what `luns_on` says on each of these hosts (None: on all) on which the SR is plugged, the master first.
+    """Return the result of `luns_on` for each of these hosts (None: all) on which the SR is plugged, the master first.
 
-    A host that is down is left out. Raises XapiError, also where all of them are down.
+    If the SR is plugged on none of them, return that of the master. A host that is down is skipped. Raises XapiError,
+    also if all of them are down.
     """
     seen: dict[HostRef, dict[int, str]] = {}
     down: XapiError | None = None
-    for host_ref, device_config in _plugged_on(view, sr_ref, hosts).items():
+    for host_ref, device_config in _plugged_configs(view, sr_ref, hosts).items():
         try:
             seen[host_ref] = luns_on(view, host_ref, device_config)
         except XapiError as error:
             if error.code not in HOST_IS_DOWN:
-                if _has_lost_its_way(view, sr_ref, host_ref, device_config):
+                if _has_other_pbd(view, sr_ref, host_ref, device_config):
                     raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe") from error
                 raise
             down = error
@@ -174,11 +176,11 @@ def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dic
     return seen
 
 
-def _has_lost_its_way(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
-    """Whether another process has destroyed the PBD with this device_config, and so the secrets that it names."""
+def _has_other_pbd(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
+    """Whether another process has destroyed the PBD with this device_config, and with it the secrets that it names."""
     try:
         _, pbd = find_pbds(view, sr_ref).get(host_ref, (None, {}))
-    except (XapiError, XapiUnreachable):  # the refusal of the probe is the error that counts
+    except (XapiError, XapiUnreachable):  # the error of the probe comes first
         return False
     return pbd.get("device_config") != device_config
 
@@ -190,11 +192,11 @@ def which_lun(
     among: Mapping[VDIRef, Mapping[str, Any]],
     hosts: Iterable[HostRef] | None,
 ) -> set[VDIRef]:
-    """Which of these disks of the SR is the LUN that these hosts see under the number; the only LUN for None.
+    """Return those of the disks `among` that these hosts see as the LUN with this number (None: as the only LUN).
 
-    Where the pool has no driver that lists LUNs, `VDI.introduce` tells what the number means to the master; a record
-    that it makes is forgotten again. Raises XapiError where no host can be asked, and UnsupportedSRType where another
-    host than the master would have to be.
+    If the pool has no driver that lists LUNs, `VDI.introduce` finds the LUN that the master sees under the number; a
+    record that this makes is forgotten again. Raises XapiError if no host can list its LUNs, and UnsupportedSRType if
+    the pool has no such driver and `hosts` has another host than the master.
     """
     if not among:
         return set()
@@ -219,27 +221,27 @@ def which_lun(
 
 
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
-    """Raise VolumeInUse where one of these SRs keeps its volume group on the LUN: a VM would write over it."""
+    """Raise VolumeInUse if one of these SRs keeps its volume group on the LUN: a VM would overwrite it."""
     scsi_id = vdi["sm_config"].get("SCSIid")
     for sr in srs:
         if scsi_id and f"scsi-{scsi_id}" in sr["sm_config"].get("devserial", "").split(","):
-            users = [f"SR {sr['name_label']} ({sr['uuid']}), which lies on it"]
+            users = [f"SR {sr['name_label']} ({sr['uuid']}), which keeps its volume group on it"]
             raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 
 def is_lun_per_vdi(sr_type: str) -> bool:
-    """Whether SRs of this type show LUNs, which have numbers, and grow by themselves."""
+    """Whether SRs of this type show one VDI for each LUN. Only the storage grows such a disk."""
     return sr_type_of(sr_type).luns
 
 
 def forget_lun(
     view: View, sr_ref: SRRef, lun: int | None, *, of: Callable[[Record], bool] | None = None
 ) -> None:
-    """Take back what we did to the LUN's record in an SR that stays, once no VM has the LUN. Idempotent.
+    """Take back what xenvol did to the LUN's record in an SR that stays, unless the LUN is in use. Idempotent.
 
-    `of` tells the LUN's record from the others, where the number is that of a host which may not be the master.
-    In an SR of ours the record goes, lest its number is given to another LUN. In one of somebody else's the record
-    stays, and is as sharable as it was before.
+    `of` says whether a record is that of the LUN; without it, the number on the master decides. In an SR that xenvol
+    introduced, the record is dropped, since the array may give its number to another LUN. In another owner's SR, the
+    record stays, and is as sharable as before.
     """
     if lun is None:
         return
@@ -256,36 +258,36 @@ def forget_lun(
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
-    """Unplug the SR on every host and plug it again: only a new log-in shows that a LUN grew (finding 7 (storage)).
+    """Unplug the SR on all hosts and plug it again: only a new log-in shows that a LUN grew (finding 7 (storage)).
 
-    A host that is down logs in anew when it starts. Raises VolumeInUse while a disk of the SR is plugged into a VM.
+    A host that is down logs in again when it starts. Raises VolumeInUse if a VM has plugged a disk of the SR.
     """
     what = "(any LUN of the target)"
     _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what=what)
     with turn_beside_users(view, sr_ref, for_unplug=True, undo=undo):
-        _refuse_if_plugged(view, known_vdis(view, sr_ref).values(), what=what)  # by now
+        _refuse_if_plugged(view, known_vdis(view, sr_ref).values(), what=what)  # now, in the turn
         pbds = known_pbds(view, sr_ref)
         on_hosts = master_first(view, pbds)
         plugged = [pbds[host][0] for host in on_hosts if pbds[host][1]["currently_attached"]]
-        # one that died half way has left some unplugged, which in an SR of ours are to be plugged
+        # a dead attempt may have left PBDs unplugged; in an SR that xenvol introduced, all are plugged
         is_all = not plugged or is_ours(view.record("SR", sr_ref))
         wanted = [pbds[host][0] for host in on_hosts] if is_all else list(plugged)
         for pbd_ref in reversed(plugged):
             try:
                 is_unplugged = _unplug_unless_down(view, undo, pbd_ref)
             except XapiError as error:
-                if error.code == "VDI_IN_USE":  # a disk is plugged without a turn
+                if error.code == "VDI_IN_USE":  # a VM can plug a disk without a turn
                     _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what=what)
                 raise
             if not is_unplugged:
                 wanted.remove(pbd_ref)
         for pbd_ref in wanted:
-            plug_pbd(view, None, sr_ref, pbd_ref)  # this *is* the way back, and has none of its own
+            plug_pbd(view, None, sr_ref, pbd_ref)  # this is the undo itself, so it records no inverse
     undo.forget()
 
 
 def _refuse_if_plugged(view: View, vdis: Iterable[Record], *, what: str) -> None:
-    """Raise VolumeInUse, which names the VMs, where one of these disks is plugged."""
+    """Raise VolumeInUse, which names the VMs, if one of these disks is plugged."""
     plugged = [vbd for vbd in vbds_of(view, vdis).values() if vbd["currently_attached"]]
     if plugged:
         raise VolumeInUse(what, users=in_words(view, plugged), is_to_go=True)
@@ -295,7 +297,7 @@ def _unplug_unless_down(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
     try:
         unplug_pbd(view, undo, pbd_ref)
     except XapiError as error:
-        if error.code == "VDI_IN_USE":  # since we looked; the next look names the VM
+        if error.code == "VDI_IN_USE":  # plugged since the last read; a retry names the VM
             raise ChangedMeanwhile("extend", what="a VM plugged a disk of the target") from error
         if error.code not in HOST_IS_DOWN:
             raise
@@ -311,7 +313,7 @@ def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
 
 
 def _has_numbers(view: View, sr_ref: SRRef, sr_type: str | None = None) -> bool:
-    """Whether a LUN can be asked for by its number: the driver of ``hba`` knows none (docs/background/xapi.md 5.4)."""
+    """Whether the driver finds a LUN by its number: the driver of ``hba`` does not (docs/background/xapi.md 5.4)."""
     return sr_type_of(sr_type or view.record("SR", sr_ref)["type"]).has_lun_numbers
 
 
@@ -319,15 +321,15 @@ def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:
     return set(view.hosts if hosts is None else hosts) <= {view.master}
 
 
-def _is_asked(view: View, hosts: Iterable[HostRef] | None) -> bool:
-    """Whether the master is among the hosts that are asked for their numbers."""
+def _includes_master(view: View, hosts: Iterable[HostRef] | None) -> bool:
+    """Whether these hosts (None: all) include the master."""
     return hosts is None or view.master in set(hosts)
 
 
-def _plugged_on(
+def _plugged_configs(
     view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None
 ) -> dict[HostRef, Mapping[str, str]]:
-    """The device_configs of these hosts on which the SR is plugged; the master's if it is on none of them."""
+    """Return the device_configs of these hosts on which the SR is plugged; that of the master if it is on none."""
     wanted = set(view.hosts if hosts is None else hosts)
     pbds = known_pbds(view, sr_ref)
     if not wanted <= set(pbds) or any("device_config" not in pbd for _, pbd in pbds.values()):
@@ -344,10 +346,10 @@ def _plugged_on(
 def _scsi_id_of(
     view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None, proved: Collection[str | None]
 ) -> str:
-    """The SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume.
+    """Return the SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume.
 
-    Where the hosts number the LUNs differently, the LUN that the data proves, if each of them sees it and one of them
-    under this number: `proved` are the SCSI ids of the disks that the data proves to be the volume.
+    `proved` are the SCSI ids of the disks that the data proves to be the volume. If the hosts number the LUNs
+    differently, such a LUN is returned if every host sees it, and one of them under this number.
     """
     seen = seen_luns(view, sr_ref, hosts)
     if not seen:  # another process has unplugged the SR
@@ -366,9 +368,9 @@ def _scsi_id_of(
 
 
 def _number_on_master(view: View, sr_ref: SRRef, lun: int, scsi_id: str) -> int:
-    """The number under which the pool's master, which brings it in, sees the LUN that another host sees as `lun`.
+    """Return the master's number of the LUN that another host sees as `lun`: the master introduces the LUN.
 
-    To bring in another LUN would write over the record of that one. Raises WrongVolume and VolumeNotFound.
+    To introduce another LUN would overwrite the record of that one. Raises WrongVolume and VolumeNotFound.
     """
     luns = seen_luns(view, sr_ref, [view.master]).get(view.master, {})
     for number, its_scsi_id in luns.items():
@@ -394,7 +396,7 @@ def _name_of(view: View, host_ref: HostRef) -> str:
     return f"{host['name_label']} ({host['uuid']})"
 
 
-def _bring_in(
+def _introduce_lun(
     view: View,
     undo: Undo,
     sr_ref: SRRef,
@@ -404,7 +406,7 @@ def _bring_in(
     *,
     sharable: bool,
 ) -> tuple[VDIRef, Record]:
-    """Introduce the LUN with this number on the master, which must be the one with this SCSI id."""
+    """Introduce the LUN with this number on the master. Raises WrongVolume if it has another SCSI id."""
     is_foreign = not is_ours(view.record("SR", sr_ref))
     vdi_ref = _introduce(view, sr_ref, lun, sharable=sharable, is_marked=is_foreign)
     if vdi_ref is None:
@@ -424,7 +426,7 @@ def _bring_in(
     return vdi_ref, vdi
 
 
-def _bring_in_unasked(
+def _introduce_what_master_sees(
     view: View,
     undo: Undo,
     sr_ref: SRRef,
@@ -434,10 +436,11 @@ def _bring_in_unasked(
     *,
     is_certain: bool,
 ) -> tuple[VDIRef, Record]:
-    """Introduce the LUN that the master sees under this number, where no host can be asked for its numbers.
+    """Introduce the LUN that the master sees under this number, in a pool without a driver that lists LUNs.
 
-    `is_certain`: no other host shall have the disk. Otherwise the data must prove it, since another host may see
-    another LUN under the number; the attach there looks for the serial. Raises UnsupportedSRType where it cannot.
+    `is_certain`: no other host will plug the disk. Otherwise another host may see another LUN under the number, so the
+    data must prove the disk; the storage driver on that host finds the LUN by its serial. Raises UnsupportedSRType if
+    the data cannot prove it.
     """
     if not is_certain and not any(proves(vdi) is False for vdi in rows.values()):
         raise _cannot_be_asked(view)
@@ -450,16 +453,16 @@ def _bring_in_unasked(
         raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")
     others = {ref: each for ref, each in _numbered(rows, lun).items() if ref != vdi_ref}
     _refuse_if_plugged(view, others.values(), what=f"(the LUN that had number {lun} before)")
-    _forget_those_that_left(view, sr_ref, others)
+    _forget_stale_records(view, sr_ref, others)
     return vdi_ref, vdi
 
 
 def _ask_master(
     view: View, undo: Undo, sr_ref: SRRef, lun: int, rows: Mapping[VDIRef, Record]
 ) -> VDIRef | None:
-    """Return the VDI of the LUN that the master sees under this number now, introduced if it is not among the rows.
+    """Return the VDI of the LUN that the master now sees under this number, or None if it sees no such LUN.
 
-    None where the master sees no such LUN.
+    A LUN that is not in `rows` is introduced.
     """
     those = _numbered(rows, lun)
     is_foreign = not is_ours(view.record("SR", sr_ref))
@@ -469,7 +472,7 @@ def _ask_master(
     if vdi_ref not in rows:
         undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
     if those.keys() != {vdi_ref} and (those or vdi_ref in rows):
-        # its record has just taken over the names and marks that were given for the number
+        # the call has overwritten the names and marks of this record, so write its own again
         _introduce(view, sr_ref, lun, like=rows.get(vdi_ref), is_marked=is_foreign)
     return vdi_ref
 
@@ -479,17 +482,19 @@ def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
 
 
 def _cannot_be_asked(view: View) -> UnsupportedSRType:
-    return UnsupportedSRType(PROBING, host=view.master, offered=view.sr_types)
+    return UnsupportedSRType(LUN_LISTING_DRIVER, host=view.master, offered=view.sr_types)
 
 
 def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:
-    """Make the disk sharable, and mark it, so that a later release takes that back. Raises VolumeInUse for ``hba``."""
+    """Make the disk sharable, with a mark by which a later release takes that back. Raises VolumeInUse for ``hba``."""
     if vdi["sharable"]:
         return vdi
     if not _has_numbers(view, sr_ref):
-        raise VolumeInUse(vdi["uuid"], users=["one VM at a time at most"], can_share=False)
+        raise VolumeInUse(vdi["uuid"], users=["at most one VM at a time"], can_share=False)
     shared = vdi | {"other_config": {**vdi["other_config"], SHARED: vdi["uuid"]}, "sharable": True}
-    number = int(vdi["sm_config"]["LUNid"])  # the master's: it may be another than the VM's host has
+    number = int(
+        vdi["sm_config"]["LUNid"]
+    )  # the master's number, which may differ from that of the VM's host
     _introduce(view, sr_ref, number, like=shared)
     undo.did(f"made VDI {vdi['uuid']} sharable", _introduce, view, sr_ref, number, like=vdi)
     return shared
@@ -509,13 +514,13 @@ def _introduce(
     sharable: bool = False,
     is_marked: bool = False,
 ) -> VDIRef | None:
-    """Bring in a LUN by its number; None when the storage has no such LUN, which takes a minute to find out.
+    """Introduce a LUN by its number, and return its VDI. Return None, after a minute, if the storage has no such LUN.
 
-    The uuid is the LUN's own, whatever is asked for; the record of a LUN that is known already is returned, and
-    would take over the names that are given (docs/background/recordings.md, finding 9 (storage)): so they are given as
-    they are in `like`.
+    xapi uses the LUN's own uuid, and ignores the given one. If the LUN has a record already, xapi returns that, and
+    overwrites its names with the given ones (docs/background/recordings.md, finding 9 (storage)). So xenvol passes the
+    names in `like`.
     """
-    # must be the location of no other disk; the driver puts the real one in its place
+    # must differ from the location of every other disk; the driver replaces it by the real location
     elsewhere = str(uuid.uuid4())
     names = ("", "") if like is None else (like["name_label"], like["name_description"])
     vdi_type = "user" if like is None else like["type"]
@@ -537,7 +542,7 @@ def _introduce(
     except (XapiError, XapiUnreachable) as error:
         if isinstance(error, XapiError) and error.code not in LATE_REFUSALS:
             raise
-        # every refusal of the storage driver comes as this one (docs/background/recordings.md, contradiction 1)
+        # xapi sends every refusal of the storage driver as this error (docs/background/recordings.md, contradiction 1)
         if isinstance(error, XapiError) and "Vdi_does_not_exist" in "".join(error.params):
             return None
         try:

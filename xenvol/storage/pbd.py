@@ -1,7 +1,7 @@
-"""One host's link to an SR: made, plugged, and taken back.
+"""The verbs on a PBD, one host's link to an SR: create, plug, unplug, destroy.
 
-The pool's master comes first and goes last: xapi runs every operation on a shared SR there, and only a plug on the
-master makes the driver list its disks (docs/background/xapi.md, PBD.plug).
+The pool's master is plugged first and unplugged last. xapi runs every operation on a shared SR there, and only a plug
+on the master makes the driver list the disks (docs/background/xapi.md, PBD.plug).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import change, is_no_more, make, unmake
+from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, gone_is_fine, is_gone
+from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import HostRef, PBDRef, SRRef
 from xenvol.storage.users import is_held, needs_every_host, vbds_of, vms_of
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def find_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
-    """The SR's PBDs, by host."""
+    """Return the PBDs of the SR, by host; one call."""
     found = view.find("PBD", {"SR": sr_ref})
     return {HostRef(pbd["host"]): (PBDRef(ref), pbd) for ref, pbd in found.items()}
 
 
 def known_pbds(view: View, sr_ref: SRRef) -> dict[HostRef, tuple[PBDRef, Record]]:
-    """The SR's PBDs that this operation has read or made, by host; no call."""
+    """Return the PBDs of the SR that this operation has read or made, by host; no call."""
     found = {PBDRef(ref): pbd for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == sr_ref}
     return {HostRef(pbd["host"]): (ref, pbd) for ref, pbd in found.items()}
 
@@ -39,7 +39,7 @@ def master_first(view: View, hosts: Iterable[HostRef]) -> list[HostRef]:
 def create_pbd(
     view: View, undo: Undo, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]
 ) -> PBDRef:
-    """Create it; one that another attempt made meanwhile is used, and is not ours to take back."""
+    """Create a PBD. If another attempt has just created it, return that one, and record no inverse."""
 
     def look() -> PBDRef | None:
         found = find_pbds(view, sr_ref).get(host_ref)
@@ -56,7 +56,7 @@ def create_pbd(
     else:
         is_made = True
     known: Record = {"SR": sr_ref, "host": host_ref, "currently_attached": False}
-    # another's is not known, and xapi puts copies of its own secrets in the place of ours
+    # the config of another attempt's PBD is unknown, and xapi replaces the secrets by copies of its own
     if is_made and not any(key.endswith("_secret") for key in device_config):
         known["device_config"] = dict(device_config)
     view.remember("PBD", pbd_ref, known)
@@ -64,7 +64,7 @@ def create_pbd(
 
 
 def plug_pbd(view: View, undo: Undo | None, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
-    """Plug it; idempotent in xapi. Takes ten seconds and more for iSCSI."""
+    """Plug the PBD; without `undo`, record no inverse. Idempotent. Takes ten seconds and more for iSCSI."""
     change(
         view,
         undo,
@@ -78,7 +78,7 @@ def plug_pbd(view: View, undo: Undo | None, sr_ref: SRRef, pbd_ref: PBDRef) -> N
 
 
 def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
-    """Unplug it, to plug it again. Raises XapiError VDI_IN_USE where a VM of its host uses a disk of the SR."""
+    """Unplug the PBD; the inverse plugs it. Raises XapiError VDI_IN_USE if a VM on its host uses a disk of the SR."""
     change(
         view,
         undo,
@@ -90,7 +90,7 @@ def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
 
 
 def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
-    """Say in somebody else's SR that this PBD is our doing, so that the last one out finds it."""
+    """Mark a PBD of another owner's SR as made or plugged by xenvol, so that the last detach finds it. Idempotent."""
     try:
         view.call("PBD.add_to_other_config", pbd_ref, MARK, what)
     except XapiError as error:
@@ -101,7 +101,7 @@ def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
 
 
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
-    """The inverse of plugging. It stays where anybody needs a disk of the SR on that host."""
+    """Unplug the PBD as the inverse of plugging, unless a disk of the SR is needed on its host."""
     vdis = view.find("VDI", {"SR": sr_ref}).values()
     with gone_is_fine("PBD"):
         host_ref = HostRef(view.record("PBD", pbd_ref)["host"])
@@ -110,10 +110,9 @@ def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
 
 
 def _is_needed_on(view: View, host_ref: HostRef, vdis: Collection[Record]) -> bool:
-    """Whether one of these disks is needed on the host: it is held, or a VM has it there or may start there with it.
+    """Whether one of these disks is needed on the host: it is held, or a VM runs there or may start there with it.
 
-    On the master every disk is that a VM has anywhere. A VM that runs elsewhere, with the disk plugged, needs no other
-    host.
+    The master needs the disks of all VMs. A VM that runs on another host with the disk plugged needs it there only.
     """
     if any(is_held(vdi) for vdi in vdis):
         return True
@@ -132,45 +131,44 @@ def _is_needed_on(view: View, host_ref: HostRef, vdis: Collection[Record]) -> bo
 
 
 def _take_back_pbd(view: View, pbd_ref: PBDRef) -> None:
-    """The inverse of creating. One that has stayed plugged is in use, and xapi would make us wait for other plugs."""
+    """Destroy the PBD as the inverse of creating. A plugged PBD is in use and stays; xapi would wait for other
+    plugs."""
     pbd = view.known("PBD", pbd_ref)
     if pbd is None or not pbd["currently_attached"]:
         destroy_pbd(view, pbd_ref)
 
 
 def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
-    """Unplug it, and say whether it is unplugged: not where a VM of that host uses a disk of the SR."""
+    """Unplug the PBD unless a VM on its host uses a disk of the SR. Return whether it is unplugged. Idempotent."""
     try:
-        unmake(
-            view,
-            ("PBD.unplug", pbd_ref),
-            is_undone=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
-        )
+        with gone_is_fine("PBD"):
+            call_and_confirm(
+                view,
+                ("PBD.unplug", pbd_ref),
+                is_done=lambda: not view.call("PBD.get_currently_attached", pbd_ref),
+            )
     except XapiError as error:
-        if error.code == "VDI_IN_USE":
-            log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
-            return False
-        if not is_gone(error, "PBD"):
+        if error.code != "VDI_IN_USE":
             raise
+        log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
+        return False
     return True
 
 
 def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
-    """Drop the record; one that is still plugged, since others use it, stays."""
+    """Destroy the PBD. A plugged one is in use, and stays. Idempotent."""
     try:
-        unmake(view, ("PBD.destroy", pbd_ref), is_undone=lambda: is_no_more(view, "PBD", pbd_ref))
+        with gone_is_fine("PBD"):
+            call_and_confirm(view, ("PBD.destroy", pbd_ref), is_done=lambda: is_no_more(view, "PBD", pbd_ref))
     except XapiError as error:
-        if error.code != "OPERATION_NOT_ALLOWED" and not is_gone(error, "PBD"):
+        if error.code != "OPERATION_NOT_ALLOWED":
             raise
 
 
 def _unmark(view: View, pbd_ref: PBDRef) -> None:
-    try:
-        unmake(
+    with gone_is_fine("PBD"):
+        call_and_confirm(
             view,
             ("PBD.remove_from_other_config", pbd_ref, MARK),
-            is_undone=lambda: MARK not in view.call("PBD.get_other_config", pbd_ref),
+            is_done=lambda: MARK not in view.call("PBD.get_other_config", pbd_ref),
         )
-    except XapiError as error:
-        if not is_gone(error, "PBD"):
-            raise

@@ -1,8 +1,8 @@
-"""The last one out: an SR that we introduced is forgotten when nobody uses a disk of it, and nothing else ever is.
+"""Forget an SR that xenvol introduced, when no disk of it is in use.
 
-What was there before is never forgotten; of such an SR only what carries our mark is taken back. A disk is in use
-while it has a VBD, plugged or not, of whatever VM; while it was connected without a VM; and when it is not an
-ordinary disk at all (a suspended VM's memory, for one).
+xenvol never forgets another owner's SR; there it takes back only what has its mark. A disk is in use while it has a
+VBD, plugged or not, of any VM; while it is held, that is connected without a VM; and if it is no ordinary disk, such as
+a suspended VM's memory.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import is_no_more, unmake
+from xenvol.pool.changes import call_and_confirm, is_no_more
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 from xenvol.pool.waiting import leave_behind
 from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
-from xenvol.storage.turn import Turn, is_busy, is_nobodys, say_left, settle, turn
+from xenvol.storage.turn import Turn, is_busy, is_introducer_done, mark_left, settle, turn
 from xenvol.storage.users import is_held, is_marked, vbds_of
 from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
 
@@ -26,17 +26,18 @@ log = logging.getLogger(__name__)
 
 _ORDINARY = frozenset({"user", "system", "ephemeral"})
 
-Which = Callable[[Record], bool]
-"""Tells the record of the volume's own disk from the others."""
+IsOwn = Callable[[Record], bool]
+"""Whether the record is that of the volume's own disk."""
 
 
 def is_ours(sr_rec: Record) -> bool:
-    """Whether xenvol introduced the SR: it says so in its sm_config, or where drivers rewrite that, beside it."""
+    """Whether xenvol introduced the SR: its mark is in sm_config, or, where LVM drivers replace that, in
+    other_config."""
     return MARK in sr_rec["sm_config"] or MARK in sr_rec["other_config"]
 
 
-def is_used(view: View, sr_ref: SRRef, *, but: Which = lambda vdi: False) -> bool:
-    """Whether anybody uses a disk of the SR; that the disk `but` was connected without a VM does not count."""
+def is_used(view: View, sr_ref: SRRef, *, but: IsOwn = lambda vdi: False) -> bool:
+    """Whether a disk of the SR is in use. That the disk `but` is held does not count."""
     return any(_is_disk_used(vdi, is_own=but(vdi)) for vdi in vdis_of(view, sr_ref).values())
 
 
@@ -44,35 +45,35 @@ def _is_disk_used(vdi: Record, *, is_own: bool) -> bool:
     return bool(vdi["VBDs"]) or (is_held(vdi) and not is_own) or vdi["type"] not in _ORDINARY
 
 
-def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> bool:
-    """Take back what xenvol did to make this SR visible, unless somebody uses a disk of it; say whether it did.
+def release_sr(view: View, sr_ref: SRRef, *, of: IsOwn = lambda vdi: False) -> bool:
+    """Release the SR: take back what xenvol did to it, unless a disk is in use. Return whether it is released.
 
-    `of` tells the volume's own disk: where the SR stays, what we wrote on that disk goes. Idempotent: an SR that is
-    gone is released. When a host cannot let go, the others are plugged again and the error leaves; a host that is
-    down keeps the SR, which the next last one out will forget.
+    An SR that xenvol introduced is forgotten. `of` finds the volume's own disk, from which the marks are removed if the
+    SR stays. Idempotent: an SR that is gone is released. If a host cannot unplug the SR, the other hosts plug it again,
+    and the error leaves. If a host is down, the SR stays, and the next release of it tries again.
     """
     try:
         sr_rec = view.record("SR", sr_ref)
         vdis = vdis_of(view, sr_ref)
         if not is_ours(sr_rec):
-            _leave_disks(view, vdis, of, is_foreign=True)
+            _clear_own_disk(view, vdis, of, is_foreign=True)
             _take_back_pbds(view, sr_ref, vdis)
             if TURN in sr_rec["other_config"]:
-                with turn(view, sr_ref):  # it may be that of an attempt that died: then it goes with ours
+                with turn(view, sr_ref):  # removes the turn mark of a dead attempt
                     pass
             return not any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values())
-        leaving = _leaving(view, vdis, of)
+        leaving = _detached_here(view, vdis, of)
         is_first = any(JOINED not in marked["other_config"] for marked in leaving)
         if any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in vdis.values()):
-            _leave_disks(view, vdis, of, is_foreign=False)
+            _clear_own_disk(view, vdis, of, is_foreign=False)
             if is_first and LEFT not in sr_rec["other_config"]:
-                say_left(view, sr_ref)
+                mark_left(view, sr_ref)
             return False
-        is_first = is_first or (not leaving and is_nobodys(sr_ref))
+        is_first = is_first or (not leaving and is_introducer_done(sr_ref))
         if is_first and _is_alone(view, sr_rec, leaving):
             return _forget_plugged(view, sr_ref, sr_rec["PBDs"], of)
         if is_first and TURN in sr_rec["other_config"]:
-            say_left(view, sr_ref)
+            mark_left(view, sr_ref)
         return _forget_in_turn(view, sr_ref, of, waits=not is_first)
     except XapiError as error:
         if not is_gone(error, "SR"):
@@ -81,39 +82,36 @@ def release_sr(view: View, sr_ref: SRRef, *, of: Which = lambda vdi: False) -> b
 
 
 def forget_unless_used(view: View, sr_ref: SRRef) -> None:
-    """The inverse of introducing. Its PBDs have been unplugged before, by their own inverses."""
-    try:
+    """Forget the SR as the inverse of introducing. The inverses of its plugs have unplugged it before."""
+    with gone_is_fine("SR"):
         if not is_used(view, sr_ref):
             _forget(view, sr_ref)
-    except XapiError as error:
-        if not is_gone(error, "SR"):
-            raise
 
 
-def _leaving(view: View, vdis: Mapping[VDIRef, Record], of: Which) -> list[Record]:
-    """The VBDs that this operation has taken out of their VMs, and the volume's own disk where it was held."""
+def _detached_here(view: View, vdis: Mapping[VDIRef, Record], of: IsOwn) -> list[Record]:
+    """Return the VBDs that this operation has detached, and the volume's own disk if it is held."""
     vbds = view.remembered("VBD").values()
     out = [vbd for vbd in vbds if vbd["VM"] == NULL_REF and vbd["VDI"] in vdis and is_marked(vbd)]
     return out + [vdi for vdi in vdis.values() if of(vdi) and is_held(vdi)]
 
 
 def _is_alone(view: View, sr_rec: Record, leaving: Iterable[Record]) -> bool:
-    """Whether nobody else can be changing the SR now (`xenvol.storage.turn`).
+    """Whether no other attempt can be changing the SR now (`xenvol.storage.turn`).
 
-    A disk that is held looks in use until it is gone, so somebody may come.
+    A held disk makes the SR look in use until its record is gone, so another attempt may join.
     """
     told = {mark for marked in leaving for mark in marked["other_config"]} | set(sr_rec["other_config"])
     return told.isdisjoint({JOINED, CONNECTED, TURN, LEFT}) and not is_busy(view, sr_rec)
 
 
-def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> bool:
-    """Do so where others may be doing the same, or come.
+def _forget_in_turn(view: View, sr_ref: SRRef, of: IsOwn, *, waits: bool) -> bool:
+    """Take the turn, then forget the SR unless a disk is in use. Return whether it is gone.
 
-    `waits`: for the attempt that introduced the SR, which may be under way, or for the detach of its disk.
+    `waits`: wait first for the attempt that introduced the SR, or for the detach of that attempt's disk.
     """
 
     def is_used_now() -> bool:
-        """By what has been read since the turn came; no call."""
+        """Use the records that were read in this turn; no call."""
         return any(_is_disk_used(vdi, is_own=of(vdi)) for vdi in known_vdis(view, sr_ref).values())
 
     mine = Turn(view, sr_ref, for_unplug=True)
@@ -122,7 +120,7 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
         if waits and LEFT not in sr["other_config"] and not is_used_now():
             settle(view, sr_ref, lambda sr: LEFT in sr["other_config"] or is_used_now())
         if is_used_now():
-            _leave_disks(view, known_vdis(view, sr_ref), of, is_foreign=False)
+            _clear_own_disk(view, known_vdis(view, sr_ref), of, is_foreign=False)
         elif _forget_plugged(view, sr_ref, view.record("SR", sr_ref)["PBDs"], of):
             mine.lose()
     except BaseException as error:
@@ -133,12 +131,12 @@ def _forget_in_turn(view: View, sr_ref: SRRef, of: Which, *, waits: bool) -> boo
     return is_released
 
 
-def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: Which) -> bool:
-    """Unplug it everywhere and forget it; where somebody turns out to need it, plug it again."""
+def _forget_plugged(view: View, sr_ref: SRRef, pbd_refs: list[str], of: IsOwn) -> bool:
+    """Unplug the SR on all hosts and forget it. If a disk is in use by then, plug the SR again and return False."""
     undo = Undo()
     try:
         is_free = all(_unplug(view, undo, pbd_ref) for pbd_ref in _slaves_first(view, sr_ref, pbd_refs))
-        # a VM may have got a VBD while we were unplugging
+        # a VM may have got a VBD during the unplugs
         if is_free and not is_used(view, sr_ref, but=of) and _forget(view, sr_ref):
             return True
     except BaseException as error:
@@ -162,7 +160,7 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
     except XapiError as error:
         if error.code not in HOST_IS_DOWN:
             raise
-        log.warning("PBD %s stays, and its SR: %s", pbd_ref, error)
+        log.warning("PBD %s and its SR stay, since the host is down: %s", pbd_ref, error)
         return False
     if is_unplugged:
         undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
@@ -170,20 +168,20 @@ def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
 
 
 def _forget(view: View, sr_ref: SRRef) -> bool:
-    """Forget it, and its PBDs and VDI records with it; not when somebody has plugged a PBD meanwhile."""
+    """Forget the SR with its PBDs and VDI records. Return False if another process has plugged a PBD. Idempotent."""
     try:
-        unmake(view, ("SR.forget", sr_ref), is_undone=lambda: is_no_more(view, "SR", sr_ref))
+        call_and_confirm(view, ("SR.forget", sr_ref), is_done=lambda: is_no_more(view, "SR", sr_ref))
     except XapiError as error:
         if error.code == "SR_HAS_PBD":
-            log.info("SR %s stays: somebody has plugged it again", sr_ref)
+            log.info("SR %s stays: another process has plugged it", sr_ref)
             return False
         if not is_gone(error, "SR"):
             raise
     return True
 
 
-def _leave_disks(view: View, vdis: dict[VDIRef, Record], of: Which, *, is_foreign: bool) -> None:
-    """Of the volume's own disk, in an SR that stays: what we wrote on it, and its record if we brought that in."""
+def _clear_own_disk(view: View, vdis: dict[VDIRef, Record], of: IsOwn, *, is_foreign: bool) -> None:
+    """In an SR that stays, remove xenvol's marks from the volume's own disk, and its record if xenvol introduced it."""
     for vdi_ref, vdi in vdis.items():
         if not of(vdi):
             continue
@@ -196,7 +194,7 @@ def _leave_disks(view: View, vdis: dict[VDIRef, Record], of: Which, *, is_foreig
 
 
 def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> None:
-    """Of somebody else's SR, the PBDs that carry our mark, when no volume of ours is left there."""
+    """In another owner's SR, take back the marked PBDs, if no volume of xenvol is left there."""
     if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
         return
     with turn(view, sr_ref, for_unplug=True):

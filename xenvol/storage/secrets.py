@@ -1,12 +1,12 @@
-"""A password reaches a storage driver as a xapi secret that we make and remove; nowhere else is it ever written.
+"""Pass passwords to storage drivers as xapi secrets, which xenvol makes and removes. xenvol writes them nowhere else.
 
 `PBD.create` copies the secret that a ``*password_secret`` key names, and that copy goes with the PBD. A password
 given to it in the clear leaves a second secret behind that nothing removes (docs/background/recordings.md, CHAP
 secrets).
 
-`secret.introduce` takes a uuid, as `secret.create` does not. Ours is derived from what the password is for and a
-slot, of which each attempt takes a free one; so whoever comes after a crash finds what was left, and a lost answer
-can be looked up.
+`secret.introduce` takes a uuid, `secret.create` does not. xenvol derives the uuid from the SR, the key and a slot; each
+attempt takes a free slot. So a later attempt finds the secrets that a crash left behind, and xenvol can look up the
+secret if an answer is lost.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import is_no_more, make, unmake
+from xenvol.pool.changes import call_and_confirm, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View, gone_is_fine, is_gone
 from xenvol.secret import Secret
 from xenvol.session.refs import SecretRef
 
-SLOTS = 32  # as many attempts may have a secret for one key of one SR at a time, the dead ones included
+SLOTS = 32  # most secrets for one key of one SR at a time, including those of dead attempts
 _TOKEN = "xenvol:attempt"
-"""In a secret's other_config: which attempt made it."""
+"""Key in a secret's other_config: the token of the attempt that made it."""
 _NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
 
 
@@ -34,7 +34,7 @@ _NAMESPACE = uuid.UUID("6d4b1a52-60a2-5f0e-9d5c-7f7f3b1c2a90")
 def copies_of_passwords(
     view: View, undo: Undo, sr_uuid: str, device_config: Mapping[str, str | Secret]
 ) -> Iterator[dict[str, str]]:
-    """A device_config for `PBD.create`: every Secret is replaced by the uuid of a xapi secret, removed on leaving."""
+    """Yield a device_config for `PBD.create`, with a xapi secret for each Secret. Remove these secrets afterwards."""
     plain = {key: value for key, value in device_config.items() if not isinstance(value, Secret)}
     made: list[SecretRef] = []
     for key, value in device_config.items():
@@ -49,17 +49,17 @@ def copies_of_passwords(
 
 
 def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str]) -> None:
-    """Remove the secrets that an attempt which died between two calls has left for one of these SRs; one call."""
+    """Remove the secrets that dead attempts left for these SRs. One call if there are none. Idempotent."""
     uuids = [each for sr_uuid in sr_uuids for key in keys for each in _uuids_of(sr_uuid, key)]
     for secret_ref in view.find("secret", {"uuid": uuids}):
         destroy_secret(view, SecretRef(secret_ref))
 
 
 def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret) -> tuple[str, SecretRef]:
-    """Take a free slot. Raises XapiError when there is none, or when xapi makes no secrets.
+    """Make a secret in a free slot, and return its uuid and reference. Raises XapiError if no slot is free.
 
-    The token tells this attempt's secret from another's in the same slot, whose password may be another: a slot that
-    is taken and a refusal that came after the deed are the same error to xapi.
+    xapi sends the same error for a slot in use and for a late refusal. So a token tells this attempt's secret from that
+    of another attempt in the same slot, which may hold another password.
     """
     random.shuffle(uuids)
     token = str(uuid.uuid4())
@@ -75,14 +75,14 @@ def _introduce(view: View, undo: Undo, key: str, uuids: list[str], value: Secret
             )
         except XapiError as error:
             refusal = error
-            # xapi has no code of its own for a uuid that is taken; its owner may have removed it by now
+            # xapi has no error code for a uuid in use; its owner may have removed the secret since
             if error.code != "INTERNAL_ERROR" and find_secret(view, secret_uuid) is None:
                 raise
     raise refusal
 
 
 def _find_own(view: View, secret_uuid: str, token: str) -> SecretRef | None:
-    """The secret, if the attempt with that token made it. Reads no password."""
+    """Return the secret if the attempt with this token made it, else None. Reads no password."""
     secret_ref = find_secret(view, secret_uuid)
     try:
         if secret_ref is None or view.call("secret.get_other_config", secret_ref).get(_TOKEN) != token:
@@ -108,8 +108,8 @@ def find_secret(view: View, secret_uuid: str) -> SecretRef | None:
 
 
 def destroy_secret(view: View, secret_ref: SecretRef) -> None:
-    """Idempotent."""
+    """Remove the secret. Idempotent."""
     with gone_is_fine("secret"):
-        unmake(
-            view, ("secret.destroy", secret_ref), is_undone=partial(is_no_more, view, "secret", secret_ref)
+        call_and_confirm(
+            view, ("secret.destroy", secret_ref), is_done=partial(is_no_more, view, "secret", secret_ref)
         )

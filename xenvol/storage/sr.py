@@ -1,8 +1,8 @@
-"""An SR that shows a volume: found or introduced, and made visible on the hosts that need it.
+"""Find or introduce the SR that shows a volume, and plug it on the hosts that need it.
 
-An SR that we introduce says so in its sm_config, the one map that `SR.introduce` sets in the same call; so whoever
-comes later, in another process or after a crash, knows it for ours. LVM's drivers write that map anew when they are
-plugged (trace sm/24, SR.sm_config), so before that it is said in other_config as well. What was there before is used.
+xenvol marks an SR that it introduces in sm_config, the one map that `SR.introduce` sets in the same call. So another
+process, also after a crash, sees who introduced it. LVM's drivers replace that map when they are plugged (trace sm/24,
+SR.sm_config); so such an SR gets the mark in other_config first. An SR that exists already is used as it is.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from xenvol.storage.secrets import copies_of_passwords
 from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import (
     Turn,
-    has_plugged,
     is_free,
     is_in_use,
+    note_introducer_done,
     settle,
     turn,
-    wait_for_the_first,
+    wait_for_introducer,
 )
 
 log = logging.getLogger(__name__)
 
-PROBING = "lvmoiscsi"
+LUN_LISTING_DRIVER = "lvmoiscsi"
 """The storage driver that lists the LUNs of a target: XenServer and XCP-ng ship it."""
-NO_WAY = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
-"""The target takes not this password, or nobody answers there: another portal or a newer password may do."""
+ISCSI_LOGIN_FAILED = frozenset({"SR_BACKEND_FAILURE_68", "SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
+"""The target refuses the password, or no target answers. Another portal or a newer password may work."""
 _NO_INITIATOR_NAME = "SR_BACKEND_FAILURE_97"
-_SAID_OF_A_HOST = NO_WAY | {"SR_BACKEND_FAILURE_83"}
-"""Refusals of an iSCSI log-in. What the target admits are hosts, and xapi does not say which one was refused."""
+_HOST_NOT_ADMITTED = ISCSI_LOGIN_FAILED | {"SR_BACKEND_FAILURE_83"}
+"""Refusals of an iSCSI log-in. The target admits each host by its initiator name, and xapi does not say which host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRSpec:
-    """What to introduce. A Secret in `device_config` travels as a xapi secret under ``<key>_secret``."""
+    """The SR to introduce. A Secret in `device_config` is sent as a xapi secret under ``<key>_secret``."""
 
     uuid: str
     type: str
@@ -67,13 +67,13 @@ class SRSpec:
 
     @property
     def is_shared(self) -> bool:
-        """Whether more than one host can have it."""
+        """Whether every host of a pool can plug it."""
         return sr_type_of(self.type).is_shared
 
 
 def require_sr_type(view: View, sr_type: str) -> None:
-    """Raise UnsupportedSRType unless the pool's hosts have a driver for it."""
-    if view.driver_of(sr_type, *([PROBING] if sr_type == "iscsi" else [])) is None:
+    """Raise UnsupportedSRType unless the pool has a storage driver for this type."""
+    if view.driver_of(sr_type, *([LUN_LISTING_DRIVER] if sr_type == "iscsi" else [])) is None:
         raise UnsupportedSRType(sr_type, host=view.pool["master"], offered=view.sr_types)
 
 
@@ -82,8 +82,7 @@ def find_sr(view: View, sr_uuid: str) -> SRRef | None:
 
 
 def require_sr(view: View, sr_ref: SRRef) -> None:
-    """Raise XapiError HANDLE_INVALID where another process has forgotten the SR: then it proves nothing that the SR
-    shows no disk."""
+    """Raise XapiError HANDLE_INVALID if another process has forgotten the SR: then a missing disk proves nothing."""
     view.call("SR.get_uuid", sr_ref)
 
 
@@ -96,21 +95,21 @@ def connect_sr(
     found: SRRef | None = None,
     ways: Sequence[Mapping[str, str | Secret]] = (),
 ) -> tuple[SRRef, bool]:
-    """Return the SR, plugged on these hosts (None: on all), and whether its disks have been listed just now.
+    """Return the SR, plugged on these hosts (None: on all), and whether the driver has just listed its disks.
 
-    `found` is an SR known to be there. `ways` are the device_configs by which a host may reach the storage, in the
-    order to try; the spec's unless given. Idempotent.
+    `found` is an existing SR. `ways` are the device_configs with which a host may reach the storage, in the order to
+    try; the default is that of `spec`. Idempotent.
 
-    A PBD that is there is plugged as it is, whoever made it: the attempt that made it may be about to plug it. Where it
-    leads nowhere, and the SR is ours, it is made anew from the ways. For a shared SR the pool's master is added to the
-    hosts; a local SR stays where it is. When all hosts are asked for, one that is down is left out.
+    An existing PBD is plugged as it is, also that of another process, which may be about to plug it. If it cannot reach
+    the storage, and xenvol introduced the SR, the PBD is replaced by one of the `ways`. A shared SR is also plugged on
+    the pool's master; a local SR stays on its host. If `hosts` is None, a host that is down is skipped.
     """
     sr_ref, is_new = (found, False) if found is not None else _introduce(view, undo, spec)
     pbds = {} if is_new else find_pbds(view, sr_ref)
     is_foreign = not is_new and not is_ours(view.record("SR", sr_ref))
     has_taken_over = not is_new and take_over(sr_ref)
     if has_taken_over:
-        undo.did("took over", leave_behind, sr_ref)
+        undo.did(f"took over SR {sr_ref}", leave_behind, sr_ref)
     elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
     if not is_foreign and sr_type_of(spec.type).on_lvm:
@@ -132,7 +131,7 @@ def connect_sr(
     elif unplugged:
         plugging.plug_in_turn(wanted, needs_no_user=is_foreign or has_taken_over, may_be_down=hosts is None)
     if is_new or has_taken_over:
-        has_plugged(sr_ref)
+        note_introducer_done(sr_ref)
     return sr_ref, not is_shared or view.master in unplugged
 
 
@@ -140,15 +139,15 @@ def connect_sr(
 def turn_beside_users(
     view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | None = None
 ) -> Iterator[Turn]:
-    """Have the turn on an SR that was there: it may be that of a first attach, which takes none."""
+    """Take the turn on an existing SR. Wait first for the attempt that introduced it, since that one takes no turn."""
     if is_ours(view.record("SR", sr_ref)):
-        wait_for_the_first(view, sr_ref)
+        wait_for_introducer(view, sr_ref)
     with turn(view, sr_ref, for_unplug=for_unplug, undo=undo) as mine:
         yield mine
 
 
 def scan_sr(view: View, sr_ref: SRRef) -> None:
-    """Let the storage driver list the disks of an SR that was there anew."""
+    """Let the storage driver list the disks of an existing SR again, in a turn."""
     with turn_beside_users(view, sr_ref):
         view.call("SR.scan", sr_ref)
 
@@ -158,10 +157,11 @@ def _unplugged(hosts: Iterable[HostRef], pbds: Mapping[HostRef, tuple[PBDRef, Re
 
 
 def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, needs_no_user: bool) -> Turn | None:
-    """Wait for our turn to plug an SR that was there, or, and this is None, until others have plugged it.
+    """Take the turn to plug an existing SR. Return None if other attempts have plugged it in the meantime.
 
-    While no disk of an SR of ours is in use, the attempt that introduced it is at work, or its detach is. Of another
-    SR, and of one that is known to be left behind, this says nothing.
+    Until a disk of an SR that xenvol introduced is in use, the attempt that introduced it may still change it, and so
+    may that attempt's detach. With `needs_no_user`, for another owner's SR or an SR that was left behind, do not wait
+    for that.
     """
 
     def is_plugged(sr: Record) -> bool:
@@ -188,32 +188,32 @@ def _take_turn(view: View, sr_ref: SRRef, hosts: set[HostRef], *, needs_no_user:
 
 @dataclass
 class _Plugging:
-    """The PBDs of one SR on the way to being plugged, each by the first way that leads to the storage."""
+    """Plugs one SR on several hosts, each with the first device_config that reaches the storage."""
 
     view: View
     undo: Undo
     sr_ref: SRRef
     sr_uuid: str
     is_foreign: bool = field(kw_only=True)
-    """Of somebody else's SR, what we do to a PBD is marked, and a PBD that was there is never made anew."""
+    """Another owner's SR: xenvol marks the PBDs that it makes or plugs, and never replaces an existing PBD."""
     ways: Sequence[Mapping[str, str | Secret]] = field(kw_only=True)
 
     def plug_in_turn(self, hosts: set[HostRef], *, needs_no_user: bool, may_be_down: bool) -> None:
-        """Plug an SR that was there where it is still unplugged when our turn comes."""
+        """Take the turn, and plug an existing SR on those hosts on which it is still unplugged."""
         mine = _take_turn(self.view, self.sr_ref, hosts, needs_no_user=needs_no_user)
         if mine is None:
             return
-        self.undo.did("had the turn", mine.leave)
+        self.undo.did(f"took the turn mark of SR {self.sr_ref}", mine.leave)
         pbds = known_pbds(self.view, self.sr_ref)
         there = {host: pbd_ref for host, (pbd_ref, _) in pbds.items()}
         self.plug_on_all(_unplugged(hosts, pbds), there, may_be_down=may_be_down)
         mine.leave()
-        self.undo.did("had no turn", mine.try_to_take)
+        self.undo.did(f"gave back the turn mark of SR {self.sr_ref}", mine.try_to_take)
 
     def plug_on_all(
         self, hosts: Iterable[HostRef], there: Mapping[HostRef, PBDRef], *, may_be_down: bool
     ) -> None:
-        """Plug it on each of these hosts, the master first. Raises XapiError for the first one that has no way left."""
+        """Plug the SR on each host, the master first. Raises XapiError of the first host for which every way failed."""
         pbds, left = dict(there), master_first(self.view, hosts)
         next_way = dict.fromkeys(left, 0)
         for host in left:
@@ -231,8 +231,8 @@ class _Plugging:
                     self._plug(host, pbds[host])
                 except XapiError as error:
                     if error.code in HOST_IS_DOWN and may_be_down and host != self.view.master:
-                        log.warning("host %s is down: its PBD will be plugged when it starts", host)
-                    elif error.code in NO_WAY and not is_last:
+                        log.warning("host %s is down: xapi plugs its PBD when the host starts", host)
+                    elif error.code in ISCSI_LOGIN_FAILED and not is_last:
                         destroy_pbd(self.view, pbds.pop(host))
                         continue
                     else:
@@ -240,7 +240,7 @@ class _Plugging:
                 left.remove(host)
 
     def plug_on_first(self, hosts: Iterable[HostRef]) -> None:
-        """Plug it, local as it is, on the first of these hosts that has it. Raises XapiError of the last one."""
+        """Plug a local SR on the first of these hosts that has the storage. Raises XapiError of the last host."""
         candidates = master_first(self.view, hosts)
         for last, host in zip(range(len(candidates) - 1, -1, -1), candidates, strict=True):
             pbd_ref = self._create([host], self.ways[0])[host]
@@ -251,7 +251,9 @@ class _Plugging:
                 if not last or not is_elsewhere:
                     raise
                 destroy_pbd(self.view, pbd_ref)
-        raise HostNotReady("(none)", problem="a local SR needs a host that has it, and no host was named")
+        raise HostNotReady(
+            "(none)", problem="a local SR needs a host that has its storage, and no host was named"
+        )
 
     def _create(self, hosts: Iterable[HostRef], way: Mapping[str, str | Secret]) -> dict[HostRef, PBDRef]:
         made = {}
@@ -269,23 +271,23 @@ class _Plugging:
             if error.code == _NO_INITIATOR_NAME:
                 problem = "it has no iSCSI initiator name: set one with host.set_iscsi_iqn"
                 raise HostNotReady(_host_in_words(self.view, host), problem=problem) from error
-            if error.code in _SAID_OF_A_HOST:
+            if error.code in _HOST_NOT_ADMITTED:
                 error.add_note(f"on host {_host_in_words(self.view, host)}")
             raise
 
 
 def _host_in_words(view: View, host_ref: HostRef) -> str:
-    """A host by its name, its uuid and its iSCSI name, which the storage must admit; for messages."""
+    """Return the name, uuid and initiator name of a host, for messages; the storage must admit that initiator."""
     try:
         host = view.record("host", host_ref)
-    except XenVolError:  # the error that it is for comes first
+    except XenVolError:  # the error that this text is for comes first
         return host_ref
     initiator = host.get("iscsi_iqn") or host.get("other_config", {}).get("iscsi_iqn")
     return f"{host['name_label']} ({host['uuid']}{f', initiator {initiator}' if initiator else ''})"
 
 
 def _mark(view: View, sr_ref: SRRef) -> None:
-    """It goes with the SR, so it needs no inverse. Idempotent."""
+    """Mark the SR as introduced by xenvol. Needs no inverse, since the mark disappears with the SR. Idempotent."""
     try:
         view.call("SR.add_to_other_config", sr_ref, MARK, "")
     except XapiError as error:
@@ -296,7 +298,7 @@ def _mark(view: View, sr_ref: SRRef) -> None:
 def _of_local(
     view: View, sr_ref: SRRef, pbds: Mapping[HostRef, object], wanted: set[HostRef] | None
 ) -> set[HostRef]:
-    """A local SR is visible where it is, and nowhere else. Raises HostNotReady for another host."""
+    """Return the hosts on which to plug a local SR. Raises HostNotReady for a host that does not have it."""
     here = set(pbds)
     if wanted is not None and (elsewhere := wanted - here):
         name = view.record("SR", sr_ref)["name_label"]
@@ -312,8 +314,7 @@ def _take_back(view: View, sr_ref: SRRef) -> None:
 
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
-    """Introduce it, and say that it is new; one that another attempt introduced meanwhile is not ours
-    to take back."""
+    """Introduce the SR; return it and True. If another attempt has just introduced it, return that one and False."""
     sm_config = {**spec.sm_config, MARK: ""}
     record = (
         spec.uuid,
@@ -326,7 +327,7 @@ def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
     )
 
     def look() -> SRRef | None:
-        there = find_sr(view, spec.uuid)  # an operator's SR of this uuid is not what we tried to make
+        there = find_sr(view, spec.uuid)  # an SR with this uuid that an operator introduced does not count
         return there if there is not None and is_ours(view.record("SR", there)) else None
 
     description = f"introduced SR {spec.uuid}"

@@ -1,8 +1,8 @@
-"""The table of SR types: everything that xenvol knows of an SR type by its name is here, and nowhere else.
+"""The table of SR types: the only place that knows an SR type by its name.
 
-What a storage driver *can* do (snapshot, clone, resize) is asked of the pool, whose SM objects say it; the table has
-what no SM object says. Sources: the storage drivers themselves (sm, drivers/); for sizes what they made when they were
-asked (docs/background/storage-drivers.md). A type that is not in the table may be a vendor's: it has no limits here.
+The pool's SM objects say what a storage driver can do (snapshot, clone, resize). The table has the facts that no SM
+object has. Sources: the storage drivers themselves (sm, drivers/); for sizes, the sizes that they made
+(docs/background/storage-drivers.md). A type that is not in the table may be a vendor's, and has no limits here.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ def _as_it_is(size: int) -> int:
 
 
 def vhd_size(size: int) -> int:
-    """The size that a VHD gets: 1 byte is 2 MiB, 3,000,001 are 4 MiB (trace sm/21#17-26)."""
+    """Return the size that a VHD gets, in bytes: 1 byte is 2 MiB, 3,000,001 are 4 MiB (trace sm/21#17-26)."""
     return round_up(max(size, VHD_BLOCK), VHD_BLOCK)
 
 
 def thick_vhd(size: int) -> int:
-    """What a VHD takes of a volume group: 100 MiB take 108 MiB (trace sm/24#15; sm/lvhdutil.py)."""
+    """Return the space that a VHD takes of a volume group, in bytes: 100 MiB take 108 MiB (trace sm/24#15;
+    sm/lvhdutil.py)."""
     blocks = _LARGEST_VHD // VHD_BLOCK
     tables = round_up(round_up(3 * 1024 + blocks * 4, 512) + blocks // 8, 4096)
     return round_up(vhd_size(size) + tables + vhd_size(size) // VHD_BLOCK * 4096, EXTENT)
@@ -53,49 +54,49 @@ class SRType:
 
     name: str
     is_shared: bool = True
-    """Whether every host of a pool sees it; else it is local to one."""
+    """Whether every host of a pool sees such an SR; if not, it is local to one host."""
     required: tuple[str, ...] = ()
     """Keys of device_config without which the driver does nothing."""
     listed: tuple[str, ...] = ()
-    """Those of them that may be left out, to be told what there is."""
+    """Those of them that a probe may leave out, to list their possible values."""
     where: Callable[[Config], Collection[str]] | None = None
-    """Under which names the storage of a config is known: two configs that share one mean the same storage.
+    """Returns the names of the storage of a config: two configs with a common name mean the same storage.
     None: every key counts."""
     formats: str | None = None
-    """The key that names the device which making an SR erases; None: making one erases nothing."""
+    """The key that names the device that `SR.create` erases; None: it erases nothing."""
     has_uuid: bool = True
-    """Whether the storage knows the uuid of the SR on it; else it is an SR under whichever uuid it is introduced."""
+    """Whether the storage records the uuid of its SR; if not, it can be introduced under any uuid."""
     luns: bool = False
-    """One VDI for each LUN that is there already. VDI.create would hand out a LUN with the data that is on it, so
-    xenvol never sends it; such an SR is introduced, not made."""
+    """Whether the SR has one VDI for each existing LUN. VDI.create would hand out a LUN with its old data, so xenvol
+    never sends it. xenvol introduces such an SR, and never creates it."""
     has_lun_numbers: bool = False
-    """Whether a LUN can be asked for by its number; the driver of ``hba`` knows none."""
+    """Whether the driver finds a LUN by its number; the driver of ``hba`` does not."""
     on_lvm: bool = False
-    """Whether the disks are logical volumes. Such a driver writes the SR's sm_config anew, and says in its
-    ``devserial`` on which LUNs the volume group lies."""
+    """Whether the disks are logical volumes. Such a driver replaces the SR's sm_config, whose ``devserial`` names the
+    LUNs of the volume group."""
     is_thin: bool = False
-    """Whether its disks are sparse although its driver does not name the feature THIN_PROVISIONING."""
+    """Whether disks are sparse although the driver lacks the feature THIN_PROVISIONING."""
     begins_blank: bool = True
     """Whether a new disk reads as zeros (xapi's must_write_zeroes, ocaml/xapi/sm_fs_ops.ml); see `begins_blank`."""
     in_control_domain: bool = True
-    """Whether a control domain can attach its disks: of a LUN it gets no address (storage managers since 4.0)."""
+    """Whether a control domain can attach the disks; storage managers since 4.0 give it no address of a LUN."""
     not_for_volumes: str | None = None
-    """Why no volume can be made on it; None: volumes can be made."""
+    """Why volumes cannot be made on such an SR; None: they can."""
     rounded: Callable[[int], int] = vhd_size
-    """The virtual size that a disk gets which is asked for with so many bytes."""
+    """Returns the virtual size of a disk that is created with so many bytes."""
     taken: Callable[[int], int] = vhd_size
-    """What a disk takes of the SR where it is thick; at most that where it is thin."""
+    """Returns the bytes that a thick disk takes of the SR; a thin disk takes at most this."""
     max_size: int | None = VHD_MAX
     can_probe: bool = True
 
     def locations(self, config: Config) -> frozenset[str]:
-        """Return the names of the storage that a device_config leads to: ``nfs 10.0.0.2:/vols``."""
+        """Return the names of the storage behind a device_config: ``nfs 10.0.0.2:/vols``."""
         if self.where is None:
             return frozenset([" ".join([self.name, *(f"{key}={config[key]}" for key in sorted(config))])])
         return frozenset(self.where(config))
 
     def raw_lacks(self) -> frozenset[str]:
-        """Return the features that its raw disks lack, whatever its driver has."""
+        """Return the features that raw disks lack, even if the driver has them."""
         copies = {"VDI_SNAPSHOT", "VDI_CLONE"}
         return frozenset(copies if self.on_lvm else copies | {"VDI_RESIZE", "VDI_RESIZE_ONLINE"})
 
@@ -227,7 +228,7 @@ _BY_NAME: Final = {sr_type.name: sr_type for sr_type in _ALL}
 
 
 def sr_type_of(name: str) -> SRType:
-    """What is known of a type, in any case of letters; an unknown one is a vendor's, shared and without limits."""
+    """Return the row of a type; letter case does not matter. An unknown type is shared and has no limits."""
     name = name.lower()
     known = _BY_NAME.get(_ALIASES.get(name, name))
     if known is None:
@@ -236,18 +237,18 @@ def sr_type_of(name: str) -> SRType:
 
 
 def known_types() -> list[str]:
-    """Return the types that volumes can be made on, as help texts list them."""
+    """Return the types on which volumes can be made, as help texts list them."""
     return [kind.name for kind in _ALL if kind.not_for_volumes is None]
 
 
 def names_of_types_on_lvm() -> list[str]:
-    """Return every name of a type whose SRs keep a volume group, those of earlier releases as well."""
+    """Return the names of all types whose SRs keep a volume group, also the names of earlier releases."""
     names = [kind.name for kind in _ALL if kind.on_lvm]
     return names + [old for old, name in _ALIASES.items() if name in names]
 
 
 def begins_blank(sr_rec: Mapping[str, Any], vdi_sm_config: Mapping[str, Any]) -> bool:
-    """Tell whether a new disk of this SR reads as zeros; if not, a writer must write the zeros."""
+    """Whether a new disk of this SR reads as zeros; if not, a writer must write the zeros."""
     kind, sm_config = sr_type_of(sr_rec["type"]), sr_rec["sm_config"]
     if kind.name == "equal":
         return bool(sm_config.get("allocation", "").lower() != "thick")

@@ -1,15 +1,15 @@
-"""The turn mark: one attempt at a time changes an SR, so that no call of ours makes xapi wait for another one.
+"""The turn mark: one attempt at a time changes an SR, so that xapi never lets one call wait for another.
 
-xapi does not refuse a call that conflicts with one that is under way on the same SR. It waits: v24.16.0 sleeps a
+xapi does not refuse a call that conflicts with a running call on the same SR. It waits: v24.16.0 sleeps a
 random 1 to 20 seconds a try (docs/background/recordings.md, finding 1 (xapi)). So one attempt at a time makes the calls
 that conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
 
-* the attempt that introduced the SR, until it has put a disk into use, and the detach that takes this disk out again,
-  as long as nobody else has come: this is the ordinary road, and costs no call;
-* everybody else under a mark, `TURN`, which SR.add_to_other_config gives to one only.
+* Without a mark: the attempt that introduced the SR, until a disk is in use; and the detach of this disk, if no other
+  attempt uses the SR. This is the common case, and costs no call.
+* Under the mark `TURN`: every other attempt. SR.add_to_other_config gives the mark to one attempt only.
 
-Attempts that come later say so on their VBDs (`JOINED`). When the disk that came first leaves before them, its detach
-says so on the SR (`LEFT`). As long as that is not said, the last of those that came later waits for it.
+A later attempt marks its VBDs as `JOINED`. If the first disk is detached before the others, its detach marks the SR as
+`LEFT`. Until the SR has this mark, the last of the later attempts waits for that detach.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.pool import waiting
-from xenvol.pool.changes import change
+from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.marks import LEFT, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 _PROCESS = uuid.uuid4().hex
 
-_alive: set[str] = set()
-"""The turns that attempts of this process have."""
-_plugged: deque[str] = deque(maxlen=1000)
-"""The SRs that attempts of this process have introduced, and changed for the last time; the latest of them."""
+_live_turns: set[str] = set()
+"""The turn marks that attempts of this process hold."""
+_done_introducing: deque[str] = deque(maxlen=1000)
+"""The latest SRs that attempts of this process have introduced, and will not change again."""
 
 
 def look(view: View, sr_ref: SRRef) -> Record:
-    """Read the SR with its PBDs and VDIs anew, in one call. Raises XapiError HANDLE_INVALID."""
+    """Read the SR with its PBDs and VDIs again, and return it; mostly one call. Raises XapiError HANDLE_INVALID."""
     sr = view.record("SR", sr_ref)
     while True:
         view.read({"SR": [sr_ref], "PBD": sr["PBDs"], "VDI": sr["VDIs"]})
@@ -59,32 +59,32 @@ def look(view: View, sr_ref: SRRef) -> Record:
 
 
 def is_in_use(view: View, sr: Record) -> bool:
-    """Whether a disk of the SR has a VBD, or is connected without a VM; no call."""
+    """Whether a disk of the SR has a VBD, or is held; no call."""
     return any(vdi["VBDs"] or is_held(vdi) for vdi in _vdis(view, sr))
 
 
 def is_busy(view: View, sr: Record) -> bool:
-    """Whether an operation on the SR or on a disk of it is under way; no call."""
+    """Whether an operation is running on the SR or on one of its disks; no call."""
     return any(record.get("current_operations") for record in (sr, *_vdis(view, sr)))
 
 
 def is_free(view: View, sr: Record, *, for_unplug: bool = False) -> bool:
-    """Whether nobody else has the turn, and no operation is under way that would make ours wait; no call.
+    """Whether no other attempt has the turn, and no running operation would make this attempt wait; no call.
 
-    Operations on disks, which may take hours, are only in the way of PBD.unplug.
+    Operations on disks, which may take hours, conflict only with PBD.unplug.
     """
     busy = is_busy(view, sr) if for_unplug else bool(sr.get("current_operations"))
     return not busy and sr["other_config"].get(TURN) in (None, view.turn)
 
 
 def _vdis(view: View, sr: Record) -> list[Record]:
-    return [vdi for ref in sr["VDIs"] if (vdi := view.known("VDI", ref)) is not None]
+    return list(view.known_of("VDI", sr["VDIs"]).values())
 
 
 def settle(view: View, sr_ref: SRRef, is_settled: Callable[[Record], bool]) -> bool:
-    """Look at the SR until it is as it shall be; False when nobody is at work that could bring it there.
+    """Read the SR until it is settled. Return False if no live attempt is working on it.
 
-    Raises XapiError HANDLE_INVALID when the SR has gone.
+    Raises XapiError HANDLE_INVALID if the SR is gone.
     """
     return waiting.settle(
         view,
@@ -97,7 +97,7 @@ def settle(view: View, sr_ref: SRRef, is_settled: Callable[[Record], bool]) -> b
 
 
 class Turn:
-    """The right to change one SR; taken, and left, as often as need be."""
+    """The right to change one SR. An attempt may take it and leave it several times."""
 
     def __init__(self, view: View, sr_ref: SRRef, *, for_unplug: bool = False) -> None:
         self._view = view
@@ -109,16 +109,16 @@ class Turn:
         self._since = 0.0
 
     def take(self) -> Record:
-        """Wait for the turn. Return the SR, its PBDs and VDIs, read anew. Raises XapiError if the SR is gone."""
+        """Wait for the turn. Return the SR, its PBDs and VDIs, read again. Raises XapiError if the SR is gone."""
         is_known = TURN not in self._view.record("SR", self._sr_ref)["other_config"]
         while True:
             if not is_known and not settle(self._view, self._sr_ref, self._is_free):
-                self._drop_dead()
+                self._remove_stale_mark()
             is_known = False
             if not self._try():
                 continue
             try:
-                # an operator, who takes no turn, may be at work
+                # an operator takes no turn, and may be changing the SR
                 settle(self._view, self._sr_ref, self._is_free)
                 sr = self._view.record("SR", self._sr_ref)
             except BaseException as error:
@@ -126,19 +126,19 @@ class Turn:
                 raise
             if sr["other_config"].get(TURN) == self._token:
                 return sr
-            self.lose()  # somebody took us for dead
+            self.lose()  # another attempt has removed the mark as stale
 
     def _try(self) -> bool:
-        """Write the mark; False where another attempt has its mark there."""
-        _alive.add(self._token)
+        """Write the mark. Return False if the SR has the mark of another attempt."""
+        _live_turns.add(self._token)
         try:
             self._mark()
         except BaseException as error:
-            _alive.discard(self._token)
+            _live_turns.discard(self._token)
             if isinstance(error, XapiError):
                 if error.code == "MAP_DUPLICATE_KEY":
                     return False
-            else:  # it may be there
+            else:  # the mark may be on the SR
                 self.is_ours = True
                 self.leave_after(error)
             raise
@@ -146,63 +146,60 @@ class Turn:
         return True
 
     def leave(self) -> None:
-        """Give it back; idempotent, and fine where the SR has gone.
+        """Remove the mark. Idempotent, also if the SR is gone.
 
-        After a while others may have taken us for dead: then the mark may be that of another attempt, and stays.
+        After `waiting.GRACE` seconds another attempt may have removed the mark as stale, and written its own. So then
+        the mark is read first, and that of another attempt stays.
         """
         if not self.is_ours:
             return
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
-        _alive.discard(self._token)  # where the mark cannot be removed, nobody here waits for us
+        _live_turns.discard(self._token)  # if the call fails, no attempt of this process waits for this turn
         with gone_is_fine("SR"):
-            if time.monotonic() - self._since < waiting.GRACE or self._there() == self._token:
+            if time.monotonic() - self._since < waiting.GRACE or self._mark_on_sr() == self._token:
                 try:
                     self._view.call(*call)
                 except XapiUnreachable:
-                    if self._there() == self._token:
+                    if self._mark_on_sr() == self._token:
                         self._view.call(*call)
         self.lose()
 
     def leave_after(self, error: BaseException) -> None:
-        """Give it back where something has failed, which is the error that counts."""
+        """Remove the mark after `error`. If that fails, add a note to `error`."""
         try:
             self.leave()
         except XenVolError as failure:
-            error.add_note(f"not undone: SR {self._sr_ref} keeps the mark {TURN} for a while ({failure})")
+            error.add_note(
+                f"not undone: SR {self._sr_ref} keeps its {TURN} mark, which the next attempt removes ({failure})"
+            )
 
     def lose(self) -> None:
-        """The SR has gone, and the turn with it."""
-        _alive.discard(self._token)
+        """Forget the turn without a call: the SR, or the mark on it, is gone."""
+        _live_turns.discard(self._token)
         self.is_ours, self._view.turn = False, None
 
     def try_to_take(self) -> None:
-        """For an undo, which goes on without it."""
+        """Take the turn for an undo, which continues without it if that fails."""
         try:
             self.take()
         except XenVolError as error:
-            log.info("SR %s is changed out of turn: %s", self._sr_ref, error)
+            log.info("changing SR %s without a turn: %s", self._sr_ref, error)
 
     def _mark(self) -> None:
         call = ("SR.add_to_other_config", self._sr_ref, TURN, self._token)
-        change(
-            self._view,
-            None,
-            "took the turn",
-            call,
-            look=lambda: self._there() == self._token,
-        )
+        call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() == self._token)
         self.is_ours, self._since = True, time.monotonic()
 
     def _is_free(self, sr: Record) -> bool:
         return is_free(self._view, sr, for_unplug=self._for_unplug)
 
-    def _there(self) -> str | None:
+    def _mark_on_sr(self) -> str | None:
         mark: str | None = self._view.call("SR.get_other_config", self._sr_ref).get(TURN)
         return mark
 
-    def _drop_dead(self) -> None:
+    def _remove_stale_mark(self) -> None:
         seen = self._view.record("SR", self._sr_ref)["other_config"].get(TURN)
-        if seen is not None and self._there() == seen:
+        if seen is not None and self._mark_on_sr() == seen:
             self._view.call("SR.remove_from_other_config", self._sr_ref, TURN)
 
     def __repr__(self) -> str:
@@ -211,11 +208,11 @@ class Turn:
 
 @contextmanager
 def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | None = None) -> Iterator[Turn]:
-    """Change the SR in the body, and nobody else does. What the body records in `undo` is taken back in a turn, too."""
+    """Take the turn for the body. The steps that the body records in `undo` are taken back in a turn too."""
     mine = Turn(view, sr_ref, for_unplug=for_unplug)
     mine.take()
     if undo is not None:
-        undo.did("had the turn", mine.leave)
+        undo.did(f"took the turn mark of SR {sr_ref}", mine.leave)
     try:
         yield mine
     except BaseException as error:
@@ -225,30 +222,30 @@ def turn(view: View, sr_ref: SRRef, *, for_unplug: bool = False, undo: Undo | No
         mine.leave()
     finally:
         if undo is not None:
-            undo.did("had no turn", mine.try_to_take)
+            undo.did(f"gave back the turn mark of SR {sr_ref}", mine.try_to_take)
 
 
-def wait_for_the_first(view: View, sr_ref: SRRef) -> None:
-    """Wait until a disk of an SR of ours is in use, since before that the attempt that introduced the SR changes it.
+def wait_for_introducer(view: View, sr_ref: SRRef) -> None:
+    """Wait until a disk of the SR is in use: before that, the attempt that introduced the SR still changes it.
 
-    Returns at once where that attempt is known to be over, and after `waiting.GRACE` where it makes no call.
+    Returns at once if that attempt is known to have ended, and after `waiting.GRACE` if it makes no call.
     """
-    if not is_nobodys(sr_ref):
+    if not is_introducer_done(sr_ref):
         settle(view, sr_ref, lambda sr: is_in_use(view, sr))
 
 
-def has_plugged(sr_ref: SRRef) -> None:
-    """Note that the attempt that introduced the SR, in this process, changes it no more."""
-    _plugged.append(sr_ref)
+def note_introducer_done(sr_ref: SRRef) -> None:
+    """Note that the attempt that introduced the SR, in this process, will not change it again."""
+    _done_introducing.append(sr_ref)
 
 
-def is_nobodys(sr_ref: SRRef) -> bool:
-    """Whether it is known here that the attempt that introduced the SR changes it no more."""
-    return sr_ref in _plugged or waiting.is_left_behind(sr_ref)
+def is_introducer_done(sr_ref: SRRef) -> bool:
+    """Whether this process knows that the attempt that introduced the SR will not change it again."""
+    return sr_ref in _done_introducing or waiting.is_left_behind(sr_ref)
 
 
-def say_left(view: View, sr_ref: SRRef) -> None:
-    """Say that what the SR was introduced for leaves it to those who came later. Idempotent."""
+def mark_left(view: View, sr_ref: SRRef) -> None:
+    """Mark on the SR that the attachment for which it was introduced has ended. Idempotent."""
     try:
         view.call("SR.add_to_other_config", sr_ref, LEFT, "")
     except XapiError as error:
@@ -261,7 +258,7 @@ def _this_process() -> str:
 
 
 def _is_dead(mark: str | None, sr_ref: SRRef) -> bool:
-    """Whether who was at work here, in this process, is over."""
+    """Whether the SR's last attempt ran in this process and has ended; `mark` is its turn mark, or None."""
     if mark is None:
         return waiting.is_left_behind(sr_ref)
-    return mark.startswith(f"{_this_process()} ") and mark not in _alive
+    return mark.startswith(f"{_this_process()} ") and mark not in _live_turns

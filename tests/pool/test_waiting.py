@@ -1,4 +1,4 @@
-"""Waiting for others: not longer than they are at work, and without making the waiting itself a load."""
+"""An attempt waits for others only while they work, and spends little on the waiting."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from xenvol.volumeops import VolumeOps
 def test_a_pause_makes_looking_a_quarter_of_the_time_and_is_never_longer_than_a_wait(
     looked: float, waited: float, pause: float
 ) -> None:
-    assert waiting.left_of_round(100.0, 100.0 + looked, 100.0 + looked + waited) == pytest.approx(pause)
+    assert waiting.pause_after_round(100.0, 100.0 + looked, 100.0 + looked + waited) == pytest.approx(pause)
 
 
 @pytest.mark.xapi(hosts=2)
 def test_events_without_end_do_not_make_an_attempt_look_without_end(
     xapi: Simulator, volume_ops: VolumeOps
 ) -> None:
-    """An operator scans the SR, whose other disks change all the time."""
+    """An operator scans the SR, and other disks of the SR change all the time."""
     arrange_target(xapi, luns=100)
     xapi.add_vm("near", resident_on=xapi.db.refs("host")[0])
     xapi.add_vm("far", resident_on=xapi.db.refs("host")[1])
@@ -45,7 +45,9 @@ def test_events_without_end_do_not_make_an_attempt_look_without_end(
     with xapi.xapi.lock:
         xapi.db.set("SR", sr, current_operations={"OpaqueRef:theirs": "scan"})
     is_over = threading.Event()
-    calls: list[tuple[float, float]] = []  # looks and waits by turns: when each began, and how long it took
+    calls: list[
+        tuple[float, float]
+    ] = []  # alternating reads and waits: when each began, and how long it took
 
     def change_a_disk() -> None:
         while not is_over.wait(0.001):
@@ -55,7 +57,7 @@ def test_events_without_end_do_not_make_an_attempt_look_without_end(
     def seen(record: CallRecord) -> None:
         if record.call == "event.from":
             calls.append((time.monotonic() - record.seconds, record.seconds))
-        elif record.call.startswith("PBD.get_all"):  # what the attach sees unplugged, and waits to plug
+        elif record.call.startswith("PBD.get_all"):  # the attach sees the SR unplugged, and waits to plug it
             calls.clear()
         if len(calls) == 12:
             is_over.set()
