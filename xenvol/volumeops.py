@@ -23,8 +23,7 @@ from xenvol.attaching.attachment import Attachment, Volume
 from xenvol.attaching.mountpoint import userdevice_of
 from xenvol.attaching.vbd import VBDSpec, destroy_vbd
 from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
-from xenvol.connection_data import connection_info
-from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, sealed
+from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, parse, sealed
 from xenvol.connection_data.frozen import FrozenMap
 from xenvol.connection_data.identity import Identity
 from xenvol.drivers import registry
@@ -98,7 +97,7 @@ class VolumeOps:
         _check_bool(hotplug=hotplug, bootable=bootable)
         wish = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
         attachment: Attachment = self._settled(
-            "attach", self._attach, _parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
+            "attach", self._attach, parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
         )
         log.info(
             "volume %s is at %s of VM %s", attachment.volume_id, attachment.userdevice, attachment.vm_uuid
@@ -193,7 +192,7 @@ class VolumeOps:
         """
         if attachment_id is not None:  # an empty one, of a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
-        info = _parse(connection_info)
+        info = parse(connection_info)
         self._settled("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id)
 
     def _detach(
@@ -293,7 +292,7 @@ class VolumeOps:
 
         It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
         """
-        volume: Volume = self._settled("connect", self._connect, _parse(connection_info), hosts)
+        volume: Volume = self._settled("connect", self._connect, parse(connection_info), hosts)
         return volume
 
     def _connect(self, info: ConnectionInfo, hosts: Iterable[Name] | None) -> Volume:
@@ -322,7 +321,7 @@ class VolumeOps:
     @keeps_secrets
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
         """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
-        info = _parse(connection_info)
+        info = parse(connection_info)
         self._settled("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
 
     @keeps_secrets
@@ -331,7 +330,7 @@ class VolumeOps:
 
         A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
         """
-        size: int = self._settled("extend", self._extend, _parse(connection_info))
+        size: int = self._settled("extend", self._extend, parse(connection_info))
         return size
 
     def _extend(self, info: ConnectionInfo) -> int:
@@ -395,7 +394,7 @@ class VolumeOps:
             raise RequestError(f"connection_infos is a list of them, not a value of type {kind}")
         connection_infos = tuple(map(sealed, connection_infos))
         with scrubbing(secrets_in(connection_infos)):
-            infos = [_parse(sent) for sent in connection_infos]
+            infos = [parse(sent) for sent in connection_infos]
             sr_uuids: list[str] = self._settled(
                 "prepare a migration", self._prepare_migration, vm, host, infos
             )
@@ -474,15 +473,6 @@ class VolumeOps:
 
     def __repr__(self) -> str:
         return f"<VolumeOps on {self._session!r}>"
-
-
-def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
-    """The frozen form; multiattach and the volume's id, which services put beside the data, are told to the driver."""
-    info = connection_info.parse(sent)
-    told: dict[str, object] = {"multiattach": True} if info.multiattach else {}
-    if info.volume_id is not None:
-        told["volume_id"] = info.volume_id
-    return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
 
 
 def _check_bool(**arguments: object) -> None:

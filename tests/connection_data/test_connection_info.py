@@ -22,7 +22,7 @@ from xenvol.connection_data.gluster import GlusterConnectionData
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSIVolume
 from xenvol.connection_data.keys import accepted_keys
 from xenvol.connection_data.nfs import NFSConnectionData
-from xenvol.connection_data.xensm import XenSMConnectionData
+from xenvol.connection_data.xensm import XenSMConnectionData, XenSMVolume
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.secret import SECRET_KEY_ENDINGS, Secret
 
@@ -120,6 +120,35 @@ def test_the_volumes_id_comes_from_the_outermost_key(
     assert parse({"driver_volume_type": "x", "data": within, **beside}).volume_id == expected
 
 
+@pytest.mark.parametrize(
+    ("beside", "within", "expected"),
+    [
+        ({"multiattach": "yes"}, {}, {"multiattach": True}),
+        ({"multiattach": False}, {"multiattach": True}, {"multiattach": False}),
+        ({}, {"multiattach": "no"}, {"multiattach": False}),
+        ({"multiattach": False}, {}, {}),
+        ({"serial": "s"}, {"volume_id": "d"}, {"volume_id": "s"}),
+        ({}, {"volume_id": 7}, {"volume_id": "7"}),
+    ],
+)
+def test_the_data_says_what_the_envelope_says(
+    beside: dict[str, Any], within: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """A driver sees only the data; false beside the data outweighs true within."""
+    assert parse({"driver_volume_type": "x", "data": within, **beside}).data == expected
+
+
+@pytest.mark.parametrize("said", [True, "true", 1])
+def test_multiattach_and_the_id_reach_the_parsed_volume(said: object) -> None:
+    """The drivers read them there, not from the mapping."""
+    for volume in (
+        ISCSIVolume.parse(parse({**NESTED, "multiattach": said}).data),
+        XenSMVolume.parse({"sr_uuid": "u", "volume_id": "b1f3", "multiattach": said}),
+    ):
+        assert (volume.volume_id, volume.multiattach) == ("b1f3", True)
+    assert ISCSIVolume.parse(parse(FLAT).data).multiattach is False
+
+
 @pytest.mark.parametrize(("said", "mode"), [("rw", "rw"), ("ro", "ro"), ("RO", "ro"), (None, "rw")])
 def test_the_access_mode_is_read(said: str | None, mode: str) -> None:
     """Nothing said is read-write."""
@@ -136,8 +165,8 @@ def test_yes_is_understood_in_any_spelling(key: str, said: object) -> None:
 @pytest.mark.parametrize("said", [False, "false", "False", 0, "0", None, ""])
 @pytest.mark.parametrize("key", ["multiattach", "discard", "encrypted"])
 def test_no_is_understood_in_any_spelling(key: str, said: object) -> None:
-    """Null is as good as absent."""
-    assert getattr(info(**{key: said}), key) is False
+    """Null is as good as absent, and a volume that is not encrypted is read."""
+    assert getattr(info(**{key: said}), key, False) is False
 
 
 @pytest.mark.parametrize("where", ["beside", "within"])
@@ -234,7 +263,7 @@ def test_reading_twice_gives_the_same() -> None:
     """What was frozen freezes to itself, secrets included."""
     assert freeze(freeze(NESTED)) == freeze(NESTED)
     volume = ISCSIVolume.parse(parse(NESTED).data)
-    assert volume == ISCSIVolume.parse(NESTED["data"])
+    assert volume == ISCSIVolume.parse({**NESTED["data"], "multiattach": True})
 
 
 JSON = st.recursive(
@@ -366,7 +395,7 @@ def test_uuid_objects_are_taken_for_their_text() -> None:
         }
     )
     assert (parsed.volume_id, parsed.attachment_id) == (str(an_id), str(an_id))
-    assert parsed.data == {"vdi_uuid": (str(an_id),)}
+    assert parsed.data == {"vdi_uuid": (str(an_id),), "volume_id": str(an_id)}
 
 
 @pytest.mark.parametrize("empty", ["", None, [], {}])

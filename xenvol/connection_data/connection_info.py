@@ -52,13 +52,11 @@ class ConnectionInfo:
     driver_volume_type: str
     """Lower-case: the name of the driver."""
     data: Mapping[str, object]
-    """What the driver sees: read-only, complete, secrets wrapped."""
+    """What the driver sees: read-only, secrets wrapped, with `volume_id` and `multiattach` from beside it."""
     volume_id: str | None = None
     attachment_id: str | None = None
     access_mode: AccessMode = "rw"
     multiattach: bool = False
-    encrypted: bool = False
-    """Never true: what is encrypted is refused."""
     discard: bool = False
     """The service would like trims; XenAPI has no such switch."""
     qos: Mapping[str, object] = FrozenMap({})
@@ -108,13 +106,19 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     if reader.boolean("encrypted"):
         raise _invalid("encrypted", driver, "false: XenAPI cannot open a LUKS volume", problem="is true")
     volume_id = reader.text("serial", "volume_id") if beside else reader.text("volume_id", "serial")
+    multiattach = reader.boolean("multiattach")
+    for_driver: dict[str, object] = {}
+    if volume_id is not None:
+        for_driver["volume_id"] = volume_id
+    if multiattach or "multiattach" in data:
+        for_driver["multiattach"] = multiattach
     parsed = ConnectionInfo(
         driver_volume_type=driver,
-        data=data,
+        data=FrozenMap({**data, **for_driver}),
         volume_id=volume_id,
         attachment_id=reader.attachment_id(),
         access_mode=reader.access_mode(),
-        multiattach=reader.boolean("multiattach"),
+        multiattach=multiattach,
         discard=reader.boolean("discard"),
         qos=reader.qos(),
         extra=extra,

@@ -77,6 +77,9 @@ class ISCSIConnectionData(CommonKeys, frozen=True, kw_only=True):
     wwid: Annotated[str | None, Meta(description="as scsi_id")] = None
     wwn: Annotated[str | None, Meta(description="the LUN's WWN (NAA or EUI); proves a disk")] = None
     vdi_uuid: Annotated[Uuid | None, Meta(description="the uuid that the LUN's VDI must have")] = None
+    multiattach: Annotated[
+        bool | None, Meta(description="true or false; true: several VMs may use the LUN at once")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,7 @@ class ISCSIVolume:
     """Mutual CHAP: how the target proves itself to the host."""
     identity: Identity = field(default_factory=Identity)
     volume_id: str | None = None
+    multiattach: bool = False
     name_label: str | None = None
     name_description: str | None = None
 
@@ -129,7 +133,8 @@ class ISCSIVolume:
             chap=chap,
             incoming_chap=_incoming_chap(keys, chap),
             identity=Identity.of(keys, scsi_ids=scsi_ids, vdi_uuid=keys.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
+            multiattach=keys.multiattach is True,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )

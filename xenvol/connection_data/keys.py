@@ -45,6 +45,11 @@ class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
         Positive | None, Meta(description="the volume's exact size in bytes; proves a disk")
     ] = None
 
+    @property
+    def service_id(self) -> str | None:
+        """Return `volume_id` as text, or None."""
+        return None if self.volume_id is None else str(self.volume_id)
+
 
 def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: str) -> Keys:
     """Read the keys that the table knows; the others are ignored, with a log line.

@@ -92,7 +92,7 @@ class NFSVolume:
             nfsversion=nfsversion,
             options=options,
             identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )

@@ -39,6 +39,9 @@ class XenSMConnectionData(CommonKeys, frozen=True, kw_only=True):
         tuple[str, ...] | None,
         Meta(description="the names of the keys that make the SR: sr_type and its device_config"),
     ] = None
+    multiattach: Annotated[
+        bool | None, Meta(description="true or false; true: several VMs may use the LUN at once")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class XenSMVolume:
     """For SR.introduce."""
     identity: Identity = field(default_factory=Identity)
     volume_id: str | None = None
+    multiattach: bool = False
     name_label: str | None = None
     name_description: str | None = None
 
@@ -81,7 +85,8 @@ class XenSMVolume:
             device_config=FrozenMap({key: value for key, value in made_of.items() if key not in _SM_CONFIG}),
             sm_config=FrozenMap({key: str(value) for key, value in made_of.items() if key in _SM_CONFIG}),
             identity=Identity.of(keys, vdi_uuid=keys.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
+            multiattach=keys.multiattach is True,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )

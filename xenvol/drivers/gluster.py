@@ -29,8 +29,9 @@ class GlusterDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = self.read_once(GlusterVolume.parse, connection_data)
-        volume_id = connection_data.get("volume_id")
-        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
+        storage.disconnect_disk(
+            View.of(self.session), volume.sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id
+        )
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
         return self.identify(connection_data).key

@@ -42,14 +42,13 @@ class ISCSIDriver(VolumeDriver):
         view = View.of(self.session)
         storage.require_sr_type(view, SR_TYPE)
         target, sr_ref, is_fresh = self._connect_target(view, volume)
-        sharable = connection_data.get("multiattach") is True
         vdi_ref, vdi = storage.find_lun(
             view,
             self.undo,
             sr_ref,
             target.lun,
             is_fresh=is_fresh,
-            sharable=sharable,
+            sharable=volume.multiattach,
             hosts=self.hosts,
             sr_type=SR_TYPE,
             proves=volume.proves,
@@ -67,7 +66,7 @@ class ISCSIDriver(VolumeDriver):
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            own = partial(_is_own, view, volume, target, connection_data.get("volume_id"))
+            own = partial(_is_own, view, volume, target)
             is_released = storage.release_sr(view, sr_ref, of=own)
             if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                 storage.forget_lun(view, sr_ref, target.lun, of=own)
@@ -165,13 +164,13 @@ class ISCSIDriver(VolumeDriver):
         return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
 
 
-def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
+def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, vdi: Record) -> bool:
     """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held.
 
     The record has the number that the master gives the LUN, and the data that of the VM's host. So where a disk of this
     SR was taken out of the VM, the volume is that one.
     """
-    if is_held_by_another(vdi, volume_id):
+    if is_held_by_another(vdi, volume.volume_id):
         return False
     if (proof := volume.proves(vdi)) is not None:
         return proof

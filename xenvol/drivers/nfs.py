@@ -35,10 +35,8 @@ class NFSDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = self.read_once(NFSVolume.parse, connection_data)
-        volume_id = connection_data.get("volume_id")
-        storage.disconnect_disk(
-            View.of(self.session), sr_uuid_of(volume), volume.vdi_uuid, volume_id=volume_id
-        )
+        sr_uuid = sr_uuid_of(volume)
+        storage.disconnect_disk(View.of(self.session), sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
         return self.identify(connection_data).key

@@ -38,9 +38,7 @@ class XenSMDriver(VolumeDriver):
         ):
             vdi_ref, vdi = storage.connect_disk(view, self.undo, spec, volume.vdi_uuid, self.hosts)
         else:
-            vdi_ref, vdi = self._connect_lun(
-                view, volume, spec, sharable=connection_data.get("multiattach") is True
-            )
+            vdi_ref, vdi = self._connect_lun(view, volume, spec)
         volume.identity.check(
             vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"), size=int(vdi["virtual_size"])
         )
@@ -50,12 +48,11 @@ class XenSMDriver(VolumeDriver):
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         if volume.target_lun is None:
-            volume_id = connection_data.get("volume_id")
-            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
+            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id)
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
             if sr_ref is not None:
-                own = partial(_is_own, view, volume, connection_data.get("volume_id"))
+                own = partial(_is_own, view, volume)
                 is_released = storage.release_sr(view, sr_ref, of=own)
                 if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                     storage.forget_lun(view, sr_ref, volume.target_lun, of=own)
@@ -104,9 +101,7 @@ class XenSMDriver(VolumeDriver):
         _, vdi = self._the_vdi(view, volume, sr_ref)
         return int(vdi["virtual_size"])
 
-    def _connect_lun(
-        self, view: View, volume: XenSMVolume, spec: SRSpec, *, sharable: bool
-    ) -> tuple[VDIRef, Record]:
+    def _connect_lun(self, view: View, volume: XenSMVolume, spec: SRSpec) -> tuple[VDIRef, Record]:
         """A disk that is told by its number, or that only its SR can show."""
         storage.require_sr_type(view, spec.type)
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
@@ -119,7 +114,7 @@ class XenSMDriver(VolumeDriver):
                 sr_ref,
                 volume.target_lun,
                 is_fresh=is_new,
-                sharable=sharable,
+                sharable=volume.multiattach,
                 hosts=self.hosts,
                 sr_type=spec.type,
                 proves=partial(_is_proved, volume),
@@ -141,9 +136,9 @@ class XenSMDriver(VolumeDriver):
         return vdi_ref, vdi
 
 
-def _is_own(view: View, volume: XenSMVolume, volume_id: object, vdi: Record) -> bool:
+def _is_own(view: View, volume: XenSMVolume, vdi: Record) -> bool:
     """Whether it is the volume's LUN; its record has the number that the master gives it, which may be another."""
-    if is_held_by_another(vdi, volume_id):
+    if is_held_by_another(vdi, volume.volume_id):
         return False
     is_out = was_taken_out(view, vdi)
     return _is_the_vdi(volume, vdi) if is_out is None else is_out
