@@ -22,7 +22,7 @@ from tests.scenarios import (
 from xenvol.drivers.gluster import GlusterDriver
 from xenvol.drivers.iscsi import ISCSIDriver, sr_uuid_of
 from xenvol.drivers.nfs import NFSDriver
-from xenvol.drivers.xensm import XenSMDriver
+from xenvol.drivers.xensm import AnySRDriver
 from xenvol.errors import (
     ForbiddenCall,
     InvalidConnectionInfo,
@@ -122,14 +122,14 @@ def test_gluster_introduces_the_directory_of_the_sr(session: Any) -> None:
 
 def test_xensm_makes_the_device_config_of_the_keys_that_are_listed(session: Any) -> None:
     session.xenapi.VDI.get_all_records_where.side_effect = [{}, {"OpaqueRef:vdi": vdi(sm_config={})}]
-    assert XenSMDriver(session, hosts=[HOST]).connect_volume(NFS_XENSM["data"]) == "OpaqueRef:vdi"
+    assert AnySRDriver(session, hosts=[HOST]).connect_volume(NFS_XENSM["data"]) == "OpaqueRef:vdi"
     (pbd,) = session.xenapi.PBD.create.call_args.args
     assert pbd["device_config"] == {"server": "10.0.0.2", "serverpath": "/export/vols"}
 
 
 def test_xensm_without_a_type_needs_an_sr_that_is_there(session: Any) -> None:
     with pytest.raises(InvalidConnectionInfo) as caught:
-        XenSMDriver(session, hosts=[HOST]).connect_volume({"sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID})
+        AnySRDriver(session, hosts=[HOST]).connect_volume({"sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID})
     assert caught.value.key == "sr_type"
     session.xenapi.SR.introduce.assert_not_called()
 
@@ -140,7 +140,7 @@ def test_xensm_without_a_type_needs_an_sr_that_is_there(session: Any) -> None:
         (ISCSIDriver, iscsi_data(0)),
         (NFSDriver, {"export": "nas:/vols", "name": VDI_UUID}),
         (GlusterDriver, {"export": "g1:/vol", "name": f"{SR_UUID}/{VDI_UUID}"}),
-        (XenSMDriver, NFS_XENSM["data"]),
+        (AnySRDriver, NFS_XENSM["data"]),
     ],
     ids=["iscsi", "nfs", "gluster", "xensm"],
 )
@@ -164,7 +164,7 @@ class TestEveryDriver:
     [
         (NFSDriver, {"export": "nas:/vols", "name": VDI_UUID}),
         (GlusterDriver, {"export": "g1:/vol", "name": f"{SR_UUID}/{VDI_UUID}"}),
-        (XenSMDriver, NFS_XENSM["data"]),
+        (AnySRDriver, NFS_XENSM["data"]),
     ],
     ids=["nfs", "gluster", "xensm"],
 )
@@ -179,9 +179,9 @@ def test_xensm_with_neither_uuid_nor_lun_takes_the_only_disk_and_no_other(sessio
     disks = {"OpaqueRef:one": vdi(), "OpaqueRef:other": vdi()}
     session.xenapi.VDI.get_all_records_where.return_value = disks
     with pytest.raises(VolumeNotFound, match="the only VDI"):
-        XenSMDriver(session, hosts=[HOST]).connect_volume(data)
+        AnySRDriver(session, hosts=[HOST]).connect_volume(data)
     del disks["OpaqueRef:other"]
-    assert XenSMDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
+    assert AnySRDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
 
 
 def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(

@@ -24,7 +24,7 @@ from xenvol.storage import SRSpec
 from xenvol.storage.users import is_held_by_another, was_taken_out
 
 
-class XenSMDriver(VolumeDriver):
+class AnySRDriver(VolumeDriver):
     connection_data_schema = XenSMConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
