@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from xenvol.connection_data.gluster import GlusterConnectionData, GlusterVolume
 from xenvol.connection_data.keys import accepted_keys, json_schema
 from xenvol.connection_data.nfs import NFSConnectionData, NFSVolume
-from xenvol.connection_data.share import Location, parse_export, parse_options, parse_path
+from xenvol.connection_data.share import (
+    DiskFile,
+    Location,
+    disk_file,
+    parse_export,
+    parse_options,
+    parse_path,
+)
 from xenvol.errors import InvalidConnectionInfo
 
 SR = "5f1b2d7c-6c5a-4d0e-9a3b-0d6f5b8e7c01"
@@ -99,9 +106,10 @@ def test_mount_options_are_read_with_and_without_their_flag(
 )
 def test_a_file_named_by_a_uuid_is_a_vdi(name: str, fmt: str | None, read: str | None) -> None:
     """With or without its extension; in the export itself, so the SR may have any uuid."""
+    keys = NFSConnectionData(name=name, format=fmt)
+    assert disk_file(keys, driver="nfs") == DiskFile(VDI, None, read)
     volume = nfs(name=name, format=fmt)
     assert volume.vdi_uuid == VDI
-    assert volume.format == read
     assert volume.sr_uuid is None
     assert volume.nosubdir is True
     assert volume.sm_config == {"nosubdir": "true"}
@@ -200,7 +208,7 @@ def test_what_is_missing_or_contradicts_itself_is_named(data: dict[str, Any], ke
 def test_a_gluster_volume_is_read() -> None:
     """The storage driver mounts host:/volume and looks in the SR's directory."""
     volume = gluster(options="-o backup-volfile-servers=gfs2:gfs3,fetch-attempts=3")
-    assert (volume.sr_uuid, volume.vdi_uuid, volume.format) == (SR, VDI, "vhd")
+    assert (volume.sr_uuid, volume.vdi_uuid) == (SR, VDI)
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2:gfs3", "fetchattempts": "3"}
     assert gluster().device_config == {"server": "gfs1:/gv0"}
     assert gluster(export="[fd00::1]:/gv0/").server == "[fd00::1]:/gv0"

@@ -78,18 +78,14 @@ def order_of(userdevice: str) -> tuple[int, str]:
     return (sys.maxsize if position is None else int(position), userdevice)
 
 
-def choose(
-    mountpoint: str | int | None, taken: Collection[str], *, allowed: Collection[str] | None = None
-) -> str:
-    """Turn a wish into the userdevice to create a VBD with.
+def choose(mountpoint: str | int | None, taken: Collection[str]) -> str:
+    """Return the userdevice to create a VBD with.
 
-    `taken`: the userdevice and device of the VM's VBDs, in any of xapi's spellings, empty ones included.
-    `allowed`: what xapi says is free (VM.get_allowed_VBD_devices), when somebody asked it.
-    Raises InvalidMountpoint, MountpointInUse (an explicit wish) or NoFreeMountpoint (auto).
+    `taken`: the userdevice and device of the VM's VBDs, in any spelling of xapi's, empty ones included.
+    Raises InvalidMountpoint, MountpointInUse (the named position is taken) or NoFreeMountpoint (auto).
     """
     used = _positions(taken)
-    offered = range(LAST_POSITION + 1) if allowed is None else sorted(_positions(allowed))
-    free = [number for number in offered if number not in used and number <= LAST_POSITION]
+    free = [number for number in range(LAST_POSITION + 1) if number not in used]
     wish = userdevice_of(mountpoint)
     if wish is None:
         for number in free:

@@ -13,7 +13,7 @@ from msgspec import Meta
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import Positive, read, refusal
 from xenvol.connection_data.portal import parse_host
-from xenvol.connection_data.share import Format, ShareKeys, disk_file, parse_export, parse_options
+from xenvol.connection_data.share import ShareKeys, disk_file, parse_export, parse_options
 
 DRIVER = "gluster"
 _BACKUP_OPTIONS = ("backup-volfile-servers", "backupvolfile-server")
@@ -41,7 +41,6 @@ class GlusterVolume:
     """``host:/volume``, an IPv6 address in brackets, as mount wants it."""
     sr_uuid: str
     vdi_uuid: str
-    format: Format | None = None
     backupservers: tuple[str, ...] = ()
     fetchattempts: int | None = None
     identity: Identity = field(default_factory=Identity)
@@ -65,7 +64,6 @@ class GlusterVolume:
             server=server,
             sr_uuid=disk.sr_uuid,
             vdi_uuid=disk.vdi_uuid,
-            format=disk.format,
             backupservers=backups,
             fetchattempts=attempts,
             identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),

@@ -15,7 +15,6 @@ from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import read, refusal
 from xenvol.connection_data.portal import parse_host
 from xenvol.connection_data.share import (
-    Format,
     Location,
     ShareKeys,
     disk_file,
@@ -62,7 +61,6 @@ class NFSVolume:
     sr_uuid: str | None
     """None only with `nosubdir`: the SR may then have any uuid."""
     nosubdir: bool
-    format: Format | None = None
     nfsversion: str | None = None
     options: tuple[str, ...] = ()
     identity: Identity = field(default_factory=Identity)
@@ -88,7 +86,6 @@ class NFSVolume:
             vdi_uuid=disk.vdi_uuid,
             sr_uuid=disk.sr_uuid,
             nosubdir=nosubdir,
-            format=disk.format,
             nfsversion=nfsversion,
             options=options,
             identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),
