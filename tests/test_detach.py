@@ -98,7 +98,7 @@ class TestWhatIsGone:
 def test_an_sr_that_is_forgotten_although_xapi_says_an_error_is_released(
     target: Simulator, volume_ops: VolumeOps, order: str
 ) -> None:
-    """xapi says INTERNAL_ERROR also after the deed (facts/truth.md, last section, finding 3)."""
+    """xapi says INTERNAL_ERROR also after the deed (docs/background/recordings.md, finding 3 (xapi))."""
     target.add_vm("web")
     before = target.snapshot()
     volume_ops.attach_volume(iscsi(0), "web")

@@ -27,7 +27,7 @@ from xenvol.volumeops import VolumeOps
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
-    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     *(ROOT / "examples").rglob("*.md"),
@@ -72,13 +72,14 @@ def test_the_scenarios_name_a_test_or_a_reason_on_every_line() -> None:
 
 @page
 def test_every_link_leads_somewhere(page: Path) -> None:
-    """To a file, and to a heading in it."""
+    """To a file, and to a heading or an anchor in it."""
     for target, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([\w-]+))?\)", page.read_text()):
         other = (page.parent / target).resolve() if target else page
         assert other.exists(), f"{page.name} links to {target}"
         if anchor:
             headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            slugs |= set(re.findall(r'<a id="([\w-]+)">', other.read_text()))
             assert anchor in slugs, f"{page.name} links to {target}#{anchor}"
 
 

@@ -182,7 +182,7 @@ class TestSweep:
 def test_an_error_after_the_deed_leaves_the_pool_as_it_was_or_is_none(
     pool: Simulator, scenario: Scenario, operation: Operation
 ) -> None:
-    """xapi says INTERNAL_ERROR of a call that it has done (facts/truth.md, last section, finding 3)."""
+    """xapi says INTERNAL_ERROR of a call that it has done (docs/background/recordings.md, finding 3 (xapi))."""
     for case in each_call(pool, scenario, operation, sweep.late_error):
         goes_forward = operation is DETACH and not pool.db.refs("VBD")
         if case.error is not None:

@@ -217,7 +217,7 @@ class TestSeveralSRsOnOneTarget:
     def test_are_searched_for_the_one_that_has_the_lun(
         self, target: Simulator, volume_ops: VolumeOps, is_the_first_plugged_later: bool
     ) -> None:
-        """Only the one that was plugged first has any (facts/sm-truth.md finding 12)."""
+        """Only the one that was plugged first has any (docs/background/recordings.md, finding 12 (storage))."""
         plugged_later = is_the_first_plugged_later
         kwargs: dict[str, Any] = {"type": "iscsi", "device_config": THEIRS, "content_type": ""}
         first = target.add_sr("first", plugged=not plugged_later, **kwargs)

@@ -70,7 +70,7 @@ class TestADiskThatIsNotFree:
 def test_a_disk_whose_position_another_tool_spelled_in_its_own_way_is_like_any_other(
     target: Simulator, volume_ops: VolumeOps, userdevice: str
 ) -> None:
-    """xapi keeps the userdevice as it is spelled (facts/truth.md, VBD.create)."""
+    """xapi keeps the userdevice as it is spelled (docs/background/recordings.md, VBD.create)."""
     before = target.snapshot()
     volume_ops.attach_volume(iscsi(0), "db", 7)
     disk = volume_ops.connect_volume(iscsi(1))

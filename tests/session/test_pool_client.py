@@ -134,7 +134,8 @@ class TestMasters:
     def test_while_there_is_no_new_master_the_old_one_is_unreachable(
         self, mortal_pool: tuple[TinyPool, contextlib.ExitStack]
     ) -> None:
-        """Members go on naming the dead one (facts/sm-truth.md, finding 31); the error has what each said."""
+        """Members go on naming the dead one (docs/background/recordings.md, "Pool member that cannot reach its
+        coordinator"); the error has what each said."""
         pool, master_life = mortal_pool
         waits: list[float] = []
         with connect(pool[THIRD].url, "root", "secret") as connected:

@@ -59,7 +59,7 @@ def test_after_the_log_in_nothing_is_called_that_was_not_asked_for(xapi: Simulat
 
 
 def test_a_refusal_is_the_simulator_s_word_for_word(session: Session) -> None:
-    """As a real xapi says it (facts/truth.md, storage)."""
+    """As a real xapi says it (docs/background/recordings.md, Storage)."""
     session.call("SR.introduce", *INTRODUCE)
     with pytest.raises(XapiError) as caught:
         session.call("SR.introduce", *INTRODUCE)

@@ -45,7 +45,7 @@ class TestCall:
         ],
     )
     def test_every_other_spelling_is_refused(self, call: str) -> None:
-        """xapi takes SR_scan for SR.scan (facts/xapi.md 4.1); here it would slip past a ban."""
+        """xapi takes SR_scan for SR.scan (docs/background/xapi.md 4.1); here it would slip past a ban."""
         with pytest.raises(ValueError, match=r"Class\.method"):
             Call.parse(call)
 
@@ -77,7 +77,7 @@ class TestCall:
         ],
     )
     def test_everything_else_is_not_a_read(self, call: str) -> None:
-        """A probe logs in to a target and leaves a secret behind (facts/sm-truth.md, CHAP secrets)."""
+        """A probe logs in to a target and leaves a secret behind (docs/background/recordings.md, CHAP secrets)."""
         assert not Call.parse(call).is_read
 
     def test_a_ban_by_name_covers_async_and_one_by_class_spares_reads(self) -> None:
@@ -97,7 +97,7 @@ class TestCall:
 
 class TestToWire:
     def test_ints_travel_as_digits_and_bools_as_bools(self) -> None:
-        """2**31 and more do not fit into XML-RPC's int, and xapi reads digits (facts/truth.md)."""
+        """2**31 and more do not fit into XML-RPC's int, and xapi reads digits (recordings.md, "int arguments")."""
         assert to_wire(2**40) == "1099511627776"
         assert to_wire(0) == "0"
         assert to_wire({"virtual_size": -1, "sharable": False, "timeout": 1.5, "none": None}) == {

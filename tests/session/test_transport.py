@@ -203,7 +203,7 @@ class TestGarbage:
         transport.close()
 
     def test_an_http_error_costs_the_connection_and_nothing_else(self, host: TinyXapi) -> None:
-        """xapi answers malformed requests with HTTP 500 and a page (facts/truth.md, envelope)."""
+        """xapi answers malformed requests with HTTP 500 and a page (recordings.md, Envelope and types)."""
 
         def page(*_: Any) -> None:
             raise Raw(b"<html/>", status=500)

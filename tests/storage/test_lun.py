@@ -84,7 +84,7 @@ class TestALunThatIsNotThere:
 def test_a_lun_that_is_introduced_although_xapi_says_an_error_is_attached(
     target: Simulator, volume_ops: VolumeOps, lun: int, is_foreign: bool, order: str
 ) -> None:
-    """xapi says INTERNAL_ERROR also after the deed (facts/truth.md, last section, finding 3)."""
+    """xapi says INTERNAL_ERROR also after the deed (docs/background/recordings.md, finding 3 (xapi))."""
     if is_foreign:
         target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
     volume_ops.attach_volume(iscsi(0), "db")

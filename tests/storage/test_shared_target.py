@@ -144,7 +144,7 @@ class TestSeveralLuns:
 
 
 class TestSomebodyElsesSR:
-    """A second SR on a target stays empty and breaks the scans of both (facts/sm-truth.md finding 12)."""
+    """A second SR on a target stays empty and breaks the scans of both (recordings.md, finding 12 (storage))."""
 
     def test_is_used_and_left_as_it_was(self, target: Simulator, volume_ops: VolumeOps) -> None:
         sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")

@@ -1,6 +1,6 @@
 """No call of ours makes a real pool wait: attempts that change one SR at once take turns, and see each other.
 
-v24.16.0 sleeps 1 to 20 seconds where calls conflict (facts/truth.md, last section, finding 1), and so does the
+v24.16.0 sleeps 1 to 20 seconds where calls conflict (docs/background/recordings.md, finding 1 (xapi)), and so does the
 simulator with ``storage_delays``: a test here that let one wait would take as long.
 """
 

@@ -62,8 +62,8 @@ def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
 def _fibre_channel_names(view: View, host_ref: HostRef, *, may_be_down: bool) -> tuple[list[str], list[str]]:
     """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
 
-    xapi has them in no field. The probe's list comes as the third parameter of its refusal (facts/xapi.md 5.3). A
-    host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
+    xapi has them in no field. The probe's list comes as the third parameter of its refusal (docs/background/xapi.md
+    5.3). A host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
     """
     if view.driver_of("lvmohba") is None:
         return [], []

@@ -1,6 +1,6 @@
 """A disk's position in a VM, both ways: ``/dev/xvdb`` as callers say it ⇄ userdevice ``"1"`` as xapi says it.
 
-Positions are 0 to 254 (facts/xapi.md 3.1); what was asked for is given or refused, never moved. The prefix
+Positions are 0 to 254 (docs/background/xapi.md 3.1); what was asked for is given or refused, never moved. The prefix
 differs from one Linux driver to another (xvd, vd, sd, hd), the letters are the position: a, b, … z, aa, … iu.
 Position 3 is by convention the CD drive's: an explicit wish for it is honoured, auto goes around it.
 """
@@ -61,7 +61,7 @@ def position_of(userdevice: str) -> str | None:
     """The position, in decimal, that any of xapi's spellings stands for (xvdb, hdb, 01); None where it is none.
 
     Other tools give a VBD what they like: xapi keeps it as it is spelled, or even beyond the last position
-    (facts/truth.md, VBD.create).
+    (docs/background/recordings.md, VBD.create).
     """
     return next(map(str, _positions([userdevice])), None)
 
@@ -100,7 +100,8 @@ def choose(mountpoint: str | int | None, taken: Collection[str]) -> str:
 def _positions(userdevices: Collection[str]) -> set[int]:
     """The positions that xapi's spellings stand for; floppies (fda) and VBDs without a position have none.
 
-    hda, xvda and 0 are one position to xapi (facts/truth.md, VBD.create); a partition takes its whole disk.
+    hda, xvda and 0 are one position to xapi (docs/background/recordings.md, VBD.create); a partition takes its whole
+    disk.
     """
     names = filter(None, map(_XAPI_NAME.fullmatch, userdevices))
     return {int(name["number"]) if name["number"] else _number_of(name["letters"]) for name in names}

@@ -1,6 +1,6 @@
 """Which VM is meant, and whether it can take a disk as it is now: found out before anything is changed.
 
-The rules are xapi's own for VBD.plug (facts/xapi.md 2.4), applied to records that have been read anyway.
+The rules are xapi's own for VBD.plug (docs/background/xapi.md 2.4), applied to records that have been read anyway.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a disk is proved to be the volume that was asked for, before it is plugged into anything.
 
 A SCSI id is a proof by itself. A size is one only where there is none: it may lag behind a volume that
-grew, and an array may round it up within the GiB (facts/sm-truth.md, LUN-per-VDI 2 and 7).
+grew, and an array may round it up within the GiB (docs/background/recordings.md, findings 2 and 7 (storage)).
 """
 
 import logging

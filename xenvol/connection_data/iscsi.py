@@ -1,7 +1,7 @@
 """What an iSCSI volume's ``data`` may hold: targets in the singular and the plural, CHAP both ways, proofs.
 
-Keys as os-brick and nova read them (facts/peers.md a.8, facts/requirements.md); what SM can be told of them
-is in facts/peers.md a.9.
+Keys as os-brick and nova read them (docs/background/peers.md a.8, docs/background/requirements.md); what SM can be told
+of them is in docs/background/peers.md a.9.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """What an NFS volume's ``data`` may hold: cinder's export and file name, or the SR and VDI by uuid.
 
 SM mounts ``server:serverpath/<sr uuid>``; with sm_config nosubdir=true it mounts ``server:serverpath``
-itself, and then any uuid will do for the SR (facts/sm-truth.md, file and nfs). So a file right in the export
-needs no sr_uuid.
+itself, and then any uuid will do for the SR (docs/background/recordings.md, file and nfs). So a file right in the
+export needs no sr_uuid.
 """
 
 from collections.abc import Mapping

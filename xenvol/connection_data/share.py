@@ -1,8 +1,8 @@
 """A file on somebody's share: the export ``server:/path`` and the file's name, as an SR and a VDI of it.
 
 An SR of files is a directory, and its VDIs are the files named ``<uuid>.vhd``, ``.raw`` or ``.qcow2`` in it
-(facts/xapi.md 5.2, facts/sm-truth.md on file and nfs: other names are ignored, and a ``*.raw`` or ``*.vhd``
-whose name is no uuid breaks every scan). So a name can be attached when it has a uuid, and only then.
+(docs/background/xapi.md 5.2, docs/background/recordings.md, file and nfs: other names are ignored, and a ``*.raw`` or
+``*.vhd`` whose name is no uuid breaks every scan). So a name can be attached when it has a uuid, and only then.
 """
 
 import re

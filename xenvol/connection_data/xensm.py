@@ -1,6 +1,6 @@
 """What a xensm volume's ``data`` may hold: any SR by its uuid, how to introduce it, and a VDI in it.
 
-The form that nova-volume's XenSM and cinder's XenAPINFS sent (facts/peers.md a.8, e.2): ``introduce_sr_keys``
+The form that nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2): ``introduce_sr_keys``
 names the keys of the same mapping that describe the SR, its type among them; nova put the others into the
 device_config.
 """

@@ -2,9 +2,9 @@
 
 A target is the pool's by its IQN: the uuid of our SR is derived from that, so that all who attach mean the same
 SR. An SR of somebody else's that holds the target already is used, and never forgotten, since a second SR on a
-target stays empty and unscannable (facts/sm-truth.md finding 12). Plugging the SR brings in all LUNs; one that was
-mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN that has
-vanished from under a plugged disk (finding 8).
+target stays empty and unscannable (docs/background/recordings.md, finding 12 (storage)). Plugging the SR brings in all
+LUNs; one that was mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN
+that has vanished from under a plugged disk (finding 8 (storage)).
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class ISCSIDriver(VolumeDriver):
         return [_spec(volume, target).device_config for target in volume.targets]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """See the new size. The storage driver learns it only from a new log-in (facts/sm-truth.md finding 7), so
-        no disk of the target may be plugged: raises VolumeInUse, which names those that are."""
+        """See the new size. The storage driver learns it only from a new log-in (docs/background/recordings.md,
+        finding 7 (storage)), so no disk of the target may be plugged: raises VolumeInUse, which names those that
+        are."""
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
@@ -208,6 +209,6 @@ def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:
         name_label=volume.name_label or f"xenvol {target.iqn}",
         name_description=volume.name_description or SRSpec.name_description,
         device_config=device_config,
-        # what SR.create writes there, so that others see the target is taken (facts/sm-truth.md finding 13)
+        # what SR.create writes there, so that others see the target is taken (recordings.md, finding 13 (storage))
         sm_config={"target": target.host, "targetIQN": target.iqn},
     )

@@ -1,7 +1,8 @@
 """NFS: a directory of an export is an SR of type ``nfs``, and a file in it that is named by a uuid is a VDI.
 
 SM mounts ``serverpath/<sr uuid>``, so the uuid of such an SR is given. A file right in the export belongs to an SR
-with ``nosubdir``, which may have any uuid: ours is derived from server and path (facts/sm-truth.md, file and nfs).
+with ``nosubdir``, which may have any uuid: ours is derived from server and path (docs/background/recordings.md, file
+and nfs).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """xensm: a VDI of any SR that XenAPI can reach, told by uuid; the SR is introduced from the data where it is not known.
 
-What nova-volume's XenSM and cinder's XenAPINFS sent (facts/peers.md a.8, e.2), and what our Storage Manager sends.
-The SR was there before us more often than not; then it is used, and never forgotten.
+What nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2), and what our Storage Manager
+sends. The SR was there before us more often than not; then it is used, and never forgotten.
 """
 
 from __future__ import annotations

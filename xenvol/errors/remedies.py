@@ -1,7 +1,8 @@
 """What a human can do about a refusal of xapi, by its code; a code that is not here explains itself.
 
 The numbers after ``SR_BACKEND_FAILURE_`` are those of the storage manager's own list; the causes named are
-those that were seen (facts/sm-truth.md, the tables of iSCSI and NFS errors) or read (facts/xapi.md 2, 5.3).
+those that were seen (docs/background/recordings.md, iSCSI errors; recordings.md, file and nfs) or read
+(docs/background/xapi.md 2, 5.3).
 """
 
 from typing import Literal, NamedTuple

@@ -1,8 +1,8 @@
 """Doing something to the hypervisor: recorded when it has succeeded, and looked up when nobody knows.
 
 A refusal did not happen and leaves no record. After a silence or an interruption it may have happened, and after
-INTERNAL_ERROR as well: xapi says that also of an exception that comes after the deed (facts/truth.md, last section,
-finding 3). Then it is looked up; what is found is on the record like anything else, and is no failure any more.
+INTERNAL_ERROR as well: xapi says that also of an exception that comes after the deed (docs/background/recordings.md,
+finding 3 (xapi)). Then it is looked up; what is found is on the record like anything else, and is no failure any more.
 
 The error of the call is the one that leaves. A look that fails, too, becomes a note on it, and the record says
 "perhaps": the undo looks again.
@@ -81,7 +81,7 @@ def change(
     Without an `undo` nothing is recorded, and no `inverse` is needed.
 
     What is still under way when we are interrupted, or give up waiting, is recorded as done: xapi lets the inverse
-    wait for it (facts/xapi.md 2.2).
+    wait for it (docs/background/xapi.md 2.2).
     """
 
     def record() -> None:

@@ -5,7 +5,7 @@ for long; what must be fresh is read again with `read`. It is also the session t
 refusing every call that makes or erases data, or touches a VM.
 
 Several objects of several classes are read in one call, with `event.from` and an empty token: xapi answers with
-the present record of everything that the filter names (facts/xapi.md 4.6).
+the present record of everything that the filter names (docs/background/xapi.md 4.6).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xenvol.session.wire import FilterValue
 Record = dict[str, Any]
 
 HOST_IS_DOWN = frozenset({"HOST_OFFLINE", "CANNOT_CONTACT_HOST"})
-"""Nothing can be plugged or unplugged on a host while it is away (facts/xapi.md 2.3)."""
+"""Nothing can be plugged or unplugged on a host while it is away (docs/background/xapi.md 2.3)."""
 
 MOVING_VM = frozenset({"pool_migrate", "migrate_send"})
 """The operations of a VM that is moving to another host."""
@@ -33,7 +33,7 @@ MOVING_VM = frozenset({"pool_migrate", "migrate_send"})
 _A_MOMENT = 0.1  # seconds
 
 AT_ONCE = 2500
-"""Objects read in one call: xapi takes no request above 300 KiB (facts/xapi.md 4.1), and each is some 90 bytes."""
+"""Objects read in one call: xapi takes no request above 300 KiB (xapi.md 4.1), and each is some 90 bytes."""
 
 
 class View:

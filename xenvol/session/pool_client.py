@@ -1,6 +1,6 @@
 """Logged in to a pool once, for all threads, and kept so: the master followed, the session renewed.
 
-What xapi answers with `HOST_IS_SLAVE` or `SESSION_INVALID` did not happen (facts/xapi.md 4.4), so those calls
+What xapi answers with `HOST_IS_SLAVE` or `SESSION_INVALID` did not happen (docs/background/xapi.md 4.4), so those calls
 are sent again, the ones that change something too. A call of which nobody knows whether it happened is never
 sent again here: the error leaves, and `xenvol.session` decides.
 

@@ -22,7 +22,7 @@ _FIELD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 # Nothing changes when these are sent twice: getters, checks that only succeed or fail, and event.from, whose
-# whole state is in its token (facts/xapi.md 4.6; event.next consumes what it answers).
+# whole state is in its token (docs/background/xapi.md 4.6; event.next consumes what it answers).
 _READ_METHODS: Final = ("get_", "assert_")
 _READ_CALLS: Final = frozenset({"event.from"})
 
@@ -76,7 +76,7 @@ def to_wire(value: Any) -> Any:
     """The value as it is marshalled, but for secrets, which stay wrapped.
 
     Every int becomes its decimal digits: XML-RPC ends at 2³¹, sizes do not, and xapi takes both forms for an
-    int (facts/truth.md, "int arguments"). A bool stays one. Any collection becomes a list.
+    int (docs/background/recordings.md, "int arguments"). A bool stays one. Any collection becomes a list.
 
     Raises RequestError for what cannot be sent.
     """
@@ -114,7 +114,7 @@ def expression(
 
     A collection of values means any of them. Fields are named as in xapi's database; `name_label` and
     `name_description` (there `name__label`, …) are understood as well. References, bools and enumerations are
-    values like any other; sets and maps cannot be asked for (facts/xapi.md 4.7).
+    values like any other; sets and maps cannot be asked for (docs/background/xapi.md 4.7).
     """
     terms = [_is_one_of(name, value) for name, value in where.items()]
     if either is not None:

@@ -72,7 +72,7 @@ def lun(config: Config) -> list[str]:
 
 
 def target(config: Config) -> list[str]:
-    """Through whichever portal: a pool can hold a target in one SR only (facts/sm-truth.md finding 12)."""
+    """Through whichever portal: a pool can hold a target in one SR only (recordings.md, finding 12 (storage))."""
     return [f"target {config.get('targetIQN', '').strip().lower()}"]
 
 

@@ -2,7 +2,7 @@
 
 For SRs that show every LUN of a target as a VDI (types ``iscsi`` and ``hba``). They are never scanned here: a scan
 drops the record of a LUN that has vanished even from under a plugged disk, and then nothing on that host can be
-unplugged for half a minute (facts/sm-truth.md finding 8).
+unplugged for half a minute (docs/background/recordings.md, finding 8 (storage)).
 
 A LUN's number belongs to an initiator: an array with host groups shows each host other numbers. Its SCSI id belongs to
 the LUN. So a number is asked on the host that shall plug the disk, and the disk is then known by its SCSI id.
@@ -42,7 +42,7 @@ from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 LVM_TYPES = tuple(names_of_types_on_lvm())
 """SR types that keep a volume group on whole LUNs, and say in ``sm_config["devserial"]`` on which."""
 _LISTING = "SR_BACKEND_FAILURE_107"
-"""The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (facts/xapi.md 5.3)."""
+"""The probe was told no SCSI id: the last parameter of its refusal lists the LUNs (docs/background/xapi.md 5.3)."""
 _LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
 _FACT = re.compile(r"<(LUNid|SCSIid)>\s*(.*?)\s*</")
 
@@ -118,8 +118,8 @@ def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> 
     The probe looks anew at what the host is connected to, which also drops the devices of LUNs that have vanished; as
     long as one of them is there, the storage driver gives out no LUN of the target. It takes no lock on the SR, so it
     waits for no other call on it. An SCSIid in the device_config would be looked for, and leave a session behind when
-    it is not there (facts/sm-truth.md 20e), so it is left out. Raises XapiError, and UnsupportedSRType where the host
-    has not the driver for it.
+    it is not there (docs/background/recordings.md, 20e), so it is left out. Raises XapiError, and UnsupportedSRType
+    where the host has not the driver for it.
     """
     config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
     try:
@@ -256,7 +256,7 @@ def forget_lun(
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
-    """Unplug the SR on every host and plug it again: only a new log-in shows that a LUN grew (finding 7).
+    """Unplug the SR on every host and plug it again: only a new log-in shows that a LUN grew (finding 7 (storage)).
 
     A host that is down logs in anew when it starts. Raises VolumeInUse while a disk of the SR is plugged into a VM.
     """
@@ -311,7 +311,7 @@ def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
 
 
 def _has_numbers(view: View, sr_ref: SRRef, sr_type: str | None = None) -> bool:
-    """Whether a LUN can be asked for by its number: the driver of ``hba`` knows none (facts/xapi.md 5.4)."""
+    """Whether a LUN can be asked for by its number: the driver of ``hba`` knows none (docs/background/xapi.md 5.4)."""
     return sr_type_of(sr_type or view.record("SR", sr_ref)["type"]).has_lun_numbers
 
 
@@ -512,7 +512,8 @@ def _introduce(
     """Bring in a LUN by its number; None when the storage has no such LUN, which takes a minute to find out.
 
     The uuid is the LUN's own, whatever is asked for; the record of a LUN that is known already is returned, and
-    would take over the names that are given (facts/sm-truth.md finding 9): so they are given as they are in `like`.
+    would take over the names that are given (docs/background/recordings.md, finding 9 (storage)): so they are given as
+    they are in `like`.
     """
     # must be the location of no other disk; the driver puts the real one in its place
     elsewhere = str(uuid.uuid4())
@@ -536,7 +537,7 @@ def _introduce(
     except (XapiError, XapiUnreachable) as error:
         if isinstance(error, XapiError) and error.code not in LATE_REFUSALS:
             raise
-        # every refusal of the storage driver comes as this one (facts/sm-truth.md, Contradictions 1)
+        # every refusal of the storage driver comes as this one (docs/background/recordings.md, contradiction 1)
         if isinstance(error, XapiError) and "Vdi_does_not_exist" in "".join(error.params):
             return None
         try:

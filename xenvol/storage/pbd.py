@@ -1,7 +1,7 @@
 """One host's link to an SR: made, plugged, and taken back.
 
 The pool's master comes first and goes last: xapi runs every operation on a shared SR there, and only a plug on the
-master makes the driver list its disks (facts/xapi.md, PBD.plug).
+master makes the driver list its disks (docs/background/xapi.md, PBD.plug).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A password reaches a storage driver as a xapi secret that we make and remove; nowhere else is it ever written.
 
 `PBD.create` copies the secret that a ``*password_secret`` key names, and that copy goes with the PBD. A password
-given to it in the clear leaves a second secret behind that nothing removes (facts/sm-truth.md, CHAP secrets).
+given to it in the clear leaves a second secret behind that nothing removes (docs/background/recordings.md, CHAP
+secrets).
 
 `secret.introduce` takes a uuid, as `secret.create` does not. Ours is derived from what the password is for and a
 slot, of which each attempt takes a free one; so whoever comes after a crash finds what was left, and a lost answer

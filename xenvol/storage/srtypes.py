@@ -199,7 +199,9 @@ _ALL: tuple[SRType, ...] = (
     _on_lun("lvmohba"),
     _on_lun("lvmofcoe"),
     _of_target("iscsi"),
-    _of_target("rawiscsi"),  # what sm's own Makefile calls it (facts/sm-truth.md)
+    _of_target(
+        "rawiscsi"
+    ),  # what sm's own Makefile calls it (docs/background/recordings.md, Working recipes)
     SRType(name="hba", where=locations.adapters, **_LUN_PER_VDI),
     SRType(name="rawhba", where=locations.adapters, **_LUN_PER_VDI),
     _on_demand("netapp", "aggregate"),

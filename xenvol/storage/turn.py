@@ -1,8 +1,8 @@
 """The turn mark: one attempt at a time changes an SR, so that no call of ours makes xapi wait for another one.
 
 xapi does not refuse a call that conflicts with one that is under way on the same SR. It waits: v24.16.0 sleeps a
-random 1 to 20 seconds a try (facts/truth.md, last section, finding 1). So one attempt at a time makes the calls that
-conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
+random 1 to 20 seconds a try (docs/background/recordings.md, finding 1 (xapi)). So one attempt at a time makes the calls
+that conflict (PBD.create, plug, unplug, destroy, SR.forget, SR.scan, VDI.introduce):
 
 * the attempt that introduced the SR, until it has put a disk into use, and the detach that takes this disk out again,
   as long as nobody else has come: this is the ordinary road, and costs no call;

@@ -27,7 +27,10 @@ def is_moving(vbd: Record) -> bool:
 
 
 def is_plugged(vbd: Record) -> bool:
-    """Whether the guest has the disk. A real xapi says currently_attached as soon as a plug begins (finding 8)."""
+    """Whether the guest has the disk.
+
+    A real xapi says currently_attached as soon as a plug begins (docs/background/recordings.md, finding 8 (xapi)).
+    """
     return bool(vbd["currently_attached"]) and not is_moving(vbd)
 
 
