@@ -69,7 +69,7 @@ def test_a_partition_is_refused_and_its_disk_named(mountpoint: str, disk: str) -
     """A volume is a whole disk."""
     with pytest.raises(InvalidMountpoint) as caught:
         userdevice_of(mountpoint)
-    assert f"a whole disk: {disk};" in str(caught.value)
+    assert f"the whole disk: {disk};" in str(caught.value)
 
 
 @given(POSITIONS, st.sampled_from(["xvd", "vd", "sd", "hd"]), st.booleans())
