@@ -205,7 +205,7 @@ def check_mode(vm: VM, vbd: Record, mode: str) -> None:
 def find_twin(
     vm: VM, slots: Mapping[VBDRef, Record], marked_ref: VBDRef | None, vdi_ref: str
 ) -> VBDRef | None:
-    """Return a VBD of the VM that shows this disk and has no marks, or None: made by another tool, or its marks are lost.
+    """Return a VBD of the VM that shows this disk and has no marks, or None: another tool made it, or wiped its marks.
 
     Raises VolumeInUse if the VM has the disk as another volume: one LUN under two ids.
     """

@@ -1,4 +1,4 @@
-"""Gluster: a directory on a gluster volume is an SR of type ``glusterfs``, which XCP-ng has and XenServer has not."""
+"""Gluster: a directory on a gluster volume is an SR of type ``glusterfs``. Only XCP-ng has that type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GlusterDriver(VolumeDriver):
 
     def identify(self, connection_data: Mapping[str, object]) -> Identity:
         volume = self.read_once(GlusterVolume.parse, connection_data)
-        file = f"{volume.sr_uuid}/{volume.vdi_uuid}"  # the directory has a uuid, however the server is called
+        file = f"{volume.sr_uuid}/{volume.vdi_uuid}"  # the directory's uuid is unique, whatever the server is called
         places = {f"{volume.server}/{file}", file}
         return dataclasses.replace(volume.identity, places=frozenset(places))
 

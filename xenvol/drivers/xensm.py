@@ -1,7 +1,7 @@
-"""xensm: a VDI of any SR that XenAPI can reach, told by uuid; the SR is introduced from the data where it is not known.
+"""xensm: a VDI of any SR, both named by uuid. The SR is introduced from the data if the pool does not know it.
 
-What nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2), and what our Storage Manager
-sends. The SR was there before us more often than not; then it is used, and never forgotten.
+nova-volume's XenSM and cinder's XenAPINFS sent such data (docs/background/peers.md a.8, e.2), and xenvol's Storage
+Manager sends it. An SR that xenvol did not introduce is used, and never forgotten.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class AnySRDriver(VolumeDriver):
     def find_volume(
         self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
     ) -> set[VDIRef]:
-        """Of LUNs, those that have the SCSI id which the VM's host sees under the number that was given."""
+        """Return the disks that are the volume. A LUN must have the SCSI id that the VM's host sees at its number."""
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -88,7 +88,7 @@ class AnySRDriver(VolumeDriver):
         return [device_config] if device_config else []
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""
+        """Scan the SR, or, for a LUN, log in again; return the new size in bytes. VolumeInUse if a LUN is plugged."""
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -102,7 +102,7 @@ class AnySRDriver(VolumeDriver):
         return int(vdi["virtual_size"])
 
     def _connect_lun(self, view: View, volume: XenSMVolume, spec: SRSpec) -> tuple[VDIRef, Record]:
-        """A disk that is told by its number, or that only its SR can show."""
+        """Connect the SR; return a disk named by LUN number, a LUN named by uuid, or the SR's only disk."""
         storage.require_sr_type(view, spec.type)
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
@@ -124,7 +124,7 @@ class AnySRDriver(VolumeDriver):
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
-        """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
+        """Return the VDI with the data's uuid or LUN number, else the SR's only VDI. Raises VolumeNotFound."""
         vdis = storage.vdis_of(view, sr_ref)
         chosen = {ref: vdi for ref, vdi in vdis.items() if _is_the_vdi(volume, vdi)}
         if len(chosen) != 1:
@@ -137,7 +137,7 @@ class AnySRDriver(VolumeDriver):
 
 
 def _is_own(view: View, volume: XenSMVolume, vdi: Record) -> bool:
-    """Whether it is the volume's LUN; its record has the number that the master gives it, which may be another."""
+    """Return whether this VDI is the volume's LUN, although its record may have another number, that of the master."""
     if is_held_by_another(vdi, volume.volume_id):
         return False
     is_out = was_taken_out(view, vdi)
@@ -155,7 +155,7 @@ def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:
 
 
 def _known_type(view: View, volume: XenSMVolume) -> str:
-    """The SR's type: what the data says, else what the SR that is there has."""
+    """Return the SR's type: the data's, else that of the pool's SR. Raises InvalidConnectionInfo if neither has it."""
     if volume.sr_type is not None:
         return volume.sr_type
     sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -164,7 +164,7 @@ def _known_type(view: View, volume: XenSMVolume) -> str:
             "sr_type",
             XenSMConnectionData,
             driver=DRIVER,
-            problem=f"is missing, and SR {volume.sr_uuid} is not known to the pool",
+            problem=f"is missing, and the pool has no SR {volume.sr_uuid}",
         )
     return str(view.record("SR", sr_ref)["type"])
 
