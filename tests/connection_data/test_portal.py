@@ -91,5 +91,5 @@ def test_a_portal_group_that_open_iscsi_does_not_know_is_read(text: str) -> None
 
 @pytest.mark.parametrize("text", ["10.0.0.1:3260,-2", "10.0.0.1:3260,--1", "10.0.0.1:3260,"])
 def test_what_is_no_portal_group_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no portal"):
+    with pytest.raises(ValueError, match="is not a portal"):
         parse_portal(text)

@@ -134,7 +134,7 @@ def test_a_file_of_another_name_is_refused_with_the_reason(parse: Any, name: str
     refusal = refusal_of(parse, name=name)
     assert refusal.key == "name"
     assert repr(name) in str(refusal)
-    assert "is its uuid" in str(refusal)
+    assert "named by a uuid" in str(refusal)
     assert "rename the file, or give sr_uuid and vdi_uuid" in str(refusal)
 
 
@@ -183,7 +183,7 @@ def test_the_version_and_the_options_go_their_own_ways(
         ({"server": "other"}, "server", "export says nas"),
         ({"serverpath": "/other"}, "serverpath", "export says /vol"),
         ({"serverpath": "vol"}, "serverpath", "absolute"),
-        ({"server": "a b"}, "server", "no host"),
+        ({"server": "a b"}, "server", "not a host"),
         ({"name": None}, "name", "is missing"),
         ({"format": "vmdk"}, "format", "qcow2"),
         ({"format": "raw"}, "format", "name says vhd"),
@@ -233,10 +233,10 @@ def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning(
     [
         ({"export": None}, "export", "is missing"),
         ({"server": "gfs9:/gv0"}, "server", "export says gfs1:/gv0"),
-        ({"server": "gfs1"}, "server", "no export"),
+        ({"server": "gfs1"}, "server", "not an export"),
         ({"name": f"{VDI}.vhd"}, "sr_uuid", "directory of its uuid"),
         ({"options": "log-level=DEBUG"}, "options", "'log-level=DEBUG'"),
-        ({"backupservers": "a b"}, "backupservers", "no host"),
+        ({"backupservers": "a b"}, "backupservers", "not a host"),
         ({"fetchattempts": 0}, "fetchattempts", "1 or more"),
     ],
 )

@@ -1,7 +1,7 @@
-"""What an iSCSI volume's ``data`` may hold: targets in the singular and the plural, CHAP both ways, proofs.
+"""The keys of iscsi, and the parsed volume: targets in the singular and the plural, CHAP both ways, proofs.
 
-Keys as os-brick and nova read them (docs/background/peers.md a.8, docs/background/requirements.md); what SM can be told
-of them is in docs/background/peers.md a.9.
+The keys are those that os-brick and nova read (docs/background/peers.md a.8, docs/background/requirements.md). Which of
+them the storage manager takes is in docs/background/peers.md a.9.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = "iscsi"
 _IQN = re.compile(r"(?:iqn|eui|naa)\.[^\s,]+", re.IGNORECASE)
-_FLAT = 0x4000  # what the kernel shows of a LUN in flat space addressing; see addressing_mode in the docs
+_FLAT = 0x4000  # the kernel adds it to a LUN in flat space addressing; see addressing_mode in docs/connection_info.md
 
 Lun = Annotated[int, Meta(ge=0)]
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class ISCSITarget:
     port: int
     iqn: str
     lun: int | None
-    """None: nobody said, so the target must have exactly one LUN."""
+    """None if the data names none: then the target must have exactly one LUN."""
 
     @property
     def portal(self) -> str:
@@ -106,7 +106,7 @@ class Chap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ISCSIVolume:
-    """A LUN behind one or more targets, the preferred one first; never none."""
+    """A LUN behind at least one target, the preferred one first."""
 
     targets: tuple[ISCSITarget, ...]
     chap: Chap | None = None
@@ -119,12 +119,12 @@ class ISCSIVolume:
     name_description: str | None = None
 
     def proves(self, vdi_rec: Mapping[str, Any]) -> bool | None:
-        """Whether this disk is the volume: True and False are proved, None cannot be told."""
+        """Return whether this VDI is the volume, or None if nothing proves it."""
         return self.identity.is_of(vdi_rec["uuid"], vdi_rec["sm_config"].get("SCSIid"))
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "ISCSIVolume":
-        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        """Parse the data of a connection_info. Raises InvalidConnectionInfo."""
         keys = read(ISCSIConnectionData, connection_data, driver=DRIVER)
         chap = _chap(keys)
         scsi_ids = (keys.scsi_id, keys.SCSIid, keys.scsi_wwn, keys.wwid, keys.wwn)
@@ -141,7 +141,7 @@ class ISCSIVolume:
 
 
 def _targets(keys: ISCSIConnectionData) -> tuple[ISCSITarget, ...]:
-    """All ways in order, the singular one first; each once."""
+    """Return all targets in order, the singular one first, each once."""
     portals = _list("target_portal", keys.target_portals, keys.target_portal)
     iqns = _list("target_iqn", keys.target_iqns, keys.target_iqn)
     luns = keys.target_luns or (keys.target_lun,)
@@ -197,14 +197,14 @@ def _broadcast(key: str, values: tuple[T, ...], count: int) -> tuple[T, ...]:
 
 
 def _addressed(lun: int | None, mode: str | None) -> int | None:
-    """The number under which the host will see the LUN: flat space addressing shows in it."""
+    """Return the number under which the host sees the LUN, which depends on the array's addressing mode."""
     if lun is not None and (mode == "SAM3-flat" or (mode == "SAM2" and lun >= 256)):
         return lun + _FLAT
     return lun
 
 
 def _chap(keys: ISCSIConnectionData) -> Chap | None:
-    """The one pair that SM uses, both to discover and to log in."""
+    """Return the one CHAP pair that the storage manager uses, for discovery and login, or None."""
     login = _pair(keys, "auth_username", "auth_password", method="auth_method")
     discovery = _pair(
         keys, "discovery_auth_username", "discovery_auth_password", method="discovery_auth_method"
@@ -232,7 +232,7 @@ def _incoming_chap(keys: ISCSIConnectionData, chap: Chap | None) -> Chap | None:
 
 
 def _pair(keys: ISCSIConnectionData, user: str, password: str, *, method: str | None = None) -> Chap | None:
-    """Both halves or none; a method other than CHAP is refused, and CHAP demands both."""
+    """Return user and password, or None. Refuses one without the other, and a method other than CHAP."""
     demanded = False
     if method is not None:
         said = getattr(keys, method) or "none"
