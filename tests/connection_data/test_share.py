@@ -1,4 +1,4 @@
-"""A file on a share is attached when its name can be a VDI's, and the error explains when it cannot."""
+"""A file on a share is a disk if its name can be a VDI's; else the error says why."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_an_export_and_its_text_are_inverse(host: str, parts: list[str]) -> None
 def test_mount_options_are_read_with_and_without_their_flag(
     text: str | None, options: tuple[str, ...]
 ) -> None:
-    """cinder passes what its operator wrote."""
+    """cinder passes the options as its operator wrote them."""
     assert parse_options(text) == options
 
 
@@ -118,7 +118,7 @@ def test_a_file_named_by_a_uuid_is_a_vdi(name: str, fmt: str | None, read: str |
 
 @pytest.mark.parametrize("data", [{"name": f"{SR}/{VDI}.vhd"}, {"sr_uuid": SR.upper()}])
 def test_a_file_in_an_srs_directory_is_in_that_sr(data: dict[str, str]) -> None:
-    """The directory is part of the name, or sr_uuid says it."""
+    """The directory is part of the name, or is in sr_uuid."""
     volume = nfs(**data)
     assert volume.sr_uuid == SR
     assert volume.nosubdir is False
@@ -139,7 +139,7 @@ def test_a_file_of_another_name_is_refused_with_the_reason(parse: Any, name: str
 
 
 def test_a_volume_may_be_told_by_its_uuids() -> None:
-    """As cinder's XenAPI driver did; the name then does not matter."""
+    """As cinder's XenAPI driver sent them. The name then does not matter."""
     volume = NFSVolume.parse({"server": "nas", "serverpath": "/vol/", "sr_uuid": SR, "vdi_uuid": VDI.upper()})
     assert (volume.server, volume.serverpath) == ("nas", "/vol")
     assert (volume.sr_uuid, volume.vdi_uuid) == (SR, VDI)
@@ -147,7 +147,7 @@ def test_a_volume_may_be_told_by_its_uuids() -> None:
 
 
 def test_the_servers_address_has_no_brackets() -> None:
-    """The storage manager puts them on itself."""
+    """The storage manager adds the brackets."""
     assert nfs(export="[FD00::1]:/vol").device_config["server"] == "fd00::1"
     assert nfs(export=None, server="[fd00::1]", serverpath="/vol").server == "fd00::1"
     assert nfs(server="NAS", serverpath="/vol/").server == "nas"
@@ -215,14 +215,14 @@ def test_a_gluster_volume_is_read() -> None:
 
 
 def test_the_gluster_servers_key_and_lists_are_understood_too() -> None:
-    """What SR.create of such an SR takes."""
+    """SR.create of such an SR takes them."""
     volume = gluster(export=None, server="GFS1:/gv0", backupservers=["gfs2", "gfs3"], fetchattempts="2")
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2:gfs3", "fetchattempts": "2"}
     assert gluster(backupservers="gfs2:gfs3").backupservers == ("gfs2", "gfs3")
 
 
 def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning() -> None:
-    """Whoever sends both means the key."""
+    """The key is the more specific of the two."""
     options = "backup-volfile-servers=gfs8:gfs9,fetch-attempts=9"
     volume = gluster(options=options, backupservers="gfs2", fetchattempts=2)
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2", "fetchattempts": "2"}
@@ -241,7 +241,7 @@ def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning(
     ],
 )
 def test_what_gluster_cannot_do_is_named(data: dict[str, Any], key: str, words: str) -> None:
-    """Rather than mounted without it."""
+    """It is not mounted without the option."""
     refusal = refusal_of(gluster, **data)
     assert refusal.key == key
     assert refusal.driver == "gluster"

@@ -42,7 +42,7 @@ GIB = 1024**3
 
 @pytest.fixture
 def session(mocker: MockerFixture) -> Any:
-    """A xapi with nothing in it, that offers every SR type and makes what it is asked for."""
+    """A mocked xapi without objects, which has a driver for every SR type and creates every object."""
     mock = mocker.MagicMock(name="session", spec=["xenapi"])
     xenapi = mock.xenapi
     types = ["iscsi", "nfs", "glusterfs"]
@@ -200,7 +200,7 @@ def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(
     assert seen_by == [{"PBD.unplug", "PBD.plug"}, {"SR.scan"}]
 
 
-def test_the_sr_of_a_target_is_the_same_by_whichever_portal() -> None:
+def test_the_sr_of_a_target_is_the_same_by_any_portal() -> None:
     from xenvol.connection_data.iscsi import ISCSIVolume
 
     one = ISCSIVolume.parse(iscsi_data(0)).targets[0]
