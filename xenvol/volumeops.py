@@ -215,36 +215,36 @@ class VolumeOps:
         volume = _identity_of(driver, info)
         found = view.find("VBD", {"VM": machine.ref})
         vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["VDI"] != NULL_REF}
-        first = slots.find_volume(vm_vbds, info, volume, requested)
-        has_moved = first is not None and not volume.is_at(
-            vm_vbds[first]["other_config"].get(DISK, volume.key)
+        marked_ref = slots.find_volume(vm_vbds, info, volume, requested)
+        has_moved = marked_ref is not None and not volume.is_at(
+            vm_vbds[marked_ref]["other_config"].get(DISK, volume.key)
         )
-        shown = {vm_vbds[first]["VDI"]} if first is not None else set()
-        if first is None or has_moved:
-            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in shown}
-            at_its_place = slots.find_unmarked(view, others, info, volume, driver)
+        vdi_refs = {vm_vbds[marked_ref]["VDI"]} if marked_ref is not None else set()
+        if marked_ref is None or has_moved:
+            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in vdi_refs}
+            unmarked = slots.find_unmarked(view, others, info, volume, driver)
             if has_moved:
-                slots.check_not_marked_as_another(machine, others, at_its_place)
-            shown |= at_its_place
-        mine = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in shown}
-        slots.check_in_no_drive(machine, mine.values())
-        for vbd in mine.values():
+                slots.check_not_marked_as_another(machine, others, unmarked)
+            vdi_refs |= unmarked
+        own_vbds = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in vdi_refs}
+        slots.check_in_no_drive(machine, own_vbds.values())
+        for vbd in own_vbds.values():
             slots.check_fence(vbd, attachment_id or info.attachment_id)
-            if first is None:
+            if marked_ref is None:
                 slots.check_position(vbd, requested)
-        for vbd_ref, vbd in mine.items():
+        for vbd_ref, vbd in own_vbds.items():
             slots.take_out(view, machine, vbd_ref, vbd)
-            log.info("volume %s is out of VM %s", info.volume_id, machine)
-        if first is not None and has_moved:
-            view.read({"VDI": [vm_vbds[first]["VDI"]]})
+            log.info("volume %s is detached from VM %s", info.volume_id, machine)
+        if marked_ref is not None and has_moved:
+            view.read({"VDI": [vm_vbds[marked_ref]["VDI"]]})
             in_use.release_disk(
-                view, vm_vbds[first]
+                view, vm_vbds[marked_ref]
             )  # the volume has moved: release what showed it at its old place, too
-        for vbd in mine.values():
+        for vbd in own_vbds.values():
             view.forget("VDI", vbd["VDI"])
         driver.disconnect_volume(info.data)
         # the SR that shows the disk may be of another target than the data names
-        elsewhere = [vbd for vbd in mine.values() if view.known("VDI", vbd["VDI"]) is None]
+        elsewhere = [vbd for vbd in own_vbds.values() if view.known("VDI", vbd["VDI"]) is None]
         if elsewhere and not has_moved:
             view.read({"VDI": {vbd["VDI"] for vbd in elsewhere}})
             for vbd in elsewhere:
@@ -256,16 +256,18 @@ class VolumeOps:
 
         Needs no connection_info: the marks of xenvol in xapi suffice. All are tried; then the first error is raised.
         """
-        were: dict[VBDRef, Attachment] = {}
-        self._retried("detach all", self._detach_all, vm, were, {})
-        return list(were.values())
+        detached: dict[VBDRef, Attachment] = {}
+        self._retried("detach all", self._detach_all, vm, detached, {})
+        return list(detached.values())
 
-    def _detach_all(self, vm: Name, were: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]) -> None:
-        """Detach what the VM has now, and release what an earlier attempt left `unreleased`. Adds to `were`."""
+    def _detach_all(
+        self, vm: Name, detached: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]
+    ) -> None:
+        """Detach what the VM has now, and release what an earlier attempt left `unreleased`. Adds to `detached`."""
         view = View(self._session)
         machine = find_vm(view, vm)
         vbds = listing.read_volumes(view, machine)
-        were.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
+        detached.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
         view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
         unreleased.update(vbds)
         failures: list[XenVolError] = []
@@ -465,10 +467,12 @@ class VolumeOps:
         except XapiError as error:
             if not is_overtaken(error):
                 raise
-            told = ChangedMeanwhile(doing, what=f"another process changed what it was working on ({error})")
+            changed = ChangedMeanwhile(
+                doing, what=f"another process changed what it was working on ({error})"
+            )
             for note in getattr(error, "__notes__", ()):
-                told.add_note(note)
-            raise told from error
+                changed.add_note(note)
+            raise changed from error
 
     def _driver(
         self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None

@@ -28,11 +28,11 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
     """Return the attachment of one VBD. Reads only the records that the view does not have."""
     vbd = view.record("VBD", vbd_ref)
     vdi = view.record("VDI", vbd["VDI"])
-    told: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
+    marks: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
     return Attachment(
-        attachment_id=told.get(ATTACHMENT) or vbd["uuid"],
-        volume_id=told.get(VOLUME) or vdi["uuid"],
-        driver=told.get(DRIVER, ""),
+        attachment_id=marks.get(ATTACHMENT) or vbd["uuid"],
+        volume_id=marks.get(VOLUME) or vdi["uuid"],
+        driver=marks.get(DRIVER, ""),
         vm_ref=vm.ref,
         vm_uuid=vm.uuid,
         vbd_ref=vbd_ref,

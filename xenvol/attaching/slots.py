@@ -81,7 +81,7 @@ def find_volume(
 
 
 def _id_of(vbd: Record) -> str | None:
-    """Return the volume's id by the VBD's marks, or None if the service gave none: then the mark has the place."""
+    """Return the service's id of the volume from the VBD's marks, or None: then the mark VOLUME has the place."""
     volume_id: str = vbd["other_config"][VOLUME]
     return None if volume_id == vbd["other_config"].get(DISK) else volume_id
 
@@ -279,7 +279,7 @@ def put_in(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VB
 
 def discard(view: View, vm: VM, vdi_ref: str, vbd_ref: VBDRef) -> None:
     """Unplug and destroy a VBD that this attempt made, also if LUNs of its target have vanished since."""
-    discard_vbd(view, vbd_ref, through=partial(_with_dead_luns_dropped, view, vm, vdi_ref))
+    discard_vbd(view, vbd_ref, run=partial(_retry_without_dead_luns, view, vm, vdi_ref))
 
 
 def check_fence(vbd: Record, attachment_id: str | None) -> None:
@@ -302,7 +302,7 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
             if is_moving(vbd):
                 settle_vbd(view, vbd_ref, lambda vbd: not is_moving(vbd))
             unplug = partial(unplug_vbd, view, undo, vbd_ref, device=device, vm=vm)
-            _with_dead_luns_dropped(view, vm, vbd["VDI"], unplug)
+            _retry_without_dead_luns(view, vm, vbd["VDI"], unplug)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
         undo.unwind(error)
@@ -318,12 +318,12 @@ def plug(view: View, undo: Undo, vm: VM, vbd_ref: VBDRef, vdi_ref: str, was: Rec
     attempt made: undoing that unplugs it as well.
     """
     do = plug_vbd if was is None else plug_unless_plugged
-    is_plugged_now = _with_dead_luns_dropped(view, vm, vdi_ref, partial(do, view, vbd_ref))
+    is_plugged_now = _retry_without_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
     if was is not None and is_plugged_now:
         undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
 
 
-def _with_dead_luns_dropped(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
+def _retry_without_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
     """Plug or unplug a disk. If the driver refuses because of vanished LUNs, let the host drop those and retry once.
 
     The guest may have released the disk although the driver refused: then the second unplug succeeds.

@@ -72,14 +72,14 @@ def create_vbd(
         "qos_algorithm_params": dict(spec.ionice),
     }
 
-    def look() -> VBDRef | None:
+    def find_created() -> VBDRef | None:
         found = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
         ours = (ref for ref, vbd in found.items() if spec.other_config.items() <= vbd["other_config"].items())
         return next(map(VBDRef, ours), None)
 
     description = f"created a VBD at {name_of(spec.userdevice)} of VM {vm}"
     try:
-        return make(view, undo, description, ("VBD.create", record), look=look, inverse=inverse)
+        return make(view, undo, description, ("VBD.create", record), look=find_created, inverse=inverse)
     except XapiError as error:
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
@@ -101,13 +101,13 @@ def plug_unless_plugged(view: View, vbd_ref: VBDRef) -> bool:
 def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]) -> None:
     """Wait until `is_settled`, or until no call works on the VBD. Raises XapiError HANDLE_INVALID if it is gone."""
 
-    def look() -> Record:
+    def read_vbd() -> Record:
         view.read({"VBD": [vbd_ref]})
         return view.record("VBD", vbd_ref)
 
     waiting.settle(
         view,
-        look,
+        read_vbd,
         lambda vbd: {"VBD": [vbd_ref]},
         is_settled=is_settled,
         is_busy=is_moving,
@@ -166,15 +166,15 @@ def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
 
 
 def discard_vbd(
-    view: View, vbd_ref: VBDRef, *, through: Callable[[Callable[[], None]], object] = lambda unplug: unplug()
+    view: View, vbd_ref: VBDRef, *, run: Callable[[Callable[[], None]], object] = lambda unplug: unplug()
 ) -> None:
     """Undo `create_vbd`. A plug that failed may have left the VBD half plugged (xen-api issue 5529).
 
-    `through` calls the unplug, and may retry it after removing what blocks it.
+    `run` calls the unplug, and may retry it after removing what blocks it.
     """
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            through(lambda: _unplug_unless_out(view, vbd_ref))
+            run(lambda: _unplug_unless_out(view, vbd_ref))
         destroy_vbd(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):

@@ -105,7 +105,7 @@ def _vm(ref: str, vm_rec: Record) -> VM:
 
 
 def is_starting(vm_rec: Record) -> bool:
-    """Return whether a call that starts the VM is running."""
+    """Return whether a call that starts, resumes or unpauses the VM is in progress."""
     return not _STARTING.isdisjoint(vm_rec["current_operations"].values())
 
 

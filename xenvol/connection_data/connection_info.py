@@ -74,7 +74,7 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     """Parse a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
     if not isinstance(connection_info, Mapping):
         raise _no_mapping(type(connection_info))
-    if isinstance(connection_info, _Unread):
+    if isinstance(connection_info, _NotAMapping):
         raise _no_mapping(connection_info.kind)
     whole = freeze_map(connection_info)
     name = whole.get("driver_volume_type")
@@ -222,7 +222,7 @@ def _no_mapping(kind: type) -> InvalidConnectionInfo:
     return _invalid("connection_info", None, "a mapping with driver_volume_type and data", problem=problem)
 
 
-class _Unread(Mapping[str, object]):
+class _NotAMapping(Mapping[str, object]):
     """Stands for an argument that is no mapping: keeps its type, and nothing of its text."""
 
     def __init__(self, kind: type) -> None:
@@ -240,7 +240,7 @@ class _Unread(Mapping[str, object]):
 
 def sealed(given: object) -> Mapping[str, object]:
     """Return a frozen copy with every secret wrapped. Accepts any value: `parse` refuses what is no mapping."""
-    return freeze_map(given) if isinstance(given, Mapping) else _Unread(type(given))
+    return freeze_map(given) if isinstance(given, Mapping) else _NotAMapping(type(given))
 
 
 def keeps_secrets(operation: Operation) -> Operation:

@@ -233,14 +233,14 @@ def _incoming_chap(keys: ISCSIConnectionData, chap: Chap | None) -> Chap | None:
 
 def _pair(keys: ISCSIConnectionData, user: str, password: str, *, method: str | None = None) -> Chap | None:
     """Return user and password, or None. Refuses one without the other, and a method other than CHAP."""
-    demanded = False
+    is_required = False
     if method is not None:
-        said = getattr(keys, method) or "none"
-        if said.lower() not in ("chap", "none"):
-            raise refusal(method, ISCSIConnectionData, driver=DRIVER, problem=f"is {said!r}")
-        demanded = said.lower() == "chap"
+        given = getattr(keys, method) or "none"
+        if given.lower() not in ("chap", "none"):
+            raise refusal(method, ISCSIConnectionData, driver=DRIVER, problem=f"is {given!r}")
+        is_required = given.lower() == "chap"
     username, secret = getattr(keys, user), getattr(keys, password)
     for key, value, other in ((user, username, secret), (password, secret, username)):
-        if value is None and (demanded or other is not None):
+        if value is None and (is_required or other is not None):
             raise refusal(key, ISCSIConnectionData, driver=DRIVER)
     return None if username is None else Chap(str(username), secret)

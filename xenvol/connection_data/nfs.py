@@ -134,14 +134,14 @@ def _location(keys: NFSConnectionData) -> Location:
 
 def _version(keys: NFSConnectionData) -> tuple[str | None, tuple[str, ...]]:
     """Return the NFS version, which the storage manager takes separately, and the other options."""
-    said = None if keys.nfsversion is None else str(keys.nfsversion)
+    version = None if keys.nfsversion is None else str(keys.nfsversion)
     others = []
     for option in parse_options(keys.options):
         name, _, value = option.partition("=")
         if name in ("vers", "nfsvers"):
-            said = value if said is None else said
+            version = value if version is None else version
         else:
             others.append(option)
-    if said is not None and said not in _VERSIONS:
-        raise refusal("nfsversion", NFSConnectionData, driver=DRIVER, problem=f"is {said!r}")
-    return said, tuple(others)
+    if version is not None and version not in _VERSIONS:
+        raise refusal("nfsversion", NFSConnectionData, driver=DRIVER, problem=f"is {version!r}")
+    return version, tuple(others)

@@ -105,15 +105,15 @@ def disk_file(keys: ShareKeys, *, driver: str) -> DiskFile:
             None if named["format"] is None else _FORMATS[named["format"].lower()],
         )
     )
-    said = DiskFile(
+    of_keys = DiskFile(
         "" if keys.vdi_uuid is None else keys.vdi_uuid.lower(),
         None if keys.sr_uuid is None else keys.sr_uuid.lower(),
         None if keys.format is None else _FORMATS[keys.format],
     )
     if of_name is None:
-        return said
+        return of_keys
     for key in ("vdi_uuid", "sr_uuid", "format"):
-        one, other = getattr(said, key), getattr(of_name, key)
+        one, other = getattr(of_keys, key), getattr(of_name, key)
         if one and other and one != other:
             raise refusal(key, table, driver=driver, problem=f"is {one}, and name says {other}")
-    return DiskFile(of_name.vdi_uuid, of_name.sr_uuid or said.sr_uuid, of_name.format or said.format)
+    return DiskFile(of_name.vdi_uuid, of_name.sr_uuid or of_keys.sr_uuid, of_name.format or of_keys.format)

@@ -21,21 +21,21 @@ def all_entry_points(group: str = GROUP) -> list[EntryPoint]:
     They are cached until a folder of ``sys.path`` changes. So a package that is installed meanwhile is seen, and an
     attach does not read the metadata of every package of the machine.
     """
-    return list(_looked_up(group, _state_of_path()))
+    return list(_cached(group, _state_of_path()))
 
 
 @functools.lru_cache(maxsize=16)
-def _looked_up(group: str, state: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+def _cached(group: str, state: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     found = importlib.metadata.entry_points(group=group)
     return tuple(sorted(found, key=lambda entry_point: (entry_point.name.lower(), package_of(entry_point))))
 
 
 def _state_of_path() -> tuple[tuple[str, int], ...]:
     """Return each folder of ``sys.path`` and when it last changed: installers add and remove folders in it."""
-    return tuple((folder, _changed(folder or ".")) for folder in sys.path)
+    return tuple((folder, _mtime_of(folder or ".")) for folder in sys.path)
 
 
-def _changed(folder: str) -> int:
+def _mtime_of(folder: str) -> int:
     try:
         return os.stat(folder).st_mtime_ns
     except OSError:  # no such folder, or this process may not read it

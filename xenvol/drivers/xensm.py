@@ -124,7 +124,7 @@ class AnySRDriver(VolumeDriver):
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
-        """Return the VDI with the data's uuid or LUN number, else the SR's only VDI. Raises VolumeNotFound."""
+        """Return the VDI that matches the data's uuid and LUN number, or the SR's only VDI. Raises VolumeNotFound."""
         vdis = storage.vdis_of(view, sr_ref)
         chosen = {ref: vdi for ref, vdi in vdis.items() if _is_the_vdi(volume, vdi)}
         if len(chosen) != 1:
