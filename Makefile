@@ -12,7 +12,8 @@ export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 # Tests to run instead of all: make test FILE=tests/test_cost.py, make test FILE='tests/sm tests/cli'
 FILE :=
 CORE := attaching connection_data drivers errors pool secret session storage volumeops
-PYTEST := $(BIN)/python -m pytest -n 2
+# more workers than cores: some tests wait, for a process or a database
+PYTEST := $(BIN)/python -m pytest -n 3
 
 .PHONY: help demo test test-slow test-all test-durations test-cinder coverage bench fuzz check clean
 

@@ -66,6 +66,7 @@ class TestISCSIWithCHAP(_CHAP, Connecting, Failing, Secrets):
     """What a password varies: the calls, so what can fail and what is left, and what may be seen."""
 
 
+@pytest.mark.slow
 @pytest.mark.xapi(version="25.33.1")
 class TestISCSIOnANewerXapi(_CHAP, Connecting, Failing, Secrets):
     """What another xapi varies: its answers. The other classes run on 24.16.0."""

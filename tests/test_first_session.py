@@ -79,6 +79,7 @@ def _read(master: int) -> Iterator[bytes]:
 
 
 @pytest.mark.timeout(400)  # some twenty commands, each a process; machines are shared
+@pytest.mark.slow  # some forty commands, each a process of its own
 def test_the_first_session_is_as_the_page_shows_it(environment: dict[str, str], xapi: Simulator) -> None:
     shown = block()
     listed = commands(shown)

@@ -31,7 +31,7 @@ def make(*arguments: str, **environment: str) -> str:
 def test_the_tests_of_some_files_are_run(target: str, options: str) -> None:
     """And of all without FILE; a variable of the caller that has this name changes nothing."""
     some = make("--dry-run", target, "FILE=tests/test_cost.py tests/sm", FILE="other")
-    assert some == f".venv/bin/python -m pytest -n 2 {options} tests/test_cost.py tests/sm\n"
+    assert some == f".venv/bin/python -m pytest -n 3 {options} tests/test_cost.py tests/sm\n"
     assert make("--dry-run", target, FILE="other").split() == some.split()[:-2]
 
 

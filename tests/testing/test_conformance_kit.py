@@ -180,6 +180,7 @@ def test_a_driver_that_breaks_a_requirement_meets_all_others(
     assert set(failures) == {requirement, *consequences}
 
 
+@pytest.mark.slow
 def test_a_driver_need_not_inherit_anything(run: Callable[..., tuple[int, Failures]]) -> None:
     """Nor have what is optional: a volume's key, how a volume grows, a table of its keys."""
     passed, failures = run("InheritsNothing")
@@ -187,6 +188,7 @@ def test_a_driver_need_not_inherit_anything(run: Callable[..., tuple[int, Failur
     assert passed >= 36
 
 
+@pytest.mark.slow
 def test_every_requirement_is_broken_by_some_driver(run: Callable[..., tuple[int, Failures]]) -> None:
     """So each has been seen to fail, but for those that are here with the reason."""
     passed, failures = run("Conforming")

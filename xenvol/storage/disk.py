@@ -76,7 +76,7 @@ def _check_place(view: View, spec: SRSpec, sr_ref: SRRef) -> None:
     has_uuid = [sr_type_of(spec.type).has_uuid and sm_config.get("nosubdir") != "true" for sm_config in maps]
     meant = {key: value for key, value in spec.device_config.items() if key in _PLACES}
     places = [pbd["device_config"] for _, pbd in find_pbds(view, sr_ref).values()]
-    is_there = any(meant.items() <= place.items() for place in places)
+    is_there = bool(meant) and any(meant.items() <= place.items() for place in places)
     if sr["type"] != spec.type or any(has_uuid) or not is_there:
         place = ", ".join(map(str, meant.values())) or f"SR {spec.uuid}"
         raise WrongVolume(
