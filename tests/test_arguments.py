@@ -80,7 +80,7 @@ def test_what_names_no_host_is_refused(
 @pytest.mark.parametrize("hosts", ["host1", 5])
 def test_hosts_are_a_list(target: Simulator, volume_ops: VolumeOps, hosts: Any) -> None:
     """A single text would be taken for a list of its letters."""
-    with pytest.raises(RequestError, match="hosts is a list"):
+    with pytest.raises(RequestError, match="hosts must be a list"):
         volume_ops.connect_volume(iscsi(0), hosts=hosts)
 
 
@@ -191,7 +191,7 @@ def test_a_driver_has_a_name(name: Any) -> None:
 def test_a_switch_is_true_or_false(target: Simulator, volume_ops: VolumeOps, name: str, given: Any) -> None:
     """The text "false" would be taken for True."""
     before = target.snapshot()
-    with pytest.raises(RequestError, match=f"{name} is True or False"):
+    with pytest.raises(RequestError, match=f"{name} must be True or False"):
         volume_ops.attach_volume(iscsi(0), "web", **{name: given})
     assert changes(before, target.snapshot()) == []
 
@@ -199,11 +199,11 @@ def test_a_switch_is_true_or_false(target: Simulator, volume_ops: VolumeOps, nam
 @pytest.mark.parametrize("given", [None, 5, "text", iscsi(0)], ids=["None", "int", "str", "one"])
 def test_connection_infos_are_a_list(target: Simulator, volume_ops: VolumeOps, given: Any) -> None:
     """A single one would be taken for a list of its keys."""
-    with pytest.raises(RequestError, match="connection_infos is a list"):
+    with pytest.raises(RequestError, match="connection_infos must be a list"):
         volume_ops.prepare_migration("web", "host1", given)
 
 
 @pytest.mark.parametrize("given", [5, "iscsi", ["iscsi"]], ids=repr)
 def test_a_preference_is_a_mapping(volume_ops: VolumeOps, given: Any) -> None:
-    with pytest.raises(RequestError, match="prefer maps names of drivers to packages"):
+    with pytest.raises(RequestError, match="prefer must map names of drivers to packages"):
         VolumeOps(volume_ops._session, prefer=given)

@@ -83,14 +83,14 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
         {"vm": "web", "power_state": "Suspended"},
         ["web", "Suspended", "resume it"],
     ),
-    (AttachedMeanwhile("web"), {"vm": "web"}, ["web", "try again"]),
-    (TemplateGiven("golden"), {"vm": "golden"}, ["golden", "make a VM"]),
+    (AttachedMeanwhile("web"), {"vm": "web"}, ["web", "retry"]),
+    (TemplateGiven("golden"), {"vm": "golden"}, ["golden", "create a VM"]),
     (DiskNotReleased("web", device="xvdb"), {"vm": "web", "device": "xvdb"}, ["web", "xvdb"]),
     (VMBusy("web", operation="migrate_send"), {"vm": "web", "operation": "migrate_send"}, ["migrate_send"]),
     (
         ChangedMeanwhile("attach", what="another process changed it"),
         {"operation": "attach"},
-        ["try once more"],
+        ["retry a little later"],
     ),
     (
         UnknownDriver("rbd", installed=["iscsi", "nfs"]),
@@ -134,7 +134,7 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
     (
         XapiError("SR_UUID_EXISTS", ["u"], "SR.introduce"),
         {"code": "SR_UUID_EXISTS", "params": ("u",), "call": "SR.introduce"},
-        ["SR.introduce", "SR_UUID_EXISTS [u]", "use it"],
+        ["SR.introduce", "SR_UUID_EXISTS [u]", "use that"],
     ),
     (
         XapiUnreachable("SR.forget", TimeoutError("30 s")),

@@ -1,6 +1,6 @@
 """Attach block storage to virtual machines on XenAPI hypervisors (XenServer, XCP-ng).
 
-What is named here is loaded when it is first used, so that `import xenvol` costs nothing.
+Each name is loaded when it is first used, so `import xenvol` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A secret is a value that never prints: what is not printed need not be masked everywhere.
+"""Text that never prints: a secret that is not printed need not be masked everywhere.
 
-`Secret` shows ``***`` to repr, str, format, logging and debuggers, and refuses pickle and JSON; `reveal` is
-the one way to its text, so that one search finds every place where a password leaves. Which keys of a foreign
-mapping hold secrets, and what in a foreign text looks like one, is told by the tables below.
+`Secret` shows ``***`` to repr, str, format, logging and debuggers, and refuses pickle and JSON. Only `reveal` returns
+its text, so one search finds every place where a password leaves. The tables below tell which keys of a foreign mapping
+hold secrets, and what looks like a secret in a foreign text.
 """
 
 import contextlib
@@ -29,27 +29,27 @@ SECRET_KEY_ENDINGS: Final = (
     "encryptionkey",
     "credentials",
 )
-"""A key that ends in one of these holds a secret: in any case, with or without separators or a plural s."""
+"""A key that ends in one of these holds a secret, in any case, with or without separators or a plural s."""
 
 MASK: Final = "***"
 LONG_ENOUGH: Final = 4
-"""Characters; to take shorter secrets out of a text would blot out half of it."""
+"""Characters. Masking a shorter secret would mask parts of many words."""
 
 _IN_TEXT = re.compile(
-    # a key with such an ending, then = or : or what XML-RPC has between a name and its value, then the value
+    # a key with such an ending; then =, : or XML-RPC's tags between a name and its value; then the value
     r"""((?:password|passwd|passphrase|secret|keyring)["']?"""
     r"""(?:\s*[=:]\s*|</name>\s*<value>(?:\s*<string>)?)["']?)"""
     r"""([^\s"'<>,;&}]+)""",
     re.IGNORECASE,
 )
 _TARGET_NAME = re.compile(r"(?:iqn|eui|naa)\.[^\s=<>@,;&/]+", re.IGNORECASE)
-"""The name of an iSCSI target. Names have no "=", so "secret:" in one is a word of the array's, not a key."""
+"""The name of an iSCSI target. Such a name has no "=", and "secret:" in it is no key."""
 _IN_URL = re.compile(r"(://[^/\s:@]*:)([^/\s@]+)(?=@)")
 
 
 @final
 class Secret:
-    """Immutable, hashable, compared in constant time; copying it gives itself."""
+    """A text that never prints. Immutable, hashable, compared in constant time. A copy is the object itself."""
 
     __slots__ = ("_text",)
     _text: str
@@ -60,7 +60,7 @@ class Secret:
         object.__setattr__(self, "_text", text)
 
     def reveal(self) -> str:
-        """The secret itself; hand it to the wire and to nothing else."""
+        """Return the text of the secret. Only the line that sends it may call this."""
         return self._text
 
     def __repr__(self) -> str:
@@ -94,29 +94,29 @@ class Secret:
         raise AttributeError("a Secret does not change")
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a Secret is not pickled: call reveal() where its text is meant to leave the process")
+        raise TypeError("a Secret is not pickled: call reveal() where its text must leave the process")
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether the value of such a key is a secret: auth_password, chappassword_secret, keyring…"""
+    """Return whether the value of this key is a secret: auth_password, chappassword_secret, keyring…"""
     letters = re.sub(r"[^a-z0-9]", "", key.lower())
     return letters.endswith(SECRET_KEY_ENDINGS) or letters.removesuffix("s").endswith(SECRET_KEY_ENDINGS)
 
 
 def has_secret(text: str) -> bool:
-    """Whether a text carries a secret within: mount options with password=…, a URL with user:password@…"""
+    """Return whether a text has a secret within: mount options with password=…, a URL with user:password@…"""
     if _TARGET_NAME.fullmatch(text):
         return False
     return _IN_TEXT.search(text) is not None or _IN_URL.search(text) is not None
 
 
 def masked(text: str) -> str:
-    """The text without what looks like a secret; for what others wrote, such as an error's parameters."""
+    """Return a foreign text, such as the parameter of an error, with all masked that looks like a secret."""
     return _IN_URL.sub(rf"\1{MASK}", _IN_TEXT.sub(rf"\1{MASK}", text))
 
 
 def revealed(value: Any) -> Any:
-    """A value for the wire with its secrets in the clear: for the line that sends it, and for nothing else."""
+    """Return a value with its secrets in the clear. Only the line that sends it may call this."""
     match value:
         case Secret():
             return value.reveal()
@@ -129,7 +129,7 @@ def revealed(value: Any) -> Any:
 
 
 def secrets_in(value: object) -> Iterator[Secret]:
-    """Every Secret in a value that `freeze` made, at any depth."""
+    """Yield every Secret in a value that `freeze` made, at any depth."""
     if isinstance(value, Secret):
         yield value
     elif isinstance(value, Mapping):
@@ -140,16 +140,16 @@ def secrets_in(value: object) -> Iterator[Secret]:
 
 
 def without(text: str, secrets: Collection[Secret]) -> str:
-    """The text with these secrets masked, also as they are spelled in XML, JSON, a URL or a repr."""
+    """Return the text with these secrets masked, also as XML, JSON, a URL or a repr spells them."""
     parts = {part for secret in secrets for part in _parts(secret.reveal())}
     spelled = {form for part in parts for form in _spellings(part)}
-    for form in sorted(spelled, key=len, reverse=True):  # a longer one may have a shorter one within
+    for form in sorted(spelled, key=len, reverse=True):  # a longer form may contain a shorter one
         text = text.replace(form, MASK)
     return text
 
 
 def _parts(text: str) -> set[str]:
-    """The text, and what is secret within it: a password among mount options, or in a URL."""
+    """Return the text, and each secret within it: a password among mount options, or in a URL."""
     return {text, *(found[2] for pattern in (_IN_TEXT, _IN_URL) for found in pattern.finditer(text))}
 
 
@@ -162,9 +162,9 @@ def _spellings(text: str) -> set[str]:
 
 
 def scrub(error: BaseException, secrets: Collection[Secret]) -> None:
-    """Mask these secrets in an error, its facts and its notes, and in every error that it came from; in place.
+    """Mask these secrets in an error, its attributes and notes, and in every error in its chain; in place.
 
-    The code of a refusal stays: decisions are made on it, and it is no secret, also where a password reads like it.
+    The code of a refusal stays, even if a password reads like it: callers decide by the code.
     """
     for each in _chain(error):
         each.args = _scrubbed(each.args, secrets)
@@ -175,13 +175,13 @@ def scrub(error: BaseException, secrets: Collection[Secret]) -> None:
             if name == "details" and isinstance(value, list) and value and _is_code(value[0]):
                 clean[0] = value[0]
             if clean != value:
-                with contextlib.suppress(AttributeError, TypeError):  # a fact that cannot be changed
+                with contextlib.suppress(AttributeError, TypeError):  # a read-only attribute
                     setattr(each, name, clean)
 
 
 @contextlib.contextmanager
 def scrubbing(secrets: Iterable[Secret]) -> Iterator[None]:
-    """Let no error leave the block with one of these secrets in it, whoever raised it."""
+    """Mask these secrets in every error that leaves the block."""
     try:
         yield
     except BaseException as error:
@@ -190,9 +190,9 @@ def scrubbing(secrets: Iterable[Secret]) -> Iterator[None]:
 
 
 _CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
-"""What a code of xapi looks like: the attribute ``code`` of our errors, the first of the client's ``details``."""
+"""A code of xapi: the attribute ``code`` of xenvol's errors, and the first of the client's ``details``."""
 _FACTS = ("strerror", "filename", "filename2", "object")
-"""Where errors of the interpreter keep text beside their arguments."""
+"""Attributes in which Python's own errors keep text beside their arguments."""
 
 
 def _is_code(value: object) -> bool:
@@ -200,16 +200,16 @@ def _is_code(value: object) -> bool:
 
 
 def cut_frames(error: BaseException, *, since: BaseException | None = None) -> None:
-    """Let go of the frames that an error, and those that it came from, passed: their locals have what was sent.
+    """Drop the traceback of an error and of every error in its chain: the locals of their frames have what was sent.
 
-    `since` is the error that was being handled before, which is left as it is.
+    Leaves `since`, the error that was being handled before, as it is.
     """
     for each in _chain(error, since):
         each.__traceback__ = None
 
 
 def _chain(error: BaseException, since: BaseException | None = None) -> Iterator[BaseException]:
-    """An error and, each once, all errors that led to it, after `since`."""
+    """Yield an error and every error that led to it, each once, up to `since`."""
     left: list[BaseException | None] = [error]
     seen: list[BaseException] = [] if since is None else [since]
     while left:

@@ -1,9 +1,9 @@
-"""The facade: attach is connect and plug, detach is unplug and disconnect; what fails is taken back, newest first.
+"""The facade: attach is connect and plug, detach is unplug and disconnect. A failed attach is undone, newest first.
 
     connection_info ──parse──▶ driver ──connect_volume──▶ VDI ──VBD.create, VBD.plug──▶ Attachment
 
-No state is kept here. What was done can be read in xapi by anyone, so every operation may be called again: attach
-finds what is attached, detach what is left, whoever began it and wherever it died.
+No state is kept here. All state is in xapi, so every operation is idempotent: attach finds what is attached, and detach
+finds what is left, also where another process began the work and died.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from xenvol.attaching.attachment import Attachment, Volume
 from xenvol.attaching.mountpoint import userdevice_of
 from xenvol.attaching.vbd import VBDSpec, destroy_vbd
 from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
-from xenvol.connection_data import connection_info
-from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, sealed
+from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, parse, sealed
 from xenvol.connection_data.frozen import FrozenMap
 from xenvol.connection_data.identity import Identity
 from xenvol.drivers import registry
@@ -55,21 +54,21 @@ T = TypeVar("T")
 
 _NOT_ON_EVERY_HOST = "HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED"
 ATTEMPTS = 5
-"""An SR can be released by its last user just when we have found it; five times in a row is not chance."""
+"""The last user of an SR can release it just when this process has found it. Five times in a row is not chance."""
 
 
 class VolumeOps:
-    """Attach and detach volumes on one pool. Safe to use from several threads at once.
+    """Attach and detach volumes on one pool. Several threads may use one object.
 
-    `session` is one of `xenvol.connect`, or anything with ``.xenapi``. `prefer` maps a driver's name to the package
-    that it shall come from, where several packages have one.
+    `session` is one of `xenvol.connect`, or any object with ``.xenapi``. `prefer` maps the name of a driver to the
+    package to take it from, if several packages have one.
     """
 
     def __init__(self, session: Any, *, prefer: Mapping[str, str] | None = None) -> None:
         self._session = session if isinstance(session, Session) else Session(session)
         if prefer is not None and not isinstance(prefer, Mapping):
             raise RequestError(
-                f"prefer maps names of drivers to packages, and is no value of type {type(prefer).__name__}"
+                f"prefer must map names of drivers to packages; it is a {type(prefer).__name__}"
             )
         self._prefer = prefer
 
@@ -85,20 +84,20 @@ class VolumeOps:
         hotplug: bool = True,
         bootable: bool = False,
     ) -> Attachment:
-        """Connect the volume and put it into the VM at a mountpoint; None or "auto" takes the first one free.
+        """Connect the volume and attach it to the VM at `mountpoint`; None or "auto" takes the first free one.
 
-        `vm` is a reference, a uuid or a name. A running VM gets the disk at once, unless `hotplug` is False; a
-        halted one when it starts. `bootable` makes it the disk that the VM starts from: at position 0, unless a
-        mountpoint is named; False leaves a disk that is in place as it is. Idempotent: a volume that is attached there
-        already is returned. A disk that another tool put there without a mark, and that is the volume, is adopted.
+        `vm` is a reference, a uuid or a name. A running VM gets the disk at once, unless `hotplug` is False. A halted
+        VM gets it when it starts. `bootable` makes it the disk that the VM starts from, at position 0 unless a
+        mountpoint is named; False does not change a disk that is in place. Idempotent: returns the attachment that is
+        in place. If another tool has attached the volume without a mark, its VBD is adopted.
 
-        Raises what the request, the VM, the driver, the storage or xapi is to blame for (`xenvol.errors`); the
-        pool is then as it was, or a note on the error says what could not be taken back.
+        Raises a XenVolError (`xenvol.errors` sorts them by blame). The pool is then as before, or a note on the error
+        says what could not be undone.
         """
         _check_bool(hotplug=hotplug, bootable=bootable)
-        wish = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
-        attachment: Attachment = self._settled(
-            "attach", self._attach, _parse(connection_info), vm, wish, hotplug=hotplug, bootable=bootable
+        requested = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
+        attachment: Attachment = self._retried(
+            "attach", self._attach, parse(connection_info), vm, requested, hotplug=hotplug, bootable=bootable
         )
         log.info(
             "volume %s is at %s of VM %s", attachment.volume_id, attachment.userdevice, attachment.vm_uuid
@@ -106,7 +105,7 @@ class VolumeOps:
         return attachment
 
     def _attach(
-        self, info: ConnectionInfo, vm: Name, wish: str | int | None, *, hotplug: bool, bootable: bool
+        self, info: ConnectionInfo, vm: Name, requested: str | int | None, *, hotplug: bool, bootable: bool
     ) -> Attachment:
         view = self._view(info)
         machine = find_vm(view, vm)
@@ -116,15 +115,17 @@ class VolumeOps:
         driver = self._driver(info, view, hosts=hosts)
         volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
-        there = slots.find_volume(vm_vbds, info, volume, wish)
-        if there is not None and is_plugged(vm_vbds[there]):
-            slots.check_same_place(vm_vbds[there], volume)
-            slots.check_mode(machine, vm_vbds[there], mode)
-            return self._keep(view, machine, there, vm_vbds[there], info, volume, bootable=bootable)
+        marked_ref = slots.find_volume(vm_vbds, info, volume, requested)
+        if marked_ref is not None and is_plugged(vm_vbds[marked_ref]):
+            slots.check_same_place(vm_vbds[marked_ref], volume)
+            slots.check_mode(machine, vm_vbds[marked_ref], mode)
+            return self._reuse(
+                view, machine, marked_ref, vm_vbds[marked_ref], info, volume, bootable=bootable
+            )
 
         metrics = view.known("VM_guest_metrics", machine.guest_metrics_ref)
         check_takes_disk(machine, metrics, mode=mode, will_plug=will_plug)
-        userdevice = slots.choose_position(view, vm_vbds, there, wish, info, volume, driver)
+        userdevice = slots.choose_position(view, vm_vbds, marked_ref, requested, info, volume, driver)
 
         undo = Undo(hidden=view.hidden)
         try:
@@ -132,8 +133,10 @@ class VolumeOps:
             shown_on = _shown_on(view, vdi_ref, hosts)
             marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-            with _telling_what_ha_lacks(view, machine, vdi_ref, shown_on):
-                vbd_ref = _put_in(view, undo, _Place(machine, vm_vbds, there, wish), vdi_ref, spec, info)
+            with _translating_ha_refusal(view, machine, vdi_ref, shown_on):
+                vbd_ref = _put_in(
+                    view, undo, _Place(machine, vm_vbds, marked_ref, requested), vdi_ref, spec, info
+                )
                 if will_plug:
                     slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
             attachment = _read_back(view, machine, vbd_ref, vdi_ref)
@@ -145,14 +148,14 @@ class VolumeOps:
             return attachment
         except MountpointInUse as error:
             _take_back(undo, driver, info, error)
-            if userdevice_of(wish) is None:  # somebody was faster, and we are not particular
+            if userdevice_of(requested) is None:  # another process took the position, and any other will do
                 raise AttachedMeanwhile(str(machine)) from error
             raise
         except BaseException as error:
             _take_back(undo, driver, info, error)
             raise
 
-    def _keep(
+    def _reuse(
         self,
         view: View,
         vm: VM,
@@ -163,7 +166,7 @@ class VolumeOps:
         *,
         bootable: bool,
     ) -> Attachment:
-        """The attachment that is in place already, with the service's id for it now."""
+        """Return the attachment that is in place, marked with the attachment id that the service gives it now."""
         undo = Undo(hidden=view.hidden)
         try:
             if bootable:
@@ -185,26 +188,26 @@ class VolumeOps:
         *,
         attachment_id: Name | None = None,
     ) -> None:
-        """Take the volume out of the VM and disconnect it. Idempotent: what is gone already is fine.
+        """Detach the volume from the VM and disconnect it. Idempotent.
 
-        `mountpoint`, when given, must be the one that the volume is at. `attachment_id`, when given (also in the
-        connection_info), must be the one in place: else AttachmentFenced is raised and nothing touched. A detach
-        goes forward: once the slot is empty it stays so, and the same call goes on from there.
+        If `mountpoint` is given, the volume must be there. If `attachment_id` is given, here or in the connection_info,
+        it must be that of the attachment in place; else AttachmentFenced is raised and nothing changed. A detach that
+        fails is not undone: an empty slot stays empty, and the same call completes the detach.
         """
-        if attachment_id is not None:  # an empty one, of a variable that is not set, would fence nothing
+        if attachment_id is not None:  # an empty text, from a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
-        info = _parse(connection_info)
-        self._settled("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id)
+        info = parse(connection_info)
+        self._retried("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id)
 
     def _detach(
-        self, info: ConnectionInfo, vm: str, wish: str | int | None, attachment_id: str | None
+        self, info: ConnectionInfo, vm: str, requested: str | int | None, attachment_id: str | None
     ) -> None:
         view = self._view(info)
         try:
             machine = find_vm(view, vm)
         except UnknownVM:
             if not (is_ref(vm) or is_uuid(vm)):
-                raise  # a VM of another name may be the one
+                raise  # the VM may have been renamed
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
             return self._driver(info, view).disconnect_volume(info.data)
         host = machine.resident_on
@@ -212,36 +215,36 @@ class VolumeOps:
         volume = _identity_of(driver, info)
         found = view.find("VBD", {"VM": machine.ref})
         vm_vbds = {VBDRef(ref): vbd for ref, vbd in found.items() if vbd["VDI"] != NULL_REF}
-        first = slots.find_volume(vm_vbds, info, volume, wish)
-        has_moved = first is not None and not volume.is_at(
-            vm_vbds[first]["other_config"].get(DISK, volume.key)
+        marked_ref = slots.find_volume(vm_vbds, info, volume, requested)
+        has_moved = marked_ref is not None and not volume.is_at(
+            vm_vbds[marked_ref]["other_config"].get(DISK, volume.key)
         )
-        shown = {vm_vbds[first]["VDI"]} if first is not None else set()
-        if first is None or has_moved:
-            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in shown}
-            at_its_place = slots.find_unmarked(view, others, info, volume, driver)
+        vdi_refs = {vm_vbds[marked_ref]["VDI"]} if marked_ref is not None else set()
+        if marked_ref is None or has_moved:
+            others = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] not in vdi_refs}
+            unmarked = slots.find_unmarked(view, others, info, volume, driver)
             if has_moved:
-                slots.check_not_marked_as_another(machine, others, at_its_place)
-            shown |= at_its_place
-        mine = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in shown}
-        slots.check_in_no_drive(machine, mine.values())
-        for vbd in mine.values():
+                slots.check_not_marked_as_another(machine, others, unmarked)
+            vdi_refs |= unmarked
+        own_vbds = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in vdi_refs}
+        slots.check_in_no_drive(machine, own_vbds.values())
+        for vbd in own_vbds.values():
             slots.check_fence(vbd, attachment_id or info.attachment_id)
-            if first is None:
-                slots.check_position(vbd, wish)
-        for vbd_ref, vbd in mine.items():
+            if marked_ref is None:
+                slots.check_position(vbd, requested)
+        for vbd_ref, vbd in own_vbds.items():
             slots.take_out(view, machine, vbd_ref, vbd)
-            log.info("volume %s is out of VM %s", info.volume_id, machine)
-        if first is not None and has_moved:
-            view.read({"VDI": [vm_vbds[first]["VDI"]]})
+            log.info("volume %s is detached from VM %s", info.volume_id, machine)
+        if marked_ref is not None and has_moved:
+            view.read({"VDI": [vm_vbds[marked_ref]["VDI"]]})
             in_use.release_disk(
-                view, vm_vbds[first]
-            )  # it has moved: what showed it at its old place goes, too
-        for vbd in mine.values():
+                view, vm_vbds[marked_ref]
+            )  # the volume has moved: release what showed it at its old place, too
+        for vbd in own_vbds.values():
             view.forget("VDI", vbd["VDI"])
         driver.disconnect_volume(info.data)
-        # the data may name another target than the one whose SR shows the disk
-        elsewhere = [vbd for vbd in mine.values() if view.known("VDI", vbd["VDI"]) is None]
+        # the SR that shows the disk may be of another target than the data names
+        elsewhere = [vbd for vbd in own_vbds.values() if view.known("VDI", vbd["VDI"]) is None]
         if elsewhere and not has_moved:
             view.read({"VDI": {vbd["VDI"] for vbd in elsewhere}})
             for vbd in elsewhere:
@@ -249,20 +252,22 @@ class VolumeOps:
         return None
 
     def detach_all(self, vm: Name) -> list[Attachment]:
-        """Take every volume of xenvol's out of the VM, and release what showed them; say which they were.
+        """Detach every volume that xenvol attached to the VM, release what showed them, and return their attachments.
 
-        Needs no connection_info: what xenvol made says so in xapi. All are tried; the first error leaves at the end.
+        Needs no connection_info: the marks of xenvol in xapi suffice. All are tried; then the first error is raised.
         """
-        were: dict[VBDRef, Attachment] = {}
-        self._settled("detach all", self._detach_all, vm, were, {})
-        return list(were.values())
+        detached: dict[VBDRef, Attachment] = {}
+        self._retried("detach all", self._detach_all, vm, detached, {})
+        return list(detached.values())
 
-    def _detach_all(self, vm: Name, were: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]) -> None:
-        """Detach what is there now, and release what is `unreleased` of an earlier attempt; `were` gets all of it."""
+    def _detach_all(
+        self, vm: Name, detached: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]
+    ) -> None:
+        """Detach what the VM has now, and release what an earlier attempt left `unreleased`. Adds to `detached`."""
         view = View(self._session)
         machine = find_vm(view, vm)
         vbds = listing.read_volumes(view, machine)
-        were.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
+        detached.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
         view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
         unreleased.update(vbds)
         failures: list[XenVolError] = []
@@ -287,13 +292,12 @@ class VolumeOps:
     def connect_volume(
         self, connection_info: Mapping[str, object], *, hosts: Iterable[Name] | None = None
     ) -> Volume:
-        """Make the volume a VDI that a VM could start from, on these hosts or on all. Idempotent.
+        """Make the volume a VDI that a VM can start from, on these hosts or on all. Idempotent.
 
-        Each of `hosts` is a reference, a uuid or a name.
-
-        It stays connected until `disconnect_volume`, or until it is detached, whatever becomes of other volumes.
+        Each of `hosts` is a reference, a uuid or a name. The volume stays connected until `disconnect_volume` or
+        `detach_volume`, whatever happens to other volumes.
         """
-        volume: Volume = self._settled("connect", self._connect, _parse(connection_info), hosts)
+        volume: Volume = self._retried("connect", self._connect, parse(connection_info), hosts)
         return volume
 
     def _connect(self, info: ConnectionInfo, hosts: Iterable[Name] | None) -> Volume:
@@ -321,17 +325,17 @@ class VolumeOps:
 
     @keeps_secrets
     def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
-        """Make the volume gone from the pool, unless a VM has it or shares what shows it. Idempotent."""
-        info = _parse(connection_info)
-        self._settled("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
+        """Remove the volume from the pool, unless a VM has it. Spares an SR that another disk needs. Idempotent."""
+        info = parse(connection_info)
+        self._retried("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
 
     @keeps_secrets
     def extend_volume(self, connection_info: Mapping[str, object]) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
 
-        A LUN's new size is only seen while no disk of its target is plugged: VolumeInUse names those that are.
+        The new size of a LUN shows only while no disk of its target is plugged. Else VolumeInUse names their users.
         """
-        size: int = self._settled("extend", self._extend, _parse(connection_info))
+        size: int = self._retried("extend", self._extend, parse(connection_info))
         return size
 
     def _extend(self, info: ConnectionInfo) -> int:
@@ -347,36 +351,39 @@ class VolumeOps:
     # ---- looking, cleaning, moving
 
     def list_volumes(self, vm: Name) -> list[Attachment]:
-        """The volumes that xenvol has attached to the VM, in the order of their positions; four calls."""
+        """Return the volumes that xenvol has attached to the VM, in the order of their positions. Four calls."""
 
-        def look() -> list[Attachment]:
+        def read() -> list[Attachment]:
             view = View(self._session)
             return listing.list_volumes(view, find_vm(view, vm))
 
-        return self._settled("list", look)
+        return self._retried("list", read)
 
     def find_bad_volumes(self, vm: Name) -> list[health.BadVolume]:
-        """The volumes of the VM that it could not start with now, each with the reason."""
+        """Return the volumes that the VM could not start with now, each with the reason."""
 
-        def look() -> list[health.BadVolume]:
+        def read() -> list[health.BadVolume]:
             view = View(self._session)
             return health.find_bad_volumes(view, find_vm(view, vm))
 
-        return self._settled("find bad volumes", look)
+        return self._retried("find bad volumes", read)
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
-        """Release the SRs of these VDIs where nobody uses them. For error paths: raises nothing, logs instead."""
+        """Release the SRs of these VDIs, unless they are in use. For error paths: logs errors, and raises none."""
         if isinstance(vdi_refs, str) or not isinstance(vdi_refs, Iterable):
             log.warning(
-                "nothing is released: a list of references is needed, not a %s", type(vdi_refs).__name__
+                "no SR is released: vdi_refs must be a list of references; it is a %s",
+                type(vdi_refs).__name__,
             )
             return
-        refs = [ref for ref in vdi_refs if isinstance(ref, str)]  # a look-up that failed gave None
+        refs = [
+            ref for ref in vdi_refs if isinstance(ref, str)
+        ]  # after a look-up that failed the caller has None
         for ref in refs:
             try:
-                self._settled("clean up", self._release_vdi, VDIRef(ref))
+                self._retried("clean up", self._release_vdi, VDIRef(ref))
             except XenVolError as error:
-                log.warning("VDI %s: what shows it could not be released: %s", ref, error)
+                log.warning("VDI %s: its SR could not be released: %s", ref, error)
 
     def _release_vdi(self, vdi_ref: VDIRef) -> None:
         in_use.release_vdi(View(self._session), vdi_ref)
@@ -384,19 +391,19 @@ class VolumeOps:
     def prepare_migration(
         self, vm: Name, host: Name, connection_infos: Iterable[Mapping[str, object]] = ()
     ) -> list[str]:
-        """Make the VM's volumes visible on the host that it shall move to; return the uuids of their SRs.
+        """Plug the SRs of the VM's volumes on the destination host of a migration; return the uuids of the SRs.
 
         `host` is a reference, a uuid or a name. `connection_infos` say how that host reaches the volumes, since many
-        arrays give each host another target; a volume without one is reached as elsewhere. Idempotent; what fails is
-        taken back.
+        arrays give each host another target. Without one, it reaches the volume as the other hosts do. Idempotent. A
+        failure is undone.
         """
         if isinstance(connection_infos, str | Mapping) or not isinstance(connection_infos, Iterable):
             kind = type(connection_infos).__name__
-            raise RequestError(f"connection_infos is a list of them, not a value of type {kind}")
+            raise RequestError(f"connection_infos must be a list of connection_infos; it is a {kind}")
         connection_infos = tuple(map(sealed, connection_infos))
         with scrubbing(secrets_in(connection_infos)):
-            infos = [_parse(sent) for sent in connection_infos]
-            sr_uuids: list[str] = self._settled(
+            infos = [parse(sent) for sent in connection_infos]
+            sr_uuids: list[str] = self._retried(
                 "prepare a migration", self._prepare_migration, vm, host, infos
             )
             return sr_uuids
@@ -418,41 +425,41 @@ class VolumeOps:
         return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
     def undo_migration(self, vm: Name, host: Name) -> None:
-        """Take back `prepare_migration`, from the data alone: spares what a VM on that host uses. Idempotent."""
+        """Undo `prepare_migration`, also of another process. Spares what a VM on that host uses. Idempotent."""
 
         def undo() -> None:
             view = View(self._session)
             migration.undo(view, find_vm(view, vm), host)
 
-        self._settled("undo a migration", undo)
+        self._retried("undo a migration", undo)
 
     def get_connectors(self, vm: Name) -> list[dict[str, Any]]:
-        """What the service must know of every host to which it exports a volume for this VM, the master first.
+        """Return a connector for every host to which the service must export a volume for this VM, the master first.
 
-        They are the VM's host and the pool's master, on which xapi works on every shared SR; every host for a VM that
-        is halted or that HA protects, since it may start on any.
+        These are the pool's master, on which xapi works on every shared SR, and the VM's host. A VM that is halted or
+        that HA protects may start anywhere, so it needs every host.
         """
         view = View(self._session)
         return connectors.get_connectors(view, find_vm(view, vm))
 
     def get_connector(self, host: Name | None = None) -> dict[str, Any]:
-        """What the block-storage service must know of a host (of the master, unless one is named) to export to it."""
+        """Return what the service must know of a host to export a volume to it. None is the pool's master."""
         return connectors.get_connector(View(self._session), host)
 
     def _view(self, *infos: ConnectionInfo) -> View:
-        """A view for one operation, in whose errors no secret of the request shows, from its first call on."""
+        """Return a view for one operation, which masks the secrets of the request in errors."""
         view = View(self._session)
         view.hide(*secrets_in(tuple((info.data, info.extra, info.qos) for info in infos)))
         return view
 
-    def _settled(self, doing: str, operation: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Run an operation, and again from its first look where another process changed what it was working on."""
+    def _retried(self, doing: str, operation: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run an operation, and retry it from its first read if another process changed what it works on."""
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_was_overtaken),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=tenacity.wait_random(
                 0, 0.2
-            ),  # seconds; two that gave way to each other shall not meet again
+            ),  # seconds; random, so that two processes that gave way to each other do not collide again
             reraise=True,
         )
         try:
@@ -460,15 +467,17 @@ class VolumeOps:
         except XapiError as error:
             if not is_overtaken(error):
                 raise
-            told = ChangedMeanwhile(doing, what=f"another process changed what it was working on ({error})")
+            changed = ChangedMeanwhile(
+                doing, what=f"another process changed what it was working on ({error})"
+            )
             for note in getattr(error, "__notes__", ()):
-                told.add_note(note)
-            raise told from error
+                changed.add_note(note)
+            raise changed from error
 
     def _driver(
         self, info: ConnectionInfo, view: View, *, hosts: Iterable[HostRef] | None = None
     ) -> VolumeDriver:
-        """The driver for one operation; its session can neither erase data nor touch a VM."""
+        """Return a driver object for one operation, on a session that refuses to erase data or touch a VM."""
         driver_class = registry.get_driver_class(info.driver_volume_type, prefer=self._prefer)
         return driver_class(view.restricted(info.driver_volume_type), hosts=hosts)
 
@@ -476,28 +485,17 @@ class VolumeOps:
         return f"<VolumeOps on {self._session!r}>"
 
 
-def _parse(sent: Mapping[str, object]) -> ConnectionInfo:
-    """The frozen form; multiattach and the volume's id, which services put beside the data, are told to the driver."""
-    info = connection_info.parse(sent)
-    told: dict[str, object] = {"multiattach": True} if info.multiattach else {}
-    if info.volume_id is not None:
-        told["volume_id"] = info.volume_id
-    return dataclasses.replace(info, data=FrozenMap({**info.data, **told}))
-
-
 def _check_bool(**arguments: object) -> None:
-    """Raise RequestError where an argument is neither True nor False: the text "false" would be taken for True."""
+    """Raise RequestError if an argument is no bool: the text "false" would count as True."""
     for name, value in arguments.items():
         if not isinstance(value, bool):
-            raise RequestError(f"{name} is True or False, not a value of type {type(value).__name__}")
+            raise RequestError(f"{name} must be True or False; it is a {type(value).__name__}")
 
 
 def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:
-    """The hosts that references (which cost no call), uuids or names mean."""
+    """Return the references of hosts given as references, uuids or names. A reference costs no call."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):
-        raise RequestError(
-            f"hosts is a list of hosts, or None for all, not a value of type {type(hosts).__name__}"
-        )
+        raise RequestError(f"hosts must be a list of hosts, or None for all; it is a {type(hosts).__name__}")
     texts = [text_of(host, "a host") for host in hosts]
     return [HostRef(text) if is_ref(text) else migration.find_host(view, text) for text in texts]
 
@@ -509,7 +507,7 @@ def _was_overtaken(error: BaseException) -> bool:
 
 
 def _identity_of(driver: VolumeDriver, info: ConnectionInfo) -> Identity:
-    """What the data says of the disk; a driver that is no subclass of ours may tell the key alone, or nothing."""
+    """Return what the data says about the disk. A driver that is no `VolumeDriver` may lack `identify`."""
     identify = getattr(driver, "identify", None)
     if identify is not None:
         identity: Identity = identify(info.data)
@@ -519,9 +517,9 @@ def _identity_of(driver: VolumeDriver, info: ConnectionInfo) -> Identity:
 
 
 def _hosts_for(view: View, vm: VM, *, will_plug: bool) -> list[HostRef] | None:
-    """The host that the VM runs on; all (None) for a disk of its next start, which may be anywhere.
+    """Return the host that the VM runs on, or None (every host) if the disk is plugged at the next start.
 
-    A VM that HA protects may start anywhere at any time: xapi lets it have no disk that a host does not see.
+    None also for a VM that HA protects: xapi gives it no disk that a host does not see.
     """
     if vm.is_protected and view.pool["ha_enabled"]:
         return None
@@ -529,41 +527,41 @@ def _hosts_for(view: View, vm: VM, *, will_plug: bool) -> list[HostRef] | None:
 
 
 def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: BaseException) -> None:
-    """The disk, then the volume. Whatever fails on the way is noted on the error, and never takes its place."""
+    """Undo the attach, then the connect. What cannot be undone becomes a note on `error`, and never replaces it."""
     undo.unwind(error)
     try:
         driver.rollback(info.data)
-    except Exception as failure:  # noqa: BLE001  # a stranger's driver may raise anything; the first error wins
+    except Exception as failure:  # noqa: BLE001  # a third party's driver may raise anything; the first error wins
         error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where the disk shall go, and what is there."""
+    """Where to attach the disk, and which VBDs the VM has."""
 
     vm: VM
     vbds: Mapping[VBDRef, Record]
-    there: VBDRef | None
+    marked_ref: VBDRef | None
     """The VBD that is marked as the volume's."""
-    wish: str | int | None
+    requested: str | int | None
     """The mountpoint that the caller named."""
 
 
 def _put_in(
     view: View, undo: Undo, place: _Place, vdi_ref: VDIRef, spec: VBDSpec, info: ConnectionInfo
 ) -> VBDRef:
-    """A VBD of the VM that shows the disk: one that another tool made, that of an earlier attempt, or a new one."""
-    vm, vm_vbds, there = place.vm, place.vbds, place.there
-    vbd_ref = slots.find_twin(vm, vm_vbds, there, vdi_ref)
+    """Return a VBD that shows the disk: adopt one of another tool, reuse that of an earlier attempt, or create one."""
+    vm, vm_vbds, marked_ref = place.vm, place.vbds, place.marked_ref
+    vbd_ref = slots.find_twin(vm, vm_vbds, marked_ref, vdi_ref)
     if vbd_ref is not None:
-        slots.check_position(vm_vbds[vbd_ref], place.wish)
+        slots.check_position(vm_vbds[vbd_ref], place.requested)
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
     else:
         in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
-        if there is None or not _still_there(view, there, vdi_ref):
+        if marked_ref is None or not _shows_disk(view, marked_ref, vdi_ref):
             return slots.put_in(view, undo, vm, vdi_ref, spec)
-        vbd_ref = there
+        vbd_ref = marked_ref
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
         slots.take_over(view, undo, vbd_ref, vm_vbds[vbd_ref], info)
     if spec.bootable:
@@ -571,10 +569,10 @@ def _put_in(
     return vbd_ref
 
 
-def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> bool:
-    """Whether the VBD of an earlier attempt shows the disk; where the record of its disk has gone, it is destroyed.
+def _shows_disk(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> bool:
+    """Return whether the VBD of an earlier attempt shows the disk. Destroy the VBD if the record of its disk is gone.
 
-    Raises WrongVolume where it has a disk, and another one: somebody moved the data, and knows where it is.
+    Raises WrongVolume if it shows another disk: the volume has moved, and only the operator knows where the data is.
     """
     its_vdi = view.record("VBD", vbd_ref)["VDI"]
     if its_vdi == vdi_ref:
@@ -589,7 +587,7 @@ def _still_there(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> bool:
 
 
 def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[HostRef]:
-    """The hosts on which the disk is needed: those asked for; for all (None), those that could be plugged."""
+    """Return the hosts that must have the disk: `hosts`, or, if that is None, those on which its SR is plugged."""
     if hosts is not None:
         return set(hosts)
     pbds = storage.known_pbds(view, SRRef(view.record("VDI", vdi_ref)["SR"]))
@@ -597,12 +595,12 @@ def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[
 
 
 def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) -> None:
-    """Raise ChangedMeanwhile where another process, which saw no VBD of ours yet, has unplugged what shows the disk.
+    """Raise ChangedMeanwhile if another process has unplugged the SR of the disk on one of these hosts.
 
-    That one looked for VBDs and then unplugged. We made our VBD and now look for what is plugged, so of the two at
-    least one sees the other.
+    The other process reads the VBDs and then unplugs. This one creates its VBD and then reads the PBDs. So at least
+    one of them sees what the other did.
     """
-    for find in (storage.known_pbds, storage.find_pbds):  # one that another process has made is not known yet
+    for find in (storage.known_pbds, storage.find_pbds):  # a PBD that another process made is not known yet
         pbds = find(view, sr_ref)
         if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
             return
@@ -610,11 +608,11 @@ def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) ->
 
 
 @contextmanager
-def _telling_what_ha_lacks(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]) -> Iterator[None]:
-    """Translate xapi's refusal to give a VM that HA protects a disk which not every host has.
+def _translating_ha_refusal(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]) -> Iterator[None]:
+    """Translate xapi's refusal to give a VM that HA protects a disk that not every host has.
 
-    Raises ChangedMeanwhile, and the attach is tried again, where another process has unplugged the disk's SR on one of
-    these hosts, on which it was plugged. Raises HostNotReady, which names the hosts, where it never was.
+    `hosts` are those on which the SR was plugged. Raises ChangedMeanwhile if another process has unplugged it there:
+    then the attach is retried. Else raises HostNotReady, which names the hosts without the SR.
     """
     try:
         yield
@@ -636,7 +634,7 @@ def _telling_what_ha_lacks(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]
 
 
 def _has_started(view: View, vm: VM) -> bool:
-    """Whether the VM, which was halted, runs now. Raises ChangedMeanwhile while it starts: it has listed its slots."""
+    """Return whether a VM that was halted runs now. Raises ChangedMeanwhile while it starts: xapi has read its VBDs."""
     now = view.record("VM", vm.ref)
     if is_starting(now):
         raise ChangedMeanwhile(f"attach to VM {vm}", what="the VM began to start")
@@ -644,20 +642,20 @@ def _has_started(view: View, vm: VM) -> bool:
 
 
 def _checked(view: View, volume: Identity, attachment: Attachment) -> Attachment:
-    """The attachment, if its disk is the volume by all that can be proved. Raises WrongVolume."""
+    """Return the attachment. Raises WrongVolume if its disk is provably another one."""
     vdi = view.record("VDI", attachment.vdi_ref)
     volume.check(vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"))
     return attachment
 
 
 def _read_shown(view: View, vdi: Record, refs: Mapping[str, Iterable[str]] = FrozenMap({})) -> None:
-    """Read the disk's SR and its PBDs anew, and these objects with them, in one call."""
+    """Read the SR of the disk and its PBDs again, and the objects `refs` with them, in one call."""
     pbd_refs = [ref for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == vdi["SR"]]
     view.read({"SR": [vdi["SR"]], "PBD": pbd_refs, **refs})
     view.record("SR", vdi["SR"])
 
 
 def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
-    """What there is now, in one call; HANDLE_INVALID when another process took the disk away meanwhile."""
+    """Return the attachment as xapi shows it now. One call. Raises HANDLE_INVALID if the disk is gone."""
     _read_shown(view, view.record("VDI", vdi_ref), {"VBD": [vbd_ref], "VDI": [vdi_ref], "VM": [vm.ref]})
     return listing.attachment(view, vm, vbd_ref)

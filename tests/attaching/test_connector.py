@@ -1,4 +1,4 @@
-"""What the block-storage service is told of a host."""
+"""The connector has what the block-storage service must know of a host."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_host_that_is_unknown_is_an_error(volume_ops: VolumeOps) -> None:
 
 @pytest.mark.xapi(hosts=2)
 def test_a_host_that_is_down_is_among_those_of_a_halted_vm(xapi: Simulator, volume_ops: VolumeOps) -> None:
-    """The VM may start on it later; only its Fibre Channel names cannot be had."""
+    """The VM may start on it later. Only its Fibre Channel names are missing."""
     xapi.add_vm("web", power_state="Halted")
     _, other = xapi.db.refs("host")
     with xapi.xapi.lock:

@@ -1,4 +1,4 @@
-"""What is attached to a VM, whether it could start with it, and who else uses a disk."""
+"""A VM's volumes are listed, those that it cannot start with are named, and other users of a disk are."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestADiskThatIsNotFree:
         with pytest.raises(VolumeInUse, match="db"):
             volume_ops.attach_volume(iscsi(0), "web")
 
-    def test_is_unmanaged_before_somebody_adopts_it(self, target: Simulator, volume_ops: VolumeOps) -> None:
+    def test_is_unmanaged_until_it_is_adopted(self, target: Simulator, volume_ops: VolumeOps) -> None:
         vdi = volume_ops.connect_volume(iscsi(0)).vdi_ref
         with target.xapi.lock:
             target.db.set("VDI", vdi, managed=False)

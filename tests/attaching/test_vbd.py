@@ -1,4 +1,4 @@
-"""A disk in a VM's slot, where somebody else does the same, or the opposite, at the same time."""
+"""Plugging and destroying a VBD while another process does the same, or the opposite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def target(xapi: Simulator) -> Simulator:
     return xapi
 
 
-def test_a_disk_that_somebody_plugs_meanwhile_is_plugged(target: Simulator, volume_ops: VolumeOps) -> None:
+def test_a_disk_that_another_process_plugs_meanwhile_is_plugged(
+    target: Simulator, volume_ops: VolumeOps
+) -> None:
     attachment = volume_ops.attach_volume(iscsi(0), "web", hotplug=False)
 
     def plug() -> None:
@@ -30,7 +32,7 @@ def test_a_disk_that_somebody_plugs_meanwhile_is_plugged(target: Simulator, volu
     assert target.db.refs("VBD") == [attachment.vbd_ref]
 
 
-def test_a_disk_that_somebody_unplugs_meanwhile_is_taken_out(
+def test_a_disk_that_another_process_unplugs_meanwhile_is_detached(
     target: Simulator, volume_ops: VolumeOps
 ) -> None:
     attachment = volume_ops.attach_volume(iscsi(0), "web")
@@ -44,7 +46,7 @@ def test_a_disk_that_somebody_unplugs_meanwhile_is_taken_out(
     assert not target.db.refs("SR")
 
 
-def test_a_slot_that_somebody_takes_while_our_request_is_lost_is_not_taken_for_ours(
+def test_a_vbd_of_another_process_at_the_position_is_not_adopted_when_a_request_is_lost(
     target: Simulator, volume_ops: VolumeOps
 ) -> None:
     others = []

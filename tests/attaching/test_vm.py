@@ -1,4 +1,4 @@
-"""The rules by which a VM takes a disk or gives one back, on records alone."""
+"""The rules by which a VM takes or releases a disk, checked on records alone."""
 
 from __future__ import annotations
 

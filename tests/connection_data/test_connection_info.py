@@ -1,4 +1,4 @@
-"""Whatever a service sends is read, or refused by the name of its key; it is not changed, and no secret shows."""
+"""A connection_info is read, or refused by the name of its key. It is not changed, and no secret shows."""
 
 import copy
 import dataclasses
@@ -22,7 +22,7 @@ from xenvol.connection_data.gluster import GlusterConnectionData
 from xenvol.connection_data.iscsi import ISCSIConnectionData, ISCSIVolume
 from xenvol.connection_data.keys import accepted_keys
 from xenvol.connection_data.nfs import NFSConnectionData
-from xenvol.connection_data.xensm import XenSMConnectionData
+from xenvol.connection_data.xensm import XenSMConnectionData, XenSMVolume
 from xenvol.errors import InvalidConnectionInfo
 from xenvol.secret import SECRET_KEY_ENDINGS, Secret
 
@@ -61,7 +61,7 @@ def info(**more: object) -> ConnectionInfo:
 
 
 def test_the_nested_shape_is_read() -> None:
-    """What nova keeps: the data below, the volume's id and multiattach beside it."""
+    """As nova keeps it: the volume's id and multiattach are beside the data."""
     parsed = parse(NESTED)
     assert parsed.driver_volume_type == "iscsi"
     assert parsed.volume_id == "b1f3"
@@ -74,7 +74,7 @@ def test_the_nested_shape_is_read() -> None:
 
 
 def test_the_flat_shape_is_read() -> None:
-    """What the attachments API answers: all keys at one level."""
+    """As the attachments API returns it: all keys are at one level."""
     parsed = parse(FLAT)
     assert parsed.driver_volume_type == "iscsi"
     assert parsed.volume_id == "b1f3"
@@ -97,7 +97,7 @@ def test_a_type_is_known_in_any_case(name: str) -> None:
 
 
 def test_unknown_keys_are_kept() -> None:
-    """A driver of somebody else's may want them."""
+    """A third party's driver may read them."""
     parsed = parse({"driver_volume_type": "x", "data": {"vendor": {"a": [1]}}, "instance": "i"})
     assert parsed.data == {"vendor": {"a": (1,)}}
     assert parsed.extra == {"instance": "i"}
@@ -120,24 +120,53 @@ def test_the_volumes_id_comes_from_the_outermost_key(
     assert parse({"driver_volume_type": "x", "data": within, **beside}).volume_id == expected
 
 
+@pytest.mark.parametrize(
+    ("beside", "within", "expected"),
+    [
+        ({"multiattach": "yes"}, {}, {"multiattach": True}),
+        ({"multiattach": False}, {"multiattach": True}, {"multiattach": False}),
+        ({}, {"multiattach": "no"}, {"multiattach": False}),
+        ({"multiattach": False}, {}, {}),
+        ({"serial": "s"}, {"volume_id": "d"}, {"volume_id": "s"}),
+        ({}, {"volume_id": 7}, {"volume_id": "7"}),
+    ],
+)
+def test_the_data_says_what_the_envelope_says(
+    beside: dict[str, Any], within: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """A driver sees only the data; false beside the data outweighs true within."""
+    assert parse({"driver_volume_type": "x", "data": within, **beside}).data == expected
+
+
+@pytest.mark.parametrize("said", [True, "true", 1])
+def test_multiattach_and_the_id_reach_the_parsed_volume(said: object) -> None:
+    """The drivers read them there, not from the mapping."""
+    for volume in (
+        ISCSIVolume.parse(parse({**NESTED, "multiattach": said}).data),
+        XenSMVolume.parse({"sr_uuid": "u", "volume_id": "b1f3", "multiattach": said}),
+    ):
+        assert (volume.volume_id, volume.multiattach) == ("b1f3", True)
+    assert ISCSIVolume.parse(parse(FLAT).data).multiattach is False
+
+
 @pytest.mark.parametrize(("said", "mode"), [("rw", "rw"), ("ro", "ro"), ("RO", "ro"), (None, "rw")])
 def test_the_access_mode_is_read(said: str | None, mode: str) -> None:
-    """Nothing said is read-write."""
+    """The default is read-write."""
     assert info(access_mode=said).access_mode == mode
 
 
 @pytest.mark.parametrize("said", [True, "true", "True", 1, "1"])
 @pytest.mark.parametrize("key", ["multiattach", "discard"])
 def test_yes_is_understood_in_any_spelling(key: str, said: object) -> None:
-    """Services differ in how they say it."""
+    """Services differ in the spelling."""
     assert getattr(info(**{key: said}), key) is True
 
 
 @pytest.mark.parametrize("said", [False, "false", "False", 0, "0", None, ""])
 @pytest.mark.parametrize("key", ["multiattach", "discard", "encrypted"])
 def test_no_is_understood_in_any_spelling(key: str, said: object) -> None:
-    """Null is as good as absent."""
-    assert getattr(info(**{key: said}), key) is False
+    """Null is as good as absent, and a volume that is not encrypted is read."""
+    assert getattr(info(**{key: said}), key, False) is False
 
 
 @pytest.mark.parametrize("where", ["beside", "within"])
@@ -182,7 +211,7 @@ def test_what_is_wrong_is_named(told: Any, key: str, words: str) -> None:
 
 
 def test_limits_that_xenapi_has_not_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody asked for a limit, and must learn that there is none."""
+    """The operator set a limit, and must learn that it does not apply."""
     with caplog.at_level(logging.INFO):
         parsed = info(volume_id="v1", qos_specs={"total_iops_sec": "500", "sched": "rt", "class": 0})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -234,7 +263,7 @@ def test_reading_twice_gives_the_same() -> None:
     """What was frozen freezes to itself, secrets included."""
     assert freeze(freeze(NESTED)) == freeze(NESTED)
     volume = ISCSIVolume.parse(parse(NESTED).data)
-    assert volume == ISCSIVolume.parse(NESTED["data"])
+    assert volume == ISCSIVolume.parse({**NESTED["data"], "multiattach": True})
 
 
 JSON = st.recursive(
@@ -252,7 +281,7 @@ KEYS = st.sampled_from(
 
 @given(st.dictionaries(KEYS, JSON, max_size=6), st.sampled_from(["iscsi", "nfs", None, 3]))
 def test_any_json_is_read_or_refused_and_never_changed(told: dict[str, Any], name: object) -> None:
-    """Nothing but InvalidConnectionInfo leaves, and the caller's mapping is as it was."""
+    """It raises only InvalidConnectionInfo, and the caller's mapping is as before."""
     told["driver_volume_type"] = name
     before = copy.deepcopy(told)
     try:
@@ -325,7 +354,7 @@ def everything_shown_of(told: Mapping[str, object]) -> Iterator[str]:
 
 
 def test_what_holds_a_secret_is_not_pickled() -> None:
-    """A service that stores what we parsed would store the password."""
+    """A service that stores a parsed connection_info would store the password."""
     with pytest.raises(TypeError, match="reveal"):
         pickle.dumps(parse(NESTED))
     assert pickle.loads(pickle.dumps(parse(FLAT))) == parse(FLAT)
@@ -366,7 +395,7 @@ def test_uuid_objects_are_taken_for_their_text() -> None:
         }
     )
     assert (parsed.volume_id, parsed.attachment_id) == (str(an_id), str(an_id))
-    assert parsed.data == {"vdi_uuid": (str(an_id),)}
+    assert parsed.data == {"vdi_uuid": (str(an_id),), "volume_id": str(an_id)}
 
 
 @pytest.mark.parametrize("empty", ["", None, [], {}])
@@ -382,7 +411,7 @@ def test_an_empty_access_mode_is_none() -> None:
 
 @pytest.mark.parametrize("where", ["beside", "within"])
 def test_an_empty_attachment_id_is_refused(where: str) -> None:
-    """It would fence nothing, where the service meant to fence."""
+    """It would fence nothing."""
     told: dict[str, Any] = {"driver_volume_type": "iscsi", "data": {"attachment_id": "a"}}
     (told if where == "beside" else told["data"])["attachment_id"] = ""
     with pytest.raises(InvalidConnectionInfo, match="is empty") as caught:
@@ -393,7 +422,7 @@ def test_an_empty_attachment_id_is_refused(where: str) -> None:
 @pytest.mark.parametrize("character", ["\r", "\n", "\t", "\0", "\x1b", "\x7f"])
 @pytest.mark.parametrize("key", ["volume_id", "serial", "attachment_id", "driver_volume_type"])
 def test_a_control_character_in_an_id_is_refused(key: str, character: str) -> None:
-    """A carriage return arrives at xapi as a line feed, and the id would never be found again."""
+    """xapi receives a carriage return as a line feed, and would not find the id again."""
     told = {"driver_volume_type": "iscsi", "data": {}, key: f"V{character}0"}
     with pytest.raises(InvalidConnectionInfo, match="control character") as caught:
         parse(told)
@@ -402,12 +431,12 @@ def test_a_control_character_in_an_id_is_refused(key: str, character: str) -> No
 
 @pytest.mark.parametrize("name", ["iqn.2016-04.com.acme:vault-secret:prod", "IQN.2016-04.x:password:a"])
 def test_the_name_of_a_target_is_no_secret(name: str) -> None:
-    """Whatever words an array puts into it."""
+    """Also with a word such as secret in it."""
     assert info(target_iqn=name, target_iqns=[name]).data == {"target_iqn": name, "target_iqns": (name,)}
 
 
 def test_a_text_with_a_secret_in_it_is_one_though_it_has_a_target_in_it() -> None:
-    """Only a name as a whole is spared."""
+    """Only a text that is a target's name as a whole is exempt."""
     for text in (
         "iqn.2016-04.x:a password=hunter2",
         "iqn.2016-04.x:a;secret:hunter2",

@@ -1,4 +1,4 @@
-"""Another disk is never taken for the volume, and the right one is never refused."""
+"""Another disk never counts as the volume, and the right one is never refused."""
 
 from random import Random
 
@@ -73,7 +73,7 @@ def test_another_size_in_gib_is_another_disk(size: int) -> None:
 
 
 def test_a_size_in_bytes_is_exact() -> None:
-    """Whatever the size in GiB says beside it."""
+    """The size in GiB does not count then."""
     identity(size_bytes=5 * GIB + 1024, size=4).check(size=5 * GIB + 1024)
     with pytest.raises(WrongVolume):
         identity(size_bytes=5 * GIB).check(size=5 * GIB + 1024)
@@ -99,7 +99,7 @@ def test_a_vdi_has_the_uuid_that_was_told() -> None:
         identity(vdi_uuid=UUID).check(vdi_uuid=UUID.replace("0", "1"))
 
 
-def test_what_nobody_knows_proves_nothing() -> None:
+def test_what_is_unknown_proves_nothing() -> None:
     """An empty identity fits every disk, and a disk without properties fits every identity."""
     identity().check(vdi_uuid=UUID, scsi_id="36001", size=1)
     identity("36001", vdi_uuid=UUID, size=5).check()

@@ -1,4 +1,4 @@
-"""Every spelling of a target comes to the same targets; what is missing or wrong is named."""
+"""Every spelling of a target gives the same targets, and a missing or wrong key is named."""
 
 import logging
 from typing import Any
@@ -159,7 +159,7 @@ def test_chap_is_read(method: str | None) -> None:
 
 @pytest.mark.parametrize("method", ["None", "none", "", None])
 def test_no_chap_is_no_chap(method: str | None) -> None:
-    """However it is said."""
+    """In each spelling of "none"."""
     assert ISCSIVolume.parse({**MINIMAL, "auth_method": method}).chap is None
 
 
@@ -168,7 +168,7 @@ def test_no_chap_is_no_chap(method: str | None) -> None:
     [("incoming_auth_username", "incoming_auth_password"), ("incoming_chapuser", "incoming_chappassword")],
 )
 def test_mutual_chap_is_read(keys: tuple[str, str]) -> None:
-    """In our spelling or the storage manager's."""
+    """With xenvol's key names or the storage manager's."""
     login = {"auth_username": "u", "auth_password": "p"}
     volume = ISCSIVolume.parse({**MINIMAL, **login, keys[0]: "t", keys[1]: "q"})
     assert volume.chap == Chap("u", Secret("p"))
@@ -197,8 +197,8 @@ def test_the_proofs_are_collected() -> None:
     assert volume.identity.size_gib == 5
 
 
-def test_what_nobody_reads_is_said_without_its_value(caplog: pytest.LogCaptureFixture) -> None:
-    """The facade's own keys are not among it."""
+def test_keys_that_are_not_read_are_logged_without_their_values(caplog: pytest.LogCaptureFixture) -> None:
+    """The keys of the envelope are not among them."""
     with caplog.at_level(logging.INFO):
         ISCSIVolume.parse(
             {**MINIMAL, "target_discovered": "canary", "zeta": 1, "access_mode": "rw", "volume_id": 7}
@@ -209,7 +209,7 @@ def test_what_nobody_reads_is_said_without_its_value(caplog: pytest.LogCaptureFi
 
 
 def test_the_keys_are_told_as_json_schema_and_as_words() -> None:
-    """Every key says which form it takes; a secret is a password."""
+    """Every key has a description, and a secret is of format password."""
     schema = json_schema(ISCSIConnectionData)["$defs"]["ISCSIConnectionData"]["properties"]
     words = accepted_keys(ISCSIConnectionData)
     assert set(schema) == set(words)

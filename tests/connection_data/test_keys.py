@@ -1,4 +1,4 @@
-"""A table of keys reads what a service sent, for built-in drivers and for a stranger's."""
+"""A table of keys reads the data, for built-in drivers and for those of a third party."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ UUID = "d1500000-0000-4000-8000-000000000001"
 
 
 class AcmeKeys(CommonKeys, frozen=True, kw_only=True):
-    """A stranger's: it needs two keys, and takes a third."""
+    """A third party's table: two keys are required, a third is optional."""
 
     pool: Annotated[str, Meta(description="the pool of the array")]
     vdi_uuid: Annotated[Uuid, Meta(description="the disk")]
@@ -39,14 +39,14 @@ def test_without_it_the_error_names_it_and_its_form(data: dict[str, object], key
 
 @pytest.mark.parametrize(("key", "value"), [("vdi_uuid", "disk-1"), ("port", 0), ("pool", {"a": "map"})])
 def test_a_value_of_another_form_is_an_error_too(key: str, value: object) -> None:
-    """The field's own words say which form."""
+    """The error has the description of the field."""
     with pytest.raises(InvalidConnectionInfo) as caught:
         read(AcmeKeys, {"pool": "gold", "vdi_uuid": UUID, key: value}, driver="acme")
     assert caught.value.key == key
 
 
 def test_the_schema_says_which_keys_are_needed() -> None:
-    """For those who ask for JSON Schema."""
+    """Also to a reader of the JSON Schema."""
     (definition,) = (
         item for name, item in json_schema(AcmeKeys)["$defs"].items() if name.endswith("AcmeKeys")
     )
@@ -69,7 +69,7 @@ def test_a_word_of_a_list_is_read_in_any_case_of_letters(said: str | None, read_
 
 @pytest.mark.parametrize("text", ["VHD\r", "a\0b", ["a", "b\r"]])
 def test_a_control_character_is_refused_where_a_disk_is_found_again_by_the_text(text: object) -> None:
-    """A carriage return would arrive at xapi as a line feed."""
+    """xapi would receive a carriage return as a line feed."""
     with pytest.raises(InvalidConnectionInfo, match="control character") as caught:
         read(WordKeys, {"label": text}, driver="acme")
     assert caught.value.key == "label"

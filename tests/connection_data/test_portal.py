@@ -1,4 +1,4 @@
-"""A portal means one host and one port, in whatever spelling it comes."""
+"""Every spelling of a portal gives one host and one port."""
 
 import ipaddress
 
@@ -24,7 +24,7 @@ from xenvol.connection_data.portal import Portal, parse_host, parse_portal
         ("[FD00:0::1]:3261,12", "fd00::1", 3261),
         ("fd00::1", "fd00::1", 3260),
         ("fd00::1,1", "fd00::1", 3260),
-        ("fd00::1:3260", "fd00::1:3260", 3260),  # all address: the last group is never taken for a port
+        ("fd00::1:3260", "fd00::1:3260", 3260),  # all of it is the address: its last group is no port
         ("[fe80::1%eth0]:3260", "fe80::1%eth0", 3260),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_portal_is_read_in_any_spelling(text: str, host: str, port: int) -> No
     ],
 )  # fmt: skip  # by kind: ports, addresses, the rest
 def test_what_is_no_portal_is_refused(text: str) -> None:
-    """Rather than becoming a name that nobody resolves."""
+    """It does not become a name that cannot be resolved."""
     with pytest.raises(ValueError):
         parse_portal(text)
 
@@ -66,7 +66,7 @@ def test_a_portal_and_its_text_are_inverse(host: str, port: int, tag: str) -> No
 def test_one_address_has_one_spelling(
     address: ipaddress.IPv6Address, is_exploded: bool, is_upper: bool
 ) -> None:
-    """Or one target would get two SRs."""
+    """Else one target would get two SRs."""
     text = address.exploded if is_exploded else address.compressed
     text = text.upper() if is_upper else text
     assert parse_host(text) == parse_host(f"[{text}]") == address.compressed
@@ -74,7 +74,7 @@ def test_one_address_has_one_spelling(
 
 @given(st.text(alphabet="10.:[]afx,-%/ \n", max_size=20))
 def test_any_text_is_a_portal_or_is_refused(text: str) -> None:
-    """Nothing else can happen, and what comes out can be read again."""
+    """There is no third outcome, and the text of a portal can be parsed again."""
     try:
         portal = parse_portal(text)
     except ValueError:
@@ -91,5 +91,5 @@ def test_a_portal_group_that_open_iscsi_does_not_know_is_read(text: str) -> None
 
 @pytest.mark.parametrize("text", ["10.0.0.1:3260,-2", "10.0.0.1:3260,--1", "10.0.0.1:3260,"])
 def test_what_is_no_portal_group_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no portal"):
+    with pytest.raises(ValueError, match="is not a portal"):
         parse_portal(text)

@@ -1,4 +1,4 @@
-"""A file on a share is attached when its name can be a VDI's, and the error explains when it cannot."""
+"""A file on a share is a disk if its name can be a VDI's; else the error says why."""
 
 from typing import Any
 
@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from xenvol.connection_data.gluster import GlusterConnectionData, GlusterVolume
 from xenvol.connection_data.keys import accepted_keys, json_schema
 from xenvol.connection_data.nfs import NFSConnectionData, NFSVolume
-from xenvol.connection_data.share import Location, parse_export, parse_options, parse_path
+from xenvol.connection_data.share import (
+    DiskFile,
+    Location,
+    disk_file,
+    parse_export,
+    parse_options,
+    parse_path,
+)
 from xenvol.errors import InvalidConnectionInfo
 
 SR = "5f1b2d7c-6c5a-4d0e-9a3b-0d6f5b8e7c01"
@@ -82,7 +89,7 @@ def test_an_export_and_its_text_are_inverse(host: str, parts: list[str]) -> None
 def test_mount_options_are_read_with_and_without_their_flag(
     text: str | None, options: tuple[str, ...]
 ) -> None:
-    """cinder passes what its operator wrote."""
+    """cinder passes the options as its operator wrote them."""
     assert parse_options(text) == options
 
 
@@ -99,9 +106,10 @@ def test_mount_options_are_read_with_and_without_their_flag(
 )
 def test_a_file_named_by_a_uuid_is_a_vdi(name: str, fmt: str | None, read: str | None) -> None:
     """With or without its extension; in the export itself, so the SR may have any uuid."""
+    keys = NFSConnectionData(name=name, format=fmt)
+    assert disk_file(keys, driver="nfs") == DiskFile(VDI, None, read)
     volume = nfs(name=name, format=fmt)
     assert volume.vdi_uuid == VDI
-    assert volume.format == read
     assert volume.sr_uuid is None
     assert volume.nosubdir is True
     assert volume.sm_config == {"nosubdir": "true"}
@@ -110,7 +118,7 @@ def test_a_file_named_by_a_uuid_is_a_vdi(name: str, fmt: str | None, read: str |
 
 @pytest.mark.parametrize("data", [{"name": f"{SR}/{VDI}.vhd"}, {"sr_uuid": SR.upper()}])
 def test_a_file_in_an_srs_directory_is_in_that_sr(data: dict[str, str]) -> None:
-    """The directory is part of the name, or sr_uuid says it."""
+    """The directory is part of the name, or is in sr_uuid."""
     volume = nfs(**data)
     assert volume.sr_uuid == SR
     assert volume.nosubdir is False
@@ -126,12 +134,12 @@ def test_a_file_of_another_name_is_refused_with_the_reason(parse: Any, name: str
     refusal = refusal_of(parse, name=name)
     assert refusal.key == "name"
     assert repr(name) in str(refusal)
-    assert "is its uuid" in str(refusal)
+    assert "named by a uuid" in str(refusal)
     assert "rename the file, or give sr_uuid and vdi_uuid" in str(refusal)
 
 
 def test_a_volume_may_be_told_by_its_uuids() -> None:
-    """As cinder's XenAPI driver did; the name then does not matter."""
+    """As cinder's XenAPI driver sent them. The name then does not matter."""
     volume = NFSVolume.parse({"server": "nas", "serverpath": "/vol/", "sr_uuid": SR, "vdi_uuid": VDI.upper()})
     assert (volume.server, volume.serverpath) == ("nas", "/vol")
     assert (volume.sr_uuid, volume.vdi_uuid) == (SR, VDI)
@@ -139,7 +147,7 @@ def test_a_volume_may_be_told_by_its_uuids() -> None:
 
 
 def test_the_servers_address_has_no_brackets() -> None:
-    """The storage manager puts them on itself."""
+    """The storage manager adds the brackets."""
     assert nfs(export="[FD00::1]:/vol").device_config["server"] == "fd00::1"
     assert nfs(export=None, server="[fd00::1]", serverpath="/vol").server == "fd00::1"
     assert nfs(server="NAS", serverpath="/vol/").server == "nas"
@@ -175,7 +183,7 @@ def test_the_version_and_the_options_go_their_own_ways(
         ({"server": "other"}, "server", "export says nas"),
         ({"serverpath": "/other"}, "serverpath", "export says /vol"),
         ({"serverpath": "vol"}, "serverpath", "absolute"),
-        ({"server": "a b"}, "server", "no host"),
+        ({"server": "a b"}, "server", "not a host"),
         ({"name": None}, "name", "is missing"),
         ({"format": "vmdk"}, "format", "qcow2"),
         ({"format": "raw"}, "format", "name says vhd"),
@@ -200,21 +208,21 @@ def test_what_is_missing_or_contradicts_itself_is_named(data: dict[str, Any], ke
 def test_a_gluster_volume_is_read() -> None:
     """The storage driver mounts host:/volume and looks in the SR's directory."""
     volume = gluster(options="-o backup-volfile-servers=gfs2:gfs3,fetch-attempts=3")
-    assert (volume.sr_uuid, volume.vdi_uuid, volume.format) == (SR, VDI, "vhd")
+    assert (volume.sr_uuid, volume.vdi_uuid) == (SR, VDI)
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2:gfs3", "fetchattempts": "3"}
     assert gluster().device_config == {"server": "gfs1:/gv0"}
     assert gluster(export="[fd00::1]:/gv0/").server == "[fd00::1]:/gv0"
 
 
 def test_the_gluster_servers_key_and_lists_are_understood_too() -> None:
-    """What SR.create of such an SR takes."""
+    """SR.create of such an SR takes them."""
     volume = gluster(export=None, server="GFS1:/gv0", backupservers=["gfs2", "gfs3"], fetchattempts="2")
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2:gfs3", "fetchattempts": "2"}
     assert gluster(backupservers="gfs2:gfs3").backupservers == ("gfs2", "gfs3")
 
 
 def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning() -> None:
-    """Whoever sends both means the key."""
+    """The key is the more specific of the two."""
     options = "backup-volfile-servers=gfs8:gfs9,fetch-attempts=9"
     volume = gluster(options=options, backupservers="gfs2", fetchattempts=2)
     assert volume.device_config == {"server": "gfs1:/gv0", "backupservers": "gfs2", "fetchattempts": "2"}
@@ -225,15 +233,15 @@ def test_a_key_of_gluster_counts_more_than_the_mount_option_of_the_same_meaning(
     [
         ({"export": None}, "export", "is missing"),
         ({"server": "gfs9:/gv0"}, "server", "export says gfs1:/gv0"),
-        ({"server": "gfs1"}, "server", "no export"),
+        ({"server": "gfs1"}, "server", "not an export"),
         ({"name": f"{VDI}.vhd"}, "sr_uuid", "directory of its uuid"),
         ({"options": "log-level=DEBUG"}, "options", "'log-level=DEBUG'"),
-        ({"backupservers": "a b"}, "backupservers", "no host"),
+        ({"backupservers": "a b"}, "backupservers", "not a host"),
         ({"fetchattempts": 0}, "fetchattempts", "1 or more"),
     ],
 )
 def test_what_gluster_cannot_do_is_named(data: dict[str, Any], key: str, words: str) -> None:
-    """Rather than mounted without it."""
+    """It is not mounted without the option."""
     refusal = refusal_of(gluster, **data)
     assert refusal.key == key
     assert refusal.driver == "gluster"

@@ -1,4 +1,4 @@
-"""Any SR can be told by its uuid and the keys that introduce it, as nova-volume and cinder did."""
+"""The data names any SR by its uuid and by the keys that introduce it, as nova-volume and cinder sent it."""
 
 import datetime
 from typing import Any
@@ -15,7 +15,7 @@ VDI = "0b8a3c5e-9d0f-4e0e-8a52-3f4f1c1d2e3f"
 
 
 def test_what_nova_volume_sent_is_read() -> None:
-    """With the columns of its database row, which mean nothing here."""
+    """With the columns of its database row, which are ignored."""
     volume = XenSMVolume.parse(
         {
             "backend_id": 1,
@@ -83,7 +83,7 @@ def test_device_config_is_text_and_secrets_stay_secret() -> None:
 
 
 def test_a_listed_key_may_have_the_name_of_one_that_we_read() -> None:
-    """It is the SR's then, and not checked as ours."""
+    """It then belongs to the SR, and is not checked as a key of the driver."""
     volume = XenSMVolume.parse({"sr_uuid": SR, "introduce_sr_keys": ["size"], "size": "10G"})
     assert volume.device_config == {"size": "10G"}
 

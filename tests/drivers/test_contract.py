@@ -1,4 +1,4 @@
-"""A class that breaks the contract is told apart, with its signature and what to change."""
+"""A class that breaks the contract is refused, with its signature and what to change."""
 
 import functools
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Complete(VolumeDriver):
 
 
 def variant(**members: object) -> type:
-    """A driver that is complete but for what is given; None takes a member away."""
+    """Return a complete driver class with these members changed. None removes a member."""
     duck = {
         "__init__": lambda self, session, *, hosts=None: None,
         "connect_volume": lambda self, connection_data: None,
@@ -57,7 +57,7 @@ def generator(self: object, connection_data: object) -> Any:
     ],
 )
 def test_a_class_that_can_be_used_is_accepted(fine: type) -> None:
-    """Inheritance is not asked for, and more parameters do no harm when they have defaults."""
+    """Inheritance is not needed, and further parameters are allowed if they have defaults."""
     assert find_problem(fine) is None
 
 
@@ -106,7 +106,7 @@ def test_a_constructor_stores_and_calls_nothing() -> None:
 
 
 def test_anything_with_xenapi_is_a_session() -> None:
-    """The client's, ours, a mock."""
+    """The client's, xenvol's, a mock."""
     assert isinstance(mock.Mock(spec=["xenapi"]), SessionLike)
     assert not isinstance(mock.Mock(spec=["VM"]), SessionLike)
 
@@ -128,7 +128,7 @@ def test_a_rollback_takes_back_what_this_object_did_and_notes_what_it_could_not(
 
 
 def test_a_rollback_outside_of_any_handler_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What it cannot take back is logged."""
+    """What it cannot undo is logged."""
     driver = Complete(mock.Mock())
     driver.undo.did("plugged PBD", mock.Mock(side_effect=OSError))
     driver.rollback({})

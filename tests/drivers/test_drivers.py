@@ -22,7 +22,7 @@ from tests.scenarios import (
 from xenvol.drivers.gluster import GlusterDriver
 from xenvol.drivers.iscsi import ISCSIDriver, sr_uuid_of
 from xenvol.drivers.nfs import NFSDriver
-from xenvol.drivers.xensm import XenSMDriver
+from xenvol.drivers.xensm import AnySRDriver
 from xenvol.errors import (
     ForbiddenCall,
     InvalidConnectionInfo,
@@ -42,7 +42,7 @@ GIB = 1024**3
 
 @pytest.fixture
 def session(mocker: MockerFixture) -> Any:
-    """A xapi with nothing in it, that offers every SR type and makes what it is asked for."""
+    """A mocked xapi without objects, which has a driver for every SR type and creates every object."""
     mock = mocker.MagicMock(name="session", spec=["xenapi"])
     xenapi = mock.xenapi
     types = ["iscsi", "nfs", "glusterfs"]
@@ -76,7 +76,7 @@ def test_iscsi_introduces_the_target_and_returns_the_lun(session: Any) -> None:
     assert uuid == "6102ad98-4796-5916-85f2-8f1cb6c48394", (
         "others, and our own last version, must mean the same SR"
     )
-    assert sm_config == {"target": "10.0.0.1", "targetIQN": IQN, "xenvol": ""}
+    assert sm_config == {"target": "10.0.0.1", "targetIQN": IQN, "xenvol": uuid}
     (pbd,) = session.xenapi.PBD.create.call_args.args
     assert pbd["device_config"] == {"target": "10.0.0.1", "port": "3260", "targetIQN": IQN}
     session.xenapi.PBD.plug.assert_called_once_with("OpaqueRef:pbd")
@@ -101,12 +101,8 @@ def test_nfs_introduces_the_export_itself_for_a_file_that_lies_right_in_it(sessi
     session.xenapi.VDI.get_all_records_where.side_effect = [{}, {"OpaqueRef:vdi": vdi(sm_config={})}]
     driver = NFSDriver(session, hosts=[HOST])
     assert driver.connect_volume({"export": "nas:/vols", "name": f"{VDI_UUID}.vhd"}) == "OpaqueRef:vdi"
-    assert session.xenapi.SR.introduce.call_args.args[3:] == (
-        "nfs",
-        "user",
-        True,
-        {"nosubdir": "true", "xenvol": ""},
-    )
+    (uuid, _, _, *others) = session.xenapi.SR.introduce.call_args.args
+    assert others == ["nfs", "user", True, {"nosubdir": "true", "xenvol": uuid}]
     (pbd,) = session.xenapi.PBD.create.call_args.args
     assert pbd["device_config"] == {"server": "nas", "serverpath": "/vols"}
 
@@ -122,14 +118,14 @@ def test_gluster_introduces_the_directory_of_the_sr(session: Any) -> None:
 
 def test_xensm_makes_the_device_config_of_the_keys_that_are_listed(session: Any) -> None:
     session.xenapi.VDI.get_all_records_where.side_effect = [{}, {"OpaqueRef:vdi": vdi(sm_config={})}]
-    assert XenSMDriver(session, hosts=[HOST]).connect_volume(NFS_XENSM["data"]) == "OpaqueRef:vdi"
+    assert AnySRDriver(session, hosts=[HOST]).connect_volume(NFS_XENSM["data"]) == "OpaqueRef:vdi"
     (pbd,) = session.xenapi.PBD.create.call_args.args
     assert pbd["device_config"] == {"server": "10.0.0.2", "serverpath": "/export/vols"}
 
 
 def test_xensm_without_a_type_needs_an_sr_that_is_there(session: Any) -> None:
     with pytest.raises(InvalidConnectionInfo) as caught:
-        XenSMDriver(session, hosts=[HOST]).connect_volume({"sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID})
+        AnySRDriver(session, hosts=[HOST]).connect_volume({"sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID})
     assert caught.value.key == "sr_type"
     session.xenapi.SR.introduce.assert_not_called()
 
@@ -140,7 +136,7 @@ def test_xensm_without_a_type_needs_an_sr_that_is_there(session: Any) -> None:
         (ISCSIDriver, iscsi_data(0)),
         (NFSDriver, {"export": "nas:/vols", "name": VDI_UUID}),
         (GlusterDriver, {"export": "g1:/vol", "name": f"{SR_UUID}/{VDI_UUID}"}),
-        (XenSMDriver, NFS_XENSM["data"]),
+        (AnySRDriver, NFS_XENSM["data"]),
     ],
     ids=["iscsi", "nfs", "gluster", "xensm"],
 )
@@ -164,7 +160,7 @@ class TestEveryDriver:
     [
         (NFSDriver, {"export": "nas:/vols", "name": VDI_UUID}),
         (GlusterDriver, {"export": "g1:/vol", "name": f"{SR_UUID}/{VDI_UUID}"}),
-        (XenSMDriver, NFS_XENSM["data"]),
+        (AnySRDriver, NFS_XENSM["data"]),
     ],
     ids=["nfs", "gluster", "xensm"],
 )
@@ -179,9 +175,9 @@ def test_xensm_with_neither_uuid_nor_lun_takes_the_only_disk_and_no_other(sessio
     disks = {"OpaqueRef:one": vdi(), "OpaqueRef:other": vdi()}
     session.xenapi.VDI.get_all_records_where.return_value = disks
     with pytest.raises(VolumeNotFound, match="the only VDI"):
-        XenSMDriver(session, hosts=[HOST]).connect_volume(data)
+        AnySRDriver(session, hosts=[HOST]).connect_volume(data)
     del disks["OpaqueRef:other"]
-    assert XenSMDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
+    assert AnySRDriver(session, hosts=[HOST]).connect_volume(data) == "OpaqueRef:one"
 
 
 def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(
@@ -200,7 +196,7 @@ def test_xensm_sees_a_lun_grow_by_a_new_log_in_and_a_disk_file_by_a_scan(
     assert seen_by == [{"PBD.unplug", "PBD.plug"}, {"SR.scan"}]
 
 
-def test_the_sr_of_a_target_is_the_same_by_whichever_portal() -> None:
+def test_the_sr_of_a_target_is_the_same_by_any_portal() -> None:
     from xenvol.connection_data.iscsi import ISCSIVolume
 
     one = ISCSIVolume.parse(iscsi_data(0)).targets[0]

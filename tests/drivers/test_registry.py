@@ -1,4 +1,4 @@
-"""A name becomes the driver that is meant, or an error that says which package to blame.
+"""A name becomes one driver, or an error that names the package to blame.
 
 The packages in tests/plugins are installed as pip would have: a directory on sys.path with a dist-info in it.
 """
@@ -31,7 +31,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("name", ["iscsi", "iSCSI", " ISCSI "])
-def test_our_own_drivers_are_found_like_anybodys(name: str) -> None:
+def test_built_in_drivers_are_found_by_entry_points_too(name: str) -> None:
     """By their entry points, in any case of letters."""
     driver_class = get_driver_class(name, environ={})
     assert issubclass(driver_class, VolumeDriver)
@@ -40,13 +40,13 @@ def test_our_own_drivers_are_found_like_anybodys(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fibre_channel", "Fibre_Channel", "FIBRE_CHANNEL"])
 def test_a_strangers_driver_is_found(name: str, install: Callable[..., None]) -> None:
-    """It inherits nothing of ours, and its package writes the name in its own way."""
+    """It inherits nothing of xenvol, and its package spells the name in another case."""
     install("fibre")
     assert get_driver_class(name, environ={}).__name__ == "FibreChannelDriver"
 
 
 def test_a_package_installed_meanwhile_is_seen(install: Callable[..., None]) -> None:
-    """A service need not be restarted for it, and no cache stands between."""
+    """A service need not be restarted, and no cache hides the package."""
     with pytest.raises(UnknownDriver):
         get_driver_class("fibre_channel", environ={})
     install("fibre")
@@ -54,7 +54,7 @@ def test_a_package_installed_meanwhile_is_seen(install: Callable[..., None]) -> 
 
 
 def test_an_unknown_name_lists_what_is_installed(install: Callable[..., None]) -> None:
-    """So that a typing error is seen at once."""
+    """So that the reader sees a typing error at once."""
     install("fibre", "rival")
     with pytest.raises(UnknownDriver) as caught:
         get_driver_class("iscsy", environ={})
@@ -64,7 +64,7 @@ def test_an_unknown_name_lists_what_is_installed(install: Callable[..., None]) -
 
 
 def test_two_packages_with_one_name_are_an_error_naming_both(install: Callable[..., None]) -> None:
-    """Neither is imported: nobody guesses."""
+    """Neither is imported: xenvol does not guess."""
     install("rival")
     with pytest.raises(AmbiguousDriver) as caught:
         get_driver_class("iscsi", environ={})
@@ -97,7 +97,7 @@ def test_the_environment_of_the_process_is_the_default(
 
 
 def test_a_preferred_package_that_is_not_installed_is_an_error() -> None:
-    """Somebody decided against ours."""
+    """The operator decided against the built-in driver."""
     with pytest.raises(UnknownDriver) as caught:
         get_driver_class("iscsi", prefer={"iscsi": "rival-storage"}, environ={})
     assert caught.value.package == "rival-storage"
@@ -116,7 +116,7 @@ def test_a_preferred_package_that_is_not_installed_is_an_error() -> None:
 def test_a_package_that_cannot_be_imported_is_named_when_it_is_asked_for(
     name: str, cause: type[BaseException], words: str, install: Callable[..., None]
 ) -> None:
-    """Whatever its import raises is the cause."""
+    """The error of the import is the cause."""
     install("broken")
     with pytest.raises(DriverLoadFailed) as caught:
         get_driver_class(name, environ={})
@@ -147,8 +147,8 @@ def test_a_class_that_breaks_the_contract_is_refused(
     assert words in caught.value.problem
 
 
-def test_broken_packages_are_in_nobodys_way(install: Callable[..., None]) -> None:
-    """The others load, and what was not asked for is not even imported."""
+def test_broken_packages_do_not_affect_other_drivers(install: Callable[..., None]) -> None:
+    """The others load, and only the named driver is imported."""
     install("broken", "faulty", "fibre")
     for module in [name for name in sys.modules if name.startswith(("broken_drivers", "faulty_drivers"))]:
         del sys.modules[module]
@@ -182,7 +182,7 @@ def test_all_installed_drivers_are_listed_with_what_is_wrong_with_them(install: 
 
 
 def test_loading_a_driver_leaves_nothing_on_disk(tmp_path: Path) -> None:
-    """stevedore's own cache would, and would be two minutes behind."""
+    """stevedore's own cache would, and may be two minutes stale."""
     program = "from xenvol.drivers.registry import get_driver_class as get; print(get('iscsi', environ={}).__name__)"
     environ = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -193,7 +193,7 @@ def test_loading_a_driver_leaves_nothing_on_disk(tmp_path: Path) -> None:
 
 
 def test_the_registry_costs_nothing_to_import() -> None:
-    """What reads entry points is imported with the first driver."""
+    """The module that reads entry points is imported with the first driver."""
     late = "{'stevedore', 'xenvol.drivers.entry_points'}"
     program = f"import sys, xenvol.drivers.registry; print(sorted({late} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

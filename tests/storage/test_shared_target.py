@@ -20,6 +20,7 @@ from tests.scenarios import (
     touch_hosts,
 )
 from xenvol.errors import VolumeInUse, WrongVolume
+from xenvol.pool.marks import MARK
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -156,6 +157,27 @@ class TestAnotherOwnersSR:
         volume_ops.detach_volume(iscsi(1), "web")
         assert changes(before, target.snapshot()) == []
         volume_ops._session.call("SR.scan", sr)
+
+    def test_is_left_also_with_a_copy_of_our_mark(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """An operator has introduced the SR anew, with the sm_config of the one that xenvol had introduced."""
+        ours = volume_ops.connect_volume(iscsi(1))
+        mark = {MARK: target.db.get("SR", ours.sr_ref, "sm_config")[MARK]}
+        volume_ops.disconnect_volume(iscsi(1))
+        assert target.db.refs("SR") == []
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="", sm_config=mark)
+        before = target.snapshot()
+        assert volume_ops.attach_volume(iscsi(1), "web").sr_ref == sr
+        volume_ops.detach_volume(iscsi(1), "web")
+        assert changes(before, target.snapshot()) == []
+
+    def test_that_an_earlier_release_introduced_is_forgotten_with_its_last_volume(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """It wrote an empty mark."""
+        target.add_sr("old", type="iscsi", device_config=THEIRS, content_type="", sm_config={MARK: ""})
+        volume_ops.attach_volume(iscsi(1), "web")
+        volume_ops.detach_volume(iscsi(1), "web")
+        assert target.db.refs("SR") == []
 
     def test_that_is_not_plugged_is_plugged_and_unplugged_again(
         self, target: Simulator, volume_ops: VolumeOps

@@ -1,1 +1,1 @@
-"""How volumes get into VMs: which VM, which slot, which disk is the volume, who else uses it, and what is attached."""
+"""Attach VDIs to VMs: find the VM, the slot and the VBD of a volume, check who uses the disk, list what is attached."""

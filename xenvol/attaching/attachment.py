@@ -1,4 +1,4 @@
-"""A volume in a VM, as the caller may keep it: plain words, JSON-able, without a secret."""
+"""The results that a caller keeps: plain values for JSON, without a secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xenvol.session.refs import SRRef, VBDRef, VDIRef, VMRef
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A connected volume: a disk of the pool that a VM could start from."""
+    """A connected volume: a VDI of the pool that a VM can start from."""
 
     sr_ref: SRRef
     sr_uuid: str
@@ -25,14 +25,14 @@ class Volume:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """A volume attached to a VM. References change with xapi's database, uuids do not."""
+    """A volume attached to a VM. Uuids are stable; references change with xapi's database."""
 
     attachment_id: str
-    """Names this attachment and no later one: give it to `detach_volume`, and a late detach does no harm."""
+    """Names this attachment only. Given to `detach_volume`, it keeps a late detach off a newer attachment."""
     volume_id: str
-    """What the service calls the volume, or a digest of its connection_info where that gives no id."""
+    """The service's id of the volume, or a key made of its connection_info if that has no id."""
     driver: str
-    """The driver_volume_type that it came by."""
+    """The driver_volume_type of its connection_info."""
     vm_ref: VMRef
     vm_uuid: str
     vbd_ref: VBDRef
@@ -46,7 +46,7 @@ class Attachment:
     userdevice: str
     """The position, 0 to 254, in decimal."""
     device: str
-    """What the guest calls the disk (``xvdb``), read back from xapi; empty until the disk has been plugged once."""
+    """The guest's name of the disk (``xvdb``), read back from xapi. Empty until the disk has been plugged once."""
     mode: str
     """RW or RO."""
     is_plugged: bool

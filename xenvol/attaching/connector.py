@@ -1,4 +1,4 @@
-"""What a block-storage service must know of a host to export a volume to it: the model is os-brick's connector."""
+"""The connector: what a block-storage service must know of a host to export a volume to it. Modelled on os-brick's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _NODE_NAMES = frozenset({"wwnn", "node_name", "node"})
 
 
 def get_connector(view: View, host: Name | None, *, may_be_down: bool = False) -> dict[str, Any]:
-    """`initiator` (IQN; absent when the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
-    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. Raises UnknownHost.
+    """Return the connector of a host; None is the master. Raises UnknownHost.
 
-    `may_be_down`: a host that is down is told without its Fibre Channel names, which only it knows.
+    Its keys: `initiator` (IQN; absent if the host has none), `wwpns` and `wwnns` (lists of 16 hex digits), `multipath`,
+    `host` (its name), `ip`, `uuid`, `pool_uuid`, `platform` and `os_type`. If `may_be_down`, a host that is down gets
+    no Fibre Channel names, since only the host itself knows them; else its error is raised.
     """
     host_ref = view.master if host is None else find_host(view, host)
     record = view.record("host", host_ref)
@@ -48,10 +49,10 @@ def get_connector(view: View, host: Name | None, *, may_be_down: bool = False) -
 
 
 def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
-    """What the service must know of every host to which it exports a volume for this VM, the master first.
+    """Return a connector for every host to which the service must export a volume for this VM, the master first.
 
-    The VM's host plugs the disk. The master is among them always: xapi makes it work on every shared SR. A VM that is
-    halted, or that HA protects, may start on any host.
+    The VM's host plugs the disk. xapi needs the master for every shared SR. A VM that is halted, or that HA protects,
+    may start on any host, so it needs them all.
     """
     may_start_anywhere = vm.resident_on is None or (vm.is_protected and view.pool["ha_enabled"])
     hosts = set(view.hosts) if may_start_anywhere else {vm.resident_on}
@@ -60,10 +61,10 @@ def get_connectors(view: View, vm: VM) -> list[dict[str, Any]]:
 
 
 def _fibre_channel_names(view: View, host_ref: HostRef, *, may_be_down: bool) -> tuple[list[str], list[str]]:
-    """Port and node names of the host's adapters, from a probe that lists them because it is told no LUN.
+    """Return the port names and node names of the host's Fibre Channel adapters.
 
-    xapi has them in no field. The probe's list comes as the third parameter of its refusal (docs/background/xapi.md
-    5.3). A host that cannot be probed for Fibre Channel may well have the rest, so it is told without.
+    xapi has no field for them. A probe without a LUN is refused, and the last parameter of the refusal lists them
+    (docs/background/xapi.md 5.3). If the probe fails otherwise, both lists are empty: iSCSI may work all the same.
     """
     if view.driver_of("lvmohba") is None:
         return [], []
@@ -74,7 +75,7 @@ def _fibre_channel_names(view: View, host_ref: HostRef, *, may_be_down: bool) ->
         if not error.code.startswith("SR_BACKEND_FAILURE") and not is_passed_over:
             raise
         if error.code != "SR_BACKEND_FAILURE_107":
-            log.warning("host %s: its Fibre Channel adapters are not known: %s", host_ref, error)
+            log.warning("host %s: its Fibre Channel adapters cannot be listed: %s", host_ref, error)
             return [], []
         listing = error.params[-1]
     names: dict[bool, dict[str, None]] = {True: {}, False: {}}

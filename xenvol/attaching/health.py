@@ -1,4 +1,4 @@
-"""Find the volumes that a VM could not start with. Nothing is changed: no SR is scanned, no VDI introduced."""
+"""Find the volumes that a VM could not start with. Changes nothing: no SR is scanned, no VDI introduced."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ class BadVolume:
 
 
 def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
-    """Those whose disk is gone, whose SR is plugged on no host that the VM can run on, or whose storage has it not.
+    """Return the volumes whose disk is gone, whose SR is plugged on no host of the VM, or that the storage lacks.
 
-    The storage is asked without a scan, which would drop records, and without an introduce, which would add some: of
-    LUNs the VM's host lists what it sees now; of files only whether their SR answers, so a single file that is gone
-    shows when the VM starts.
+    No SR is scanned, since a scan drops records. The VM's host lists the LUNs that it sees now. Of a disk that is a
+    file, only its SR is checked: a missing file shows when the VM starts.
     """
     bad = []
     vbds = read_volumes(view, vm)
@@ -54,7 +53,7 @@ def find_bad_volumes(view: View, vm: VM) -> list[BadVolume]:
 
 
 def _volume_of(vbd: Record, vdi: Record | None) -> str:
-    """What the volume is called: by the VBD's marks, else by the disk, which was connected without a VM."""
+    """Return the volume's id: from the VBD's marks, else from the marks of a disk that was connected without a VM."""
     if is_marked(vbd) or vdi is None:
         return str(vbd["other_config"].get(VOLUME, ""))
     return held_as(vdi).get(VOLUME) or str(vdi["uuid"])
@@ -69,16 +68,16 @@ def _problem_of_sr(view: View, vm: VM, sr_ref: SRRef) -> str | None:
     if storage.is_lun_per_vdi(sr["type"]):
         return None
     try:
-        view.call("SR.update", sr_ref)  # the free space anew: it drops no record, as a scan would
+        view.call("SR.update", sr_ref)  # reads the free space, and drops no record as a scan would
     except XapiError as error:
         return str(error)
     return None
 
 
 def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
-    """What the VM's host (the master, where it runs nowhere) sees in the place of the LUN, if not the LUN.
+    """Return why the VM's host (the master for a VM that is halted) does not see the LUN, or None.
 
-    Its number may be another one on that host: the disk is known by its SCSI id.
+    Compares SCSI ids, since each host may have another number for the LUN.
     """
     sm_config, sr_ref = vdi["sm_config"], SRRef(vdi["SR"])
     if not sr_type_of(view.record("SR", sr_ref)["type"]).has_lun_numbers or "SCSIid" not in sm_config:
@@ -87,7 +86,7 @@ def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
     try:
         seen = storage.seen_luns(view, sr_ref, [vm.resident_on or view.master])
     except UnsupportedSRType:
-        return None  # no host can list its LUNs
+        return None  # the pool lacks the driver that lists LUNs
     except XapiError as error:
         return f"the storage does not show LUN {number}: {error}"
     for luns in seen.values():

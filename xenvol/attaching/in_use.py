@@ -1,4 +1,4 @@
-"""Who may have a disk: refuse what another VM uses, hold a disk that has no VM yet, release what showed a disk."""
+"""Refuse a disk that another VM uses, mark a disk that has no VM yet as in use, and release the SR of a disk."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from xenvol.storage.users import held_as, in_words, is_held, is_marked
 
 
 def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: VM, mode: str) -> None:
-    """Raise VolumeInUse where another VM's use of the disk excludes ours, and UnmanagedVDI where xapi would.
+    """Raise VolumeInUse if another VM's use of the disk excludes this one, and UnmanagedVDI if xapi gives it to no VM.
 
-    xapi lets a disk be plugged twice when all read only, or when it is sharable; only plugged disks count there.
-    Raises AttachedMeanwhile where it is another attempt to attach it to the same VM.
+    xapi plugs a disk twice only if all users only read, or if it is sharable. VBDs that are not plugged do not count.
+    Raises AttachedMeanwhile if another attempt has attached the volume to the same VM.
     """
     vdi = view.record("VDI", vdi_ref)
     if not vdi["managed"]:
@@ -40,13 +40,13 @@ def check_not_in_use(view: View, vdi_ref: VDIRef, info: ConnectionInfo, *, vm: V
 
 
 def hold(view: View, undo: Undo, vdi_ref: VDIRef, vdi: Record, info: ConnectionInfo) -> None:
-    """Say on the disk that it is in use although it has no VBD, and as which volume, so that others spare it.
+    """Mark a disk without a VBD as in use, and as which volume, so that other processes spare it.
 
-    Idempotent, also where another attempt to connect it is faster.
+    Idempotent, also if another process sets the mark first.
     """
     if is_held(vdi):
         return
-    # a copy has inherited them from the disk that it was made of
+    # a disk that is a copy has inherited the marks of its source
     for mark in {CONNECTED, JOINED} & set(vdi["other_config"]):
         view.call("VDI.remove_from_other_config", vdi_ref, mark)
     if vdi["SR"] in view.joined:
@@ -78,16 +78,14 @@ def _is_same(one: Record, other: Record) -> bool:
 
 
 def release_disk(view: View, vbd: Record) -> None:
-    """Release what showed the disk of a VBD that is out of its VM, also where the disk's record is gone."""
+    """Release the SR of a disk whose VBD was taken out of its VM. Works also if the disk's record is gone."""
     vdi = view.known("VDI", vbd["VDI"])
     if vdi is None:
         if is_marked(vbd) and SR in vbd["other_config"]:
             storage.release_sr(view, SRRef(vbd["other_config"][SR]))
         return
     sr_ref = SRRef(vdi["SR"])
-    view.forget(
-        "SR", sr_ref
-    )  # the guest may have taken its time: which PBDs are there now, and who has the turn?
+    view.forget("SR", sr_ref)  # the unplug may have taken long: read the PBDs and the turn mark again
     try:
         sr = view.record("SR", sr_ref)
     except XapiError as error:
@@ -95,7 +93,7 @@ def release_disk(view: View, vbd: Record) -> None:
             return
         raise
     held_by = held_as(vdi).get(VOLUME)
-    # a disk that a volume of another id holds stays held
+    # a disk that is held as another volume stays in use
     is_others = is_marked(vbd) and bool(held_by) and held_by != vbd["other_config"][VOLUME]
     of = (lambda other: False) if is_others else partial(_is_same, vdi)
     is_released = storage.release_sr(view, sr_ref, of=of)
@@ -104,7 +102,7 @@ def release_disk(view: View, vbd: Record) -> None:
 
 
 def release_vdi(view: View, vdi_ref: VDIRef) -> None:
-    """Release what showed a disk, unless somebody uses it. Does nothing for a disk that is gone."""
+    """Release the SR of a disk, unless the disk is in use. Does nothing if the disk is gone."""
     with gone_is_fine("VDI"):
         vdi = view.record("VDI", vdi_ref)
         storage.release_sr(view, SRRef(vdi["SR"]), of=partial(_is_same, vdi))

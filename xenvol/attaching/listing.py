@@ -1,4 +1,4 @@
-"""Read which volumes a VM has, and describe each as an `Attachment`. Nothing is changed."""
+"""Read which volumes a VM has, and describe each as an `Attachment`. Changes nothing."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from xenvol.storage.users import held_as, is_held, is_marked, is_plugged
 
 
 def list_volumes(view: View, vm: VM) -> list[Attachment]:
-    """The volumes that xenvol attached, by position; a VBD whose disk is gone is left out (see `find_bad_volumes`)."""
+    """Return the volumes that xenvol attached, by position, without those whose disk is gone (`find_bad_volumes`)."""
     return attachments(view, vm, read_volumes(view, vm))
 
 
 def attachments(view: View, vm: VM, vbds: Mapping[VBDRef, Record]) -> list[Attachment]:
-    """Those of the VBDs that have a disk, from what `read_volumes` has read along."""
+    """Return the attachments of the VBDs whose disk exists, from the records that `read_volumes` has read."""
     with_disk = [ref for ref, vbd in vbds.items() if view.known("VDI", vbd["VDI"]) is not None]
     return [attachment(view, vm, ref) for ref in with_disk]
 
 
 def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
-    """One disk in a VM, from records that have been read; what has not is read now."""
+    """Return the attachment of one VBD. Reads only the records that the view does not have."""
     vbd = view.record("VBD", vbd_ref)
     vdi = view.record("VDI", vbd["VDI"])
-    told: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
+    marks: Mapping[str, str] = vbd["other_config"] if is_marked(vbd) else held_as(vdi)
     return Attachment(
-        attachment_id=told.get(ATTACHMENT) or vbd["uuid"],
-        volume_id=told.get(VOLUME) or vdi["uuid"],
-        driver=told.get(DRIVER, ""),
+        attachment_id=marks.get(ATTACHMENT) or vbd["uuid"],
+        volume_id=marks.get(VOLUME) or vdi["uuid"],
+        driver=marks.get(DRIVER, ""),
         vm_ref=vm.ref,
         vm_uuid=vm.uuid,
         vbd_ref=vbd_ref,
@@ -50,9 +50,9 @@ def attachment(view: View, vm: VM, vbd_ref: VBDRef) -> Attachment:
 
 
 def read_volumes(view: View, vm: VM) -> dict[VBDRef, Record]:
-    """The VM's VBDs of volumes by position, their VDIs and SRs read along: three calls, however many there are.
+    """Return the VBDs of the VM's volumes by position, and read their VDIs and SRs. Always three calls.
 
-    A volume's VBD has our marks, or shows a disk that was connected without a VM: its caller made the VBD.
+    The VBD of a volume has xenvol's marks, or it shows a disk that was connected without a VM and the caller made it.
     """
     found = {
         VBDRef(ref): vbd for ref, vbd in view.find("VBD", {"VM": vm.ref}).items() if vbd["type"] == "Disk"

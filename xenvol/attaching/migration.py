@@ -1,4 +1,4 @@
-"""A VM moves within its pool: its volumes must be visible on the host that it moves to, before it does."""
+"""Migration within a pool: plug the SRs of a VM's volumes on the destination before the VM moves, and undo that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def prepare(
 ) -> list[str]:
     """Plug the SR of every volume of the VM on that host; return the uuids of the SRs.
 
-    `ways_to` tells how that host reaches a volume; without a way, as the SR is plugged elsewhere.
+    `ways_to` returns the device_configs by which the host reaches a volume. If it returns none, the host gets the
+    device_config of another host. Idempotent. A failure is undone.
     """
     host_ref = find_host(view, host)
     undo = Undo(hidden=view.hidden)
@@ -35,7 +36,7 @@ def prepare(
     try:
         for sr_ref, volume in volumes.items():
             sr = view.record("SR", sr_ref)
-            # without a way the device_config comes from the PBDs that are there: this SR shows a disk, so it has one
+            # without a way, connect_sr copies the device_config of a PBD: an SR that shows a disk has one
             spec = SRSpec(uuid=sr["uuid"], type=sr["type"], name_label=sr["name_label"], device_config={})
             connect_sr(view, undo, spec, [host_ref], found=sr_ref, ways=ways_to(volume))
     except BaseException as error:
@@ -45,9 +46,10 @@ def prepare(
 
 
 def undo(view: View, vm: VM, host: Name) -> None:
-    """Unplug them there again: not the master's, on which the SR depends, nor where a VM uses them or may start.
+    """Undo `prepare`: unplug the SRs on that host. Idempotent. Raises VMBusy while the VM moves.
 
-    Raises VMBusy while the VM moves.
+    Spares the master, on which the SRs depend, the VM's own host, and an SR that a VM uses on that host, or needs on
+    every host.
     """
     host_ref = find_host(view, host)
     check_stays(vm)
@@ -56,12 +58,12 @@ def undo(view: View, vm: VM, host: Name) -> None:
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
         if not _is_needed_everywhere(view, sr_ref):
             with turn(view, sr_ref, for_unplug=True):
-                if not _is_needed_everywhere(view, sr_ref):  # still, after what may have been a long wait
+                if not _is_needed_everywhere(view, sr_ref):  # again: the wait for the turn may have been long
                     _leave(view, sr_ref, host_ref)
 
 
 def _is_needed_everywhere(view: View, sr_ref: SRRef) -> bool:
-    """Whether a VM has a disk there that needs the SR on every host that it may start on."""
+    """Return whether a VM with a disk of this SR needs it on every host (`needs_every_host`)."""
     vms = vms_of(view, vbds_of(view, vdis_of(view, sr_ref).values()).values())
     return any(needs_every_host(view, rec) for rec in vms)
 
@@ -76,14 +78,14 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
         return
     if not unplug_unless_used(view, pbd_ref):
         return
-    if mark == PLUGGED:  # it was there before us, unplugged
+    if mark == PLUGGED:  # the PBD existed before, and xenvol only plugged it
         view.call("PBD.remove_from_other_config", pbd_ref, MARK)
     else:
         destroy_pbd(view, pbd_ref)
 
 
 def find_host(view: View, host: Name) -> HostRef:
-    """The host that a reference, a uuid or a name means. Raises UnknownHost, RequestError for what names nothing."""
+    """Return the host of this reference, uuid or name. Raises UnknownHost; RequestError if `host` is no name at all."""
     host = text_of(host, "a host")
     if is_ref(host):
         try:

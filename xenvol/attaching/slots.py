@@ -1,4 +1,4 @@
-"""A VM's disks, and which of them is the volume: found by the marks of its VBD, proved by the disk that this shows."""
+"""Find the VBD of a volume among those of a VM, by its marks and by the disk that it shows; fill and empty slots."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ from xenvol.storage.users import held_as, is_marked, is_moving, vbds_of
 T = TypeVar("T")
 
 _UNAVAILABLE: Final = "SR_BACKEND_FAILURE_46"
-"""What the storage driver says of a LUN that is gone, and of its neighbours while the host has not noticed."""
+"""The storage driver's error for a LUN that is gone, and for its neighbours until the host drops its device."""
 
 
 def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
-    """The VM's VBDs; with them, in the same call, what else an attach looks at before it changes anything."""
+    """Return the VM's VBDs. Reads in the same call all else that an attach checks before it changes anything."""
     view.read_with_drivers(
         {"VBD": vm.vbd_refs, "VM_guest_metrics": [vm.guest_metrics_ref]},
         whole=["pool"] if vm.resident_on is not None and not vm.is_protected else ["pool", "host"],
@@ -58,11 +58,12 @@ def read_disks(view: View, vm: VM) -> dict[VBDRef, Record]:
 
 
 def find_volume(
-    disks: Mapping[VBDRef, Record], info: ConnectionInfo, volume: Identity, wish: str | int | None
+    disks: Mapping[VBDRef, Record], info: ConnectionInfo, volume: Identity, requested: str | int | None
 ) -> VBDRef | None:
-    """The VBD of this volume by its marks: by the service's id; by where its disk lies when either side has no id.
+    """Return the VBD whose marks name this volume, or None.
 
-    Raises InvalidMountpoint when it is at another position than the one named.
+    Compares the service's ids, or, if either side has no id, the places of the disk. Raises InvalidMountpoint if the
+    VBD is at another position than the requested one.
     """
     marked = volumes_of(disks)
     by_id = [
@@ -74,52 +75,52 @@ def find_volume(
         if (info.volume_id is None or _id_of(vbd) is None) and volume.is_at(vbd["other_config"].get(DISK, ""))
     ]
     for vbd_ref in [*by_id, *by_place]:
-        check_position(marked[vbd_ref], wish)
+        check_position(marked[vbd_ref], requested)
         return vbd_ref
     return None
 
 
 def _id_of(vbd: Record) -> str | None:
-    """What the service called the volume; None where it gave no id, and the place stands for it."""
+    """Return the service's id of the volume from the VBD's marks, or None: then the mark VOLUME has the place."""
     volume_id: str = vbd["other_config"][VOLUME]
     return None if volume_id == vbd["other_config"].get(DISK) else volume_id
 
 
-def check_position(vbd: Record, wish: str | int | None) -> None:
-    """Raise InvalidMountpoint where the disk is at another position than the one named."""
-    if mountpoint.userdevice_of(wish) not in (None, mountpoint.position_of(vbd["userdevice"])):
+def check_position(vbd: Record, requested: str | int | None) -> None:
+    """Raise InvalidMountpoint if the disk is at another position than the requested one."""
+    if mountpoint.userdevice_of(requested) not in (None, mountpoint.position_of(vbd["userdevice"])):
         where = mountpoint.shown_name(vbd["userdevice"])
-        raise InvalidMountpoint(wish, problem=f"is not where the volume is attached, which is {where}")
+        raise InvalidMountpoint(requested, problem=f"is not the position of the volume, which is {where}")
 
 
 def find_unmarked(
     view: View, slots: Mapping[VBDRef, Record], info: ConnectionInfo, volume: Identity, driver: Any
 ) -> set[str]:
-    """The VDIs of these VBDs that are the volume, whoever made the VBDs and whatever their marks say.
+    """Return those VDIs of these VBDs that are the volume. Ignores the marks of the VBDs.
 
-    Proved by uuid, by SCSI id, or by the volume's id where the disk was connected as that; what is left is asked of
-    the driver, if it can tell.
+    The uuid or the SCSI id is a proof. Without one, the volume's id decides if the disk was connected as that volume.
+    For the other VDIs the driver's `find_volume` decides, if it has one.
     """
     if not slots:
         return set()
     view.read({"VDI": {vbd["VDI"] for vbd in slots.values()}})
     vdis = {VDIRef(vbd["VDI"]): vdi for vbd in slots.values() if (vdi := view.known("VDI", vbd["VDI"]))}
-    found, open_ = set(), {}
+    found, undecided = set(), {}
     for vdi_ref, vdi in vdis.items():
         proof = volume.is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
         is_held_as_this = info.volume_id is not None and held_as(vdi).get(VOLUME) == info.volume_id
         if proof or (proof is None and is_held_as_this):
             found.add(vdi_ref)
         elif proof is None:
-            open_[vdi_ref] = vdi
-    find = getattr(driver, "find_volume", None)  # one that is no subclass of ours may not have it
-    return {*found, *(find(info.data, open_) if find is not None and open_ else ())}
+            undecided[vdi_ref] = vdi
+    find = getattr(driver, "find_volume", None)  # a driver that is no VolumeDriver may lack it
+    return {*found, *(find(info.data, undecided) if find is not None and undecided else ())}
 
 
 def check_not_marked_as_another(vm: VM, slots: Mapping[VBDRef, Record], vdi_refs: Collection[str]) -> None:
-    """Raise WrongVolume where one of these VDIs is in the VM as another volume.
+    """Raise WrongVolume if one of these VDIs is attached to the VM as another volume.
 
-    For data that names one volume and the place of another: the VM has both, and which one is meant nobody can know.
+    The data then has the id of one volume and the place of another, and the VM has both: either could be meant.
     """
     for vbd in slots.values():
         if vbd["VDI"] in vdi_refs and is_marked(vbd):
@@ -130,7 +131,7 @@ def check_not_marked_as_another(vm: VM, slots: Mapping[VBDRef, Record], vdi_refs
 
 
 def check_in_no_drive(vm: VM, vbds: Iterable[Record]) -> None:
-    """Raise VolumeInUse where a CD drive or a floppy drive of the VM shows the disk: the operator put it there."""
+    """Raise VolumeInUse if a CD or floppy drive of the VM shows the disk: only the operator can have put it there."""
     for vbd in vbds:
         if vbd["type"] != "Disk":
             users = [
@@ -140,7 +141,7 @@ def check_in_no_drive(vm: VM, vbds: Iterable[Record]) -> None:
 
 
 def marks(view: View, info: ConnectionInfo, volume: Identity, vdi_ref: str) -> dict[str, str]:
-    """What a VBD of this volume says of itself, in its other_config; each attachment has an id of its own."""
+    """Return the marks for the other_config of a VBD of this volume. Each attachment has an id of its own."""
     sr_ref = view.record("VDI", vdi_ref)["SR"]
     return {
         **({JOINED: ""} if sr_ref in view.joined else {}),
@@ -156,19 +157,19 @@ def marks(view: View, info: ConnectionInfo, volume: Identity, vdi_ref: str) -> d
 def choose_position(
     view: View,
     slots: Mapping[VBDRef, Record],
-    there: VBDRef | None,
-    wish: str | int | None,
+    marked_ref: VBDRef | None,
+    requested: str | int | None,
     info: ConnectionInfo,
     volume: Identity,
     driver: Any,
 ) -> str:
-    """The position of the volume: where it is, or the one that is wished for, or the first one free.
+    """Return the position to use: that of the volume's VBD, else the requested one, else the first free one.
 
-    An unmarked VBD at that position that shows this very disk is no obstacle: `find_twin` gives it to the attach.
-    Raises MountpointInUse for any other.
+    An unmarked VBD there may show the volume's own disk: then `find_twin` adopts it. Raises MountpointInUse for any
+    other VBD there.
     """
-    slot = wish if there is None else mountpoint.position_of(slots[there]["userdevice"])
-    others = {ref: vbd for ref, vbd in slots.items() if ref != there}
+    slot = requested if marked_ref is None else mountpoint.position_of(slots[marked_ref]["userdevice"])
+    others = {ref: vbd for ref, vbd in slots.items() if ref != marked_ref}
     try:
         return mountpoint.choose(slot, taken_by(others.values()))
     except MountpointInUse:
@@ -186,26 +187,30 @@ def choose_position(
 
 
 def check_same_place(vbd: Record, volume: Identity) -> None:
-    """Raise WrongVolume where the disk in the slot lies elsewhere than the volume now does: it has moved."""
+    """Raise WrongVolume if the disk in the slot is at another place than the volume is now: the volume has moved."""
     place = vbd["other_config"].get(DISK, volume.key)
     if not volume.is_at(place):
         raise WrongVolume(
-            f"the volume at {volume.key}", found=f"in its slot on the VM a disk at {place}: detach it first"
+            f"the volume at {volume.key}", found=f"its old disk at {place} in the VM: detach that first"
         )
 
 
 def check_mode(vm: VM, vbd: Record, mode: str) -> None:
-    """Raise VolumeInUse where the VM has the disk in another mode than the one asked for."""
+    """Raise VolumeInUse if the VM has the disk in another mode than the requested one."""
     if vbd["mode"] != mode:
-        users = [f"VM {vm} itself, in mode {vbd['mode']} where {mode} is asked for"]
+        users = [f"VM {vm} itself, in mode {vbd['mode']}, and {mode} is requested"]
         raise VolumeInUse(vbd["VDI"], users=users, is_to_go=True)
 
 
-def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_ref: str) -> VBDRef | None:
-    """A VBD of the VM that shows the very disk and is not marked as the volume's: made by another tool, or its marks
-    were wiped. Raises VolumeInUse where it is there as another volume: one LUN under two ids."""
+def find_twin(
+    vm: VM, slots: Mapping[VBDRef, Record], marked_ref: VBDRef | None, vdi_ref: str
+) -> VBDRef | None:
+    """Return a VBD of the VM that shows this disk and has no marks, or None: another tool made it, or wiped its marks.
+
+    Raises VolumeInUse if the VM has the disk as another volume: one LUN under two ids.
+    """
     for vbd_ref, vbd in slots.items():
-        if vbd["VDI"] == vdi_ref and vbd_ref != there:
+        if vbd["VDI"] == vdi_ref and vbd_ref != marked_ref:
             if is_marked(vbd):
                 where, name = mountpoint.shown_name(vbd["userdevice"]), vbd["other_config"][VOLUME]
                 users = [f"VM {vm} itself, at {where} as volume {name}"]
@@ -216,7 +221,7 @@ def find_twin(vm: VM, slots: Mapping[VBDRef, Record], there: VBDRef | None, vdi_
 
 
 def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mapping[str, str]) -> None:
-    """Mark a VBD that is in place. Its other notes stay."""
+    """Add marks to a VBD that exists. The rest of its other_config stays."""
     wanted = {**vbd["other_config"], **its_marks}
     change(
         view,
@@ -229,16 +234,16 @@ def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mappi
 
 
 def take_over(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
-    """Give the attachment the id that the service has for it now: a detach that names the old one is then late.
+    """Give the attachment the id that the service has for it now, which fences a detach that names the old id.
 
-    In one call, since an attachment without an id could be fenced by nobody.
+    In one call, so that the attachment is never without an id.
     """
     if info.attachment_id is not None and info.attachment_id != vbd["other_config"].get(ATTACHMENT):
         adopt(view, undo, vbd_ref, vbd, {ATTACHMENT: info.attachment_id})
 
 
 def make_bootable(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record) -> None:
-    """Let the VM start from a disk that is in place, from its next start on."""
+    """Make an existing VBD bootable, from the VM's next start on."""
     if not vbd["bootable"]:
         change(
             view,
@@ -251,9 +256,9 @@ def make_bootable(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record) -> None:
 
 
 def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
-    """Of two attempts that put one volume into one VM at once, the later one gives way, and looks again.
+    """Destroy this VBD and raise AttachedMeanwhile if another attempt has attached the same disk to this VM.
 
-    The other may have returned already. Raises AttachedMeanwhile, our slot being empty again.
+    The caller retries then. The other attempt may have returned already, so its VBD stays.
     """
     vbd = view.record("VBD", vbd_ref)
     others = [ref for ref in view.record("VDI", vbd["VDI"])["VBDs"] if ref != vbd_ref]
@@ -264,7 +269,7 @@ def discard_if_second(view: View, vm: VM, vbd_ref: VBDRef) -> None:
 
 
 def put_in(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VBDRef:
-    """Put the disk into a slot of the VM, not yet plugged. Raises MountpointInUse where somebody was faster."""
+    """Create a VBD of the disk, not yet plugged. Raises MountpointInUse if another process has taken the position."""
 
     def inverse(view: View, vbd_ref: VBDRef) -> None:
         discard(view, vm, vdi_ref, vbd_ref)
@@ -273,14 +278,14 @@ def put_in(view: View, undo: Undo, vm: VM, vdi_ref: VDIRef, spec: VBDSpec) -> VB
 
 
 def discard(view: View, vm: VM, vdi_ref: str, vbd_ref: VBDRef) -> None:
-    """Take a disk that we have put in out again, also where LUNs of its target have vanished since."""
-    discard_vbd(view, vbd_ref, through=partial(_past_dead_luns, view, vm, vdi_ref))
+    """Unplug and destroy a VBD that this attempt made, also if LUNs of its target have vanished since."""
+    discard_vbd(view, vbd_ref, run=partial(_retry_without_dead_luns, view, vm, vdi_ref))
 
 
 def check_fence(vbd: Record, attachment_id: str | None) -> None:
-    """Raise AttachmentFenced unless this is the attachment that is meant; None means whichever is in place.
+    """Raise AttachmentFenced unless this VBD is the attachment of that id. None allows any.
 
-    A VBD that has no mark of its own is known by its uuid: the marks of a copy name the attachment of the original.
+    The id of a VBD without marks of its own is its uuid: copied marks name the attachment of the original.
     """
     current = vbd["other_config"].get(ATTACHMENT, vbd["uuid"]) if is_marked(vbd) else vbd["uuid"]
     if attachment_id is not None and attachment_id != current:
@@ -288,7 +293,7 @@ def check_fence(vbd: Record, attachment_id: str | None) -> None:
 
 
 def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
-    """Unplug the disk if it is plugged, and empty its slot; a disk that cannot go is plugged again."""
+    """Unplug the disk if it is plugged, and destroy its VBD. If that fails, plug the disk again."""
     undo = Undo()
     try:
         if vbd["currently_attached"] or is_moving(vbd):
@@ -297,31 +302,31 @@ def take_out(view: View, vm: VM, vbd_ref: VBDRef, vbd: Record) -> None:
             if is_moving(vbd):
                 settle_vbd(view, vbd_ref, lambda vbd: not is_moving(vbd))
             unplug = partial(unplug_vbd, view, undo, vbd_ref, device=device, vm=vm)
-            _past_dead_luns(view, vm, vbd["VDI"], unplug)
+            _retry_without_dead_luns(view, vm, vbd["VDI"], unplug)
         destroy_vbd(view, vbd_ref)
     except BaseException as error:
         undo.unwind(error)
         leave_behind(vbd_ref)
         raise
-    view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it is out
+    view.remember("VBD", vbd_ref, vbd | {"VM": NULL_REF})  # it was taken out of the VM
 
 
 def plug(view: View, undo: Undo, vm: VM, vbd_ref: VBDRef, vdi_ref: str, was: Record | None) -> None:
-    """Make the disk live in the running VM. Idempotent. Raises VolumeNotFound where it is a LUN that is gone.
+    """Plug the disk into the running VM. Idempotent. Raises VolumeNotFound if it is a LUN that is gone.
 
-    `was` is the VBD as it was before; None for one that we made, which is unplugged when that is undone.
+    `was` is the record of a VBD that existed before; then the plug is recorded in `undo`. None is a VBD that this
+    attempt made: undoing that unplugs it as well.
     """
     do = plug_vbd if was is None else plug_unless_plugged
-    is_by_us = _past_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
-    if was is not None and is_by_us:
+    is_plugged_now = _retry_without_dead_luns(view, vm, vdi_ref, partial(do, view, vbd_ref))
+    if was is not None and is_plugged_now:
         undo.did(f"plugged VBD {vbd_ref}", view.call, "VBD.unplug", vbd_ref)
 
 
-def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
-    """Plug or unplug a disk. Where the storage driver refuses because of LUNs that have vanished, the VM's host is told
-    to drop those, and it is done once more.
+def _retry_without_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
+    """Plug or unplug a disk. If the driver refuses because of vanished LUNs, let the host drop those and retry once.
 
-    The guest may have released the disk although the driver refused; the second unplug then succeeds.
+    The guest may have released the disk although the driver refused: then the second unplug succeeds.
     """
     gone: XenVolError | None = None
     try:
@@ -333,7 +338,7 @@ def _past_dead_luns(view: View, vm: VM, vdi_ref: str, do: Callable[[], T]) -> T:
         try:
             gone = storage.look_anew(view, vdi_ref, host_ref)
         except XenVolError as error:
-            refusal.add_note(f"the host could not look for LUNs that have vanished: {error}")
+            refusal.add_note(f"the host could not drop LUNs that have vanished: {error}")
         try:
             return do()
         except XapiError as again:

@@ -1,7 +1,7 @@
-"""A disk in a VM's slot: created, plugged, unplugged, destroyed; each records its inverse as it succeeds.
+"""Create, plug, unplug and destroy a VBD. Each verb records its inverse when it has succeeded.
 
-A VBD that xenvol made says so in its other_config, set by the call that creates it: which volume it is, by which
-driver it came, and which attachment it is. An answer that was lost is looked up by these.
+The call that creates a VBD marks it in its other_config: its volume, its driver and its attachment. If the answer is
+lost, the VBD is found by these marks.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _REFUSED_BY_GUEST = frozenset({"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT"
 
 
 def volumes_of(vbds: Mapping[VBDRef, Record]) -> dict[VBDRef, Record]:
-    """Those that xenvol made for the disk that they show."""
+    """Return the VBDs that have xenvol's marks for the disk that they show."""
     return {ref: vbd for ref, vbd in vbds.items() if is_marked(vbd)}
 
 
 def taken_by(vbds: Iterable[Record]) -> set[str]:
-    """The positions that are taken, in whatever spelling xapi has them."""
+    """Return the positions that these VBDs take, in any of xapi's spellings."""
     return {vbd[field] for vbd in vbds for field in ("userdevice", "device")}
 
 
 @dataclass(frozen=True, slots=True)
 class VBDSpec:
-    """The slot that a disk shall have."""
+    """The slot to create for a disk."""
 
     userdevice: str
     mode: str
     """RW or RO."""
     other_config: Mapping[str, str]
     ionice: Mapping[str, str] = field(default_factory=dict)
-    """``sched`` and ``class``; empty leaves the disk's priority to the host."""
+    """``sched`` and ``class``; if empty, the host sets the disk's priority."""
     bootable: bool = False
 
 
@@ -54,9 +54,9 @@ def create_vbd(
     *,
     inverse: Callable[[View, VBDRef], object],
 ) -> VBDRef:
-    """Put the disk into the slot, not yet plugged. Raises MountpointInUse where somebody was faster.
+    """Create the VBD, not yet plugged. Raises MountpointInUse if another process has taken the position.
 
-    The `inverse` empties the slot, and unplugs the disk first where it was plugged since: `discard_vbd`.
+    `inverse` destroys the VBD, and unplugs it first if it was plugged since (`discard_vbd`).
     """
     record = {
         "VM": vm.ref,
@@ -72,14 +72,14 @@ def create_vbd(
         "qos_algorithm_params": dict(spec.ionice),
     }
 
-    def look() -> VBDRef | None:
-        there = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
-        ours = (ref for ref, vbd in there.items() if spec.other_config.items() <= vbd["other_config"].items())
+    def find_created() -> VBDRef | None:
+        found = view.find("VBD", {"VM": vm.ref, "userdevice": spec.userdevice})
+        ours = (ref for ref, vbd in found.items() if spec.other_config.items() <= vbd["other_config"].items())
         return next(map(VBDRef, ours), None)
 
     description = f"created a VBD at {name_of(spec.userdevice)} of VM {vm}"
     try:
-        return make(view, undo, description, ("VBD.create", record), look=look, inverse=inverse)
+        return make(view, undo, description, ("VBD.create", record), look=find_created, inverse=inverse)
     except XapiError as error:
         if error.code == "DEVICE_ALREADY_EXISTS":
             free = view.call("VM.get_allowed_VBD_devices", vm.ref)
@@ -90,22 +90,24 @@ def create_vbd(
 
 
 def plug_unless_plugged(view: View, vbd_ref: VBDRef) -> bool:
-    """Plug a VBD that was there, and say whether this call did. Another attempt may have made it just now: then that
-    one plugs it, and the disk is its own."""
+    """Plug a VBD that existed before; return whether this call did.
+
+    Another attempt may be plugging it: then wait for that.
+    """
     settle_vbd(view, vbd_ref, is_plugged)
     return not is_plugged(view.record("VBD", vbd_ref)) and plug_vbd(view, vbd_ref)
 
 
 def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]) -> None:
-    """Look at a VBD until it is as it shall be, or nobody is at work on it. Raises XapiError HANDLE_INVALID."""
+    """Wait until `is_settled`, or until no call works on the VBD. Raises XapiError HANDLE_INVALID if it is gone."""
 
-    def look() -> Record:
+    def read_vbd() -> Record:
         view.read({"VBD": [vbd_ref]})
         return view.record("VBD", vbd_ref)
 
     waiting.settle(
         view,
-        look,
+        read_vbd,
         lambda vbd: {"VBD": [vbd_ref]},
         is_settled=is_settled,
         is_busy=is_moving,
@@ -114,9 +116,9 @@ def settle_vbd(view: View, vbd_ref: VBDRef, is_settled: Callable[[Record], bool]
 
 
 def plug_vbd(view: View, vbd_ref: VBDRef) -> bool:
-    """Make it live in the running VM; what undoes `create_vbd` unplugs as well. Idempotent.
+    """Plug the VBD into the running VM; return whether this call did. Idempotent. Undoing `create_vbd` unplugs it, too.
 
-    False where another call has, or may have: xapi gave no answer, and the disk is live.
+    Returns False also if xapi gave no answer and the VBD is plugged: another call may have done it.
     """
     try:
         view.call("VBD.plug", vbd_ref)
@@ -132,20 +134,22 @@ def plug_vbd(view: View, vbd_ref: VBDRef) -> bool:
 
 
 def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) -> None:
-    """Ask the guest to let go. Idempotent. Raises DiskNotReleased when it does not."""
+    """Unplug the VBD, which asks the guest to release it. Idempotent. Raises DiskNotReleased if the guest refuses."""
     try:
         _unplug(view, vbd_ref)
     except XapiError as error:
         if error.code in _REFUSED_BY_GUEST:
             raise DiskNotReleased(str(vm), device=device) from error
         if error.code in HOST_IS_DOWN:
-            problem = f"it is down with VM {vm} on it: start it, or tell xapi that the VM is off (VM.power_state_reset)"
+            problem = (
+                f"it is down with VM {vm} on it: start it, or call VM.power_state_reset if the VM is off"
+            )
             host = "" if vm.resident_on is None else view.record("host", vm.resident_on)["name_label"]
             raise HostNotReady(host, problem=problem) from error
         if is_gone(error, "VDI"):
             error.add_note(
-                f"the record of the disk behind {device} is gone (its LUN vanished from the storage and the SR was "
-                "scanned); xapi drops this VBD by itself within half a minute: then detach again"
+                f"xapi has no record of the disk at {device} any more (its LUN vanished from the storage, and the SR "
+                "was scanned); xapi drops this VBD within half a minute: detach again then"
             )
         if error.code != "DEVICE_ALREADY_DETACHED" and not is_gone(error, "VBD"):
             raise
@@ -153,7 +157,7 @@ def unplug_vbd(view: View, undo: Undo, vbd_ref: VBDRef, *, device: str, vm: VM) 
 
 
 def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
-    """Empty the slot. Idempotent; the disk stays."""
+    """Destroy the VBD. Idempotent. The VDI stays."""
     try:
         call_and_confirm(view, ("VBD.destroy", vbd_ref), is_done=lambda: is_no_more(view, "VBD", vbd_ref))
     except XapiError as error:
@@ -162,15 +166,15 @@ def destroy_vbd(view: View, vbd_ref: VBDRef) -> None:
 
 
 def discard_vbd(
-    view: View, vbd_ref: VBDRef, *, through: Callable[[Callable[[], None]], object] = lambda unplug: unplug()
+    view: View, vbd_ref: VBDRef, *, run: Callable[[Callable[[], None]], object] = lambda unplug: unplug()
 ) -> None:
-    """The inverse of creating: a plug that failed may have left it half plugged (xen-api issue 5529).
+    """Undo `create_vbd`. A plug that failed may have left the VBD half plugged (xen-api issue 5529).
 
-    `through` makes the unplug, and may cure what keeps it from succeeding.
+    `run` calls the unplug, and may retry it after removing what blocks it.
     """
     try:
         if view.call("VBD.get_currently_attached", vbd_ref):
-            through(lambda: _unplug_unless_out(view, vbd_ref))
+            run(lambda: _unplug_unless_out(view, vbd_ref))
         destroy_vbd(view, vbd_ref)
     except XapiError as error:
         if not is_gone(error, "VBD"):
@@ -180,7 +184,7 @@ def discard_vbd(
 
 
 def _unplug_unless_out(view: View, vbd_ref: VBDRef) -> None:
-    """Unplug it; also where the guest has released the disk by now, or has been shut down."""
+    """Unplug the VBD. Accepts that the guest has released it by now, or has been shut down."""
     try:
         _unplug(view, vbd_ref)
     except XapiError as error:

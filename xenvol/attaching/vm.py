@@ -1,4 +1,4 @@
-"""Which VM is meant, and whether it can take a disk as it is now: found out before anything is changed.
+"""Find the VM, and check whether it can take or give back a disk now. Runs before anything is changed.
 
 The rules are xapi's own for VBD.plug (docs/background/xapi.md 2.4), applied to records that have been read anyway.
 """
@@ -32,7 +32,7 @@ _LEAVING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VM:
-    """What an attach needs to know of a VM, as xapi said it."""
+    """What an attach needs to know of a VM, from its record."""
 
     ref: VMRef
     uuid: str
@@ -45,9 +45,9 @@ class VM:
     guest_metrics_ref: str
     current_operations: frozenset[str]
     is_protected: bool = False
-    """HA restarts it on whichever host is left, as long as HA is on."""
+    """HA restarts it on any host that is left, as long as HA is on."""
     is_template: bool = False
-    """A template, or a snapshot, which is one, too."""
+    """A template or a snapshot. To xapi a snapshot is a template, too."""
 
     @property
     def is_running(self) -> bool:
@@ -58,7 +58,7 @@ class VM:
 
 
 def find_vm(view: View, vm: Name) -> VM:
-    """The VM that a reference, a uuid or a name means; one call. Raises UnknownVM or AmbiguousVM."""
+    """Return the VM of this reference, uuid or name. One call. Raises UnknownVM or AmbiguousVM."""
     vm = text_of(vm, "a VM")
     found = _candidates(view, vm)
     if len(found) > 1:
@@ -81,7 +81,7 @@ def _candidates(view: View, vm: str) -> Mapping[str, Record]:
             raise
     if is_uuid(vm):
         return view.find("VM", {"uuid": vm.lower()})
-    if '"' in vm:  # xapi's queries cannot say it
+    if '"' in vm:  # xapi's queries have no escape for it
         return {ref: view.record("VM", ref) for ref in view.call("VM.get_by_name_label", vm)}
     return view.find("VM", {"name_label": vm, "is_a_template": False})  # snapshots are templates, too
 
@@ -105,7 +105,7 @@ def _vm(ref: str, vm_rec: Record) -> VM:
 
 
 def is_starting(vm_rec: Record) -> bool:
-    """Whether a call that makes the VM run is under way."""
+    """Return whether a call that starts, resumes or unpauses the VM is in progress."""
     return not _STARTING.isdisjoint(vm_rec["current_operations"].values())
 
 
@@ -116,10 +116,10 @@ def check_stays(vm: VM) -> None:
 
 
 def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_plug: bool) -> None:
-    """Raise the VMError that says why the VM cannot get a disk in this mode, plugged at once or at its next start."""
+    """Raise a VMError if the VM cannot get a disk in this mode: now if `will_plug`, else at its next start."""
     if vm.is_template:
         raise TemplateGiven(str(vm))
-    # one that is starting has listed its disks: what comes now would stay unplugged while it runs
+    # xapi reads the VBDs when a VM begins to start: a disk that is added later would stay unplugged
     if busy := vm.current_operations & (MOVING_VM | _STARTING | (_LEAVING if will_plug else frozenset())):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
     if vm.power_state == "Suspended":
@@ -138,7 +138,7 @@ def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_pl
 
 
 def check_gives_disk_back(vm: VM, device: str) -> None:
-    """Raise the VMError that says why a plugged disk cannot be unplugged now."""
+    """Raise a VMError if the VM cannot release a plugged disk now."""
     if busy := vm.current_operations & (MOVING_VM | _LEAVING):
         raise VMBusy(str(vm), operation=", ".join(sorted(busy)))
     if not vm.is_running:
@@ -152,10 +152,10 @@ def check_gives_disk_back(vm: VM, device: str) -> None:
 
 def _why_no_hotplug(guest_metrics: Record | None) -> str | None:
     if guest_metrics is None:
-        return "no Xen guest drivers have reported from inside it"
+        return "no Xen guest drivers have reported from it"
     can_plug = guest_metrics.get("can_use_hotplug_vbd", "unspecified")
     if can_plug == "no":
-        return "its guest drivers say that they do not take disks"
+        return "its guest drivers report that they do not hot-plug disks"
     has_drivers = guest_metrics.get("PV_drivers_detected") or guest_metrics.get("PV_drivers_version")
     if can_plug == "unspecified" and not has_drivers:
         return "it has no Xen guest drivers"

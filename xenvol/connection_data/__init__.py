@@ -1,6 +1,6 @@
-"""What each protocol's ``data`` may hold: one module per protocol, a table of its keys and what they come to.
+"""Parse what the service sent: the envelope, then each protocol's ``data``, one module per protocol. Makes no calls.
 
-A module has two classes. The first mirrors the keys as services send them, each with the form that it
-takes; from it come the checks, the error messages and the JSON Schema. The second is what a driver works
-with: complete, of one spelling, frozen. Nothing here calls anything.
+The module of a protocol has two classes. The first is the table of keys as services send them, each with the form that
+it takes; the checks, the error texts and the JSON Schema come from it. The second is the parsed volume that a driver
+works with: complete, normalized, frozen.
 """

@@ -1,9 +1,9 @@
-"""What the block-storage service sent, checked once at the edge, frozen, its secrets hidden.
+"""Parse a connection_info once, freeze it, and wrap its secrets.
 
-Two shapes are accepted: nested (``driver_volume_type`` beside ``data``), and flat, as the attachments API
-sends it (all keys at one level). What every volume has in common is read here; what depends on the protocol
-is read by its driver, from `ConnectionInfo.data`. docs/connection_info.md says of each key whether it is
-honoured, ignored or refused. The caller's mapping is never changed, nor kept.
+Two shapes are accepted: nested (``driver_volume_type`` beside ``data``), and flat, as the attachments API sends it (all
+keys at one level). This module reads the keys of every volume. The driver reads the keys of its protocol from
+`ConnectionInfo.data`. docs/connection_info.md says of each key whether it is honoured, ignored or refused. The caller's
+mapping is neither changed nor kept.
 """
 
 import functools
@@ -36,7 +36,7 @@ ENVELOPE_KEYS: Final = frozenset(
         "qos_specs",
     }
 )
-"""The keys that are read here, so that a driver need not."""
+"""The keys that this module reads."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE = ("true", "1", "yes", "on")
@@ -47,36 +47,34 @@ _CLASSES = ("highest", "high", "normal", "low", "lowest", *map(str, range(8)))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionInfo:
-    """One volume, as its service described it; equal when everything is, and safe to log."""
+    """One volume, as its service described it. Safe to log."""
 
     driver_volume_type: str
-    """Lower-case: the name of the driver."""
+    """The name of the driver, in lower case."""
     data: Mapping[str, object]
-    """What the driver sees: read-only, complete, secrets wrapped."""
+    """What the driver sees: read-only, secrets wrapped, with `volume_id` and `multiattach` from beside it."""
     volume_id: str | None = None
     attachment_id: str | None = None
     access_mode: AccessMode = "rw"
     multiattach: bool = False
-    encrypted: bool = False
-    """Never true: what is encrypted is refused."""
     discard: bool = False
-    """The service would like trims; XenAPI has no such switch."""
+    """The service asks for trims. Ignored: XenAPI has no switch for them."""
     qos: Mapping[str, object] = FrozenMap({})
-    """The qos_specs, all of them; `ionice` is what a hypervisor can do."""
+    """All qos_specs. xapi can apply those of `ionice` only."""
     extra: Mapping[str, object] = FrozenMap({})
-    """What else stood beside `data`."""
+    """The other keys beside `data`. Their secrets are masked in errors, too."""
 
     @property
     def ionice(self) -> dict[str, str]:
-        """The qos_algorithm_params of a VBD whose qos_algorithm_type is ionice; empty: no such wish."""
+        """Return the qos_algorithm_params of a VBD with qos_algorithm_type ionice; empty if the service sets none."""
         return {key: str(self.qos[key]) for key in ("sched", "class") if self.qos.get(key) is not None}
 
 
 def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
-    """Check a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
+    """Parse a connection_info of either shape. Raises InvalidConnectionInfo, which names the key."""
     if not isinstance(connection_info, Mapping):
         raise _no_mapping(type(connection_info))
-    if isinstance(connection_info, _Unread):
+    if isinstance(connection_info, _NotAMapping):
         raise _no_mapping(connection_info.kind)
     whole = freeze_map(connection_info)
     name = whole.get("driver_volume_type")
@@ -94,7 +92,7 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     else:
         if not isinstance(whole["data"], FrozenMap):
             raise _invalid(
-                "data", driver, "a mapping, or none, with its keys one level up", given=whole["data"]
+                "data", driver, "a mapping; or no data, with its keys one level up", given=whole["data"]
             )
         data = whole["data"]
         beside = whole
@@ -108,13 +106,19 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
     if reader.boolean("encrypted"):
         raise _invalid("encrypted", driver, "false: XenAPI cannot open a LUKS volume", problem="is true")
     volume_id = reader.text("serial", "volume_id") if beside else reader.text("volume_id", "serial")
+    multiattach = reader.boolean("multiattach")
+    for_driver: dict[str, object] = {}
+    if volume_id is not None:
+        for_driver["volume_id"] = volume_id
+    if multiattach or "multiattach" in data:
+        for_driver["multiattach"] = multiattach
     parsed = ConnectionInfo(
         driver_volume_type=driver,
-        data=data,
+        data=FrozenMap({**data, **for_driver}),
         volume_id=volume_id,
         attachment_id=reader.attachment_id(),
         access_mode=reader.access_mode(),
-        multiattach=reader.boolean("multiattach"),
+        multiattach=multiattach,
         discard=reader.boolean("discard"),
         qos=reader.qos(),
         extra=extra,
@@ -125,7 +129,7 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads a key from beside `data`, else from within; null is as good as absent."""
+    """Read a key from beside `data`, else from within. Null counts as absent."""
 
     driver: str
     beside: Mapping[str, object]
@@ -149,10 +153,10 @@ class _Reader:
         return None
 
     def attachment_id(self) -> str | None:
-        """An empty one would fence nothing: where the service means none, it leaves the key out."""
+        """Return the attachment's id, or None. Refuses an empty id, which would fence nothing."""
         if self.value("attachment_id") == "":
             raise _invalid(
-                "attachment_id", self.driver, "an id; null or no such key, for none", problem="is empty"
+                "attachment_id", self.driver, "an id; without one, null or no such key", problem="is empty"
             )
         return self.text("attachment_id")
 
@@ -177,7 +181,7 @@ class _Reader:
 
     def qos(self) -> FrozenMap[object]:
         value = self.value("qos_specs")
-        if value is None or value == "" or value == ():  # some languages write an empty map as a list
+        if value is None or value == "" or value == ():  # some languages send an empty map as a list
             return FrozenMap({})
         if not isinstance(value, FrozenMap):
             raise _invalid("qos_specs", self.driver, "a mapping", given=value)
@@ -189,9 +193,9 @@ class _Reader:
 
 
 def has_control_character(value: object) -> bool:
-    """Return whether a text, or a Secret, has a character in it that XML cannot write, or that changes on the way.
+    """Return whether a text, a Secret or a tuple of them has a character that XML cannot carry unchanged.
 
-    A carriage return arrives at xapi as a line feed: an id with one would never be found again.
+    xapi receives a carriage return as a line feed, so it would not find an id with one again.
     """
     if isinstance(value, tuple):
         return any(has_control_character(item) for item in value)
@@ -203,7 +207,7 @@ def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
     volume = parsed.volume_id or "without an id"
     if limits := sorted(set(parsed.qos) - {"sched", "class"}):
         logger.warning(
-            "volume %s: qos_specs %s ignored: XenAPI limits no throughput, it knows sched and class (ionice)",
+            "volume %s: qos_specs %s ignored: XenAPI limits no throughput; it has sched and class (ionice)",
             *(volume, ", ".join(limits)),
         )
     if parsed.discard:
@@ -211,15 +215,15 @@ def _log_what_is_ignored(parsed: ConnectionInfo) -> None:
 
 
 def _no_mapping(kind: type) -> InvalidConnectionInfo:
-    """The error for what is no connection_info at all; it shows nothing of it, since there may be a password in it."""
+    """Return the error for a value that is no mapping. It shows only the type, since the value may have a password."""
     problem = f"is a {kind.__name__}"
     if issubclass(kind, str | bytes | bytearray):
-        problem += ", a text, which is not read here: give what json.loads makes of it"
+        problem += ", which is not parsed: pass the mapping that json.loads returns"
     return _invalid("connection_info", None, "a mapping with driver_volume_type and data", problem=problem)
 
 
-class _Unread(Mapping[str, object]):
-    """What was given in the place of a connection_info: its type, and nothing of its text."""
+class _NotAMapping(Mapping[str, object]):
+    """Stands for an argument that is no mapping: keeps its type, and nothing of its text."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
@@ -235,14 +239,14 @@ class _Unread(Mapping[str, object]):
 
 
 def sealed(given: object) -> Mapping[str, object]:
-    """A copy in which every secret is wrapped; `parse` tells what is no connection_info."""
-    return freeze_map(given) if isinstance(given, Mapping) else _Unread(type(given))
+    """Return a frozen copy with every secret wrapped. Accepts any value: `parse` refuses what is no mapping."""
+    return freeze_map(given) if isinstance(given, Mapping) else _NotAMapping(type(given))
 
 
 def keeps_secrets(operation: Operation) -> Operation:
-    """An operation that is told a volume: none of its secrets shows in our frames, nor in an error, whoever raised it.
+    """Decorate an operation on a connection_info: seal it first, and mask its secrets in every error that leaves.
 
-    Passwords stand in the clear where the caller has them, and on the line that sends them to xapi.
+    So no frame of xenvol has a password in the clear but the one that sends it to xapi.
     """
 
     @functools.wraps(operation)

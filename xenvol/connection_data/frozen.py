@@ -1,4 +1,4 @@
-"""Foreign data made read-only, all the way down, with its secrets wrapped; nothing else about it changes."""
+"""Make foreign data read-only at every depth, and wrap its secrets. Other values stay as they are."""
 
 import uuid
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ V = TypeVar("V", covariant=True)
 
 @final
 class FrozenMap(Mapping[str, V]):
-    """A mapping that nobody can change; equal to any mapping with the same items, copied by being itself."""
+    """A read-only, hashable mapping. Equal to any mapping with the same items. A copy is the object itself."""
 
     __slots__ = ("_items",)
 
@@ -41,11 +41,10 @@ class FrozenMap(Mapping[str, V]):
 
 
 def freeze(value: object, *, is_secret: bool = False) -> object:
-    """A copy that shares nothing mutable with the original: maps frozen, lists as tuples, secrets as
-    `Secret`.
+    """Return a copy that shares nothing mutable with `value`: maps frozen, lists as tuples, secrets as `Secret`.
 
-    A value is a secret when its key says so, at any depth, or when it is a text that carries one within. A UUID
-    object, as object-relational mappers give them, becomes its text.
+    A value is a secret if a key above it is a secret's key (`is_secret_key`), or if its text has one within
+    (`has_secret`). A UUID object, which object-relational mappers use, becomes its text.
     """
     if isinstance(value, uuid.UUID):
         value = str(value)
@@ -67,7 +66,7 @@ def freeze(value: object, *, is_secret: bool = False) -> object:
 
 
 def freeze_map(items: Mapping[str, object]) -> FrozenMap[object]:
-    """Freeze a mapping; the type says that it stays one."""
+    """Freeze a mapping, as `freeze` does."""
     frozen = freeze(items)
     assert isinstance(frozen, FrozenMap)
     return frozen

@@ -1,7 +1,7 @@
-"""What a gluster volume's ``data`` may hold: the gluster volume ``host:/volume`` and a file in an SR on it.
+"""The keys of gluster, and the parsed volume: a file in an SR on the gluster volume ``host:/volume``.
 
-The storage driver (type glusterfs, XCP-ng) mounts the gluster volume and looks in its directory ``<sr
-uuid>``, never beside it, so the SR's uuid must be known: from sr_uuid, or as the directory in name.
+The storage driver (type glusterfs, XCP-ng) mounts the gluster volume and reads its directory ``<sr uuid>`` only. So the
+data must have the SR's uuid: in sr_uuid, or as the directory in name.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from msgspec import Meta
 from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import Positive, read, refusal
 from xenvol.connection_data.portal import parse_host
-from xenvol.connection_data.share import Format, ShareKeys, disk_file, parse_export, parse_options
+from xenvol.connection_data.share import ShareKeys, disk_file, parse_export, parse_options
 
 DRIVER = "gluster"
 _BACKUP_OPTIONS = ("backup-volfile-servers", "backupvolfile-server")
@@ -21,7 +21,7 @@ _ATTEMPTS_OPTION = "fetch-attempts"
 
 
 class GlusterConnectionData(ShareKeys, frozen=True, kw_only=True):
-    """Keys of driver_volume_type gluster; of the options only the backup servers and fetch-attempts can be had."""
+    """Keys of driver_volume_type gluster. Of the mount options it accepts backup servers and fetch-attempts only."""
 
     server: Annotated[str | None, Meta(description="host:/volume; the same as export")] = None
     backupservers: Annotated[
@@ -38,10 +38,9 @@ class GlusterVolume:
     """A file in an SR's directory on a gluster volume."""
 
     server: str
-    """``host:/volume``, an IPv6 address in brackets, as mount wants it."""
+    """``host:/volume``, as mount takes it: an IPv6 address is in brackets."""
     sr_uuid: str
     vdi_uuid: str
-    format: Format | None = None
     backupservers: tuple[str, ...] = ()
     fetchattempts: int | None = None
     identity: Identity = field(default_factory=Identity)
@@ -51,13 +50,13 @@ class GlusterVolume:
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "GlusterVolume":
-        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        """Parse the data of a connection_info. Raises InvalidConnectionInfo."""
         keys = read(GlusterConnectionData, connection_data, driver=DRIVER)
         server = _server(keys)
         disk = disk_file(keys, driver=DRIVER)
         if disk.sr_uuid is None:
             problem = (
-                "is missing: a glusterfs SR keeps its disks in the directory of its uuid, and finds no others"
+                "is missing: a glusterfs SR has its disks in the directory of its uuid, and finds no others"
             )
             raise refusal("sr_uuid", GlusterConnectionData, driver=DRIVER, problem=problem)
         backups, attempts = _options(keys)
@@ -65,18 +64,17 @@ class GlusterVolume:
             server=server,
             sr_uuid=disk.sr_uuid,
             vdi_uuid=disk.vdi_uuid,
-            format=disk.format,
             backupservers=backups,
             fetchattempts=attempts,
             identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )
 
     @property
     def device_config(self) -> dict[str, str]:
-        """For PBD.create."""
+        """The device_config for PBD.create."""
         config = {"server": self.server}
         if self.backupservers:
             config["backupservers"] = ":".join(self.backupservers)
@@ -102,7 +100,7 @@ def _server(keys: GlusterConnectionData) -> str:
 
 
 def _options(keys: GlusterConnectionData) -> tuple[tuple[str, ...], int | None]:
-    """Backup servers and attempts, from their keys, else from the mount options; other options are refused."""
+    """Return backup servers and attempts: from their keys, else from the mount options. Refuses other options."""
     backups = keys.backupservers
     attempts = keys.fetchattempts
     for option in parse_options(keys.options):
@@ -112,7 +110,7 @@ def _options(keys: GlusterConnectionData) -> tuple[tuple[str, ...], int | None]:
         elif name == _ATTEMPTS_OPTION and value.isdecimal():
             attempts = int(value) if attempts is None else attempts
         else:
-            problem = f"has {option!r}, which a glusterfs SR cannot be told"
+            problem = f"has {option!r}, which a glusterfs SR does not take"
             raise refusal("options", GlusterConnectionData, driver=DRIVER, problem=problem)
     hosts = (backups or "").split(":") if isinstance(backups, str | None) else backups
     try:

@@ -1,6 +1,6 @@
-"""How a disk is proved to be the volume that was asked for, before it is plugged into anything.
+"""Prove that a disk is the requested volume, before it is plugged.
 
-A SCSI id is a proof by itself. A size is one only where there is none: it may lag behind a volume that
+A SCSI id is a proof by itself. A size proves only where no SCSI id does: xapi may show the size from before the volume
 grew, and an array may round it up within the GiB (docs/background/recordings.md, findings 2 and 7 (storage)).
 """
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 _PREFIXES = ("scsi-", "wwn-", "naa.", "eui.", "t10.", "0x")
-_TYPE_DIGITS = "01238"  # what udev's scsi_id puts before an identifier to tell its type; 3 is NAA
+_TYPE_DIGITS = "01238"  # udev's scsi_id puts one before an identifier for its type; 3 is NAA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a connection_info says of its disk: where it lies, and what can be proved of it; nothing, sometimes."""
+    """What a connection_info says about its disk: its places and its proofs, or neither."""
 
     places: frozenset[str] = frozenset()
-    """Where the disk lies, one text for each way to say it: a LUN that several targets show has several places."""
+    """Where the disk is. A LUN that several targets show has several places."""
     scsi_ids: tuple[str, ...] = ()
     vdi_uuid: str | None = None
     size_bytes: int | None = None
@@ -33,7 +33,7 @@ class Identity:
     def of(
         cls, keys: CommonKeys, *, scsi_ids: Iterable[str | None] = (), vdi_uuid: str | None = None
     ) -> "Identity":
-        """The proofs among the keys; spellings of one SCSI id count once."""
+        """Return the proofs among the keys. Several spellings of one SCSI id count once."""
         given = dict.fromkeys(_bare(scsi_id) for scsi_id in scsi_ids if scsi_id)
         return cls(
             scsi_ids=tuple(given),
@@ -44,15 +44,15 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """All places, a line each: the same for the same disk, whatever the order in which they were told."""
+        """All places, a line each, sorted: the same for the same disk, in any order of the data."""
         return "\n".join(sorted(self.places))
 
     def is_at(self, key: str) -> bool:
-        """Whether a disk that was marked with this key lies at one of the places."""
+        """Return whether a disk that is marked with this key is at one of the places."""
         return not self.places.isdisjoint(key.split("\n"))
 
     def is_of(self, vdi_uuid: str, scsi_id: str | None) -> bool | None:
-        """Whether a disk is this volume: True and False are proved, None cannot be told from uuid and SCSI id."""
+        """Return whether a disk is this volume by uuid or SCSI id, or None if neither proves it."""
         if self.vdi_uuid is not None:
             return vdi_uuid.lower() == self.vdi_uuid
         if self.scsi_ids and scsi_id:
@@ -67,10 +67,10 @@ class Identity:
         size: int | None = None,
         may_lag: bool = False,
     ) -> None:
-        """Compare with what xapi says of a VDI (its sm_config SCSIid, its virtual_size in bytes).
+        """Raise WrongVolume if the VDI is provably another disk (`scsi_id` of its sm_config, `size` in bytes).
 
-        What is None on either side proves nothing. `may_lag`: xapi may still show a size from before the volume
-        grew, so less than is expected is only worth a warning. Raises WrongVolume.
+        None on either side proves nothing. If `may_lag`, xapi may show the size from before the volume grew: then a
+        smaller size is only logged.
         """
         if self.vdi_uuid is not None and vdi_uuid is not None and vdi_uuid.lower() != self.vdi_uuid:
             raise WrongVolume(f"VDI {self.vdi_uuid}", found=f"VDI {vdi_uuid}")
@@ -81,9 +81,9 @@ class Identity:
             return
         if size is None:
             return
-        told = self.size_bytes or (self.size_gib or 0) * GIB
-        if may_lag and size < told:
-            logger.warning("VDI %s shows %d bytes, from before it grew to %d", vdi_uuid, size, told)
+        expected_size = self.size_bytes or (self.size_gib or 0) * GIB
+        if may_lag and size < expected_size:
+            logger.warning("VDI %s shows %d bytes, from before it grew to %d", vdi_uuid, size, expected_size)
             return
         if self.size_bytes is not None and size != self.size_bytes:
             raise WrongVolume(f"{self.size_bytes} bytes", found=f"{size} bytes")
@@ -95,10 +95,10 @@ def _bare(scsi_id: str) -> str:
     text = scsi_id.strip().lower()
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
-    return text.replace(":", "")  # arrays and switches write 60:01:40:5…
+    return text.replace(":", "")  # arrays and switches print 60:01:40:5…
 
 
 def _is_same(one: str, other: str) -> bool:
-    """Equal, but for the type digit that udev's spelling has and an array's has not."""
+    """Return whether two SCSI ids are equal but for the type digit, which udev writes and an array does not."""
     shorter, longer = sorted((one, other), key=len)
     return one == other or (longer[0] in _TYPE_DIGITS and longer[1:] == shorter)

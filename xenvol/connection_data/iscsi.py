@@ -1,7 +1,7 @@
-"""What an iSCSI volume's ``data`` may hold: targets in the singular and the plural, CHAP both ways, proofs.
+"""The keys of iscsi, and the parsed volume: targets in the singular and the plural, CHAP both ways, proofs.
 
-Keys as os-brick and nova read them (docs/background/peers.md a.8, docs/background/requirements.md); what SM can be told
-of them is in docs/background/peers.md a.9.
+The keys are those that os-brick and nova read (docs/background/peers.md a.8, docs/background/requirements.md). Which of
+them the storage manager takes is in docs/background/peers.md a.9.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = "iscsi"
 _IQN = re.compile(r"(?:iqn|eui|naa)\.[^\s,]+", re.IGNORECASE)
-_FLAT = 0x4000  # what the kernel shows of a LUN in flat space addressing; see addressing_mode in the docs
+_FLAT = 0x4000  # the kernel adds it to a LUN in flat space addressing; see addressing_mode in docs/connection_info.md
 
 Lun = Annotated[int, Meta(ge=0)]
 T = TypeVar("T")
@@ -77,6 +77,9 @@ class ISCSIConnectionData(CommonKeys, frozen=True, kw_only=True):
     wwid: Annotated[str | None, Meta(description="as scsi_id")] = None
     wwn: Annotated[str | None, Meta(description="the LUN's WWN (NAA or EUI); proves a disk")] = None
     vdi_uuid: Annotated[Uuid | None, Meta(description="the uuid that the LUN's VDI must have")] = None
+    multiattach: Annotated[
+        bool | None, Meta(description="true or false; true: several VMs may use the LUN at once")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ class ISCSITarget:
     port: int
     iqn: str
     lun: int | None
-    """None: nobody said, so the target must have exactly one LUN."""
+    """None if the data names none: then the target must have exactly one LUN."""
 
     @property
     def portal(self) -> str:
@@ -103,7 +106,7 @@ class Chap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ISCSIVolume:
-    """A LUN behind one or more targets, the preferred one first; never none."""
+    """A LUN behind at least one target, the preferred one first."""
 
     targets: tuple[ISCSITarget, ...]
     chap: Chap | None = None
@@ -111,16 +114,17 @@ class ISCSIVolume:
     """Mutual CHAP: how the target proves itself to the host."""
     identity: Identity = field(default_factory=Identity)
     volume_id: str | None = None
+    multiattach: bool = False
     name_label: str | None = None
     name_description: str | None = None
 
     def proves(self, vdi_rec: Mapping[str, Any]) -> bool | None:
-        """Whether this disk is the volume: True and False are proved, None cannot be told."""
+        """Return whether this VDI is the volume, or None if nothing proves it."""
         return self.identity.is_of(vdi_rec["uuid"], vdi_rec["sm_config"].get("SCSIid"))
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "ISCSIVolume":
-        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        """Parse the data of a connection_info. Raises InvalidConnectionInfo."""
         keys = read(ISCSIConnectionData, connection_data, driver=DRIVER)
         chap = _chap(keys)
         scsi_ids = (keys.scsi_id, keys.SCSIid, keys.scsi_wwn, keys.wwid, keys.wwn)
@@ -129,14 +133,15 @@ class ISCSIVolume:
             chap=chap,
             incoming_chap=_incoming_chap(keys, chap),
             identity=Identity.of(keys, scsi_ids=scsi_ids, vdi_uuid=keys.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
+            multiattach=keys.multiattach is True,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )
 
 
 def _targets(keys: ISCSIConnectionData) -> tuple[ISCSITarget, ...]:
-    """All ways in order, the singular one first; each once."""
+    """Return all targets in order, the singular one first, each once."""
     portals = _list("target_portal", keys.target_portals, keys.target_portal)
     iqns = _list("target_iqn", keys.target_iqns, keys.target_iqn)
     luns = keys.target_luns or (keys.target_lun,)
@@ -192,14 +197,14 @@ def _broadcast(key: str, values: tuple[T, ...], count: int) -> tuple[T, ...]:
 
 
 def _addressed(lun: int | None, mode: str | None) -> int | None:
-    """The number under which the host will see the LUN: flat space addressing shows in it."""
+    """Return the number under which the host sees the LUN, which depends on the array's addressing mode."""
     if lun is not None and (mode == "SAM3-flat" or (mode == "SAM2" and lun >= 256)):
         return lun + _FLAT
     return lun
 
 
 def _chap(keys: ISCSIConnectionData) -> Chap | None:
-    """The one pair that SM uses, both to discover and to log in."""
+    """Return the one CHAP pair that the storage manager uses, for discovery and login, or None."""
     login = _pair(keys, "auth_username", "auth_password", method="auth_method")
     discovery = _pair(
         keys, "discovery_auth_username", "discovery_auth_password", method="discovery_auth_method"
@@ -227,15 +232,15 @@ def _incoming_chap(keys: ISCSIConnectionData, chap: Chap | None) -> Chap | None:
 
 
 def _pair(keys: ISCSIConnectionData, user: str, password: str, *, method: str | None = None) -> Chap | None:
-    """Both halves or none; a method other than CHAP is refused, and CHAP demands both."""
-    demanded = False
+    """Return user and password, or None. Refuses one without the other, and a method other than CHAP."""
+    is_required = False
     if method is not None:
-        said = getattr(keys, method) or "none"
-        if said.lower() not in ("chap", "none"):
-            raise refusal(method, ISCSIConnectionData, driver=DRIVER, problem=f"is {said!r}")
-        demanded = said.lower() == "chap"
+        given = getattr(keys, method) or "none"
+        if given.lower() not in ("chap", "none"):
+            raise refusal(method, ISCSIConnectionData, driver=DRIVER, problem=f"is {given!r}")
+        is_required = given.lower() == "chap"
     username, secret = getattr(keys, user), getattr(keys, password)
     for key, value, other in ((user, username, secret), (password, secret, username)):
-        if value is None and (demanded or other is not None):
+        if value is None and (is_required or other is not None):
             raise refusal(key, ISCSIConnectionData, driver=DRIVER)
     return None if username is None else Chap(str(username), secret)

@@ -1,7 +1,7 @@
-"""Keys are read by a table: a `msgspec.Struct` whose fields say, in words, which form each key takes.
+"""Read connection_data by a table of keys: a `msgspec.Struct` whose fields describe the form of each key.
 
-Unknown keys are tolerated, null is as good as absent, numbers may be strings. Whatever is wrong becomes an
-`InvalidConnectionInfo` with the words of the field.
+Unknown keys are ignored, null counts as absent, numbers may be strings. A wrong value becomes an
+`InvalidConnectionInfo` with the description of its field.
 """
 
 import functools
@@ -27,12 +27,12 @@ Positive = Annotated[int, Meta(ge=1)]
 Keys = TypeVar("Keys", bound=msgspec.Struct)
 
 _SEVERAL_LINES: Final = frozenset({"name_label", "name_description", "options"})
-"""Keys whose text may have line breaks in it: no disk is found again by them."""
+"""Keys whose text may have line breaks: xenvol finds no disk by them."""
 _PATH = re.compile(r" - at `\$\.(?P<key>\w+)[^`]*`$")
 
 
 class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """What every protocol of ours may be sent."""
+    """The keys that every built-in driver accepts."""
 
     volume_id: Annotated[str | int | None, Meta(description="the service's id of the volume")] = None
     name_label: Annotated[str | None, Meta(description="the name of an SR that is introduced")] = None
@@ -45,17 +45,22 @@ class CommonKeys(msgspec.Struct, frozen=True, kw_only=True):
         Positive | None, Meta(description="the volume's exact size in bytes; proves a disk")
     ] = None
 
+    @property
+    def service_id(self) -> str | None:
+        """Return `volume_id` as text, or None."""
+        return None if self.volume_id is None else str(self.volume_id)
+
 
 def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: str) -> Keys:
-    """Read the keys that the table knows; the others are ignored, with a log line.
+    """Return the keys of the table, read from the data. Other keys are ignored, with a log line.
 
-    A field without a default is a key that must be there. A word out of a list is understood in any case of
-    letters. Raises InvalidConnectionInfo.
+    A field without a default is a required key. A word out of a list is accepted in any case of letters. Raises
+    InvalidConnectionInfo.
     """
-    data = freeze_map(connection_data)  # so that no message below can show a secret
+    data = freeze_map(connection_data)  # wraps secrets, so that no error below shows one
     known = {key: data[key] for key in table.__struct_fields__ if data.get(key) is not None}
     for key, value in known.items():
-        if value == "null":  # msgspec would take the text for the absence of a number, and lose a LUN
+        if value == "null":  # msgspec reads this text as None, and the LUN would be lost
             raise refusal(key, table, driver=driver, problem="is the text null")
         if key not in _SEVERAL_LINES and has_control_character(value):
             raise refusal(key, table, driver=driver, problem="has a control character in it")
@@ -68,7 +73,7 @@ def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: st
         keys = msgspec.convert(known, table, strict=False, dec_hook=_to_secret)
     except msgspec.ValidationError as error:
         at = _PATH.search(str(error))
-        if at is None:  # not about a key, and all else is ours
+        if at is None:  # an error that names no key is a fault of the table
             raise
         problem = f"is wrong ({str(error).removesuffix(at[0]).replace('`', '')})"
         raise refusal(at["key"], table, driver=driver, problem=problem) from error
@@ -77,19 +82,19 @@ def read(table: type[Keys], connection_data: Mapping[str, object], *, driver: st
 
 
 def log_ignored(keys: set[str], *, driver: str) -> None:
-    """Say which keys nobody reads; their values stay out of the log."""
+    """Log the keys that are not read, without their values."""
     if ignored := sorted(map(str, keys - ENVELOPE_KEYS)):
         logger.info("connection_info for driver %r: ignored: %s", driver, ", ".join(ignored))
 
 
 def refusal(key: str, table: type, *, driver: str, problem: str = "is missing") -> InvalidConnectionInfo:
-    """The error for a key, with the table's words for what it takes; `problem` shows no value of a secret."""
+    """Return the error for a key, with the table's description of it. `problem` must not show a secret."""
     return InvalidConnectionInfo(key, driver, accepted=accepted_keys(table)[key], problem=problem)
 
 
 @functools.cache
 def accepted_keys(table: type) -> Mapping[str, str]:
-    """Every key of a table with the form that it takes, for help texts; any class with annotations will do."""
+    """Return the description of each key of a table, for help texts. The table is any class with annotations."""
     return {
         key: next((meta.description for meta in _metas(hint) if meta.description), "")
         for key, hint in get_type_hints(table, include_extras=True).items()
@@ -97,13 +102,13 @@ def accepted_keys(table: type) -> Mapping[str, str]:
 
 
 def json_schema(table: type) -> dict[str, Any]:
-    """The table as JSON Schema; secrets are strings of format password."""
+    """Return the table as JSON Schema. A secret is a string of format password."""
     return msgspec.json.schema(table, schema_hook=_schema_of_secret)
 
 
 @functools.cache
 def _words(table: type) -> Mapping[str, Mapping[str, str]]:
-    """The words that a key takes, by their small letters, of each key that takes one of a list."""
+    """Return, for each key that takes a word of a list, the words by their lower-case spelling."""
     return {
         key: {str(word).lower(): str(word) for word in words}
         for key, hint in get_type_hints(table).items()
@@ -124,7 +129,7 @@ def _metas(hint: object) -> list[Meta]:
 
 def _to_secret(kind: type, value: object) -> object:
     if kind is not Secret:
-        raise TypeError(f"no way to read a {kind.__name__}")
+        raise TypeError(f"cannot read a {kind.__name__}")
     if isinstance(value, bool) or not isinstance(value, str | int | Secret):
         raise ValueError("Expected a string")
     return value if isinstance(value, Secret) else Secret(str(value))

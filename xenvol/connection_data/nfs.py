@@ -1,8 +1,8 @@
-"""What an NFS volume's ``data`` may hold: cinder's export and file name, or the SR and VDI by uuid.
+"""The keys of nfs, and the parsed volume: cinder's export and file name, or the SR and VDI by uuid.
 
-SM mounts ``server:serverpath/<sr uuid>``; with sm_config nosubdir=true it mounts ``server:serverpath``
-itself, and then any uuid will do for the SR (docs/background/recordings.md, file and nfs). So a file right in the
-export needs no sr_uuid.
+The storage manager mounts ``server:serverpath/<sr uuid>``. With sm_config nosubdir=true it mounts ``server:serverpath``
+itself, and the SR may have any uuid (docs/background/recordings.md, file and nfs). So a file in the export itself needs
+no sr_uuid.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,6 @@ from xenvol.connection_data.identity import Identity
 from xenvol.connection_data.keys import read, refusal
 from xenvol.connection_data.portal import parse_host
 from xenvol.connection_data.share import (
-    Format,
     Location,
     ShareKeys,
     disk_file,
@@ -31,7 +30,7 @@ _VERSIONS = (
     "4.0",
     "4.1",
     "4.2",
-)  # SM takes 3 and what begins with 4, and crashes (1200) on all others
+)  # the storage manager takes 3 and what begins with 4, and crashes (1200) on all others
 
 
 class NFSConnectionData(ShareKeys, frozen=True, kw_only=True):
@@ -43,11 +42,11 @@ class NFSConnectionData(ShareKeys, frozen=True, kw_only=True):
     serverpath: Annotated[str | None, Meta(description="the exported directory, with server")] = None
     nfsversion: Annotated[
         str | int | float | None,
-        Meta(description=f"one of {', '.join(_VERSIONS)}; vers= in options does as well"),
+        Meta(description=f"one of {', '.join(_VERSIONS)}; vers= in options does the same"),
     ] = None
     nosubdir: Annotated[
         bool | None,
-        Meta(description="true: the files lie in serverpath itself, not in its directory sr_uuid"),
+        Meta(description="true: the files are in serverpath itself, not in its directory sr_uuid"),
     ] = None
 
 
@@ -56,13 +55,12 @@ class NFSVolume:
     """A file in an NFS directory."""
 
     server: str
-    """A name or an address, IPv6 without brackets: SM puts them on."""
+    """A name or an address. IPv6 has no brackets: the storage manager adds them."""
     serverpath: str
     vdi_uuid: str
     sr_uuid: str | None
-    """None only with `nosubdir`: the SR may then have any uuid."""
+    """None only with `nosubdir`: then the SR may have any uuid."""
     nosubdir: bool
-    format: Format | None = None
     nfsversion: str | None = None
     options: tuple[str, ...] = ()
     identity: Identity = field(default_factory=Identity)
@@ -72,7 +70,7 @@ class NFSVolume:
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "NFSVolume":
-        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        """Parse the data of a connection_info. Raises InvalidConnectionInfo."""
         keys = read(NFSConnectionData, connection_data, driver=DRIVER)
         location = _location(keys)
         disk = disk_file(keys, driver=DRIVER)
@@ -88,18 +86,17 @@ class NFSVolume:
             vdi_uuid=disk.vdi_uuid,
             sr_uuid=disk.sr_uuid,
             nosubdir=nosubdir,
-            format=disk.format,
             nfsversion=nfsversion,
             options=options,
             identity=Identity.of(keys, vdi_uuid=disk.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )
 
     @property
     def device_config(self) -> dict[str, str]:
-        """For PBD.create."""
+        """The device_config for PBD.create."""
         config = {"server": self.server, "serverpath": self.serverpath}
         if self.nfsversion is not None:
             config["nfsversion"] = self.nfsversion
@@ -109,12 +106,12 @@ class NFSVolume:
 
     @property
     def sm_config(self) -> dict[str, str]:
-        """For SR.introduce."""
+        """The sm_config for SR.introduce."""
         return {"nosubdir": "true"} if self.nosubdir else {}
 
 
 def _location(keys: NFSConnectionData) -> Location:
-    """From export, or server and serverpath; from both when they agree."""
+    """Return the share: of export, or of server and serverpath. If the data has both, they must agree."""
     key = "export"
     try:
         export = None if keys.export is None else parse_export(keys.export)
@@ -136,15 +133,15 @@ def _location(keys: NFSConnectionData) -> Location:
 
 
 def _version(keys: NFSConnectionData) -> tuple[str | None, tuple[str, ...]]:
-    """The NFS version, which SM wants apart from the other options, and those."""
-    said = None if keys.nfsversion is None else str(keys.nfsversion)
+    """Return the NFS version, which the storage manager takes separately, and the other options."""
+    version = None if keys.nfsversion is None else str(keys.nfsversion)
     others = []
     for option in parse_options(keys.options):
         name, _, value = option.partition("=")
         if name in ("vers", "nfsvers"):
-            said = value if said is None else said
+            version = value if version is None else version
         else:
             others.append(option)
-    if said is not None and said not in _VERSIONS:
-        raise refusal("nfsversion", NFSConnectionData, driver=DRIVER, problem=f"is {said!r}")
-    return said, tuple(others)
+    if version is not None and version not in _VERSIONS:
+        raise refusal("nfsversion", NFSConnectionData, driver=DRIVER, problem=f"is {version!r}")
+    return version, tuple(others)

@@ -1,8 +1,8 @@
-"""A file on somebody's share: the export ``server:/path`` and the file's name, as an SR and a VDI of it.
+"""Parse a file on a share: the export ``server:/path`` becomes an SR, and the file's name a VDI of it.
 
-An SR of files is a directory, and its VDIs are the files named ``<uuid>.vhd``, ``.raw`` or ``.qcow2`` in it
-(docs/background/xapi.md 5.2, docs/background/recordings.md, file and nfs: other names are ignored, and a ``*.raw`` or
-``*.vhd`` whose name is no uuid breaks every scan). So a name can be attached when it has a uuid, and only then.
+An SR of files is a directory. Its VDIs are the files in it that are named ``<uuid>.vhd``, ``.raw`` or ``.qcow2``. Other
+names are ignored, and a ``*.raw`` or ``*.vhd`` without a uuid breaks every scan (docs/background/xapi.md 5.2,
+docs/background/recordings.md, file and nfs). So only a file that is named by a uuid can be attached.
 """
 
 import re
@@ -23,14 +23,14 @@ _NAME = re.compile(rf"(?:(?P<sr>{_UUID})/)?(?P<vdi>{_UUID})(?:\.(?P<format>vhd|r
 
 
 class ShareKeys(CommonKeys, frozen=True, kw_only=True):
-    """What a driver of files on a share may be sent."""
+    """The keys of every driver for files on a share."""
 
     export: Annotated[str | None, Meta(description="server:/path, an IPv6 address in brackets")] = None
     name: Annotated[
         str | None,
         Meta(
-            description="the file: <uuid>.vhd, .raw or .qcow2, or the uuid alone, which becomes the VDI's;"
-            " with <sr uuid>/ before it when it lies in that directory of the export"
+            description="the file: <uuid>.vhd, .raw or .qcow2, or the uuid alone, which is the VDI's;"
+            " <sr uuid>/ before it names its directory in the export"
         ),
     ] = None
     format: Annotated[
@@ -42,7 +42,7 @@ class ShareKeys(CommonKeys, frozen=True, kw_only=True):
 
 
 class Location(NamedTuple):
-    """Where a share is; the host without brackets, the path without a slash at its end."""
+    """The host and path of a share. The host has no brackets, and the path ends without a slash."""
 
     host: str
     path: str
@@ -54,45 +54,45 @@ class Location(NamedTuple):
 class DiskFile(NamedTuple):
     vdi_uuid: str
     sr_uuid: str | None
-    """The directory that it lies in; None: nobody said."""
+    """The SR's directory with the file, or None if the data does not name it."""
     format: Format | None
-    """None: nobody said; the SR's driver finds out."""
+    """None if the data does not name it: the storage driver finds it out."""
 
 
 def parse_export(text: str) -> Location:
-    """Read ``10.0.0.1:/vol``, ``[fd00::1]:/vol``, ``fd00::1:/vol``, ``nas:/a/b/``; ValueError says what is wrong."""
+    """Parse ``10.0.0.1:/vol``, ``[fd00::1]:/vol``, ``fd00::1:/vol``, ``nas:/a/b/``. Raises ValueError."""
     match = _EXPORT.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"is {text!r}, which is no export")
+        raise ValueError(f"is {text!r}, which is not an export")
     return Location(parse_host(match["host"]), parse_path(match["path"]))
 
 
 def parse_path(text: str) -> str:
-    """One spelling for a path, so that one directory never gets two SRs; ValueError says what is wrong."""
+    """Return a path in its canonical spelling, so that a directory never gets two SRs. Raises ValueError."""
     if not text.startswith("/") or "/../" in f"{text}/":
-        raise ValueError(f"is {text!r}, which is no absolute path")
+        raise ValueError(f"is {text!r}, which is not an absolute path")
     if has_control_character(text):
-        raise ValueError("has a control character in it")
+        raise ValueError("has a control character")
     return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
 
 
 def parse_options(text: str | None) -> tuple[str, ...]:
-    """The single mount options of ``-o vers=4.1,soft``."""
+    """Return the single options of ``-o vers=4.1,soft``."""
     words = re.sub(r"(?:^|\s)-o\s*", " ", text or "")
     return tuple(option for option in re.split(r"[,\s]+", words) if option)
 
 
 def disk_file(keys: ShareKeys, *, driver: str) -> DiskFile:
-    """Which VDI the keys mean; what they say twice must agree. Raises InvalidConnectionInfo."""
+    """Return the VDI that the keys mean. Keys that say the same must agree. Raises InvalidConnectionInfo."""
     table = type(keys)
     named = None if keys.name is None else _NAME.fullmatch(keys.name)
     if named is None and keys.vdi_uuid is None:
         if keys.name is None:
             raise refusal("name", table, driver=driver)
         problem = (
-            f"is {keys.name!r}, which no SR can hold: the storage manager knows a disk only by a file name that is"
-            " its uuid, and stops scanning at a *.vhd or *.raw with another; rename the file, or give sr_uuid and"
-            " vdi_uuid"
+            f"is {keys.name!r}, which is not a disk of any SR: the storage manager finds a disk only if its file is"
+            " named by a uuid, and a *.vhd or *.raw with another name stops its scan; rename the file, or give"
+            " sr_uuid and vdi_uuid"
         )
         raise refusal("name", table, driver=driver, problem=problem)
 
@@ -105,15 +105,15 @@ def disk_file(keys: ShareKeys, *, driver: str) -> DiskFile:
             None if named["format"] is None else _FORMATS[named["format"].lower()],
         )
     )
-    said = DiskFile(
+    of_keys = DiskFile(
         "" if keys.vdi_uuid is None else keys.vdi_uuid.lower(),
         None if keys.sr_uuid is None else keys.sr_uuid.lower(),
         None if keys.format is None else _FORMATS[keys.format],
     )
     if of_name is None:
-        return said
+        return of_keys
     for key in ("vdi_uuid", "sr_uuid", "format"):
-        one, other = getattr(said, key), getattr(of_name, key)
+        one, other = getattr(of_keys, key), getattr(of_name, key)
         if one and other and one != other:
             raise refusal(key, table, driver=driver, problem=f"is {one}, and name says {other}")
-    return DiskFile(of_name.vdi_uuid, of_name.sr_uuid or said.sr_uuid, of_name.format or said.format)
+    return DiskFile(of_name.vdi_uuid, of_name.sr_uuid or of_keys.sr_uuid, of_name.format or of_keys.format)

@@ -1,8 +1,7 @@
-"""What a xensm volume's ``data`` may hold: any SR by its uuid, how to introduce it, and a VDI in it.
+"""The keys of xensm, and the parsed volume: any SR by its uuid, how to introduce it, and a VDI in it.
 
-The form that nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2): ``introduce_sr_keys``
-names the keys of the same mapping that describe the SR, its type among them; nova put the others into the
-device_config.
+nova-volume's XenSM and cinder's XenAPINFS sent this form (docs/background/peers.md a.8, e.2). ``introduce_sr_keys``
+names those keys of the data that describe the SR: its type, and its device_config.
 """
 
 from collections.abc import Mapping
@@ -18,52 +17,56 @@ from xenvol.secret import Secret
 
 DRIVER = "xensm"
 _NOT_DEVICE_CONFIG = frozenset({"sr_type", "name_label", "name_description", "content_type"})
-_SM_CONFIG = frozenset({"nosubdir"})  # what SM reads from the SR's sm_config and nowhere else
+_SM_CONFIG = frozenset({"nosubdir"})  # the storage manager reads it from the SR's sm_config only
 
 Lun = Annotated[int, Meta(ge=0)]
 
 
 class XenSMConnectionData(CommonKeys, frozen=True, kw_only=True):
-    """Keys of driver_volume_type xensm, and whatever introduce_sr_keys names."""
+    """Keys of driver_volume_type xensm. introduce_sr_keys may name further ones."""
 
     sr_uuid: Annotated[str | None, Meta(description="the uuid of the SR")] = None
     vdi_uuid: Annotated[Uuid | None, Meta(description="the uuid of the VDI in that SR")] = None
     target_lun: Annotated[
-        Lun | None, Meta(description="the LUN's number, 0 or more, where the SR has a VDI per LUN")
+        Lun | None, Meta(description="the LUN's number, 0 or more, if the SR has a VDI per LUN")
     ] = None
     sr_type: Annotated[
-        str | None, Meta(description="the SR's type, such as nfs; needed where the SR is not introduced yet")
+        str | None, Meta(description="the SR's type, such as nfs; needed if the SR is not introduced yet")
     ] = None
     content_type: Annotated[str | None, Meta(description="the SR's content type: user, or iso")] = None
     introduce_sr_keys: Annotated[
         tuple[str, ...] | None,
         Meta(description="the names of the keys that make the SR: sr_type and its device_config"),
     ] = None
+    multiattach: Annotated[
+        bool | None, Meta(description="true or false; true: several VMs may use the LUN at once")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XenSMVolume:
-    """A VDI of an SR that is there, or can be introduced."""
+    """A VDI of an SR that the pool has, or that can be introduced."""
 
     sr_uuid: str
     vdi_uuid: str | None = None
     target_lun: int | None = None
-    """With neither `vdi_uuid` nor `target_lun` the SR must have exactly one VDI."""
+    """Without `vdi_uuid` and `target_lun` the SR must have exactly one VDI."""
     sr_type: str | None = None
-    """None: the SR must be there already."""
+    """None if the data has none: then the pool must have the SR."""
     content_type: str | None = None
     device_config: Mapping[str, str | Secret] = field(default_factory=dict)
-    """For PBD.create; a `Secret` must travel as a xapi secret."""
+    """The device_config for PBD.create. A `Secret` must travel as a xapi secret."""
     sm_config: Mapping[str, str] = field(default_factory=dict)
-    """For SR.introduce."""
+    """The sm_config for SR.introduce."""
     identity: Identity = field(default_factory=Identity)
     volume_id: str | None = None
+    multiattach: bool = False
     name_label: str | None = None
     name_description: str | None = None
 
     @classmethod
     def parse(cls, connection_data: Mapping[str, object]) -> "XenSMVolume":
-        """Read a connection_info's data. Raises InvalidConnectionInfo."""
+        """Parse the data of a connection_info. Raises InvalidConnectionInfo."""
         data = freeze_map(connection_data)
         listed = _listed_keys(data)
         keys = read(
@@ -81,14 +84,15 @@ class XenSMVolume:
             device_config=FrozenMap({key: value for key, value in made_of.items() if key not in _SM_CONFIG}),
             sm_config=FrozenMap({key: str(value) for key, value in made_of.items() if key in _SM_CONFIG}),
             identity=Identity.of(keys, vdi_uuid=keys.vdi_uuid),
-            volume_id=None if keys.volume_id is None else str(keys.volume_id),
+            volume_id=keys.service_id,
+            multiattach=keys.multiattach is True,
             name_label=keys.name_label,
             name_description=keys.name_description,
         )
 
 
 def _listed_keys(data: Mapping[str, object]) -> tuple[str, ...]:
-    """The keys that become device_config or sm_config."""
+    """Return the keys that become device_config or sm_config."""
     listed = data.get("introduce_sr_keys")
     if listed is None:
         return ()

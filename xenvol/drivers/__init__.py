@@ -1,1 +1,1 @@
-"""Drivers: the contract, the registry that finds them by name, and one module per protocol that xenvol has itself."""
+"""Drivers: the contract, the registry that finds a driver by name, and one module per built-in protocol."""

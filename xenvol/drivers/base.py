@@ -1,9 +1,9 @@
-"""The contract of a driver: a volume, told by a connection_info, becomes a VDI that a VM could be given.
+"""The contract of a driver: it makes the volume of a connection_info a VDI that a VM can be given.
 
-A driver is a class behind an entry point of the group ``xenvol.drivers``, whose name is the driver_volume_type that
-it serves. One object serves one connect or one disconnect, then is thrown away. It sees the connection_info's
-``data``, read-only, and a session; it touches no VM and no VBD, and it can neither make nor erase data: the session
-refuses SR.create, SR.destroy, VDI.create and VDI.destroy (`xenvol.errors.ForbiddenCall`).
+A driver is a class behind an entry point of the group ``xenvol.drivers``. The name of the entry point is the
+driver_volume_type that the driver serves. One object serves one connect or one disconnect, then is thrown away. It gets
+the connection_info's ``data``, read-only, and a session. It touches no VM and no VBD. It can neither make nor erase
+data: the session refuses SR.create, SR.destroy, VDI.create and VDI.destroy (`xenvol.errors.ForbiddenCall`).
 """
 
 import abc
@@ -25,24 +25,24 @@ V = TypeVar("V")
 
 @runtime_checkable
 class SessionLike(Protocol):
-    """Anything with the XenAPI client's ``xenapi``: its Session, ours, a mock."""
+    """Any object with the XenAPI client's ``xenapi``: the client's Session, xenvol's, a mock."""
 
     @property
     def xenapi(self) -> Any: ...
 
 
 class VolumeDriver(abc.ABC):
-    """What a driver must do; subclassing is a convenience, the methods are the contract."""
+    """The methods of a driver. They are the contract; a driver need not be a subclass."""
 
     connection_data_schema: ClassVar[type | None] = None
-    """The keys that the driver reads, as a class with annotations (a `msgspec.Struct`, best): shown by
-    ``xenvol drivers``, and to whoever asks for JSON Schema. None: the driver does not say."""
+    """The keys that the driver reads, as a class with annotations, best a `msgspec.Struct`. ``xenvol drivers`` shows
+    them, also as JSON Schema. None: the driver does not tell its keys."""
 
     def __init__(self, session: SessionLike, *, hosts: Iterable[HostRef] | None = None) -> None:
-        """Store; make no call.
+        """Store the arguments; make no call.
 
-        `hosts` are those on which the VDI must be reachable: of a running VM, the one that it runs on; else every
-        host that it could start on. None: every host of the pool.
+        `hosts` are the hosts on which the VDI must be reachable: the one that a running VM is on, or all on which a
+        halted VM could start. None is every host of the pool.
         """
         self.session = session
         self.hosts: tuple[HostRef, ...] | None = None if hosts is None else tuple(hosts)
@@ -52,81 +52,80 @@ class VolumeDriver(abc.ABC):
     def read_once(
         self, parse: Callable[[Mapping[str, object]], V], connection_data: Mapping[str, object]
     ) -> V:
-        """What `parse` makes of the data: parsed at the first time, remembered as long as the data is the same."""
+        """Return what `parse` makes of the data. Parses once, and again only for another mapping."""
         if self._read is None or self._read[0] is not connection_data:
             self._read = connection_data, parse(connection_data)
         return cast("V", self._read[1])
 
     @abc.abstractmethod
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
-        """Make the volume a VDI, plugged on the hosts that need it, and return its reference.
+        """Make the volume a VDI, with its SR plugged on the hosts that need it, and return its reference.
 
-        Idempotent: a volume that is connected already is found, not connected twice. Every call that changes the
-        hypervisor is recorded in `self.undo` on the next line. Before returning, compare the VDI with whatever the
-        data can prove.
+        Idempotent: finds a volume that is connected already. Records every call that changes the pool in `self.undo`,
+        on the next line. Compares the VDI with all that the data proves before it returns.
 
         Raises InvalidConnectionInfo (a key is missing or wrong; before any call), UnsupportedSRType or HostNotReady
-        (a host cannot; before anything is made), VolumeNotFound (the storage answers and has no such volume),
-        WrongVolume (it is another one), XapiError (refused), XapiUnreachable (no answer). After any of them the
-        caller calls `rollback`.
+        (a host lacks something; before any change), VolumeNotFound (the storage answers and has no such volume),
+        WrongVolume (it shows another volume), XapiError (xapi refuses), XapiUnreachable (no answer). After any of them
+        the caller calls `rollback`.
         """
 
     @abc.abstractmethod
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
-        """Make the volume gone from the hypervisor, whoever connected it, from the data alone.
+        """Remove the volume from the pool, by the data alone: another object or process may have connected it.
 
-        Idempotent: what is gone already is fine. Spares what others use: another LUN of the same target, another
-        VM, and an SR that was there before xenvol.
+        Idempotent. Spares what is in use (another LUN of the same target, a disk of another VM) and an SR that xenvol
+        did not introduce.
 
-        Raises InvalidConnectionInfo, XapiError, XapiUnreachable; then the same call again goes on where it ended.
+        Raises InvalidConnectionInfo, XapiError, XapiUnreachable. Then the same call again completes it.
         """
 
     def rollback(self, connection_data: Mapping[str, object]) -> None:
-        """Take back what this object's `connect_volume` did, from its own record, and nothing else.
+        """Undo what this object's `connect_volume` did, by its own record, and nothing else.
 
-        Called after a connect that failed, and after one that succeeded when a later step failed. Idempotent.
-        Raises nothing: what cannot be taken back is logged, and noted on the error that is being handled.
+        The caller calls it after a connect that failed, and after a connect that succeeded if a later step fails.
+        Idempotent. Raises nothing: what cannot be undone is logged, and becomes a note on the error being handled.
         """
         self.undo.unwind(sys.exception())
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """Make xapi see that the volume grew; return its new size in bytes. Idempotent, and optional.
+        """Make xapi see that the volume grew; return its new size in bytes. Idempotent. Optional.
 
-        Raises ExtendNotSupported where the protocol or the storage driver cannot, InvalidConnectionInfo,
+        Raises ExtendNotSupported if the protocol or the storage driver cannot do it, InvalidConnectionInfo,
         VolumeNotFound, XapiError, XapiUnreachable.
         """
         raise ExtendNotSupported(type(self).__name__)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
-        """What tells this volume's disk from every other, from the data alone, in whichever spelling; makes no call.
+        """Return a text that tells this volume's disk from every other, whatever the spelling of the data. No call.
 
-        Optional. A detach finds the disk by it where the service gives no volume id, and an attach notices by it
-        that a volume has moved. A disk with several places has a line for each. The same, here, for the same data but
-        for secrets and for what is no place.
+        Optional. A detach finds the disk by it if the service gives no volume id. An attach sees by it that a volume
+        has moved. A disk with several places has a line for each. The default is a digest of the data without secrets
+        and without the keys of the envelope.
         """
         return digest_of(connection_data)
 
     def identify(self, connection_data: Mapping[str, object]) -> Identity:
-        """What the data says of the disk: its places, and what can be proved of it. Makes no call.
+        """Return what the data says about the disk: its places, and its proofs. Makes no call.
 
-        Optional: the places of `volume_key`, and no proof, here.
+        Optional. The default has the places of `volume_key`, and no proof.
         """
         return Identity(places=frozenset(self.volume_key(connection_data).split("\n")))
 
     def find_volume(
         self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
     ) -> set[VDIRef]:
-        """Which of these disks (records of VDIs that a VM shows) are this volume, where `identify` cannot tell.
+        """Return which of these VDIs of a VM are this volume, where `identify` cannot tell. Changes nothing.
 
-        Optional: a detach asks it for disks that have no mark of xenvol's, or the mark of another volume. It must
-        never name a disk of which it is not certain, and changes nothing.
+        Optional. A detach asks it about disks without a mark of xenvol's or with the mark of another volume. It must
+        leave out any disk of which it is not certain.
         """
         return set()
 
     def ways(self, connection_data: Mapping[str, object]) -> list[Mapping[str, str | Secret]]:
-        """The device_configs by which a host may reach the volume, in the order to try. Makes no call.
+        """Return the device_configs by which a host may reach the volume, in the order to try. Makes no call.
 
-        Optional: `prepare_migration` makes the destination's PBD of them; without any, of another host's.
+        Optional. `prepare_migration` creates the destination's PBD from them, or else from the PBD of another host.
         """
         return []
 
@@ -135,8 +134,8 @@ class VolumeDriver(abc.ABC):
 
 
 def digest_of(connection_data: Mapping[str, object]) -> str:
-    """The same for the same data, but for secrets and for what is no place; numbers may be strings."""
-    told = sorted(
+    """Return a digest of the data without secrets and envelope keys. A number and its text give the same digest."""
+    items = sorted(
         (str(key), str(value)) for key, value in connection_data.items() if key not in ENVELOPE_KEYS
     )
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(told)))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(items)))

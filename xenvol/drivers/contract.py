@@ -1,7 +1,7 @@
-"""A driver class is checked when it is loaded, not when a VM waits for its disk.
+"""Check a driver class when it is loaded, not when a VM waits for its disk.
 
-The check is structural: subclassing `VolumeDriver` is not asked for, the methods with their parameters are. What is
-wrong is said with the method's own signature and what to change it to.
+The check is structural: a class needs the methods with their parameters, and need not be a `VolumeDriver`. A problem
+names the method's signature, and what to change it to.
 """
 
 import functools
@@ -14,10 +14,10 @@ _OPTIONAL = ("extend_volume", "volume_key")
 
 
 def find_problem(driver_class: object) -> str | None:
-    """What breaks the contract of a driver, in words that say what to change; None: nothing."""
+    """Return how the class breaks the contract and what to change, or None."""
     if not inspect.isclass(driver_class):
         kind = type(driver_class).__name__
-        return f"the entry point is a {kind}, not a class: let it name the driver's class"
+        return f"the entry point is a {kind}, not a class: make it name the driver's class"
     return _problem_of_class(cast(Any, driver_class))  # mypy doubts that a class has a hash
 
 

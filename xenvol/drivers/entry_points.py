@@ -1,7 +1,7 @@
-"""Entry points are read and loaded here, and nowhere else.
+"""The one place that reads and loads entry points.
 
-Imported when the first driver is asked for and not before: importlib.metadata and stevedore take 27 of the 100 ms
-that importing the core may cost.
+The registry imports this module with the first driver that it needs: importlib.metadata and stevedore take 27 of the
+100 ms that importing the core may cost.
 """
 
 import functools
@@ -16,34 +16,34 @@ GROUP = "xenvol.drivers"
 
 
 def all_entry_points(group: str = GROUP) -> list[EntryPoint]:
-    """Return all of the group, in an order that does not depend on the file system.
+    """Return all entry points of the group, in an order that does not depend on the file system.
 
-    Looked up again only where a folder of ``sys.path`` has changed: a package installed meanwhile is seen, and an
+    They are cached until a folder of ``sys.path`` changes. So a package that is installed meanwhile is seen, and an
     attach does not read the metadata of every package of the machine.
     """
-    return list(_looked_up(group, _state_of_path()))
+    return list(_cached(group, _state_of_path()))
 
 
 @functools.lru_cache(maxsize=16)
-def _looked_up(group: str, state: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+def _cached(group: str, state: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     found = importlib.metadata.entry_points(group=group)
     return tuple(sorted(found, key=lambda entry_point: (entry_point.name.lower(), package_of(entry_point))))
 
 
 def _state_of_path() -> tuple[tuple[str, int], ...]:
-    """Where packages are looked for, and when each folder last changed: an installer adds or removes one there."""
-    return tuple((folder, _changed(folder or ".")) for folder in sys.path)
+    """Return each folder of ``sys.path`` and when it last changed: installers add and remove folders in it."""
+    return tuple((folder, _mtime_of(folder or ".")) for folder in sys.path)
 
 
-def _changed(folder: str) -> int:
+def _mtime_of(folder: str) -> int:
     try:
         return os.stat(folder).st_mtime_ns
-    except OSError:  # no such folder, or none that this process may read
+    except OSError:  # no such folder, or this process may not read it
         return 0
 
 
 def load(entry_point: EntryPoint) -> object:
-    """Import what an entry point names. Raises whatever the foreign module raises, SystemExit included."""
+    """Import the object of an entry point. Raises any error of the foreign module, SystemExit included."""
     driver: object = _ChosenDriver(entry_point).driver
     return driver
 
@@ -54,7 +54,7 @@ def package_of(entry_point: EntryPoint) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _name(dist: importlib.metadata.Distribution) -> str:
-    """Read once, since the name stands in a file that is parsed as an e-mail."""
+    """Return the package's name. Cached, since reading it parses a file of metadata."""
     return dist.name
 
 
@@ -63,10 +63,10 @@ def version_of(entry_point: EntryPoint) -> str:
 
 
 class _ChosenDriver(DriverManager[object]):
-    """stevedore's loader, given the very entry point.
+    """stevedore's loader, for an entry point that is already chosen.
 
-    Left to look for itself it would read a cache on disk that knows no packages and rounds times to two minutes,
-    and with two claims to a name import both (stevedore 5.10, _cache.py and extension.py).
+    Its own search would read a cache on disk that records no packages and may be two minutes stale. If two packages
+    claim a name, it would import both (stevedore 5.10, _cache.py and extension.py).
     """
 
     def __init__(self, entry_point: EntryPoint) -> None:

@@ -1,4 +1,4 @@
-"""Gluster: a directory on a gluster volume is an SR of type ``glusterfs``, which XCP-ng has and XenServer has not."""
+"""Gluster: a directory on a gluster volume is an SR of type ``glusterfs``. Only XCP-ng has that type."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class GlusterDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = self.read_once(GlusterVolume.parse, connection_data)
-        volume_id = connection_data.get("volume_id")
-        storage.disconnect_disk(View.of(self.session), volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
+        storage.disconnect_disk(
+            View.of(self.session), volume.sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id
+        )
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
         return self.identify(connection_data).key
 
     def identify(self, connection_data: Mapping[str, object]) -> Identity:
         volume = self.read_once(GlusterVolume.parse, connection_data)
-        file = f"{volume.sr_uuid}/{volume.vdi_uuid}"  # the directory has a uuid, however the server is called
+        file = f"{volume.sr_uuid}/{volume.vdi_uuid}"  # the directory's uuid is unique, whatever the server is called
         places = {f"{volume.server}/{file}", file}
         return dataclasses.replace(volume.identity, places=frozenset(places))
 

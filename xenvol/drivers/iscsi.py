@@ -1,10 +1,10 @@
-"""iSCSI: every LUN of a target is a VDI of one SR of type ``iscsi``, and the pool holds a target only once.
+"""iSCSI: every LUN of a target is a VDI of one SR of type ``iscsi``, and a pool can have a target in one SR only.
 
-A target is the pool's by its IQN: the uuid of our SR is derived from that, so that all who attach mean the same
-SR. An SR of somebody else's that holds the target already is used, and never forgotten, since a second SR on a
-target stays empty and unscannable (docs/background/recordings.md, finding 12 (storage)). Plugging the SR brings in all
-LUNs; one that was mapped later is brought in by its number. There is never a scan: it would drop the record of a LUN
-that has vanished from under a plugged disk (finding 8 (storage)).
+The uuid of xenvol's SR is derived from the target's IQN, so that all processes mean the same SR. If an SR that xenvol
+did not introduce has the target, it is used and never forgotten: a second SR on a target stays empty and cannot be
+scanned (docs/background/recordings.md, finding 12 (storage)). A plug of the SR adds a VDI for every LUN. A LUN that is
+mapped later is introduced by its number. The SR is never scanned: a scan drops the record of a LUN that has vanished
+from under a plugged disk (finding 8 (storage)).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SR_TYPE = "iscsi"
 _NAMESPACE = uuid.UUID("c1a4ad7e-9b5b-5a0c-8d21-5d6f3a1e7b11")
 
 _NO_PORTAL = frozenset({"SR_BACKEND_FAILURE_140", "SR_BACKEND_FAILURE_141"})
-"""Nobody there under this name or address: another portal of the target may answer."""
+"""No answer at this name or address. Another portal of the target may answer."""
 _CHAP_KEYS = ("chappassword", "incoming_chappassword")
 
 
@@ -42,14 +42,13 @@ class ISCSIDriver(VolumeDriver):
         view = View.of(self.session)
         storage.require_sr_type(view, SR_TYPE)
         target, sr_ref, is_fresh = self._connect_target(view, volume)
-        sharable = connection_data.get("multiattach") is True
         vdi_ref, vdi = storage.find_lun(
             view,
             self.undo,
             sr_ref,
             target.lun,
             is_fresh=is_fresh,
-            sharable=sharable,
+            sharable=volume.multiattach,
             hosts=self.hosts,
             sr_type=SR_TYPE,
             proves=volume.proves,
@@ -67,7 +66,7 @@ class ISCSIDriver(VolumeDriver):
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            own = partial(_is_own, view, volume, target, connection_data.get("volume_id"))
+            own = partial(_is_own, view, volume, target)
             is_released = storage.release_sr(view, sr_ref, of=own)
             if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                 storage.forget_lun(view, sr_ref, target.lun, of=own)
@@ -85,7 +84,7 @@ class ISCSIDriver(VolumeDriver):
     def find_volume(
         self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
     ) -> set[VDIRef]:
-        """Those in an SR of the volume's targets that have the SCSI id which the VM's host sees under its number."""
+        """Return the disks of the target's SRs that have the SCSI id that the VM's host sees under the LUN's number."""
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         if not any("LUNid" in vdi["sm_config"] for vdi in among.values()):
             return set()
@@ -101,9 +100,11 @@ class ISCSIDriver(VolumeDriver):
         return [_spec(volume, target).device_config for target in volume.targets]
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """See the new size. The storage driver learns it only from a new log-in (docs/background/recordings.md,
-        finding 7 (storage)), so no disk of the target may be plugged: raises VolumeInUse, which names those that
-        are."""
+        """Log in to the target again and return the LUN's new size in bytes.
+
+        The storage driver reads the size only at a log-in (docs/background/recordings.md, finding 7 (storage)). Raises
+        VolumeInUse, which names the users, if a disk of the target is plugged.
+        """
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
@@ -124,10 +125,10 @@ class ISCSIDriver(VolumeDriver):
     # ---- the target's SR
 
     def _connect_target(self, view: View, volume: ISCSIVolume) -> tuple[ISCSITarget, SRRef, bool]:
-        """The SR that holds the target, plugged, and whether its LUNs have been listed just now.
+        """Return the target in use, its SR, which is plugged, and whether the plug has just listed the target's LUNs.
 
-        Each host comes by the first portal of the target that answers it. A new SR is made for the first target that a
-        portal answers for.
+        Each host uses the first portal of the target that answers it. If no SR has a target of the volume, one is
+        introduced for the first target that answers.
         """
         for target, sr_ref in self._holding(view, volume):
             spec, ways = _spec(volume, target), _ways(volume, target)
@@ -145,10 +146,10 @@ class ISCSIDriver(VolumeDriver):
         raise AssertionError("a volume without targets was parsed")
 
     def _holding(self, view: View, volume: ISCSIVolume) -> list[tuple[ISCSITarget, SRRef]]:
-        """The targets of the volume that an SR of the pool holds already, ours or somebody's; two calls at most.
+        """Return the targets of the volume that SRs of the pool have, each with its SR. Two calls at most.
 
-        Several SRs may claim a target, and only one of them has its LUNs: that one comes first. The SRs that may lie
-        on a LUN come with the same call.
+        Several SRs may claim a target, and only one of them has its LUNs: that one comes first. The same call reads
+        the LVM SRs, which may lie on a LUN.
         """
         every = view.find("SR", {"type": [SR_TYPE, *storage.LVM_TYPES]})
         srs = {ref: sr for ref, sr in every.items() if sr["type"] == SR_TYPE}
@@ -156,7 +157,7 @@ class ISCSIDriver(VolumeDriver):
             ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]
         }
         pbd_refs = [pbd for ref, sr in srs.items() if ref not in iqn_of for pbd in sr["PBDs"]]
-        if pbd_refs:  # somebody else's: only their PBDs tell the target
+        if pbd_refs:  # of SRs that xenvol did not introduce, only the PBDs tell the target
             view.read({"PBD": pbd_refs})
             known = view.known_of("PBD", pbd_refs)
             iqn_of |= {pbd["SR"]: pbd["device_config"].get("targetIQN", "") for pbd in known.values()}
@@ -166,13 +167,13 @@ class ISCSIDriver(VolumeDriver):
         return sorted(holding, key=lambda row: (not srs[row[1]]["VDIs"], not storage.is_ours(srs[row[1]])))
 
 
-def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, volume_id: object, vdi: Record) -> bool:
-    """Whether it is the volume's LUN: stale data may name a number that is another volume's by now, which is held.
+def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, vdi: Record) -> bool:
+    """Return whether this VDI is the volume's LUN. False if the VDI is held as another volume: the data is stale.
 
-    The record has the number that the master gives the LUN, and the data that of the VM's host. So where a disk of this
-    SR was taken out of the VM, the volume is that one.
+    The VDI's record has the master's number of the LUN, and the data has that of the VM's host. So if this operation
+    took a disk of this SR out of a VM, that disk is the volume.
     """
-    if is_held_by_another(vdi, volume_id):
+    if is_held_by_another(vdi, volume.volume_id):
         return False
     if (proof := volume.proves(vdi)) is not None:
         return proof
@@ -182,12 +183,12 @@ def _is_own(view: View, volume: ISCSIVolume, target: ISCSITarget, volume_id: obj
 
 
 def sr_uuid_of(target: ISCSITarget) -> str:
-    """The uuid of our SR for a target: the same for whoever attaches, whichever portal is given."""
+    """Return the uuid of xenvol's SR for a target. It depends on the IQN only, not on the portal."""
     return str(uuid.uuid5(_NAMESPACE, f"iscsi:{target.iqn}"))
 
 
 def _ways(volume: ISCSIVolume, target: ISCSITarget) -> list[Mapping[str, str | Secret]]:
-    """The device_configs by which a host may reach the target: one for each of its portals."""
+    """Return the device_configs by which a host may reach the target, one for each of its portals."""
     return [_spec(volume, way).device_config for way in volume.targets if way.iqn == target.iqn]
 
 
@@ -210,6 +211,6 @@ def _spec(volume: ISCSIVolume, target: ISCSITarget) -> SRSpec:
         name_label=volume.name_label or f"xenvol {target.iqn}",
         name_description=volume.name_description or SRSpec.name_description,
         device_config=device_config,
-        # what SR.create writes there, so that others see the target is taken (recordings.md, finding 13 (storage))
+        # as SR.create writes it, so that other SRs see the target is taken (recordings.md, finding 13 (storage))
         sm_config={"target": target.host, "targetIQN": target.iqn},
     )

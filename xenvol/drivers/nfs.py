@@ -1,8 +1,8 @@
 """NFS: a directory of an export is an SR of type ``nfs``, and a file in it that is named by a uuid is a VDI.
 
-SM mounts ``serverpath/<sr uuid>``, so the uuid of such an SR is given. A file right in the export belongs to an SR
-with ``nosubdir``, which may have any uuid: ours is derived from server and path (docs/background/recordings.md, file
-and nfs).
+The storage manager mounts ``serverpath/<sr uuid>``, so the name of that directory is the SR's uuid. An SR with
+``nosubdir`` is the export itself, and may have any uuid: xenvol derives it from server and path
+(docs/background/recordings.md, file and nfs).
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ class NFSDriver(VolumeDriver):
 
     def disconnect_volume(self, connection_data: Mapping[str, object]) -> None:
         volume = self.read_once(NFSVolume.parse, connection_data)
-        volume_id = connection_data.get("volume_id")
-        storage.disconnect_disk(
-            View.of(self.session), sr_uuid_of(volume), volume.vdi_uuid, volume_id=volume_id
-        )
+        sr_uuid = sr_uuid_of(volume)
+        storage.disconnect_disk(View.of(self.session), sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id)
 
     def volume_key(self, connection_data: Mapping[str, object]) -> str:
         return self.identify(connection_data).key
@@ -48,9 +46,7 @@ class NFSDriver(VolumeDriver):
         volume = self.read_once(NFSVolume.parse, connection_data)
         file = f"{volume.sr_uuid or ''}/{volume.vdi_uuid}"
         places = {f"{volume.server}:{volume.serverpath}/{file}"}
-        if (
-            volume.sr_uuid is not None
-        ):  # the directory has a uuid, which no other has, however the server is called
+        if volume.sr_uuid is not None:  # the directory's uuid is unique, whatever the server is called
             places.add(file)
         return dataclasses.replace(volume.identity, places=frozenset(places))
 
@@ -63,7 +59,7 @@ class NFSDriver(VolumeDriver):
 
 
 def sr_uuid_of(volume: NFSVolume) -> str:
-    """The directory's name where it has one; else the same uuid for whoever attaches a file of this export."""
+    """Return the SR's uuid: the name of its directory, or, for the export itself, one derived from server and path."""
     return volume.sr_uuid or str(uuid.uuid5(_NAMESPACE, f"nfs:{volume.server}:{volume.serverpath}"))
 
 

@@ -1,7 +1,7 @@
-"""A name becomes a checked driver class; only the driver that is asked for is imported.
+"""Find the driver class of a name, and check it. Only that driver is imported.
 
-Drivers are entry points of the group ``xenvol.drivers``, ours like a stranger's. A package that cannot be imported,
-or whose class breaks the contract, is in nobody else's way.
+Drivers are entry points of the group ``xenvol.drivers``, the built-in ones too. A package that cannot be imported, or
+whose class breaks the contract, does not affect other drivers.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class InstalledDriver:
     """As its package wrote it: ``module:Class``."""
     driver_class: type[VolumeDriver] | None = None
     problem: str | None = None
-    """Why it cannot be used; None: it can."""
+    """Why it cannot be used, or None."""
     schema: type | None = None
-    """The keys that it accepts, where it says so."""
+    """The keys that it accepts, if it tells them."""
 
 
 def get_driver_class(
     name: str, *, prefer: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> type[VolumeDriver]:
-    """Load the driver of a driver_volume_type, in any case of letters.
+    """Return the driver class of a driver_volume_type, in any case of letters.
 
-    Where several packages claim the name, `prefer` maps it to the one that is meant, or else the environment does
-    (XENVOL_DRIVER_ISCSI=package). A package that is preferred and not installed is an error, not a suggestion.
+    If several packages claim the name, `prefer` maps it to a package, or else the environment does
+    (XENVOL_DRIVER_ISCSI=package). If the preferred package is not installed, UnknownDriver is raised.
     Raises UnknownDriver, AmbiguousDriver, DriverLoadFailed or InvalidDriver.
     """
     name = text_of(name, "a driver", by="its driver_volume_type")
@@ -58,14 +58,14 @@ def get_driver_class(
 
 
 def installed_drivers() -> list[InstalledDriver]:
-    """Load every driver, and say of each whether it can be used; raises nothing for a broken one."""
-    from xenvol.drivers.entry_points import all_entry_points  # late, for its cost: see there
+    """Load every installed driver, and return whether each can be used. Raises nothing for a broken one."""
+    from xenvol.drivers.entry_points import all_entry_points  # late: its import is slow
 
     return [_described(entry_point) for entry_point in all_entry_points()]
 
 
 def _chosen(name: str, *, prefer: Mapping[str, str], environ: Mapping[str, str]) -> EntryPoint:
-    from xenvol.drivers.entry_points import all_entry_points, package_of  # late, for its cost: see there
+    from xenvol.drivers.entry_points import all_entry_points, package_of  # late: its import is slow
 
     entry_points = all_entry_points()
     claims = [entry_point for entry_point in entry_points if entry_point.name.lower() == name]
@@ -82,12 +82,12 @@ def _chosen(name: str, *, prefer: Mapping[str, str], environ: Mapping[str, str])
 
 
 def _load(entry_point: EntryPoint) -> type[VolumeDriver]:
-    from xenvol.drivers.entry_points import load, package_of  # late, for its cost: see there
+    from xenvol.drivers.entry_points import load, package_of  # late: its import is slow
 
     package = package_of(entry_point)
     try:
         loaded = load(entry_point)
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or exit
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything, or exit
         raise DriverLoadFailed(entry_point.name, package=package, cause=error) from error
     problem = find_problem(loaded)
     if problem is not None:
@@ -96,7 +96,7 @@ def _load(entry_point: EntryPoint) -> type[VolumeDriver]:
 
 
 def _described(entry_point: EntryPoint) -> InstalledDriver:
-    from xenvol.drivers.entry_points import package_of, version_of  # late, for its cost: see there
+    from xenvol.drivers.entry_points import package_of, version_of  # late: its import is slow
 
     driver_class, problem = None, None
     try:
@@ -116,5 +116,5 @@ def _described(entry_point: EntryPoint) -> InstalledDriver:
 
 
 def _normalised(package: str) -> str:
-    """One spelling for a package's name, as installers compare them: Acme.Drivers is acme-drivers."""
+    """Return a package's name as installers compare it: Acme.Drivers is acme-drivers."""
     return re.sub(r"[-_.]+", "-", package).lower()

@@ -1,7 +1,7 @@
-"""xensm: a VDI of any SR that XenAPI can reach, told by uuid; the SR is introduced from the data where it is not known.
+"""xensm: a VDI of any SR, both named by uuid. The SR is introduced from the data if the pool does not know it.
 
-What nova-volume's XenSM and cinder's XenAPINFS sent (docs/background/peers.md a.8, e.2), and what our Storage Manager
-sends. The SR was there before us more often than not; then it is used, and never forgotten.
+nova-volume's XenSM and cinder's XenAPINFS sent such data (docs/background/peers.md a.8, e.2), and xenvol's Storage
+Manager sends it. An SR that xenvol did not introduce is used, and never forgotten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xenvol.storage import SRSpec
 from xenvol.storage.users import is_held_by_another, was_taken_out
 
 
-class XenSMDriver(VolumeDriver):
+class AnySRDriver(VolumeDriver):
     connection_data_schema = XenSMConnectionData
 
     def connect_volume(self, connection_data: Mapping[str, object]) -> VDIRef:
@@ -38,9 +38,7 @@ class XenSMDriver(VolumeDriver):
         ):
             vdi_ref, vdi = storage.connect_disk(view, self.undo, spec, volume.vdi_uuid, self.hosts)
         else:
-            vdi_ref, vdi = self._connect_lun(
-                view, volume, spec, sharable=connection_data.get("multiattach") is True
-            )
+            vdi_ref, vdi = self._connect_lun(view, volume, spec)
         volume.identity.check(
             vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"), size=int(vdi["virtual_size"])
         )
@@ -50,12 +48,11 @@ class XenSMDriver(VolumeDriver):
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         if volume.target_lun is None:
-            volume_id = connection_data.get("volume_id")
-            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid, volume_id=volume_id)
+            storage.disconnect_disk(view, volume.sr_uuid, volume.vdi_uuid, volume_id=volume.volume_id)
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
             if sr_ref is not None:
-                own = partial(_is_own, view, volume, connection_data.get("volume_id"))
+                own = partial(_is_own, view, volume)
                 is_released = storage.release_sr(view, sr_ref, of=own)
                 if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
                     storage.forget_lun(view, sr_ref, volume.target_lun, of=own)
@@ -75,7 +72,7 @@ class XenSMDriver(VolumeDriver):
     def find_volume(
         self, connection_data: Mapping[str, object], among: Mapping[VDIRef, Mapping[str, Any]]
     ) -> set[VDIRef]:
-        """Of LUNs, those that have the SCSI id which the VM's host sees under the number that was given."""
+        """Return the disks that are the volume. A LUN must have the SCSI id that the VM's host sees at its number."""
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -91,7 +88,7 @@ class XenSMDriver(VolumeDriver):
         return [device_config] if device_config else []
 
     def extend_volume(self, connection_data: Mapping[str, object]) -> int:
-        """See the new size: by a scan, and for a LUN by a new log-in, while no disk of its SR is plugged."""
+        """Scan the SR, or, for a LUN, log in again; return the new size in bytes. VolumeInUse if a LUN is plugged."""
         volume = self.read_once(XenSMVolume.parse, connection_data)
         view = View.of(self.session)
         sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -104,10 +101,8 @@ class XenSMDriver(VolumeDriver):
         _, vdi = self._the_vdi(view, volume, sr_ref)
         return int(vdi["virtual_size"])
 
-    def _connect_lun(
-        self, view: View, volume: XenSMVolume, spec: SRSpec, *, sharable: bool
-    ) -> tuple[VDIRef, Record]:
-        """A disk that is told by its number, or that only its SR can show."""
+    def _connect_lun(self, view: View, volume: XenSMVolume, spec: SRSpec) -> tuple[VDIRef, Record]:
+        """Connect the SR; return a disk named by LUN number, a LUN named by uuid, or the SR's only disk."""
         storage.require_sr_type(view, spec.type)
         sr_ref, is_new = storage.connect_sr(view, self.undo, spec, self.hosts)
         if volume.target_lun is None:
@@ -119,7 +114,7 @@ class XenSMDriver(VolumeDriver):
                 sr_ref,
                 volume.target_lun,
                 is_fresh=is_new,
-                sharable=sharable,
+                sharable=volume.multiattach,
                 hosts=self.hosts,
                 sr_type=spec.type,
                 proves=partial(_is_proved, volume),
@@ -129,7 +124,7 @@ class XenSMDriver(VolumeDriver):
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
-        """The VDI with the uuid or the LUN number that was given; with neither, the only one there is."""
+        """Return the VDI that matches the data's uuid and LUN number, or the SR's only VDI. Raises VolumeNotFound."""
         vdis = storage.vdis_of(view, sr_ref)
         chosen = {ref: vdi for ref, vdi in vdis.items() if _is_the_vdi(volume, vdi)}
         if len(chosen) != 1:
@@ -141,9 +136,9 @@ class XenSMDriver(VolumeDriver):
         return vdi_ref, vdi
 
 
-def _is_own(view: View, volume: XenSMVolume, volume_id: object, vdi: Record) -> bool:
-    """Whether it is the volume's LUN; its record has the number that the master gives it, which may be another."""
-    if is_held_by_another(vdi, volume_id):
+def _is_own(view: View, volume: XenSMVolume, vdi: Record) -> bool:
+    """Return whether this VDI is the volume's LUN, although its record may have another number, that of the master."""
+    if is_held_by_another(vdi, volume.volume_id):
         return False
     is_out = was_taken_out(view, vdi)
     return _is_the_vdi(volume, vdi) if is_out is None else is_out
@@ -160,7 +155,7 @@ def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:
 
 
 def _known_type(view: View, volume: XenSMVolume) -> str:
-    """The SR's type: what the data says, else what the SR that is there has."""
+    """Return the SR's type: the data's, else that of the pool's SR. Raises InvalidConnectionInfo if neither has it."""
     if volume.sr_type is not None:
         return volume.sr_type
     sr_ref = storage.find_sr(view, volume.sr_uuid)
@@ -169,7 +164,7 @@ def _known_type(view: View, volume: XenSMVolume) -> str:
             "sr_type",
             XenSMConnectionData,
             driver=DRIVER,
-            problem=f"is missing, and SR {volume.sr_uuid} is not known to the pool",
+            problem=f"is missing, and the pool has no SR {volume.sr_uuid}",
         )
     return str(view.record("SR", sr_ref)["type"])
 

@@ -1,11 +1,11 @@
-"""Every exception of xenvol, sorted by whose fault it is; facts are attributes, and no text shows a secret.
+"""Every exception of xenvol, sorted by blame. Facts are attributes, and no text shows a secret.
 
-* `RequestError`: the caller asked for what cannot be; asking again does not help.
-* `VMError`: the virtual machine cannot take or give the disk as it is now.
-* `DriverError`: the package that a driver comes from must change.
-* `StorageError`: the storage does not have what the connection_info promised.
-* `HypervisorError`: xapi, or a host, said no. `XapiError` is its "no" verbatim: it did not happen.
-* `XapiUnreachable`: no answer. It may have happened; look before doing it again.
+* `RequestError`: the request cannot be carried out; the same request fails again.
+* `VMError`: the VM cannot take or release the disk in its present state.
+* `DriverError`: the package of the driver must change.
+* `StorageError`: the storage does not have what the connection_info promises.
+* `HypervisorError`: xapi or a host refuses. `XapiError` is xapi's refusal verbatim: the call did not happen.
+* `XapiUnreachable`: no answer. The call may have happened; check before calling again.
 
 A message names the culprit and the remedy. Pickling and copying keep the facts and the notes.
 """
@@ -17,18 +17,18 @@ from typing import Any
 from xenvol.errors.remedies import Remedy, find_remedy
 from xenvol.secret import masked
 
-_SHOWN = 8  # of a list, a message names so many and says "and n more"; the attribute has all
-_PARAM_LENGTH = 300  # of one parameter, likewise: the XML of a probe can be pages long
+_SHOWN = 8  # a message names so many items of a list, then says "and n more"; the attribute has all
+_PARAM_LENGTH = 300  # characters of a parameter that a message shows: the XML of a probe can be pages long
 
 
 class XenVolError(Exception):
-    """The base of them all."""
+    """The base of every exception of xenvol."""
 
     is_transient = False
-    """Whether the same call may succeed a little later without anybody doing anything else."""
+    """Whether the same call may succeed a little later, without any other action."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception would call the constructor with the message, which is not what our constructors take.
+        # Exception would call the constructor with the message; the constructors here take the facts.
         return _restore, (type(self), self.args, self.__dict__.copy())
 
 
@@ -43,15 +43,15 @@ def _restore(kind: type[XenVolError], args: tuple[object, ...], facts: Mapping[s
 
 
 class RequestError(XenVolError):
-    """What was asked for cannot be; the request must change."""
+    """The request cannot be carried out; it must change."""
 
 
 class InvalidArgument(RequestError, ValueError):
-    """An argument of `xenvol.connect` cannot be: an address, a way to trust a host, a type."""
+    """An argument of `xenvol.connect` is wrong: an address, a way to trust a host, a type."""
 
 
 class InvalidConnectionInfo(RequestError):
-    """A key of the connection_info is missing or wrong; `problem` shows no value that could be a secret."""
+    """A key of the connection_info is missing or wrong. `problem` must not show a value that may be a secret."""
 
     def __init__(
         self, key: str, driver: str | None, *, accepted: str, problem: str = "is not accepted"
@@ -64,7 +64,7 @@ class InvalidConnectionInfo(RequestError):
 
 
 class InvalidMountpoint(RequestError):
-    def __init__(self, mountpoint: object, *, problem: str = "is not a disk's name") -> None:
+    def __init__(self, mountpoint: object, *, problem: str = "is not the name of a disk") -> None:
         super().__init__(
             f"mountpoint {mountpoint!r} {problem}; "
             "accepted: /dev/xvdb, xvdb, vdb, sdb, hdb, a number from 0 to 254, or auto"
@@ -73,22 +73,22 @@ class InvalidMountpoint(RequestError):
 
 
 class MountpointInUse(RequestError):
-    """Somebody is there already, and a disk is never silently moved; `free` has the names that are left."""
+    """Another disk has this position, and a disk is never put elsewhere unasked. `free` has the free names."""
 
     def __init__(self, mountpoint: object, *, free: Iterable[str]) -> None:
         self.mountpoint = mountpoint
         self.free = list(free)
         super().__init__(
             f"mountpoint {mountpoint!r} is in use on this VM; "
-            f"free: {_listed(self.free) or 'none'}, or ask for auto"
+            f"free: {_listed(self.free) or 'none'}; or use auto"
         )
 
 
 class NoFreeMountpoint(RequestError):
     def __init__(self, *, taken: int) -> None:
         super().__init__(
-            f"the VM has no position left for another disk ({taken} of 255 are taken; position 3, "
-            "the CD drive's, is given only when asked for by name): detach a disk first"
+            f"the VM has no free position for another disk ({taken} of 255 are taken; auto skips position 3, the "
+            "CD drive's): detach a disk first"
         )
         self.taken = taken
 
@@ -101,7 +101,9 @@ class UnknownVM(RequestError):
 
 class TemplateGiven(RequestError):
     def __init__(self, vm: str) -> None:
-        super().__init__(f"{vm} is a template or a snapshot, which takes no volumes: make a VM of it first")
+        super().__init__(
+            f"{vm} is a template or a snapshot, which takes no volumes: create a VM from it first"
+        )
         self.vm = vm
 
 
@@ -116,7 +118,7 @@ class AmbiguousVM(RequestError):
 
 
 class UnknownHost(RequestError):
-    """No host, or several, of this name; `candidates` are the uuids of the several."""
+    """No host has this name, or several have it: then `candidates` has their uuids."""
 
     def __init__(self, name: str, *, candidates: Iterable[str] = ()) -> None:
         self.name = name
@@ -126,12 +128,12 @@ class UnknownHost(RequestError):
 
 
 class AttachmentFenced(RequestError):
-    """A detach named an attachment that is no longer the one in place; nothing was touched."""
+    """A detach named an attachment id that is not the one in place. Nothing was changed."""
 
     def __init__(self, attachment_id: str, *, current: str | None) -> None:
         super().__init__(
-            f"attachment {attachment_id!r} is over, and the volume has since been attached anew as "
-            f"{current!r}; nothing was detached: to take off the new one, name it"
+            f"attachment {attachment_id!r} is not in place: the volume has been attached again since, as "
+            f"{current!r}; nothing was detached: to detach it, give the new id"
         )
         self.attachment_id = attachment_id
         self.current = current
@@ -141,11 +143,11 @@ class AttachmentFenced(RequestError):
 
 
 class VMError(XenVolError):
-    """The virtual machine cannot do it as it is now."""
+    """The VM cannot take or release the disk in its present state."""
 
 
 class NotHotpluggable(VMError):
-    """The VM is running and takes no disk; shut down, it would."""
+    """The VM takes no disk while it runs. Shut down, it does."""
 
     def __init__(self, vm: str, *, reason: str) -> None:
         super().__init__(
@@ -159,50 +161,48 @@ class NotHotpluggable(VMError):
 class ReadOnlyNotSupported(VMError):
     def __init__(self, vm: str) -> None:
         super().__init__(
-            f"VM {vm} is an HVM guest, and xapi gives those no read-only disk "
+            f"VM {vm} is an HVM guest, and xapi gives no read-only disk to those "
             "(DISK_VBD_MUST_BE_READWRITE_FOR_HVM): attach with access_mode rw, or use a PV guest"
         )
         self.vm = vm
 
 
 class VMBusy(VMError):
-    """The VM is being migrated, shut down, suspended…; later it may work."""
+    """The VM is being migrated, shut down, suspended… The same call may succeed later."""
 
     is_transient = True
 
     def __init__(self, vm: str, *, operation: str) -> None:
-        super().__init__(f"VM {vm} is busy with {operation}: try again when that is over")
+        super().__init__(f"VM {vm} is busy with {operation}: retry when that has ended")
         self.vm = vm
         self.operation = operation
 
 
 class AttachedMeanwhile(VMError):
-    """Another attempt attaches the same volume to the same VM right now; the facade looks again by itself."""
+    """Another attempt attaches the same volume to the same VM, or took the position. The facade retries by itself."""
 
     is_transient = True
 
     def __init__(self, vm: str) -> None:
-        super().__init__(
-            f"another attempt is attaching this volume to VM {vm}, or took the position: try again"
-        )
+        super().__init__(f"another attempt is attaching this volume to VM {vm}, or took the position: retry")
         self.vm = vm
 
 
 class WrongPowerState(VMError):
     def __init__(self, vm: str, power_state: str, *, needed: str, remedy: str) -> None:
-        super().__init__(f"VM {vm} is {power_state}, and must be {needed}: {remedy}")
+        super().__init__(f"VM {vm} is {power_state} and must be {needed}: {remedy}")
         self.vm = vm
         self.power_state = power_state
         self.needed = needed
 
 
 class DiskNotReleased(VMError):
-    """The guest keeps the disk; it is still attached, and nothing was changed."""
+    """The guest does not release the disk. It is still attached, and nothing was changed."""
 
     def __init__(self, vm: str, *, device: str) -> None:
         super().__init__(
-            f"VM {vm} does not let go of {device}: unmount it in the guest, then detach again "
-            "(or shut the VM down: then nobody is asked)"
+            f"VM {vm} does not release {device}: unmount it in the guest, then detach again (or shut the VM down, "
+            "which releases it)"
         )
         self.vm = vm
         self.device = device
@@ -212,11 +212,11 @@ class DiskNotReleased(VMError):
 
 
 class DriverError(XenVolError):
-    """The package that a driver comes from, or the choice of packages, must change."""
+    """The package of a driver, or the choice of packages, must change."""
 
 
 class UnknownDriver(DriverError):
-    """No installed package offers this name, or not the package that the configuration demands."""
+    """No installed package has a driver of this name, or the preferred package has none."""
 
     def __init__(self, name: str, *, installed: Collection[str], package: str | None = None) -> None:
         self.name = name
@@ -231,7 +231,7 @@ class UnknownDriver(DriverError):
 
 
 class AmbiguousDriver(DriverError):
-    """Several packages claim one name, and nothing says which is meant."""
+    """Several packages have a driver of this name, and no preference chooses one."""
 
     def __init__(self, name: str, *, packages: Iterable[str]) -> None:
         self.name = name
@@ -243,7 +243,7 @@ class AmbiguousDriver(DriverError):
 
 
 class InvalidDriver(DriverError):
-    """A class breaks the contract of a driver; `problem` names the method and says what to change."""
+    """A class breaks the contract of a driver. `problem` names the method and says what to change."""
 
     def __init__(self, name: str, *, package: str, problem: str) -> None:
         super().__init__(f"driver {name!r} of package {package} breaks the contract: {problem}")
@@ -253,7 +253,7 @@ class InvalidDriver(DriverError):
 
 
 class DriverLoadFailed(DriverError):
-    """The package's own code failed when it was imported; the cause is chained."""
+    """The code of the package failed at its import. The cause is chained."""
 
     def __init__(self, name: str, *, package: str, cause: BaseException) -> None:
         self.name = name
@@ -265,7 +265,7 @@ class DriverLoadFailed(DriverError):
 
 
 class ForbiddenCall(DriverError):
-    """A driver tried to make or erase data; attaching must not be able to."""
+    """A driver tried to make or erase data, or to touch a VM. No driver may."""
 
     def __init__(self, call: str, *, driver: str | None = None) -> None:
         who = "a driver" if driver is None else f"driver {driver!r}"
@@ -280,7 +280,7 @@ class ForbiddenCall(DriverError):
 class ExtendNotSupported(DriverError):
     def __init__(self, driver: str) -> None:
         super().__init__(
-            f"driver {driver!r} cannot see that a volume grew: detach the volume and attach it again"
+            f"driver {driver!r} cannot show the new size of a volume: detach the volume and attach it again"
         )
         self.driver = driver
 
@@ -289,35 +289,35 @@ class ExtendNotSupported(DriverError):
 
 
 class StorageError(XenVolError):
-    """The storage does not have what the connection_info promised."""
+    """The storage does not have what the connection_info promises."""
 
 
 class VolumeNotFound(StorageError):
-    """The storage answers, but has no such volume; `found` says what is there instead."""
+    """The storage answers, but does not have the volume. `found` has what it shows instead."""
 
     def __init__(self, what: str, *, found: Iterable[str] = ()) -> None:
         self.what = what
         self.found = list(found)
         super().__init__(
             f"{what} is not there; found: {_listed(self.found) or 'nothing'}; "
-            "check that the volume is exported, and to this host"
+            "check that the volume is exported to this host"
         )
 
 
 class WrongVolume(StorageError):
-    """The disk that was found is not the one that the connection_info describes; nothing was plugged."""
+    """The disk that was found is not the volume of the connection_info. Nothing was plugged."""
 
     def __init__(self, expected: str, *, found: str) -> None:
         super().__init__(
-            f"the disk found is not the volume asked for: expected {expected}, found {found}; "
-            "nothing was plugged: check the mapping on the storage, and that the connection_info is fresh"
+            f"the disk found is not the requested volume: expected {expected}, found {found}; "
+            "nothing was plugged: check the mapping on the storage, and that the connection_info is not stale"
         )
         self.expected = expected
         self.found = found
 
 
 class VolumeInUse(StorageError):
-    """Others have the volume attached and do not share it; `users` names them."""
+    """Other VMs use the volume and do not share it. `users` names them."""
 
     def __init__(
         self, vdi: str, *, users: Iterable[str], can_share: bool = True, is_to_go: bool = False
@@ -326,13 +326,13 @@ class VolumeInUse(StorageError):
         self.users = list(users)
         remedy = ", or attach it everywhere with multiattach" if can_share else ", its SR cannot share disks"
         super().__init__(
-            f"VDI {vdi} is in use by {_listed(self.users) or 'somebody'}: detach it there first"
+            f"VDI {vdi} is in use by {_listed(self.users) or 'another VM'}: detach it there first"
             f"{'' if is_to_go else remedy}"
         )
 
 
 class UnmanagedVDI(StorageError):
-    """The storage driver shows the disk and does not give it to VMs: type ``hba`` before somebody adopts a LUN."""
+    """xapi shows the disk and gives it to no VM: a LUN of type ``hba`` that its administrator has not adopted."""
 
     def __init__(self, vdi: str) -> None:
         super().__init__(
@@ -346,24 +346,24 @@ class UnmanagedVDI(StorageError):
 
 
 class HypervisorError(XenVolError):
-    """xapi, or one of its hosts, does not do it."""
+    """xapi or a host refuses."""
 
 
 class UnsupportedSRType(HypervisorError):
-    """The host has no storage driver of this type; found out before anything was made."""
+    """The host has no storage driver of this type. Raised before anything is changed."""
 
     def __init__(self, sr_type: str, *, host: str, offered: Iterable[str]) -> None:
         self.sr_type = sr_type
         self.host = host
         self.offered = sorted(offered)
         super().__init__(
-            f"host {host} offers no SRs of type {sr_type!r}; it offers: "
+            f"host {host} has no storage driver for SRs of type {sr_type!r}; it has: "
             f"{_listed(self.offered, shown=50) or 'none'}; install the storage driver on every host"
         )
 
 
 class HostNotReady(HypervisorError):
-    """A host lacks something that only its operator can give it (an initiator IQN, being up…)."""
+    """A host lacks something that only its operator can change: it has no initiator IQN, it is down…"""
 
     def __init__(self, host: str, *, problem: str) -> None:
         super().__init__(f"host {host} is not ready: {problem}")
@@ -372,10 +372,10 @@ class HostNotReady(HypervisorError):
 
 
 class XapiError(HypervisorError):
-    """xapi's "no", verbatim: what was called did not happen.
+    """xapi's refusal, verbatim: the call did not happen.
 
-    `code` and `params` are xapi's ErrorDescription, and are what decisions are made on; `call` is the message
-    that was sent, as in "SR.introduce". Anything that looks like a password in a parameter is masked.
+    `code` and `params` are xapi's ErrorDescription: decide by them, not by the text. `call` is the call, such as
+    "SR.introduce". What looks like a password in a parameter is masked.
     """
 
     def __init__(self, code: str, params: Iterable[object], call: str) -> None:
@@ -391,38 +391,36 @@ class XapiError(HypervisorError):
 
     @property
     def hint(self) -> str | None:
-        """What a human can do about it, where that is known."""
+        """What the operator can do about it, or None."""
         return None if self.remedy is None else self.remedy.text
 
     @property
-    def is_transient(self) -> bool:  # type: ignore[override]  # each code of xapi says it for itself
+    def is_transient(self) -> bool:  # type: ignore[override]  # depends on xapi's code
         return self.remedy is not None and self.remedy.kind == "retry"
 
 
 class ChangedMeanwhile(HypervisorError):
-    """Another process changed, again and again, what an operation was working on; what it did is taken back.
+    """Another process kept changing what an operation worked on, also during its retries. It was undone.
 
-    The cause is the last refusal of xapi, where it was one.
+    The cause is the last refusal by xapi, if there was one.
     """
 
     is_transient = True
 
     def __init__(self, operation: str, *, what: str) -> None:
-        super().__init__(
-            f"{operation}: {what} while this was under way, and after it was tried again: try once more a little later"
-        )
+        super().__init__(f"{operation}: {what} meanwhile, and again during every retry: retry a little later")
         self.operation = operation
         self.what = what
 
 
-# --- nobody knows ------------------------------------------------------------------------------------------
+# --- no answer ---------------------------------------------------------------------------------------------
 
 
 class XapiUnreachable(XenVolError):
-    """No answer. The call may have happened or not: look the object up before doing it again.
+    """No answer. The call may have happened or not: read the object before calling again.
 
-    `cause` is what the transport said; it stays behind when the error is pickled, since not every one
-    survives that, and `reason`, its text, travels. `was_sent` is False when there was not even a connection.
+    `cause` is the error of the transport. A pickle drops it, since not every error can be pickled, and keeps its text,
+    `reason`. `was_sent` is False if there was no connection: then the call did not happen.
     """
 
     def __init__(self, call: str, cause: BaseException) -> None:
@@ -431,9 +429,9 @@ class XapiUnreachable(XenVolError):
         self.reason = masked(f"{type(cause).__name__}: {cause}")
         self.was_sent: bool = getattr(cause, "was_sent", True)
         what_now = (
-            "it may have happened or not; the same request again finds out, and completes it"
+            "it may have happened or not; repeat the request, which finds out and completes it"
             if self.was_sent
-            else "nothing was sent; check the address, and whether the host is up"
+            else "nothing was sent; check the address, and that the host is up"
         )
         super().__init__(f"{call} got no answer ({self.reason}): {what_now}")
 
@@ -441,13 +439,13 @@ class XapiUnreachable(XenVolError):
         return _restore, (type(self), self.args, self.__dict__ | {"cause": None})
 
 
-# --- saying it ---------------------------------------------------------------------------------------------
+# --- texts -------------------------------------------------------------------------------------------------
 
 _NAMES_A_SESSION = frozenset({"SESSION_INVALID", "SESSION_NOT_REGISTERED"})
 
 
 def preference_variable(name: str) -> str:
-    """The environment variable that chooses between packages, XENVOL_DRIVER_FIBRE_CHANNEL for one."""
+    """Return the environment variable that chooses a driver's package, such as XENVOL_DRIVER_FIBRE_CHANNEL."""
     return "XENVOL_DRIVER_" + re.sub(r"[^A-Z0-9]+", "_", name.upper())
 
 
@@ -455,7 +453,7 @@ def _shown_params(code: str, params: tuple[str, ...]) -> str:
     if not params:
         return ""
     if code in _NAMES_A_SESSION or (code == "HANDLE_INVALID" and params[0] == "session"):
-        return " [a session]"  # whoever has its reference is logged in
+        return " [a session]"  # its reference is as good as a password
     cut = [p if len(p) <= _PARAM_LENGTH else f"{p[:_PARAM_LENGTH]}…" for p in params if p]
     return f" [{', '.join(cut)}]"
 

@@ -1,14 +1,13 @@
-"""What a human can do about a refusal of xapi, by its code; a code that is not here explains itself.
+"""What the caller or the operator can do about a refusal by xapi, by its code. Other codes explain themselves.
 
-The numbers after ``SR_BACKEND_FAILURE_`` are those of the storage manager's own list; the causes named are
-those that were seen (docs/background/recordings.md, iSCSI errors; recordings.md, file and nfs) or read
-(docs/background/xapi.md 2, 5.3).
+The numbers after ``SR_BACKEND_FAILURE_`` are those of the storage manager's list. The causes were seen
+(docs/background/recordings.md, iSCSI errors; recordings.md, file and nfs) or read (docs/background/xapi.md 2, 5.3).
 """
 
 from typing import Literal, NamedTuple
 
 Kind = Literal["retry", "request", "operator"]
-"""Who can help: the same call a little later, whoever made the request, whoever runs hosts and storage."""
+"""Who can act on it: "retry": the same call a little later; "request": the caller; "operator": of hosts and storage."""
 
 
 class Remedy(NamedTuple):
@@ -23,9 +22,7 @@ _STORAGE: dict[int, Remedy] = {
         "one file or LUN breaks the scan of the whole SR: a *.vhd or *.raw whose name is not a uuid, or a "
         "LUN whose VDI is already in another SR of this pool; remove it, or use that other SR",
     ),
-    44: Remedy(
-        "operator", "the SR is full, or is one that has no room to give (a LUN-per-VDI SR makes no disks)"
-    ),
+    44: Remedy("operator", "the SR is full, or it makes no disks (an SR with a VDI per LUN)"),
     46: Remedy(
         "operator",
         "the disk is gone from the storage, or another host still holds it; check that it exists, and "
@@ -118,10 +115,10 @@ _XAPI: dict[str, Remedy] = {
         "retry", "the guest still uses the disk: unmount it in the guest, then detach"
     ),
     "DEVICE_DETACH_TIMEOUT": Remedy(
-        "retry", "the guest did not let go of the disk in time: unmount it in the guest"
+        "retry", "the guest did not release the disk in time: unmount it in the guest"
     ),
     "DISK_VBD_MUST_BE_READWRITE_FOR_HVM": Remedy("request", "an HVM guest takes no read-only disk"),
-    "HANDLE_INVALID": Remedy("retry", "the object is gone; somebody else removed it meanwhile"),
+    "HANDLE_INVALID": Remedy("retry", "the object is gone: another process has removed it"),
     "HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED": Remedy("operator", "a VM that HA protects needs this SR"),
     "HA_IS_ENABLED": Remedy("operator", "HA keeps its statefile on this SR"),
     "HOST_IS_SLAVE": Remedy(
@@ -131,12 +128,12 @@ _XAPI: dict[str, Remedy] = {
     "HOST_STILL_BOOTING": Remedy("retry", "the host is starting"),
     "INVALID_DEVICE": Remedy("request", "a disk's position is a number from 0 to 254"),
     "LOCATION_NOT_UNIQUE": Remedy("request", "the SR has another VDI at this location"),
-    "MESSAGE_METHOD_UNKNOWN": Remedy("operator", "this xapi is too old, or is not a xapi"),
+    "MESSAGE_METHOD_UNKNOWN": Remedy("operator", "this xapi is too old, or the address is not of a xapi"),
     "MESSAGE_REMOVED": Remedy("operator", "this xapi no longer has the call"),
-    "NO_HOSTS_AVAILABLE": Remedy("operator", "no host can run the VM: see that its SRs are plugged on one"),
+    "NO_HOSTS_AVAILABLE": Remedy("operator", "no host can run the VM: check that its SRs are plugged on one"),
     "OTHER_OPERATION_IN_PROGRESS": Remedy("retry", "the object is busy with another operation"),
-    "PBD_EXISTS": Remedy("retry", "somebody else connected this host to the SR meanwhile"),
-    "PERMISSION_DENIED": Remedy("operator", "xapi keeps this call for itself"),
+    "PBD_EXISTS": Remedy("retry", "another process has connected this host to the SR"),
+    "PERMISSION_DENIED": Remedy("operator", "only xapi itself may make this call"),
     "RBAC_PERMISSION_DENIED": Remedy("operator", "give the user the role pool-operator"),
     "SESSION_AUTHENTICATION_FAILED": Remedy("request", "check user and password"),
     "SESSION_INVALID": Remedy("retry", "the session has expired: log in again"),
@@ -146,24 +143,24 @@ _XAPI: dict[str, Remedy] = {
         "the SR is plugged on no host that could do this: plug its PBD, that of the pool master first",
     ),
     "SR_HAS_PBD": Remedy("operator", "a host still has this SR plugged: unplug its PBDs first"),
-    "SR_NOT_SHARABLE": Remedy("operator", "the SR is a local one and is plugged on another host"),
+    "SR_NOT_SHARABLE": Remedy("operator", "the SR is local and is plugged on another host"),
     "SR_UNKNOWN_DRIVER": Remedy(
         "operator", "the host has no storage driver of this type; see host and SR.get_supported_types"
     ),
-    "SR_UUID_EXISTS": Remedy("retry", "somebody else introduced the same SR meanwhile: use it"),
+    "SR_UUID_EXISTS": Remedy("retry", "another process has introduced the same SR: use that"),
     "TOO_MANY_PENDING_TASKS": Remedy("retry", "xapi is overloaded"),
     "UUID_INVALID": Remedy("request", "no object has this uuid"),
     "VBD_NOT_UNPLUGGABLE": Remedy(
-        "request", "the disk was created as not unpluggable: shut the VM down to take it off"
+        "request", "the disk was created as not unpluggable: shut the VM down to detach it"
     ),
     "VDI_IN_USE": Remedy(
         "operator", "a VM has the disk attached: detach it there first, or make the VDI sharable"
     ),
     "VDI_NOT_MANAGED": Remedy(
-        "operator", "the storage manager hides this disk: it is the base of others, or was not adopted"
+        "operator", "xapi gives this disk to no VM: it is the base of other disks, or was not adopted"
     ),
     "VDI_READONLY": Remedy("request", "the disk is read-only: attach it with access_mode ro"),
-    "VM_BAD_POWER_STATE": Remedy("request", "the VM is not in the power state that this needs"),
+    "VM_BAD_POWER_STATE": Remedy("request", "the VM is not in the power state that this call needs"),
     "VM_MISSING_PV_DRIVERS": Remedy(
         "operator", "install the Xen guest drivers in the VM, or shut it down to attach"
     ),
@@ -171,11 +168,11 @@ _XAPI: dict[str, Remedy] = {
 }
 
 _SM = "SR_BACKEND_FAILURE"
-_UNKNOWN_STORAGE = Remedy("operator", "/var/log/SMlog of the host says more")
+_UNKNOWN_STORAGE = Remedy("operator", "see /var/log/SMlog of the host")
 
 
 def find_remedy(code: str) -> Remedy | None:
-    """Look a code up; every storage failure has an answer, if only where its log is."""
+    """Return the remedy for a code of xapi, or None. An unknown storage failure gets the path of the log."""
     if not code.startswith(_SM):
         return _XAPI.get(code)
     number = code.removeprefix(_SM + "_")

@@ -5,8 +5,8 @@ secret.
 """
 
 MARK = "xenvol"
-"""On an SR that xenvol introduced. In another owner's SR: on a VDI that xenvol introduced, and on a PBD that it created
-or plugged."""
+"""On an SR that xenvol introduced: the SR's own uuid; earlier releases wrote an empty text. In another owner's SR: on a
+VDI that xenvol introduced, and on a PBD that it created or plugged."""
 CREATED = "created"
 """Value of `MARK` on a PBD that xenvol created."""
 PLUGGED = "plugged"

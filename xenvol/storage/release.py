@@ -32,8 +32,9 @@ IsOwn = Callable[[Record], bool]
 
 def is_ours(sr_rec: Record) -> bool:
     """Whether xenvol introduced the SR: its mark is in sm_config, or, where LVM drivers replace that, in
-    other_config."""
-    return MARK in sr_rec["sm_config"] or MARK in sr_rec["other_config"]
+    other_config. A mark that was copied from another SR names that one, and does not count."""
+    marks = (sr_rec[name].get(MARK) for name in ("sm_config", "other_config"))
+    return any(mark in ("", sr_rec["uuid"]) for mark in marks)
 
 
 def is_used(view: View, sr_ref: SRRef, *, but: IsOwn = lambda vdi: False) -> bool:

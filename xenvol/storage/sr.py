@@ -113,7 +113,7 @@ def connect_sr(
     elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
     if not is_foreign and sr_type_of(spec.type).on_lvm:
-        _mark(view, sr_ref)
+        _mark(view, sr_ref, spec.uuid if is_new else view.record("SR", sr_ref)["uuid"])
     told = list(ways) or ([spec.device_config] if spec.device_config else [])
     theirs = [pbd["device_config"] for _, pbd in pbds.values()][:1] if is_foreign or not told else []
     plugging = _Plugging(view, undo, sr_ref, spec.uuid, is_foreign=is_foreign, ways=[*theirs, *told])
@@ -286,10 +286,10 @@ def _host_in_words(view: View, host_ref: HostRef) -> str:
     return f"{host['name_label']} ({host['uuid']}{f', initiator {initiator}' if initiator else ''})"
 
 
-def _mark(view: View, sr_ref: SRRef) -> None:
+def _mark(view: View, sr_ref: SRRef, sr_uuid: str) -> None:
     """Mark the SR as introduced by xenvol. Needs no inverse, since the mark disappears with the SR. Idempotent."""
     try:
-        view.call("SR.add_to_other_config", sr_ref, MARK, "")
+        view.call("SR.add_to_other_config", sr_ref, MARK, sr_uuid)
     except XapiError as error:
         if error.code != "MAP_DUPLICATE_KEY":
             raise
@@ -315,7 +315,7 @@ def _take_back(view: View, sr_ref: SRRef) -> None:
 
 def _introduce(view: View, undo: Undo, spec: SRSpec) -> tuple[SRRef, bool]:
     """Introduce the SR; return it and True. If another attempt has just introduced it, return that one and False."""
-    sm_config = {**spec.sm_config, MARK: ""}
+    sm_config = {**spec.sm_config, MARK: spec.uuid}
     record = (
         spec.uuid,
         spec.name_label,

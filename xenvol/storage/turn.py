@@ -158,10 +158,11 @@ class Turn:
         with gone_is_fine("SR"):
             if time.monotonic() - self._since < waiting.GRACE or self._mark_on_sr() == self._token:
                 try:
-                    self._view.call(*call)
+                    call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
                 except XapiUnreachable:
-                    if self._mark_on_sr() == self._token:
-                        self._view.call(*call)
+                    self._view.call(
+                        *call
+                    )  # once more: else every other attempt waits until the mark is stale
         self.lose()
 
     def leave_after(self, error: BaseException) -> None:
