@@ -8,23 +8,30 @@ finds what is left, also where another process began the work and died.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import tenacity
 
-from xenvol import storage
 from xenvol.attaching import connector as connectors
 from xenvol.attaching import health, in_use, listing, migration, slots
 from xenvol.attaching.attachment import Attachment, Volume
 from xenvol.attaching.mountpoint import userdevice_of
-from xenvol.attaching.vbd import VBDSpec, destroy_vbd
-from xenvol.attaching.vm import VM, check_takes_disk, find_vm, is_starting
+from xenvol.attaching.placing import (
+    Place,
+    check_plugged,
+    checked,
+    has_started,
+    hosts_that_show,
+    put_in,
+    read_back,
+    read_shown,
+    translating_ha_refusal,
+)
+from xenvol.attaching.vbd import VBDSpec
+from xenvol.attaching.vm import VM, check_takes_disk, find_vm
 from xenvol.connection_data.connection_info import ConnectionInfo, keeps_secrets, parse, sealed
-from xenvol.connection_data.frozen import FrozenMap
 from xenvol.connection_data.identity import Identity
 from xenvol.drivers import registry
 from xenvol.drivers.base import VolumeDriver, digest_of
@@ -32,11 +39,9 @@ from xenvol.errors import (
     AttachedMeanwhile,
     ChangedMeanwhile,
     ExtendNotSupported,
-    HostNotReady,
     MountpointInUse,
     RequestError,
     UnknownVM,
-    WrongVolume,
     XapiError,
     XenVolError,
 )
@@ -52,7 +57,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NOT_ON_EVERY_HOST = "HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED"
 ATTEMPTS = 5
 """The last user of an SR can release it just when this process has found it. Five times in a row is not chance."""
 
@@ -130,20 +134,20 @@ class VolumeOps:
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
-            shown_on = _shown_on(view, vdi_ref, hosts)
+            shown_on = hosts_that_show(view, vdi_ref, hosts)
             marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
-            with _translating_ha_refusal(view, machine, vdi_ref, shown_on):
-                vbd_ref = _put_in(
-                    view, undo, _Place(machine, vm_vbds, marked_ref, requested), vdi_ref, spec, info
+            with translating_ha_refusal(view, machine, vdi_ref, shown_on):
+                vbd_ref = put_in(
+                    view, undo, Place(machine, vm_vbds, marked_ref, requested), vdi_ref, spec, info
                 )
                 if will_plug:
                     slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
-            attachment = _read_back(view, machine, vbd_ref, vdi_ref)
-            _check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
-            if hotplug and not attachment.is_plugged and _has_started(view, machine):
+            attachment = read_back(view, machine, vbd_ref, vdi_ref)
+            check_plugged(view, attachment.sr_ref, shown_on, attachment.volume_id)
+            if hotplug and not attachment.is_plugged and has_started(view, machine):
                 slots.plug(view, undo, machine, vbd_ref, vdi_ref, vm_vbds.get(vbd_ref))
-                attachment = _read_back(view, machine, vbd_ref, vdi_ref)
+                attachment = read_back(view, machine, vbd_ref, vdi_ref)
             slots.discard_if_second(view, machine, vbd_ref)
             return attachment
         except MountpointInUse as error:
@@ -172,7 +176,7 @@ class VolumeOps:
             if bootable:
                 slots.make_bootable(view, undo, vbd_ref, vbd)
             slots.take_over(view, undo, vbd_ref, vbd, info)
-            return _checked(view, volume, _read_back(view, vm, vbd_ref, vbd["VDI"]))
+            return checked(view, volume, read_back(view, vm, vbd_ref, vbd["VDI"]))
         except BaseException as error:
             undo.unwind(error)
             raise
@@ -307,11 +311,11 @@ class VolumeOps:
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
-            shown_on = _shown_on(view, vdi_ref, wanted)
+            shown_on = hosts_that_show(view, vdi_ref, wanted)
             vdi = view.record("VDI", vdi_ref)
             in_use.hold(view, undo, vdi_ref, vdi, info)
-            _read_shown(view, vdi)
-            _check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))
+            read_shown(view, vdi)
+            check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))
             return Volume(
                 sr_ref=SRRef(vdi["SR"]),
                 sr_uuid=view.record("SR", vdi["SR"])["uuid"],
@@ -533,129 +537,3 @@ def _take_back(undo: Undo, driver: VolumeDriver, info: ConnectionInfo, error: Ba
         driver.rollback(info.data)
     except Exception as failure:  # noqa: BLE001  # a third party's driver may raise anything; the first error wins
         error.add_note(f"not undone: the rollback of driver {info.driver_volume_type!r} failed: {failure!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where to attach the disk, and which VBDs the VM has."""
-
-    vm: VM
-    vbds: Mapping[VBDRef, Record]
-    marked_ref: VBDRef | None
-    """The VBD that is marked as the volume's."""
-    requested: str | int | None
-    """The mountpoint that the caller named."""
-
-
-def _put_in(
-    view: View, undo: Undo, place: _Place, vdi_ref: VDIRef, spec: VBDSpec, info: ConnectionInfo
-) -> VBDRef:
-    """Return a VBD that shows the disk: adopt one of another tool, reuse that of an earlier attempt, or create one."""
-    vm, vm_vbds, marked_ref = place.vm, place.vbds, place.marked_ref
-    vbd_ref = slots.find_twin(vm, vm_vbds, marked_ref, vdi_ref)
-    if vbd_ref is not None:
-        slots.check_position(vm_vbds[vbd_ref], place.requested)
-        slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
-        slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
-    else:
-        in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)
-        if marked_ref is None or not _shows_disk(view, marked_ref, vdi_ref):
-            return slots.put_in(view, undo, vm, vdi_ref, spec)
-        vbd_ref = marked_ref
-        slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
-        slots.take_over(view, undo, vbd_ref, vm_vbds[vbd_ref], info)
-    if spec.bootable:
-        slots.make_bootable(view, undo, vbd_ref, vm_vbds[vbd_ref])
-    return vbd_ref
-
-
-def _shows_disk(view: View, vbd_ref: VBDRef, vdi_ref: VDIRef) -> bool:
-    """Return whether the VBD of an earlier attempt shows the disk. Destroy the VBD if the record of its disk is gone.
-
-    Raises WrongVolume if it shows another disk: the volume has moved, and only the operator knows where the data is.
-    """
-    its_vdi = view.record("VBD", vbd_ref)["VDI"]
-    if its_vdi == vdi_ref:
-        return True
-    view.read({"VDI": [its_vdi]})
-    other = view.known("VDI", its_vdi)
-    if other is not None:
-        expected = storage.describe(view.record("VDI", vdi_ref))
-        raise WrongVolume(expected, found=f"in its slot on the VM {storage.describe(other)}")
-    destroy_vbd(view, vbd_ref)
-    return False
-
-
-def _shown_on(view: View, vdi_ref: str, hosts: Iterable[HostRef] | None) -> set[HostRef]:
-    """Return the hosts that must have the disk: `hosts`, or, if that is None, those on which its SR is plugged."""
-    if hosts is not None:
-        return set(hosts)
-    pbds = storage.known_pbds(view, SRRef(view.record("VDI", vdi_ref)["SR"]))
-    return {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
-
-
-def _check_plugged(view: View, sr_ref: SRRef, hosts: set[HostRef], what: str) -> None:
-    """Raise ChangedMeanwhile if another process has unplugged the SR of the disk on one of these hosts.
-
-    The other process reads the VBDs and then unplugs. This one creates its VBD and then reads the PBDs. So at least
-    one of them sees what the other did.
-    """
-    for find in (storage.known_pbds, storage.find_pbds):  # a PBD that another process made is not known yet
-        pbds = find(view, sr_ref)
-        if all(host in pbds and pbds[host][1]["currently_attached"] for host in hosts):
-            return
-    raise ChangedMeanwhile(f"the SR of {what}", what="another process unplugged it")
-
-
-@contextmanager
-def _translating_ha_refusal(view: View, vm: VM, vdi_ref: str, hosts: set[HostRef]) -> Iterator[None]:
-    """Translate xapi's refusal to give a VM that HA protects a disk that not every host has.
-
-    `hosts` are those on which the SR was plugged. Raises ChangedMeanwhile if another process has unplugged it there:
-    then the attach is retried. Else raises HostNotReady, which names the hosts without the SR.
-    """
-    try:
-        yield
-    except XapiError as refusal:
-        if refusal.code != _NOT_ON_EVERY_HOST:
-            raise
-        sr_ref = SRRef(view.record("VDI", vdi_ref)["SR"])
-        view.read({"SR": [sr_ref]}, whole=["host"])
-        pbds = storage.find_pbds(view, sr_ref)
-        without = {*view.hosts} - {host for host, (_, pbd) in pbds.items() if pbd["currently_attached"]}
-        sr = view.record("SR", sr_ref)
-        if sr["shared"] and (not without or without & hosts):
-            what = f"another process unplugged SR {sr['name_label']}"
-            raise ChangedMeanwhile(f"attach to VM {vm}", what=what) from refusal
-        names = ", ".join(sorted(view.record("host", host)["name_label"] for host in without or hosts))
-        reason = "is not plugged there" if sr["shared"] else "is not shared"
-        problem = f"HA may start VM {vm} there, and SR {sr['name_label']} {reason}"
-        raise HostNotReady(names, problem=problem) from refusal
-
-
-def _has_started(view: View, vm: VM) -> bool:
-    """Return whether a VM that was halted runs now. Raises ChangedMeanwhile while it starts: xapi has read its VBDs."""
-    now = view.record("VM", vm.ref)
-    if is_starting(now):
-        raise ChangedMeanwhile(f"attach to VM {vm}", what="the VM began to start")
-    return bool(now["power_state"] == "Running")
-
-
-def _checked(view: View, volume: Identity, attachment: Attachment) -> Attachment:
-    """Return the attachment. Raises WrongVolume if its disk is provably another one."""
-    vdi = view.record("VDI", attachment.vdi_ref)
-    volume.check(vdi_uuid=vdi["uuid"], scsi_id=vdi["sm_config"].get("SCSIid"))
-    return attachment
-
-
-def _read_shown(view: View, vdi: Record, refs: Mapping[str, Iterable[str]] = FrozenMap({})) -> None:
-    """Read the SR of the disk and its PBDs again, and the objects `refs` with them, in one call."""
-    pbd_refs = [ref for ref, pbd in view.remembered("PBD").items() if pbd["SR"] == vdi["SR"]]
-    view.read({"SR": [vdi["SR"]], "PBD": pbd_refs, **refs})
-    view.record("SR", vdi["SR"])
-
-
-def _read_back(view: View, vm: VM, vbd_ref: VBDRef, vdi_ref: str) -> Attachment:
-    """Return the attachment as xapi shows it now. One call. Raises HANDLE_INVALID if the disk is gone."""
-    _read_shown(view, view.record("VDI", vdi_ref), {"VBD": [vbd_ref], "VDI": [vdi_ref], "VM": [vm.ref]})
-    return listing.attachment(view, vm, vbd_ref)

@@ -13,11 +13,9 @@ from xenvol.storage.lun import (
     forget_lun,
     is_lun_per_vdi,
     log_in_again,
-    look_anew,
-    luns_on,
-    seen_luns,
     which_lun,
 )
+from xenvol.storage.lun_listing import look_anew, luns_on, seen_luns
 from xenvol.storage.pbd import find_pbds, known_pbds
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.secrets import copies_of_passwords, forget_leftovers

@@ -1,4 +1,4 @@
-"""A disk that is a LUN: list the LUNs that a host sees, find the VDI of one, introduce it without a scan.
+"""A disk that is a LUN: find its VDI, or introduce it without a scan; forget it; see that it grew.
 
 For SRs that show every LUN of a target as a VDI (types ``iscsi`` and ``hba``). This module never scans them: a scan
 drops the record of a vanished LUN even if a VM has the disk plugged, and then no disk on that host can be unplugged for
@@ -10,9 +10,8 @@ So xenvol lists the numbers on the host that will plug the disk, and then identi
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,17 @@ from xenvol.pool.marks import MARK, SHARED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import find_pbds, known_pbds, master_first, plug_pbd, unplug_pbd
+from xenvol.storage.lun_listing import (
+    cannot_be_asked,
+    has_numbers,
+    includes_master,
+    is_master_alone,
+    name_of_host,
+    number_on_master,
+    scsi_id_of,
+    seen_luns,
+)
+from xenvol.storage.pbd import known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
@@ -41,10 +50,6 @@ from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
 LVM_TYPES = tuple(names_of_types_on_lvm())
 """SR types that keep a volume group on whole LUNs, named in ``sm_config["devserial"]``."""
-_NO_SCSI_ID = "SR_BACKEND_FAILURE_107"
-"""The refusal of a probe without a SCSI id. Its last parameter lists the LUNs (docs/background/xapi.md 5.3)."""
-_LUN = re.compile(r"<LUN>.*?</LUN>", re.DOTALL)
-_FACT = re.compile(r"<(LUNid|SCSIid)>\s*(.*?)\s*</")
 
 
 def find_lun(
@@ -73,8 +78,8 @@ def find_lun(
     if lun is None:
         lun = _the_only_number(rows)
     of_that_number = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
-    is_listed = is_fresh and _is_master_alone(view, hosts)
-    can_ask = _has_numbers(view, sr_ref, sr_type)
+    is_listed = is_fresh and is_master_alone(view, hosts)
+    can_ask = has_numbers(view, sr_ref, sr_type)
     if is_listed or not can_ask:
         for vdi_ref, vdi in of_that_number.items():
             return vdi_ref, share(vdi)
@@ -84,20 +89,20 @@ def find_lun(
     # another process may have dropped the record since the listing, so ask the storage
     if view.driver_of(LUN_LISTING_DRIVER) is None:
         proved = next(((ref, vdi) for ref, vdi in rows.items() if proves(vdi)), None)
-        is_certain = _is_master_alone(view, hosts)
+        is_certain = is_master_alone(view, hosts)
         vdi_ref, vdi = proved or _introduce_what_master_sees(
             view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
         )
         return vdi_ref, share(vdi)
     proved_ids = {vdi["sm_config"].get("SCSIid") for vdi in rows.values() if proves(vdi)}
-    scsi_id = _scsi_id_of(view, sr_ref, lun, hosts, proved_ids)
+    scsi_id = scsi_id_of(view, sr_ref, lun, hosts, proved_ids)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
     what = f"(the LUN that had number {lun} before the storage gave the number to another one)"
     _refuse_if_plugged(view, others.values(), what=what)
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
             return vdi_ref, share(vdi)
-    number = lun if _includes_master(view, hosts) else _number_on_master(view, sr_ref, lun, scsi_id)
+    number = lun if includes_master(view, hosts) else number_on_master(view, sr_ref, lun, scsi_id)
     found = _introduce_lun(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
     _forget_stale_records(view, sr_ref, others)
     return found
@@ -111,78 +116,6 @@ def _forget_stale_records(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Rec
             vdi = view.known("VDI", vdi_ref)
             if vdi is not None and not vdi["VBDs"] and not is_held(vdi):
                 forget_vdi(view, vdi_ref)
-
-
-def luns_on(view: View, host_ref: HostRef, device_config: Mapping[str, str]) -> dict[int, str]:
-    """Return the SCSI ids of a target's LUNs, by number, as this host sees them now. Changes nothing in xapi.
-
-    The probe rescans the host's connection, which also drops the devices of vanished LUNs; while such a device exists,
-    the storage driver attaches no LUN of the target. The probe takes no lock on the SR, so it waits for no other call.
-    With an SCSIid in the device_config, it would look for that LUN, and leave an iSCSI session behind if the LUN is not
-    there (docs/background/recordings.md, 20e), so xenvol omits it. Raises XapiError, and UnsupportedSRType if the host
-    lacks the driver.
-    """
-    config = {key: value for key, value in device_config.items() if key not in ("SCSIid", "LUNid")}
-    try:
-        listing = str(view.call("SR.probe", host_ref, config, LUN_LISTING_DRIVER, {}))
-    except XapiError as error:
-        if error.code == "SR_UNKNOWN_DRIVER":
-            raise _cannot_be_asked(view) from error
-        if error.code != _NO_SCSI_ID:
-            raise
-        listing = error.params[-1]
-    facts = [dict(_FACT.findall(lun)) for lun in _LUN.findall(listing)]
-    return {int(fact["LUNid"]): fact["SCSIid"] for fact in facts if len(fact) == 2}
-
-
-def look_anew(view: View, vdi_ref: str, host_ref: str) -> VolumeNotFound | None:
-    """Let a host list the target again, which drops the devices of vanished LUNs. Return the error to raise if this LUN
-    has vanished, else None.
-
-    Before each attach and detach the storage driver reads every LUN of the target, and refuses if a vanished LUN still
-    has a device on the host (`_loadvdis` in libs/sm of xapi-project/sm). Returns None also if the host cannot list its
-    LUNs. Raises XapiError.
-    """
-    vdi = view.record("VDI", vdi_ref)
-    sr_ref, scsi_id = SRRef(vdi["SR"]), vdi["sm_config"].get("SCSIid")
-    if scsi_id is None or not _has_numbers(view, sr_ref) or view.driver_of(LUN_LISTING_DRIVER) is None:
-        return None
-    for host, luns in seen_luns(view, sr_ref, [HostRef(host_ref)]).items():
-        if scsi_id not in luns.values():
-            what = f"LUN {vdi['sm_config'].get('LUNid')} (SCSI id {scsi_id}) on host {_name_of(view, host)}"
-            return VolumeNotFound(what, found=_in_words(luns))
-    return None
-
-
-def seen_luns(view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None) -> dict[HostRef, dict[int, str]]:
-    """Return the result of `luns_on` for each of these hosts (None: all) on which the SR is plugged, the master first.
-
-    If the SR is plugged on none of them, return that of the master. A host that is down is skipped. Raises XapiError,
-    also if all of them are down.
-    """
-    seen: dict[HostRef, dict[int, str]] = {}
-    down: XapiError | None = None
-    for host_ref, device_config in _plugged_configs(view, sr_ref, hosts).items():
-        try:
-            seen[host_ref] = luns_on(view, host_ref, device_config)
-        except XapiError as error:
-            if error.code not in HOST_IS_DOWN:
-                if _has_other_pbd(view, sr_ref, host_ref, device_config):
-                    raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe") from error
-                raise
-            down = error
-    if not seen and down is not None:
-        raise down
-    return seen
-
-
-def _has_other_pbd(view: View, sr_ref: SRRef, host_ref: HostRef, device_config: Mapping[str, str]) -> bool:
-    """Whether another process has destroyed the PBD with this device_config, and with it the secrets that it names."""
-    try:
-        _, pbd = find_pbds(view, sr_ref).get(host_ref, (None, {}))
-    except (XapiError, XapiUnreachable):  # the error of the probe comes first
-        return False
-    return pbd.get("device_config") != device_config
 
 
 def which_lun(
@@ -200,12 +133,12 @@ def which_lun(
     """
     if not among:
         return set()
-    if not _has_numbers(view, sr_ref):
+    if not has_numbers(view, sr_ref):
         return {ref for ref, vdi in among.items() if lun is None or vdi["sm_config"].get("LUNid") == str(lun)}
     try:
         seen = seen_luns(view, sr_ref, hosts)
     except UnsupportedSRType:
-        if lun is None or not _is_master_alone(view, hosts):
+        if lun is None or not is_master_alone(view, hosts):
             raise
         undo = Undo()
         vdi_ref = _ask_master(view, undo, sr_ref, lun, vdis_of(view, sr_ref))
@@ -273,13 +206,7 @@ def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
         is_all = not plugged or is_ours(view.record("SR", sr_ref))
         wanted = [pbds[host][0] for host in on_hosts] if is_all else list(plugged)
         for pbd_ref in reversed(plugged):
-            try:
-                is_unplugged = _unplug_unless_down(view, undo, pbd_ref)
-            except XapiError as error:
-                if error.code == "VDI_IN_USE":  # a VM can plug a disk without a turn
-                    _refuse_if_plugged(view, vdis_of(view, sr_ref).values(), what=what)
-                raise
-            if not is_unplugged:
+            if not _unplug_unless_down(view, undo, pbd_ref):
                 wanted.remove(pbd_ref)
         for pbd_ref in wanted:
             plug_pbd(view, None, sr_ref, pbd_ref)  # this is the undo itself, so it records no inverse
@@ -312,90 +239,6 @@ def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
     return int(only["sm_config"]["LUNid"])
 
 
-def _has_numbers(view: View, sr_ref: SRRef, sr_type: str | None = None) -> bool:
-    """Whether the driver finds a LUN by its number: the driver of ``hba`` does not (docs/background/xapi.md 5.4)."""
-    return sr_type_of(sr_type or view.record("SR", sr_ref)["type"]).has_lun_numbers
-
-
-def _is_master_alone(view: View, hosts: Iterable[HostRef] | None) -> bool:
-    return set(view.hosts if hosts is None else hosts) <= {view.master}
-
-
-def _includes_master(view: View, hosts: Iterable[HostRef] | None) -> bool:
-    """Whether these hosts (None: all) include the master."""
-    return hosts is None or view.master in set(hosts)
-
-
-def _plugged_configs(
-    view: View, sr_ref: SRRef, hosts: Iterable[HostRef] | None
-) -> dict[HostRef, Mapping[str, str]]:
-    """Return the device_configs of these hosts on which the SR is plugged; that of the master if it is on none."""
-    wanted = set(view.hosts if hosts is None else hosts)
-    pbds = known_pbds(view, sr_ref)
-    if not wanted <= set(pbds) or any("device_config" not in pbd for _, pbd in pbds.values()):
-        pbds = find_pbds(view, sr_ref)
-    plugged = {
-        host: pbds[host][1]["device_config"]
-        for host in master_first(view, pbds)
-        if pbds[host][1]["currently_attached"]
-    }
-    asked = {host: config for host, config in plugged.items() if host in wanted}
-    return asked or {host: config for host, config in plugged.items() if host == view.master}
-
-
-def _scsi_id_of(
-    view: View, sr_ref: SRRef, lun: int, hosts: Iterable[HostRef] | None, proved: Collection[str | None]
-) -> str:
-    """Return the SCSI id of the LUN that has this number on all these hosts. Raises VolumeNotFound and WrongVolume.
-
-    `proved` are the SCSI ids of the disks that the data proves to be the volume. If the hosts number the LUNs
-    differently, such a LUN is returned if every host sees it, and one of them under this number.
-    """
-    seen = seen_luns(view, sr_ref, hosts)
-    if not seen:  # another process has unplugged the SR
-        raise XapiError("SR_HAS_NO_PBDS", [sr_ref], "SR.probe")
-    for luns in seen.values():
-        if luns.get(lun) in proved and all(luns[lun] in others.values() for others in seen.values()):
-            return luns[lun]
-    for host_ref, luns in seen.items():
-        if lun not in luns:
-            raise VolumeNotFound(f"LUN {lun} on host {_name_of(view, host_ref)}", found=_in_words(luns))
-    numbered = {host_ref: luns[lun] for host_ref, luns in seen.items()}
-    if len(set(numbered.values())) > 1:
-        found = ", ".join(f"{scsi_id} on host {_name_of(view, host)}" for host, scsi_id in numbered.items())
-        raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
-    return next(iter(numbered.values()))
-
-
-def _number_on_master(view: View, sr_ref: SRRef, lun: int, scsi_id: str) -> int:
-    """Return the master's number of the LUN that another host sees as `lun`: the master introduces the LUN.
-
-    To introduce another LUN would overwrite the record of that one. Raises WrongVolume and VolumeNotFound.
-    """
-    luns = seen_luns(view, sr_ref, [view.master]).get(view.master, {})
-    for number, its_scsi_id in luns.items():
-        if its_scsi_id == scsi_id:
-            return number
-    what = f"SCSI id {scsi_id}, which the VM's host sees as LUN {lun}"
-    if lun in luns:
-        raise WrongVolume(
-            what,
-            found=f"SCSI id {luns[lun]} under that number on the pool's master: export the volume to the master, too",
-        )
-    raise VolumeNotFound(
-        f"{what}, on the pool's master, host {_name_of(view, view.master)}", found=_in_words(luns)
-    )
-
-
-def _in_words(luns: Mapping[int, str]) -> list[str]:
-    return [f"LUNid {number}, SCSIid {scsi_id}" for number, scsi_id in luns.items()]
-
-
-def _name_of(view: View, host_ref: HostRef) -> str:
-    host = view.record("host", host_ref)
-    return f"{host['name_label']} ({host['uuid']})"
-
-
 def _introduce_lun(
     view: View,
     undo: Undo,
@@ -412,7 +255,7 @@ def _introduce_lun(
     if vdi_ref is None:
         require_sr(view, sr_ref)
         raise VolumeNotFound(
-            f"LUN {lun} on the pool's master, host {_name_of(view, view.master)}",
+            f"LUN {lun} on the pool's master, host {name_of_host(view, view.master)}",
             found=map(describe, rows.values()),
         )
     if vdi_ref not in rows:
@@ -443,10 +286,10 @@ def _introduce_what_master_sees(
     the data cannot prove it.
     """
     if not is_certain and not any(proves(vdi) is False for vdi in rows.values()):
-        raise _cannot_be_asked(view)
+        raise cannot_be_asked(view)
     vdi_ref = _ask_master(view, undo, sr_ref, lun, rows)
     if vdi_ref is None:
-        master = _name_of(view, view.master)
+        master = name_of_host(view, view.master)
         raise VolumeNotFound(f"LUN {lun} on host {master}", found=map(describe, rows.values()))
     vdi: Record = view.call("VDI.get_record", vdi_ref)
     if not is_certain and not proves(vdi):
@@ -481,15 +324,11 @@ def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
     return {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
 
 
-def _cannot_be_asked(view: View) -> UnsupportedSRType:
-    return UnsupportedSRType(LUN_LISTING_DRIVER, host=view.master, offered=view.sr_types)
-
-
 def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:
     """Make the disk sharable, with a mark by which a later release takes that back. Raises VolumeInUse for ``hba``."""
     if vdi["sharable"]:
         return vdi
-    if not _has_numbers(view, sr_ref):
+    if not has_numbers(view, sr_ref):
         raise VolumeInUse(vdi["uuid"], users=["at most one VM at a time"], can_share=False)
     shared = vdi | {"other_config": {**vdi["other_config"], SHARED: vdi["uuid"]}, "sharable": True}
     number = int(
