@@ -140,7 +140,7 @@ class TestADiskInUse:
             export_image(
                 Session(pool.session, on_call=make_one), vdi, tmp_path / "image", here=pool.elsewhere
             )
-        assert "may have been made" in caught.value.__notes__[0]
+        assert "may have made a snapshot" in caught.value.__notes__[0]
         assert pool.session.call("VDI.get_is_a_snapshot", theirs[0])
         for word in sweep(pool.session, older_than=datetime.timedelta(seconds=-5)):
             assert word.kept is not None

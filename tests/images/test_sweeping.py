@@ -10,9 +10,10 @@ import pytest
 from imagelab import MIB, Lab, lab
 
 from xenvol.images import find_leftovers, sweep
-from xenvol.images.overwriting import OVER
+from xenvol.images.claim import OVER
 from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
+from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -50,10 +51,20 @@ def test_a_disk_that_was_begun_long_ago_goes(pool: Lab) -> None:
 
 def test_a_disk_that_was_begun_just_now_stays(pool: Lab) -> None:
     """Its import is under way."""
-    (word,) = Attempt.begin().mark.values()
+    (word,) = Attempt.begin(View.of(pool.session)).mark.values()
     vdi = marked(pool, pool.vdi(), word=word)
     assert find_leftovers(pool.session) == sweep(pool.session) == []
     assert pool.ref(vdi)
+
+
+@pytest.mark.parametrize(("hours", "is_found"), [(-1, False), (1, True)])
+def test_the_age_of_a_disk_is_told_by_the_pools_clock(pool: Lab, hours: int, is_found: bool) -> None:
+    """It was begun half an hour ago by this machine's clock, from which the pool's differs by an hour."""
+    began = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(minutes=30)
+    marked(pool, pool.vdi(), word=WORD.replace(LONG_AGO.isoformat(), began.isoformat()))
+    usual = pool.xapi.xapi.clock
+    pool.xapi.xapi.clock = lambda: usual() + 3600 * hours
+    assert bool(find_leftovers(pool.session, older_than=datetime.timedelta(minutes=5))) is is_found
 
 
 @pytest.mark.parametrize("plugged", [True, False])
@@ -166,7 +177,7 @@ def test_what_cannot_be_erased_is_told_with_the_reason_and_the_rest_goes(pool: L
     assert kept.vdi_uuid in (first, second)
 
 
-def test_an_attempt_reads_what_it_has_written() -> None:
-    attempt = Attempt.begin()
+def test_an_attempt_reads_what_it_has_written(pool: Lab) -> None:
+    attempt = Attempt.begin(View.of(pool.session))
     assert attempt_of({"other_config": attempt.mark}) == attempt
     assert attempt.has_marked({"other_config": {"a": "b", **attempt.mark}})

@@ -168,7 +168,7 @@ class DiskNotSuited(RequestError):
 # --- the road -----------------------------------------------------------------------------------------------------
 
 
-class NoRoad(HypervisorError):
+class NoTransport(HypervisorError):
     """Found out before anything was made; `reasons` say of each road why it cannot be taken."""
 
     def __init__(self, what: str, *, reasons: Mapping[str, str]) -> None:
@@ -176,6 +176,10 @@ class NoRoad(HypervisorError):
         self.reasons = dict(reasons)
         listed = "; ".join(f"{road}: {reason}" for road, reason in self.reasons.items())
         super().__init__(f"there is no way to the bytes of {what}: {listed}")
+
+
+NoRoad = NoTransport
+"""The name of earlier releases."""
 
 
 class TransferFailed(HypervisorError):

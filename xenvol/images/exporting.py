@@ -16,18 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
-from xenvol.images.destination import check_may_be_read, get_vdi, writers_of
+from xenvol.images.disk_checks import check_may_be_read, get_vdi, writers_of
 from xenvol.images.disk_image import PIECE, DiskImage, Piece, Stream
-from xenvol.images.environment import HERE, Surroundings
 from xenvol.images.errors import NoRoomToStage, TransferFailed
 from xenvol.images.formats.vhd_writer import write_vhd
-from xenvol.images.output_file import Compression, Target, check_free, is_sparse, output, packed, write_raw
-from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.snapshots import take_snapshot
+from xenvol.images.options import HERE, Environment, TransferOptions
+from xenvol.images.output_file import (
+    Compression,
+    Output,
+    check_free,
+    compressed,
+    is_sparse,
+    output,
+    write_raw,
+)
+from xenvol.images.progress import Progress, Watch, ignore_progress
 from xenvol.images.sources.staging import Staging
-from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports import Road, RoadName
-from xenvol.images.transports.http import HTTPRoad
+from xenvol.images.transfer_vdis import take_snapshot
+from xenvol.images.transports import Transport, TransportName
+from xenvol.images.transports.http import HTTPTransport
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.session.refs import SRRef, VDIRef
@@ -58,40 +65,57 @@ class ExportedImage:
 def export_image(
     session: Any,
     vdi: str,
-    target: Target,
+    target: Output,
     *,
     format: ExportFormat = "raw",
     compression: Compression = "none",
     overwrite: bool = False,
-    road: RoadName = "auto",
+    road: TransportName = "auto",
     staging_dir: str | Path | None = None,
-    progress: Callable[[Progress], None] = say_nothing,
+    progress: Callable[[Progress], None] = ignore_progress,
     cancel: threading.Event | None = None,
-    here: Surroundings = HERE,
+    here: Environment = HERE,
 ) -> ExportedImage:
     """Write what a VDI (reference, uuid or name) holds to a path, or into an open binary file.
 
     ``raw`` leaves holes where the target is a file. ``vhd`` is a dynamic one. ``tarball`` holds that as ``0.vhd``, as
     image services keep it; it is staged, since a tarball says first how long its members are. A file appears under
-    its name when it is complete. Raises UnknownDisk, DiskNotSuited, NoRoad, TargetError, NoRoomToStage,
+    its name when it is complete. Raises UnknownDisk, DiskNotSuited, NoTransport, TargetError, NoRoomToStage,
     TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
     """
-    view, attempt, undo = View.of(session), Attempt.begin(), Undo()
+    options = TransferOptions(
+        transport=road, staging_dir=staging_dir, progress=progress, cancel=cancel, environment=here
+    )
+    return write_image(
+        session, vdi, target, options, format=format, compression=compression, overwrite=overwrite
+    )
+
+
+def write_image(
+    session: Any,
+    vdi: str,
+    target: Output,
+    options: TransferOptions,
+    *,
+    format: ExportFormat = "raw",
+    compression: Compression = "none",
+    overwrite: bool = False,
+) -> ExportedImage:
+    """As `export_image`, with the options in one value."""
+    view, undo = View.of(session), Undo()
     check_free(target, overwrite=overwrite)
     vdi_ref, vdi_rec = get_vdi(view, vdi)
     sr_ref = SRRef(vdi_rec["SR"])
     in_use = bool(writers_of(view, vdi_rec))
     check_may_be_read(view, vdi_rec, view.record("SR", sr_ref), in_use=in_use)
-    way = here.choose(view, sr_ref, attempt, road)
-    watch = Watch("the export", progress, cancel)
+    attempt, transport = options.begin(view, sr_ref)
     size = int(vdi_rec["virtual_size"])
     try:
         source_ref = take_snapshot(view, undo, vdi_ref, vdi_rec, attempt) if in_use else vdi_ref
-        with output(target, overwrite=overwrite) as file, Staging(staging_dir) as staging:
-            writing = _Writing(
-                way, source_ref, size, staging, watch, least=int(vdi_rec["physical_utilisation"])
-            )
-            with packed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
+        with output(target, overwrite=overwrite) as file, Staging(options.staging_dir) as staging:
+            least, watch = int(vdi_rec["physical_utilisation"]), options.watch("the export")
+            writing = _Writing(transport, source_ref, size, staging, watch, least=least)
+            with compressed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
                 written = writing.write(format, stream)
             if not in_use:
                 _check_still_unused(view, vdi_ref)
@@ -105,7 +129,7 @@ def export_image(
         compression=compression,
         virtual_size=size,
         size=written,
-        road=way.name,
+        road=transport.name,
         was_in_use=in_use,
         residue=tuple(undo.unwind() and undo.unwind()),  # what failed is tried once more
     )
@@ -122,9 +146,9 @@ def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
 
 class _Writing:
     def __init__(
-        self, way: Road, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch, *, least: int
+        self, transport: Transport, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch, *, least: int
     ) -> None:
-        self._way = way
+        self._transport = transport
         self._vdi_ref = vdi_ref
         self._size = size
         self._staging = staging
@@ -141,7 +165,7 @@ class _Writing:
             return self._tarball(staged, file)
 
     def _raw(self, file: BinaryIO) -> int:
-        with self._way.contents(self._vdi_ref) as disk:
+        with self._transport.contents(self._vdi_ref) as disk:
             if disk.is_ordered or is_sparse(file):
                 write_raw(self._pieces(disk), self._size, file)
                 return self._size
@@ -155,11 +179,11 @@ class _Writing:
 
     def _vhd(self, file: BinaryIO) -> int:
         """As xapi makes it, or made here of what the device holds."""
-        if isinstance(self._way, HTTPRoad):
-            with self._way.vhd_stream(self._vdi_ref) as stream:
+        if isinstance(self._transport, HTTPTransport):
+            with self._transport.vhd_stream(self._vdi_ref) as stream:
                 return self._checked_vhd(stream, file)
         if is_sparse(file):
-            with self._way.contents(self._vdi_ref) as disk:
+            with self._transport.contents(self._vdi_ref) as disk:
                 return write_vhd(self._pieces(disk), self._size, file)
         with self._staged_vhd() as staged:
             return _copy(staged.read, file)

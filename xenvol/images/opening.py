@@ -13,86 +13,36 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import BinaryIO, Final, TypeGuard
+from typing import BinaryIO, Final
 
 from xenvol.images.disk_image import VHD_MAX, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
 from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
-from xenvol.images.progress import Watch
-from xenvol.images.sources.checksums import Checksum, Summed, check_file
+from xenvol.images.image_source import SYNONYMS, ImageSource, Source, is_url
+from xenvol.images.options import TransferOptions
+from xenvol.images.progress import Progress, Watch, ignore_progress
+from xenvol.images.sources.checksums import Summed, check_file
 from xenvol.images.sources.compression import decompressed
 from xenvol.images.sources.files import FileSource, as_stream
-from xenvol.images.sources.requests import name_of_url
 from xenvol.images.sources.staging import Staging
 from xenvol.images.sources.streams import Peekable, stream_of
 from xenvol.images.sources.urls import open_url
-from xenvol.secret import Secret
 
-FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
-"""What an image can be said to be. Compression is seen through, whatever is said."""
-
-_PACKED: Final = ("gzip", "zstd")
-_ANYTHING: Final = ("raw", "iso")  # what is said to be a disk may begin like anything
+_COMPRESSED: Final = ("gzip", "zstd")
+_ANYTHING: Final = ("raw", "iso")  # what the caller calls a disk may begin with any bytes
 _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
-_SAID: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
-"""``ovf`` is what image services call a tarball of VHDs (facts/peers.md e.6)."""
-
 _LONGEST: Final = VHD_MAX + (1 << 30)
-"""Bytes of an image that is staged: the largest disk, and its tables."""
-
-Place = str | os.PathLike[str] | BinaryIO
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ImageSource:
-    """Where an image is, and what is known of it besides."""
-
-    where: Place | Sequence[str | os.PathLike[str]]
-    """A path, an http or https URL, or a binary file from where it stands; the paths of a chain of VHDs, leaf first."""
-    format: str | None = None
-    """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything, and what is
-    said to be ``raw`` or ``iso`` is not unpacked, either."""
-    is_packed: bool = False
-    """Whether there is gzip or zstd around what is said to be ``raw`` or ``iso``; around others the bytes tell."""
-    size: int | None = None
-    """Bytes in all, as it is stored, of a stream that does not say so itself."""
-    checksum: str | None = None
-    """Of the image as it is stored: ``sha256:…``, ``sha512:…``, ``md5:…``, or the digits alone."""
-    headers: Mapping[str, str | Secret] = field(default_factory=dict)
-    """For a URL: the token of an image service."""
-    ca_file: str | None = None
-    insecure: bool = False
-    """Of a URL: whoever answers is believed."""
-
-    @classmethod
-    def of(cls, source: Source) -> ImageSource:
-        return source if isinstance(source, ImageSource) else cls(where=source)
-
-    def __repr__(self) -> str:
-        """Without what a URL's query and headers may hold."""
-        where = name_of_url(self.where) if _is_url(self.where) else repr(self.where)
-        return f"<ImageSource {where}{'' if self.format is None else f', {self.format}'}>"
-
-    def checksums(self) -> list[Checksum]:
-        return [] if self.checksum is None else [Checksum.parse(self.checksum)]
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a format or a checksum that cannot be."""
-        self.checksums()
-        if self.format is not None and self.format not in (*FORMATS, *_SAID):
-            raise ValueError(f"{self.format!r} is no format of images; there are {', '.join(FORMATS)}")
-
-
-Source = ImageSource | Place | Sequence[str | os.PathLike[str]]
+"""Bytes of an image that is staged, at most: the largest disk, and its tables."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenImage:
     """An image that is being read."""
 
     disk: DiskImage
@@ -102,7 +52,8 @@ class Opened:
     finish: Callable[[], None]
     """To be called when all pieces have been read. Raises ChecksumMismatch, SourceError."""
     scratch: Path
-    """A directory for what grows with the image and is no part of it."""
+    """The directory for temporary files that grow with the image."""
+    watch: Watch
 
     @property
     def label(self) -> str:
@@ -114,29 +65,73 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(
-    source: Source, *, watch: Watch, staging_dir: str | os.PathLike[str] | None = None
-) -> Iterator[Opened]:
-    """Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage."""
+def open_image(source: Source, options: TransferOptions, what: str) -> Iterator[OpenImage]:
+    """Open an image for the block; `what` names the transfer in errors.
+
+    Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage.
+    """
     wanted = ImageSource.of(source)
     with ExitStack() as stack:
-        yield _Opening(wanted, stack, stack.enter_context(Staging(staging_dir)), watch).open()
+        staging = stack.enter_context(Staging(options.staging_dir))
+        yield _Opening(wanted, stack, staging, options.watch(what)).open()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """What an image is. Sizes in bytes."""
+
+    image: str
+    format: str
+    virtual_size: int
+    """Of the disk in the image."""
+    allocated: int | None
+    """Bytes of the disk that the image holds data for, at most; None if only reading all of it would tell."""
+    is_checked: bool
+    """Whether all of the image was read without an error."""
+
+
+def inspect_image(
+    source: Source,
+    *,
+    check: bool = False,
+    staging_dir: str | Path | None = None,
+    progress: Callable[[Progress], None] = ignore_progress,
+    cancel: threading.Event | None = None,
+) -> ImageInfo:
+    """Return what an image is, without a pool. With `check`, read it to its end, as an import does.
+
+    Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage.
+    """
+    options = TransferOptions(staging_dir=staging_dir, progress=progress, cancel=cancel)
+    with open_image(source, options, "the inspection") as image:
+        disk = image.disk
+        if check:
+            for _ in image.watch.over("reading", disk.pieces(), disk.allocated):
+                pass
+            image.finish()
+        return ImageInfo(
+            image=image.name,
+            format=image.format,
+            virtual_size=disk.virtual_size,
+            allocated=disk.allocated,
+            is_checked=check,
+        )
 
 
 class _Opening:
     def __init__(self, wanted: ImageSource, stack: ExitStack, staging: Staging, watch: Watch) -> None:
         self._wanted = wanted
-        self._format = None if wanted.format is None else _SAID.get(wanted.format, wanted.format)
+        self._format = None if wanted.format is None else SYNONYMS.get(wanted.format, wanted.format)
         self._checksums = wanted.checksums()
         self._stack = stack
         self._staging = staging
         self._watch = watch
 
-    def open(self) -> Opened:
+    def open(self) -> OpenImage:
         where = self._wanted.where
         if isinstance(where, Sequence) and not isinstance(where, str):
             return self._chain(where)
-        if _is_url(where):
+        if is_url(where):
             download = self._stack.enter_context(
                 open_url(
                     where,
@@ -161,7 +156,7 @@ class _Opening:
 
     # ---- what lies at hand
 
-    def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> Opened:
+    def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> OpenImage:
         if not paths:
             raise SourceError("the image", problem="no path was given")
         if self._format not in (None, "vhd") or self._checksums:
@@ -169,7 +164,7 @@ class _Opening:
         layers = [vhd.from_file(self._stack.enter_context(FileSource(path))) for path in paths]
         return self._opened(self._flat(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
 
-    def _file(self, file: FileSource, *, summed: bool) -> Opened:
+    def _file(self, file: FileSource, *, summed: bool) -> OpenImage:
         if summed and self._checksums:
             check_file(file, self._checksums, self._watch.counting("reading", file.size))
         found = detect.of_file(file)
@@ -192,16 +187,16 @@ class _Opening:
 
     # ---- what comes once
 
-    def _stream(self, stream: Stream) -> Opened:
+    def _stream(self, stream: Stream) -> OpenImage:
         summed = Summed(stream, self._checksums)
         first = Peekable(summed)
         if self._is_packed(detect.of_start(first.peek(detect.START))):
             return self._read(Peekable(decompressed(first)), summed.check)
         return self._read(first, summed.check)
 
-    def _read(self, stream: Peekable, finish: Callable[[], None]) -> Opened:
+    def _read(self, stream: Peekable, finish: Callable[[], None]) -> OpenImage:
         found = detect.of_start(stream.peek(detect.START)) or "raw"
-        if found in _PACKED and self._format not in _ANYTHING:
+        if found in _COMPRESSED and self._format not in _ANYTHING:
             remedy = "unpack it once, and give what is in it"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
@@ -235,13 +230,13 @@ class _Opening:
 
     def _is_packed(self, found: str | None) -> bool:
         """Whether it is to be unpacked first. A disk may begin like anything: not where it is said to be one."""
-        return found in _PACKED and (self._wanted.is_packed or self._format not in _ANYTHING)
+        return found in _COMPRESSED and (self._wanted.is_packed or self._format not in _ANYTHING)
 
     def _flat(self, leaf: vhd.Layer, parents: Sequence[vhd.Layer]) -> DiskImage:
         return chain.flatten(leaf, parents, directory=self._staging.directory)
 
-    def _opened(self, disk: DiskImage, name: str, format: str, finish: Callable[[], None]) -> Opened:
-        return Opened(disk, name, _NAMES.get(format, format), finish, self._staging.directory)
+    def _opened(self, disk: DiskImage, name: str, format: str, finish: Callable[[], None]) -> OpenImage:
+        return OpenImage(disk, name, _NAMES.get(format, format), finish, self._staging.directory, self._watch)
 
     def _told(self, found: str) -> str:
         """What it is taken for: what was said goes before what was seen."""
@@ -270,10 +265,6 @@ class _Limited:
 
 def _nothing() -> None:
     """What was read was checked before."""
-
-
-def _is_url(where: object) -> TypeGuard[str]:
-    return isinstance(where, str) and where.lower().startswith(("http://", "https://"))
 
 
 def _is_pipe(path: str | os.PathLike[str]) -> bool:

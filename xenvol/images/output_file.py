@@ -18,13 +18,13 @@ from xenvol.images.errors import TargetError
 from xenvol.images.sources.compression import zstd_library
 
 Compression = Literal["none", "gzip", "zstd"]
-Target = str | os.PathLike[str] | BinaryIO
+Output = str | os.PathLike[str] | BinaryIO
 
 _GZIP_LEVEL: Final = 1  # as fast as it gets: what a disk holds is packed already, or packs well at any level
 
 
 @contextlib.contextmanager
-def output(target: Target, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+def output(target: Output, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """A file to write to: the open one, or one that is named `target` when the block ends well.
 
     Raises TargetError, for a file that is there too unless `overwrite`; never for a device, which is not written.
@@ -97,7 +97,7 @@ def _link(there: str, path: Path) -> None:
         os.close(directory)
 
 
-def check_free(target: Target, *, overwrite: bool) -> None:
+def check_free(target: Output, *, overwrite: bool) -> None:
     """Raise TargetError where nothing can be put there."""
     if not isinstance(target, (str, os.PathLike)):
         return
@@ -117,7 +117,7 @@ def check_free(target: Target, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[BinaryIO]:
+def compressed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[BinaryIO]:
     """A file whose bytes arrive in `file` compressed. Raises MissingReader."""
     if compression == "none":
         yield file

@@ -13,11 +13,10 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.images.erasing import discard_disk
+from xenvol.images.claim import OVER
 from xenvol.images.errors import DiskNotSuited
-from xenvol.images.overwriting import OVER
-from xenvol.images.snapshots import forget_export
-from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, unmark
+from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, pool_time, unmark
+from xenvol.images.transfer_vdis import discard_vdi, forget_export
 from xenvol.images.transports.tasks import remove_vbd
 from xenvol.pool.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
 from xenvol.pool.view import Record, View, gone_is_fine
@@ -74,7 +73,7 @@ def sweep(
 def _found(
     view: View, older_than: datetime.timedelta, now: datetime.datetime | None
 ) -> Iterator[tuple[Leftover, Callable[[], object]]]:
-    oldest = (now or datetime.datetime.now(datetime.UTC)) - older_than
+    oldest = (now or pool_time(view)) - older_than
     vdis: dict[str, Record] = view.call("VDI.get_all_records")
     view.read({"VBD": [vbd for vdi_rec in vdis.values() for vbd in vdi_rec["VBDs"]]})
     for ref, vdi_rec in vdis.items():
@@ -98,7 +97,7 @@ def _of_disk(
                 continue
             if vdi_rec["is_a_snapshot"]:
                 kept = _whose(view, vdi_rec, attempt)
-                yield _leftover("snapshot", vdi_rec, attempt, kept), partial(discard_disk, view, ref, attempt)
+                yield _leftover("snapshot", vdi_rec, attempt, kept), partial(discard_vdi, view, ref, attempt)
             else:
                 yield _leftover("mark", vdi_rec, attempt), partial(forget_export, view, ref, key)
     attempt = attempt_of(vdi_rec, FILLED)
@@ -146,7 +145,7 @@ def _erase(view: View, ref: VDIRef, attempt: Attempt) -> None:
         if whose is not None or attempt_of(vdi_rec) != attempt:
             problem = whose or "is no more what was found"
             raise DiskNotSuited(f"VDI {vdi_rec['uuid']}", problem=problem, remedy="look again")
-        discard_disk(view, ref, attempt)
+        discard_vdi(view, ref, attempt)
 
 
 def _leftover(kind: Kind, vdi_rec: Record, attempt: Attempt, kept: str | None = None) -> Leftover:

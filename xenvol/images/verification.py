@@ -40,7 +40,7 @@ class Ledger:
         )
         self._waiting: list[tuple[int, int, bytes]] = []
 
-    def noting(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def recording(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The same pieces, which must not overlap."""
         for piece in pieces:
             self._waiting.append((piece.offset, len(piece.data), _digest(piece.data)))

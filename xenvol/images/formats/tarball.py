@@ -62,7 +62,7 @@ def from_stream(stream: Stream, *, staging: Staging, tick: Callable[[int], None]
 
 
 class _Layers(Sequence[vhd.Layer]):
-    """Opened anew whenever asked for: the tables of a whole chain are too much to be in memory at one time."""
+    """OpenImage anew whenever asked for: the tables of a whole chain are too much to be in memory at one time."""
 
     def __init__(self, names: Sequence[str], layer: Callable[[str], vhd.Layer]) -> None:
         self._names = names

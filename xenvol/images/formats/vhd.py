@@ -26,7 +26,7 @@ from xenvol.images.formats.vhd_fields import (
     parse_footer,
     parse_header,
 )
-from xenvol.images.formats.vhd_source import FileSource, Source, StreamSource, compare, no_end
+from xenvol.images.formats.vhd_source import VHDBytes, VHDFile, VHDStream, compare, no_end
 
 UNKNOWN = UUID(int=0)
 """The `uuid` of a fixed VHD in a stream, until its end has been read."""
@@ -39,7 +39,7 @@ class Layer:
 
     def __init__(
         self,
-        source: Source,
+        source: VHDBytes,
         *,
         virtual_size: int,
         footer: Footer | None,
@@ -114,7 +114,7 @@ def from_file(file: ByteFile) -> Layer:
     """Reads and checks all but the blocks. Raises InvalidImage, UnsupportedImage, ImageTooLarge, SourceError."""
     if file.size < FOOTER_SIZE:
         raise cut(file.name, "it is shorter than a footer", offset=file.size)
-    source = FileSource(file)
+    source = VHDFile(file)
     first, last = source.pread(0, FOOTER_SIZE), source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
     has_end = is_footer(last)
     if has_end or not has_cookie(first):
@@ -139,7 +139,7 @@ def from_stream(stream: Stream) -> Layer:
 
     Raises as `from_file`, and NeedsFile where blocks lie before the table that says where they are.
     """
-    source = StreamSource(stream)
+    source = VHDStream(stream)
     first = source.pread(0, FOOTER_SIZE)
     if has_cookie(first) and not is_footer(first):
         raise bad(
@@ -176,7 +176,7 @@ def fixed_from_stream(stream: Stream) -> Layer:
         raise cut(stream.name, "it is shorter than a footer", offset=stream.length)
     size = stream.length - FOOTER_SIZE
     check_virtual_size(size, image=stream.name)
-    return Layer(StreamSource(stream), virtual_size=size, footer=None)
+    return Layer(VHDStream(stream), virtual_size=size, footer=None)
 
 
 def is_fixed(file: ByteFile) -> bool:
@@ -186,12 +186,12 @@ def is_fixed(file: ByteFile) -> bool:
     """
     if file.size < FOOTER_SIZE:
         return False
-    source = FileSource(file)
+    source = VHDFile(file)
     last = source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
     return is_fixed_footer(last) and not is_footer(source.pread(0, FOOTER_SIZE))
 
 
-def _tables(source: Source, footer: Footer, size: int | None) -> tuple[Header, Blocks]:
+def _tables(source: VHDBytes, footer: Footer, size: int | None) -> tuple[Header, Blocks]:
     at = footer.data_offset
     if at < FOOTER_SIZE:
         raise bad(source.name, f"its header lies over its footer, at byte {at}", offset=16)

@@ -23,7 +23,7 @@ from xenvol.images.formats.vhd_fields import (
 _LONGEST = UNUSED * SECTOR + (1 << 30)  # bytes; no block begins behind what 32 bits of sectors can say
 
 
-class Source(Protocol):
+class VHDBytes(Protocol):
     """What a layer reads from."""
 
     name: str
@@ -41,7 +41,7 @@ class Source(Protocol):
         ...
 
 
-class FileSource:
+class VHDFile:
     def __init__(self, file: ByteFile) -> None:
         self._file = file
         self.name = file.name
@@ -70,7 +70,7 @@ class FileSource:
         return check_end(last, footer, image=self.name, size=self._file.size, end=end)
 
 
-class StreamSource:
+class VHDStream:
     def __init__(self, stream: Stream, *, longest: int = _LONGEST) -> None:
         self._stream = stream
         self._longest = longest

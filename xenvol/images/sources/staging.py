@@ -18,7 +18,7 @@ from typing import Final, Self
 from xenvol.images.disk_image import PIECE, Piece, Stream, without_zeros
 from xenvol.images.errors import NoRoomToStage, TargetError
 from xenvol.images.sources.files import FileSource, problem_of
-from xenvol.images.sources.leftovers import OwnDirectory, sweep
+from xenvol.images.sources.staging_directory import StagingDirectory, sweep
 
 __all__ = ["RESERVE", "Staged", "Staging", "sweep"]
 
@@ -48,7 +48,7 @@ class Staging:
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
         self.directory = Path(tempfile.gettempdir() if directory is None else directory)
         self._is_named = directory is not None
-        self._own: OwnDirectory | None = None
+        self._own: StagingDirectory | None = None
         self._is_closed = False
         self._files = 0
 
@@ -134,7 +134,7 @@ class Staging:
             raise ValueError("the staging is over")
         try:
             if self._own is None:
-                self._own = OwnDirectory(self.directory)
+                self._own = StagingDirectory(self.directory)
             self._own.touch()
         except (OSError, ValueError) as error:
             raise TargetError(str(self.directory), problem=problem_of(error)) from error

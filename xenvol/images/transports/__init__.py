@@ -6,15 +6,22 @@
 | `http` | xapi's own door for disks, from anywhere |
 | `block` | a VBD on the VM in which we run |
 | `device` | a block device that this machine shows |
-| `here` | which VM this machine is |
 | `exchange`, `download` | one HTTP request, byte by byte; what comes of it, as an image |
 | `tasks` | the truth about a transfer, and who still has a disk |
 | `base` | what every road promises |
 """
 
-from xenvol.images.transports.base import PATIENCE, Patience, Road
-from xenvol.images.transports.choice import RoadName, choose
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
+from xenvol.images.transports.choice import TransportName, choose_transport, find_own_vm, plugged_hosts
 from xenvol.images.transports.tasks import release
-from xenvol.images.transports.this_vm import find_own_vm
 
-__all__ = ["PATIENCE", "Patience", "Road", "RoadName", "choose", "find_own_vm", "release"]
+__all__ = [
+    "TIMEOUTS",
+    "Timeouts",
+    "Transport",
+    "TransportName",
+    "choose_transport",
+    "find_own_vm",
+    "plugged_hosts",
+    "release",
+]

@@ -19,7 +19,7 @@ from xenvol.session.refs import VDIRef
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a road waits for what; seconds. The clock and the sleep are here so that a test need not wait."""
 
     connect: float = 10.0
@@ -50,10 +50,10 @@ class Patience:
         return True
 
 
-PATIENCE: Final = Patience()
+TIMEOUTS: Final = Timeouts()
 
 
-class Road(abc.ABC):
+class Transport(abc.ABC):
     """One way to the bytes of disks. Not thread-safe, as its view is not."""
 
     name: str

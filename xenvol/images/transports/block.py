@@ -18,7 +18,7 @@ from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import TargetError
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports.base import PATIENCE, Patience, Road
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
 from xenvol.images.transports.device import Device, open_device
 from xenvol.images.transports.tasks import remove_vbd
 from xenvol.pool.changes import make
@@ -33,19 +33,19 @@ _BUSY: Final = frozenset(
 """What unplugging is refused with for a moment: udev looks into a disk that was written when it is closed."""
 
 
-class BlockRoad(Road):
+class BlockTransport(Transport):
     """Filling costs six calls: the VDI, VBD.create, plug, the VM's VBDs, unplug, destroy."""
 
     name = "block"
 
     def __init__(
-        self, view: View, vm: VM, attempt: Attempt, *, dev: Path = DEV, patience: Patience = PATIENCE
+        self, view: View, vm: VM, attempt: Attempt, *, dev: Path = DEV, timeouts: Timeouts = TIMEOUTS
     ) -> None:
         self._view = view
         self._vm = vm
         self._attempt = attempt
         self._dev = dev
-        self._patience = patience
+        self._timeouts = timeouts
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
         """Raises TargetError besides, where the device is none, or is in use."""
@@ -71,7 +71,7 @@ class BlockRoad(Road):
                     return
                 found = device.size
             if not is_last:
-                self._patience.poll(lambda: self._is_its_size(_size_of(path), size), self._patience.device)
+                self._timeouts.poll(lambda: self._is_its_size(_size_of(path), size), self._timeouts.device)
         raise TargetError(
             str(path), problem=f"it has {found} bytes, and {what} has {size}; nothing was written"
         )
@@ -143,7 +143,7 @@ class BlockRoad(Road):
                 f"VM {self._vm}, or has another disk there",
             )
         path = self._dev / device
-        if not self._patience.poll(path.exists, self._patience.device):
+        if not self._timeouts.poll(path.exists, self._timeouts.device):
             raise TargetError(what, problem=f"it was plugged as {device}, and {path} did not appear")
         return path
 
@@ -162,7 +162,7 @@ class BlockRoad(Road):
                 return False
             return True
 
-        if not self._patience.poll(is_gone, self._patience.device):
+        if not self._timeouts.poll(is_gone, self._timeouts.device):
             error = last[-1]
             error.add_note(
                 "something in this machine holds the disk's device; the VBD says that xenvol made it"

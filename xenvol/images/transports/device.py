@@ -15,11 +15,11 @@ from typing import Final
 
 from xenvol.images.disk_image import PIECE, DiskImage, Piece, without_zeros
 from xenvol.images.errors import TargetError, TransferFailed
-from xenvol.images.transports.base import Road, fitting
+from xenvol.images.transports.base import Transport, fitting
 from xenvol.session.refs import NULL_REF, VDIRef
 
 NO_VDI: Final = VDIRef(NULL_REF)
-"""What a `DeviceRoad` takes for the disk: it has one, and looks at no VDI."""
+"""What a `DeviceTransport` takes for the disk: it has one, and looks at no VDI."""
 
 
 class Device:
@@ -127,7 +127,7 @@ def open_device(path: Path, *, writes: bool, what: str, may_be_file: bool = Fals
         os.close(fd)
 
 
-class DeviceRoad(Road):
+class DeviceTransport(Transport):
     """To a volume's device that is attached here; `vdi_ref` is looked at by nobody."""
 
     name = "device"

@@ -17,7 +17,7 @@ _LAST_WORDS: Final = 16
 _PAGE: Final = 4096
 
 
-class Download:
+class DiskDownload:
     """The body of an answer, as a Stream: its end is believed when the task has succeeded."""
 
     length: int | None = None
@@ -56,7 +56,7 @@ class VHDContents:
 
     format = "vhd"
 
-    def __init__(self, layer: vhd.Layer, download: Download) -> None:
+    def __init__(self, layer: vhd.Layer, download: DiskDownload) -> None:
         self._layer = layer
         self._download = download
         self.virtual_size = layer.virtual_size
@@ -76,7 +76,7 @@ class RawContents:
     format = "raw"
     is_ordered = True
 
-    def __init__(self, size: int, download: Download) -> None:
+    def __init__(self, size: int, download: DiskDownload) -> None:
         self._download = download
         self.virtual_size = size
         self.allocated: int | None = size
@@ -98,7 +98,7 @@ class RawContents:
             raise self._download.explain(f"more came than the disk's {self.virtual_size} bytes")
 
 
-def read_layer(download: Download, size: int) -> vhd.Layer | None:
+def read_layer(download: DiskDownload, size: int) -> vhd.Layer | None:
     """The VHD that comes; None where it cannot be read as it comes."""
     with _no_image_is_bad(download):
         try:
@@ -111,7 +111,7 @@ def read_layer(download: Download, size: int) -> vhd.Layer | None:
 
 
 @contextmanager
-def _no_image_is_bad(download: Download) -> Iterator[None]:
+def _no_image_is_bad(download: DiskDownload) -> Iterator[None]:
     """What a host sends, and is no VHD, is the host's failure, and nobody's bad image."""
     try:
         yield

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from xenvol.images.disk_image import Piece
-from xenvol.images.transports.base import Patience
+from xenvol.images.transports.base import Timeouts
 from xenvol.session.endpoint import Connection, Endpoint, NotConnected
 
 CHUNK: Final = struct.Struct("<QI")
@@ -68,10 +68,10 @@ class Exchange:
         query: Mapping[str, str],
         *,
         session_ref: str,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Exchange:
         """Send the head, and wait for the answer's. Raises NotConnected when nothing was sent, else Broken."""
-        connection = Connection(endpoint, timeout=patience.head, connect_timeout=patience.connect)
+        connection = Connection(endpoint, timeout=timeouts.head, connect_timeout=timeouts.connect)
         connection.connect()
         response: http.client.HTTPResponse | None = None
         try:
@@ -89,7 +89,7 @@ class Exchange:
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise _broken(error) from None
             raise
-        connection.set_answer_timeout(patience.stall)
+        connection.set_answer_timeout(timeouts.stall)
         return cls(connection, response)
 
     @property
@@ -173,7 +173,7 @@ def begin(
     *,
     session_ref: str,
     follow: Callable[[str], Endpoint],
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Exchange:
     """At the first of these that takes a connection, or where it sends us: `follow` makes an endpoint of a Location.
 
@@ -184,7 +184,7 @@ def begin(
         try:
             for _ in range(MOVES + 1):
                 exchange = Exchange.begin(
-                    endpoint, verb, path, query, session_ref=session_ref, patience=patience
+                    endpoint, verb, path, query, session_ref=session_ref, timeouts=timeouts
                 )
                 if exchange.status not in _REDIRECTS:
                     return exchange

@@ -17,9 +17,9 @@ from typing import Final, NoReturn
 
 from xenvol.errors import XapiUnreachable
 from xenvol.images.disk_image import VHD_MAX, DiskImage, Piece, Stream
-from xenvol.images.errors import ImageTooLarge, NoRoad, TransferFailed
-from xenvol.images.transports.base import PATIENCE, Patience, Road, fitting
-from xenvol.images.transports.download import Download, RawContents, VHDContents, read_layer
+from xenvol.images.errors import ImageTooLarge, NoTransport, TransferFailed
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport, fitting
+from xenvol.images.transports.download import DiskDownload, RawContents, VHDContents, read_layer
 from xenvol.images.transports.exchange import Broken, Exchange, begin
 from xenvol.images.transports.tasks import TransferTask, transfer_task
 from xenvol.pool.view import View
@@ -50,7 +50,7 @@ class Disk:
     size: int
 
 
-class HTTPRoad(Road):
+class HTTPTransport(Transport):
     """Filling, or reading, costs five calls and the transfer: two look for the hosts, the task takes three."""
 
     name = "http"
@@ -61,16 +61,16 @@ class HTTPRoad(Road):
         session: Session,
         *,
         endpoint: Endpoint | None = None,
-        patience: Patience = PATIENCE,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         """`endpoint`: any host of the pool, for a session that has none since somebody else has logged in."""
         self._view = view
         self._session = session
         self._endpoint = endpoint
-        self._patience = patience
+        self._timeouts = timeouts
 
     def __repr__(self) -> str:
-        return f"<HTTPRoad by {self._endpoint or self._session.endpoint}>"
+        return f"<HTTPTransport by {self._endpoint or self._session.endpoint}>"
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
         disk = self._disk(vdi_ref)
@@ -126,9 +126,9 @@ class HTTPRoad(Road):
         return Disk(vdi_ref, vdi["uuid"], SRRef(vdi["SR"]), int(vdi["virtual_size"]))
 
     @contextmanager
-    def _download(self, disk: Disk, **query: str) -> Iterator[Download]:
+    def _download(self, disk: Disk, **query: str) -> Iterator[DiskDownload]:
         with self._exchange(disk, EXPORT, f"reading VDI {disk.uuid}", **query) as (task, exchange):
-            yield Download(task, exchange, name=f"VDI {disk.uuid}")
+            yield DiskDownload(task, exchange, name=f"VDI {disk.uuid}")
 
     @contextmanager
     def _exchange(
@@ -136,7 +136,7 @@ class HTTPRoad(Road):
     ) -> Iterator[tuple[TransferTask, Exchange]]:
         """An exchange that a host has agreed to. Whoever leaves before the task is judged has broken it off."""
         endpoints = self._endpoints(disk)
-        with transfer_task(self._view, what, call=call, patience=self._patience) as task:
+        with transfer_task(self._view, what, call=call, timeouts=self._timeouts) as task:
             try:
                 with self._begin(task, disk, endpoints, query) as exchange:
                     yield task, exchange
@@ -163,7 +163,7 @@ class HTTPRoad(Road):
                     query,
                     session_ref=session_ref,
                     follow=lambda location: self._follow(task, location),
-                    patience=self._patience,
+                    timeouts=self._timeouts,
                 )
             except NotConnected as error:
                 task.is_settled = True  # no host has heard of it
@@ -195,13 +195,13 @@ class HTTPRoad(Road):
 
     def _await_end(self, task: TransferTask, exchange: Exchange) -> None:
         """Until the host hangs up, or the task is over. Raises Broken."""
-        clock = self._patience.clock
-        deadline = clock() + self._patience.finish
-        while not exchange.is_readable(min(_LOOK, self._patience.finish)):
+        clock = self._timeouts.clock
+        deadline = clock() + self._timeouts.finish
+        while not exchange.is_readable(min(_LOOK, self._timeouts.finish)):
             if task.is_over():
                 return
             if clock() > deadline:
-                raise Broken(TimeoutError(f"the host has not finished after {self._patience.finish:.0f} s"))
+                raise Broken(TimeoutError(f"the host has not finished after {self._timeouts.finish:.0f} s"))
         exchange.said(_LOOK)  # nothing, or the page of an error, of which the task knows more
 
     # ---- hosts
@@ -210,16 +210,16 @@ class HTTPRoad(Road):
     def _base(self) -> Endpoint:
         base = self._endpoint or self._session.endpoint
         if base is None:  # `choose` looks before anything is made
-            raise NoRoad("the pool", reasons={"http": NO_ENDPOINT})
+            raise NoTransport("the pool", reasons={"http": NO_ENDPOINT})
         return base
 
     def _endpoints(self, disk: Disk) -> list[Endpoint]:
-        """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoRoad."""
+        """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoTransport."""
         pbds = self._view.find("PBD", {"SR": disk.sr_ref, "currently_attached": True})
         hosts = self._view.all("host")
         plugged = [HostRef(pbd["host"]) for pbd in pbds.values() if pbd["host"] in hosts]
         if not plugged:
-            raise NoRoad(
+            raise NoTransport(
                 f"VDI {disk.uuid}", reasons={"http": "its SR is plugged on no host; plug a PBD of it first"}
             )
         plugged.sort(key=lambda ref: (ref != self._view.master, not hosts[ref]["enabled"]))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.errors import TransferFailed
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports.base import Patience
+from xenvol.images.transports.base import Timeouts
 from xenvol.pool.changes import make
 from xenvol.pool.marks import IMAGE
 from xenvol.pool.undo import Undo
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 class TransferTask:
     """One transfer's, between its creation and its end."""
 
-    def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, patience: Patience) -> None:
+    def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, timeouts: Timeouts) -> None:
         self._view = view
         self.ref = ref
         self.what = what
         """As errors call the transfer: ``writing VDI …``."""
         self.call = call
         """``PUT /import_raw_vdi``."""
-        self._patience = patience
+        self._timeouts = timeouts
         self.is_settled = False
         """Whether no host works on it any more, as far as anybody can know."""
         self._record: Record = {"status": "pending"}
@@ -62,7 +62,7 @@ class TransferTask:
 
     def wait(self, seconds: float) -> bool:
         """Whether it is over within that time."""
-        return self._patience.poll(self.is_over, seconds)
+        return self._timeouts.poll(self.is_over, seconds)
 
     def check(self, *, status: int | None = None) -> None:
         """Raise TransferFailed where it is over and is no success; the XapiError behind it has the parameters."""
@@ -81,8 +81,8 @@ class TransferTask:
         Raises TransferFailed, and XapiUnreachable where the task stays pending, as those of dead hosts do.
         """
         self.is_settled = True
-        if not self.wait(self._patience.settle):
-            cause = broken or TimeoutError(f"its task is still pending after {self._patience.settle:.0f} s")
+        if not self.wait(self._timeouts.settle):
+            cause = broken or TimeoutError(f"its task is still pending after {self._timeouts.settle:.0f} s")
             raise XapiUnreachable(self.call, cause) from broken
         self.check()
 
@@ -96,10 +96,10 @@ class TransferTask:
         try:
             if self._record["status"] in _PENDING:
                 self._cancel()
-            if not self.wait(self._patience.settle):
+            if not self.wait(self._timeouts.settle):
                 left = "the host has not ended it, and may still have the disk in its control domain"
-            elif not self._patience.poll(
-                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._patience.settle)
+            elif not self._timeouts.poll(
+                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._timeouts.settle)
             ):
                 left = "its disk is still in a control domain"
         except BaseException as failure:
@@ -128,7 +128,7 @@ class TransferTask:
 
 
 @contextmanager
-def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> Iterator[TransferTask]:
+def transfer_task(view: View, what: str, *, call: str, timeouts: Timeouts) -> Iterator[TransferTask]:
     """A task for one transfer; it is destroyed at the end of the block. Raises XapiError, XapiUnreachable."""
     unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # by which it is found when the answer was lost
     undo = Undo()
@@ -138,7 +138,7 @@ def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> It
 
     create = ("task.create", unique, "")
     ref = make(view, undo, f"created task {unique}", create, look=look, inverse=_destroy)
-    task = TransferTask(view, ref, what=what, call=call, patience=patience)
+    task = TransferTask(view, ref, what=what, call=call, timeouts=timeouts)
     try:
         yield task
     finally:

@@ -75,7 +75,7 @@ class Owner:
         return _started(self.pid) == self.started
 
 
-class OwnDirectory:
+class StagingDirectory:
     """A new directory below `parent` that none but us can enter, with our mark in it. Raises OSError.
 
     It goes with `remove`, or with the process, if that ends in an orderly way; else it is for `sweep` to find.
@@ -101,7 +101,7 @@ class OwnDirectory:
         os.utime(self._mark)
 
     def __repr__(self) -> str:
-        return f"<OwnDirectory {self.path}>"
+        return f"<StagingDirectory {self.path}>"
 
 
 def _remove(path: Path, mark: int, pid: int) -> None:
