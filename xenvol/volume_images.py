@@ -1,7 +1,7 @@
-"""A volume from an image, an image from a volume: the Storage Manager and images, which know nothing of each other.
+"""A volume from an image, an image from a volume. The Storage Manager and `xenvol.images` do not know each other.
 
-    image opened, checked ─▶ a backend that takes the volume, and to whose disks a road leads ─▶ a disk, filled
-                          ─▶ the volume's row names it: only now is there a volume
+    image opened, checked ─▶ a backend that takes the volume, whose disks a transport reaches ─▶ a disk, filled
+                          ─▶ the volume's row names it: only now the volume exists
 
 It needs the extras ``sm`` and ``images``.
 """
@@ -34,7 +34,7 @@ from xenvol.sm.filling import LONGEST, Filling
 from xenvol.sm.records import Volume
 from xenvol.storage.srtypes import begins_blank
 
-_KEPT: Final = 180  # letters of a name that is too long for a row, of which a digest tells the rest
+_KEPT: Final = 180  # characters that are kept of a name too long for a row; a digest stands for the rest
 
 
 def create_volume_from_image(
@@ -53,14 +53,15 @@ def create_volume_from_image(
     cancel: threading.Event | None = None,
     here: Environment = HERE,
 ) -> Volume:
-    """A volume of a flavor that holds an image; of the image's size, or `size` bytes, with zeros behind the image.
+    """Make a volume of a flavor from an image: of the image's size, or `size` bytes, with zeros behind the image.
 
-    It is not there before it holds all of it. Idempotent by its id and the image, which is known by its checksum if
-    that is given, else by its name: whatever an attempt that died has left is not taken for a part of it. Raises what
-    `StorageManager.create_volume` does, and before anything is made SourceError, InvalidImage, UnsupportedImage,
-    MissingReader, NoRoomToStage, ImageTooLarge (for `size`), ChecksumMismatch of a file. What comes later leaves
-    nothing either, and no other backend is tried then: ChecksumMismatch and InvalidImage of a stream, TransferFailed,
-    TransferCancelled, NotAsWritten, XapiError, XapiUnreachable.
+    The volume exists only when it holds the whole image. Idempotent by its id and the image. The image is known by
+    its checksum if given, else by its name. What a dead attempt left never becomes a part of the volume.
+
+    Raises what `StorageManager.create_volume` does, and before xenvol makes anything SourceError, InvalidImage,
+    UnsupportedImage, MissingReader, NoRoomToStage, ImageTooLarge (for `size`), ChecksumMismatch of a file. Later
+    errors leave nothing either, and no other backend is tried then: ChecksumMismatch and InvalidImage of a stream,
+    TransferFailed, TransferCancelled, NotAsWritten, XapiError, XapiUnreachable. `road` names the transport.
     """
     options = TransferOptions(
         transport=road,
@@ -93,9 +94,11 @@ def fill_volume(
     cancel: threading.Event | None = None,
     here: Environment = HERE,
 ) -> ImportedImage:
-    """Write an image over a volume that is there; what it held is lost. Also over a LUN that was made one.
+    """Overwrite an existing volume with an image; its old content is lost. A volume on an existing LUN can be
+    filled, too.
 
-    `is_blank`: it was never written to. Raises UnknownVolume, VolumeNotReady, and what `xenvol.images.fill_vdi` does.
+    `is_blank`: it was never written to. Raises UnknownVolume, VolumeNotReady, and what `xenvol.images.fill_vdi`
+    does.
     """
     options = TransferOptions(
         transport=road,
@@ -123,7 +126,7 @@ def volume_to_image(
     cancel: threading.Event | None = None,
     here: Environment = HERE,
 ) -> ExportedImage:
-    """Write what a volume, or a snapshot, holds as an image; of a volume that a VM writes to, as it is now.
+    """Write the content of a volume, or of a snapshot, as an image; if a VM writes to the volume, as it is now.
 
     Raises UnknownVolume, VolumeNotReady, and what `xenvol.images.export_image` does.
     """
@@ -171,23 +174,23 @@ class _Writing:
 
 
 def _known_as(source: Source, image: OpenImage) -> str:
-    """By what the same image is known when the same call comes again."""
+    """Return the name by which the same call recognises the same image."""
     wanted = ImageSource.of(source)
     checksums = wanted.checksums()
     if checksums:
         name = str(checksums[0])
-    elif hasattr(wanted.where, "read"):  # of a stream nobody knows whether it is the same one
+    elif hasattr(wanted.where, "read"):  # two streams are never known to be the same
         name = f"{image.name} ({secrets.token_hex(8)})"
     else:
         name = image.name
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # of a path whose bytes are no text
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are not text
     if len(name) <= LONGEST:
         return name
     return f"{name[:_KEPT]}…{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def _vdi_uuid(manager: StorageManager, volume_id: str) -> str:
-    """The disk of a volume that is there."""
+    """Return the uuid of an available volume's disk. Raises VolumeNotReady."""
     volume = manager.get_volume(volume_id)
     if volume.state != "available" or volume.vdi_uuid is None:
         raise VolumeNotReady(volume_id, state=volume.state)

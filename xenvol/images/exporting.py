@@ -1,6 +1,7 @@
-"""A disk becomes an image, as it was at one moment; the pool is afterwards as it was.
+"""A disk becomes an image of one moment, and the pool ends as it began.
 
-A disk that a VM writes to meanwhile is read from a snapshot, which says whose it is and goes again.
+If a VM writes to the disk, xenvol reads a snapshot. The snapshot carries the transfer mark, and is erased
+afterwards.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from xenvol.pool.view import View
 from xenvol.session.refs import SRRef, VDIRef
 
 ExportFormat = Literal["raw", "vhd", "tarball"]
-_FOOTER: Final = 512  # bytes of a VHD's, which begins with a copy of it
+_FOOTER: Final = 512  # bytes of a VHD's footer; the VHD begins with a copy of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedImage:
-    """What came of it. Sizes in bytes."""
+    """The result of an export. Sizes in bytes."""
 
     vdi_uuid: str
     target: str
@@ -54,12 +55,12 @@ class ExportedImage:
     virtual_size: int
     """Of the disk."""
     size: int
-    """Of the image, before it was compressed; holes count."""
+    """Of the image before compression; holes count."""
     road: str
     was_in_use: bool
     """Whether it was read from a snapshot."""
     residue: tuple[str, ...]
-    """What could not be taken back; none, if all went well."""
+    """What could not be taken back; empty if all was."""
 
 
 def export_image(
@@ -76,12 +77,12 @@ def export_image(
     cancel: threading.Event | None = None,
     here: Environment = HERE,
 ) -> ExportedImage:
-    """Write what a VDI (reference, uuid or name) holds to a path, or into an open binary file.
+    """Write the content of a VDI (reference, uuid or name) to a path, or into an open binary file.
 
-    ``raw`` leaves holes where the target is a file. ``vhd`` is a dynamic one. ``tarball`` holds that as ``0.vhd``, as
-    image services keep it; it is staged, since a tarball says first how long its members are. A file appears under
-    its name when it is complete. Raises UnknownDisk, DiskNotSuited, NoTransport, TargetError, NoRoomToStage,
-    TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
+    ``raw`` leaves holes if the target is a file. ``vhd`` is a dynamic VHD. ``tarball`` holds that VHD as ``0.vhd``,
+    as image services store it. It is staged, since a tarball gives the length of a member before the member. A file
+    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, NoTransport,
+    TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
     """
     options = TransferOptions(
         transport=road, staging_dir=staging_dir, progress=progress, cancel=cancel, environment=here
@@ -131,12 +132,12 @@ def write_image(
         size=written,
         road=transport.name,
         was_in_use=in_use,
-        residue=tuple(undo.unwind() and undo.unwind()),  # what failed is tried once more
+        residue=tuple(undo.unwind() and undo.unwind()),  # a second try for what failed
     )
 
 
 def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
-    """Raise TransferFailed where the disk was written to while it was read: what was read is of no one moment."""
+    """Raise TransferFailed if a VM got the disk while it was read: the image then mixes several moments."""
     view.read({"VDI": [vdi_ref]})
     vdi_rec = view.known("VDI", vdi_ref)
     if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
@@ -156,7 +157,7 @@ class _Writing:
         self._watch = watch
 
     def write(self, format: ExportFormat, file: BinaryIO) -> int:
-        """The length of the image."""
+        """Write the image, and return its length in bytes."""
         if format == "raw":
             return self._raw(file)
         if format == "vhd":
@@ -178,7 +179,7 @@ class _Writing:
         return self._watch.over("writing", disk.pieces(), disk.allocated)
 
     def _vhd(self, file: BinaryIO) -> int:
-        """As xapi makes it, or made here of what the device holds."""
+        """Write xapi's own VHD of the disk; over a block device, one made here."""
         if isinstance(self._transport, HTTPTransport):
             with self._transport.vhd_stream(self._vdi_ref) as stream:
                 return self._checked_vhd(stream, file)
@@ -189,7 +190,8 @@ class _Writing:
             return _copy(staged.read, file)
 
     def _checked_vhd(self, stream: Stream, file: BinaryIO) -> int:
-        """The same, and TransferFailed where it does not end with the footer that it begins with: it was cut."""
+        """Write the VHD. Raises TransferFailed if it does not end with the footer that it begins with: it was cut
+        off."""
         tick = self._watch.counting("writing", None)
         first, last, size = b"", b"", 0
         while data := stream.read(PIECE):
@@ -203,7 +205,7 @@ class _Writing:
 
     @contextmanager
     def _staged_vhd(self) -> Iterator[BinaryIO]:
-        """Raises NoRoomToStage."""
+        """Give a file that holds the VHD. Raises NoRoomToStage."""
         with self._staged("0.vhd", "a tarball says first how long its members are") as staged:
             self._vhd(staged)
             staged.seek(0)
@@ -222,7 +224,7 @@ class _Writing:
                 raise NoRoomToStage(directory, needed=self._size, free=free, reason=reason) from error
 
     def _tarball(self, staged: BinaryIO, file: BinaryIO) -> int:
-        """With one member, the leaf of a chain of one (facts/peers.md e.6)."""
+        """Write a tarball with one member, the leaf of a chain of one (docs/background/peers.md, e.6)."""
         member = tarfile.TarInfo("0.vhd")
         member.size = os.fstat(staged.fileno()).st_size
         member.mtime = int(time.time())
@@ -235,7 +237,7 @@ class _Writing:
 
 
 class _Counted:
-    """A file that is only written to."""
+    """A write-only file that counts its bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,11 +1,11 @@
-"""From where an image is to what it is: fetched, summed up, told by its bytes, and read by its format's reader.
+"""Open an image: fetch it, compute its checksum, recognise its format, and give it to the format's reader.
 
-    path ──────▶ file ─────────────────────────┐
-    URL, pipe ─▶ stream ─▶ expanded ─▶ in order? ─▶ its reader
-                                    └─ no ─▶ staged: a file ─▶ its reader
+    path ──────▶ file ──────────────────────────────┐
+    URL, pipe ─▶ stream ─▶ decompressed ─▶ in order? ─▶ its reader
+                                        └─ no ─▶ staged: a file ─▶ its reader
 
-What can be read as it comes is not staged. What is checked before anything is made: the whole of a file's tables and
-its checksum, and of a stream what comes before its first block; the rest is checked as it passes, to its last byte.
+A format that can be read in the order of its bytes is not staged. Before xenvol makes anything, it checks all tables
+and the checksum of a file, and of a stream all that comes before the first block. The rest is checked as it passes.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _LONGEST: Final = VHD_MAX + (1 << 30)
 
 @dataclass(frozen=True)
 class OpenImage:
-    """An image that is being read."""
+    """An image whose bytes are being read."""
 
     disk: DiskImage
     name: str
     format: str
     """One of `FORMATS`."""
     finish: Callable[[], None]
-    """To be called when all pieces have been read. Raises ChecksumMismatch, SourceError."""
+    """Call it after the last piece. Raises ChecksumMismatch, SourceError."""
     scratch: Path
     """The directory for temporary files that grow with the image."""
     watch: Watch
 
     @property
     def label(self) -> str:
-        """What a disk made of it may be called."""
+        """Return a name for a disk that is made from the image."""
         return (
             PurePath(urllib.parse.urlsplit(self.name).path if "://" in self.name else self.name).name
             or "image"
@@ -154,7 +154,7 @@ class _Opening:
             return self._file(self._stack.enter_context(FileSource(where)), summed=True)
         return self._stream(stream_of(where, _name_of(where), self._wanted.size))
 
-    # ---- what lies at hand
+    # ---- files
 
     def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> OpenImage:
         if not paths:
@@ -168,7 +168,9 @@ class _Opening:
         if summed and self._checksums:
             check_file(file, self._checksums, self._watch.counting("reading", file.size))
         found = detect.of_file(file)
-        if summed and self._is_packed(found):  # what is not summed up is staged, and was unpacked before
+        if summed and self._is_packed(
+            found
+        ):  # a staged file has no sum to check, and was decompressed before
             return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
         format = self._told(found)
         detect.refuse_unreadable(file.name, format)
@@ -185,7 +187,7 @@ class _Opening:
             return tarball.from_file(file, directory=self._staging.directory)
         return raw.from_file(file, format=format)
 
-    # ---- what comes once
+    # ---- streams
 
     def _stream(self, stream: Stream) -> OpenImage:
         summed = Summed(stream, self._checksums)
@@ -201,7 +203,7 @@ class _Opening:
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
         detect.refuse_unreadable(stream.name, format)
-        if format != "tar":  # which stages its members itself, and would be held in memory here
+        if format != "tar":  # a tarball stages its members itself, and would be held in memory here
             stream.remember()
         try:
             disk = self._as_it_comes(stream, format)
@@ -216,7 +218,7 @@ class _Opening:
         return self._opened(disk, stream.name, format, finish)
 
     def _as_it_comes(self, stream: Peekable, format: str) -> DiskImage:
-        """Raises NeedsFile for what is read from here and there."""
+        """Read the stream in its order. Raises NeedsFile if the format needs random access."""
         if format == "vhd":
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
             return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
@@ -229,7 +231,7 @@ class _Opening:
         raise NeedsFile(f"{format} images are not read from their beginning to their end")
 
     def _is_packed(self, found: str | None) -> bool:
-        """Whether it is to be unpacked first. A disk may begin like anything: not where it is said to be one."""
+        """Return whether to decompress it. What the caller calls a disk is decompressed only with `is_packed`."""
         return found in _COMPRESSED and (self._wanted.is_packed or self._format not in _ANYTHING)
 
     def _flat(self, leaf: vhd.Layer, parents: Sequence[vhd.Layer]) -> DiskImage:
@@ -239,7 +241,7 @@ class _Opening:
         return OpenImage(disk, name, _NAMES.get(format, format), finish, self._staging.directory, self._watch)
 
     def _told(self, found: str) -> str:
-        """What it is taken for: what was said goes before what was seen."""
+        """Return the format: the caller's word, else what the bytes tell."""
         if self._format is None:
             return found
         if self._format == "vhd" and found == "vhd-fixed":
@@ -248,7 +250,7 @@ class _Opening:
 
 
 class _Limited:
-    """A stream that no disk is longer than: what is compressed could go on for ever, and zeros take no room."""
+    """A stream that ends with ImageTooLarge behind the largest disk: compressed zeros could go on for ever."""
 
     def __init__(self, stream: Stream) -> None:
         self.name, self.length = stream.name, stream.length
@@ -264,14 +266,14 @@ class _Limited:
 
 
 def _nothing() -> None:
-    """What was read was checked before."""
+    """Do nothing: the file was checked before."""
 
 
 def _is_pipe(path: str | os.PathLike[str]) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode) or stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
-        return False  # whoever opens it says why
+        return False  # opening it tells why
 
 
 def _is_file_from_its_start(file: BinaryIO) -> bool:

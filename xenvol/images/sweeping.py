@@ -1,7 +1,7 @@
-"""What transfers that were killed have left in a pool: found by what they wrote on it, and taken away.
+"""Find and remove what killed transfers left in a pool.
 
-Only what says that a transfer made it for itself is touched, when that began long ago, and when no VM has it. A
-snapshot that says only that its source was being exported may be somebody else's, made at that moment: it is told of.
+A sweep touches only objects that carry a transfer's mark, that are old, and that no VM has. A snapshot that carries
+only the export mark of its source may be another process's, made at that moment: the sweep lists it and keeps it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import VBDRef, VDIRef
 
 OLD: Final = datetime.timedelta(hours=24)
-"""An import of terabytes takes hours, and one that is under way must not be swept."""
+"""Younger objects may belong to a running transfer: an import of terabytes takes hours."""
 
 Kind = Literal["disk", "snapshot", "slot", "mark", "half"]
 _MAY_BE_ANOTHERS: Final = "it may be somebody else's copy: whoever knows that it is not destroys it"
@@ -31,24 +31,24 @@ _MAY_BE_ANOTHERS: Final = "it may be somebody else's copy: whoever knows that it
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """Something that a transfer has left."""
+    """An object, or a mark, that a transfer left behind."""
 
     kind: Kind
-    """``disk``: begun and never finished; ``snapshot``: read by an export; ``slot``: a VBD on the VM in which a
-    transfer ran; ``mark``: a word on a disk that is fine; ``half``: a disk that was there before, half written over."""
+    """``disk``: an unfinished import; ``snapshot``: read by an export; ``slot``: a VBD on the VM in which a transfer
+    ran; ``mark``: a stale mark on a good disk; ``half``: an existing disk that an import overwrote in part."""
     vdi_uuid: str
     name: str
-    """The disk's."""
+    """The disk's name."""
     began: datetime.datetime
     machine: str
     kept: str | None = None
-    """Why it was not taken away; None if it was, or would be."""
+    """Why it was not removed; None if it was, or would be."""
 
 
 def find_leftovers(
     session: Any, *, older_than: datetime.timedelta = OLD, now: datetime.datetime | None = None
 ) -> list[Leftover]:
-    """What there is, touching nothing. It reads all VDIs of the pool."""
+    """Return the leftovers, and change nothing. Reads all VDIs of the pool. The pool's clock tells their age."""
     view = View.of(session)
     return [leftover for leftover, _ in _found(view, older_than, now)]
 
@@ -56,7 +56,7 @@ def find_leftovers(
 def sweep(
     session: Any, *, older_than: datetime.timedelta = OLD, now: datetime.datetime | None = None
 ) -> list[Leftover]:
-    """Take it away; what cannot be is said in `kept`. Idempotent."""
+    """Remove the leftovers. What cannot be removed says why in `kept`. Idempotent."""
     view = View.of(session)
     done = []
     for leftover, remove in list(_found(view, older_than, now)):
@@ -109,7 +109,7 @@ def _of_disk(
 def _of_marked(
     view: View, ref: VDIRef, vdi_rec: Record, attempt: Attempt
 ) -> tuple[Leftover, Callable[[], object]]:
-    if not is_own(vdi_rec) and IMAGE_OF in vdi_rec["other_config"]:  # a copy of one
+    if not is_own(vdi_rec) and IMAGE_OF in vdi_rec["other_config"]:  # a copy, which has inherited the mark
         return _leftover("mark", vdi_rec, attempt), partial(unmark, view, ref)
     kind: Kind = "snapshot" if vdi_rec["is_a_snapshot"] else "disk"
     kept = _whose(view, vdi_rec, attempt)
@@ -117,7 +117,7 @@ def _of_marked(
 
 
 def _whose(view: View, vdi_rec: Record, attempt: Attempt) -> str | None:
-    """Who has got the disk, or taken it over; None: it is still that attempt's."""
+    """Return why the disk must stay; None if it still belongs to that attempt alone."""
     if not is_own(vdi_rec):
         return _MAY_BE_ANOTHERS
     if MANAGED in vdi_rec["other_config"]:
@@ -137,7 +137,7 @@ def _vbds(view: View, vdi_rec: Record) -> dict[VBDRef, Record]:
 
 
 def _erase(view: View, ref: VDIRef, attempt: Attempt) -> None:
-    """As it is now: much can have happened since all disks were looked at. Raises DiskNotSuited."""
+    """Read the disk again, and erase it if it still belongs to that attempt. Raises DiskNotSuited."""
     with gone_is_fine("VDI"):
         vdi_rec = view.call("VDI.get_record", ref)
         view.read({"VBD": vdi_rec["VBDs"]})

@@ -1,7 +1,7 @@
-"""A VBD on the VM in which we run, and its device: written like any disk, flushed, and let go of.
+"""A VBD on the VM in which this process runs: plugged, written as a block device, flushed, unplugged.
 
-Never is a byte written to a device that is not certainly this disk's. The VBD is read again after it was plugged: no
-other disk of the VM may have its device (xen-api issue 2963), which was not there before, and has the disk's size.
+xenvol writes only to a device that is certainly this disk's. After the plug it reads the VBD again: no other disk of
+the VM has the same device (xen-api issue 2963), the device was not there before, and it has the disk's size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEV: Final = Path("/dev")
 _BUSY: Final = frozenset(
     {"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT", "OTHER_OPERATION_IN_PROGRESS", "VDI_IN_USE"}
 )
-"""What unplugging is refused with for a moment: udev looks into a disk that was written when it is closed."""
+"""Refusals of an unplug that pass after a moment: udev reads a disk that was written when it is closed."""
 
 
 class BlockTransport(Transport):
@@ -48,20 +48,20 @@ class BlockTransport(Transport):
         self._timeouts = timeouts
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
-        """Raises TargetError besides, where the device is none, or is in use."""
+        """As `Transport.fill`. Raises TargetError if the device is not one, or is in use."""
         with self._plugged(vdi_ref, "RW") as path, self._open(path, vdi_ref, writes=True) as device:
             device.write(pieces)
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
-        """Raises TargetError besides, where the device is none."""
+        """As `Transport.contents`. Raises TargetError if the device is not one."""
         mode: Literal["RO", "RW"] = "RW" if self._vm.is_hvm else "RO"  # DISK_VBD_MUST_BE_READWRITE_FOR_HVM
         with self._plugged(vdi_ref, mode) as path, self._open(path, vdi_ref, writes=False) as device:
             yield device
 
     @contextmanager
     def _open(self, path: Path, vdi_ref: VDIRef, *, writes: bool) -> Iterator[Device]:
-        """Its device, when it has its size, which may be a moment after it has its name."""
+        """Open the device when it has the disk's size, which may come a moment after its name."""
         size, what = self._size(vdi_ref), self._name(vdi_ref)
         for is_last in (False, True):
             with open_device(path, writes=writes, what=what, may_be_file=self._dev != DEV) as device:
@@ -77,7 +77,7 @@ class BlockTransport(Transport):
         )
 
     def _is_its_size(self, found: int, size: int) -> bool:
-        """A guest sees the disk's size; in a control domain a device may be a whole number of extents (LVM)."""
+        """Return whether the size fits. A guest sees the disk's size; a control domain may see whole extents (LVM)."""
         return found >= size if self._is_control_domain else found == size
 
     @contextmanager
@@ -120,7 +120,7 @@ class BlockTransport(Transport):
         return make(self._view, undo, description, ("VBD.create", record), look=look, inverse=inverse)
 
     def _device_of(self, vbd_ref: VBDRef, vdi_ref: VDIRef, there_before: frozenset[str]) -> Path:
-        """The device that is certainly the disk's, when it is there. Raises TargetError."""
+        """Return the device that is certainly the disk's, when it is there. Raises TargetError."""
         plugged = self._view.find("VBD", {"VM": self._vm.ref, "currently_attached": True})
         what = self._name(vdi_ref)
         vbd = plugged.get(vbd_ref)
@@ -148,7 +148,7 @@ class BlockTransport(Transport):
         return path
 
     def _let_go(self, vbd_ref: VBDRef) -> None:
-        """Unplug and destroy, again where the device is busy for a moment; whatever else is tried twice."""
+        """Unplug and destroy the VBD. Retries while the device is busy; retries once after another error."""
         last: list[XapiError | XapiUnreachable] = []
 
         def is_gone() -> bool:

@@ -1,7 +1,9 @@
-"""Which road there is to the disks of an SR, and of each that there is not the reason, before anything is made.
+"""Choose the transport to the disks of an SR before xenvol makes anything, or say why each transport is not
+possible.
 
-A control domain takes no disk that is a LUN (storage managers since 4.0 give it no address: facts/sm-truth.md, VBD on
-LUN-per-VDI), and the HTTP door plugs the disk into a control domain, too: only a guest of the pool leads there.
+A control domain cannot plug a disk that is a LUN: storage managers since 4.0 give it no address there
+(docs/background/recordings.md, VBD on LUN-per-VDI). xapi's HTTP handler plugs the disk into a control domain, too.
+So only a guest of the pool reaches such a disk.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ TransportName = Literal["auto", "http", "block"]
 ROOT: Final = Path("/")
 INVENTORY: Final = "etc/xensource-inventory"
 KERNEL: Final = "sys/hypervisor"
-"""``type`` and ``uuid``; with the uuid of zeros in a control domain."""
+"""The directory of ``type`` and ``uuid``; in a control domain the uuid is zeros."""
 _CONTROL_DOMAIN = re.compile(r"^CONTROL_DOMAIN_UUID=['\"]?([0-9A-Fa-f-]{36})['\"]?\s*$", re.MULTILINE)
 
 
@@ -43,10 +45,11 @@ def choose_transport(
     dev: Path = DEV,
     timeouts: Timeouts = TIMEOUTS,
 ) -> Transport:
-    """The road to the disks of this SR; `auto`: the block device where we run in the pool, else HTTP.
+    """Return the transport to the disks of this SR. `auto`: the block device if this machine is a VM of the pool,
+    else HTTP.
 
-    `endpoint` is where a xapi of the pool listens, for a session that was logged in by somebody else; `root` is where
-    the files lie that tell which VM this is. Two to five calls, and nothing made. Raises NoTransport.
+    `endpoint` is a host of the pool, for a session that the caller logged in without xenvol. `root` is the directory
+    of the files that say which VM this machine is. Two to five calls; changes nothing. Raises NoTransport.
     """
     sr_rec = view.record("SR", sr_ref)
     hosts = plugged_hosts(view, sr_rec)
@@ -117,7 +120,7 @@ def _why_not_block(view: View, sr_rec: Record, hosts: set[str], vm: VM | None, d
 
 
 def own_uuid(root: Path = Path("/")) -> str | None:
-    """The uuid of the VM that this is; None where it is none of Xen's."""
+    """Return the uuid of the VM that this machine is; None outside Xen."""
     inventory = _read(root / INVENTORY)
     if (found := _CONTROL_DOMAIN.search(inventory)) is not None and is_uuid(found[1]):
         return found[1].lower()
@@ -127,9 +130,9 @@ def own_uuid(root: Path = Path("/")) -> str | None:
 
 
 def find_own_vm(view: View, *, root: Path = Path("/")) -> VM | None:
-    """The VM in which we run; None where this is no VM of the pool. One call, none where it is no VM at all.
+    """Return the VM in which this process runs; None if the pool has no such VM. One call, or none outside Xen.
 
-    One that does not run is not this one: the pool has a copy of it, or this is what became of one that it had.
+    A halted VM with our uuid is not ours: the pool has a copy of it, or this machine has left the pool.
     """
     uuid = own_uuid(root)
     if uuid is None:

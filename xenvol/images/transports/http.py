@@ -1,9 +1,9 @@
-"""xapi's own doors for disks, which are open on every host and from everywhere; what came of it is the task's to say.
+"""xapi's HTTP handlers for disks, which every host offers; the task tells the result.
 
-A disk is filled in xapi's own chunks, each with its place: holes are not sent, pieces may come in any order, and a
-stream that is cut off has no end marker, so that xapi knows. (Of a plain body it only knows when it has a length, and
-then zeros must be sent.) The head is sent alone, and 200, a refusal or a redirect is awaited before any byte of the
-disk: xapi answers before it reads (facts/sm-truth.md, HTTP image transfer), so that no byte goes to a wrong host.
+xenvol sends a disk in xapi's chunks, each with its offset. So it skips holes, sends pieces in any order, and xapi
+recognises a stream without its end marker as cut off. (A plain body would need a length, and all zeros.) xenvol
+sends the head alone, and waits for 200, a refusal or a redirect before the first byte of the disk. xapi answers
+before it reads (docs/background/recordings.md, HTTP image transfer), so no byte goes to a wrong host.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from xenvol.session.refs import HostRef, SRRef, VDIRef
 IMPORT: Final = "PUT /import_raw_vdi"
 EXPORT: Final = "GET /export_raw_vdi"
 VHD_BLOCK: Final = 2 << 20
-"""Bytes; disks that are VHDs are multiples of it, and raw ones, such as ISO images, of any size."""
+"""Bytes. A VHD's disk is a multiple of it; a raw disk, such as an ISO image, has any size."""
 NO_ENDPOINT: Final = (
     "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
 )
-_LOOK: Final = 5.0  # seconds without a word from the host after which its task is asked
+_LOOK: Final = 5.0  # seconds of silence after which xenvol asks the task
 _TAG = re.compile(r"<[^>]*>")
-_EXCERPT: Final = 300  # characters of what a host says, in a message
+_EXCERPT: Final = 300  # characters of a host's answer in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What there is to know of a VDI before its bytes go or come."""
+    """The facts about a VDI that a transfer needs."""
 
     ref: VDIRef
     uuid: str
@@ -51,7 +51,7 @@ class Disk:
 
 
 class HTTPTransport(Transport):
-    """Filling, or reading, costs five calls and the transfer: two look for the hosts, the task takes three."""
+    """Filling, or reading, costs five calls and the transfer: two find the hosts, the task takes three."""
 
     name = "http"
 
@@ -63,7 +63,7 @@ class HTTPTransport(Transport):
         endpoint: Endpoint | None = None,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        """`endpoint`: any host of the pool, for a session that has none since somebody else has logged in."""
+        """`endpoint`: any host of the pool, for a session that the caller logged in without xenvol."""
         self._view = view
         self._session = session
         self._endpoint = endpoint
@@ -94,7 +94,7 @@ class HTTPTransport(Transport):
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
         disk = self._disk(vdi_ref)
-        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # a VHD is rounded up
+        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # xapi rounds a VHD up
             with self._download(disk, format="vhd") as stream:
                 layer = read_layer(stream, disk.size)
                 if layer is not None:
@@ -105,10 +105,10 @@ class HTTPTransport(Transport):
 
     @contextmanager
     def vhd_stream(self, vdi_ref: VDIRef, *, base: VDIRef | None = None) -> Iterator[Stream]:
-        """The disk as xapi's VHD of it, or of what differs from `base`; none of it is known to be good before its end.
+        """Give xapi's VHD of the disk, or of its differences from `base`.
 
-        Its length is not known. `read` gives no bytes at the end only when the task has succeeded, and raises
-        TransferFailed otherwise: what has been read till then may end in the text of an error. Raises ImageTooLarge.
+        Its length is not known. `read` ends only when the task has succeeded, and raises TransferFailed otherwise.
+        So bytes that were read before may be an error text. Raises ImageTooLarge.
         """
         disk = self._disk(vdi_ref)
         if disk.size > VHD_MAX:
@@ -120,7 +120,7 @@ class HTTPTransport(Transport):
     # ---- one transfer
 
     def _disk(self, vdi_ref: VDIRef) -> Disk:
-        """Read it, and the pool's hosts along; one call."""
+        """Read the VDI and the pool's hosts; one call."""
         self._view.read({"VDI": [vdi_ref]}, whole=("host", "pool"))
         vdi = self._view.record("VDI", vdi_ref)
         return Disk(vdi_ref, vdi["uuid"], SRRef(vdi["SR"]), int(vdi["virtual_size"]))
@@ -134,7 +134,7 @@ class HTTPTransport(Transport):
     def _exchange(
         self, disk: Disk, call: str, what: str, **query: str
     ) -> Iterator[tuple[TransferTask, Exchange]]:
-        """An exchange that a host has agreed to. Whoever leaves before the task is judged has broken it off."""
+        """Give an exchange that a host has accepted. Leaving the block before the task is judged ends the transfer."""
         endpoints = self._endpoints(disk)
         with transfer_task(self._view, what, call=call, timeouts=self._timeouts) as task:
             try:
@@ -166,7 +166,7 @@ class HTTPTransport(Transport):
                     timeouts=self._timeouts,
                 )
             except NotConnected as error:
-                task.is_settled = True  # no host has heard of it
+                task.is_settled = True  # no host has received it
                 raise XapiUnreachable(task.call, error) from error
             except Broken as error:
                 task.judge(error.cause)
@@ -175,14 +175,15 @@ class HTTPTransport(Transport):
                 return exchange
             with exchange:
                 if exchange.status == 401 and not is_renewed:
-                    task.is_over()  # a call that goes the session's way, on which it is renewed
+                    task.is_over()  # a call of the session, which then logs in again
                     is_renewed = True
                     if self._session.handle != session_ref:
                         continue
                 self._refuse(task, exchange, session_ref)
 
     def _refuse(self, task: TransferTask, exchange: Exchange, session_ref: str) -> NoReturn:
-        """The host said no, and has not begun; a task that has not failed by now stays pending for ever."""
+        """Raise TransferFailed: the host refused, and has not begun. A task that has not failed by now stays pending
+        for ever."""
         task.is_settled = True
         said = exchange.said(_LOOK)
         if exchange.status != 401 and task.is_over():
@@ -194,7 +195,7 @@ class HTTPTransport(Transport):
         raise TransferFailed(task.what, problem=problem, status=exchange.status)
 
     def _await_end(self, task: TransferTask, exchange: Exchange) -> None:
-        """Until the host hangs up, or the task is over. Raises Broken."""
+        """Wait until the host closes the connection, or the task is over. Raises Broken."""
         clock = self._timeouts.clock
         deadline = clock() + self._timeouts.finish
         while not exchange.is_readable(min(_LOOK, self._timeouts.finish)):
@@ -202,19 +203,19 @@ class HTTPTransport(Transport):
                 return
             if clock() > deadline:
                 raise Broken(TimeoutError(f"the host has not finished after {self._timeouts.finish:.0f} s"))
-        exchange.said(_LOOK)  # nothing, or the page of an error, of which the task knows more
+        exchange.said(_LOOK)  # nothing, or an error page; the task knows more
 
     # ---- hosts
 
     @property
     def _base(self) -> Endpoint:
         base = self._endpoint or self._session.endpoint
-        if base is None:  # `choose` looks before anything is made
+        if base is None:  # `choose_transport` checks it before xenvol makes anything
             raise NoTransport("the pool", reasons={"http": NO_ENDPOINT})
         return base
 
     def _endpoints(self, disk: Disk) -> list[Endpoint]:
-        """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoTransport."""
+        """Return the hosts that have the SR plugged, the master first. One call. Raises NoTransport."""
         pbds = self._view.find("PBD", {"SR": disk.sr_ref, "currently_attached": True})
         hosts = self._view.all("host")
         plugged = [HostRef(pbd["host"]) for pbd in pbds.values() if pbd["host"] in hosts]
@@ -224,17 +225,19 @@ class HTTPTransport(Transport):
             )
         plugged.sort(key=lambda ref: (ref != self._view.master, not hosts[ref]["enabled"]))
         base = self._base
-        found = [base] if self._endpoint is not None else []  # of which nobody knows which host it is
+        found = [base] if self._endpoint is not None else []  # it is not known which host this is
         for ref in plugged:
             if self._endpoint is None and ref == self._view.master:
                 found.append(base)
                 continue
-            with suppress(NotConnected):  # no address yet, or one to which the session may not go
+            with suppress(
+                NotConnected
+            ):  # a host without an address yet, or one that must not get the session
                 found.append(base.at(hosts[ref]["address"]))
         return found
 
     def _follow(self, task: TransferTask, location: str) -> Endpoint:
-        """Where a redirect leads, if that is a host of the pool: nobody else gets the session."""
+        """Return the target of a redirect, if it is a host of the pool: no other machine gets the session."""
         address = urllib.parse.urlsplit(location).hostname or ""
         for host in self._view.all("host").values():
             if host["address"] and _same_address(host["address"], address):

@@ -1,7 +1,7 @@
-"""The task is the truth about a transfer: xapi says 200 before it has read a byte, and a connection only breaks.
+"""xapi's task tells the result of a transfer: xapi answers 200 before it reads a byte, and a connection only breaks.
 
-A task is made for one transfer and destroyed with it, whatever came of it. What has no task any more and is still
-plugged into a control domain is nobody's, and is taken out there.
+xenvol makes a task for each transfer, and destroys it at the end. A disk that is plugged into a control domain
+without a task is an orphan of a dead transfer, and xenvol unplugs it.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from xenvol.session.refs import TaskRef, VBDRef, VDIRef
 
 _PENDING: Final = ("pending", "cancelling")
 _BY_XAPI: Final = ("Importing raw VDI", "Exporting raw VDI")
-"""What a transfer is called that somebody began without a task of his own; nothing in it says of which disk."""
+"""Names of tasks that xapi makes itself for a client without one. They do not name the disk."""
 
 _LATER: Final = 10.0
-"""Seconds: a host lets go of a disk before it ends the task, so that a VBD which is there later is somebody else's."""
+"""Seconds. A host releases a disk before it ends the task, so a VBD that is still there belongs to another transfer."""
 
 log = logging.getLogger(__name__)
 
 
 class TransferTask:
-    """One transfer's, between its creation and its end."""
+    """The task of one transfer."""
 
     def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, timeouts: Timeouts) -> None:
         self._view = view
         self.ref = ref
         self.what = what
-        """As errors call the transfer: ``writing VDI …``."""
+        """The transfer's name in errors: ``writing VDI …``."""
         self.call = call
         """``PUT /import_raw_vdi``."""
         self._timeouts = timeouts
         self.is_settled = False
-        """Whether no host works on it any more, as far as anybody can know."""
+        """Whether no host works on it any more, as far as xenvol knows."""
         self._record: Record = {"status": "pending"}
 
     def is_over(self) -> bool:
-        """Ask; one call. Raises TransferFailed where there is no such task any more, XapiUnreachable."""
+        """Ask xapi whether the task is over; one call. Raises TransferFailed if the task is gone, XapiUnreachable."""
         if self._record["status"] in _PENDING:
             try:
                 self._record = self._view.call("task.get_record", self.ref)
@@ -61,11 +61,11 @@ class TransferTask:
         return self._record["status"] not in _PENDING
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is over within that time."""
+        """Return whether the task ends within that time."""
         return self._timeouts.poll(self.is_over, seconds)
 
     def check(self, *, status: int | None = None) -> None:
-        """Raise TransferFailed where it is over and is no success; the XapiError behind it has the parameters."""
+        """Raise TransferFailed if the task has ended without success. Its cause is an XapiError with the parameters."""
         state = self._record["status"]
         if state in _PENDING or state == "success":
             return
@@ -76,9 +76,9 @@ class TransferTask:
         raise TransferFailed(self.what, problem=str(cause), code=code, status=status) from cause
 
     def judge(self, broken: Exception | None) -> None:
-        """The connection is over, by the host's doing or by a failure of the network: return if the task succeeded.
+        """After the end of the connection, return if the task succeeded.
 
-        Raises TransferFailed, and XapiUnreachable where the task stays pending, as those of dead hosts do.
+        Raises TransferFailed, and XapiUnreachable if the task stays pending, as those of dead hosts do.
         """
         self.is_settled = True
         if not self.wait(self._timeouts.settle):
@@ -87,9 +87,9 @@ class TransferTask:
         self.check()
 
     def abandon(self, vdi_ref: VDIRef, error: BaseException | None = None) -> None:
-        """We broke it off, for `error`: wait until the host has let go of the disk, so that it can be destroyed.
+        """End the transfer for `error`: wait until the host has released the disk, so that it can be destroyed.
 
-        With an error it raises nothing, and what is left is a note on that.
+        With an error it raises nothing; what is left becomes a note on that error.
         """
         self.is_settled = True
         left = None
@@ -112,7 +112,7 @@ class TransferTask:
                 error.add_note(f"{self.what}: {left}")
 
     def end(self) -> None:
-        """What nobody works on, and still is pending, is cancelled by us: only what is over can be destroyed."""
+        """Cancel a task that is still pending, since only an ended task can be destroyed."""
         if self._record["status"] in _PENDING:
             try:
                 self._view.call("task.set_status", self.ref, "cancelled")
@@ -120,7 +120,8 @@ class TransferTask:
                 log.info("%s: its task stays pending: %s", self.what, error)
 
     def _cancel(self) -> None:
-        """Ask the host to end it; it does so when the connection is closed, too, so that its answer does not matter."""
+        """Ask the host to end it. The host also ends it when the connection is closed, so the answer does not
+        matter."""
         try:
             self._view.call("task.cancel", self.ref)
         except (XapiError, XapiUnreachable) as error:
@@ -129,8 +130,8 @@ class TransferTask:
 
 @contextmanager
 def transfer_task(view: View, what: str, *, call: str, timeouts: Timeouts) -> Iterator[TransferTask]:
-    """A task for one transfer; it is destroyed at the end of the block. Raises XapiError, XapiUnreachable."""
-    unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # by which it is found when the answer was lost
+    """Make a task for one transfer, and destroy it at the end of the block. Raises XapiError, XapiUnreachable."""
+    unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # finds the task after a missing answer
     undo = Undo()
 
     def look() -> TaskRef | None:
@@ -143,11 +144,11 @@ def transfer_task(view: View, what: str, *, call: str, timeouts: Timeouts) -> It
         yield task
     finally:
         task.end()
-        undo.unwind()  # xapi collects what is left of tasks itself, so that it is no failure if one stays
+        undo.unwind()  # xapi removes old tasks itself, so one that stays is not a failure
 
 
 def _destroy(view: View, ref: TaskRef) -> None:
-    """Idempotent, so that it may be said twice."""
+    """Destroy the task, with one retry. Idempotent."""
     try:
         _destroy_once(view, ref)
     except (XapiError, XapiUnreachable):
@@ -163,12 +164,12 @@ def _destroy_once(view: View, ref: TaskRef) -> None:
 
 
 def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool:
-    """Take a disk out of where a transfer that is over has left it; whether it is out of all such places.
+    """Unplug a disk wherever an ended transfer left it; return whether it is free of all transfers.
 
-    Those are control domains, where a host that died, or whose xapi was restarted, leaves its VBD (R6 of
-    facts/requirements.md), and any VM with a VBD of this `attempt`. A VBD of another attempt, one on which xapi is
-    working, and one in a control domain while a task of the disk is pending, are in use and stay. Idempotent. Raises
-    XapiError, XapiUnreachable. Costs one call where there is nothing to do, else three, and two for each VBD.
+    A host that died, or whose xapi restarted, leaves its VBD in the control domain (docs/background/requirements.md,
+    R6); a VBD of this `attempt` may be on any VM. These stay, since they are in use: a VBD of another attempt, one
+    with an operation under way, and one in a control domain while a task of the disk is pending. Idempotent. Raises
+    XapiError, XapiUnreachable. One call if there is nothing to do, else three, and two for each VBD.
     """
     stuck = _stuck(view, vdi_ref, attempt)
     if not stuck:
@@ -187,7 +188,7 @@ def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool
 
 
 def remove_vbd(view: View, vbd_ref: VBDRef) -> None:
-    """Unplug and destroy; what is done already, or gone, is fine. Raises XapiError, XapiUnreachable."""
+    """Unplug and destroy the VBD. Idempotent. Raises XapiError, XapiUnreachable."""
     try:
         view.call("VBD.unplug", vbd_ref)
     except XapiError as error:
@@ -218,7 +219,7 @@ def _is_there(view: View, vbd_ref: VBDRef) -> bool:
 
 
 def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[VBDRef, Record]:
-    """The disk's VBDs on control domains, and the attempt's; the VDI is read along where it has any VBD."""
+    """Return the disk's VBDs on control domains, and those of the attempt. Reads the VDI too if it has any VBD."""
     vbds = view.find("VBD", {"VDI": vdi_ref})
     if not vbds:
         return {}
@@ -233,7 +234,7 @@ def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[
 
 
 def _has_task(view: View, vdi_ref: VDIRef) -> bool:
-    """Whether something is under way with the disk, or, from somebody else, with nobody knows which."""
+    """Return whether a task uses the disk. A task of another client, which names no disk, counts."""
     vdi = view.known("VDI", vdi_ref)
     if vdi is not None and vdi["current_operations"]:
         return True
@@ -242,7 +243,9 @@ def _has_task(view: View, vdi_ref: VDIRef) -> bool:
 
 
 def _is_of(task: Mapping[str, Any], names: tuple[str, ...]) -> bool:
-    if task["current_operations"]:  # cancelled or destroyed, and pending only since its host does not know
+    if task[
+        "current_operations"
+    ]:  # cancelled or destroyed; it stays pending only because its host does not know
         return False
     text = f"{task['name_label']} {task['name_description']}"
     return task["name_label"] in _BY_XAPI or any(name in text for name in names)
