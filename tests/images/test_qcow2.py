@@ -38,7 +38,7 @@ from xenvol.images.errors import (
     TruncatedImage,
     UnsupportedImage,
 )
-from xenvol.images.formats import qcow2, qcow2_places
+from xenvol.images.formats import qcow2
 
 QemuImg = Callable[..., str]
 MIB = 1 << 20
@@ -360,7 +360,7 @@ def test_preallocated_clusters_that_nobody_wrote_are_not_read() -> None:
 
 def test_of_too_many_holes_the_last_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that their list does not fill the memory."""
-    monkeypatch.setattr(qcow2_places, "MAX_RANGES", 3)
+    monkeypatch.setattr(qcow2, "MAX_RANGES", 3)
     made = Qcow2(size=10 << 20, clusters={n: Cluster("data", bytes([n + 1]) * 65536) for n in range(10)})
 
     class Holey(Bytes):
