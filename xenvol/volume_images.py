@@ -75,7 +75,7 @@ def create_volume_from_image(
         needed = image.disk.virtual_size
         wanted = needed if size is None else size
         if wanted < needed:
-            raise ImageTooLarge(image.name, size=needed, limit=wanted, what="the volume that is asked for")
+            raise ImageTooLarge(image.name, size=needed, limit=wanted, what="the requested volume")
         writing = _Writing(View(manager.session), image, options)
         filling = Filling(_known_as(source, image), writing.write, obstacle=writing.obstacle)
         return manager.create_volume(volume_id, flavor_label, wanted, name=name, needs=needs, filling=filling)

@@ -137,7 +137,7 @@ class Lab:
 
     @classmethod
     def of(cls, xapi: Simulator, root: Path) -> Lab:
-        """Logged in; whoever calls this closes its session."""
+        """Logged in; the caller closes its session."""
         session = xenvol.connect(xapi.url, xapi.user, xapi.password)
         return cls(xapi, Session(session, sleep=lambda seconds: None), root)
 

@@ -1,4 +1,4 @@
-"""The block device as a road: the right device or none, what goes wrong on it, and nothing that stays."""
+"""The block device as a transport: the right device or none, its failures, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class TestGuest:
         theirs.write_bytes(bytes(SIZE))
         guest.plugged = lambda ref, vbd: None
         guest.shown.clear()
-        assert_refused(guest, "was there before")
+        assert_refused(guest, "existed before")
 
     def test_does_not_write_where_another_disk_of_the_vm_has_the_same_device(self, guest: Guest) -> None:
         """xen-api issue 2963: two datapaths on one device."""
@@ -268,7 +268,7 @@ class TestGuest:
         guest.plugged = lambda ref, vbd: with_lock(
             guest.pool, lambda: guest.pool.xapi.db.set("VBD", ref, device=name)
         )
-        assert_refused(guest, "which is no name of a device")
+        assert_refused(guest, "which is not the name of a device")
 
 
 def assert_refused(guest: Guest, text: str) -> None:

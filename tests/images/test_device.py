@@ -105,7 +105,7 @@ def test_a_file_is_no_device_unless_somebody_says_so(file: Path) -> None:
         lambda: DeviceTransport(file).size,
         lambda: DeviceTransport(file).fill(NO_VDI, [Piece(0, b"a" * 512)]),
     ):
-        with pytest.raises(TargetError, match="it is no block device"):
+        with pytest.raises(TargetError, match="it is not a block device"):
             use()
     assert file.read_bytes() == bytes(SIZE)
 

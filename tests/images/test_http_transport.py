@@ -1,4 +1,4 @@
-"""xapi's doors for disks as a road: bytes, hosts, refusals, faults, interrupts, and what is left after each."""
+"""xapi's HTTP handlers for disks as a transport: bytes, hosts, refusals, faults, interrupts, and what is left."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestBytes:
         )
     )
     def test_arrive_whatever_their_pattern(self, pool: Pool, runs: list[tuple[int, int, int]]) -> None:
-        """Over both roads, and they are read over both."""
+        """By both transports, and they are read by both."""
         data = bytearray(SIZE)
         pieces = []
         for start, length, value in runs:
@@ -292,7 +292,7 @@ class TestHosts:
             pool.xapi.db.set("host", pool.xapi.xapi.master, address="127.0.0.1")
         with listening(answer, answer, answer, answer, answer) as (port, heard):
             road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
-            with pytest.raises(XapiUnreachable, match="in circles"):
+            with pytest.raises(XapiUnreachable, match="in a circle"):
                 road.fill(vdi, [Piece(0, b"a" * 512)])
         assert len(heard) == 4
 
@@ -312,7 +312,7 @@ BRIEF = Timeouts(head=1, stall=1, finish=0.2, settle=0.2, device=0.2)
 def listening(
     *answers: bytes, then: Callable[[socket.socket], None] | None = None
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Somebody who hears a request's head, says one of these, and hangs up."""
+    """A server that reads a request's head, says one of these, and hangs up."""
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -565,7 +565,7 @@ class TestBrokenOff:
             if notes := getattr(caught.value, "__notes__", []):
                 break
         (note,) = notes
-        assert "nobody knows whether the host has ended it" in note
+        assert "it is not known whether the host has ended it" in note
 
 
 class TestSilence:
@@ -636,7 +636,7 @@ CHUNK_LINGER = b"\x01\0\0\0\0\0\0\0"
 
 
 class Trial:
-    """A pool with a disk, and a road to it, in which one call goes wrong."""
+    """A pool with a disk, and a transport to it, in which one call goes wrong."""
 
     def __init__(self, xapi: Simulator, home: Path, way: str) -> None:
         xapi.reset()
@@ -721,7 +721,7 @@ class TestSecrets:
 
 class TestRelease:
     def test_leaves_what_a_task_is_pending_for(self, pool: Pool) -> None:
-        """Somebody's transfer, under his own task, or under none that says of which disk."""
+        """Another client's transfer, under its own task, or under none that says of which disk."""
         vdi = pool.vdi()
         dom0 = pool.xapi.db.row("host", pool.xapi.xapi.master)["control_domain"]
         with pool.xapi.xapi.lock:

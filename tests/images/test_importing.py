@@ -1,4 +1,4 @@
-"""An image becomes a disk, byte for byte, on every SR type and by both roads; or nothing is left of it."""
+"""An image becomes a disk, byte for byte, on every SR type and by both transports; or nothing is left of it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class TestWhereADiskMayHoldOldBytes:
 
 class TestALUN:
     def test_is_never_made_from_an_image(self, pool: Lab, image: Path) -> None:
-        """VDI.create would hand out a LUN with somebody's data."""
+        """VDI.create would hand out a LUN with data on it."""
         sr = pool.sr("iscsi")
         with pool.xapi.journal.recording() as calls, pytest.raises(DiskNotSuited, match="LUNs"):
             import_image(pool.session, image, sr, here=pool.elsewhere)
@@ -218,7 +218,7 @@ def claim(shared: Lab, vdi: str, *, minutes_ago: int) -> None:
 
 
 class TestADiskThatIsThere:
-    """It is written over by one import at a time, and never while it is anybody's."""
+    """One import at a time overwrites it, and never while it is in use."""
 
     @pytest.mark.parametrize("power_state", ["Running", "Halted", "Suspended"])
     def test_and_that_a_vm_has_is_refused(self, pool: Lab, image: Path, power_state: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests of xenvol.images.sources.staging and leftovers: nothing stays, and nobody else's goes."""
+"""Tests of xenvol.images.sources.staging and staging_directory: nothing stays, and no living owner loses its own."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TestStaging:
             raise error
         assert list(tmp_path.iterdir()) == []
         place.close()
-        with pytest.raises(ValueError, match="over"):
+        with pytest.raises(ValueError, match="closed"):
             place.empty_file("two")
 
     def test_it_goes_with_whoever_forgets_it(self, tmp_path: Path) -> None:

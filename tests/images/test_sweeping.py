@@ -1,4 +1,4 @@
-"""A sweep takes what killed transfers have left, and nothing that could be somebody's."""
+"""A sweep takes what killed transfers have left, and nothing that may belong to another user."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_disk_that_a_vm_has_stays_and_the_vm_is_named(pool: Lab, plugged: bool
 
 
 def test_a_disk_that_has_become_a_volume_stays(pool: Lab) -> None:
-    """Somebody has adopted it."""
+    """It was adopted by the Storage Manager."""
     vdi = marked(pool, pool.vdi())
     pool.session.call("VDI.add_to_other_config", pool.ref(vdi), "xenvol:managed", "v1")
     (kept,) = sweep(pool.session)
@@ -88,7 +88,7 @@ def test_a_disk_that_has_become_a_volume_stays(pool: Lab) -> None:
 
 
 def test_a_copy_that_has_inherited_the_mark_stays_and_loses_it(pool: Lab) -> None:
-    """A clone, a snapshot or a copy of a disk that was being filled is somebody's who made it."""
+    """A clone, a snapshot or a copy of a disk that was being filled belongs to the user who made it."""
     vdi = marked(pool, pool.vdi(size=4 * MIB))
     copies = [
         pool.session.call("VDI.clone", pool.ref(vdi), {}),
@@ -123,11 +123,11 @@ def test_a_word_that_nobody_can_read_is_nobodys(pool: Lab) -> None:
 
 
 def test_a_disk_that_does_not_say_which_one_it_is_stays_and_is_told_of(pool: Lab) -> None:
-    """It was begun and nothing else; or it is somebody's copy of one that was."""
+    """It was begun and nothing else; or it is a copy of one that was."""
     vdi = pool.vdi()
     pool.session.call("VDI.add_to_other_config", pool.ref(vdi), IMAGE, WORD)
     (kept,) = sweep(pool.session)
-    assert (kept.kind, "somebody else's" in str(kept.kept)) == ("disk", True)
+    assert (kept.kind, "another user made" in str(kept.kept)) == ("disk", True)
     assert pool.ref(vdi)
 
 
@@ -164,7 +164,7 @@ def test_a_snapshot_that_only_looks_like_an_exports_stays_and_is_told_of(pool: L
     snapshot = pool.session.call("VDI.snapshot", pool.ref(vdi), {})
     swept = {each.kind: each for each in sweep(pool.session)}
     assert swept["snapshot"].vdi_uuid == pool.session.call("VDI.get_uuid", snapshot)
-    assert "somebody else's" in str(swept["snapshot"].kept)
+    assert "another user made" in str(swept["snapshot"].kept)
 
 
 def test_what_cannot_be_erased_is_told_with_the_reason_and_the_rest_goes(pool: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Which road is chosen, and what is said of those that are not; and the pool that the tests of all roads stand on."""
+"""Which transport is chosen, and why the others are not; and the pool for the tests of all transports."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def pieces_of(data: bytes, *offsets: int, size: int = MIB) -> list[Piece]:
 def reasons(pool: Pool, sr: str | None = None, **options: Any) -> dict[str, str]:
     with pytest.raises(NoTransport) as caught:
         pool.choose(sr, **options)
-    assert "there is no way to the bytes of SR" in str(caught.value)
+    assert "no transport reaches SR" in str(caught.value)
     return caught.value.reasons
 
 

@@ -51,7 +51,7 @@ def check_takes_disks(sr_rec: Record) -> None:
     if is_lun_per_vdi(sr_rec["type"]):
         raise DiskNotSuited(
             _called(sr_rec),
-            problem=f"is of type {sr_rec['type']}, whose disks are LUNs that are there already",
+            problem=f"is of type {sr_rec['type']}, whose disks are existing LUNs",
             remedy="make a LUN on the array, and fill the VDI that shows it (--into)",
         )
 
@@ -60,7 +60,7 @@ def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
     """Raise DiskNotSuited or ImageTooLarge if an image of `size` bytes cannot become a disk of the SR."""
     if sr_rec["content_type"] == "iso":
         if format != "iso":
-            problem = f"is an ISO library, and {image} is no ISO image but {format}"
+            problem = f"is an ISO library, and {image} is {format}, not an ISO image"
             raise DiskNotSuited(_called(sr_rec), problem=problem, remedy="give an SR for disks")
     elif (limit := sr_type_of(sr_rec["type"]).max_size) is not None and size > limit:
         raise ImageTooLarge(image, size=size, limit=limit, what="a disk of an SR")
@@ -72,12 +72,12 @@ def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:
     for is_so, problem in (
         (vdi_rec["is_a_snapshot"], "is a snapshot"),
         (vdi_rec["read_only"], "is read-only"),
-        (not vdi_rec["managed"], "is not managed: others build on it"),
-        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and no VM's disk"),
-        (CONNECTED in vdi_rec["other_config"], "is connected for somebody, without a VM"),
+        (not vdi_rec["managed"], "is not managed: other disks are built on it"),
+        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and not a disk of a VM"),
+        (CONNECTED in vdi_rec["other_config"], "is connected without a VM"),
     ):
         if is_so:
-            raise DiskNotSuited(called, problem=problem, remedy="give a disk that nobody uses")
+            raise DiskNotSuited(called, problem=problem, remedy="give a disk that is not in use")
     if holders := holders_of(view, vdi_rec):
         raise VolumeInUse(vdi_rec["uuid"], users=holders, is_to_go=True)
 
@@ -101,8 +101,8 @@ def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bo
         whose = ", ".join(writers_of(view, vdi_rec))
         raise DiskNotSuited(
             called,
-            problem=f"is {kind}, of which there are no snapshots, and {whose} writes to it",
-            remedy="detach it, or shut the VM down, for as long as it is read",
+            problem=f"is {kind}, which cannot be snapshotted, and {whose} writes to it",
+            remedy="detach it, or shut the VM down, until the export has ended",
         )
 
 
@@ -115,7 +115,10 @@ def holders_of(view: View, vdi_rec: Record) -> list[str]:
 def writers_of(view: View, vdi_rec: Record) -> list[str]:
     """Return the names of the VMs that may write to the disk now, and whether it is connected without a VM."""
     plugged = [vbd for vbd in _vbds(view, vdi_rec) if vbd["currently_attached"] and vbd["mode"] == "RW"]
-    return [*_vms(view, plugged), *(["somebody"] if CONNECTED in vdi_rec["other_config"] else [])]
+    return [
+        *_vms(view, plugged),
+        *(["a client without a VM"] if CONNECTED in vdi_rec["other_config"] else []),
+    ]
 
 
 def _vbds(view: View, vdi_rec: Record) -> list[Record]:

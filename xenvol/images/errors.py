@@ -22,7 +22,7 @@ class InvalidImage(RequestError):
         where = "" if offset is None else f" (at byte {offset})"
         advice = "" if remedy is None else f"; {remedy}"
         called = format.upper() if format in ("vhd", "vmdk", "iso") else format
-        super().__init__(f"{image} is no good {called} image: {problem}{where}{advice}")
+        super().__init__(f"{image} is not a valid {called} image: {problem}{where}{advice}")
         self.image = image
         self.format = format
         self.problem = problem
@@ -52,7 +52,7 @@ class MissingParent(InvalidImage):
         super().__init__(
             image,
             format=format,
-            problem=f"it holds only what differs from {parent}",
+            problem=f"it holds only the differences from {parent}",
             remedy="give the whole chain, leaf first (of VHDs), or flatten it first",
         )
         self.parent = parent
@@ -62,7 +62,7 @@ class UnsupportedImage(RequestError):
     """The image is in a form that xenvol does not read."""
 
     def __init__(self, image: str, *, problem: str, remedy: str) -> None:
-        super().__init__(f"{image} cannot be read: {problem}; {remedy}")
+        super().__init__(f"xenvol cannot read {image}: {problem}; {remedy}")
         self.image = image
         self.problem = problem
 
@@ -72,8 +72,8 @@ class ChecksumMismatch(RequestError):
 
     def __init__(self, image: str, *, algorithm: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{image} has the {algorithm} {found}, and {expected} was promised: it was changed or cut on its way, or "
-            "another image was meant; fetch it again"
+            f"{image} has the {algorithm} {found}, and not {expected}: it was changed or cut on its way, or the "
+            "checksum belongs to another image; fetch it again"
         )
         self.image = image
         self.algorithm = algorithm
@@ -98,7 +98,7 @@ class SourceError(RequestError):
     """xenvol cannot read the image: no such file, an HTTP error, a broken stream. `status` is HTTP's."""
 
     def __init__(self, image: str, *, problem: str, status: int | None = None) -> None:
-        super().__init__(f"{image} cannot be had: {problem}")
+        super().__init__(f"cannot read {image}: {problem}")
         self.image = image
         self.problem = problem
         self.status = status
@@ -108,7 +108,7 @@ class TargetError(RequestError):
     """xenvol cannot write the image there."""
 
     def __init__(self, target: str, *, problem: str) -> None:
-        super().__init__(f"{target} cannot be written: {problem}")
+        super().__init__(f"cannot write {target}: {problem}")
         self.target = target
         self.problem = problem
 
@@ -176,7 +176,7 @@ class NoTransport(HypervisorError):
         self.what = what
         self.reasons = dict(reasons)
         listed = "; ".join(f"{road}: {reason}" for road, reason in self.reasons.items())
-        super().__init__(f"there is no way to the bytes of {what}: {listed}")
+        super().__init__(f"no transport reaches {what}: {listed}")
 
 
 NoRoad = NoTransport
@@ -201,8 +201,8 @@ class NotAsWritten(StorageError):
 
     def __init__(self, disk: str, *, offset: int) -> None:
         super().__init__(
-            f"{disk} does not hold what was written, from byte {offset} on: the storage, or the way to it, loses or "
-            "changes data; nothing was kept"
+            f"{disk} does not hold what was written, from byte {offset} on: the storage, or the connection to it, "
+            "loses or changes data; nothing was kept"
         )
         self.disk = disk
         self.offset = offset

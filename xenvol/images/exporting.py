@@ -1,6 +1,6 @@
 """A disk becomes an image of one moment, and the pool ends as it began.
 
-If a VM writes to the disk, xenvol reads a snapshot. The snapshot carries the transfer mark, and is erased
+If a VM writes to the disk, xenvol reads a snapshot. The snapshot has the transfer mark, and is erased
 afterwards.
 """
 
@@ -141,7 +141,7 @@ def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
     view.read({"VDI": [vdi_ref]})
     vdi_rec = view.known("VDI", vdi_ref)
     if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
-        problem = f"{', '.join(writers)} got it meanwhile, and may have written to it: export it again"
+        problem = f"{', '.join(writers)} got the disk during the export, and may have written to it: export it again"
         raise TransferFailed(f"reading VDI {vdi_rec['uuid']}", problem=problem)
 
 
@@ -200,13 +200,13 @@ class _Writing:
             size += file.write(data)
             tick(len(data))
         if len(first) < _FOOTER or first != last:
-            raise TransferFailed(f"reading {stream.name}", problem="what came is no whole VHD")
+            raise TransferFailed(f"reading {stream.name}", problem="the host sent an incomplete VHD")
         return size
 
     @contextmanager
     def _staged_vhd(self) -> Iterator[BinaryIO]:
         """Give a file that holds the VHD. Raises NoRoomToStage."""
-        with self._staged("0.vhd", "a tarball says first how long its members are") as staged:
+        with self._staged("0.vhd", "a tarball gives the length of a member before the member") as staged:
             self._vhd(staged)
             staged.seek(0)
             yield staged

@@ -1,6 +1,6 @@
 """An image becomes a disk, exactly or not at all.
 
-    source ─▶ opened, recognised, checked ─▶ a new VDI that carries the transfer mark ─▶ its pieces, by a transport
+    source ─▶ opened, recognised, checked ─▶ a new VDI that has the transfer mark ─▶ its pieces, by a transport
            ─▶ checksum, read back ─▶ the mark is removed, and the caller gets the VDI
 
 What can be known beforehand is checked before xenvol makes anything. If a check fails later, xenvol takes back all

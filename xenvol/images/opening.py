@@ -160,7 +160,7 @@ class _Opening:
         if not paths:
             raise SourceError("the image", problem="no path was given")
         if self._format not in (None, "vhd") or self._checksums:
-            raise ValueError("a chain of files is of VHDs, and has no checksum of its own")
+            raise ValueError("a chain of files consists of VHDs, and takes no checksum")
         layers = [vhd.from_file(self._stack.enter_context(FileSource(path))) for path in paths]
         return self._opened(self._flat(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
 
@@ -199,7 +199,7 @@ class _Opening:
     def _read(self, stream: Peekable, finish: Callable[[], None]) -> OpenImage:
         found = detect.of_start(stream.peek(detect.START)) or "raw"
         if found in _COMPRESSED and self._format not in _ANYTHING:
-            remedy = "unpack it once, and give what is in it"
+            remedy = "decompress it once, and give the result"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
         detect.refuse_unreadable(stream.name, format)
@@ -228,7 +228,7 @@ class _Opening:
             )
         if format in ("raw", "iso"):
             return raw.from_stream(stream, format=format)
-        raise NeedsFile(f"{format} images are not read from their beginning to their end")
+        raise NeedsFile(f"xenvol cannot read {format} images as a stream")
 
     def _is_packed(self, found: str | None) -> bool:
         """Return whether to decompress it. What the caller calls a disk is decompressed only with `is_packed`."""

@@ -117,9 +117,9 @@ def check_free(target: Output, *, overwrite: bool) -> None:
     except OSError as error:
         raise TargetError(str(path), problem=error.strerror or str(error)) from error
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise TargetError(str(path), problem="it is there, and no file")
+        raise TargetError(str(path), problem="it exists, and is not a file")
     if not overwrite:
-        raise TargetError(str(path), problem="it is there already (--overwrite replaces it)")
+        raise TargetError(str(path), problem="it exists already (--overwrite replaces it)")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Find and remove what killed transfers left in a pool.
 
-A sweep touches only objects that carry a transfer's mark, that are old, and that no VM has. A snapshot that carries
+A sweep touches only objects that have a transfer's mark, that are old, and that no VM has. A snapshot that has
 only the export mark of its source may be another process's, made at that moment: the sweep lists it and keeps it.
 """
 
@@ -26,7 +26,7 @@ OLD: Final = datetime.timedelta(hours=24)
 """Younger objects may belong to a running transfer: an import of terabytes takes hours."""
 
 Kind = Literal["disk", "snapshot", "slot", "mark", "half"]
-_MAY_BE_ANOTHERS: Final = "it may be somebody else's copy: whoever knows that it is not destroys it"
+_MAY_BE_ANOTHERS: Final = "it may be a copy that another user made: destroy it if you know that it is not"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _of_disk(
                 yield _leftover("mark", vdi_rec, attempt), partial(forget_export, view, ref, key)
     attempt = attempt_of(vdi_rec, FILLED)
     if attempt is not None and (attempt.began < oldest or attempt.machine == OVER):
-        kept = "it holds neither what it held nor an image: fill it again, or destroy it"
+        kept = "an import overwrote it in part: fill it again, or destroy it"
         yield _leftover("half", vdi_rec, attempt, kept), lambda: None
 
 
@@ -143,8 +143,8 @@ def _erase(view: View, ref: VDIRef, attempt: Attempt) -> None:
         view.read({"VBD": vdi_rec["VBDs"]})
         whose = _whose(view, vdi_rec, attempt)
         if whose is not None or attempt_of(vdi_rec) != attempt:
-            problem = whose or "is no more what was found"
-            raise DiskNotSuited(f"VDI {vdi_rec['uuid']}", problem=problem, remedy="look again")
+            problem = whose or "has changed since it was listed"
+            raise DiskNotSuited(f"VDI {vdi_rec['uuid']}", problem=problem, remedy="run the sweep again")
         discard_vdi(view, ref, attempt)
 
 

@@ -1,6 +1,6 @@
 """The transfer mark: which attempt writes or reads a disk, and since when.
 
-Three objects carry it from the call that makes them: a disk that an import fills, a snapshot that an export reads, and
+Three objects have it from the call that makes them: a disk that an import fills, a snapshot that an export reads, and
 the VBD through which the bytes go. So the process finds its object again after a missing answer, and any other process
 recognises what a dead attempt left. The mark of a disk is removed before the caller gets the disk.
 
@@ -61,12 +61,12 @@ class Attempt:
         )
 
     def has_marked(self, record: Mapping[str, Any]) -> bool:
-        """Return whether the object of this record carries the mark of this attempt."""
+        """Return whether the object of this record has the mark of this attempt."""
         return bool(self.mark.items() <= record["other_config"].items())
 
 
 def pool_time(view: View) -> datetime.datetime:
-    """Return the time of the pool's clock, in whole seconds, in UTC. One call."""
+    """Return the time of the pool's clock, in whole seconds, in UTC. One call, or two if the pool has not been read."""
     text = str(view.call("host.get_servertime", view.master)).replace("-", "")
     moment = datetime.datetime.strptime(text.removesuffix("Z").partition(".")[0], "%Y%m%dT%H:%M:%S")
     return moment.replace(tzinfo=datetime.UTC)

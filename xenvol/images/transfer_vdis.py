@@ -1,7 +1,7 @@
 """The VDIs that a transfer makes: the new disk of an import, the snapshot of an export; and the one place that erases.
 
-Each VDI carries the transfer mark. xapi takes no other_config in the call that makes a snapshot. But the snapshot
-inherits the other_config of its source. So the source carries the export's mark for that moment, and a snapshot whose
+Each VDI has the transfer mark. xapi takes no other_config in the call that makes a snapshot. But the snapshot
+inherits the other_config of its source. So the source has the export's mark for that moment, and a snapshot whose
 export was killed still names that export.
 """
 
@@ -21,7 +21,7 @@ from xenvol.storage import vdis_of
 
 
 def create_marked_vdi(view: View, undo: Undo, record: Record, attempt: Attempt) -> VDIRef:
-    """Make a VDI that carries the mark of this attempt. Do not call it where VDIs are LUNs: see `check_takes_disks`."""
+    """Make a VDI that has the mark of this attempt. Do not call it where VDIs are LUNs: see `check_takes_disks`."""
 
     def look() -> VDIRef | None:
         ours = [ref for ref, vdi in vdis_of(view, record["SR"]).items() if attempt.has_marked(vdi)]

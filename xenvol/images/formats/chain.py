@@ -144,7 +144,7 @@ def _check_leaf(leaf: Layer) -> None:
     if leaf.is_hidden:
         raise _bad(
             leaf,
-            "it is hidden: other VHDs stand on it, and it is no disk of its own",
+            "it is hidden: it is only a parent of other VHDs",
             remedy="give the chain with its leaf first",
         )
 

@@ -134,6 +134,6 @@ class Coverage:
                     str(self._directory),
                     needed=len(self._state) * _BITS,
                     free=shutil.disk_usage(self._directory).free,
-                    reason="it is kept there which sectors a chain's upper layers have",
+                    reason="xenvol records there which sectors the upper layers of a chain have",
                 ) from error
             raise TargetError(str(self._directory), problem=f"a temporary file there: {error}") from error

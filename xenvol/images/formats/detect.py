@@ -39,7 +39,7 @@ _MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
 )
 
 _CONVERT: Final = "convert it first: `qemu-img convert -O qcow2 {image} …`"
-_UNPACK: Final = "unpack it first, and give what is in it"
+_UNPACK: Final = "unpack it first, and give its content"
 _UNREADABLE: Final[dict[str, tuple[str, str]]] = {
     "qcow": ("it is a qcow image of version 1", _CONVERT),
     "vmdk-cowd": ("it is a VMDK of an ESX host's own (COWD)", _CONVERT),
@@ -50,7 +50,7 @@ _UNREADABLE: Final[dict[str, tuple[str, str]]] = {
     "parallels": ("it is a Parallels disk", _CONVERT),
     "luks": (
         "it is encrypted (LUKS)",
-        "decrypt it first; if the guest itself is to open it, say that the format is raw",
+        "decrypt it first; if the guest itself is to open it, give the format raw",
     ),
     "xz": ("it is compressed with xz", _UNPACK),
     "bzip2": ("it is compressed with bzip2", _UNPACK),

@@ -261,7 +261,7 @@ class ClusterSet:
 
 
 class DataRanges:
-    """Where a file has data, in whole sectors."""
+    """The ranges of a file that hold data, in whole sectors; none without a file."""
 
     def __init__(self, file: ByteFile | None = None, *, tick: Callable[[int], None] | None = None) -> None:
         self._starts = array("Q")

@@ -56,7 +56,7 @@ def parse_l1(table: bytes, header: Header, name: str, *, at: int) -> Iterator[tu
         entry = entries[index]
         offset = entry & _OFFSET
         if entry & _L1_RESERVED:
-            raise bad(name, f"bits are set that mean nothing in the L1 entry {entry:#x}", at + 8 * index)
+            raise bad(name, f"unknown bits are set in the L1 entry {entry:#x}", at + 8 * index)
         if offset % header.cluster_size:
             raise bad(name, f"an L2 table begins at {offset}, within a cluster", at + 8 * index)
         yield index, offset
@@ -90,7 +90,7 @@ def _parse_clusters(
             continue
         host = entry & _OFFSET
         if entry & _L2_RESERVED or (entry & _ZERO and header.version == 2):
-            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", at + 8 * index)
+            raise bad(name, f"unknown bits are set in the L2 entry {entry:#x}", at + 8 * index)
         if host % cluster_size:
             raise bad(name, f"a cluster begins at {host}, within another", at + 8 * index)
         if entry & _ZERO:  # zeros, even if the entry has an offset
@@ -120,7 +120,7 @@ def _parse_subclusters(
         host = entry & _OFFSET
         stored = bits & 0xFFFF_FFFF
         if entry & (_L2_RESERVED | _ZERO):
-            raise bad(name, f"bits are set that mean nothing in the L2 entry {entry:#x}", where)
+            raise bad(name, f"unknown bits are set in the L2 entry {entry:#x}", where)
         if host % cluster_size:
             raise bad(name, f"a cluster begins at {host}, within another", where)
         if stored & bits >> 32:
@@ -195,7 +195,7 @@ def inflate(packed: bytes, size: int) -> bytes:
         data = decompressor.decompress(packed, size)
         more = b"" if decompressor.eof else decompressor.decompress(decompressor.unconsumed_tail, 1)
     except zlib.error as error:
-        raise BadCluster(f"cannot be unfolded: {error}") from error
+        raise BadCluster(f"cannot be decompressed: {error}") from error
     return _whole(data, more, size)
 
 
@@ -209,7 +209,7 @@ def zstd_expander(name: str) -> Expand:
             data = decompressor.decompress(packed, size)
             more = b"" if decompressor.eof else decompressor.decompress(b"", 1)
         except zstd.ZstdError as error:
-            raise BadCluster(f"cannot be unfolded: {error}") from error
+            raise BadCluster(f"cannot be decompressed: {error}") from error
         return _whole(data, more, size)
 
     return expand

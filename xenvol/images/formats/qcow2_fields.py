@@ -79,7 +79,7 @@ def parse_header(start: bytes, name: str) -> Header:
         _HEADER.unpack_from(start)
     )
     if magic != b"QFI\xfb":
-        raise bad(name, "it does not begin as one", 0)
+        raise bad(name, "it has the wrong magic", 0)
     if version not in (2, 3):
         raise UnsupportedImage(
             name, problem=f"it is a qcow2 of version {version}", remedy="convert it to version 2 or 3"
@@ -162,7 +162,7 @@ def _check_features(name: str, features: int, compression: int) -> None:
             remedy="convert it with the QEMU that made it: `qemu-img convert -O qcow2`",
         )
     if bool(compression) != bool(features & _COMPRESSION):
-        raise bad(name, "its header contradicts itself on how it is compressed", 104)
+        raise bad(name, "its header has two different compressions", 104)
 
 
 def _check_extensions(start: bytes, position: int, name: str) -> None:

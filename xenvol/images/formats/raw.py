@@ -117,9 +117,9 @@ def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]
         raise InvalidImage(
             stream.name,
             format=format,
-            problem="it is a fixed VHD, whose last sector is no part of the disk",
+            problem="it is a fixed VHD, whose last sector does not belong to the disk",
             offset=size - SECTOR,
-            remedy="say that the format is vhd (--format vhd)",
+            remedy="give the format vhd (--format vhd)",
         )
 
 
@@ -135,9 +135,11 @@ def _refuse_empty(name: str, format: str, size: int) -> None:
 
 def _truncated(name: str, format: str, *, found: int, size: int) -> TruncatedImage:
     return TruncatedImage(
-        name, format=format, problem=f"it ends here, and {size} bytes were said", offset=found
+        name, format=format, problem=f"it ends here, and {size} bytes were expected", offset=found
     )
 
 
 def _longer(name: str, format: str, *, size: int) -> InvalidImage:
-    return InvalidImage(name, format=format, problem=f"it goes on, and {size} bytes were said", offset=size)
+    return InvalidImage(
+        name, format=format, problem=f"it goes on, and {size} bytes were expected", offset=size
+    )

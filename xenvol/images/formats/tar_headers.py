@@ -94,7 +94,7 @@ class Headers:
                 elif kind != b"K":  # K: the target of a link
                     records = self._records(extension, offset)
                     if kind == b"g" and not records.keys().isdisjoint((b"path", b"size")):
-                        raise self._bad.tar("it gives all its members one name or size", offset)
+                        raise self._bad.tar("it gives all its members the same name or size", offset)
                     name = _text(records[b"path"]) if b"path" in records else name
                     size = self._decimal(records[b"size"], offset) if b"size" in records else size
                 continue
@@ -170,7 +170,7 @@ class Headers:
             return int.from_bytes(field[1:], "big")
         text = field.split(b"\0", 1)[0].strip(b" ")
         if not re.fullmatch(b"[0-7]*", text):
-            raise self._bad.tar("a number in a member's header is none", offset)
+            raise self._bad.tar("a number in a member's header is invalid", offset)
         return int(text or b"0", 8)
 
     def _decimal(self, text: bytes, offset: int) -> int:
@@ -184,10 +184,10 @@ class Headers:
         while data := self._read(self._position, 64 << 10):
             if data.strip(b"\0"):
                 at = self._position + len(data) - len(data.lstrip(b"\0"))
-                raise self._bad.tar("something follows its end", at)
+                raise self._bad.tar("bytes follow its end", at)
             self._position += len(data)
             if self._position - start > MAX_PADDING:
-                raise self._bad.tar("zeros follow its end, and do not stop", start)
+                raise self._bad.tar("too many zeros follow its end", start)
 
 
 def _text(name: bytes) -> str:

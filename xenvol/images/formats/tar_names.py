@@ -39,12 +39,12 @@ class Names:
         if not (
             re.fullmatch(r"[^/\\]{1,251}\.vhd", name) and name.isprintable()
         ):  # at most the length of a file name
-            raise self._refused(member, "is no VHD of a chain by its name")
+            raise self._refused(member, "does not have the name of a VHD of a chain")
         if name in self._seen:
             raise self._refused(member, "is there twice")
         self._seen.add(name)
         if name == _IGNORED:
-            log.info("%s in %s is passed over", name, self._bad.image)
+            log.info("%s in %s is skipped", name, self._bad.image)
             return None
         if self.members and {_kind(other) for other in self.members} | {_kind(name)} not in (
             {"number"},
@@ -64,11 +64,11 @@ class Names:
         return _OLD[_OLD.index(name) + 1] if name in _OLD[:-1] else None
 
     def leads(self, name: str) -> bool:
-        """Return whether it is the leaf, whatever comes after it."""
+        """Return whether a member of this name is the leaf, whatever members follow."""
         return name in ("0.vhd", "snap.vhd") or _kind(name) == "any"
 
     def stands_alone(self, name: str) -> bool:
-        """Return whether no layer can be below it."""
+        """Return whether a member of this name has no layer below it."""
         return _kind(name) == "any"
 
     def chain(self) -> list[str]:

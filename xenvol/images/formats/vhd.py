@@ -207,16 +207,16 @@ def _tables(source: VHDBytes, footer: Footer, size: int | None) -> tuple[Header,
 def _check_fixed(footer: Footer, size: int, image: str) -> None:
     """Check a fixed VHD's footer; `size` is the bytes before the footer."""
     if footer.kind != "fixed":
-        raise bad(image, f"it ends with the footer of a {footer.kind} VHD, and is none", offset=size + 60)
+        raise bad(image, f"it ends with the footer of a {footer.kind} VHD, and is not one", offset=size + 60)
     if footer.virtual_size > size:
         raise cut(
             image,
-            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            f"its disk has {footer.virtual_size} bytes, and the file holds {size}",
             offset=size + FOOTER_SIZE,
         )
     if footer.virtual_size < size:
         raise bad(
             image,
-            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            f"its disk has {footer.virtual_size} bytes, and the file holds {size}",
             offset=footer.virtual_size,
         )

@@ -124,7 +124,7 @@ def parse_footer(data: bytes, *, image: str, offset: int) -> Footer:
         data
     )
     if not data.startswith(_COOKIE):
-        raise bad(image, "there is no footer", offset=offset)
+        raise bad(image, "it has no footer", offset=offset)
     if found != checksum(data, _SUM_AT):
         raise bad(
             image,
@@ -171,7 +171,7 @@ def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Hea
     if not _LEAST_BLOCK <= block_size <= _LARGEST_BLOCK or block_size & (block_size - 1):
         raise bad(
             image,
-            f"it has blocks of {block_size} bytes; {_LEAST_BLOCK} to {_LARGEST_BLOCK} can be, and powers of two",
+            f"it has blocks of {block_size} bytes; {_LEAST_BLOCK} to {_LARGEST_BLOCK} are valid, in powers of two",
             offset=offset + _BLOCK_SIZE_AT,
         )
     needed = -(-footer.virtual_size // block_size)
@@ -199,7 +199,7 @@ def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Hea
 def _version(image: str, what: str, version: int) -> UnsupportedImage:
     return UnsupportedImage(
         image,
-        problem=f"its {what} is a VHD's of version {version >> 16}.{version & 0xFFFF}, and 1.0 is all that is known",
+        problem=f"its {what} is a VHD's of version {version >> 16}.{version & 0xFFFF}, and xenvol reads only 1.0",
         remedy="convert it with `qemu-img convert`",
     )
 

@@ -80,7 +80,7 @@ class VHDStream:
     def pread(self, offset: int, size: int) -> bytes:
         if offset < self._position:
             raise NeedsFile(
-                f"byte {offset} of {self.name} is wanted after byte {self._position}, which no stream gives"
+                f"byte {offset} of {self.name} is wanted after byte {self._position}, which a stream cannot give"
             )
         self._skip_to(offset)
         data = self._read(size)
@@ -107,7 +107,7 @@ class VHDStream:
         data = self._stream.read(size)
         self._position += len(data)
         if self._position > self._longest:
-            raise bad(self.name, "it goes on where no VHD can have anything", offset=self._position)
+            raise bad(self.name, "it is longer than any VHD", offset=self._position)
         return data
 
 
@@ -132,7 +132,7 @@ def no_end(image: str, *, size: int, end: int) -> InvalidImage:
         return _ends(image, size, end + FOOTER_SIZE)
     return bad(
         image,
-        "its last 512 bytes are no footer: its end was cut off, or something was appended to it",
+        "its last 512 bytes are not a footer: its end was cut off, or something was appended to it",
         offset=size - FOOTER_SIZE,
     )
 

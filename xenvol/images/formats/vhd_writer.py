@@ -45,7 +45,7 @@ def write_vhd(
     if virtual_size > VHD_MAX:
         raise ImageTooLarge("the image", size=virtual_size, limit=VHD_MAX, what="a VHD")
     if virtual_size <= 0 or virtual_size % SECTOR:
-        raise ValueError(f"a VHD's disk is of whole sectors, and {virtual_size} bytes are none")
+        raise ValueError(f"a VHD's disk has whole sectors, and not {virtual_size} bytes")
     header = Header(
         table_offset=FOOTER_SIZE + HEADER_SIZE,
         entries=-(-virtual_size // BLOCK_SIZE),

@@ -45,7 +45,7 @@ _KINDS: Final = ("streamoptimized", "monolithicsparse")
 _NO_PARENT: Final = "ffffffff"
 _EXTENT: Final = re.compile(r"(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.IGNORECASE)
 
-_CONVERT: Final = "make one file of it, where all of its files are: `qemu-img convert -O qcow2`"
+_CONVERT: Final = "make one file of it, on the machine that has all of its files: `qemu-img convert -O qcow2`"
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None]
     program = shutil.which("qemu-img")
     if program is None:
         raise MissingReader(file.name, format="VMDK", package="qemu-img (Debian: qemu-utils)")
-    tick = tick or _nobody_asks
+    tick = tick or _ignore
     with contextlib.ExitStack() as stack:
         if not isinstance(file, Staged):
-            staging.check_room(file.size + needed, reason=f"{file.name} must be copied and unfolded")
+            staging.check_room(file.size + needed, reason=f"{file.name} must be copied and unpacked")
             reason = f"{file.name} must not change between its check and its reading"
             file = stack.enter_context(staging.stage(as_stream(file), reason=reason, tick=tick))
             extent, needed = _check(file)  # the file may have changed in between
         assert file.path is not None, "what is staged has a name"
         target = staging.empty_file("disk")
         try:
-            staging.check_room(needed, reason=f"{file.name} must be unfolded")
+            staging.check_room(needed, reason=f"{file.name} must be unpacked")
             unfold(
                 file.path,
                 target,
@@ -101,7 +101,7 @@ def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None]
             raise
 
 
-def _nobody_asks(size: int) -> None:
+def _ignore(size: int) -> None:
     """Do nothing: the default for `tick`."""
 
 
@@ -154,7 +154,7 @@ def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
             raise TruncatedImage(
                 file.name, format=FORMAT, problem="the footer at its end is missing", offset=at
             )
-        raise _bad(file, "it does not begin as one", 0)
+        raise _bad(file, "it has the wrong magic", 0)
     if not 1 <= version <= 3:
         raise UnsupportedImage(file.name, problem=f"it is a VMDK of version {version}", remedy=_CONVERT)
     extent = _Extent(
@@ -186,7 +186,7 @@ def _check_descriptor(file: FileSource, data: bytes) -> None:
         raise UnsupportedImage(
             file.name,
             problem=f"it is a VMDK of type {kind[:40]!r} with {len(extents)} extents, "
-            "and only streamOptimized and monolithicSparse, of one extent, are read",
+            "and xenvol reads only streamOptimized and monolithicSparse with one extent",
             remedy=_CONVERT,
         )
 

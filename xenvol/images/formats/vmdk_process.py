@@ -100,7 +100,7 @@ def _failure(name: str, staging: Staging, size: int, code: int, said: IO[bytes])
     text = said.read().decode("utf-8", "replace").strip()
     if "No space left" in text or "quota" in text.lower():
         return NoRoomToStage(
-            str(staging.directory), needed=size, free=staging.room(), reason=f"{name} must be unfolded"
+            str(staging.directory), needed=size, free=staging.room(), reason=f"{name} must be unpacked"
         )
     last = text.splitlines()[-1] if text else f"it ended with {code}"
     return InvalidImage(

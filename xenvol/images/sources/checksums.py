@@ -32,7 +32,7 @@ class Checksum:
             algorithm = next((name for name, digits in _DIGITS.items() if digits == len(digest)), "")
         if algorithm not in _DIGITS or not re.fullmatch(f"[0-9a-f]{{{_DIGITS[algorithm]}}}", digest):
             known = ", ".join(f"{name}:{digits} digits" for name, digits in _DIGITS.items())
-            raise ValueError(f"{text!r} is no checksum; in hexadecimal digits, it is one of {known}")
+            raise ValueError(f"{text!r} is not a checksum; the checksums, in hexadecimal digits, are {known}")
         return cls(algorithm, digest)
 
     def __str__(self) -> str:

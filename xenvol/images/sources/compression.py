@@ -109,8 +109,8 @@ class _Decompressed:
             self._thread.shutdown(wait=False)
             raise UnsupportedImage(
                 self.name,
-                problem=f"its zstd window has {error} bytes, and {1 << WINDOW_LOG} are read",
-                remedy="compress it without --long and --ultra, or unfold it first (`zstd -d --long=31`)",
+                problem=f"its zstd window has {error} bytes, and xenvol reads at most {1 << WINDOW_LOG}",
+                remedy="compress it without --long and --ultra, or decompress it first (`zstd -d --long=31`)",
             ) from error
 
     def _expand(self) -> _Step:

@@ -80,12 +80,12 @@ class Gzip:
         if not self._is_first and (self._is_padding or self._data[:1] == b"\0"):
             self._is_padding = True
             if self._data.strip(b"\0"):
-                raise BadCompression("something follows its end")
+                raise BadCompression("bytes follow its end")
             self._data = b""
         if not self._data:
             return False
         if not self._is_first and not GZIP_MAGIC.startswith(self._data[:2]):
-            raise BadCompression("something follows its end")
+            raise BadCompression("bytes follow its end")
         self._is_first = False
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # + 16: with gzip's header and trailer
         return True

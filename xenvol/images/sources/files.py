@@ -16,12 +16,12 @@ from xenvol.images.disk_image import ByteFile, EndOfFile, Stream
 from xenvol.images.errors import SourceError
 
 _PROBLEMS: Final = {
-    errno.ENOENT: "there is no such file",
-    errno.ENOTDIR: "there is no such file",
-    errno.EACCES: "permission to read it is denied",
-    errno.EPERM: "permission to read it is denied",
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EISDIR: "it is a directory",
-    errno.ENOMEDIUM: "there is no medium in it",
+    errno.ENOMEDIUM: "no medium in the drive",
 }
 
 

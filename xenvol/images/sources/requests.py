@@ -44,7 +44,7 @@ class Request:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) or re.search(
                 r"[\0-\x08\x0a-\x1f\x7f]", value
             ):
-                raise ValueError(f"{key!r} is no header, or its value has a character that no header has")
+                raise ValueError(f"{key!r} is not a valid header, or its value has an invalid character")
         parts = _split(url, name=name_of_url(url))
         request = cls(parts, name_of_url(url), plain, secret, is_insecure)
         request.check_wire()
@@ -60,7 +60,7 @@ class Request:
             named = ", ".join(sorted(self.secret_headers))
             raise SourceError(
                 self.name,
-                problem=f"{named} would be sent in the clear: use https, or say insecure=True (--image-insecure)",
+                problem=f"{named} would be sent in the clear: use https, or give insecure=True (--image-insecure)",
             )
 
     def redirected(self, location: str) -> Request:
@@ -68,13 +68,13 @@ class Request:
         try:
             url = urllib.parse.urljoin(self.url.geturl(), location)
         except ValueError:
-            raise SourceError(self.name, problem="it sends us on to what is no URL") from None
+            raise SourceError(self.name, problem="it redirects to an invalid URL") from None
         name = name_of_url(url)
         parts = _split(url, name=self.name)
         if (self.url.scheme, parts.scheme) == ("https", "http") and not self.is_insecure:
             raise SourceError(
                 self.name,
-                problem=f"it sends us on to {name}, where anybody on the way could change the image",
+                problem=f"it redirects to {name}, and over http the image could be changed on its way",
             )
         if _origin(parts) == _origin(self.url):
             return Request(parts, name, self.headers, self.secret_headers, self.is_insecure)
@@ -97,7 +97,7 @@ def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise SourceError(name, problem="it is no URL") from error
+        raise SourceError(name, problem="it is not a URL") from error
     if "@" in parts.netloc:
         raise SourceError(
             name,
@@ -109,7 +109,7 @@ def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
         or not parts.netloc.isprintable()
         or port == 0
     ):
-        raise SourceError(name, problem="it is no http or https URL of a host")
+        raise SourceError(name, problem="it is not an http or https URL of a host")
     return parts
 
 

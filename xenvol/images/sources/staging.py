@@ -135,7 +135,7 @@ class Staging:
 
     def _own_directory(self) -> Path:
         if self._is_closed:
-            raise ValueError("the staging is over")
+            raise ValueError("the staging directory is closed")
         try:
             if self._own is None:
                 self._own = StagingDirectory(self.directory)
@@ -152,7 +152,7 @@ class Staging:
 
     def __enter__(self) -> Self:
         if self._is_named and not self.directory.is_dir():
-            raise TargetError(str(self.directory), problem="there is no such directory")
+            raise TargetError(str(self.directory), problem="no such directory")
         sweep(self.directory)
         return self
 

@@ -129,7 +129,7 @@ def sweep(directory: Path, *, now: Callable[[], float] = time.time) -> list[Path
             try:
                 if _sweep_one(parent, name, now()):
                     removed.append(directory / name)
-                    log.info("removed %s, which an import that was killed had left", directory / name)
+                    log.info("removed %s, which a killed import left", directory / name)
             except OSError as error:
                 log.debug("%s stays: %s", directory / name, error)
     except OSError as error:

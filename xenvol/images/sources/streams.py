@@ -60,7 +60,7 @@ class Peekable:
         self._remembers = False
 
     def forget(self) -> None:
-        """Stop remembering."""
+        """Stop remembering, and free the bytes that have been read."""
         self._remembers = False
         self._forget_before()
 
@@ -108,7 +108,7 @@ class _FileStream:
         ) as error:  # errors of file-like objects of the standard library
             raise SourceError(self.name, problem=str(error) or type(error).__name__) from error
         if data is None:
-            raise SourceError(self.name, problem="it does not wait for its bytes (it is non-blocking)")
+            raise SourceError(self.name, problem="it is non-blocking")
         if not isinstance(data, bytes):
             raise TypeError(f"{self.name} gives {type(data).__name__}, not bytes: open it in binary mode")
         return data

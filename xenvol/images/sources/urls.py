@@ -130,12 +130,12 @@ def open_url(
                 break
             location = response.headers.get("location")
             if not location:
-                raise SourceError(request.name, problem="it sends us on to nowhere", status=response.status)
+                raise SourceError(request.name, problem="it redirects to nowhere", status=response.status)
             request = request.redirected(location)
             log.debug("sent on to %s", request.name)
         else:
             raise SourceError(
-                request.name, problem=f"it sent us on more than {MAX_REDIRECTS} times", status=response.status
+                request.name, problem=f"it redirected more than {MAX_REDIRECTS} times", status=response.status
             )
         if response.status != 200:
             raise SourceError(request.name, problem=_refusal(request, response), status=response.status)
@@ -161,10 +161,10 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
                 redirect=False,
             )
     except urllib3.exceptions.SSLError as error:
-        problem = f"the certificate of {request.url.hostname} does not prove it to be that, or TLS failed: name the "
+        problem = f"the certificate of {request.url.hostname} is not valid for it, or TLS failed: name the "
         raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
     except urllib3.exceptions.ReadTimeoutError as error:
-        problem = f"{request.url.netloc} said nothing within {timeout:g} seconds"
+        problem = f"{request.url.netloc} did not answer within {timeout:g} seconds"
         raise SourceError(request.name, problem=problem) from error
     except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
         raise SourceError(
@@ -196,7 +196,7 @@ def _cause_of(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         if isinstance(cause, TimeoutError):
-            return f"nobody answered within {CONNECT_TIMEOUT:g} seconds"
+            return f"no answer within {CONNECT_TIMEOUT:g} seconds"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
 

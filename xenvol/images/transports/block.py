@@ -130,16 +130,18 @@ class BlockTransport(Transport):
             )
         device = str(vbd["device"])
         if not device or PurePosixPath(device).is_absolute() or ".." in PurePosixPath(device).parts:
-            raise TargetError(what, problem=f"it was plugged as {device!r}, which is no name of a device")
+            raise TargetError(
+                what, problem=f"it was plugged as {device!r}, which is not the name of a device"
+            )
         same = {ref: other for ref, other in plugged.items() if other["device"] == device and ref != vbd_ref}
         if any(other["VDI"] != vdi_ref for other in same.values()):
             raise TargetError(
-                what, problem=f"VM {self._vm} has another disk at {device}, too; detach one of them"
+                what, problem=f"VM {self._vm} has another disk at {device}, too; detach one of the two"
             )
         if device in there_before and not same and not self._is_control_domain:
             raise TargetError(
                 what,
-                problem=f"it was plugged as {device}, and {self._dev / device} was there before: this machine is not "
+                problem=f"it was plugged as {device}, and {self._dev / device} existed before: this machine is not "
                 f"VM {self._vm}, or has another disk there",
             )
         path = self._dev / device
@@ -164,9 +166,7 @@ class BlockTransport(Transport):
 
         if not self._timeouts.poll(is_gone, self._timeouts.device):
             error = last[-1]
-            error.add_note(
-                "something in this machine holds the disk's device; the VBD says that xenvol made it"
-            )
+            error.add_note("a program on this machine holds the disk's device; the VBD has xenvol's mark")
             raise error
 
     @property

@@ -45,11 +45,11 @@ def choose_transport(
     dev: Path = DEV,
     timeouts: Timeouts = TIMEOUTS,
 ) -> Transport:
-    """Return the transport to the disks of this SR. `auto`: the block device if this machine is a VM of the pool,
-    else HTTP.
+    """Return the transport to the disks of this SR. Raises NoTransport, with the reason for each.
 
-    `endpoint` is a host of the pool, for a session that the caller logged in without xenvol. `root` is the directory
-    of the files that say which VM this machine is. Two to five calls; changes nothing. Raises NoTransport.
+    `auto` takes the block device if this machine is a VM of the pool, else HTTP. `endpoint` is a host of the pool, for
+    a session that the caller logged in without xenvol. `root` is the directory of the files that say which VM this
+    machine is. Two to five calls; changes nothing.
     """
     sr_rec = view.record("SR", sr_ref)
     hosts = plugged_hosts(view, sr_rec)
@@ -97,13 +97,13 @@ def _why_not_block(view: View, sr_rec: Record, hosts: set[str], vm: VM | None, d
     if vm is None:
         return "this machine is no VM of the pool"
     if not os.access(dev, os.W_OK):
-        return f"who runs xenvol has no right to the devices in {dev}; run it as root"
+        return f"this user may not write to the devices in {dev}; run xenvol as root"
     if vm.resident_on not in hosts:
-        return f"the SR is not plugged on the host of VM {vm}, in which we run"
+        return f"the SR is not plugged on the host of VM {vm}, in which xenvol runs"
     if view.record("VM", vm.ref)["is_control_domain"]:
         if not sr_type_of(sr_rec["type"]).in_control_domain:
             return (
-                f"disks of type {sr_rec['type']} cannot be plugged into a control domain, in which we run; "
+                f"disks of type {sr_rec['type']} cannot be plugged into a control domain, in which xenvol runs; "
                 "run xenvol in another VM of the pool"
             )
         return None

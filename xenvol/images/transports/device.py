@@ -112,7 +112,7 @@ def open_device(path: Path, *, writes: bool, what: str, may_be_file: bool = Fals
                 os.O_EXCL if writes else 0
             )  # O_EXCL without O_CREAT: a block device that is claimed is refused
         elif not (may_be_file and stat.S_ISREG(mode)):
-            raise TargetError(str(path), problem="it is no block device")
+            raise TargetError(str(path), problem="it is not a block device")
         fd = os.open(path, flags)
     except OSError as error:
         problem = (
@@ -143,13 +143,13 @@ class DeviceTransport(Transport):
             return device.size
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
-        """As `Transport.fill`. Raises TargetError."""
+        """As `Transport.fill`; also raises TargetError."""
         with self._open(writes=True) as device:
             device.write(pieces)
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef = NO_VDI) -> Iterator[DiskImage]:
-        """As `Transport.contents`. Raises TargetError."""
+        """As `Transport.contents`; also raises TargetError."""
         with self._open(writes=False) as device:
             yield device
 

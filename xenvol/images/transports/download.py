@@ -96,7 +96,7 @@ class RawContents:
             yield Piece(position, data)
             position += len(data)
         if self._download.read(1):
-            raise self._download.explain(f"more came than the disk's {self.virtual_size} bytes")
+            raise self._download.explain(f"the host sent more than the disk's {self.virtual_size} bytes")
 
 
 def read_layer(download: DiskDownload, size: int) -> vhd.Layer | None:
@@ -107,7 +107,9 @@ def read_layer(download: DiskDownload, size: int) -> vhd.Layer | None:
         except NeedsFile:
             return None
     if layer.virtual_size != size or layer.parent_uuid is not None:
-        raise download.failed(f"the VHD that came has {layer.virtual_size} bytes, and the disk has {size}")
+        raise download.failed(
+            f"the host sent a VHD that has {layer.virtual_size} bytes, and the disk has {size}"
+        )
     return layer
 
 
@@ -118,5 +120,5 @@ def _no_image_is_bad(download: DiskDownload) -> Iterator[None]:
         yield
     except (InvalidImage, UnsupportedImage, EndOfFile) as error:
         raise download.explain(
-            f"what came is no good VHD ({getattr(error, 'problem', 'it ended too soon')})"
+            f"the host sent a bad VHD ({getattr(error, 'problem', 'it ended too soon')})"
         ) from error

@@ -44,7 +44,7 @@ def _broken(error: OSError | http.client.HTTPException) -> Broken:
     """Return the error without the text of the HTTP parser, which quotes the answer."""
     if isinstance(error, OSError):
         return Broken(error)
-    return Broken(ConnectionError(f"what came is no HTTP ({type(error).__name__})"))
+    return Broken(ConnectionError(f"the answer is not HTTP ({type(error).__name__})"))
 
 
 class Exchange:
@@ -157,7 +157,7 @@ class Exchange:
                 return
             if self.is_readable(0):
                 raise ConnectionAbortedError(
-                    "the host broke off"
+                    "the host ended the transfer"
                 )  # a host sends something before the end only to refuse
             sent = self._sock.sendmsg(parts)
             for part in parts:
@@ -194,7 +194,9 @@ def begin(
                     return exchange
                 exchange.close()
                 endpoint = follow(exchange.location)
-            raise Broken(ConnectionError(f"the hosts send us in circles; the last one named was {endpoint}"))
+            raise Broken(
+                ConnectionError(f"the hosts redirect in a circle; the last one named was {endpoint}")
+            )
         except NotConnected as error:
             if silence is None:
                 silence = error

@@ -33,7 +33,7 @@ EXPORT: Final = "GET /export_raw_vdi"
 VHD_BLOCK: Final = 2 << 20
 """Bytes. A VHD's disk is a multiple of it; a raw disk, such as an ISO image, has any size."""
 NO_ENDPOINT: Final = (
-    "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
+    "the session has no address, since xenvol has not logged it in; use xenvol.connect, or give endpoint"
 )
 _LOOK: Final = 5.0  # seconds of silence after which xenvol asks the task
 _TAG = re.compile(r"<[^>]*>")
@@ -89,7 +89,7 @@ class HTTPTransport(Transport):
             exchange.close()
             task.judge(broken)
             if not is_whole:
-                raise TransferFailed(task.what, problem="the connection broke, and yet its task says success")
+                raise TransferFailed(task.what, problem="the connection broke, but its task succeeded")
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
@@ -189,9 +189,7 @@ class HTTPTransport(Transport):
         if exchange.status != 401 and task.is_over():
             task.check(status=exchange.status)
         text = _TAG.sub(" ", said.decode(errors="replace").replace(session_ref, MASK))
-        problem = (
-            f"the host answered HTTP {exchange.status}: {' '.join(text.split())[:_EXCERPT] or 'nothing more'}"
-        )
+        problem = f"the host answered HTTP {exchange.status}: {' '.join(text.split())[:_EXCERPT] or 'without a text'}"
         raise TransferFailed(task.what, problem=problem, status=exchange.status)
 
     def _await_end(self, task: TransferTask, exchange: Exchange) -> None:
@@ -244,7 +242,8 @@ class HTTPTransport(Transport):
                 return self._base.at(host["address"])
         task.is_settled = True
         raise TransferFailed(
-            task.what, problem=f"the host sends us to {address or 'nowhere'}, which is no host of the pool"
+            task.what,
+            problem=f"the host redirects to {address or 'nowhere'}, which is not a host of the pool",
         )
 
 

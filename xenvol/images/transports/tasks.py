@@ -55,7 +55,7 @@ class TransferTask:
             except XapiError as error:
                 if is_gone(error, "task"):
                     raise TransferFailed(
-                        self.what, problem="somebody destroyed its task, so that nobody knows what came of it"
+                        self.what, problem="its task was destroyed, so its result is not known"
                     ) from error
                 raise
         return self._record["status"] not in _PENDING
@@ -105,7 +105,7 @@ class TransferTask:
         except BaseException as failure:
             if error is None:
                 raise
-            left = f"nobody knows whether the host has ended it ({type(failure).__name__}: {failure})"
+            left = f"it is not known whether the host has ended it ({type(failure).__name__}: {failure})"
         if left is not None:
             log.warning("%s: %s", self.what, left)
             if error is not None:
@@ -182,7 +182,7 @@ def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool
         if is_anothers or vbd["current_operations"]:
             is_free = False
             continue
-        log.warning("VDI %s was still in a control domain (VBD %s); it is taken out", vdi_ref, vbd["uuid"])
+        log.warning("VDI %s was still in a control domain (VBD %s); xenvol unplugs it", vdi_ref, vbd["uuid"])
         remove_vbd(view, vbd_ref)
     return is_free
 
