@@ -343,7 +343,7 @@ class TestFailures:
         bad = raw(shell.directory / "bad.qcow2", b"QFI\xfb" + (9).to_bytes(4, "big") + bytes(1000))
         result = run(shell, "import", bad, "store")
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"error: {bad} ")
+        assert result.stderr.startswith(f"error: xenvol cannot read {bad}: ")
         assert len(result.stderr.splitlines()) == 1
 
     @pytest.mark.usefixtures("unchanged")

@@ -287,7 +287,7 @@ class TestATarget:
             export_image(pool.session, vdi, tmp_path / "nowhere" / "image", here=pool.elsewhere)
 
     def test_that_is_a_device_is_refused(self, pool: Lab, vdi: str) -> None:
-        with pytest.raises(TargetError, match="no file"):
+        with pytest.raises(TargetError, match="is not a file"):
             export_image(pool.session, vdi, "/dev/null", overwrite=True, here=pool.elsewhere)
 
     def test_has_holes_where_the_disk_has_zeros(self, pool: Lab, tmp_path: Path, road: str) -> None:

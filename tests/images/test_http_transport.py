@@ -279,7 +279,7 @@ class TestHosts:
             answer = f"HTTP/1.1 302 Found\r\nLocation: http://localhost:{elsewhere}/import_raw_vdi\r\n\r\n"
             with listening(answer.encode()) as (port, heard):
                 road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"))
-                with pytest.raises(TransferFailed, match="which is no host of the pool"):
+                with pytest.raises(TransferFailed, match="which is not a host of the pool"):
                     road.fill(vdi, [Piece(0, b"a" * 512)])
                 assert b"Cookie: session_id=OpaqueRef:" in heard[0]
             assert heard_there == []

@@ -57,6 +57,15 @@ def test_a_disk_that_was_begun_just_now_stays(pool: Lab) -> None:
     assert pool.ref(vdi)
 
 
+def test_an_age_of_zero_takes_what_was_begun_in_this_very_second(pool: Lab) -> None:
+    """The pool's clock has whole seconds."""
+    pool.xapi.xapi.clock = lambda: 1_800_000_000.5
+    (word,) = Attempt.begin(View.of(pool.session)).mark.values()
+    vdi = marked(pool, pool.vdi(), word=word)
+    (found,) = find_leftovers(pool.session, older_than=datetime.timedelta(0))
+    assert found.vdi_uuid == vdi
+
+
 @pytest.mark.parametrize(("hours", "is_found"), [(-1, False), (1, True)])
 def test_the_age_of_a_disk_is_told_by_the_pools_clock(pool: Lab, hours: int, is_found: bool) -> None:
     """It was begun half an hour ago by this machine's clock, from which the pool's differs by an hour."""

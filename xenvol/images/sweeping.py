@@ -80,7 +80,7 @@ def _found(
         yield from _of_disk(view, VDIRef(ref), vdi_rec, oldest)
         for vbd_ref, vbd in _vbds(view, vdi_rec).items():
             attempt = attempt_of(vbd)
-            if attempt is not None and attempt.began < oldest and attempt_of(vdi_rec) != attempt:
+            if attempt is not None and attempt.began <= oldest and attempt_of(vdi_rec) != attempt:
                 yield _leftover("slot", vdi_rec, attempt), partial(remove_vbd, view, vbd_ref)
 
 
@@ -89,11 +89,11 @@ def _of_disk(
 ) -> Iterator[tuple[Leftover, Callable[[], object]]]:
     if IMAGE in vdi_rec["other_config"]:
         attempt = attempt_of(vdi_rec)
-        if attempt is not None and attempt.began < oldest:
+        if attempt is not None and attempt.began <= oldest:
             yield _of_marked(view, ref, vdi_rec, attempt)
     else:
         for key, attempt in exports_of(vdi_rec).items():
-            if attempt.began >= oldest:
+            if attempt.began > oldest:
                 continue
             if vdi_rec["is_a_snapshot"]:
                 kept = _whose(view, vdi_rec, attempt)
@@ -101,7 +101,7 @@ def _of_disk(
             else:
                 yield _leftover("mark", vdi_rec, attempt), partial(forget_export, view, ref, key)
     attempt = attempt_of(vdi_rec, FILLED)
-    if attempt is not None and (attempt.began < oldest or attempt.machine == OVER):
+    if attempt is not None and (attempt.began <= oldest or attempt.machine == OVER):
         kept = "an import overwrote it in part: fill it again, or destroy it"
         yield _leftover("half", vdi_rec, attempt, kept), lambda: None
 
