@@ -178,7 +178,7 @@ class TestSweep:
     def check_told_of(self, case: sweep.Case[Trial]) -> None:
         """A snapshot that may have been made stays: another process may own it. The error and a sweep name it."""
         assert isinstance(case.error, XapiUnreachable), case
-        assert "may have been made" in case.error.__notes__[0], case
+        assert "may have made a snapshot" in case.error.__notes__[0], case
         pool = case.trial.pool
         left = sweep_images(pool.session, older_than=NOW)
         assert len(left) == (case.strike is sweep.lose_answer), case
