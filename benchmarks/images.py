@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 
 import xenvol
-from xenvol.images import Surroundings, import_image
+from xenvol.images import Environment, import_image
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 
@@ -52,7 +52,7 @@ class Pool:
     session: Session
     sr: str
     dev: Path
-    here: Surroundings
+    here: Environment
 
     def vdi(self, size: int) -> str:
         record = {
@@ -109,7 +109,7 @@ def pool(place: Path) -> Iterator[Pool]:
     (sysfs / "uuid").write_text(control_domain)
     try:
         with xenvol.connect(url, "root", "secret") as session:
-            yield Pool(url, session, sr, Path(dev), Surroundings(root=place / "root", dev=Path(dev)))
+            yield Pool(url, session, sr, Path(dev), Environment(root=place / "root", dev=Path(dev)))
     finally:
         ours.send("stop")
         process.join()

@@ -301,7 +301,7 @@ class TestImport:
             (["store", "--yes"], "go with --into"),
             (["--into", "x", "--yes", "--name", "y"], "are of a new disk"),
             (["--into", "x", "--yes", "--raw-disk"], "are of a new disk"),
-            (["store", "--checksum", "abc"], "is no checksum"),
+            (["store", "--checksum", "abc"], "is not a checksum"),
             (["store", "--size", "4GB"], "is no size"),
             (["store", "--header", "Accept: x"], "is no URL"),
             (["store", "--image-insecure"], "is no URL"),
@@ -336,14 +336,14 @@ class TestFailures:
     def test_a_file_that_is_not_there(self, shell: Shell) -> None:
         status, error = shell.error("image", "import", "nowhere.raw", "store")
         assert (status, error["blame"], error["type"]) == (2, "request", "SourceError")
-        assert error["message"] == "nowhere.raw cannot be had: there is no such file"
+        assert error["message"] == "cannot read nowhere.raw: no such file"
 
     @pytest.mark.usefixtures("unchanged")
     def test_a_bad_image_is_one_line_that_says_what_is_wrong(self, shell: Shell) -> None:
         bad = raw(shell.directory / "bad.qcow2", b"QFI\xfb" + (9).to_bytes(4, "big") + bytes(1000))
         result = run(shell, "import", bad, "store")
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"error: {bad} ")
+        assert result.stderr.startswith(f"error: xenvol cannot read {bad}: ")
         assert len(result.stderr.splitlines()) == 1
 
     @pytest.mark.usefixtures("unchanged")
@@ -420,7 +420,7 @@ class TestWrite:
         file = raw(shell.directory / "file", b"mine" * 4096)
         status, error = shell.error("image", "write", disk, file, "--yes")
         assert (status, error["type"]) == (2, "TargetError")
-        assert error["message"] == f"{file} cannot be written: it is no block device"
+        assert error["message"] == f"cannot write {file}: it is not a block device"
         assert Path(file).read_bytes() == b"mine" * 4096
 
     @pytest.mark.parametrize("switches", [[], ["--json"]])
@@ -435,7 +435,7 @@ class TestWrite:
         status, shown = at_a_terminal(shell, write, (question, ""))
         assert (status, "its name was not typed" in shown) == (2, True)
         status, shown = at_a_terminal(shell, write, (question, "/nowhere/xvdb"))
-        assert (status, "/nowhere/xvdb cannot be written" in shown) == (2, True)
+        assert (status, "cannot write /nowhere/xvdb" in shown) == (2, True)
 
 
 # ---- URLs and their secrets
@@ -573,7 +573,7 @@ class TestExport:
         errors = started.stderr.read().decode()
         started.stderr.close()
         assert started.wait(60) == 2
-        assert errors == "error: standard output cannot be written: whoever read it is gone\n"
+        assert errors == "error: cannot write standard output: whoever read it is gone\n"
 
     def test_what_a_broken_pipe_has_not_taken_is_not_written_again(self) -> None:
         """By Python, which would say so when it ends."""

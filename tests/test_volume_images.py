@@ -21,15 +21,15 @@ from tests.sm.sqlite_file import with_tables
 from tests.sm.test_sm_fault_sweep import Operation, Trial, each_call, judged
 from xenvol.errors import XapiError, XenVolError
 from xenvol.images import ImageSource, Progress
-from xenvol.images.environment import Surroundings
 from xenvol.images.errors import (
     ChecksumMismatch,
     ImageTooLarge,
     InvalidImage,
-    NoRoad,
+    NoTransport,
     SourceError,
     TransferCancelled,
 )
+from xenvol.images.options import Environment
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
@@ -42,7 +42,7 @@ from xenvol.testing.residue import changes
 from xenvol.volume_images import create_volume_from_image, fill_volume, volume_to_image
 from xenvol.volumeops import VolumeOps
 
-ELSEWHERE = Surroundings(root=Path("/nonexistent"), patience=IMPATIENT)
+ELSEWHERE = Environment(root=Path("/nonexistent"), timeouts=IMPATIENT)
 """This machine is no VM of the pool, and does not wait."""
 FULL = ("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
 PUT = "PUT /import_raw_vdi"
@@ -473,7 +473,7 @@ class TestAVolumeThatIsThere:
             create(manager, image)
         (uuid,) = vdi_uuids(pool)
         manager.manage_volume("lun", uuid)
-        with pytest.raises(NoRoad, match="cannot be plugged into a control domain"):
+        with pytest.raises(NoTransport, match="cannot be plugged into a control domain"):
             fill_volume(manager, "lun", image, here=ELSEWHERE)
         assert manager.audit().findings == []
 

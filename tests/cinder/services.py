@@ -29,7 +29,7 @@ QUEUES = ("cinder-scheduler", *VOLUME_QUEUES)
 TAIL = 40  # lines of each log that a failure shows
 VOLATILE = [
     # A copy leaves a hidden ancestor of VHDs, which a real SR's collector takes away in its time, and the simulator's
-    # leaves (facts/sm-truth.md, 21/22). A VHD that is not hidden has a VDI once its SR was scanned.
+    # leaves (docs/background/recordings.md, file and nfs). A VHD that is not hidden has a VDI once its SR was scanned.
     "storage.servers.*.vhd",
     "storage.servers.*/filelog.txt",
     "SR.physical_utilisation",

@@ -284,7 +284,7 @@ class TestAnImageOntoAVolume:
         self, driver: XenSMDriver, volume: Any, meta: dict[str, Any]
     ) -> None:
         service = ImageService(disk(), **meta)
-        with pytest.raises(exception.ImageUnacceptable, match="was promised"):
+        with pytest.raises(exception.ImageUnacceptable, match="and not"):
             driver.copy_image_to_volume(CONTEXT, volume, service, service.id)
 
     @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ class TestAnImageOntoAVolume:
         [
             ({"disk_format": "vdi"}, "disk_format vdi in container_format bare"),
             ({"disk_format": "vmdk", "container_format": "ova"}, "in container_format ova"),
-            ({"disk_format": "qcow2"}, "is no good qcow2 image"),
+            ({"disk_format": "qcow2"}, "is not a valid qcow2 image"),
         ],
     )
     @pytest.mark.usefixtures("undone")

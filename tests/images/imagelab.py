@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xenvol
 from tests.sm.backend_lab import BY_NAME, IQN, StorageWorld
-from xenvol.images import Surroundings
-from xenvol.images.transports import Patience
+from xenvol.images import Environment
+from xenvol.images.transports import Timeouts
 from xenvol.session import CallRecord, Session
 from xenvol.simulator import Simulator
 from xenvol.simulator.rulebook import Call
@@ -22,7 +22,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 DISK_SRS = ("nfs", "smb", "cephfs", "glusterfs", "file", "ext", "lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")
 """Types on which a disk is made."""
-IMPATIENT = Patience(settle=2, device=5, head=5, sleep=lambda seconds: None)
+IMPATIENT = Timeouts(settle=2, device=5, head=5, sleep=lambda seconds: None)
 
 
 class Lab:
@@ -95,7 +95,7 @@ class Lab:
         size = int(self.session.call("VDI.get_virtual_size", self.ref(vdi_uuid)))
         return self.file(vdi_uuid).read_bytes().ljust(size, b"\0")
 
-    def run_in(self, vm: str | None) -> Surroundings:
+    def run_in(self, vm: str | None) -> Environment:
         """As if this machine were that VM; None: the master's control domain."""
         db = self.xapi.db
         if vm is None:
@@ -108,14 +108,14 @@ class Lab:
         sysfs = self.root / "sys/hypervisor"
         sysfs.mkdir(parents=True, exist_ok=True)
         (sysfs / "uuid").write_text(db.get("VM", vm, "uuid"))
-        return Surroundings(root=self.root, dev=self.xapi.dev, patience=IMPATIENT)
+        return Environment(root=self.root, dev=self.xapi.dev, timeouts=IMPATIENT)
 
     @property
-    def elsewhere(self) -> Surroundings:
+    def elsewhere(self) -> Environment:
         """This machine is no VM of the pool."""
-        return Surroundings(root=self.root / "nowhere", patience=IMPATIENT)
+        return Environment(root=self.root / "nowhere", timeouts=IMPATIENT)
 
-    def on(self, road: str) -> Surroundings:
+    def on(self, road: str) -> Environment:
         return self.run_in(None) if road == "block" else self.elsewhere
 
     def residue(self) -> list[str]:
@@ -137,7 +137,7 @@ class Lab:
 
     @classmethod
     def of(cls, xapi: Simulator, root: Path) -> Lab:
-        """Logged in; whoever calls this closes its session."""
+        """Logged in; the caller closes its session."""
         session = xenvol.connect(xapi.url, xapi.user, xapi.password)
         return cls(xapi, Session(session, sleep=lambda seconds: None), root)
 

@@ -52,7 +52,7 @@ class Bad:
     def words(self) -> str:
         """What it says, for a table: a uuid is another each time."""
         return re.sub(
-            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "it holds only what differs from…", self.says
+            r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "it holds only the differences from…", self.says
         )
 
     def __str__(self) -> str:
@@ -183,7 +183,7 @@ BAD = (
         "no such file",
         lambda directory, qemu_img: directory / "missing",
         SourceError,
-        "there is no such file",
+        "no such file",
     ),
     Bad("a directory", lambda directory, qemu_img: directory, SourceError, "it is a directory"),
     Bad("an empty file", of_bytes(lambda: b""), InvalidImage, "it is empty"),
@@ -248,16 +248,16 @@ BAD = (
         "VHD chain, its leaf hidden",
         chain(lambda: [dynamic(hidden=True)]),
         InvalidImage,
-        "it is hidden: other VHDs stand on it",
+        "it is hidden: it is only a parent of other VHDs",
     ),
     Bad(
         "VHD fixed, its size wrong",
         of_bytes(lambda: vhdkit.make_fixed(DISK)[512:]),
         TruncatedImage,
-        "5242368 are there",
+        "the file holds 5242368",
     ),
     Bad("qcow2, cut off", cut(qcow2(), MIB), TruncatedImage, "a cluster ends at"),
-    Bad("qcow2 with a backing file", with_backing_file, MissingParent, "it holds only what differs from"),
+    Bad("qcow2 with a backing file", with_backing_file, MissingParent, "it holds only the differences from"),
     Bad(
         "qcow2 with an external data file",
         with_external_data,
@@ -290,13 +290,13 @@ BAD = (
         "tarball, a path that leads out",
         of_bytes(lambda: tarball(("../0.vhd", dynamic()))),
         InvalidImage,
-        "'../0.vhd' is no VHD of a chain by its name",
+        "'../0.vhd' does not have the name of a VHD of a chain",
     ),
     Bad(
         "tarball, an absolute path",
         of_bytes(lambda: tarball(("/etc/0.vhd", dynamic()))),
         InvalidImage,
-        "'/etc/0.vhd' is no VHD of a chain by its name",
+        "'/etc/0.vhd' does not have the name of a VHD of a chain",
     ),
     Bad(
         "tarball, a symbolic link",
@@ -314,7 +314,7 @@ BAD = (
         "tarball without a VHD",
         of_bytes(lambda: tarball(("readme", b"hello"))),
         InvalidImage,
-        "'readme' is no VHD of a chain by its name",
+        "'readme' does not have the name of a VHD of a chain",
     ),
     Bad(
         "tarball with a gap",
@@ -355,7 +355,7 @@ BAD = (
         "a bomb: 64 MiB of zeros where a tar header is",
         of_bytes(lambda: gzip.compress(tarball(("0.vhd", dynamic())) + bytes(64 * MIB))),
         InvalidImage,
-        "zeros follow its end, and do not stop",
+        "too many zeros follow its end",
     ),
     Bad(
         "MD5 of another image",

@@ -178,7 +178,7 @@ def test_formats_that_nobody_reads_are_refused_with_a_remedy(format: str) -> Non
     with pytest.raises(UnsupportedImage) as caught:
         detect.refuse_unreadable("a{b}.img", format)
     text = str(caught.value)
-    assert text.startswith("a{b}.img cannot be read: it is ")
+    assert text.startswith("xenvol cannot read a{b}.img: it is ")
     assert any(
         word in text for word in ("qemu-img convert -O qcow2 a{b}.img", "unpack", "decrypt", "`qemu-img")
     )

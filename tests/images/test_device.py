@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_road_choice import KIB, MIB, assembled
+from test_transport_choice import KIB, MIB, assembled
 
 from tests import needs
 from xenvol.images.disk_image import Piece
 from xenvol.images.errors import ImageTooLarge, TargetError, TransferFailed
-from xenvol.images.transports.device import NO_VDI, DeviceRoad, open_device
+from xenvol.images.transports.device import NO_VDI, DeviceTransport, open_device
 
 SIZE = 4 * MIB
 
@@ -42,8 +42,8 @@ def loop(file: Path) -> Iterator[Path]:
     subprocess.run([losetup, "--detach", path], check=True)
 
 
-def road(path: Path) -> DeviceRoad:
-    return DeviceRoad(path, may_be_file=True)
+def road(path: Path) -> DeviceTransport:
+    return DeviceTransport(path, may_be_file=True)
 
 
 def read(path: Path) -> bytes:
@@ -101,8 +101,11 @@ def test_a_piece_behind_the_end_is_refused_and_the_device_does_not_grow(file: Pa
 
 
 def test_a_file_is_no_device_unless_somebody_says_so(file: Path) -> None:
-    for use in (lambda: DeviceRoad(file).size, lambda: DeviceRoad(file).fill(NO_VDI, [Piece(0, b"a" * 512)])):
-        with pytest.raises(TargetError, match="it is no block device"):
+    for use in (
+        lambda: DeviceTransport(file).size,
+        lambda: DeviceTransport(file).fill(NO_VDI, [Piece(0, b"a" * 512)]),
+    ):
+        with pytest.raises(TargetError, match="it is not a block device"):
             use()
     assert file.read_bytes() == bytes(SIZE)
 
@@ -121,7 +124,7 @@ def test_a_device_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 def test_a_block_device_is_written_and_read(loop: Path, file: Path) -> None:
     data = os.urandom(SIZE)
-    way = DeviceRoad(loop)
+    way = DeviceTransport(loop)
     assert way.size == SIZE
     way.fill(NO_VDI, [Piece(at, data[at : at + MIB]) for at in range(0, SIZE, MIB)])
     assert file.read_bytes() == data
@@ -134,7 +137,7 @@ def test_a_block_device_that_somebody_has_claimed_is_left_alone(loop: Path, file
     holder = os.open(loop, os.O_RDONLY | os.O_EXCL)  # as a mount has it
     try:
         with pytest.raises(TargetError, match="it is mounted, or part of"):
-            DeviceRoad(loop).fill(NO_VDI, [Piece(0, b"a" * 512)])
+            DeviceTransport(loop).fill(NO_VDI, [Piece(0, b"a" * 512)])
     finally:
         os.close(holder)
     assert file.read_bytes() == bytes(SIZE)

@@ -11,11 +11,11 @@ from imagelab import MIB, Lab, lab, pattern
 from xenvol.images import export_image, fill_vdi, import_image
 
 CALLS = {
-    "import": (12, 13),
-    "import, verified": (17, 18),
-    "fill a disk that is there": (12, 13),
-    "export": (9, 10),
-    "export of a disk in use": (19, 20),
+    "import": (13, 14),
+    "import, verified": (18, 19),
+    "fill a disk that is there": (14, 15),
+    "export": (10, 11),
+    "export of a disk in use": (20, 21),
 }
 """By HTTP, and by the block device; a PUT and a GET are not counted."""
 

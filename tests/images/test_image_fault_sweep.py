@@ -176,9 +176,9 @@ class TestSweep:
         assert trial.difference() == [], case
 
     def check_told_of(self, case: sweep.Case[Trial]) -> None:
-        """Nobody knows whose a snapshot is that was perhaps made: it stays, and the error and a sweep tell of it."""
+        """A snapshot that may have been made stays: another process may own it. The error and a sweep name it."""
         assert isinstance(case.error, XapiUnreachable), case
-        assert "may have been made" in case.error.__notes__[0], case
+        assert "may have made a snapshot" in case.error.__notes__[0], case
         pool = case.trial.pool
         left = sweep_images(pool.session, older_than=NOW)
         assert len(left) == (case.strike is sweep.lose_answer), case
@@ -216,7 +216,7 @@ class TestSweep:
             kept = [each for each in swept if each.kept is not None]
             assert find_leftovers(pool.session, older_than=NOW) == kept, case
             if operation.name == "import" and swept == []:
-                for ref in pool.vdis("nfs"):  # it was killed when all was done, and only nobody was told
+                for ref in pool.vdis("nfs"):  # it was killed when all was done, before it returned
                     assert pool.content(pool.session.call("VDI.get_uuid", ref)) == DATA.ljust(6 * MIB, b"\0")
                     pool.session.call("VDI.destroy", ref)
             for each in kept:

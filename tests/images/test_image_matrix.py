@@ -1,4 +1,4 @@
-"""The matrix of `docs/images.md`: format × road × SR type, each disk compared byte for byte with what made the image.
+"""The matrix of `docs/images.md`: format × transport × SR type, each disk compared with what made the image.
 
 qemu-img and tar make the images, and the chains are made by the tests' own maker of VHDs; what a disk must hold is
 what was given to those, not what we read.
@@ -122,10 +122,10 @@ OFTEN = ("nfs", "lvmoiscsi")
 sr_types = pytest.mark.parametrize(
     "sr_type", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in DISK_SRS]
 )
-roads = pytest.mark.parametrize("road", ["http", "block"])
+transports = pytest.mark.parametrize("road", ["http", "block"])
 
 
-@roads
+@transports
 @sr_types
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_image_is_the_disk_that_it_holds(
@@ -142,7 +142,7 @@ def test_an_image_is_the_disk_that_it_holds(
     assert before.difference(pool.xapi.snapshot()) == []
 
 
-@roads
+@transports
 @sr_types
 @pytest.mark.parametrize("format", ["raw", "vhd", "tarball"])
 def test_a_disk_is_the_image_that_is_exported(

@@ -247,10 +247,10 @@ class TestAKilledProcess:
 MEASURE = """
 import sys, xenvol
 from pathlib import Path
-from xenvol.images import Surroundings, export_image, import_image
+from xenvol.images import Environment, export_image, import_image
 url, sr, image, road, root, dev = sys.argv[1:7]
 session = xenvol.connect(url, "root", "secret")
-here = Surroundings(root=Path(root), dev=Path(dev))
+here = Environment(root=Path(root), dev=Path(dev))
 small = Path(image).with_name("small")
 small.write_bytes(b"x" * (1 << 20))
 import_image(session, small, sr, road=road, here=here)  # all that is imported is, and all that is cached

@@ -1,4 +1,4 @@
-"""An image becomes a disk, byte for byte, on every SR type and by both roads; or nothing is left of it."""
+"""An image becomes a disk, byte for byte, on every SR type and by both transports; or nothing is left of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from xenvol.images import (
     find_leftovers,
     import_image,
 )
-from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NoRoad, NotAsWritten, TransferFailed
-from xenvol.images.overwriting import claimed
-from xenvol.images.transfer_mark import Attempt
+from xenvol.images.claim import claimed
+from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NotAsWritten, NoTransport, TransferFailed
+from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.marks import FILLED
 from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
@@ -130,7 +131,7 @@ class TestWhereADiskMayHoldOldBytes:
 
 class TestALUN:
     def test_is_never_made_from_an_image(self, pool: Lab, image: Path) -> None:
-        """VDI.create would hand out a LUN with somebody's data."""
+        """VDI.create would hand out a LUN with data on it."""
         sr = pool.sr("iscsi")
         with pool.xapi.journal.recording() as calls, pytest.raises(DiskNotSuited, match="LUNs"):
             import_image(pool.session, image, sr, here=pool.elsewhere)
@@ -141,14 +142,14 @@ class TestALUN:
         """Storage managers since 4.0 give it no address there; it is said before anything is made."""
         vdi = pool.lun()
         before = pool.xapi.snapshot()
-        with pool.xapi.journal.recording() as calls, pytest.raises(NoRoad) as caught:
+        with pool.xapi.journal.recording() as calls, pytest.raises(NoTransport) as caught:
             fill_vdi(pool.session, image, vdi, road=road, here=pool.run_in(None))  # type: ignore[arg-type]
         assert "control domain" in str(caught.value)
         assert set(caught.value.reasons) == ({"http", "block"} if road == "auto" else {road})
         assert before.difference(pool.xapi.snapshot()) == []
         assert {
             call for call in calls.methods() if not call.startswith(("event", "VDI.get", "PBD.get", "SR.get"))
-        } <= {"VM.get_all_records_where"}
+        } <= {"VM.get_all_records_where", "host.get_servertime"}
 
     def test_is_filled_and_read_by_a_guest_in_which_we_run(
         self, pool: Lab, image: Path, tmp_path: Path
@@ -196,8 +197,28 @@ class TestAnISOImage:
         assert (tmp_path / "copy").read_bytes() == bytes(disc)
 
 
+@contextmanager
+def clock_of_pool(shared: Lab, *, hours: int) -> Iterator[datetime.datetime]:
+    """The pool's clock is so many hours ahead of this machine's during the block; gives its time."""
+    xapi = shared.xapi.xapi
+    usual = xapi.clock
+    xapi.clock = lambda: usual() + 3600 * hours
+    try:
+        yield datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+    finally:
+        xapi.clock = usual
+
+
+def claim(shared: Lab, vdi: str, *, minutes_ago: int) -> None:
+    """As an import on another machine, whose clock is the pool's, claims a disk."""
+    now = datetime.datetime.fromtimestamp(int(shared.xapi.xapi.clock()), datetime.UTC)
+    began = now - datetime.timedelta(minutes=minutes_ago)
+    text = f"0123456789abcdef {began.isoformat()} elsewhere/7"
+    shared.session.call("VDI.add_to_other_config", shared.ref(vdi), FILLED, text)
+
+
 class TestADiskThatIsThere:
-    """It is written over by one import at a time, and never while it is anybody's."""
+    """One import at a time overwrites it, and never while it is in use."""
 
     @pytest.mark.parametrize("power_state", ["Running", "Halted", "Suspended"])
     def test_and_that_a_vm_has_is_refused(self, pool: Lab, image: Path, power_state: str) -> None:
@@ -281,13 +302,51 @@ class TestADiskThatIsThere:
         self, shared: Lab, image: Path
     ) -> None:
         """It may have staged its image for hours, and has not plugged the disk yet."""
-        view, attempt = View.of(shared.session), Attempt.begin()
+        view = View.of(shared.session)
+        attempt = Attempt.begin(view)
         began_long_ago = replace(attempt, began=attempt.began - datetime.timedelta(hours=5))
         vdi = shared.vdi("nfs", 8 * MIB)
         with claimed(view, VDIRef(shared.ref(vdi)), began_long_ago):
             with pytest.raises(DiskNotSuited, match="is being filled"):
                 fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
         fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+
+    def test_and_claimed_a_moment_ago_is_refused_by_a_machine_whose_clock_is_an_hour_ahead(
+        self, shared: Lab, image: Path
+    ) -> None:
+        """The claim is living: by the pool's clock it is a minute old, by this machine's an hour."""
+        vdi = shared.vdi("nfs", 8 * MIB)
+        with clock_of_pool(shared, hours=-1):
+            claim(shared, vdi, minutes_ago=1)
+            before = shared.xapi.snapshot()
+            with pytest.raises(DiskNotSuited, match="is being filled by an import on elsewhere/7"):
+                fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+            assert before.difference(shared.xapi.snapshot()) == []
+
+    def test_and_claimed_by_a_dead_import_is_filled_by_a_machine_whose_clock_is_an_hour_behind(
+        self, shared: Lab, image: Path
+    ) -> None:
+        """The claim is stale: by the pool's clock it is three minutes old, by this machine's it is of the future."""
+        vdi = shared.vdi("nfs", 8 * MIB)
+        before = shared.xapi.snapshot()
+        with clock_of_pool(shared, hours=1):
+            claim(shared, vdi, minutes_ago=3)
+            fill_vdi(shared.session, image, vdi, here=shared.elsewhere)
+        assert shared.content(vdi) == image.read_bytes().ljust(8 * MIB, b"\0")
+        changed = before.difference(shared.xapi.snapshot(), ignore=["SR.physical_utilisation"])
+        assert [change for change in changed if not change.startswith("storage.")] == shared.residue() == []
+
+    @pytest.mark.parametrize("hours", [-1, 1])
+    def test_is_claimed_by_the_pools_clock_and_not_by_this_machines(self, shared: Lab, hours: int) -> None:
+        vdi, view = shared.vdi("nfs", 8 * MIB), View.of(shared.session)
+        with clock_of_pool(shared, hours=hours) as now:
+            attempt = Attempt.begin(view)
+            with claimed(view, VDIRef(shared.ref(vdi)), attempt):
+                text = shared.session.call("VDI.get_other_config", shared.ref(vdi))[FILLED]
+        marked = attempt_of({"other_config": {FILLED: text}}, FILLED)
+        assert marked is not None
+        assert abs(marked.began - now) < datetime.timedelta(minutes=1)
+        assert abs(attempt.began - now) < datetime.timedelta(minutes=1)
 
     def test_and_half_filled_says_so_and_is_filled_again(self, shared: Lab, image: Path) -> None:
         vdi = shared.vdi("nfs", 8 * MIB)

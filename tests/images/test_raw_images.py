@@ -163,7 +163,7 @@ def test_a_stream_that_ends_early_is_truncated(missing: int) -> None:
     """With the byte at which it ended."""
     size = 2 * PIECE
     image = raw.from_stream(Pipe(bytes(size - missing)), size=size)
-    with pytest.raises(TruncatedImage, match="2097152 bytes were said") as caught:
+    with pytest.raises(TruncatedImage, match="2097152 bytes were expected") as caught:
         list(image.pieces())
     assert caught.value.offset == size - missing
 

@@ -1,4 +1,4 @@
-"""Tests of xenvol.images.sources.staging and leftovers: nothing stays, and nobody else's goes."""
+"""Tests of xenvol.images.sources.staging and staging_directory: nothing stays, and no living owner loses its own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ import pytest
 from tests import needs
 from xenvol.images.disk_image import PIECE
 from xenvol.images.errors import NoRoomToStage, SourceError, TargetError
-from xenvol.images.sources import leftovers, staging
-from xenvol.images.sources.leftovers import MARK, MAX_AGE, PREFIX, Owner, sweep
+from xenvol.images.sources import staging, staging_directory
 from xenvol.images.sources.staging import Staging
+from xenvol.images.sources.staging_directory import MARK, MAX_AGE, PREFIX, Owner, sweep
 from xenvol.images.sources.streams import stream_of
 
 DAY = 24 * 3600
@@ -86,14 +86,14 @@ class TestStaging:
             raise error
         assert list(tmp_path.iterdir()) == []
         place.close()
-        with pytest.raises(ValueError, match="over"):
+        with pytest.raises(ValueError, match="closed"):
             place.empty_file("two")
 
     def test_it_goes_with_whoever_forgets_it(self, tmp_path: Path) -> None:
         """And with a process that ends in an orderly way, but not with a fork of it."""
         place = Staging(tmp_path)
         path = place.empty_file("one")
-        leftovers._remove(path.parent, -1, os.getpid() + 1)  # as it is called in a fork
+        staging_directory._remove(path.parent, -1, os.getpid() + 1)  # as it is called in a fork
         assert path.exists()
         del place
         gc.collect()
@@ -341,7 +341,7 @@ class TestSweep:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A number comes back: another process that has it is not the owner."""
-        monkeypatch.setattr(leftovers, "_lock", lambda descriptor: True)
+        monkeypatch.setattr(staging_directory, "_lock", lambda descriptor: True)
         alive = make_left(tmp_path, age=9 * DAY, started=Owner.this().started)
         dead = make_left(tmp_path, name=f"{PREFIX}1-{'0' * 16}")
         gone = make_left(tmp_path, name=f"{PREFIX}2-{'0' * 16}", pid=2**31 - 1)
@@ -363,9 +363,9 @@ class TestSweep:
         """Cloned machines share a name, and the first namespace of numbers is the same on all of them; or it is a
         container, whose numbers mean others here.
         """
-        monkeypatch.setattr(leftovers, "_PROC", proc_of(tmp_path / "theirs", **differs))
+        monkeypatch.setattr(staging_directory, "_PROC", proc_of(tmp_path / "theirs", **differs))
         theirs = Owner.this()
-        monkeypatch.setattr(leftovers, "_PROC", proc_of(tmp_path / "ours"))
+        monkeypatch.setattr(staging_directory, "_PROC", proc_of(tmp_path / "ours"))
         ours = Owner.this()
         assert ours.is_here()
         assert not theirs.is_here()
@@ -384,7 +384,7 @@ class TestSweep:
     ) -> None:
         """Not even its own mark is then of a process that it could see."""
         proc = proc_of(tmp_path / "proc")
-        monkeypatch.setattr(leftovers, "_PROC", proc)
+        monkeypatch.setattr(staging_directory, "_PROC", proc)
         known = Owner.this().host
         (proc / missing).unlink()
         if is_empty:
@@ -486,13 +486,13 @@ class TestSweep:
         assert this.is_alive()
         process = subprocess.Popen(["true"])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert leftovers._started(process.pid) is None
+        assert staging_directory._started(process.pid) is None
         process.wait()
-        assert leftovers._started(process.pid) is None
+        assert staging_directory._started(process.pid) is None
 
     def test_a_system_without_proc_stages_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As BSDs are: what is left there goes when it is old."""
-        monkeypatch.setattr(leftovers, "_PROC", tmp_path / "proc")
+        monkeypatch.setattr(staging_directory, "_PROC", tmp_path / "proc")
         with Staging(tmp_path) as place:
             place.empty_file("x")
             (own,) = tmp_path.iterdir()

@@ -1,4 +1,4 @@
-"""A sweep takes what killed transfers have left, and nothing that could be somebody's."""
+"""A sweep takes what killed transfers have left, and nothing that may belong to another user."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from imagelab import MIB, Lab, lab
 
 from xenvol.images import find_leftovers, sweep
-from xenvol.images.overwriting import OVER
+from xenvol.images.claim import OVER
 from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
+from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -50,10 +51,29 @@ def test_a_disk_that_was_begun_long_ago_goes(pool: Lab) -> None:
 
 def test_a_disk_that_was_begun_just_now_stays(pool: Lab) -> None:
     """Its import is under way."""
-    (word,) = Attempt.begin().mark.values()
+    (word,) = Attempt.begin(View.of(pool.session)).mark.values()
     vdi = marked(pool, pool.vdi(), word=word)
     assert find_leftovers(pool.session) == sweep(pool.session) == []
     assert pool.ref(vdi)
+
+
+def test_an_age_of_zero_takes_what_was_begun_in_this_very_second(pool: Lab) -> None:
+    """The pool's clock has whole seconds."""
+    pool.xapi.xapi.clock = lambda: 1_800_000_000.5
+    (word,) = Attempt.begin(View.of(pool.session)).mark.values()
+    vdi = marked(pool, pool.vdi(), word=word)
+    (found,) = find_leftovers(pool.session, older_than=datetime.timedelta(0))
+    assert found.vdi_uuid == vdi
+
+
+@pytest.mark.parametrize(("hours", "is_found"), [(-1, False), (1, True)])
+def test_the_age_of_a_disk_is_told_by_the_pools_clock(pool: Lab, hours: int, is_found: bool) -> None:
+    """It was begun half an hour ago by this machine's clock, from which the pool's differs by an hour."""
+    began = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(minutes=30)
+    marked(pool, pool.vdi(), word=WORD.replace(LONG_AGO.isoformat(), began.isoformat()))
+    usual = pool.xapi.xapi.clock
+    pool.xapi.xapi.clock = lambda: usual() + 3600 * hours
+    assert bool(find_leftovers(pool.session, older_than=datetime.timedelta(minutes=5))) is is_found
 
 
 @pytest.mark.parametrize("plugged", [True, False])
@@ -68,7 +88,7 @@ def test_a_disk_that_a_vm_has_stays_and_the_vm_is_named(pool: Lab, plugged: bool
 
 
 def test_a_disk_that_has_become_a_volume_stays(pool: Lab) -> None:
-    """Somebody has adopted it."""
+    """It was adopted by the Storage Manager."""
     vdi = marked(pool, pool.vdi())
     pool.session.call("VDI.add_to_other_config", pool.ref(vdi), "xenvol:managed", "v1")
     (kept,) = sweep(pool.session)
@@ -77,7 +97,7 @@ def test_a_disk_that_has_become_a_volume_stays(pool: Lab) -> None:
 
 
 def test_a_copy_that_has_inherited_the_mark_stays_and_loses_it(pool: Lab) -> None:
-    """A clone, a snapshot or a copy of a disk that was being filled is somebody's who made it."""
+    """A clone, a snapshot or a copy of a disk that was being filled belongs to the user who made it."""
     vdi = marked(pool, pool.vdi(size=4 * MIB))
     copies = [
         pool.session.call("VDI.clone", pool.ref(vdi), {}),
@@ -112,11 +132,11 @@ def test_a_word_that_nobody_can_read_is_nobodys(pool: Lab) -> None:
 
 
 def test_a_disk_that_does_not_say_which_one_it_is_stays_and_is_told_of(pool: Lab) -> None:
-    """It was begun and nothing else; or it is somebody's copy of one that was."""
+    """It was begun and nothing else; or it is a copy of one that was."""
     vdi = pool.vdi()
     pool.session.call("VDI.add_to_other_config", pool.ref(vdi), IMAGE, WORD)
     (kept,) = sweep(pool.session)
-    assert (kept.kind, "somebody else's" in str(kept.kept)) == ("disk", True)
+    assert (kept.kind, "another user made" in str(kept.kept)) == ("disk", True)
     assert pool.ref(vdi)
 
 
@@ -153,7 +173,7 @@ def test_a_snapshot_that_only_looks_like_an_exports_stays_and_is_told_of(pool: L
     snapshot = pool.session.call("VDI.snapshot", pool.ref(vdi), {})
     swept = {each.kind: each for each in sweep(pool.session)}
     assert swept["snapshot"].vdi_uuid == pool.session.call("VDI.get_uuid", snapshot)
-    assert "somebody else's" in str(swept["snapshot"].kept)
+    assert "another user made" in str(swept["snapshot"].kept)
 
 
 def test_what_cannot_be_erased_is_told_with_the_reason_and_the_rest_goes(pool: Lab) -> None:
@@ -166,7 +186,7 @@ def test_what_cannot_be_erased_is_told_with_the_reason_and_the_rest_goes(pool: L
     assert kept.vdi_uuid in (first, second)
 
 
-def test_an_attempt_reads_what_it_has_written() -> None:
-    attempt = Attempt.begin()
+def test_an_attempt_reads_what_it_has_written(pool: Lab) -> None:
+    attempt = Attempt.begin(View.of(pool.session))
     assert attempt_of({"other_config": attempt.mark}) == attempt
     assert attempt.has_marked({"other_config": {"a": "b", **attempt.mark}})

@@ -52,7 +52,7 @@ def writings(draw: st.DrawFn) -> tuple[list[Piece], bytes]:
 def compare(pieces: list[Piece], disk: Disk) -> int:
     with tempfile.TemporaryDirectory() as directory, Ledger(Path(directory)) as ledger:
         assert os.listdir(directory) == []
-        assert list(ledger.noting(pieces)) == pieces
+        assert list(ledger.recording(pieces)) == pieces
         return sum(len(piece.data) for piece in ledger.check("the disk", disk))
 
 

@@ -180,7 +180,7 @@ def both(layers: Sequence[vhd.Layer], error: type[InvalidImage], match: str) -> 
 def test_a_leaf_without_its_parent_is_refused() -> None:
     base = uuid4()
     image = vhdkit.make_differencing(SIZE, {0: b"x" * 512}, parent=base, parent_name="base.vhd")
-    both(opened([image]), MissingParent, rf"differs from {base} \(base.vhd\)")
+    both(opened([image]), MissingParent, rf"differences from {base} \(base.vhd\)")
 
 
 def test_a_chain_that_ends_with_a_differencing_vhd_is_refused() -> None:

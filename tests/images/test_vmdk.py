@@ -340,7 +340,7 @@ def test_a_file_that_changes_before_it_is_copied_is_checked_again(
 @pytest.mark.parametrize(
     ("at", "layout", "value", "error", "problem"),
     [
-        (0, "<I", 0, InvalidImage, "does not begin as one"),
+        (0, "<I", 0, InvalidImage, "wrong magic"),
         (4, "<I", 0, UnsupportedImage, "version 0"),
         (4, "<I", 4, UnsupportedImage, "version 4"),
         (0x0C, "<Q", 0, UnsupportedImage, "one of the files"),
@@ -411,14 +411,14 @@ def test_no_room_is_noticed_before(tmp_path: Path, staging: Staging, monkeypatch
     )
     monkeypatch.setattr("shutil.which", lambda name: "/bin/false")
     data = streamed(random.Random(3).randbytes(1 << 20))
-    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be copied and unfolded") as caught:
+    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be copied and unpacked") as caught:
         opened(data, tmp_path, staging)
     assert (caught.value.needed, caught.value.free) == (len(data) + (1 << 20), 1024)
     assert caught.value.directory == str(tmp_path / "staging")
     assert list((tmp_path / "staging").iterdir()) == []
     with (
         Staged(tmp_path / "disk.vmdk") as file,
-        pytest.raises(NoRoomToStage, match="must be unfolded") as caught,
+        pytest.raises(NoRoomToStage, match="must be unpacked") as caught,
     ):
         vmdk.from_file(file, staging=staging)
     assert caught.value.needed == 1 << 20
@@ -460,7 +460,7 @@ def test_a_disk_that_gets_full_is_no_bad_image(
 ) -> None:
     """qemu-img says so in words alone."""
     qemu_img_that(tmp_path, f"sys.exit('qemu-img: error while writing: {said}')", monkeypatch)
-    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be unfolded") as caught:
+    with pytest.raises(NoRoomToStage, match=r"disk\.vmdk must be unpacked") as caught:
         opened(streamed(pattern(1 << 20)), tmp_path, staging)
     assert (caught.value.directory, caught.value.needed) == (str(tmp_path / "staging"), 1 << 20)
 

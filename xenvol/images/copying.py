@@ -1,6 +1,6 @@
-"""An image onto a disk, by a road: only what is allocated, zeros where the disk may hold others, compared if asked.
+"""Copy an image onto a disk: what is allocated, zeros where the disk may hold other bytes, compared on request.
 
-pieces of the image ─▶ without zeros ─▶ noted ─▶ (gaps filled) ─▶ watched ─▶ the road ─▶ read back, compared
+pieces of the image ─▶ without zeros ─▶ recorded ─▶ (gaps filled) ─▶ reported ─▶ the transport ─▶ read back, compared
 """
 
 from __future__ import annotations
@@ -10,50 +10,49 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from xenvol.images.disk_image import DiskImage, Piece, dense, without_zeros
-from xenvol.images.opening import Opened
-from xenvol.images.progress import Watch
-from xenvol.images.transports import Road
+from xenvol.images.opening import OpenImage
+from xenvol.images.transports import Transport
 from xenvol.images.verification import Ledger
 from xenvol.session.refs import VDIRef
 
 
 @dataclass(frozen=True)
-class Target:
-    """A disk that a road leads to."""
+class TargetDisk:
+    """A disk to write, and the transport to it."""
 
-    road: Road
+    transport: Transport
     vdi_ref: VDIRef
     name: str
-    """As messages call it."""
+    """The disk's name in messages."""
     size: int
     """Bytes."""
     is_blank: bool
-    """Whether it reads as zeros, so that the image's holes need not be written."""
+    """Whether the disk reads as zeros, so that the image's holes need not be written."""
 
 
-def carry(image: Opened, target: Target, *, verify: bool, watch: Watch) -> int:
-    """When it returns, the disk is the image, followed by zeros; the bytes that were written, gaps and all.
+def copy_image(image: OpenImage, target: TargetDisk, *, verify: bool) -> int:
+    """Write the image, and zeros behind it, onto the disk; return the bytes written, gaps included.
 
-    The image must fit. Raises what its reader, its source and the road raise; ChecksumMismatch; NotAsWritten.
+    The image must fit. Raises what its reader, its source and the transport raise; ChecksumMismatch; NotAsWritten.
     """
     disk = image.disk
     total = disk.allocated if target.is_blank else target.size
     with Ledger(image.scratch) if verify else nullcontext() as ledger:
-        noted = _Noted(disk, ledger)
-        pieces = noted.pieces() if target.is_blank else dense(noted, target.size)
+        recorded = _Recorded(disk, ledger)
+        pieces = recorded.pieces() if target.is_blank else dense(recorded, target.size)
         count = _Count()
-        target.road.fill(target.vdi_ref, watch.over("writing", count.of(pieces), total))
+        target.transport.fill(target.vdi_ref, image.watch.over("writing", count.of(pieces), total))
         image.finish()
         if ledger is not None:
-            with target.road.contents(target.vdi_ref) as found:
+            with target.transport.contents(target.vdi_ref) as found:
                 compared = ledger.check(target.name, found)
-                for _ in watch.over("verifying", compared, noted.size):
+                for _ in image.watch.over("verifying", compared, recorded.size):
                     pass
     return count.size
 
 
-class _Noted:
-    """An image without its zeros, whose pieces are noted as they go."""
+class _Recorded:
+    """An image without its zeros; the ledger records its pieces as they pass."""
 
     def __init__(self, disk: DiskImage, ledger: Ledger | None) -> None:
         self.format = disk.format
@@ -61,17 +60,20 @@ class _Noted:
         self.allocated = disk.allocated
         self.is_ordered = disk.is_ordered
         self.size = 0
+        """Bytes of the pieces that have passed."""
         self._disk = disk
         self._ledger = ledger
 
     def pieces(self) -> Iterator[Piece]:
         pieces = without_zeros(self._disk.pieces())
-        for piece in pieces if self._ledger is None else self._ledger.noting(pieces):
+        for piece in pieces if self._ledger is None else self._ledger.recording(pieces):
             yield piece
             self.size += len(piece.data)
 
 
 class _Count:
+    """Counts the bytes of the pieces that have passed."""
+
     def __init__(self) -> None:
         self.size = 0
 

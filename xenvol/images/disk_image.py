@@ -1,7 +1,7 @@
-"""What an image is to all who carry one: the bytes of a disk, in pieces that say where they belong.
+"""What a reader gives and a transport takes: the bytes of a disk, in pieces that say where they belong.
 
-A reader of a format gives `DiskImage`s and a road takes their pieces, so that no format knows a road and no road a
-format. What no piece covers reads as zeros; whoever writes onto what may hold other bytes fills the gaps (`dense`).
+A reader gives a `DiskImage`, and a transport takes its pieces. So no format knows a transport, and no transport a
+format. Bytes that no piece covers are zeros. A disk that may hold other bytes needs the gaps filled (`dense`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 SECTOR = 512
-"""Bytes; the grain of VHDs, and the least that a block device takes."""
+"""Bytes. The unit of VHDs, and the smallest write to a block device."""
 PIECE = 1 << 20
-"""Bytes of a piece, at most: what is in memory at one time is a few of these."""
+"""Bytes of a piece, at most. A few pieces are in memory at one time."""
 GRAIN = 64 << 10
-"""Bytes; zeros are looked for in steps of this size."""
+"""Bytes. `without_zeros` looks for zeros in steps of this size."""
 VHD_MAX = 2040 << 30
-"""Bytes: what a VHD holds at most, of whichever driver (facts/xapi.md 5.5)."""
+"""Bytes of the largest disk that a VHD holds, with every storage driver (docs/background/xapi.md, 5.5)."""
 _ZEROS = bytes(PIECE)
 
 
 class Piece(NamedTuple):
-    """`data` lies at `offset` of the disk; both are multiples of a sector, but for the end of a raw image."""
+    """`data` belongs at `offset` of the disk. Both are multiples of a sector, except at the end of a raw image."""
 
     offset: int
     data: bytes
@@ -32,55 +32,56 @@ class Piece(NamedTuple):
 
 
 class Stream(Protocol):
-    """Bytes that come once, from first to last."""
+    """Bytes that can be read once, from first to last."""
 
     name: str
-    """As errors call it: a path, a URL without what is secret in it, ``standard input``."""
+    """The name in errors: a path, a URL without its secrets, ``standard input``."""
     length: int | None
-    """Bytes in all, where that was said."""
+    """Bytes in all; None if not known."""
 
     def read(self, size: int, /) -> bytes:
-        """`size` bytes, or fewer where it ends; none at its end. Raises SourceError."""
+        """Return `size` bytes, or fewer where the stream ends; none at its end. Raises SourceError."""
         ...
 
 
 class ByteFile(Protocol):
-    """Bytes that can be had in any order."""
+    """Bytes that can be read in any order."""
 
     name: str
     size: int
 
     def pread(self, offset: int, size: int, /) -> bytes:
-        """Exactly so many. Raises EndOfFile for what lies beyond the end, SourceError."""
+        """Return exactly `size` bytes. Raises EndOfFile beyond the end, SourceError."""
         ...
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """(start, end) of what is not known to be a hole, in order; of a file without holes, all of it."""
+        """Yield (start, end) of each range that is not a hole, in order. A source that does not know its holes
+        yields all."""
         ...
 
 
-class EndOfFile(Exception):  # it is the end, and an error only to whoever wanted more
-    """Somebody wanted bytes behind the end; a format's reader makes a TruncatedImage of it."""
+class EndOfFile(Exception):  # an error only for the reader that wanted more
+    """The reader asked for bytes beyond the end. A format's reader turns it into a TruncatedImage."""
 
 
-class NeedsFile(Exception):  # says what to do, and is an error to nobody
-    """What comes as a stream lies in an order in which it cannot be read as it comes: it must be staged first."""
+class NeedsFile(Exception):  # tells the caller what to do
+    """A stream's bytes come in an order in which its format cannot be read: stage it in a file first."""
 
 
 class DiskImage(Protocol):
-    """A disk, as an image holds it. Its `pieces` do not overlap, and are asked for once."""
+    """The disk that an image holds. Its `pieces` do not overlap, and can be read once."""
 
     format: str
-    """``raw``, ``vhd``, ``qcow2``, ``vmdk``, ``iso``; of a tarball, what is in it."""
+    """``raw``, ``vhd``, ``qcow2``, ``vmdk``, ``iso``. For a tarball, the format of its members."""
     virtual_size: int
     """Bytes of the disk."""
     allocated: int | None
-    """Bytes that the pieces have together, at most; None where nobody knows before they have been read."""
+    """Bytes of all pieces together, at most; None if only reading them tells."""
     is_ordered: bool
-    """Whether each piece lies behind the one before."""
+    """Whether the pieces come in the order of their offsets."""
 
     def pieces(self) -> Iterator[Piece]:
-        """Raises InvalidImage where the image turns out to be a bad one, SourceError."""
+        """Yield the pieces. Raises InvalidImage if the image turns out to be bad, SourceError."""
         ...
 
 
@@ -89,13 +90,13 @@ def is_zero(data: bytes) -> bool:
 
 
 def without_zeros(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same without what is zero, in steps of `GRAIN` that are aligned on the disk."""
+    """Yield the same pieces without their zeros, in steps of `GRAIN` that are aligned on the disk."""
     for offset, data in pieces:
-        start = 0  # of what is not zero and not yielded yet
+        start = 0  # of what is neither zero nor yielded yet
         position = 0
         while position < len(data):
             end = min(len(data), position + GRAIN - (offset + position) % GRAIN)
-            # what differs at an end is not looked at further: to cut it out costs more than to send it
+            # a step with a byte at either end is kept whole: cutting it costs more than sending it
             if not (data[position] or data[end - 1]) and is_zero(data[position:end]):
                 if start < position:
                     yield Piece(offset + start, data[start:position])
@@ -108,9 +109,9 @@ def without_zeros(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def dense(image: DiskImage, size: int) -> Iterator[Piece]:
-    """The pieces, and zeros wherever there is none: for a disk of `size` bytes that may hold other bytes.
+    """Yield the pieces, and zeros in the gaps: for a disk of `size` bytes that may hold other bytes.
 
-    Where the pieces come in no order, the whole disk is zeroed first, and they are laid over it.
+    If the pieces come in no order, zeros for the whole disk come first.
     """
     if not image.is_ordered:
         yield from _zeros(0, size)

@@ -1,7 +1,7 @@
-"""What can be wrong with an image, with where it comes from or goes to, and with the road it takes; by whose fault.
+"""What can be wrong with an image, its source, its target or its transport; sorted by blame.
 
-A message names the image, what is wrong with it and, where something can be done, what. No text shows a token that a
-URL or a header holds.
+A message names the image, the problem and, if there is one, the remedy. No text shows a token from a URL or a
+header.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xenvol.errors import HypervisorError, RequestError, StorageError, XenVolErr
 
 
 class InvalidImage(RequestError):
-    """The image is not what its first bytes say that it is; `offset` is where, in bytes, if that is known."""
+    """The image breaks the rules of its format. `offset` is the place in bytes, if known."""
 
     def __init__(
         self, image: str, *, format: str, problem: str, offset: int | None = None, remedy: str | None = None
@@ -22,7 +22,7 @@ class InvalidImage(RequestError):
         where = "" if offset is None else f" (at byte {offset})"
         advice = "" if remedy is None else f"; {remedy}"
         called = format.upper() if format in ("vhd", "vmdk", "iso") else format
-        super().__init__(f"{image} is no good {called} image: {problem}{where}{advice}")
+        super().__init__(f"{image} is not a valid {called} image: {problem}{where}{advice}")
         self.image = image
         self.format = format
         self.problem = problem
@@ -30,11 +30,11 @@ class InvalidImage(RequestError):
 
 
 class TruncatedImage(InvalidImage):
-    """It ends before its own tables say that it does."""
+    """The image ends before the end that its own tables give."""
 
 
 class EncryptedImage(InvalidImage):
-    """Its bytes mean nothing without a key, and would look like a disk."""
+    """The image is encrypted. Without the key its bytes would become a useless disk."""
 
     def __init__(self, image: str, *, format: str) -> None:
         super().__init__(
@@ -46,34 +46,34 @@ class EncryptedImage(InvalidImage):
 
 
 class MissingParent(InvalidImage):
-    """It holds only what differs from another image, which was not given; `parent` is how it names that one."""
+    """The image holds only differences from a parent that was not given. `parent` is the image's name for it."""
 
     def __init__(self, image: str, *, format: str, parent: str) -> None:
         super().__init__(
             image,
             format=format,
-            problem=f"it holds only what differs from {parent}",
+            problem=f"it holds only the differences from {parent}",
             remedy="give the whole chain, leaf first (of VHDs), or flatten it first",
         )
         self.parent = parent
 
 
 class UnsupportedImage(RequestError):
-    """A good image, as far as it can be told, in a form that xenvol does not read."""
+    """The image is in a form that xenvol does not read."""
 
     def __init__(self, image: str, *, problem: str, remedy: str) -> None:
-        super().__init__(f"{image} cannot be read: {problem}; {remedy}")
+        super().__init__(f"xenvol cannot read {image}: {problem}; {remedy}")
         self.image = image
         self.problem = problem
 
 
 class ChecksumMismatch(RequestError):
-    """What arrived is not what was promised; `expected` and `found` are hexadecimal digests."""
+    """The image differs from its checksum. `expected` and `found` are hexadecimal digests."""
 
     def __init__(self, image: str, *, algorithm: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{image} has the {algorithm} {found}, and {expected} was promised: it was changed or cut on its way, or "
-            "another image was meant; fetch it again"
+            f"{image} has the {algorithm} {found}, and not {expected}: it was changed or cut on its way, or the "
+            "checksum belongs to another image; fetch it again"
         )
         self.image = image
         self.algorithm = algorithm
@@ -82,7 +82,7 @@ class ChecksumMismatch(RequestError):
 
 
 class ImageTooLarge(RequestError):
-    """Sizes in bytes; `limit` is what the SR's driver makes at most, or what the given disk has."""
+    """Sizes in bytes. `limit` is the largest disk that the SR's driver makes, or the size of the given disk."""
 
     def __init__(self, image: str, *, size: int, limit: int, what: str) -> None:
         super().__init__(f"{image} holds a disk of {size} bytes, and {what} has at most {limit}")
@@ -95,26 +95,26 @@ class ImageTooLarge(RequestError):
 
 
 class SourceError(RequestError):
-    """The image cannot be had: no such file, an HTTP error, a stream that broke; `status` is HTTP's."""
+    """xenvol cannot read the image: no such file, an HTTP error, a broken stream. `status` is HTTP's."""
 
     def __init__(self, image: str, *, problem: str, status: int | None = None) -> None:
-        super().__init__(f"{image} cannot be had: {problem}")
+        super().__init__(f"cannot read {image}: {problem}")
         self.image = image
         self.problem = problem
         self.status = status
 
 
 class TargetError(RequestError):
-    """The image cannot be put there."""
+    """xenvol cannot write the image there."""
 
     def __init__(self, target: str, *, problem: str) -> None:
-        super().__init__(f"{target} cannot be written: {problem}")
+        super().__init__(f"cannot write {target}: {problem}")
         self.target = target
         self.problem = problem
 
 
 class NoRoomToStage(RequestError):
-    """Sizes in bytes; nothing was written."""
+    """The staging directory has too little free space. Sizes in bytes; nothing was written to the disk."""
 
     def __init__(self, directory: str, *, needed: int, free: int, reason: str) -> None:
         super().__init__(
@@ -127,7 +127,7 @@ class NoRoomToStage(RequestError):
 
 
 class MissingReader(RequestError):
-    """A format that another package, or program, reads."""
+    """The format needs a package, or a program, that is not installed."""
 
     def __init__(self, image: str, *, format: str, package: str) -> None:
         super().__init__(f"{image} is a {format} image, which {package} reads: install it")
@@ -137,7 +137,7 @@ class MissingReader(RequestError):
 
 
 class TransferCancelled(XenVolError):
-    """Whoever waited for it does not want it any more; nothing of it remains."""
+    """The caller cancelled the transfer; nothing of it remains."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} was cancelled; nothing of it remains")
@@ -145,7 +145,7 @@ class TransferCancelled(XenVolError):
 
 
 class UnknownDisk(RequestError):
-    """No SR, or no VDI, of this name, or several; `candidates` are the uuids of the several."""
+    """No SR, or no VDI, has this name, or several have it. `candidates` are the uuids of the several."""
 
     def __init__(self, kind: str, name: str, *, candidates: Iterable[str] = ()) -> None:
         self.kind = kind
@@ -156,7 +156,7 @@ class UnknownDisk(RequestError):
 
 
 class DiskNotSuited(RequestError):
-    """The disk, or the SR, is there, and is not one that this can be done with; nothing was made."""
+    """The operation is not possible with this disk, or this SR. xenvol made nothing."""
 
     def __init__(self, what: str, *, problem: str, remedy: str) -> None:
         super().__init__(f"{what} {problem}: {remedy}")
@@ -165,21 +165,26 @@ class DiskNotSuited(RequestError):
         self.remedy = remedy
 
 
-# --- the road -----------------------------------------------------------------------------------------------------
+# --- the transport ------------------------------------------------------------------------------------------------
 
 
-class NoRoad(HypervisorError):
-    """Found out before anything was made; `reasons` say of each road why it cannot be taken."""
+class NoTransport(HypervisorError):
+    """No transport reaches the disk. Raised before xenvol makes anything; `reasons` has the reason for each
+    transport."""
 
     def __init__(self, what: str, *, reasons: Mapping[str, str]) -> None:
         self.what = what
         self.reasons = dict(reasons)
         listed = "; ".join(f"{road}: {reason}" for road, reason in self.reasons.items())
-        super().__init__(f"there is no way to the bytes of {what}: {listed}")
+        super().__init__(f"no transport reaches {what}: {listed}")
+
+
+NoRoad = NoTransport
+"""The name in earlier releases."""
 
 
 class TransferFailed(HypervisorError):
-    """A host broke off, or its storage did; `code` is xapi's, of the task, where there is one."""
+    """A host, or its storage, ended the transfer. `code` is the error code of xapi's task, if there is one."""
 
     def __init__(
         self, what: str, *, problem: str, code: str | None = None, status: int | None = None
@@ -192,12 +197,12 @@ class TransferFailed(HypervisorError):
 
 
 class NotAsWritten(StorageError):
-    """What was read back is not what was written; `offset` is the first byte of the disk that differs, about."""
+    """The disk does not hold what was written. `offset` is about where the difference begins, in bytes."""
 
     def __init__(self, disk: str, *, offset: int) -> None:
         super().__init__(
-            f"{disk} does not hold what was written, from byte {offset} on: the storage, or the way to it, loses or "
-            "changes data; nothing was kept"
+            f"{disk} does not hold what was written, from byte {offset} on: the storage, or the connection to it, "
+            "loses or changes data; nothing was kept"
         )
         self.disk = disk
         self.offset = offset

@@ -1,6 +1,7 @@
-"""A disk becomes an image, as it was at one moment; the pool is afterwards as it was.
+"""A disk becomes an image of one moment, and the pool ends as it began.
 
-A disk that a VM writes to meanwhile is read from a snapshot, which says whose it is and goes again.
+If a VM writes to the disk, xenvol reads a snapshot. The snapshot has the transfer mark, and is erased
+afterwards.
 """
 
 from __future__ import annotations
@@ -16,29 +17,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
-from xenvol.images.destination import check_may_be_read, get_vdi, writers_of
+from xenvol.images.disk_checks import check_may_be_read, get_vdi, writers_of
 from xenvol.images.disk_image import PIECE, DiskImage, Piece, Stream
-from xenvol.images.environment import HERE, Surroundings
 from xenvol.images.errors import NoRoomToStage, TransferFailed
 from xenvol.images.formats.vhd_writer import write_vhd
-from xenvol.images.output_file import Compression, Target, check_free, is_sparse, output, packed, write_raw
-from xenvol.images.progress import Progress, Watch, say_nothing
-from xenvol.images.snapshots import take_snapshot
+from xenvol.images.options import HERE, Environment, TransferOptions
+from xenvol.images.output_file import (
+    Compression,
+    Output,
+    check_free,
+    compressed,
+    is_sparse,
+    output,
+    write_raw,
+)
+from xenvol.images.progress import Progress, Watch, ignore_progress
 from xenvol.images.sources.staging import Staging
-from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports import Road, RoadName
-from xenvol.images.transports.http import HTTPRoad
+from xenvol.images.transfer_vdis import take_snapshot
+from xenvol.images.transports import Transport, TransportName
+from xenvol.images.transports.http import HTTPTransport
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.session.refs import SRRef, VDIRef
 
 ExportFormat = Literal["raw", "vhd", "tarball"]
-_FOOTER: Final = 512  # bytes of a VHD's, which begins with a copy of it
+_FOOTER: Final = 512  # bytes of a VHD's footer; the VHD begins with a copy of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedImage:
-    """What came of it. Sizes in bytes."""
+    """The result of an export. Sizes in bytes."""
 
     vdi_uuid: str
     target: str
@@ -47,51 +55,68 @@ class ExportedImage:
     virtual_size: int
     """Of the disk."""
     size: int
-    """Of the image, before it was compressed; holes count."""
+    """Of the image before compression; holes count."""
     road: str
     was_in_use: bool
     """Whether it was read from a snapshot."""
     residue: tuple[str, ...]
-    """What could not be taken back; none, if all went well."""
+    """What could not be taken back; empty if all was."""
 
 
 def export_image(
     session: Any,
     vdi: str,
-    target: Target,
+    target: Output,
     *,
     format: ExportFormat = "raw",
     compression: Compression = "none",
     overwrite: bool = False,
-    road: RoadName = "auto",
+    road: TransportName = "auto",
     staging_dir: str | Path | None = None,
-    progress: Callable[[Progress], None] = say_nothing,
+    progress: Callable[[Progress], None] = ignore_progress,
     cancel: threading.Event | None = None,
-    here: Surroundings = HERE,
+    here: Environment = HERE,
 ) -> ExportedImage:
-    """Write what a VDI (reference, uuid or name) holds to a path, or into an open binary file.
+    """Write the content of a VDI (reference, uuid or name) to a path, or into an open binary file.
 
-    ``raw`` leaves holes where the target is a file. ``vhd`` is a dynamic one. ``tarball`` holds that as ``0.vhd``, as
-    image services keep it; it is staged, since a tarball says first how long its members are. A file appears under
-    its name when it is complete. Raises UnknownDisk, DiskNotSuited, NoRoad, TargetError, NoRoomToStage,
-    TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
+    ``raw`` leaves holes if the target is a file. ``vhd`` is a dynamic VHD. ``tarball`` holds that VHD as ``0.vhd``,
+    as image services store it. It is staged, since a tarball gives the length of a member before the member. A file
+    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, NoTransport,
+    TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
     """
-    view, attempt, undo = View.of(session), Attempt.begin(), Undo()
+    options = TransferOptions(
+        transport=road, staging_dir=staging_dir, progress=progress, cancel=cancel, environment=here
+    )
+    return write_image(
+        session, vdi, target, options, format=format, compression=compression, overwrite=overwrite
+    )
+
+
+def write_image(
+    session: Any,
+    vdi: str,
+    target: Output,
+    options: TransferOptions,
+    *,
+    format: ExportFormat = "raw",
+    compression: Compression = "none",
+    overwrite: bool = False,
+) -> ExportedImage:
+    """As `export_image`, with the options in one value."""
+    view, undo = View.of(session), Undo()
     check_free(target, overwrite=overwrite)
     vdi_ref, vdi_rec = get_vdi(view, vdi)
     sr_ref = SRRef(vdi_rec["SR"])
     in_use = bool(writers_of(view, vdi_rec))
     check_may_be_read(view, vdi_rec, view.record("SR", sr_ref), in_use=in_use)
-    way = here.choose(view, sr_ref, attempt, road)
-    watch = Watch("the export", progress, cancel)
+    attempt, transport = options.begin(view, sr_ref)
     size = int(vdi_rec["virtual_size"])
     try:
         source_ref = take_snapshot(view, undo, vdi_ref, vdi_rec, attempt) if in_use else vdi_ref
-        with output(target, overwrite=overwrite) as file, Staging(staging_dir) as staging:
-            writing = _Writing(
-                way, source_ref, size, staging, watch, least=int(vdi_rec["physical_utilisation"])
-            )
-            with packed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
+        with output(target, overwrite=overwrite) as file, Staging(options.staging_dir) as staging:
+            least, watch = int(vdi_rec["physical_utilisation"]), options.watch("the export")
+            writing = _Writing(transport, source_ref, size, staging, watch, least=least)
+            with compressed(file, compression, image=f"VDI {vdi_rec['uuid']}") as stream:
                 written = writing.write(format, stream)
             if not in_use:
                 _check_still_unused(view, vdi_ref)
@@ -105,26 +130,26 @@ def export_image(
         compression=compression,
         virtual_size=size,
         size=written,
-        road=way.name,
+        road=transport.name,
         was_in_use=in_use,
-        residue=tuple(undo.unwind() and undo.unwind()),  # what failed is tried once more
+        residue=tuple(undo.unwind() and undo.unwind()),  # a second try for what failed
     )
 
 
 def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
-    """Raise TransferFailed where the disk was written to while it was read: what was read is of no one moment."""
+    """Raise TransferFailed if a VM got the disk while it was read: the image then mixes several moments."""
     view.read({"VDI": [vdi_ref]})
     vdi_rec = view.known("VDI", vdi_ref)
     if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
-        problem = f"{', '.join(writers)} got it meanwhile, and may have written to it: export it again"
+        problem = f"{', '.join(writers)} got the disk during the export, and may have written to it: export it again"
         raise TransferFailed(f"reading VDI {vdi_rec['uuid']}", problem=problem)
 
 
 class _Writing:
     def __init__(
-        self, way: Road, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch, *, least: int
+        self, transport: Transport, vdi_ref: VDIRef, size: int, staging: Staging, watch: Watch, *, least: int
     ) -> None:
-        self._way = way
+        self._transport = transport
         self._vdi_ref = vdi_ref
         self._size = size
         self._staging = staging
@@ -132,7 +157,7 @@ class _Writing:
         self._watch = watch
 
     def write(self, format: ExportFormat, file: BinaryIO) -> int:
-        """The length of the image."""
+        """Write the image, and return its length in bytes."""
         if format == "raw":
             return self._raw(file)
         if format == "vhd":
@@ -141,7 +166,7 @@ class _Writing:
             return self._tarball(staged, file)
 
     def _raw(self, file: BinaryIO) -> int:
-        with self._way.contents(self._vdi_ref) as disk:
+        with self._transport.contents(self._vdi_ref) as disk:
             if disk.is_ordered or is_sparse(file):
                 write_raw(self._pieces(disk), self._size, file)
                 return self._size
@@ -154,18 +179,19 @@ class _Writing:
         return self._watch.over("writing", disk.pieces(), disk.allocated)
 
     def _vhd(self, file: BinaryIO) -> int:
-        """As xapi makes it, or made here of what the device holds."""
-        if isinstance(self._way, HTTPRoad):
-            with self._way.vhd_stream(self._vdi_ref) as stream:
+        """Write xapi's own VHD of the disk; over a block device, one made here."""
+        if isinstance(self._transport, HTTPTransport):
+            with self._transport.vhd_stream(self._vdi_ref) as stream:
                 return self._checked_vhd(stream, file)
         if is_sparse(file):
-            with self._way.contents(self._vdi_ref) as disk:
+            with self._transport.contents(self._vdi_ref) as disk:
                 return write_vhd(self._pieces(disk), self._size, file)
         with self._staged_vhd() as staged:
             return _copy(staged.read, file)
 
     def _checked_vhd(self, stream: Stream, file: BinaryIO) -> int:
-        """The same, and TransferFailed where it does not end with the footer that it begins with: it was cut."""
+        """Write the VHD. Raises TransferFailed if it does not end with the footer that it begins with: it was cut
+        off."""
         tick = self._watch.counting("writing", None)
         first, last, size = b"", b"", 0
         while data := stream.read(PIECE):
@@ -174,13 +200,13 @@ class _Writing:
             size += file.write(data)
             tick(len(data))
         if len(first) < _FOOTER or first != last:
-            raise TransferFailed(f"reading {stream.name}", problem="what came is no whole VHD")
+            raise TransferFailed(f"reading {stream.name}", problem="the host sent an incomplete VHD")
         return size
 
     @contextmanager
     def _staged_vhd(self) -> Iterator[BinaryIO]:
-        """Raises NoRoomToStage."""
-        with self._staged("0.vhd", "a tarball says first how long its members are") as staged:
+        """Give a file that holds the VHD. Raises NoRoomToStage."""
+        with self._staged("0.vhd", "a tarball gives the length of a member before the member") as staged:
             self._vhd(staged)
             staged.seek(0)
             yield staged
@@ -198,7 +224,7 @@ class _Writing:
                 raise NoRoomToStage(directory, needed=self._size, free=free, reason=reason) from error
 
     def _tarball(self, staged: BinaryIO, file: BinaryIO) -> int:
-        """With one member, the leaf of a chain of one (facts/peers.md e.6)."""
+        """Write a tarball with one member, the leaf of a chain of one (docs/background/peers.md, e.6)."""
         member = tarfile.TarInfo("0.vhd")
         member.size = os.fstat(staged.fileno()).st_size
         member.mtime = int(time.time())
@@ -211,7 +237,7 @@ class _Writing:
 
 
 class _Counted:
-    """A file that is only written to."""
+    """A write-only file that counts its bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,11 +1,11 @@
-"""From where an image is to what it is: fetched, summed up, told by its bytes, and read by its format's reader.
+"""Open an image: fetch it, compute its checksum, recognise its format, and give it to the format's reader.
 
-    path ──────▶ file ─────────────────────────┐
-    URL, pipe ─▶ stream ─▶ expanded ─▶ in order? ─▶ its reader
-                                    └─ no ─▶ staged: a file ─▶ its reader
+    path ──────▶ file ──────────────────────────────┐
+    URL, pipe ─▶ stream ─▶ decompressed ─▶ in order? ─▶ its reader
+                                        └─ no ─▶ staged: a file ─▶ its reader
 
-What can be read as it comes is not staged. What is checked before anything is made: the whole of a file's tables and
-its checksum, and of a stream what comes before its first block; the rest is checked as it passes, to its last byte.
+A format that can be read in the order of its bytes is not staged. Before xenvol makes anything, it checks all tables
+and the checksum of a file, and of a stream all that comes before the first block. The rest is checked as it passes.
 """
 
 from __future__ import annotations
@@ -13,100 +13,51 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import BinaryIO, Final, TypeGuard
+from typing import BinaryIO, Final
 
 from xenvol.images.disk_image import VHD_MAX, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
 from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
-from xenvol.images.progress import Watch
-from xenvol.images.sources.checksums import Checksum, Summed, check_file
+from xenvol.images.image_source import SYNONYMS, ImageSource, Source, is_url
+from xenvol.images.options import TransferOptions
+from xenvol.images.progress import Progress, Watch, ignore_progress
+from xenvol.images.sources.checksums import Summed, check_file
 from xenvol.images.sources.compression import decompressed
 from xenvol.images.sources.files import FileSource, as_stream
-from xenvol.images.sources.requests import name_of_url
 from xenvol.images.sources.staging import Staging
 from xenvol.images.sources.streams import Peekable, stream_of
 from xenvol.images.sources.urls import open_url
-from xenvol.secret import Secret
 
-FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
-"""What an image can be said to be. Compression is seen through, whatever is said."""
-
-_PACKED: Final = ("gzip", "zstd")
-_ANYTHING: Final = ("raw", "iso")  # what is said to be a disk may begin like anything
+_COMPRESSED: Final = ("gzip", "zstd")
+_ANYTHING: Final = ("raw", "iso")  # what the caller calls a disk may begin with any bytes
 _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
-_SAID: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
-"""``ovf`` is what image services call a tarball of VHDs (facts/peers.md e.6)."""
-
 _LONGEST: Final = VHD_MAX + (1 << 30)
-"""Bytes of an image that is staged: the largest disk, and its tables."""
-
-Place = str | os.PathLike[str] | BinaryIO
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ImageSource:
-    """Where an image is, and what is known of it besides."""
-
-    where: Place | Sequence[str | os.PathLike[str]]
-    """A path, an http or https URL, or a binary file from where it stands; the paths of a chain of VHDs, leaf first."""
-    format: str | None = None
-    """One of `FORMATS`; None: its bytes tell. Whoever knows says it: a raw disk may begin like anything, and what is
-    said to be ``raw`` or ``iso`` is not unpacked, either."""
-    is_packed: bool = False
-    """Whether there is gzip or zstd around what is said to be ``raw`` or ``iso``; around others the bytes tell."""
-    size: int | None = None
-    """Bytes in all, as it is stored, of a stream that does not say so itself."""
-    checksum: str | None = None
-    """Of the image as it is stored: ``sha256:…``, ``sha512:…``, ``md5:…``, or the digits alone."""
-    headers: Mapping[str, str | Secret] = field(default_factory=dict)
-    """For a URL: the token of an image service."""
-    ca_file: str | None = None
-    insecure: bool = False
-    """Of a URL: whoever answers is believed."""
-
-    @classmethod
-    def of(cls, source: Source) -> ImageSource:
-        return source if isinstance(source, ImageSource) else cls(where=source)
-
-    def __repr__(self) -> str:
-        """Without what a URL's query and headers may hold."""
-        where = name_of_url(self.where) if _is_url(self.where) else repr(self.where)
-        return f"<ImageSource {where}{'' if self.format is None else f', {self.format}'}>"
-
-    def checksums(self) -> list[Checksum]:
-        return [] if self.checksum is None else [Checksum.parse(self.checksum)]
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a format or a checksum that cannot be."""
-        self.checksums()
-        if self.format is not None and self.format not in (*FORMATS, *_SAID):
-            raise ValueError(f"{self.format!r} is no format of images; there are {', '.join(FORMATS)}")
-
-
-Source = ImageSource | Place | Sequence[str | os.PathLike[str]]
+"""Bytes of an image that is staged, at most: the largest disk, and its tables."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An image that is being read."""
+class OpenImage:
+    """An image whose bytes are being read."""
 
     disk: DiskImage
     name: str
     format: str
     """One of `FORMATS`."""
     finish: Callable[[], None]
-    """To be called when all pieces have been read. Raises ChecksumMismatch, SourceError."""
+    """Call it after the last piece. Raises ChecksumMismatch, SourceError."""
     scratch: Path
-    """A directory for what grows with the image and is no part of it."""
+    """The directory for temporary files that grow with the image."""
+    watch: Watch
 
     @property
     def label(self) -> str:
-        """What a disk made of it may be called."""
+        """Return a name for a disk that is made from the image."""
         return (
             PurePath(urllib.parse.urlsplit(self.name).path if "://" in self.name else self.name).name
             or "image"
@@ -114,29 +65,73 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(
-    source: Source, *, watch: Watch, staging_dir: str | os.PathLike[str] | None = None
-) -> Iterator[Opened]:
-    """Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage."""
+def open_image(source: Source, options: TransferOptions, what: str) -> Iterator[OpenImage]:
+    """Open an image for the block; `what` names the transfer in errors.
+
+    Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage.
+    """
     wanted = ImageSource.of(source)
     with ExitStack() as stack:
-        yield _Opening(wanted, stack, stack.enter_context(Staging(staging_dir)), watch).open()
+        staging = stack.enter_context(Staging(options.staging_dir))
+        yield _Opening(wanted, stack, staging, options.watch(what)).open()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """What an image is. Sizes in bytes."""
+
+    image: str
+    format: str
+    virtual_size: int
+    """Of the disk in the image."""
+    allocated: int | None
+    """Bytes of the disk that the image holds data for, at most; None if only reading all of it would tell."""
+    is_checked: bool
+    """Whether all of the image was read without an error."""
+
+
+def inspect_image(
+    source: Source,
+    *,
+    check: bool = False,
+    staging_dir: str | Path | None = None,
+    progress: Callable[[Progress], None] = ignore_progress,
+    cancel: threading.Event | None = None,
+) -> ImageInfo:
+    """Return what an image is, without a pool. With `check`, read it to its end, as an import does.
+
+    Raises SourceError, InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, NoRoomToStage.
+    """
+    options = TransferOptions(staging_dir=staging_dir, progress=progress, cancel=cancel)
+    with open_image(source, options, "the inspection") as image:
+        disk = image.disk
+        if check:
+            for _ in image.watch.over("reading", disk.pieces(), disk.allocated):
+                pass
+            image.finish()
+        return ImageInfo(
+            image=image.name,
+            format=image.format,
+            virtual_size=disk.virtual_size,
+            allocated=disk.allocated,
+            is_checked=check,
+        )
 
 
 class _Opening:
     def __init__(self, wanted: ImageSource, stack: ExitStack, staging: Staging, watch: Watch) -> None:
         self._wanted = wanted
-        self._format = None if wanted.format is None else _SAID.get(wanted.format, wanted.format)
+        self._format = None if wanted.format is None else SYNONYMS.get(wanted.format, wanted.format)
         self._checksums = wanted.checksums()
         self._stack = stack
         self._staging = staging
         self._watch = watch
 
-    def open(self) -> Opened:
+    def open(self) -> OpenImage:
         where = self._wanted.where
         if isinstance(where, Sequence) and not isinstance(where, str):
             return self._chain(where)
-        if _is_url(where):
+        if is_url(where):
             download = self._stack.enter_context(
                 open_url(
                     where,
@@ -159,21 +154,23 @@ class _Opening:
             return self._file(self._stack.enter_context(FileSource(where)), summed=True)
         return self._stream(stream_of(where, _name_of(where), self._wanted.size))
 
-    # ---- what lies at hand
+    # ---- files
 
-    def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> Opened:
+    def _chain(self, paths: Sequence[str | os.PathLike[str]]) -> OpenImage:
         if not paths:
             raise SourceError("the image", problem="no path was given")
         if self._format not in (None, "vhd") or self._checksums:
-            raise ValueError("a chain of files is of VHDs, and has no checksum of its own")
+            raise ValueError("a chain of files consists of VHDs, and takes no checksum")
         layers = [vhd.from_file(self._stack.enter_context(FileSource(path))) for path in paths]
         return self._opened(self._flat(layers[0], layers[1:]), str(paths[0]), "vhd", _nothing)
 
-    def _file(self, file: FileSource, *, summed: bool) -> Opened:
+    def _file(self, file: FileSource, *, summed: bool) -> OpenImage:
         if summed and self._checksums:
             check_file(file, self._checksums, self._watch.counting("reading", file.size))
         found = detect.of_file(file)
-        if summed and self._is_packed(found):  # what is not summed up is staged, and was unpacked before
+        if summed and self._is_packed(
+            found
+        ):  # a staged file has no sum to check, and was decompressed before
             return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
         format = self._told(found)
         detect.refuse_unreadable(file.name, format)
@@ -190,23 +187,23 @@ class _Opening:
             return tarball.from_file(file, directory=self._staging.directory)
         return raw.from_file(file, format=format)
 
-    # ---- what comes once
+    # ---- streams
 
-    def _stream(self, stream: Stream) -> Opened:
+    def _stream(self, stream: Stream) -> OpenImage:
         summed = Summed(stream, self._checksums)
         first = Peekable(summed)
         if self._is_packed(detect.of_start(first.peek(detect.START))):
             return self._read(Peekable(decompressed(first)), summed.check)
         return self._read(first, summed.check)
 
-    def _read(self, stream: Peekable, finish: Callable[[], None]) -> Opened:
+    def _read(self, stream: Peekable, finish: Callable[[], None]) -> OpenImage:
         found = detect.of_start(stream.peek(detect.START)) or "raw"
-        if found in _PACKED and self._format not in _ANYTHING:
-            remedy = "unpack it once, and give what is in it"
+        if found in _COMPRESSED and self._format not in _ANYTHING:
+            remedy = "decompress it once, and give the result"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
         detect.refuse_unreadable(stream.name, format)
-        if format != "tar":  # which stages its members itself, and would be held in memory here
+        if format != "tar":  # a tarball stages its members itself, and would be held in memory here
             stream.remember()
         try:
             disk = self._as_it_comes(stream, format)
@@ -221,7 +218,7 @@ class _Opening:
         return self._opened(disk, stream.name, format, finish)
 
     def _as_it_comes(self, stream: Peekable, format: str) -> DiskImage:
-        """Raises NeedsFile for what is read from here and there."""
+        """Read the stream in its order. Raises NeedsFile if the format needs random access."""
         if format == "vhd":
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
             return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
@@ -231,20 +228,20 @@ class _Opening:
             )
         if format in ("raw", "iso"):
             return raw.from_stream(stream, format=format)
-        raise NeedsFile(f"{format} images are not read from their beginning to their end")
+        raise NeedsFile(f"xenvol cannot read {format} images as a stream")
 
     def _is_packed(self, found: str | None) -> bool:
-        """Whether it is to be unpacked first. A disk may begin like anything: not where it is said to be one."""
-        return found in _PACKED and (self._wanted.is_packed or self._format not in _ANYTHING)
+        """Return whether to decompress it. What the caller calls a disk is decompressed only with `is_packed`."""
+        return found in _COMPRESSED and (self._wanted.is_packed or self._format not in _ANYTHING)
 
     def _flat(self, leaf: vhd.Layer, parents: Sequence[vhd.Layer]) -> DiskImage:
         return chain.flatten(leaf, parents, directory=self._staging.directory)
 
-    def _opened(self, disk: DiskImage, name: str, format: str, finish: Callable[[], None]) -> Opened:
-        return Opened(disk, name, _NAMES.get(format, format), finish, self._staging.directory)
+    def _opened(self, disk: DiskImage, name: str, format: str, finish: Callable[[], None]) -> OpenImage:
+        return OpenImage(disk, name, _NAMES.get(format, format), finish, self._staging.directory, self._watch)
 
     def _told(self, found: str) -> str:
-        """What it is taken for: what was said goes before what was seen."""
+        """Return the format: the caller's word, else what the bytes tell."""
         if self._format is None:
             return found
         if self._format == "vhd" and found == "vhd-fixed":
@@ -253,7 +250,7 @@ class _Opening:
 
 
 class _Limited:
-    """A stream that no disk is longer than: what is compressed could go on for ever, and zeros take no room."""
+    """A stream that ends with ImageTooLarge behind the largest disk: compressed zeros could go on for ever."""
 
     def __init__(self, stream: Stream) -> None:
         self.name, self.length = stream.name, stream.length
@@ -269,18 +266,14 @@ class _Limited:
 
 
 def _nothing() -> None:
-    """What was read was checked before."""
-
-
-def _is_url(where: object) -> TypeGuard[str]:
-    return isinstance(where, str) and where.lower().startswith(("http://", "https://"))
+    """Do nothing: the file was checked before."""
 
 
 def _is_pipe(path: str | os.PathLike[str]) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode) or stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
-        return False  # whoever opens it says why
+        return False  # opening it tells why
 
 
 def _is_file_from_its_start(file: BinaryIO) -> bool:

@@ -1,4 +1,4 @@
-"""An image that is written appears whole under its name, or not at all; nothing that was there is lost unasked."""
+"""An image file gets its name when it is complete. An existing file is replaced only if the caller says so."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from xenvol.images.errors import TargetError
 from xenvol.images.sources.compression import zstd_library
 
 Compression = Literal["none", "gzip", "zstd"]
-Target = str | os.PathLike[str] | BinaryIO
+Output = str | os.PathLike[str] | BinaryIO
 
-_GZIP_LEVEL: Final = 1  # as fast as it gets: what a disk holds is packed already, or packs well at any level
+_GZIP_LEVEL: Final = (
+    1  # the fastest: the content of a disk compresses well at any level, or is compressed already
+)
 
 
 @contextlib.contextmanager
-def output(target: Target, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to: the open one, or one that is named `target` when the block ends well.
+def output(target: Output, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write: the open one, or a new one that is named `target` after the block.
 
-    Raises TargetError, for a file that is there too unless `overwrite`; never for a device, which is not written.
+    After an error it gets no name. Raises TargetError: for an existing file, unless `overwrite`; always for a
+    device.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target
@@ -47,10 +50,13 @@ def output(target: Target, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _unnamed(path: Path) -> Iterator[BinaryIO]:
-    """A file in the same directory that goes when it is closed, also by a kill; with a name where it must have one."""
+    """Give a file without a name in the same directory; the kernel removes it when it is closed, also after a kill.
+
+    A file system without such files gets one with a temporary name.
+    """
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError:  # the file system has no such files (NFS, FAT…)
+    except OSError:  # a file system without O_TMPFILE (NFS, FAT…)
         part = _part_of(path)
         with open(part, "x+b") as file:
             try:
@@ -67,12 +73,12 @@ def _part_of(path: Path) -> Path:
 
 
 def _name(file: BinaryIO, path: Path, *, overwrite: bool) -> None:
-    """The file gets its name at once, with all that is in it."""
+    """Give the complete file its name, in one step."""
     has_name = isinstance(file.name, str)
     there = file.name if has_name else f"/proc/self/fd/{file.fileno()}"
     try:
         if not overwrite:
-            _link(there, path)  # unlike a rename it fails where somebody was faster
+            _link(there, path)  # unlike a rename, it fails if the name was taken meanwhile
             return
         part = _part_of(path)
         _link(there, part)
@@ -81,7 +87,7 @@ def _name(file: BinaryIO, path: Path, *, overwrite: bool) -> None:
     except OSError:
         if not has_name:
             raise
-        if not overwrite:  # there are no hard links: the name is taken first, by an empty file
+        if not overwrite:  # a file system without hard links: an empty file takes the name first
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         part = Path(there)
     os.replace(part, path)
@@ -97,8 +103,8 @@ def _link(there: str, path: Path) -> None:
         os.close(directory)
 
 
-def check_free(target: Target, *, overwrite: bool) -> None:
-    """Raise TargetError where nothing can be put there."""
+def check_free(target: Output, *, overwrite: bool) -> None:
+    """Raise TargetError if no image can be written there."""
     if not isinstance(target, (str, os.PathLike)):
         return
     path = Path(target)
@@ -111,14 +117,14 @@ def check_free(target: Target, *, overwrite: bool) -> None:
     except OSError as error:
         raise TargetError(str(path), problem=error.strerror or str(error)) from error
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise TargetError(str(path), problem="it is there, and no file")
+        raise TargetError(str(path), problem="it exists, and is not a file")
     if not overwrite:
-        raise TargetError(str(path), problem="it is there already (--overwrite replaces it)")
+        raise TargetError(str(path), problem="it exists already (--overwrite replaces it)")
 
 
 @contextlib.contextmanager
-def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[BinaryIO]:
-    """A file whose bytes arrive in `file` compressed. Raises MissingReader."""
+def compressed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[BinaryIO]:
+    """Give a file that compresses into `file`. Raises MissingReader."""
     if compression == "none":
         yield file
     elif compression == "gzip":
@@ -132,7 +138,7 @@ def packed(file: BinaryIO, compression: Compression, *, image: str) -> Iterator[
 
 
 def is_sparse(file: BinaryIO) -> bool:
-    """Whether holes can be left in it: an empty regular file that is not appended to, and nothing that compresses."""
+    """Return whether the file can have holes: an empty regular file, not opened for appending, without compression."""
     if not isinstance(file, (io.BufferedRandom, io.BufferedWriter, io.FileIO)):
         return False
     try:
@@ -144,7 +150,7 @@ def is_sparse(file: BinaryIO) -> bool:
 
 
 def write_raw(pieces: Iterable[Piece], size: int, file: BinaryIO) -> None:
-    """A disk of `size` bytes: with holes where the file can have them, else in order, with zeros."""
+    """Write a disk of `size` bytes: with holes if the file can have them, else in order, with zeros."""
     if is_sparse(file):
         for offset, data in pieces:
             file.seek(offset)

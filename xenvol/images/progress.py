@@ -1,4 +1,4 @@
-"""How far a transfer is, told to whoever waits for it, and whether he still does."""
+"""Report progress to the caller, and stop when the caller has cancelled."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from xenvol.images.disk_image import Piece
 from xenvol.images.errors import TransferCancelled
 
 Phase = Literal["staging", "reading", "writing", "verifying"]
-"""``staging``: into a temporary file; ``reading``: for its checksum; ``writing``: the disk, or the image of it."""
+"""``staging``: into a temporary file; ``reading``: for the checksum; ``writing``: the disk, or the image of it."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Of one phase. In bytes; `total` is None where nobody knows."""
+    """How far one phase is, in bytes; `total` is None if it is not known."""
 
     phase: Phase
     done: int
     total: int | None
 
 
-def say_nothing(progress: Progress) -> None:
-    """For who does not care."""
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing: the default for `progress`."""
 
 
 class Watch:
-    """Tells of each piece as it passes. Raises TransferCancelled when `cancel` is set, there where it is noticed."""
+    """Reports each piece to the caller. Raises TransferCancelled at the next piece after `cancel` was set."""
 
     def __init__(
         self,
         what: str,
-        tell: Callable[[Progress], None] = say_nothing,
+        tell: Callable[[Progress], None] = ignore_progress,
         cancel: threading.Event | None = None,
     ) -> None:
         self.what = what
@@ -41,7 +41,7 @@ class Watch:
         self._cancel = cancel
 
     def over(self, phase: Phase, pieces: Iterable[Piece], total: int | None) -> Iterator[Piece]:
-        """The same pieces."""
+        """Yield the same pieces, and report each."""
         tick = self.counting(phase, total)
         for piece in pieces:
             tick(0)
@@ -49,7 +49,7 @@ class Watch:
             tick(len(piece.data))
 
     def counting(self, phase: Phase, total: int | None) -> Callable[[int], None]:
-        """A function that is told of so many more bytes."""
+        """Return a function that takes the number of further bytes, and reports the sum."""
         done = 0
 
         def tick(size: int) -> None:

@@ -1,8 +1,10 @@
-"""Who is at a disk's bytes, since when: said on all that a transfer makes, until it is over.
+"""The transfer mark: which attempt writes or reads a disk, and since when.
 
-A disk that is being filled, a snapshot that is being read and the VBD by which that is done say so from the call that
-makes them. So whoever made them finds them again after an answer that was lost, and what an attempt that died has left
-is known as such by anybody. A disk that is finished says so no more before it is handed out.
+Three objects have it from the call that makes them: a disk that an import fills, a snapshot that an export reads, and
+the VBD through which the bytes go. So the process finds its object again after a missing answer, and any other process
+recognises what a dead attempt left. The mark of a disk is removed before the caller gets the disk.
+
+The times are those of the pool's clock, as the master tells it: two machines may have clocks that differ.
 """
 
 from __future__ import annotations
@@ -27,27 +29,27 @@ class Attempt:
 
     token: str
     began: datetime.datetime
-    """In UTC, by this machine's clock."""
+    """In UTC, by the pool's clock."""
     machine: str
-    """Host name and process."""
+    """Host name and process number."""
 
     @classmethod
-    def begin(cls) -> Attempt:
-        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-        return cls(secrets.token_hex(8), now, f"{socket.gethostname()}/{os.getpid()}")
+    def begin(cls, view: View) -> Attempt:
+        """Return a new attempt that begins now. One call, and one more if the pool has not been read."""
+        return cls(secrets.token_hex(8), pool_time(view), f"{socket.gethostname()}/{os.getpid()}")
 
     @property
-    def word(self) -> str:
-        """What is said of it."""
+    def text(self) -> str:
+        """The value of the mark."""
         return f"{self.token} {self.began.isoformat()} {self.machine}"
 
     @property
     def mark(self) -> dict[str, str]:
-        """For the other_config of what it makes."""
-        return {IMAGE: self.word}
+        """The mark, for the other_config of what this attempt makes."""
+        return {IMAGE: self.text}
 
     def bind(self, view: View, vdi_ref: VDIRef) -> None:
-        """Have a disk that is marked say which disk it is, so that no copy of it is taken for it. Idempotent."""
+        """Write the uuid of a marked disk on it, so that a copy, which inherits the mark, can be told. Idempotent."""
         uuid = view.record("VDI", vdi_ref)["uuid"]
         call_and_confirm(
             view,
@@ -56,17 +58,25 @@ class Attempt:
         )
 
     def has_marked(self, record: Mapping[str, Any]) -> bool:
+        """Return whether the object of this record has the mark of this attempt."""
         return bool(self.mark.items() <= record["other_config"].items())
 
 
+def pool_time(view: View) -> datetime.datetime:
+    """Return the time of the pool's clock, in whole seconds, in UTC. One call, or two if the pool has not been read."""
+    text = str(view.call("host.get_servertime", view.master)).replace("-", "")
+    moment = datetime.datetime.strptime(text.removesuffix("Z").partition(".")[0], "%Y%m%dT%H:%M:%S")
+    return moment.replace(tzinfo=datetime.UTC)
+
+
 def is_own(vdi_rec: Mapping[str, Any]) -> bool:
-    """Whether a disk's mark is its own, and not that of a disk that somebody has copied while it had one."""
+    """Return whether the mark was written for this very disk; a copy inherits the mark of its source."""
     return bool(vdi_rec["other_config"].get(IMAGE_OF) == vdi_rec["uuid"])
 
 
 def unmark(view: View, vdi_ref: VDIRef) -> None:
-    """The disk is what it shall be, and nobody's doing any more. Idempotent."""
-    for key in (IMAGE, IMAGE_OF):  # in this order: what has the second alone is a disk like any other
+    """Remove the mark from a disk that is complete. Idempotent."""
+    for key in (IMAGE, IMAGE_OF):  # in this order: a disk with the second key alone counts as unmarked
         call_and_confirm(
             view,
             ("VDI.remove_from_other_config", vdi_ref, key),
@@ -75,18 +85,18 @@ def unmark(view: View, vdi_ref: VDIRef) -> None:
 
 
 def attempt_of(record: Mapping[str, Any], key: str = IMAGE) -> Attempt | None:
-    """Whose doing an object is; None where it is nobody's, or where what it says cannot be read."""
+    """Return the attempt that an object's mark names; None without a mark, or if the mark cannot be read."""
     return _parsed(record["other_config"].get(key, ""))
 
 
 def exports_of(record: Mapping[str, Any]) -> dict[str, Attempt]:
-    """Who makes, or was about to make, a snapshot of a disk: by key of other_config."""
-    found = {key: _parsed(word) for key, word in record["other_config"].items() if key.startswith(EXPORTED)}
+    """Return the exports that were about to snapshot this disk, by key of other_config."""
+    found = {key: _parsed(text) for key, text in record["other_config"].items() if key.startswith(EXPORTED)}
     return {key: attempt for key, attempt in found.items() if attempt is not None}
 
 
-def _parsed(word: str) -> Attempt | None:
-    match word.split(" "):
+def _parsed(text: str) -> Attempt | None:
+    match text.split(" "):
         case [token, began, machine]:
             try:
                 at = datetime.datetime.fromisoformat(began)

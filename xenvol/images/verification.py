@@ -1,7 +1,7 @@
-"""What was written is noted as it goes, and compared with what can be read back.
+"""Record what is written, and compare it with what can be read back.
 
-Pieces may be written in any order and are read in order, cut elsewhere. So each is noted as (where, how long, digest)
-in a table on disk, which sorts them and keeps memory flat; what was not written must read as zeros.
+Pieces are written in any order, and read back in order with other cuts. So a table on disk records (offset, size,
+digest) of each piece. The table sorts them and keeps memory constant. All that was not written must read as zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from xenvol.images.disk_image import DiskImage, Piece, is_zero, without_zeros
 from xenvol.images.errors import NotAsWritten
 
-_AT_ONCE = 256  # rows of the table written together
+_AT_ONCE = 256  # rows that are inserted together
 
 
 def _digest(data: bytes) -> bytes:
@@ -24,7 +24,7 @@ def _digest(data: bytes) -> bytes:
 
 
 class Ledger:
-    """What went onto one disk. Close it, or use it in a `with` block."""
+    """The record of what went onto one disk. Close it, or use it in a `with` block."""
 
     def __init__(self, directory: Path) -> None:
         descriptor, path = tempfile.mkstemp(dir=directory, prefix="xenvol-")
@@ -33,15 +33,15 @@ class Ledger:
             self._table = sqlite3.connect(path, isolation_level=None)
             self._table.execute("SELECT count(*) FROM sqlite_master")  # opens it
         finally:
-            os.unlink(path)  # it goes when it is closed, or its process is killed
+            os.unlink(path)  # the kernel removes it when it is closed, or when the process is killed
         self._table.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192;"
             "CREATE TABLE written (start INTEGER PRIMARY KEY, size INTEGER, digest BLOB)"
         )
         self._waiting: list[tuple[int, int, bytes]] = []
 
-    def noting(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same pieces, which must not overlap."""
+    def recording(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the same pieces, and record each. They must not overlap."""
         for piece in pieces:
             self._waiting.append((piece.offset, len(piece.data), _digest(piece.data)))
             if len(self._waiting) >= _AT_ONCE:
@@ -49,7 +49,8 @@ class Ledger:
             yield piece
 
     def check(self, disk: str, found: DiskImage) -> Iterator[Piece]:
-        """Yield what is read as it is compared with what was written; raises NotAsWritten. `found` must be ordered."""
+        """Yield each piece when it has been compared; raise NotAsWritten at the first difference. `found` must be
+        ordered."""
         assert found.is_ordered, "what is read back comes in order"
         self._flush()
         reading = _Reading(without_zeros(found.pieces()))
@@ -92,7 +93,7 @@ class _Reading:
         self._now: Piece | None = next(pieces, None)
 
     def first_byte(self, start: int, end: int | None) -> int | None:
-        """Where the first byte is that is not zero, from `start` on and before `end`; nothing is taken."""
+        """Return the offset of the first byte between `start` and `end` that is not zero, or None. Takes no bytes."""
         self._skip(start)
         while self._now is not None and (end is None or self._now.offset < end):
             offset = max(start, self._now.offset)
@@ -106,7 +107,7 @@ class _Reading:
         return None
 
     def take(self, start: int, size: int) -> bytes:
-        """These bytes, zeros where no piece is."""
+        """Return these bytes, with zeros where there is no piece."""
         self._skip(start)
         end = start + size
         if self._now is None or self._now.offset >= end:
@@ -129,6 +130,6 @@ class _Reading:
             self._now = next(self._pieces, None)
 
     def finish(self) -> None:
-        """To the end, where the source says whether it was complete."""
+        """Read to the end, where the source tells whether it was complete."""
         for _ in self._pieces:
             pass

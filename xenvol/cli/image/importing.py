@@ -21,7 +21,7 @@ from xenvol.cli.image.options import (
 from xenvol.cli.options import Pool, output_options, pool_options
 from xenvol.cli.terminal import Terminal, human_size
 from xenvol.images import ImageSource, ImportedImage, fill_vdi, import_image, write_device
-from xenvol.images.destination import get_vdi
+from xenvol.images.disk_checks import get_vdi
 from xenvol.pool.view import View
 from xenvol.session import Session
 

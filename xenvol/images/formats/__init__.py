@@ -1,1 +1,1 @@
-"""Readers of image formats: each gives `DiskImage`s, and none knows what becomes of them."""
+"""Readers of image formats. Each gives a `DiskImage`, and knows no transport."""

@@ -1,6 +1,7 @@
-"""Layers of differencing VHDs become one disk: each sector comes from the layer nearest to the leaf that has it.
+"""Merge a chain of differencing VHDs into one disk: each sector comes from the layer nearest to the leaf that has
+it.
 
-The layers may come out of one stream, so that a parent is asked for only when its child's pieces have been taken.
+The layers may come from one stream. So a parent is asked for only after its child's pieces have been taken.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from xenvol.images.formats.coverage import Coverage
 from xenvol.images.formats.vhd import UNKNOWN, Layer
 
 MAX_CHAIN = 30
-"""Layers; what a storage manager takes (facts/xapi.md 5.5)."""
+"""Layers; the limit of the storage managers (docs/background/xapi.md, 5.5)."""
 
 
 def flatten(leaf: Layer, parents: Iterable[Layer], *, directory: Path | None = None) -> DiskImage:
-    """The disk that `leaf` is, over its `parents`, nearest first; its size is the leaf's.
+    """Return the disk of `leaf` over its `parents`, nearest first. The leaf gives the size.
 
-    `directory` is for the temporary file of `Coverage`. Raises InvalidImage, MissingParent: at once of the leaf, and
-    of parents that are given as a sequence; of others when their turn comes, while the pieces are taken.
+    `directory` is for the temporary file of `Coverage`. Raises InvalidImage, MissingParent: at once for the leaf,
+    and for parents that are a sequence; for others when their turn comes, while the pieces are taken.
     """
     check = _Check(leaf)
     if isinstance(parents, Sequence):
@@ -57,7 +58,7 @@ class _Flat:
         child = layer = self._leaf
         if not _needs_parent(layer):
             yield from layer.pieces()
-            _check_leaf(layer)  # of a fixed VHD in a stream, it is known only now
+            _check_leaf(layer)  # a fixed VHD in a stream shows its footer only now
         else:
             with Coverage(self.virtual_size, directory=self._directory) as coverage:
                 while _needs_parent(layer):
@@ -77,7 +78,7 @@ class _Flat:
             check.link(layer, more)
 
     def _on_disk(self, layer: Layer) -> Iterator[Piece]:
-        """What a larger parent has behind the leaf's end is nowhere."""
+        """Yield the pieces within the leaf's size; a parent may be larger."""
         for piece in layer.pieces():
             if piece.end <= self.virtual_size:
                 yield piece
@@ -86,7 +87,7 @@ class _Flat:
 
 
 class _Check:
-    """Of one walk from the leaf to the base."""
+    """Checks one walk from the leaf to the base."""
 
     def __init__(self, leaf: Layer) -> None:
         self._leaf = leaf
@@ -111,7 +112,7 @@ class _Check:
             self.identity(child, parent, uuid)
 
     def identity(self, child: Layer, parent: Layer, uuid: UUID) -> None:
-        """That `parent`, which is `uuid`, is the one that `child` means; once for each link."""
+        """Check that `parent`, which has this uuid, is the parent that `child` names. Call it once for each link."""
         if child.parent_uuid != uuid:
             raise _bad(
                 child,
@@ -130,7 +131,8 @@ class _Check:
 
 
 def _uuid_of(layer: Layer) -> UUID | None:
-    """None where it is not known yet: of a fixed VHD in a stream, before its end. Of others, zeros are a UUID too."""
+    """Return the layer's UUID; None if not known yet: a fixed VHD in a stream, before its end. Zeros are valid
+    elsewhere."""
     return None if layer.kind == "fixed" and layer.uuid == UNKNOWN else layer.uuid
 
 
@@ -142,7 +144,7 @@ def _check_leaf(leaf: Layer) -> None:
     if leaf.is_hidden:
         raise _bad(
             leaf,
-            "it is hidden: other VHDs stand on it, and it is no disk of its own",
+            "it is hidden: it is only a parent of other VHDs",
             remedy="give the chain with its leaf first",
         )
 

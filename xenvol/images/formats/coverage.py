@@ -1,6 +1,6 @@
-"""Which sectors of a disk have been given already, whatever its size: what is in memory is a byte for every 2 MiB.
+"""Record which sectors of a disk have been yielded, in constant memory: a byte for every 2 MiB.
 
-The bits of blocks that are partly covered lie in a temporary file without a name, 512 bytes for each such block.
+The bits of partly covered blocks lie in a temporary file without a name, 512 bytes for each such block.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _NOTHING, _PARTLY, _WHOLE = 0, 1, 2
 
 
 class Coverage:
-    """Of a disk of `virtual_size` bytes; a context manager, which closes the temporary file.
+    """The sectors of a disk of `virtual_size` bytes. Leaving the block closes the temporary file.
 
-    `directory` is where that is, the system's own by default. Pieces are of whole sectors. Raises NoRoomToStage,
+    `directory` is the place of that file, by default the system's. Pieces have whole sectors. Raises NoRoomToStage,
     TargetError.
     """
 
@@ -35,7 +35,7 @@ class Coverage:
         self._state = bytearray(-(-virtual_size // _BLOCK))
         self._directory = Path(tempfile.gettempdir()) if directory is None else directory
         self._file: BinaryIO | None = None
-        self._block = 0  # whose bits are these
+        self._block = 0  # the block of these bits
         self._bits = 0  # a sector's bit is 1 << its number in the block
         self._is_changed = False
 
@@ -53,11 +53,11 @@ class Coverage:
         return f"<Coverage: {whole} whole and {partly} parts of {len(self._state)} blocks>"
 
     def take(self, piece: Piece) -> Iterator[Piece]:
-        """What of it was not covered; it is from now on, also where nobody takes all that this gives."""
+        """Yield the parts of the piece that were not covered. They are covered from the call on."""
         return iter(self._uncovered(piece, is_taken=True))
 
     def left(self, piece: Piece) -> Iterator[Piece]:
-        """The same, and nothing is covered by it: for what comes last."""
+        """Yield the same parts, and cover nothing: for the last layer."""
         return iter(self._uncovered(piece, is_taken=False))
 
     def _uncovered(self, piece: Piece, *, is_taken: bool) -> list[Piece]:
@@ -78,7 +78,7 @@ class Coverage:
         return found
 
     def _free(self, block: int, first: int, count: int, *, is_taken: bool) -> Iterator[tuple[int, int]]:
-        """(start, end) in sectors behind `first`, of what is not covered of `count` sectors."""
+        """Yield (start, end), in sectors from `first`, of each run that is not covered, of `count` sectors."""
         state = self._state[block]
         if state == _WHOLE:
             return
@@ -134,6 +134,6 @@ class Coverage:
                     str(self._directory),
                     needed=len(self._state) * _BITS,
                     free=shutil.disk_usage(self._directory).free,
-                    reason="it is kept there which sectors a chain's upper layers have",
+                    reason="xenvol records there which sectors the upper layers of a chain have",
                 ) from error
             raise TargetError(str(self._directory), problem=f"a temporary file there: {error}") from error

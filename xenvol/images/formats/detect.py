@@ -1,7 +1,7 @@
-"""An image is told by its bytes, never by its name; what is not known is a raw disk.
+"""Recognise an image by its bytes, never by its name. An unknown beginning is a raw disk.
 
-A raw disk holds what its guest wrote, so that a guest can make its disk look like any format. Hence a reader believes
-nothing that an image says of other files, and whoever knows what he has says so and is not second-guessed.
+A guest writes its raw disk, so it can make the disk look like any format. Hence a reader opens no other file that an
+image names, and xenvol believes a caller that names the format.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from xenvol.images.disk_image import ByteFile
 from xenvol.images.errors import UnsupportedImage
 from xenvol.images.formats import vhd
 
-_ISO_ID: Final = (
-    0x8001  # ECMA-119 7.1, 8.1: sector 16 of 2048 bytes, behind the byte that is the descriptor's type
-)
+_ISO_ID: Final = 0x8001  # ECMA-119 7.1, 8.1: sector 16 of 2048 bytes, after the byte of the descriptor's type
 START: Final = _ISO_ID + 5
-"""Bytes from the beginning that `of_start` looks at; with fewer it knows less."""
+"""Bytes from the beginning that `of_start` needs; with fewer it recognises less."""
 
 _MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
-    (0, b"conectix", "vhd"),  # the copy of the footer, which a fixed VHD has not
+    (0, b"conectix", "vhd"),  # the copy of the footer; a fixed VHD has none
     (0, b"QFI\xfb\x00\x00\x00\x01", "qcow"),
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
     (0, b"COWD", "vmdk-cowd"),
     (0, b"# Disk DescriptorFile", "vmdk-descriptor"),
     (0, b"vhdxfile", "vhdx"),
-    (0x40, b"\x7f\x10\xda\xbe", "vdi"),  # behind 64 bytes of text
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),  # after 64 bytes of text
     (0, b"QED\x00", "qed"),
     (0, b"LUKS\xba\xbe", "luks"),
     (0, b"WithoutFreeSpace", "parallels"),
@@ -41,7 +39,7 @@ _MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
 )
 
 _CONVERT: Final = "convert it first: `qemu-img convert -O qcow2 {image} …`"
-_UNPACK: Final = "unpack it first, and give what is in it"
+_UNPACK: Final = "unpack it first, and give its content"
 _UNREADABLE: Final[dict[str, tuple[str, str]]] = {
     "qcow": ("it is a qcow image of version 1", _CONVERT),
     "vmdk-cowd": ("it is a VMDK of an ESX host's own (COWD)", _CONVERT),
@@ -52,7 +50,7 @@ _UNREADABLE: Final[dict[str, tuple[str, str]]] = {
     "parallels": ("it is a Parallels disk", _CONVERT),
     "luks": (
         "it is encrypted (LUKS)",
-        "decrypt it first; if the guest itself is to open it, say that the format is raw",
+        "decrypt it first; if the guest itself is to open it, give the format raw",
     ),
     "xz": ("it is compressed with xz", _UNPACK),
     "bzip2": ("it is compressed with bzip2", _UNPACK),
@@ -64,19 +62,17 @@ _UNREADABLE: Final[dict[str, tuple[str, str]]] = {
 
 
 def of_start(start: bytes) -> str | None:
-    """What begins like this: a format that xenvol reads, or one that `refuse_unreadable` refuses.
+    """Return the format that begins like this: one that xenvol reads, or one that `refuse_unreadable` refuses.
 
-    None is a raw disk, or a fixed VHD, which is told by its end alone. A disk that boots as a CD as well (a hybrid
-    ISO) is an ``iso``, and so is a disk that holds nothing but a CD's file system.
+    None means a raw disk, or a fixed VHD, which only its end tells. A hybrid ISO, which boots as a disk too, is an
+    ``iso``, and so is a disk that holds only a CD's file system.
     """
     for offset, magic, format in _MAGICS:
         if start.startswith(magic, offset):
             return format
     if start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
         return "bzip2"
-    if (
-        start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5
-    ):  # a frame that zstd skips, with which pzstd begins
+    if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:  # a frame that zstd skips; pzstd begins with one
         return "zstd"
     if _is_tar(start):
         name = start[:100].rstrip(b"\0")
@@ -85,9 +81,9 @@ def of_start(start: bytes) -> str | None:
 
 
 def of_file(file: ByteFile) -> str:
-    """The same, and ``vhd-fixed`` or ``raw`` where the beginning says nothing. Raises SourceError.
+    """Return the format of a file: as `of_start`, and ``vhd-fixed`` or ``raw`` by its end. Raises SourceError.
 
-    A good footer at the end goes before what the disk begins with, which is its guest's.
+    A good footer at the end goes before the disk's beginning, which its guest wrote.
     """
     format = of_start(file.pread(0, min(START, file.size)))
     if vhd.is_fixed(file):
@@ -96,18 +92,20 @@ def of_file(file: ByteFile) -> str:
 
 
 def refuse_unreadable(image: str, format: str) -> None:
-    """Raises UnsupportedImage, with what to do instead, if `format` is one that nobody here reads."""
+    """Raise UnsupportedImage, with the remedy, if xenvol does not read `format`."""
     if format in _UNREADABLE:
         problem, remedy = _UNREADABLE[format]
         raise UnsupportedImage(image, problem=problem, remedy=remedy.format(image=image))
 
 
 def _is_tar(start: bytes) -> bool:
-    """By its mark, even where the sum is wrong (a damaged one is no disk either); without a mark (V7) by its sum."""
+    """Return whether a tar begins: by its magic, even with a wrong checksum; without a magic (V7) by its checksum."""
     header = start[:512]
     if header[257:262] == b"ustar":
         return True
     if len(header) < 512 or not header[0]:
         return False
-    checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")  # over the header with its own field blank
+    checksum = (
+        sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    )  # over the header, with spaces for the checksum itself
     return header[148:156].strip(b" \0").lstrip(b"0") == b"%o" % checksum

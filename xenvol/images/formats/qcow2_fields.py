@@ -1,7 +1,7 @@
-"""What the bytes of a qcow2's header mean, and which of them cannot be meant: no file, only bytes.
+"""Parse and check the header of a qcow2: from bytes, without I/O.
 
-The source of every rule is QEMU's docs/interop/qcow2.txt. Big-endian throughout. What a reader of the active disk does
-not need (reference counts, snapshots, bitmaps) is not looked at, so that nothing wrong in it matters.
+The source of every rule is QEMU's docs/interop/qcow2.txt. All numbers are big-endian. Reference counts, snapshots
+and bitmaps are ignored, since a reader of the active disk does not need them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from xenvol.secret import masked
 
 FORMAT: Final = "qcow2"
 MAX_CLUSTER: Final = 2 << 20
-"""Bytes; with cluster_bits 21, the most that QEMU takes. The header and its extensions lie in the first cluster."""
+"""Bytes; QEMU's maximum, with cluster_bits 21. The header and its extensions lie in the first cluster."""
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQ")
-_HEADER_3: Final = struct.Struct(">QQQII")  # what version 3 adds behind it
+_HEADER_3: Final = struct.Struct(">QQQII")  # version 3 adds these
 _LENGTH_3: Final = _HEADER.size + _HEADER_3.size  # 104
 _MAX_L1_ENTRIES: Final = (
     32 << 20
@@ -27,7 +27,7 @@ _MAX_L1_ENTRIES: Final = (
 _MAX_SIZE: Final = 1 << 63  # QEMU's offsets are signed
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _SUBCLUSTERS = (1 << bit for bit in range(5))
-# Dirty says only that the reference counts may be wrong, and a reader needs none.
+# Dirty: only the reference counts may be wrong, and a reader needs none.
 _FEATURES: Final = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _SUBCLUSTERS
 _COMPRESSIONS: Final[tuple[Literal["zlib", "zstd"], ...]] = ("zlib", "zstd")
 
@@ -39,7 +39,7 @@ _DATA_FILE_NAME: Final = 0x44415441
 
 @dataclass(frozen=True)
 class Header:
-    """Sizes and offsets in bytes; `l1_entries` is what the disk needs, the table may be longer."""
+    """Sizes and offsets in bytes. `l1_entries` is what the disk needs; the table may be longer."""
 
     version: int
     virtual_size: int
@@ -59,7 +59,7 @@ class Header:
 
     @property
     def l2_span(self) -> int:
-        """Bytes of the disk that one L2 table tells of."""
+        """Return the bytes of the disk that one L2 table describes."""
         return self.cluster_size * (self.cluster_size // self.entry_size)
 
     @property
@@ -68,7 +68,7 @@ class Header:
 
 
 def parse_header(start: bytes, name: str) -> Header:
-    """`start` is the first cluster, or the whole file if that is shorter; more does no harm.
+    """Parse the header. `start` is the first cluster, or the whole file if that is shorter.
 
     Raises InvalidImage, TruncatedImage, EncryptedImage, MissingParent, and UnsupportedImage for an unknown version
     or feature, and for an image whose disk is in another file.
@@ -79,7 +79,7 @@ def parse_header(start: bytes, name: str) -> Header:
         _HEADER.unpack_from(start)
     )
     if magic != b"QFI\xfb":
-        raise bad(name, "it does not begin as one", 0)
+        raise bad(name, "it has the wrong magic", 0)
     if version not in (2, 3):
         raise UnsupportedImage(
             name, problem=f"it is a qcow2 of version {version}", remedy="convert it to version 2 or 3"
@@ -129,7 +129,7 @@ def bad(name: str, problem: str, offset: int) -> InvalidImage:
 
 
 def _parse_version_3(start: bytes, name: str) -> tuple[int, int, int]:
-    """The incompatible features, the number of the compression, the header's length in bytes."""
+    """Return the incompatible features, the number of the compression, and the header's length in bytes."""
     if len(start) < _LENGTH_3:
         raise TruncatedImage(name, format=FORMAT, problem="its header is cut", offset=len(start))
     features, _, _, _, length = _HEADER_3.unpack_from(start, _HEADER.size)
@@ -162,7 +162,7 @@ def _check_features(name: str, features: int, compression: int) -> None:
             remedy="convert it with the QEMU that made it: `qemu-img convert -O qcow2`",
         )
     if bool(compression) != bool(features & _COMPRESSION):
-        raise bad(name, "its header contradicts itself on how it is compressed", 104)
+        raise bad(name, "its header has two different compressions", 104)
 
 
 def _check_extensions(start: bytes, position: int, name: str) -> None:
@@ -173,7 +173,7 @@ def _check_extensions(start: bytes, position: int, name: str) -> None:
         position += _EXTENSION.size
         if length > len(start) - position:
             raise bad(name, f"an extension of its header would have {length} bytes", position - 4)
-        if kind == _BACKING_FORMAT:  # and no parent in the header, which was looked at before
+        if kind == _BACKING_FORMAT:  # the header, checked before, names no parent
             what = _text(start[position : position + min(length, 16)])
             raise MissingParent(
                 name, format=FORMAT, parent=f"an image, of format {what}, that it does not name"
@@ -194,5 +194,5 @@ def _has_data_file(name: str) -> UnsupportedImage:
 
 
 def _text(name: bytes) -> str:
-    """As it can be shown: it is a stranger's, and may hold a password (``rbd:…:key=…``)."""
+    """Return a name from the image for messages: it is untrusted, and may hold a password (``rbd:…:key=…``)."""
     return repr(masked(name.decode("utf-8", "replace"))) if name else "another image"

@@ -1,6 +1,6 @@
-"""A raw image is the disk itself: nothing in it says how long it is, so whoever gives it must.
+"""A raw image is the disk itself. Nothing in it tells its length, so the source must.
 
-A size that is no multiple of a sector is allowed (ISO images); the last piece is then as odd, and the disk larger.
+The size may be any number of bytes (ISO images). The last piece may then end within a sector.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xenvol.images.formats.vhd_fields import is_fixed_footer
 
 
 class RawImage:
-    """Satisfies `xenvol.images.disk_image.DiskImage`; ``iso`` is a raw image of another name."""
+    """A DiskImage of a raw image; ``iso`` is a raw image with another name."""
 
     is_ordered = True
 
@@ -36,12 +36,12 @@ class RawImage:
         return f"<{self.format} image {self.name}: {self.virtual_size} bytes>"
 
     def pieces(self) -> Iterator[Piece]:
-        """Without the holes that the file system knows. Raises InvalidImage, TruncatedImage, SourceError."""
+        """Yield the pieces without the holes of the file. Raises InvalidImage, TruncatedImage, SourceError."""
         return self._read()
 
 
 def from_file(file: ByteFile, *, format: str = "raw") -> RawImage:
-    """All of the file. Raises InvalidImage if it is empty, SourceError."""
+    """Return the image of the whole file. Raises InvalidImage if it is empty, SourceError."""
     _refuse_empty(file.name, format, file.size)
     return RawImage(
         file.name,
@@ -53,11 +53,11 @@ def from_file(file: ByteFile, *, format: str = "raw") -> RawImage:
 
 
 def from_stream(stream: Stream, *, size: int | None = None, format: str = "raw") -> RawImage:
-    """All of the stream, which must have `size` bytes, where that is given, and its `length`, where it says one.
+    """Return the image of the whole stream. It must have `size` bytes, if given, and its `length`, if known.
 
-    Raises NeedsFile where neither is known, InvalidImage or TruncatedImage where they differ: at once if both are
-    known, else when the pieces are read to their end. There it raises InvalidImage, too, for what ends as a fixed
-    VHD does: by its beginning it looks like any disk.
+    Raises NeedsFile if neither is known, InvalidImage or TruncatedImage if they differ: at once if both are known,
+    else at the end of the pieces. There it also raises InvalidImage if the stream ends like a fixed VHD, which
+    begins like any disk.
     """
     known = stream.length if size is None else size
     if known is None:
@@ -77,7 +77,7 @@ def from_stream(stream: Stream, *, size: int | None = None, format: str = "raw")
 
 
 def _sectors(file: ByteFile) -> Iterator[tuple[int, int]]:
-    """Where there is data, in whole sectors, in order and apart."""
+    """Yield the ranges with data, in whole sectors, in order, without overlaps."""
     done = 0
     for start, end in file.data_ranges():
         start = max(done, start - start % SECTOR)
@@ -93,7 +93,7 @@ def _pieces_of_file(file: ByteFile, format: str) -> Iterator[Piece]:
             size = min(end - start, PIECE - start % PIECE)
             try:
                 yield Piece(start, file.pread(start, size))
-            except EndOfFile as error:  # cut since it was opened
+            except EndOfFile as error:  # the file became shorter after it was opened
                 raise TruncatedImage(
                     file.name, format=format, problem=f"it had {file.size} bytes before", offset=start
                 ) from error
@@ -117,15 +117,15 @@ def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]
         raise InvalidImage(
             stream.name,
             format=format,
-            problem="it is a fixed VHD, whose last sector is no part of the disk",
+            problem="it is a fixed VHD, whose last sector does not belong to the disk",
             offset=size - SECTOR,
-            remedy="say that the format is vhd (--format vhd)",
+            remedy="give the format vhd (--format vhd)",
         )
 
 
 def _ends_fixed_vhd(tail: bytes, size: int) -> bool:
-    """A footer that is good, and that means just this disk; any other is the disk's own."""
-    return is_fixed_footer(tail) and int.from_bytes(tail[48:56], "big") == size - SECTOR  # its current size
+    """Return whether these are a good footer of a disk of just this size; any other footer belongs to the disk."""
+    return is_fixed_footer(tail) and int.from_bytes(tail[48:56], "big") == size - SECTOR  # its size field
 
 
 def _refuse_empty(name: str, format: str, size: int) -> None:
@@ -135,9 +135,11 @@ def _refuse_empty(name: str, format: str, size: int) -> None:
 
 def _truncated(name: str, format: str, *, found: int, size: int) -> TruncatedImage:
     return TruncatedImage(
-        name, format=format, problem=f"it ends here, and {size} bytes were said", offset=found
+        name, format=format, problem=f"it ends here, and {size} bytes were expected", offset=found
     )
 
 
 def _longer(name: str, format: str, *, size: int) -> InvalidImage:
-    return InvalidImage(name, format=format, problem=f"it goes on, and {size} bytes were said", offset=size)
+    return InvalidImage(
+        name, format=format, problem=f"it goes on, and {size} bytes were expected", offset=size
+    )

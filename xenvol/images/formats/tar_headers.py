@@ -1,7 +1,7 @@
-"""What a tar says of each of its members, read from its blocks of 512 bytes: POSIX ustar and pax, and GNU's.
+"""Parse the headers of a tar, blocks of 512 bytes: POSIX ustar and pax, and GNU's.
 
-The walk is pure: it is given bytes, and holds nothing but the header that it is in. What a stranger may claim is
-bounded: the members' number and size, the length of their names, the zeros at the end.
+The walk does no I/O, and holds one header. The claims of an untrusted tar are bounded: the number and size of
+members, the length of names, the zeros at the end.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _REGULAR: Final = (b"0", b"\0", b"7")  # 7: contiguous, which no system knows
 
 
 class Member(NamedTuple):
-    """`offset` is its header's; its `size` bytes of data begin at `start`. All in bytes of the tar."""
+    """`offset` is the header's; `size` bytes of data begin at `start`. All in bytes of the tar."""
 
     name: str
     kind: str
-    """``file``, or what else it is, with its article."""
+    """``file``, or another kind with its article."""
     size: int
     offset: int
     start: int
 
     @property
     def end(self) -> int:
-        """Where the next header is: the data is padded to whole blocks."""
+        """Return the offset of the next header. Data is padded to whole blocks."""
         return self.start + self.size + -self.size % BLOCK
 
 
 class Bad(NamedTuple):
-    """How errors are made: of the image that they name."""
+    """Makes the errors, which name the image."""
 
     image: str
 
@@ -64,7 +64,7 @@ class Bad(NamedTuple):
 
 
 class Headers:
-    """Walks from header to header. `read` gives so many bytes of the tar from an offset on, fewer at its end.
+    """Walks from header to header. `read` returns `size` bytes of the tar at an offset, or fewer at its end.
 
     The offsets only grow, so that a stream can be read as well as a file.
     """
@@ -76,9 +76,9 @@ class Headers:
         self._entries = 0
 
     def next(self) -> Member | None:
-        """The next member; None behind the last, where all zeros up to the end have been read.
+        """Return the next member; None after the last, when all zeros up to the end have been read.
 
-        Raises InvalidImage, TruncatedImage; what `read` raises.
+        Raises InvalidImage, TruncatedImage, and what `read` raises.
         """
         first = self._position
         name: str | None = None
@@ -91,10 +91,10 @@ class Headers:
                 extension = self._extension(claimed, offset)
                 if kind == b"L":
                     name = _text(extension.split(b"\0", 1)[0])
-                elif kind != b"K":  # K: where a link leads
+                elif kind != b"K":  # K: the target of a link
                     records = self._records(extension, offset)
                     if kind == b"g" and not records.keys().isdisjoint((b"path", b"size")):
-                        raise self._bad.tar("it gives all its members one name or size", offset)
+                        raise self._bad.tar("it gives all its members the same name or size", offset)
                     name = _text(records[b"path"]) if b"path" in records else name
                     size = self._decimal(records[b"size"], offset) if b"size" in records else size
                 continue
@@ -108,13 +108,13 @@ class Headers:
         if name is None:
             name = _text(block[:100].split(b"\0", 1)[0])
             prefix = block[345:500].split(b"\0", 1)[0]
-            if prefix and block[257:263] == b"ustar\0":  # GNU's (b"ustar ") has other things there
+            if prefix and block[257:263] == b"ustar\0":  # GNU ("ustar ") has other fields there
                 name = f"{_text(prefix)}/{name}"
         what = "file" if kind in _REGULAR else _KINDS.get(kind, f"of the unknown kind {kind!r}")
         if what == "file" and name.endswith("/"):
-            what = "a directory"  # as V7 said it
+            what = "a directory"  # V7 spells a directory so
         if what != "file":
-            size = 0  # a directory's says how large it might grow
+            size = 0  # the size of a directory is a limit for its content
         if size > MAX_MEMBER:
             raise self._bad.tar(f"{shown(name)} has {size} bytes, and no VHD is so large", offset)
         member = Member(name, what, size, offset, self._position)
@@ -122,7 +122,7 @@ class Headers:
         return member
 
     def _block(self) -> bytes | None:
-        """The header here; None of a block of zeros, which ends the tar."""
+        """Return the header at this position; None for a block of zeros, which ends the tar."""
         block = self._read(self._position, BLOCK)
         if len(block) < BLOCK:
             raise self._bad.cut("it ends without the zeros that a tar ends with", self._position + len(block))
@@ -134,7 +134,7 @@ class Headers:
         said = self._number(block[148:156], self._position + 148)
         blank = block[:148] + b" " * 8 + block[156:]
         unsigned = sum(blank)
-        # old tars summed up signed characters
+        # old tars add signed characters
         if said not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in blank)):
             raise self._bad.tar("the checksum of a member's header is wrong", self._position)
         return block
@@ -150,7 +150,7 @@ class Headers:
         return data[:size]
 
     def _records(self, data: bytes, offset: int) -> dict[bytes, bytes]:
-        """Those of a pax header: ``length key=value\\n`` one behind the other, the length being the whole record's."""
+        """Return the records of a pax header: ``length key=value\\n`` each, the length counting the whole record."""
         records: dict[bytes, bytes] = {}
         position = 0
         while position < len(data) and data[position:].strip(b"\0"):
@@ -165,12 +165,12 @@ class Headers:
         return records
 
     def _number(self, field: bytes, offset: int) -> int:
-        """An octal number in text, or in GNU's base 256."""
+        """Return the number of an octal text, or of GNU's base 256."""
         if field[0] == 0x80:
             return int.from_bytes(field[1:], "big")
         text = field.split(b"\0", 1)[0].strip(b" ")
         if not re.fullmatch(b"[0-7]*", text):
-            raise self._bad.tar("a number in a member's header is none", offset)
+            raise self._bad.tar("a number in a member's header is invalid", offset)
         return int(text or b"0", 8)
 
     def _decimal(self, text: bytes, offset: int) -> int:
@@ -179,15 +179,15 @@ class Headers:
         return int(text)
 
     def _end(self) -> None:
-        """Nothing but zeros, and not many of them."""
+        """Check that only zeros follow, and few of them."""
         start = self._position
         while data := self._read(self._position, 64 << 10):
             if data.strip(b"\0"):
                 at = self._position + len(data) - len(data.lstrip(b"\0"))
-                raise self._bad.tar("something follows its end", at)
+                raise self._bad.tar("bytes follow its end", at)
             self._position += len(data)
             if self._position - start > MAX_PADDING:
-                raise self._bad.tar("zeros follow its end, and do not stop", start)
+                raise self._bad.tar("too many zeros follow its end", start)
 
 
 def _text(name: bytes) -> str:
@@ -195,6 +195,6 @@ def _text(name: bytes) -> str:
 
 
 def shown(name: str) -> str:
-    """A stranger's name, for a message: short, and with nothing in it that could garble a terminal."""
+    """Return an untrusted name for a message: short, and without characters that could garble a terminal."""
     text = repr(name)
     return text if len(text) <= 100 else f"{text[:96]}…{text[-1]}"

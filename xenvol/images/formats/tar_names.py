@@ -1,4 +1,4 @@
-"""What the members of a tarball are called decides what they are, and which order they make. (facts/peers.md e.6)"""
+"""The names of a tarball's members tell the order of the chain (docs/background/peers.md, e.6)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ log = logging.getLogger(__name__)
 
 
 class Names:
-    """Taken one by one, as they come. Pure.
+    """Collects the members in the order of the tar. No I/O.
 
-    Numbers, the old names, or any other name, which stands alone. A single VHD is the leaf, whatever it is called.
+    The names are numbers, the old names, or one other name, which stands alone. A single VHD is the leaf under any
+    name.
     """
 
     def __init__(self, image: str) -> None:
         self._bad = Bad(image)
         self.members: dict[str, Member] = {}
-        """By their names without ``./``, in the order in which they came."""
+        """By name without ``./``, in the order of the tar."""
         self._seen: set[str] = set()
 
     def take(self, member: Member) -> str | None:
-        """Its name; None of what holds no layer. Raises InvalidImage for what has no business here."""
+        """Return the member's name; None if it holds no layer. Raises InvalidImage for an unexpected member."""
         name = member.name.removeprefix("./")
         if member.kind != "file":
             if member.kind == "a directory" and name in ("", "."):
@@ -37,13 +38,13 @@ class Names:
             raise self._refused(member, f"is {member.kind}")
         if not (
             re.fullmatch(r"[^/\\]{1,251}\.vhd", name) and name.isprintable()
-        ):  # as files are called, at most
-            raise self._refused(member, "is no VHD of a chain by its name")
+        ):  # at most the length of a file name
+            raise self._refused(member, "does not have the name of a VHD of a chain")
         if name in self._seen:
             raise self._refused(member, "is there twice")
         self._seen.add(name)
         if name == _IGNORED:
-            log.info("%s in %s is passed over", name, self._bad.image)
+            log.info("%s in %s is skipped", name, self._bad.image)
             return None
         if self.members and {_kind(other) for other in self.members} | {_kind(name)} not in (
             {"number"},
@@ -57,21 +58,21 @@ class Names:
         return name
 
     def below(self, name: str) -> str | None:
-        """Which is the next below `name`, if there is one; None where it stands alone."""
+        """Return the name of the layer below; None if the layer stands alone."""
         if _kind(name) == "number":
             return f"{int(name.removesuffix('.vhd')) + 1}.vhd"
         return _OLD[_OLD.index(name) + 1] if name in _OLD[:-1] else None
 
     def leads(self, name: str) -> bool:
-        """Whether it is the leaf, whatever comes after it."""
+        """Return whether a member of this name is the leaf, whatever members follow."""
         return name in ("0.vhd", "snap.vhd") or _kind(name) == "any"
 
     def stands_alone(self, name: str) -> bool:
-        """Whether nothing can be below it."""
+        """Return whether a member of this name has no layer below it."""
         return _kind(name) == "any"
 
     def chain(self) -> list[str]:
-        """All layers, leaf first, when all members are known. Raises InvalidImage for a chain with gaps."""
+        """Return all layers, leaf first. Call it after the last member. Raises InvalidImage for a chain with gaps."""
         names = self.members
         if not names:
             raise self._bad.tar("there is no VHD in it", 0)

@@ -1,11 +1,11 @@
-"""A tarball holds one chain of VHDs and nothing else: what it holds besides is a surprise, and refused.
+"""A tarball holds one chain of VHDs. Any other content is refused.
 
-Its members are named, leaf first, 0.vhd, 1.vhd…, or as older services did, snap.vhd, image.vhd, base.vhd; a single VHD
-may have any name. swap.vhd is passed over: that disk is made, and not copied. (facts/peers.md e.6)
+Its members are, leaf first, 0.vhd, 1.vhd…, or the older names snap.vhd, image.vhd, base.vhd; a single VHD may have
+any name. swap.vhd is skipped: a service makes that disk anew (docs/background/peers.md, e.6).
 
-A stream is read as it comes. A layer that comes before its turn waits in a file; where the leaf comes first, and its
-parents in order, none does. What comes behind the last layer is checked when all pieces have been taken, and is then
-an error like a damaged layer's: what was written is worth nothing.
+A stream is read in its order. A layer that comes before its turn is staged in a file. No layer is, if the leaf comes
+first and its parents in order. What follows the last layer is checked after the last piece; a problem there is an
+error like a damaged layer, and the written disk is worthless.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from xenvol.images.sources.files import FileSource, Window
 from xenvol.images.sources.staging import Staging
 from xenvol.images.sources.streams import Peekable
 
-_VHD_FOOTER: Final = b"conectix"  # whose copy a VHD that is not fixed begins with
-_VHD_HEADER: Final = b"cxsparse"  # which mostly follows it
+_VHD_FOOTER: Final = b"conectix"  # a VHD that is not fixed begins with a copy of its footer
+_VHD_HEADER: Final = b"cxsparse"  # usually follows that copy
 
 
 def from_file(file: ByteFile, *, directory: Path | None = None) -> DiskImage:
-    """Of a tar that is not compressed, whose members can come in any order; nothing is staged.
+    """Open an uncompressed tar with its members in any order. Nothing is staged.
 
-    All of its headers, and all tables of the VHDs, are read and checked at once. `directory` is `flatten`'s. Raises
+    All headers, and all tables of the VHDs, are read and checked at once. `directory` is that of `flatten`. Raises
     InvalidImage, MissingParent, UnsupportedImage, ImageTooLarge, SourceError.
     """
     headers = Headers(file.name, lambda offset, size: _part(file, offset, size))
@@ -51,9 +51,10 @@ def from_file(file: ByteFile, *, directory: Path | None = None) -> DiskImage:
 
 
 def from_stream(stream: Stream, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
-    """Of a tar as it comes, no longer compressed; read up to the leaf's blocks, or to its end if the leaf comes last.
+    """Open an uncompressed tar as a stream. It is read up to the leaf's blocks, or to its end if the leaf comes
+    last.
 
-    `staging` must stay open until the pieces have been taken; `tick` is told the bytes that are staged, and may raise.
+    `staging` must stay open until the pieces have been taken. `tick` gets the bytes that are staged, and may raise.
     Raises InvalidImage, MissingParent, UnsupportedImage, ImageTooLarge, SourceError, NoRoomToStage, TargetError, but
     never NeedsFile; so do the pieces.
     """
@@ -62,7 +63,8 @@ def from_stream(stream: Stream, *, staging: Staging, tick: Callable[[int], None]
 
 
 class _Layers(Sequence[vhd.Layer]):
-    """Opened anew whenever asked for: the tables of a whole chain are too much to be in memory at one time."""
+    """The layers below the leaf. Each access opens a layer anew: the tables of a whole chain are too large for
+    memory."""
 
     def __init__(self, names: Sequence[str], layer: Callable[[str], vhd.Layer]) -> None:
         self._names = names
@@ -82,21 +84,21 @@ class _Layers(Sequence[vhd.Layer]):
 
 
 class _Walk:
-    """Through a tar that comes as a stream: its layers, each in its turn."""
+    """Walks a tar that comes as a stream, and gives each layer in its turn."""
 
     def __init__(self, stream: Stream, staging: Staging, tick: Callable[[int], None] | None) -> None:
         self._stream = stream
         self._staging = staging
         self._tick = tick
         self._position = 0
-        self._member: Member | None = None  # in whose data the stream may be
+        self._member: Member | None = None  # the stream is in its data, or in the header after it
         self._headers = Headers(stream.name, self._read)
         self._names = Names(stream.name)
-        self._files: dict[str, FileSource] = {}  # of layers that are staged, and not done with
-        self._chain: list[str] | None = None  # known at the tar's end
+        self._files: dict[str, FileSource] = {}  # staged layers that are still needed
+        self._chain: list[str] | None = None  # known at the end of the tar
 
     def layers(self) -> tuple[vhd.Layer, Iterable[vhd.Layer]]:
-        """The leaf, and what is below it; if all of that is known already, a sequence, that can be checked."""
+        """Return the leaf and the layers below. They are a sequence, which can be checked, if all are known already."""
         while (name := self._advance()) is not None and not self._names.leads(name):
             self._wait(name)
         if name is not None:
@@ -108,7 +110,7 @@ class _Walk:
         return self._open(self._chain[0]), _Layers(self._chain[1:], self._open)
 
     def _parents(self, leaf: str) -> Iterator[vhd.Layer]:
-        """As they come; each is asked for when the one before is done with, and at last the tar's end is reached."""
+        """Yield the layers below the leaf as they come; at the end, read the tar to its end."""
         name: str | None = leaf
         while name is not None:
             below = self._below(name)
@@ -131,7 +133,7 @@ class _Walk:
         return wanted
 
     def _advance(self) -> str | None:
-        """The next layer's name, at whose data the stream is then; None at the end of the tar."""
+        """Return the name of the next layer, with the stream at its data; None at the end of the tar."""
         while self._chain is None:
             self._member = self._headers.next()
             if self._member is None:
@@ -153,7 +155,7 @@ class _Walk:
         data = Peekable(self._data(name))
         start = data.peek(2 * BLOCK)
         if not (start.startswith(_VHD_FOOTER) or start.startswith(_VHD_HEADER, BLOCK)):
-            return vhd.fixed_from_stream(data)  # it can be nothing else, by its name
+            return vhd.fixed_from_stream(data)  # its name leaves no other kind
         data.remember()
         try:
             layer = vhd.from_stream(data)
@@ -169,14 +171,14 @@ class _Walk:
         return _Data(self, self._member, _called(name, self._stream.name))
 
     def _read(self, offset: int, size: int) -> bytes:
-        """For the headers; passes over what lies before `offset`."""
+        """Read for the headers; skip the bytes before `offset`."""
         while self._position < offset:
             if not self._take(min(PIECE, offset - self._position)):
                 raise self._cut()
         return self._take(size)
 
     def read_data(self, member: Member, size: int) -> bytes:
-        """For `_Data`."""
+        """Read for `_Data`."""
         if member is not self._member:
             raise ValueError("the tar has been read past it")
         size = min(size, member.start + member.size - self._position)
@@ -196,7 +198,7 @@ class _Walk:
 
 
 class _Data:
-    """Of one member, as a stream, as long as the walk is at it."""
+    """The data of one member as a stream, as long as the walk is at that member."""
 
     def __init__(self, walk: _Walk, member: Member, name: str) -> None:
         self.name = name
@@ -209,7 +211,7 @@ class _Data:
 
 
 def _called(name: str, image: str) -> str:
-    """A layer, in errors."""
+    """Return the layer's name for errors."""
     return f"{name} in {image}"
 
 
@@ -218,5 +220,5 @@ def _cut(image: str, member: Member, end: int) -> InvalidImage:
 
 
 def _part(file: ByteFile, offset: int, size: int) -> bytes:
-    """Fewer bytes at the end, and none behind it."""
+    """Return these bytes, or fewer at the end."""
     return file.pread(offset, min(size, file.size - offset)) if offset < file.size else b""

@@ -1,7 +1,8 @@
-"""The one reader of VHDs: what a layer holds itself, and where on the disk; what lies beneath it is `chain`'s matter.
+"""Read one VHD: its own blocks and their places on the disk. `chain` merges it with its parents.
 
-A VHD ends with its footer, and so must the file or the stream: what ends otherwise was cut, or has grown, and is
-refused. The copy at the beginning of a file may be damaged; that of a stream may not, for nothing else comes first.
+A VHD ends with its footer, and so must the file or the stream. Otherwise it was cut off, or has grown, and is
+refused. The footer's copy at the beginning may be damaged in a file, but not in a stream, where nothing else comes
+first.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from xenvol.images.formats.vhd_fields import (
     parse_footer,
     parse_header,
 )
-from xenvol.images.formats.vhd_source import FileSource, Source, StreamSource, compare, no_end
+from xenvol.images.formats.vhd_source import VHDBytes, VHDFile, VHDStream, compare, no_end
 
 UNKNOWN = UUID(int=0)
 """The `uuid` of a fixed VHD in a stream, until its end has been read."""
 
 
 class Layer:
-    """One VHD, as a DiskImage; of a differencing one the pieces are only the sectors that it holds itself."""
+    """One VHD, as a DiskImage. The pieces of a differencing VHD are only the sectors that it holds itself."""
 
     format = "vhd"
 
     def __init__(
         self,
-        source: Source,
+        source: VHDBytes,
         *,
         virtual_size: int,
         footer: Footer | None,
@@ -56,11 +57,11 @@ class Layer:
         self.virtual_size = virtual_size
         self.kind: Kind = "fixed" if footer is None else footer.kind
         self.block_size = 0
-        """Bytes; 0 of a fixed VHD."""
+        """Bytes; 0 for a fixed VHD."""
         self.uuid = UNKNOWN if footer is None else footer.uuid
         self.parent_uuid: UUID | None = None
         self.parent_name = ""
-        """As its maker called it; a stranger's text, never to be opened."""
+        """The name that its writer gave. It is untrusted: never open it."""
         self.is_hidden = False if footer is None else footer.is_hidden
         self.allocated: int | None = virtual_size
         self.is_ordered = True
@@ -76,7 +77,7 @@ class Layer:
         return f"<Layer {self.name!r}: {self.kind} VHD {self.uuid} of {self.virtual_size} bytes>"
 
     def pieces(self) -> Iterator[Piece]:
-        """In the disk's order from a file, in the file's order from a stream, which is read to its end.
+        """Yield the pieces: of a file in the disk's order, of a stream in its own order, to its end.
 
         Raises InvalidImage, SourceError.
         """
@@ -111,10 +112,10 @@ class Layer:
 
 
 def from_file(file: ByteFile) -> Layer:
-    """Reads and checks all but the blocks. Raises InvalidImage, UnsupportedImage, ImageTooLarge, SourceError."""
+    """Read and check all but the blocks. Raises InvalidImage, UnsupportedImage, ImageTooLarge, SourceError."""
     if file.size < FOOTER_SIZE:
         raise cut(file.name, "it is shorter than a footer", offset=file.size)
-    source = FileSource(file)
+    source = VHDFile(file)
     first, last = source.pread(0, FOOTER_SIZE), source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
     has_end = is_footer(last)
     if has_end or not has_cookie(first):
@@ -135,11 +136,11 @@ def from_file(file: ByteFile) -> Layer:
 
 
 def from_stream(stream: Stream) -> Layer:
-    """Reads and checks what lies before the blocks; `pieces` reads on, block by block, to the stream's end.
+    """Read and check all that lies before the blocks; `pieces` reads on, block by block, to the stream's end.
 
-    Raises as `from_file`, and NeedsFile where blocks lie before the table that says where they are.
+    Raises as `from_file`, and NeedsFile if a block lies before the table of blocks.
     """
-    source = StreamSource(stream)
+    source = VHDStream(stream)
     first = source.pread(0, FOOTER_SIZE)
     if has_cookie(first) and not is_footer(first):
         raise bad(
@@ -165,10 +166,10 @@ def from_stream(stream: Stream) -> Layer:
 
 
 def fixed_from_stream(stream: Stream) -> Layer:
-    """Of what the caller knows to be a fixed VHD, for it can be told only at its end; there it is checked.
+    """Open a stream that the caller knows to be a fixed VHD. Its footer, at its end, is checked there.
 
-    Until its pieces have been read its `uuid` is `UNKNOWN`, and it does not seem to be hidden. Raises NeedsFile where
-    the stream's length is not known, InvalidImage and ImageTooLarge where no VHD is so long.
+    Until then its `uuid` is `UNKNOWN`, and `is_hidden` is False. Raises NeedsFile if the stream's length is not
+    known, InvalidImage and ImageTooLarge if no VHD has this length.
     """
     if stream.length is None:
         raise NeedsFile(f"the length of {stream.name} is not known, and so not where its disk ends")
@@ -176,22 +177,22 @@ def fixed_from_stream(stream: Stream) -> Layer:
         raise cut(stream.name, "it is shorter than a footer", offset=stream.length)
     size = stream.length - FOOTER_SIZE
     check_virtual_size(size, image=stream.name)
-    return Layer(StreamSource(stream), virtual_size=size, footer=None)
+    return Layer(VHDStream(stream), virtual_size=size, footer=None)
 
 
 def is_fixed(file: ByteFile) -> bool:
-    """Whether it ends with a fixed VHD's footer, and does not begin with another one. Raises SourceError.
+    """Return whether the file ends with a fixed VHD's footer, and does not begin with another. Raises SourceError.
 
-    What that footer says may still be wrong: then `from_file` refuses it, and it must not be taken for a raw image.
+    The footer's content may still be wrong. Then `from_file` refuses it, and it must not become a raw image.
     """
     if file.size < FOOTER_SIZE:
         return False
-    source = FileSource(file)
+    source = VHDFile(file)
     last = source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
     return is_fixed_footer(last) and not is_footer(source.pread(0, FOOTER_SIZE))
 
 
-def _tables(source: Source, footer: Footer, size: int | None) -> tuple[Header, Blocks]:
+def _tables(source: VHDBytes, footer: Footer, size: int | None) -> tuple[Header, Blocks]:
     at = footer.data_offset
     if at < FOOTER_SIZE:
         raise bad(source.name, f"its header lies over its footer, at byte {at}", offset=16)
@@ -204,18 +205,18 @@ def _tables(source: Source, footer: Footer, size: int | None) -> tuple[Header, B
 
 
 def _check_fixed(footer: Footer, size: int, image: str) -> None:
-    """`size` is that of what lies before the footer."""
+    """Check a fixed VHD's footer; `size` is the bytes before the footer."""
     if footer.kind != "fixed":
-        raise bad(image, f"it ends with the footer of a {footer.kind} VHD, and is none", offset=size + 60)
+        raise bad(image, f"it ends with the footer of a {footer.kind} VHD, and is not one", offset=size + 60)
     if footer.virtual_size > size:
         raise cut(
             image,
-            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            f"its disk has {footer.virtual_size} bytes, and the file holds {size}",
             offset=size + FOOTER_SIZE,
         )
     if footer.virtual_size < size:
         raise bad(
             image,
-            f"its disk has {footer.virtual_size} bytes, and {size} are there",
+            f"its disk has {footer.virtual_size} bytes, and the file holds {size}",
             offset=footer.virtual_size,
         )

@@ -1,6 +1,6 @@
-"""Where a VHD's blocks lie, and which of a block's sectors are there; told from its table and bitmaps, without I/O.
+"""Where a VHD's blocks lie, and which sectors of a block are stored: from its table and bitmaps, without I/O.
 
-What is kept of a table are 4 bytes for each entry, and as much again where the blocks lie in no order.
+Memory: 4 bytes for each entry of the table, and again 4 if the blocks are not in order.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from xenvol.images.disk_image import SECTOR
 from xenvol.images.formats.vhd_fields import FOOTER_SIZE, HEADER_SIZE, UNUSED, Footer, Header, bad, cut
 
 _BUCKET = 1 << 16
-"""Blocks that are sorted at a time: a list of all of them would be 40 MB for a disk of 2040 GiB."""
+"""Blocks that are sorted at a time: a list of all would take 40 MB for a disk of 2040 GiB."""
 
 
 class Blocks:
-    """The block table, checked: no two blocks overlap, nor one the header or the table; none is behind the disk's end.
+    """The block table, checked: blocks overlap neither each other nor the header nor the table, and lie within the
+    disk.
 
-    Nor behind the file's, if `file_size` is known. Raises InvalidImage, and what giving the `table` raises.
+    They also lie within the file, if `file_size` is known. Raises InvalidImage, and what `table` raises.
     """
 
     def __init__(
@@ -37,22 +38,23 @@ class Blocks:
         self.needed = -(-footer.virtual_size // header.block_size)
         self.count = 0
         self.is_ascending = True
-        """Whether they lie in the file as they do on the disk."""
+        """Whether the blocks lie in the file in the disk's order."""
         self.start = 0
-        """Of the first in the file; 0 where there is none."""
+        """Offset of the first block in the file; 0 without blocks."""
         self.end = max(footer.data_offset + HEADER_SIZE, header.table_end)
-        """Of what is known of the file: of the last block, or of the table or the header if that is behind it."""
+        """End of the known bytes of the file: of the last block, or of the table or the header if that lies behind
+        it."""
         self._look_at_each(file_size)
         self._order = None if self.is_ascending else self._sorted()
         has_last = self._sectors[self.needed - 1] != UNUSED
         behind = (
             self.needed * header.block_size - footer.virtual_size
-        )  # what of the last one is not on the disk
+        )  # the part of the last block beyond the disk
         self.allocated = self.count * header.block_size - (behind if has_last else 0)
-        """Bytes of the disk that lie in blocks which are there."""
+        """Bytes of the disk in stored blocks."""
 
     def _look_at_each(self, file_size: int | None) -> None:
-        before = 0  # where the block before ends
+        before = 0  # end of the block before
         for index, sector in enumerate(self._sectors):
             if sector == UNUSED:
                 continue
@@ -92,7 +94,7 @@ class Blocks:
             )
 
     def _sorted(self) -> array[int]:
-        """The blocks' numbers by their place in the file; an overlap is found here."""
+        """Return the numbers of the blocks in the file's order. Raises InvalidImage for an overlap."""
         span = _BUCKET * self._stride // SECTOR
         buckets: dict[int, array[int]] = {}
         for index, sector in enumerate(self._sectors):
@@ -121,13 +123,13 @@ class Blocks:
         return self._header.table_offset + 4 * index
 
     def by_disk(self) -> Iterator[tuple[int, int]]:
-        """(number, where in the file its bitmap is, in bytes) of each block that is there, in the order of the disk."""
+        """Yield (number, offset of its bitmap in the file) of each stored block, in the disk's order."""
         for index, sector in enumerate(self._sectors):
             if sector != UNUSED:
                 yield index, sector * SECTOR
 
     def by_file(self) -> Iterator[tuple[int, int]]:
-        """The same in the order of the file."""
+        """Yield the same in the file's order."""
         if self._order is None:
             yield from self.by_disk()
         else:
@@ -136,13 +138,13 @@ class Blocks:
 
 
 def set_runs(bits: bytes, count: int) -> Iterator[tuple[int, int]]:
-    """(first, behind the last) of the ones among the first `count` bits, a byte's highest bit first."""
+    """Yield (first, end) of each run of ones among the first `count` bits; a byte's highest bit comes first."""
     if bits.count(0xFF) == len(bits):
         yield 0, count
         return
     left = int.from_bytes(bits, "big") >> (len(bits) * 8 - count)
     while left:
-        top = left.bit_length()  # the first that is set, counted from the end
-        bottom = (~left & ((1 << top) - 1)).bit_length()  # the first behind it that is not
+        top = left.bit_length()  # the first set bit, counted from the end
+        bottom = (~left & ((1 << top) - 1)).bit_length()  # the first unset bit after it
         yield count - top, count - bottom
         left &= (1 << bottom) - 1

@@ -1,7 +1,7 @@
-"""The structures of a VHD, from bytes and to bytes; every field is a stranger's, and is checked here, once.
+"""Parse, check and write the structures of a VHD. Every field is untrusted, and is checked here.
 
-All numbers are big-endian. Source: "Virtual Hard Disk Image Format Specification" 1.0 (Microsoft, 2006); `is_hidden`,
-which lies in its reserved bytes, is blktap's.
+All numbers are big-endian. Source: "Virtual Hard Disk Image Format Specification" 1.0 (Microsoft, 2006);
+`is_hidden`, which lies in its reserved bytes, is blktap's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Kind = Literal["fixed", "dynamic", "differencing"]
 FOOTER_SIZE = 512
 HEADER_SIZE = 1024
 BLOCK_SIZE = 2 << 20
-"""Bytes; what everybody writes."""
+"""Bytes; every writer uses this size."""
 UNUSED = 0xFFFFFFFF
-"""An entry of the block table: the block is nowhere."""
+"""An entry of the block table for a block that is not stored."""
 
 _FOOTER = struct.Struct(">8s I I Q I 4s I 4s Q Q H B B I I 16s B B 426x")
 _HEADER = struct.Struct(">8s Q Q I I I I 16s I 4x 512s 192x 256x")
@@ -34,10 +34,10 @@ _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _LEAST_BLOCK, _LARGEST_BLOCK = (
     512 << 10,
     256 << 20,
-)  # the specification names 512 KiB and 2 MiB; nobody writes more
+)  # the specification names 512 KiB and 2 MiB; no writer uses more
 _LARGEST_TABLE = 2 << 40  # bytes of a disk; storage managers make room for a disk of 2 TiB, to resize it
 
-# where the fields are that errors name
+# offsets of the fields that errors name
 _VERSION_AT, _CURRENT_SIZE_AT, _KIND_AT, _SUM_AT = 12, 48, 60, 64
 _TABLE_AT, _HEADER_VERSION_AT, _ENTRIES_AT, _BLOCK_SIZE_AT, _HEADER_SUM_AT, _PARENT_AT = (
     16,
@@ -53,32 +53,32 @@ _TABLE_AT, _HEADER_VERSION_AT, _ENTRIES_AT, _BLOCK_SIZE_AT, _HEADER_SUM_AT, _PAR
 class Footer:
     kind: Kind
     virtual_size: int
-    """Bytes of the disk: the "current size". The geometry says less where the size is no whole number of cylinders."""
+    """Bytes of the disk: the "current size". The geometry gives less if the size is not a whole number of cylinders."""
     data_offset: int
-    """Where the header is; of a fixed VHD it says nothing."""
+    """Offset of the header; meaningless in a fixed VHD."""
     uuid: UUID
     is_hidden: bool
-    """It is somebody's parent, and no disk of its own."""
+    """Whether it is only a parent of other VHDs, and no disk of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     table_offset: int
     entries: int
-    """Of the block table; there may be more than the disk needs."""
+    """Entries of the block table; there may be more than the disk needs."""
     block_size: int
     parent_uuid: UUID
-    """All zeros but in a differencing VHD, where it may be so too (a raw parent)."""
+    """Zeros except in a differencing VHD; zeros there mean a raw parent."""
     parent_name: str
 
     @property
     def bitmap_size(self) -> int:
-        """Bytes of the bitmap before each block, a bit for a sector, in whole sectors."""
+        """Return the bytes of the bitmap before each block: a bit for a sector, in whole sectors."""
         return -(-self.block_size // SECTOR // 8 // SECTOR) * SECTOR
 
     @property
     def stride(self) -> int:
-        """Bytes of a block in the file, with its bitmap."""
+        """Return the bytes of a block in the file, with its bitmap."""
         return self.bitmap_size + self.block_size
 
     @property
@@ -95,12 +95,12 @@ def cut(image: str, problem: str, *, offset: int | None = None) -> TruncatedImag
 
 
 def checksum(structure: bytes, at: int) -> int:
-    """The complement of the sum of all bytes but the four `at` which it is kept itself."""
+    """Return the complement of the sum of all bytes but the four `at` which it is stored."""
     return ~(sum(structure) - sum(structure[at : at + 4])) & 0xFFFFFFFF
 
 
 def is_footer(data: bytes) -> bool:
-    """Whether these are a footer's bytes, unharmed; what it says is another matter."""
+    """Return whether these bytes are an undamaged footer. Its content may still be wrong."""
     return (
         len(data) == FOOTER_SIZE
         and data.startswith(_COOKIE)
@@ -117,14 +117,14 @@ def has_cookie(data: bytes) -> bool:
 
 
 def parse_footer(data: bytes, *, image: str, offset: int) -> Footer:
-    """`offset` is where in the image they lie. Raises InvalidImage, UnsupportedImage, ImageTooLarge."""
+    """Parse a footer that lies at `offset` of the image. Raises InvalidImage, UnsupportedImage, ImageTooLarge."""
     if len(data) < FOOTER_SIZE:
         raise cut(image, "it is shorter than a footer", offset=offset + len(data))
     _, _, version, data_offset, _, _, _, _, _, size, _, _, _, number, found, uuid, _, hidden = _FOOTER.unpack(
         data
     )
     if not data.startswith(_COOKIE):
-        raise bad(image, "there is no footer", offset=offset)
+        raise bad(image, "it has no footer", offset=offset)
     if found != checksum(data, _SUM_AT):
         raise bad(
             image,
@@ -143,7 +143,7 @@ def parse_footer(data: bytes, *, image: str, offset: int) -> Footer:
 
 
 def check_virtual_size(size: int, *, image: str, offset: int | None = None) -> None:
-    """Raises InvalidImage, ImageTooLarge."""
+    """Check the size of the disk. Raises InvalidImage, ImageTooLarge."""
     if size <= 0:
         raise bad(image, "its disk has no size", offset=offset)
     if size % SECTOR:
@@ -153,7 +153,7 @@ def check_virtual_size(size: int, *, image: str, offset: int | None = None) -> N
 
 
 def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Header:
-    """What it says must go with the footer. Raises InvalidImage, UnsupportedImage."""
+    """Parse a header, which must fit the footer. Raises InvalidImage, UnsupportedImage."""
     if len(data) < HEADER_SIZE:
         raise cut(image, "it ends in its header", offset=offset + len(data))
     _, _, table, version, entries, block_size, found, parent, _, name = _HEADER.unpack(data)
@@ -171,11 +171,11 @@ def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Hea
     if not _LEAST_BLOCK <= block_size <= _LARGEST_BLOCK or block_size & (block_size - 1):
         raise bad(
             image,
-            f"it has blocks of {block_size} bytes; {_LEAST_BLOCK} to {_LARGEST_BLOCK} can be, and powers of two",
+            f"it has blocks of {block_size} bytes; {_LEAST_BLOCK} to {_LARGEST_BLOCK} are valid, in powers of two",
             offset=offset + _BLOCK_SIZE_AT,
         )
     needed = -(-footer.virtual_size // block_size)
-    most = max(needed, _LARGEST_TABLE // block_size) + 1  # one more is what qemu made until 2.5
+    most = max(needed, _LARGEST_TABLE // block_size) + 1  # qemu made one more until 2.5
     if not needed <= entries <= most:
         raise bad(
             image,
@@ -199,22 +199,22 @@ def parse_header(data: bytes, footer: Footer, *, image: str, offset: int) -> Hea
 def _version(image: str, what: str, version: int) -> UnsupportedImage:
     return UnsupportedImage(
         image,
-        problem=f"its {what} is a VHD's of version {version >> 16}.{version & 0xFFFF}, and 1.0 is all that is known",
+        problem=f"its {what} is a VHD's of version {version >> 16}.{version & 0xFFFF}, and xenvol reads only 1.0",
         remedy="convert it with `qemu-img convert`",
     )
 
 
 def pack_footer(footer: Footer, *, created: int) -> bytes:
-    """`created` is in seconds since 2000."""
+    """Return the bytes of a footer; `created` is in seconds since 2000."""
     cylinders, heads, sectors = _geometry(footer.virtual_size // SECTOR)
     packed = _FOOTER.pack(
         _COOKIE,
-        2,  # a bit that is always set
+        2,  # a reserved bit that is always set
         _VERSION,
         footer.data_offset,
         created & 0xFFFFFFFF,
-        b"tap\0",  # as xapi's own tools; qemu takes the size of the disk from the geometry for others
-        0x00010003,  # of those tools
+        b"tap\0",  # as xapi's tools; for other creators qemu takes the disk's size from the geometry
+        0x00010003,  # the version of those tools
         bytes(4),
         footer.virtual_size,
         footer.virtual_size,
@@ -251,7 +251,7 @@ def _with_checksum(structure: bytes, at: int) -> bytes:
 
 
 def _geometry(total: int) -> tuple[int, int, int]:
-    """Cylinders, heads and sectors of a track, by the specification's appendix, for so many sectors."""
+    """Return the cylinders, heads and sectors per track for so many sectors, by the specification's appendix."""
     total = min(total, 65535 * 16 * 255)
     if total >= 65535 * 16 * 63:
         return total // 255 // 16, 16, 255

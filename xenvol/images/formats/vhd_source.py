@@ -1,6 +1,6 @@
-"""Where a VHD's bytes come from, a file or a stream: nothing is read outside of it, nor twice from a stream.
+"""Read a VHD's bytes from a file or a stream: within its bounds, and once from a stream.
 
-Both end with the same check: the last 512 bytes are a footer, and it says what the one at the beginning said.
+Both end with the same check: the last 512 bytes are a footer that agrees with the one at the beginning.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from xenvol.images.formats.vhd_fields import (
     parse_footer,
 )
 
-_LONGEST = UNUSED * SECTOR + (1 << 30)  # bytes; no block begins behind what 32 bits of sectors can say
+_LONGEST = UNUSED * SECTOR + (1 << 30)  # bytes; no block begins beyond what 32 bits of sectors can express
 
 
-class Source(Protocol):
-    """What a layer reads from."""
+class VHDBytes(Protocol):
+    """Where a layer reads its bytes."""
 
     name: str
 
     def pread(self, offset: int, size: int) -> bytes:
-        """Exactly so many. Raises TruncatedImage, NeedsFile where a stream is past them, SourceError."""
+        """Return exactly `size` bytes. Raises TruncatedImage, NeedsFile if a stream is past them, SourceError."""
         ...
 
     def fixed(self, virtual_size: int) -> Iterator[Piece]:
-        """The pieces of a disk that lies at the beginning as it is."""
+        """Yield the pieces of a fixed VHD's disk, which lies at the beginning."""
         ...
 
     def finish(self, footer: Footer | None, end: int) -> Footer:
-        """Read to the end; `end` is that of what the tables know. Gives the footer there."""
+        """Read to the end, and return the footer there; `end` is the end of what the tables name."""
         ...
 
 
-class FileSource:
+class VHDFile:
     def __init__(self, file: ByteFile) -> None:
         self._file = file
         self.name = file.name
@@ -55,8 +55,8 @@ class FileSource:
             raise _ends(self.name, self._file.size, offset + size) from error
 
     def fixed(self, virtual_size: int) -> Iterator[Piece]:
-        """Without the file's holes."""
-        done = 0  # where the range before ended, for two may share a sector
+        """Yield the pieces without the holes of the file."""
+        done = 0  # end of the range before; two ranges may share a sector
         for start, end in self._file.data_ranges():
             position = max(done, start // SECTOR * SECTOR)
             done = min(-(-end // SECTOR) * SECTOR, virtual_size)
@@ -70,7 +70,7 @@ class FileSource:
         return check_end(last, footer, image=self.name, size=self._file.size, end=end)
 
 
-class StreamSource:
+class VHDStream:
     def __init__(self, stream: Stream, *, longest: int = _LONGEST) -> None:
         self._stream = stream
         self._longest = longest
@@ -80,7 +80,7 @@ class StreamSource:
     def pread(self, offset: int, size: int) -> bytes:
         if offset < self._position:
             raise NeedsFile(
-                f"byte {offset} of {self.name} is wanted after byte {self._position}, which no stream gives"
+                f"byte {offset} of {self.name} is wanted after byte {self._position}, which a stream cannot give"
             )
         self._skip_to(offset)
         data = self._read(size)
@@ -107,14 +107,14 @@ class StreamSource:
         data = self._stream.read(size)
         self._position += len(data)
         if self._position > self._longest:
-            raise bad(self.name, "it goes on where no VHD can have anything", offset=self._position)
+            raise bad(self.name, "it is longer than any VHD", offset=self._position)
         return data
 
 
 def check_end(last: bytes, footer: Footer | None, *, image: str, size: int, end: int) -> Footer:
-    """`last` are the last bytes of `size`; `end` is where what is known of it ends, and only a footer may follow.
+    """Check the `last` bytes of an image of `size` bytes. Only a footer may follow `end`.
 
-    A `footer` from its beginning must say the same. Raises InvalidImage.
+    A `footer` from the beginning must agree with it. Raises InvalidImage.
     """
     if not is_footer(last):
         raise no_end(image, size=size, end=end)
@@ -127,18 +127,18 @@ def check_end(last: bytes, footer: Footer | None, *, image: str, size: int, end:
 
 
 def no_end(image: str, *, size: int, end: int) -> InvalidImage:
-    """Of an image that does not end with a footer."""
+    """Return the error for an image that does not end with a footer."""
     if size < end + FOOTER_SIZE:
         return _ends(image, size, end + FOOTER_SIZE)
     return bad(
         image,
-        "its last 512 bytes are no footer: its end was cut off, or something was appended to it",
+        "its last 512 bytes are not a footer: its end was cut off, or something was appended to it",
         offset=size - FOOTER_SIZE,
     )
 
 
 def compare(first: Footer, last: Footer, *, image: str, size: int) -> None:
-    """Raises InvalidImage where two good footers do not speak of the same disk."""
+    """Raise InvalidImage if two good footers describe different disks."""
     for what, one, other in (
         ("type", first.kind, last.kind),
         ("size", first.virtual_size, last.virtual_size),

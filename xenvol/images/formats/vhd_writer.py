@@ -1,7 +1,7 @@
-"""The one writer of VHDs: dynamic ones, in a file, of what is not zero.
+"""Write a dynamic VHD to a file, without zeros.
 
-What tells that it is a VHD is written last, so that what was broken off is none. Its blocks lie behind their table
-and in the order in which they were first touched, so that it can be read as a stream.
+The footer and header at the beginning are written last, so that an unfinished file is not a VHD. The blocks lie
+behind their table, in the order of their first write, so that the VHD can be read as a stream.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xenvol.images.formats.vhd_fields import (
     pack_header,
 )
 
-_EPOCH = 946684800  # 2000-01-01, from which VHDs count their seconds
+_EPOCH = 946684800  # 2000-01-01; VHDs count seconds from there
 
 
 def write_vhd(
@@ -37,15 +37,15 @@ def write_vhd(
     uuid: UUID | None = None,
     clock: Callable[[], float] = time.time,
 ) -> int:
-    """Gives the bytes that the file has then. It is emptied first, and can be sought; `uuid` is the VHD's own.
+    """Write the VHD, and return the bytes of the file. The file must be seekable, and is emptied first.
 
-    The pieces do not overlap; they come in any order. Raises ImageTooLarge, ValueError for a size that is not of whole
-    sectors or a piece that is not on the disk, and what giving the pieces and writing raise.
+    The pieces must not overlap, and may come in any order; `uuid` is the VHD's own. Raises ImageTooLarge, ValueError
+    for a size that is not in whole sectors or a piece beyond the disk, and what the pieces and the file raise.
     """
     if virtual_size > VHD_MAX:
         raise ImageTooLarge("the image", size=virtual_size, limit=VHD_MAX, what="a VHD")
     if virtual_size <= 0 or virtual_size % SECTOR:
-        raise ValueError(f"a VHD's disk is of whole sectors, and {virtual_size} bytes are none")
+        raise ValueError(f"a VHD's disk has whole sectors, and not {virtual_size} bytes")
     header = Header(
         table_offset=FOOTER_SIZE + HEADER_SIZE,
         entries=-(-virtual_size // BLOCK_SIZE),
@@ -79,10 +79,12 @@ def write_vhd(
 def _write_blocks(
     pieces: Iterable[Piece], virtual_size: int, header: Header, file: BinaryIO
 ) -> tuple[array[int], int]:
-    """The block table, and where the next block would be."""
+    """Return the block table, and the offset behind the last block."""
     table = array("I", [UNUSED]) * header.entries
     end = header.table_offset + _table_size(header)
-    bitmap = b"\xff" * header.bitmap_size  # all of a new block is there: what is not written in it are zeros
+    bitmap = (
+        b"\xff" * header.bitmap_size
+    )  # a new block is complete: bytes that are not written in it are zeros
     for piece in pieces:
         if piece.offset < 0 or piece.end > virtual_size:
             raise ValueError(f"a piece at {piece.offset} to {piece.end} of a disk of {virtual_size} bytes")
@@ -102,5 +104,5 @@ def _write_blocks(
 
 
 def _table_size(header: Header) -> int:
-    """Bytes of the table in whole sectors."""
+    """Return the bytes of the table, in whole sectors."""
     return -(-4 * header.entries // SECTOR) * SECTOR

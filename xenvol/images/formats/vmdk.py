@@ -1,7 +1,7 @@
-"""What qemu-img does not notice of a VMDK is checked here, before it unfolds it.
+"""Check in a VMDK what qemu-img does not notice, before qemu-img unpacks it.
 
-It takes zeros for what is behind the end of a file that was cut, and follows names of other files. It opens by name
-what was checked through a descriptor, so both are done to a copy that nobody else can change.
+qemu-img reads zeros behind the end of a file that was cut off, and follows the names of other files. It opens a file
+by name, not by the descriptor that was checked. So xenvol checks and unpacks a copy that no other user can change.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ from xenvol.secret import masked
 _HEADER: Final = struct.Struct("<4sIIQQQQIQQ")
 _AT_END: Final = (
     1 << 64
-) - 1  # of the grain directory: a footer, two sectors before the end, knows its place
+) - 1  # of the grain directory: a footer, two sectors before the end, gives its place
 _COMPRESSED: Final = 1 << 16  # of the flags
 _MAX_SIZE: Final = 64 << 40  # bytes; ESXi's own limit is 62 TB
-_MAX_TABLES: Final = 2 << 20  # as many as that needs with grains of 64 KiB
-_DESCRIPTOR: Final = 20 * SECTOR  # bytes that QEMU looks at, behind the header, wherever the header says
+_MAX_TABLES: Final = 2 << 20  # as many as that size needs with grains of 64 KiB
+_DESCRIPTOR: Final = (
+    20 * SECTOR
+)  # bytes behind the header in which QEMU looks for it, whatever the header says
 _KINDS: Final = ("streamoptimized", "monolithicsparse")
 _NO_PARENT: Final = "ffffffff"
 _EXTENT: Final = re.compile(r"(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.IGNORECASE)
 
-_CONVERT: Final = "make one file of it, where all of its files are: `qemu-img convert -O qcow2`"
+_CONVERT: Final = "make one file of it, on the machine that has all of its files: `qemu-img convert -O qcow2`"
 
 
 @dataclass(frozen=True)
 class _Extent:
-    """What the header says; in bytes."""
+    """The facts in the header; in bytes."""
 
     capacity: int
     grain_size: int
@@ -62,28 +64,28 @@ class _Extent:
 
 
 def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
-    """Unfolds it into a sparse file of the disk's size, in `staging`, before this returns.
+    """Unpack the VMDK into a sparse file of the disk's size, in `staging`, before this returns.
 
-    One file that is a whole disk: monolithicSparse, streamOptimized. What is not staged yet is copied there first, and
-    the copy is gone when this returns. `tick` is told of the bytes as they are copied and written, and asked some times
-    a second; what it raises ends it. Raises InvalidImage, TruncatedImage, MissingParent, UnsupportedImage for what
-    needs other files, MissingReader without qemu-img, NoRoomToStage, TargetError, SourceError.
+    The VMDK is one file with a whole disk: monolithicSparse, streamOptimized. A file that is not staged is first
+    copied there, and the copy is removed. `tick` gets the bytes copied and written, and is called several times a
+    second; an error from it ends the work. Raises InvalidImage, TruncatedImage, MissingParent, UnsupportedImage if
+    it needs other files, MissingReader without qemu-img, NoRoomToStage, TargetError, SourceError.
     """
     extent, needed = _check(file)  # before it is copied
     program = shutil.which("qemu-img")
     if program is None:
         raise MissingReader(file.name, format="VMDK", package="qemu-img (Debian: qemu-utils)")
-    tick = tick or _nobody_asks
+    tick = tick or _ignore
     with contextlib.ExitStack() as stack:
         if not isinstance(file, Staged):
-            staging.check_room(file.size + needed, reason=f"{file.name} must be copied and unfolded")
+            staging.check_room(file.size + needed, reason=f"{file.name} must be copied and unpacked")
             reason = f"{file.name} must not change between its check and its reading"
             file = stack.enter_context(staging.stage(as_stream(file), reason=reason, tick=tick))
-            extent, needed = _check(file)  # the file may have changed since
+            extent, needed = _check(file)  # the file may have changed in between
         assert file.path is not None, "what is staged has a name"
         target = staging.empty_file("disk")
         try:
-            staging.check_room(needed, reason=f"{file.name} must be unfolded")
+            staging.check_room(needed, reason=f"{file.name} must be unpacked")
             unfold(
                 file.path,
                 target,
@@ -99,15 +101,15 @@ def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None]
             raise
 
 
-def _nobody_asks(size: int) -> None:
-    """For who does not care how far it is."""
+def _ignore(size: int) -> None:
+    """Do nothing: the default for `tick`."""
 
 
 # --- the check ----------------------------------------------------------------------------------------------------
 
 
 def _check(file: FileSource) -> tuple[_Extent, int]:
-    """With it, how many bytes its grains unfold to, at most."""
+    """Return the header's facts, and the bytes that the grains unpack to, at most."""
     try:
         extent = _parse(file)
         return extent, _allocated(file, extent)
@@ -120,14 +122,14 @@ def _check(file: FileSource) -> tuple[_Extent, int]:
 def _parse(file: FileSource) -> _Extent:
     extent, descriptor_at, descriptor_size = _parse_header(file, 0)
     if descriptor_at == 0 or extent.capacity == 0:
-        # an extent among others, or, for QEMU, the text of a disk that lies in other files
+        # one extent of several, or, for QEMU, the text of a disk in other files
         raise UnsupportedImage(file.name, problem="it is one of the files of a VMDK", remedy=_CONVERT)
     if descriptor_at != SECTOR or not 0 < descriptor_size <= _DESCRIPTOR:
         raise _bad(file, f"its descriptor would have {descriptor_size} bytes at {descriptor_at}", 0x1C)
-    seen = max(descriptor_size, min(_DESCRIPTOR, file.size - SECTOR))  # QEMU looks behind its end as well
+    seen = max(descriptor_size, min(_DESCRIPTOR, file.size - SECTOR))  # QEMU looks beyond its end as well
     _check_descriptor(file, file.pread(SECTOR, seen))
     if extent.directory == _AT_END * SECTOR:
-        # footer, then the marker that ends the stream
+        # the footer, then the marker that ends the stream
         footer, _, _ = _parse_header(file, max(0, file.size - 2 * SECTOR))
         if footer.capacity != extent.capacity:
             raise _bad(file, f"its footer says {footer.capacity} bytes, its header {extent.capacity}", 0x0C)
@@ -143,7 +145,7 @@ def _parse(file: FileSource) -> _Extent:
 
 
 def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
-    """With it, where the descriptor is, and how long: in bytes."""
+    """Return the header's facts, and the offset and length of the descriptor in bytes."""
     magic, version, flags, capacity, grain, text, text_size, length, _, directory = _HEADER.unpack(
         file.pread(at, _HEADER.size)
     )
@@ -152,7 +154,7 @@ def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
             raise TruncatedImage(
                 file.name, format=FORMAT, problem="the footer at its end is missing", offset=at
             )
-        raise _bad(file, "it does not begin as one", 0)
+        raise _bad(file, "it has the wrong magic", 0)
     if not 1 <= version <= 3:
         raise UnsupportedImage(file.name, problem=f"it is a VMDK of version {version}", remedy=_CONVERT)
     extent = _Extent(
@@ -184,17 +186,17 @@ def _check_descriptor(file: FileSource, data: bytes) -> None:
         raise UnsupportedImage(
             file.name,
             problem=f"it is a VMDK of type {kind[:40]!r} with {len(extents)} extents, "
-            "and only streamOptimized and monolithicSparse, of one extent, are read",
+            "and xenvol reads only streamOptimized and monolithicSparse with one extent",
             remedy=_CONVERT,
         )
 
 
 def _allocated(file: FileSource, extent: _Extent) -> int:
-    """Bytes of all grains; each lies within the file, as far as its table says. Raises TruncatedImage, EndOfFile."""
+    """Return the bytes of all grains, and check that each lies within the file. Raises TruncatedImage, EndOfFile."""
     grains = 0
     for table in _tables(file, extent):
         last = max(table)
-        if last <= 1:  # none, or one that is zeros
+        if last <= 1:  # no grain, or a grain of zeros
             continue
         end = last * SECTOR + (SECTOR if extent.is_compressed else min(extent.grain_size, extent.capacity))
         if end > file.size:

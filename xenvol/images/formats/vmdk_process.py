@@ -1,7 +1,7 @@
-"""A VMDK is unfolded by qemu-img, which is kept to the one file that was given, and to its disk's size.
+"""Unpack a VMDK with qemu-img, which may read one file and write one disk of a given size.
 
-qemu-img is the reader that is best kept: it runs in a process of its own, with limits, it comes with every system, and
-only who reads VMDKs needs it.
+qemu-img is the best kept reader of VMDKs. It runs in its own process with limits, every distribution has it, and
+only a caller with VMDKs needs it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from xenvol.images.errors import InvalidImage, NoRoomToStage
 from xenvol.images.sources.staging import Staging
 
 FORMAT: Final = "vmdk"
-"""As qemu-img calls it, too."""
+"""Also qemu-img's name for it."""
 
-_POLL: Final = 0.1  # seconds; so soon a cancel is noticed
-_MEMORY: Final = 4 << 30  # bytes of address space; qemu-img takes about 1 GiB, most of it never touched
-_CPU: Final = 60  # seconds, and one for each 16 MiB: it unfolds ten times as much
-# Sets the limits before qemu-img begins, and has it killed when this process is: preexec_fn may hang with threads.
+_POLL: Final = 0.1  # seconds; a cancel is noticed within this time
+_MEMORY: Final = 4 << 30  # bytes of address space; qemu-img takes about 1 GiB, and touches little of it
+_CPU: Final = 60  # seconds, and one more for each 16 MiB; qemu-img unpacks ten times as fast
+# Sets the limits before qemu-img starts, and has it killed with this process. preexec_fn may hang with threads.
 _LAUNCHER: Final = """
 import ctypes, os, resource, sys
 parent, file_size, memory, cpu = map(int, sys.argv[1:5])
@@ -51,12 +51,12 @@ def unfold(
     staging: Staging,
     tick: Callable[[int], None],
 ) -> None:
-    """Has `program`, a qemu-img, write the disk of `size` bytes into `target`, an empty file in `staging`.
+    """Have `program`, a qemu-img, write the disk of `size` bytes into `target`, an empty file in `staging`.
 
-    `tick` is told of the bytes as they are written, and asked some times a second; what it raises ends it, and the
-    process. The target's removal is the caller's. Raises InvalidImage, NoRoomToStage.
+    `tick` gets the bytes written, and is called several times a second; an error from it ends the process. The
+    caller removes the target. Raises InvalidImage, NoRoomToStage.
     """
-    # "backing": null, so that no parent is opened, whatever is said of one
+    # "backing": null, so that qemu-img opens no parent that the image names
     opened = {
         "driver": FORMAT,
         "file": {"driver": "file", "filename": os.fspath(source.absolute())},
@@ -75,7 +75,7 @@ def unfold(
         try:
             _wait(process, target, tick)
         finally:
-            process.kill()  # nothing where it has ended
+            process.kill()  # does nothing if it has ended
             process.wait()
         if process.returncode != 0:
             raise _failure(name, staging, size, process.returncode, said)
@@ -100,7 +100,7 @@ def _failure(name: str, staging: Staging, size: int, code: int, said: IO[bytes])
     text = said.read().decode("utf-8", "replace").strip()
     if "No space left" in text or "quota" in text.lower():
         return NoRoomToStage(
-            str(staging.directory), needed=size, free=staging.room(), reason=f"{name} must be unfolded"
+            str(staging.directory), needed=size, free=staging.room(), reason=f"{name} must be unpacked"
         )
     last = text.splitlines()[-1] if text else f"it ended with {code}"
     return InvalidImage(

@@ -1,1 +1,1 @@
-"""Where images come from: files, streams and URLs, compressed or not, and what has to lie on a disk to be read."""
+"""The sources of images: files, streams and URLs, compressed or not, and the temporary files that some formats need."""

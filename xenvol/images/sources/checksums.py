@@ -1,4 +1,4 @@
-"""What arrives is what was promised, byte for byte, or it is a ChecksumMismatch."""
+"""Compare an image with its checksum, byte for byte. A difference is a ChecksumMismatch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from xenvol.images.sources.files import as_stream
 from xenvol.images.sources.streams import drain
 
 _DIGITS: Final = {"md5": 32, "sha256": 64, "sha512": 128}
-"""Hexadecimal digits of each; MD5 finds damage, and no forgery, but old image services know no other."""
+"""Hexadecimal digits of each. MD5 finds damage but no forgery; old image services know nothing else."""
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """`algorithm` is ``md5``, ``sha256`` or ``sha512``; `digest` is in lower-case hexadecimal digits."""
+    """`algorithm` is ``md5``, ``sha256`` or ``sha512``; `digest` has lower-case hexadecimal digits."""
 
     algorithm: str
     digest: str
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """From ``sha256:ab…``, or from the digits alone, whose number tells the algorithm. Raises ValueError."""
+        """Parse ``sha256:ab…``, or the digits alone, whose number tells the algorithm. Raises ValueError."""
         algorithm, separator, digest = text.strip().lower().rpartition(":")
         if not separator:
             algorithm = next((name for name, digits in _DIGITS.items() if digits == len(digest)), "")
         if algorithm not in _DIGITS or not re.fullmatch(f"[0-9a-f]{{{_DIGITS[algorithm]}}}", digest):
             known = ", ".join(f"{name}:{digits} digits" for name, digits in _DIGITS.items())
-            raise ValueError(f"{text!r} is no checksum; in hexadecimal digits, it is one of {known}")
+            raise ValueError(f"{text!r} is not a checksum; the checksums, in hexadecimal digits, are {known}")
         return cls(algorithm, digest)
 
     def __str__(self) -> str:
@@ -40,11 +40,11 @@ class Checksum:
 
 
 class _Sums:
-    """Digests of what passes, one of each algorithm that is asked for."""
+    """The digests of the bytes that pass, one for each expected algorithm."""
 
     def __init__(self, image: str, expected: Iterable[Checksum]) -> None:
         self._image = image
-        self._expected = tuple(dict.fromkeys(expected))  # twice the same is once
+        self._expected = tuple(dict.fromkeys(expected))  # without duplicates
         self._hashes = {
             checksum.algorithm: hashlib.new(checksum.algorithm, usedforsecurity=False)
             for checksum in self._expected
@@ -64,7 +64,7 @@ class _Sums:
 
 
 class Summed:
-    """A stream that is summed up as it is read; a stream itself."""
+    """A stream that computes the checksums of the bytes that pass."""
 
     name: str
     length: int | None
@@ -76,13 +76,13 @@ class Summed:
         self._sums = _Sums(stream.name, expected)
 
     def read(self, size: int, /) -> bytes:
-        """`size` bytes, or fewer where it ends. Raises SourceError."""
+        """Return `size` bytes, or fewer where the stream ends. Raises SourceError."""
         data = self._stream.read(size)
         self._sums.update(data)
         return data
 
     def check(self) -> None:
-        """Reads what is left, and raises ChecksumMismatch where a sum is another; idempotent. Raises SourceError."""
+        """Read the rest, and raise ChecksumMismatch if a checksum differs. Idempotent. Raises SourceError."""
         drain(self)
         self._sums.check()
 
@@ -90,9 +90,9 @@ class Summed:
 def check_file(
     file: ByteFile, expected: Iterable[Checksum], tick: Callable[[int], None] | None = None
 ) -> None:
-    """One pass over all of the file, holes too. Raises ChecksumMismatch, SourceError.
+    """Read the whole file once, holes too, and compare. Raises ChecksumMismatch, SourceError.
 
-    `tick` is told the bytes of each piece; what it raises ends the pass. Nothing is read where nothing is expected.
+    `tick` gets the bytes of each piece; an error from it ends the reading. Without a checksum, nothing is read.
     """
     expected = tuple(expected)
     if not expected:

@@ -1,7 +1,7 @@
-"""What is compressed is unfolded as it passes, in pieces of bounded size, while the piece before is at work elsewhere.
+"""Decompress a stream as it passes, in pieces of bounded size.
 
-The compressed bytes are read by whoever reads the stream. Only the unfolding itself runs beside it, in one thread, one
-piece ahead: zlib and zstd let go of Python's lock meanwhile.
+The reader's own thread reads the compressed bytes. One other thread decompresses, one piece ahead: zlib and zstd
+release Python's lock meanwhile.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _INPUT: Final = 256 << 10  # bytes: zlib copies what it has not used yet at ever
 
 
 def zstd_library(image: str, *, format: str = "zstd") -> Any:
-    """Python's own from 3.14 on, the same for older ones else. Raises MissingReader."""
+    """Return Python's module from 3.14 on, before that its backport. Raises MissingReader."""
     try:
         if sys.version_info >= (3, 14):
             return importlib.import_module("compression.zstd")
@@ -50,22 +50,22 @@ class _Step(NamedTuple):
 
 
 class _Decompressed:
-    length: int | None = None  # gzip says it modulo 4 GiB, and of the last member alone
+    length: int | None = None  # gzip gives it modulo 4 GiB, and only of the last member
 
     def __init__(self, stream: Stream, expander: Expander) -> None:
         self.name = stream.name
         self._stream = stream
         self._expander = expander
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xenvol-decompress")
-        self._step: Future[_Step] | None = None  # at work on the piece after the one that was handed out
+        self._step: Future[_Step] | None = None  # computes the next piece
         self._fed = 0
-        self._parts: deque[bytes] = deque()  # of the piece that is being handed out
-        self._rest = b""  # the part of it that is, from `_position` on
+        self._parts: deque[bytes] = deque()  # of the current piece
+        self._rest = b""  # the current part of it; the bytes from `_position` on are left
         self._position = 0
         self._is_at_end = False
 
     def read(self, size: int, /) -> bytes:
-        """`size` bytes, or fewer where it ends. Raises InvalidImage, TruncatedImage, SourceError."""
+        """Return `size` bytes, or fewer where the stream ends. Raises InvalidImage, TruncatedImage, SourceError."""
         parts: list[bytes] = []
         missing = size
         while missing:
@@ -80,7 +80,7 @@ class _Decompressed:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next(self) -> bytes:
-        """The next part, at most _OUTPUT bytes; none at the end."""
+        """Return the next part, at most _OUTPUT bytes; none at the end."""
         while not (self._parts or self._is_at_end):
             if self._step is None:
                 self._step = self._thread.submit(self._expand)
@@ -109,8 +109,8 @@ class _Decompressed:
             self._thread.shutdown(wait=False)
             raise UnsupportedImage(
                 self.name,
-                problem=f"its zstd window has {error} bytes, and {1 << WINDOW_LOG} are read",
-                remedy="compress it without --long and --ultra, or unfold it first (`zstd -d --long=31`)",
+                problem=f"its zstd window has {error} bytes, and xenvol reads at most {1 << WINDOW_LOG}",
+                remedy="compress it without --long and --ultra, or decompress it first (`zstd -d --long=31`)",
             ) from error
 
     def _expand(self) -> _Step:
@@ -134,10 +134,11 @@ class _Decompressed:
 
 
 def decompressed(stream: Peekable) -> Stream:
-    """What is in the gzip or zstd stream; the stream itself where it is neither. Its length is not known.
+    """Return the decompressed stream of a gzip or zstd stream; any other stream itself. Its length is not known.
 
-    It is told by the first bytes. Raises MissingReader: zstd before Python 3.14 needs the extra. Its reads raise
-    InvalidImage, TruncatedImage, UnsupportedImage (zstd that needs more memory than there should be), SourceError.
+    The first bytes tell the compression. Raises MissingReader: zstd before Python 3.14 needs the extra. Its reads
+    raise InvalidImage, TruncatedImage, UnsupportedImage (zstd that needs more memory than xenvol allows),
+    SourceError.
     """
     magic = stream.peek(4)
     if magic.startswith(GZIP_MAGIC):

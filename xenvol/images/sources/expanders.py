@@ -1,4 +1,4 @@
-"""What is in gzip and zstd, in pieces of bounded size: no I/O, and no more in memory than their own windows."""
+"""Decompress gzip and zstd in pieces of bounded size: no I/O, and no memory but their own windows."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ _FRAME_HEADER: Final = 18  # bytes of a frame's header, at most
 WINDOW_LOG: Final = 25  # 32 MiB; `zstd -19` needs 8 MiB, --long and --ultra need 128 MiB and more
 
 
-class BadCompression(Exception):  # made an InvalidImage of where the name of the image is known
-    """The compressed bytes are damaged; says how."""
+class BadCompression(Exception):  # becomes an InvalidImage, which names the image
+    """The compressed bytes are damaged. The text says how."""
 
 
-class TooLargeWindow(Exception):  # made an UnsupportedImage of there
-    """To unfold it, so many bytes of it have to be in memory."""
+class TooLargeWindow(Exception):  # becomes an UnsupportedImage
+    """Decompression would need this many bytes of memory."""
 
 
 class Expander(Protocol):
-    """Unfolds one kind of compression, which may consist of members (gzip) or frames (zstd) one behind the other."""
+    """Decompresses one format. A stream may have several members (gzip) or frames (zstd), one after the other."""
 
     format: str
 
     def feed(self, data: bytes, /) -> None:
-        """More compressed bytes, once `is_hungry`."""
+        """Take more compressed bytes. Call it once `is_hungry`."""
         ...
 
     def expand(self, size: int, /) -> bytes:
-        """At most `size` bytes; none where there is not enough to go on. Raises BadCompression."""
+        """Return at most `size` bytes; none if it needs more input. Raises BadCompression."""
         ...
 
     @property
     def is_hungry(self) -> bool:
-        """Whether all that was fed has been used."""
+        """Return whether it has used all its input."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether it may end here: behind a whole member."""
+        """Return whether the stream may end here: after a whole member."""
         ...
 
 
 class Gzip:
-    """RFC 1952: members one behind the other, each with its own checksum and length; zeros may follow the last."""
+    """RFC 1952: members one after the other, each with its own checksum and length; zeros may follow the last."""
 
     format = "gzip"
 
     def __init__(self) -> None:
-        self._member: Any = None  # zlib's object, which has no name that can be said
+        self._member: Any = None  # zlib's object; its type has no public name
         self._data = b""
         self._is_padding = False
         self._is_first = True
@@ -70,22 +70,22 @@ class Gzip:
                 self._member = None
             else:
                 self._data = self._member.unconsumed_tail
-                if not output and self._data:  # never seen; but it must not be asked for ever
+                if not output and self._data:  # never seen; it prevents an endless loop
                     raise BadCompression("it does not go on")
             if output or not (self._data or self._member is None):
                 return output
 
     def _begin(self) -> bool:
-        """Whether a member begins here."""
+        """Return whether a member begins here."""
         if not self._is_first and (self._is_padding or self._data[:1] == b"\0"):
             self._is_padding = True
             if self._data.strip(b"\0"):
-                raise BadCompression("something follows its end")
+                raise BadCompression("bytes follow its end")
             self._data = b""
         if not self._data:
             return False
         if not self._is_first and not GZIP_MAGIC.startswith(self._data[:2]):
-            raise BadCompression("something follows its end")
+            raise BadCompression("bytes follow its end")
         self._is_first = False
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # + 16: with gzip's header and trailer
         return True
@@ -100,14 +100,14 @@ class Gzip:
 
 
 class Zstd:
-    """RFC 8878: frames one behind the other, of which some are to be skipped."""
+    """RFC 8878: frames one after the other, some of which are skipped."""
 
     format = "zstd"
 
     def __init__(self, library: Any) -> None:
         self._library = library
         self._frame: Any = None
-        self._head = b""  # of the frame
+        self._head = b""  # the beginning of the frame
         self._data = b""
 
     def feed(self, data: bytes, /) -> None:
@@ -122,7 +122,9 @@ class Zstd:
                 self._frame, self._head = self._library.ZstdDecompressor(options=options), b""
             self._head += self._data[: _FRAME_HEADER - len(self._head)]
             try:
-                output: bytes = self._frame.decompress(self._data, size)  # it keeps what it has not used
+                output: bytes = self._frame.decompress(
+                    self._data, size
+                )  # it keeps the input that it has not used
             except self._library.ZstdError as error:
                 if (window := window_of(self._head)) > 1 << WINDOW_LOG:
                     raise TooLargeWindow(window) from error
@@ -131,7 +133,7 @@ class Zstd:
             if self._frame.eof:
                 self._data = self._frame.unused_data
                 self._frame = None
-            elif not output and not self._frame.needs_input:  # never seen; but it must not be asked for ever
+            elif not output and not self._frame.needs_input:  # never seen; it prevents an endless loop
                 raise BadCompression("it does not go on")
             if output or self._frame is not None:
                 return output
@@ -146,16 +148,14 @@ class Zstd:
 
 
 def window_of(frame: bytes) -> int:
-    """Bytes that a zstd frame that begins like this needs in memory to be unfolded; RFC 8878 3.1.1.1. 0 if unknown."""
+    """Return the bytes of memory that a zstd frame with this beginning needs (RFC 8878 3.1.1.1); 0 if unknown."""
     if len(frame) < _FRAME_HEADER or not frame.startswith(ZSTD_MAGIC):
         return 0
     descriptor = frame[4]
     if not descriptor & 0x20:
         exponent, mantissa = frame[5] >> 3, frame[5] & 7
         return (1 << (10 + exponent)) // 8 * (8 + mantissa)
-    start = (
-        5 + (0, 1, 2, 4)[descriptor & 3]
-    )  # behind the dictionary's number; the window is the whole content
+    start = 5 + (0, 1, 2, 4)[descriptor & 3]  # after the dictionary's number; the window is the whole content
     size = (1, 2, 4, 8)[descriptor >> 6]
     return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
 

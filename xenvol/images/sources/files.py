@@ -1,4 +1,4 @@
-"""A file is read where it is asked for, and never beyond its end; what the system has against that is a SourceError."""
+"""Read a file at any offset, and never beyond its end. An error of the system becomes a SourceError."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from xenvol.images.disk_image import ByteFile, EndOfFile, Stream
 from xenvol.images.errors import SourceError
 
 _PROBLEMS: Final = {
-    errno.ENOENT: "there is no such file",
-    errno.ENOTDIR: "there is no such file",
-    errno.EACCES: "permission to read it is denied",
-    errno.EPERM: "permission to read it is denied",
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EISDIR: "it is a directory",
-    errno.ENOMEDIUM: "there is no medium in it",
+    errno.ENOMEDIUM: "no medium in the drive",
 }
 
 
 class FileSource:
-    """A file or a block device by its path, or an open binary file that can seek; read from 0, wherever it stands.
+    """A file or a block device by its path, or an open binary file that can seek. Offsets count from the file's
+    start.
 
-    It opens at once, as `open` does, and raises SourceError: no such file, a directory, a pipe, no permission.
-    An open file stays its owner's: it is not closed here, and its position is nowhere in particular afterwards.
+    The constructor opens the path, and raises SourceError: no such file, a directory, a pipe, no permission. An open
+    file stays open, with an undefined position.
     """
 
     name: str
-    """The path, or what the open file is called."""
+    """The path, or the name of the open file."""
     size: int
-    """Bytes, as they were when it was opened."""
+    """Bytes at the time of opening."""
     path: Path | None
-    """None of an open file."""
+    """None for an open file."""
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO, *, name: str | None = None) -> None:
         self._descriptor: int | None = None
         self._file: BinaryIO | None = None
         self._owned = False
         self._closed = False
-        self._lock = threading.Lock()  # of the position, where reading has to seek first
+        self._lock = threading.Lock()  # guards the position, where reading has to seek first
         if isinstance(source, (str, os.PathLike)):
             self.path = Path(source)
             self.name = str(self.path) if name is None else name
@@ -66,19 +67,19 @@ class FileSource:
             if self._descriptor is None:
                 assert self._file is not None
                 return self._file.seek(0, os.SEEK_END)
-            return os.lseek(self._descriptor, 0, os.SEEK_END)  # of a block device, st_size is 0
+            return os.lseek(self._descriptor, 0, os.SEEK_END)  # a block device has the st_size 0
         except (OSError, ValueError) as error:  # ValueError: it is closed
             raise SourceError(self.name, problem=problem_of(error)) from error
 
     def pread(self, offset: int, size: int, /) -> bytes:
-        """Exactly so many bytes. Raises EndOfFile for what lies beyond `size`, SourceError."""
+        """Return exactly `size` bytes. Raises EndOfFile beyond the end, SourceError."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise EndOfFile(f"{self.name} has {self.size} bytes; {size} at {offset} were asked for")
         if self._closed:
             raise SourceError(self.name, problem="it is closed")
         try:
             data = self._pread(offset, size)
-            while len(data) < size:  # Linux reads 2 GiB at most; a network's file system may read less
+            while len(data) < size:  # Linux reads at most 2 GiB at once; a network file system may read less
                 more = self._pread(offset + len(data), size - len(data))
                 if not more:
                     raise SourceError(
@@ -99,7 +100,7 @@ class FileSource:
             return self._file.read(size) or b""
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """(start, end) of what is not known to be a hole; of what cannot tell its holes, all of it."""
+        """Yield (start, end) of each range that is not a hole; all of the file if its holes are not known."""
         position = 0
         while position < self.size:
             try:
@@ -107,11 +108,11 @@ class FileSource:
             except OSError as error:
                 if error.errno == errno.ENXIO:  # no data from here on
                     return
-                start, end = position, self.size  # a block device, a file system that does not know
-            except ValueError:  # not of a kind that has holes
+                start, end = position, self.size  # a block device, or a file system without this call
+            except ValueError:  # not a file of the system
                 start, end = position, self.size
             if start >= self.size:
-                return  # it grew behind what is ours
+                return  # the file has grown
             yield start, min(end, self.size)
             position = end
 
@@ -122,7 +123,7 @@ class FileSource:
         return start, os.lseek(self._descriptor, start, os.SEEK_HOLE)
 
     def close(self) -> None:
-        """Idempotent. An open file that was given stays open."""
+        """Close the file, unless the caller opened it. Idempotent."""
         if self._owned and not self._closed and self._descriptor is not None:
             os.close(self._descriptor)
         self._closed = True
@@ -136,7 +137,7 @@ class FileSource:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closed"):  # not where the constructor failed at its first lines
+        if hasattr(self, "_closed"):  # the constructor may have failed at once
             self.close()
 
     def __repr__(self) -> str:
@@ -145,7 +146,8 @@ class FileSource:
 
 
 class Window:
-    """A part of another file, such as a tar's member: `size` bytes from `offset` on, which must lie within it."""
+    """A part of another file, such as a member of a tar: `size` bytes from `offset` on, which must lie within the
+    file."""
 
     def __init__(self, file: ByteFile, *, offset: int, size: int, name: str) -> None:
         if offset < 0 or size < 0 or offset + size > file.size:
@@ -156,13 +158,13 @@ class Window:
         self._offset = offset
 
     def pread(self, offset: int, size: int, /) -> bytes:
-        """Exactly so many bytes. Raises EndOfFile for what lies beyond the part, SourceError."""
+        """Return exactly `size` bytes. Raises EndOfFile beyond the part, SourceError."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise EndOfFile(f"{self.name} has {self.size} bytes; {size} at {offset} were asked for")
         return self._file.pread(self._offset + offset, size)
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """(start, end) of what the file does not know to be a hole."""
+        """Yield (start, end) of each range that is not a hole of the file."""
         for start, end in self._file.data_ranges():
             start, end = max(start - self._offset, 0), min(end - self._offset, self.size)
             if start >= self.size:
@@ -188,12 +190,12 @@ class _Sequence:
 
 
 def as_stream(file: ByteFile) -> Stream:
-    """The whole file from its first byte to its last, holes as zeros."""
+    """Return a stream of the whole file, with holes as zeros."""
     return _Sequence(file)
 
 
 def name_of(file: BinaryIO) -> str:
-    """What an open file is called in errors."""
+    """Return the name of an open file for errors."""
     name = getattr(file, "name", None)
     if isinstance(name, (str, bytes)) and name:
         text = os.fsdecode(name)
@@ -202,7 +204,7 @@ def name_of(file: BinaryIO) -> str:
 
 
 def problem_of(error: OSError | ValueError) -> str:
-    """What the system says of a file, in words that can follow a colon."""
+    """Return the system's reason as words that can follow a colon."""
     if isinstance(error, OSError) and error.errno is not None:
         return _PROBLEMS.get(error.errno) or error.strerror or str(error)
     return str(error) or type(error).__name__
@@ -210,7 +212,7 @@ def problem_of(error: OSError | ValueError) -> str:
 
 def _open(path: Path, name: str) -> int:
     try:
-        # without O_NONBLOCK, to open a pipe is to wait for whoever writes into it
+        # without O_NONBLOCK, opening a pipe waits for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise SourceError(name, problem=problem_of(error)) from error
@@ -230,7 +232,7 @@ def _open(path: Path, name: str) -> int:
 
 
 def _descriptor_of(file: BinaryIO) -> int | None:
-    """None of what is no file of the system, or one whose bytes are not its descriptor's (gzip.open's)."""
+    """Return the file's descriptor; None if it has none, or if its bytes are not the descriptor's (gzip.open)."""
     file = getattr(file, "file", file) if type(file).__module__ == "tempfile" else file
     raw = file.raw if isinstance(file, (io.BufferedReader, io.BufferedRandom)) else file
     if not isinstance(raw, io.FileIO):

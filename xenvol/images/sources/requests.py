@@ -1,7 +1,7 @@
-"""A secret goes to nobody but whom it is for.
+"""Send a secret only to the host that it is meant for.
 
-The headers that hold one are not sent to another origin than the first, nor over a wire on which others can read. No
-name, error, log or repr shows them, or the query of a URL, which of signed URLs is the secret.
+xenvol sends a header with a secret to the first origin alone, and only over a private connection. No name, error,
+log or repr shows such a header, nor the query of a URL, since the query of a signed URL is the secret.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorizat
 
 @dataclass(frozen=True)
 class Request:
-    """Where to, as whom, over which kind of wire."""
+    """The URL, the headers, and how private the connection is."""
 
     url: urllib.parse.SplitResult = field(repr=False)
     name: str
     headers: Mapping[str, str] = field(repr=False)
-    secret_headers: frozenset[str] = field(repr=False)  # of them, which nobody else may see
+    secret_headers: frozenset[str] = field(repr=False)  # names of the headers that hold secrets
     is_insecure: bool
 
     @classmethod
     def parse(cls, url: str, headers: Mapping[str, str | Secret], is_insecure: bool) -> Request:
-        """Raises SourceError for what is no URL of an image, or would send a secret in the clear."""
+        """Return the request. Raises SourceError for a URL that is not one, or a secret over an open connection."""
         plain = {
             key: value.reveal() if isinstance(value, Secret) else value for key, value in headers.items()
         }
@@ -44,7 +44,7 @@ class Request:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) or re.search(
                 r"[\0-\x08\x0a-\x1f\x7f]", value
             ):
-                raise ValueError(f"{key!r} is no header, or its value has a character that no header has")
+                raise ValueError(f"{key!r} is not a valid header, or its value has an invalid character")
         parts = _split(url, name=name_of_url(url))
         request = cls(parts, name_of_url(url), plain, secret, is_insecure)
         request.check_wire()
@@ -52,7 +52,7 @@ class Request:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody on the way can read along."""
+        """Return whether the connection cannot be read on its way."""
         return self.url.scheme == "https" or _is_loopback(self.url)
 
     def check_wire(self) -> None:
@@ -60,21 +60,21 @@ class Request:
             named = ", ".join(sorted(self.secret_headers))
             raise SourceError(
                 self.name,
-                problem=f"{named} would be sent in the clear: use https, or say insecure=True (--image-insecure)",
+                problem=f"{named} would be sent in the clear: use https, or give insecure=True (--image-insecure)",
             )
 
     def redirected(self, location: str) -> Request:
-        """Where an answer sends it on to; without its secrets, if that is another origin."""
+        """Return the request for a redirect, without the secrets if the origin differs. Raises SourceError."""
         try:
             url = urllib.parse.urljoin(self.url.geturl(), location)
         except ValueError:
-            raise SourceError(self.name, problem="it sends us on to what is no URL") from None
+            raise SourceError(self.name, problem="it redirects to an invalid URL") from None
         name = name_of_url(url)
         parts = _split(url, name=self.name)
         if (self.url.scheme, parts.scheme) == ("https", "http") and not self.is_insecure:
             raise SourceError(
                 self.name,
-                problem=f"it sends us on to {name}, where anybody on the way could change the image",
+                problem=f"it redirects to {name}, and over http the image could be changed on its way",
             )
         if _origin(parts) == _origin(self.url):
             return Request(parts, name, self.headers, self.secret_headers, self.is_insecure)
@@ -82,10 +82,10 @@ class Request:
         return Request(parts, name, kept, frozenset(), self.is_insecure)
 
     def without_secrets(self, text: str) -> str:
-        """What a server says, without what it repeats of what it was told."""
+        """Return a server's text without the secrets that it repeats."""
         for key in self.secret_headers:
             for word in {self.headers[key], *self.headers[key].split()}:
-                if len(word) > 3:  # shorter ones are no secrets, but parts of many words
+                if len(word) > 3:  # shorter words are parts of ordinary text
                     text = text.replace(word, MASK)
         if self.url.query:
             text = text.replace(self.url.query, MASK)
@@ -97,7 +97,7 @@ def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise SourceError(name, problem="it is no URL") from error
+        raise SourceError(name, problem="it is not a URL") from error
     if "@" in parts.netloc:
         raise SourceError(
             name,
@@ -109,12 +109,12 @@ def _split(url: str, *, name: str) -> urllib.parse.SplitResult:
         or not parts.netloc.isprintable()
         or port == 0
     ):
-        raise SourceError(name, problem="it is no http or https URL of a host")
+        raise SourceError(name, problem="it is not an http or https URL of a host")
     return parts
 
 
 def name_of_url(url: str) -> str:
-    """The URL without what is secret in it, and without what could garble a terminal."""
+    """Return the URL without its secrets, and without characters that could garble a terminal."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -133,4 +133,4 @@ def _is_loopback(parts: urllib.parse.SplitResult) -> bool:
     try:
         return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
-        return False  # a name: what it resolves to is the resolver's to say
+        return False  # a name: it may resolve to any address

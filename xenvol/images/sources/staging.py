@@ -1,7 +1,7 @@
-"""Nothing stays in a staging directory: not what an import wrote there, and not what one that was killed did.
+"""Temporary files of an import. The import removes them; the next import removes those of a killed one.
 
-Each import has a directory of its own there, with a mark in it that says whose it is. It is removed when the import
-ends, however it ends; where the process was killed, the next import that stages in the same place removes it.
+Each import has its own directory, with a mark that names the owner. The import removes it at its end. After a kill,
+the next import that stages in the same place removes it.
 """
 
 from __future__ import annotations
@@ -18,45 +18,48 @@ from typing import Final, Self
 from xenvol.images.disk_image import PIECE, Piece, Stream, without_zeros
 from xenvol.images.errors import NoRoomToStage, TargetError
 from xenvol.images.sources.files import FileSource, problem_of
-from xenvol.images.sources.leftovers import OwnDirectory, sweep
+from xenvol.images.sources.staging_directory import StagingDirectory, sweep
 
 __all__ = ["RESERVE", "Staged", "Staging", "sweep"]
 
-RESERVE: Final = 256 << 20  # bytes that others may need: a full /tmp stops more than an import
-RESERVE_SHARE: Final = 20  # of a small file system a twentieth, as ext4 keeps for root
-_CHECK_EVERY: Final = 64 << 20  # bytes; asking for each piece would take longer than writing zeros
+RESERVE: Final = (
+    256 << 20
+)  # bytes that stay free for other programs, since a full /tmp stops more than an import
+RESERVE_SHARE: Final = 20  # of a small file system a twentieth stays free, as ext4 does for root
+_CHECK_EVERY: Final = 64 << 20  # bytes; a check at each piece would take longer than writing zeros
 
 
 class Staged(FileSource):
-    """A file that goes when it is closed."""
+    """A file that is removed when it is closed."""
 
     path: Path
 
     def close(self) -> None:
-        """Gives its room back; idempotent."""
+        """Close and remove the file. Idempotent."""
         super().close()
         self.path.unlink(missing_ok=True)
 
 
 class Staging:
-    """One import's own directory, below `directory` or the system's for temporary files, made when first needed.
+    """The staging directory of one import, below `directory` or the system's temporary directory; made when needed.
 
-    A context manager: what dead imports left there is swept when it begins, and all of its own is gone when it ends.
-    Raises TargetError where a directory was named that is none. For one thread.
+    Entering the block removes stale staging directories; leaving it removes its own. Raises TargetError if
+    `directory` is not a directory. Not thread-safe.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
         self.directory = Path(tempfile.gettempdir() if directory is None else directory)
         self._is_named = directory is not None
-        self._own: OwnDirectory | None = None
+        self._own: StagingDirectory | None = None
         self._is_closed = False
         self._files = 0
 
     def stage(self, stream: Stream, *, reason: str, tick: Callable[[int], None] | None = None) -> FileSource:
-        """The whole stream as a file, with holes for its zeros; `reason` ends the sentence "… are needed, since".
+        """Write the whole stream to a file, with holes for its zeros; `reason` ends the sentence "… are needed,
+        since".
 
-        Closing the file gives its room back. `tick` is told the bytes of each piece; what it raises ends it, and
-        nothing is left. Raises NoRoomToStage, at once where the stream says its length; TargetError, SourceError.
+        Closing the file removes it. `tick` gets the bytes of each piece; an error from it ends the staging, and
+        nothing is left. Raises NoRoomToStage, at once if the stream's length is known; TargetError, SourceError.
         """
         if stream.length is not None:
             self.check_room(stream.length, reason=reason)
@@ -92,7 +95,7 @@ class Staging:
 
     @contextlib.contextmanager
     def _written(self, path: Path, reason: str) -> Iterator[None]:
-        """What the file system has against it. Neither the stream's errors nor the listener's are its own."""
+        """Translate errors of the file system. Errors of the stream and of `tick` do not pass through here."""
         try:
             yield
         except OSError as error:
@@ -102,7 +105,7 @@ class Staging:
             raise TargetError(str(path), problem=problem_of(error)) from error
 
     def empty_file(self, name: str) -> Path:
-        """A new empty file that others cannot read; its name ends in `name`. Raises TargetError."""
+        """Make an empty file that only we can read; its name ends in `name`. Raises TargetError."""
         own = self._own_directory()
         self._files += 1
         path = own / f"{self._files}-{os.path.basename(name)}"
@@ -115,13 +118,14 @@ class Staging:
         return path
 
     def check_room(self, needed: int, *, reason: str) -> None:
-        """For so many bytes; `reason` ends the sentence "… are needed, since". Raises NoRoomToStage, TargetError."""
+        """Raise NoRoomToStage if fewer bytes are free; `reason` ends the sentence "… are needed, since". Raises
+        TargetError."""
         free = self.room()
         if needed > free:
             raise NoRoomToStage(str(self.directory), needed=needed, free=free, reason=reason)
 
     def room(self) -> int:
-        """Bytes that may be taken: a reserve stays free for others. Raises TargetError."""
+        """Return the bytes that may be used; a reserve stays free. Raises TargetError."""
         try:
             state = os.statvfs(self.directory)
         except OSError as error:
@@ -131,24 +135,24 @@ class Staging:
 
     def _own_directory(self) -> Path:
         if self._is_closed:
-            raise ValueError("the staging is over")
+            raise ValueError("the staging directory is closed")
         try:
             if self._own is None:
-                self._own = OwnDirectory(self.directory)
+                self._own = StagingDirectory(self.directory)
             self._own.touch()
         except (OSError, ValueError) as error:
             raise TargetError(str(self.directory), problem=problem_of(error)) from error
         return self._own.path
 
     def close(self) -> None:
-        """All of its files go; idempotent."""
+        """Remove the directory and its files. Idempotent."""
         self._is_closed = True
         if self._own is not None:
             self._own.remove()
 
     def __enter__(self) -> Self:
         if self._is_named and not self.directory.is_dir():
-            raise TargetError(str(self.directory), problem="there is no such directory")
+            raise TargetError(str(self.directory), problem="no such directory")
         sweep(self.directory)
         return self
 

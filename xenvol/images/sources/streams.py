@@ -1,4 +1,4 @@
-"""What comes once comes whole: a read gives as much as was asked for until the end, and never waits for more."""
+"""Streams: a read returns as many bytes as it was asked for, except at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenvol.images.sources.files import problem_of
 
 
 class Peekable:
-    """A stream whose next bytes can be seen before they are read, and that can go back to where it was told to."""
+    """A stream whose next bytes can be seen before they are read. It can go back to a remembered position."""
 
     name: str
     length: int | None
@@ -21,12 +21,12 @@ class Peekable:
         self.name = stream.name
         self.length = stream.length
         self._stream = stream
-        self._kept = b""  # read from the stream, and to be read again from `_position` on
+        self._kept = b""  # read from the stream; the bytes from `_position` on are read again
         self._position = 0
         self._remembers = False
 
     def peek(self, size: int) -> bytes:
-        """The next `size` bytes, or fewer where it ends; they stay. They are held in memory. Raises SourceError."""
+        """Return the next `size` bytes, or fewer where the stream ends, without taking them. Raises SourceError."""
         there = len(self._kept) - self._position
         if there < size:
             self._forget_before()
@@ -34,7 +34,7 @@ class Peekable:
         return self._kept[self._position : self._position + size]
 
     def read(self, size: int, /) -> bytes:
-        """`size` bytes, or fewer where it ends. Raises SourceError."""
+        """Return `size` bytes, or fewer where the stream ends. Raises SourceError."""
         if not self._kept and not self._remembers:
             return self._stream.read(size)
         if self._remembers:
@@ -48,19 +48,19 @@ class Peekable:
         return data + self._stream.read(size - len(data)) if len(data) < size else data
 
     def remember(self) -> None:
-        """From here on, what is read is held in memory, until `rewind` or `forget`."""
+        """Keep in memory what is read from here on, until `rewind` or `forget`."""
         self.forget()
         self._remembers = True
 
     def rewind(self) -> None:
-        """Back to where `remember` was called; nothing is remembered any more."""
+        """Go back to the position of `remember`, and stop remembering."""
         if not self._remembers:
             raise ValueError("nothing was remembered")
         self._position = 0
         self._remembers = False
 
     def forget(self) -> None:
-        """There will be no going back."""
+        """Stop remembering, and free the bytes that have been read."""
         self._remembers = False
         self._forget_before()
 
@@ -76,7 +76,7 @@ class _FileStream:
     def __init__(self, file: BinaryIO, name: str, length: int | None) -> None:
         self.name = name
         self.length = length
-        # one call of the kernel at a time: within `read` Python hears of no signal until all bytes have come
+        # one system call at a time: within `read`, Python handles no signal until all bytes have come
         self._read_some = getattr(file, "read1", file.read)
         self._position = 0
 
@@ -84,7 +84,7 @@ class _FileStream:
         if self.length is not None:
             size = min(size, self.length - self._position)
         data = self._read(size) if size > 0 else b""
-        if 0 < len(data) < size:  # a pipe gives what there is
+        if 0 < len(data) < size:  # a pipe returns what it has
             parts = [data]
             missing = size - len(data)
             while missing and (data := self._read(missing)):
@@ -105,10 +105,10 @@ class _FileStream:
             EOFError,
             zlib.error,
             http.client.HTTPException,
-        ) as error:  # what file-likes of the library raise
+        ) as error:  # errors of file-like objects of the standard library
             raise SourceError(self.name, problem=str(error) or type(error).__name__) from error
         if data is None:
-            raise SourceError(self.name, problem="it does not wait for its bytes (it is non-blocking)")
+            raise SourceError(self.name, problem="it is non-blocking")
         if not isinstance(data, bytes):
             raise TypeError(f"{self.name} gives {type(data).__name__}, not bytes: open it in binary mode")
         return data
@@ -120,15 +120,15 @@ class _FileStream:
 
 
 def stream_of(file: BinaryIO, name: str, length: int | None = None) -> Stream:
-    """What a file, a pipe or anything with `read` gives, from where it stands.
+    """Return a stream of a file, a pipe or any object with `read`, from its current position.
 
-    With `length` (bytes) said, nothing behind it is read, and to end before it is a SourceError. The file stays open.
+    With `length` (bytes), it ends there, and an earlier end is a SourceError. The file stays open.
     """
     return _FileStream(file, name, length)
 
 
 def drain(stream: Stream) -> int:
-    """Read all that is left, and say how many bytes that was. Raises SourceError."""
+    """Read the rest, and return the number of bytes. Raises SourceError."""
     total = 0
     while data := stream.read(PIECE):
         total += len(data)

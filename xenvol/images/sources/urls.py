@@ -1,4 +1,4 @@
-"""An image service is asked once, and what it sends is taken as it is: its bytes, their number, their checksum."""
+"""Download an image from an http or https URL: its bytes, its length, its checksum."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from xenvol.session.endpoint import CONNECT_TIMEOUT, InsecureConnection, Trust
 if TYPE_CHECKING:  # the extra `images` brings it
     import urllib3
 
-SILENCE: Final = 60.0  # seconds without a byte; an image service may fetch from its own storage first
+SILENCE: Final = (
+    60.0  # seconds without a byte; an image service may first fetch the image from its own storage
+)
 MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-_EXCERPT: Final = 200  # characters of what a server says of its error
+_EXCERPT: Final = 200  # characters of a server's error text
 
 log = logging.getLogger(__name__)
 
 
 class Download:
-    """A stream; what comes of a URL."""
+    """The body of an answer, as a stream."""
 
     length: int | None
     expected: Checksum | None
-    """What the image service says that it is, if it does; compare with `checksums.Summed`."""
+    """The checksum that the image service sends, if any. `checksums.Summed` compares it."""
 
     def __init__(self, name: str, response: urllib3.BaseHTTPResponse, *, silence: float) -> None:
         self.name = name
@@ -45,7 +47,7 @@ class Download:
         self._position = 0
 
     def read(self, size: int, /) -> bytes:
-        """`size` bytes, or fewer where it ends. Raises SourceError where it ends too early."""
+        """Return `size` bytes, or fewer where the body ends. Raises SourceError if it ends too early."""
         data = self._read(size)
         if len(data) < size and data:
             parts, missing = [data], size - len(data)
@@ -56,7 +58,7 @@ class Download:
         return data
 
     def _read(self, size: int) -> bytes:
-        import urllib3  # here, since the core does not need it
+        import urllib3  # here, since the core does without it
 
         if size <= 0:
             return b""
@@ -90,16 +92,16 @@ def open_url(
     insecure: bool = False,
     timeout: float = SILENCE,
 ) -> Iterator[Download]:
-    """What an http or https URL gives, as a stream; the connection is closed when the block is left.
+    """Give the body at an http or https URL as a stream. Leaving the block closes the connection.
 
-    `ca_file` holds the authorities that may have signed the host's certificate, instead of the system's. `insecure`
-    lets anybody on the way answer in its place, and read the headers; warnings say so (InsecureConnection, urllib3's
-    InsecureRequestWarning). `timeout` is in seconds without a byte.
+    `ca_file` holds the certificate authorities that replace the system's. With `insecure` the host's certificate is
+    not checked, so that another machine could answer and read the headers; warnings say so (InsecureConnection,
+    urllib3's InsecureRequestWarning). `timeout` is in seconds without a byte.
 
-    Up to 5 redirects are followed; from https to http only if `insecure`. Headers that hold a secret (a `Secret`, or
-    by their names: Authorization, X-Auth-Token…) go to the first origin alone. Proxies that the environment names are
-    not used. Raises SourceError, with the status where one came; MissingReader without urllib3; ValueError for a
-    ca_file that cannot be read, or a header that is none.
+    It follows up to 5 redirects; from https to http only if `insecure`. Headers that hold a secret (a `Secret`, or
+    by their names: Authorization, X-Auth-Token…) go to the first origin alone. Proxies from the environment are not
+    used. Raises SourceError, with the status if there is one; MissingReader without urllib3; ValueError for an
+    unreadable ca_file, or a bad header.
     """
     try:
         import urllib3  # the extra `images` brings it
@@ -112,7 +114,7 @@ def open_url(
         risk = (
             f"{', '.join(sorted(request.secret_headers))} and the image travel to {request.name} in the clear"
         )
-        warnings.warn(risk, InsecureConnection, stacklevel=3)  # above the context manager's own call
+        warnings.warn(risk, InsecureConnection, stacklevel=3)  # the caller of the context manager
     pool = urllib3.PoolManager(
         num_pools=1,
         ssl_context=trust.context,
@@ -128,12 +130,12 @@ def open_url(
                 break
             location = response.headers.get("location")
             if not location:
-                raise SourceError(request.name, problem="it sends us on to nowhere", status=response.status)
+                raise SourceError(request.name, problem="it redirects to nowhere", status=response.status)
             request = request.redirected(location)
             log.debug("sent on to %s", request.name)
         else:
             raise SourceError(
-                request.name, problem=f"it sent us on more than {MAX_REDIRECTS} times", status=response.status
+                request.name, problem=f"it redirected more than {MAX_REDIRECTS} times", status=response.status
             )
         if response.status != 200:
             raise SourceError(request.name, problem=_refusal(request, response), status=response.status)
@@ -143,7 +145,7 @@ def open_url(
 def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3.BaseHTTPResponse:
     import urllib3  # the extra `images` brings it
 
-    # the bytes of the image as they are: its length and its checksum are of these
+    # the image's length and checksum are of its unencoded bytes
     headers = {
         "User-Agent": "xenvol",
         "Accept": "application/octet-stream, */*",
@@ -159,10 +161,10 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
                 redirect=False,
             )
     except urllib3.exceptions.SSLError as error:
-        problem = f"the certificate of {request.url.hostname} does not prove it to be that, or TLS failed: name the "
+        problem = f"the certificate of {request.url.hostname} is not valid for it, or TLS failed: name the "
         raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
     except urllib3.exceptions.ReadTimeoutError as error:
-        problem = f"{request.url.netloc} said nothing within {timeout:g} seconds"
+        problem = f"{request.url.netloc} did not answer within {timeout:g} seconds"
         raise SourceError(request.name, problem=problem) from error
     except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
         raise SourceError(
@@ -172,7 +174,7 @@ def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3
 
 @contextlib.contextmanager
 def _unlogged(query: str) -> Iterator[None]:
-    """urllib3 logs what it asks for, for who debugs; the query is masked there."""
+    """Mask the query of the URL in urllib3's debug log."""
 
     def mask(record: logging.LogRecord) -> bool:
         if query and query in (text := record.getMessage()):
@@ -188,13 +190,13 @@ def _unlogged(query: str) -> Iterator[None]:
 
 
 def _cause_of(error: BaseException) -> str:
-    """What the system says, which is beneath what urllib3 says."""
+    """Return the system's reason, which urllib3 wraps."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         if isinstance(cause, TimeoutError):
-            return f"nobody answered within {CONNECT_TIMEOUT:g} seconds"
+            return f"no answer within {CONNECT_TIMEOUT:g} seconds"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
 
@@ -214,14 +216,14 @@ def _refusal(request: Request, response: urllib3.BaseHTTPResponse) -> str:
 
 
 def checksum_in(headers: Mapping[str, str]) -> Checksum | None:
-    """What an image service promises: all MD5, of which some say it one way and some another.
+    """Return the checksum in an image service's headers: MD5, in one of several spellings.
 
-    Glance sends ``x-image-meta-checksum`` (v1; with it an ETag, which its dom0 plugin compared) or its digits as
-    ``Content-MD5`` (v2), where others follow RFC 1864 and send it in base64. An ETag that comes without the former
-    is a name, and no checksum, however it looks.
+    Glance sends ``x-image-meta-checksum`` (v1, with an ETag that its dom0 plugin compared) or its digits as
+    ``Content-MD5`` (v2). Other services follow RFC 1864, and send Content-MD5 in base64. An ETag without
+    ``x-image-meta-`` headers is a name and not a checksum, even if it looks like one.
     """
     if headers.get("content-encoding", "identity") != "identity":
-        return None  # it is of the bytes without it
+        return None  # the checksum is of the unencoded bytes
     if checksum := _md5(headers.get("x-image-meta-checksum", "")) or _md5(headers.get("content-md5", "")):
         return checksum
     if any(key.lower().startswith("x-image-meta-") for key in headers):

@@ -1,20 +1,27 @@
-"""The roads to a disk's bytes: each takes the pieces of any image, and none knows a format of files.
+"""The transports to a disk's bytes. Each takes the pieces of any image; none knows a file format.
 
 | module | its law |
 | --- | --- |
-| `choice` | which road there is, and why not the others, is known before anything is made |
-| `http` | xapi's own door for disks, from anywhere |
-| `block` | a VBD on the VM in which we run |
-| `device` | a block device that this machine shows |
-| `here` | which VM this machine is |
-| `exchange`, `download` | one HTTP request, byte by byte; what comes of it, as an image |
-| `tasks` | the truth about a transfer, and who still has a disk |
-| `base` | what every road promises |
+| `choice` | which transport reaches a disk, and why the others do not, is known before xenvol makes anything |
+| `http` | xapi's HTTP handlers for disks, from anywhere |
+| `block` | a VBD on the VM in which this process runs |
+| `device` | a block device of this machine |
+| `exchange`, `download` | one HTTP request, byte by byte; its answer as an image |
+| `tasks` | xapi's task tells the result of a transfer, and which transfer still has a disk |
+| `base` | what every transport promises |
 """
 
-from xenvol.images.transports.base import PATIENCE, Patience, Road
-from xenvol.images.transports.choice import RoadName, choose
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
+from xenvol.images.transports.choice import TransportName, choose_transport, find_own_vm, plugged_hosts
 from xenvol.images.transports.tasks import release
-from xenvol.images.transports.this_vm import find_own_vm
 
-__all__ = ["PATIENCE", "Patience", "Road", "RoadName", "choose", "find_own_vm", "release"]
+__all__ = [
+    "TIMEOUTS",
+    "Timeouts",
+    "Transport",
+    "TransportName",
+    "choose_transport",
+    "find_own_vm",
+    "plugged_hosts",
+    "release",
+]

@@ -1,7 +1,7 @@
-"""What a road promises: when `fill` returns, the host has the bytes; when it raises, nothing of the road remains.
+"""What a transport promises: when `fill` returns, the host has the bytes; when it raises, nothing of it remains.
 
-A road makes no disk and destroys none. It may write a disk twice and reads it as often as one likes; whoever wants
-old bytes gone writes `xenvol.images.disk_image.dense` pieces.
+A transport makes no disk and destroys none. It may write a disk twice, and read it any number of times. It keeps the
+old bytes wherever no piece comes: give it `xenvol.images.disk_image.dense` pieces to overwrite them.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from xenvol.session.refs import VDIRef
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a road waits for what; seconds. The clock and the sleep are here so that a test need not wait."""
+class Timeouts:
+    """How long a transport waits, in seconds. A test gives its own clock and sleep."""
 
     connect: float = 10.0
-    """For a connection, TCP and TLS each."""
+    """For a connection: TCP and TLS each."""
     head: float = 60.0
-    """For the head of an answer: xapi sends it before it reads a byte of the body, or plugs the disk."""
+    """For the head of an answer. xapi sends it before it reads a byte of the body, or plugs the disk."""
     stall: float = 360.0
-    """For the next bytes to go or to come: a storage that fails over may stop for minutes."""
+    """For the next bytes, in either direction. Storage that fails over may stop for minutes."""
     finish: float = 1800.0
-    """For a host to write out what it has been sent: a slow NFS server behind a large page cache."""
+    """For a host to write out what it has received: a slow NFS server behind a large page cache."""
     settle: float = 60.0
-    """For a task to be over when its connection is: some are pending for ever (facts/sm-truth.md)."""
+    """For a task to end after its connection. Some stay pending for ever (docs/background/recordings.md)."""
     device: float = 30.0
-    """For a device to appear when its VBD is plugged, and for it to be let go of."""
+    """For a device to appear after the plug, and to be released for the unplug."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
     def poll(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Whether it becomes true in that time; asked at once, and then ever more seldom, at last every 5 seconds."""
+        """Return whether the condition becomes true in that time. Asks at once, then less and less often, at last
+        every 5 s."""
         deadline = self.clock() + seconds
         pause = 0.05
         while not condition():
@@ -50,35 +51,35 @@ class Patience:
         return True
 
 
-PATIENCE: Final = Patience()
+TIMEOUTS: Final = Timeouts()
 
 
-class Road(abc.ABC):
-    """One way to the bytes of disks. Not thread-safe, as its view is not."""
+class Transport(abc.ABC):
+    """One way to the bytes of disks. Not thread-safe, since its view is not."""
 
     name: str
     """``http``, ``block`` or ``device``."""
 
     @abc.abstractmethod
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
-        """Write these onto the disk; when it returns, the host has them: flushed, and its task has succeeded.
+        """Write these pieces onto the disk. When it returns, the host has flushed them, and its task has succeeded.
 
-        What no piece covers keeps its bytes. What the pieces raise leaves as it is, when the disk is released.
-        Raises TransferFailed, ImageTooLarge for a piece behind the disk's end, XapiError, XapiUnreachable.
+        Bytes that no piece covers stay. An error from the pieces is raised unchanged, after the disk has been
+        released. Raises TransferFailed, ImageTooLarge for a piece beyond the disk's end, XapiError, XapiUnreachable.
         """
 
     @abc.abstractmethod
     def contents(self, vdi_ref: VDIRef) -> AbstractContextManager[DiskImage]:
-        """What the disk holds, to be read inside the block; holes are left out where they can be told.
+        """Give the disk's content, to be read inside the block; known holes are left out.
 
         Raises, as its `pieces` do, TransferFailed, XapiError, XapiUnreachable.
         """
 
 
 def fitting(pieces: Iterable[Piece], size: int, disk: str) -> Iterator[Piece]:
-    """The same, none empty, none above `PIECE`, each of whole sectors: the odd end of a raw image gets zeros behind.
+    """Yield the same pieces, none empty, none above `PIECE`, padded with zeros to whole sectors.
 
-    Raises ImageTooLarge for the first that ends behind `size`, the bytes of the disk.
+    Raises ImageTooLarge for the first piece that ends beyond `size`, the bytes of the disk.
     """
     for offset, data in pieces:
         end = offset + len(data)

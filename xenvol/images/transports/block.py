@@ -1,7 +1,7 @@
-"""A VBD on the VM in which we run, and its device: written like any disk, flushed, and let go of.
+"""A VBD on the VM in which this process runs: plugged, written as a block device, flushed, unplugged.
 
-Never is a byte written to a device that is not certainly this disk's. The VBD is read again after it was plugged: no
-other disk of the VM may have its device (xen-api issue 2963), which was not there before, and has the disk's size.
+xenvol writes only to a device that is certainly this disk's. After the plug it reads the VBD again: no other disk of
+the VM has the same device (xen-api issue 2963), the device was not there before, and it has the disk's size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import TargetError
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports.base import PATIENCE, Patience, Road
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
 from xenvol.images.transports.device import Device, open_device
 from xenvol.images.transports.tasks import remove_vbd
 from xenvol.pool.changes import make
@@ -30,38 +30,38 @@ DEV: Final = Path("/dev")
 _BUSY: Final = frozenset(
     {"DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT", "OTHER_OPERATION_IN_PROGRESS", "VDI_IN_USE"}
 )
-"""What unplugging is refused with for a moment: udev looks into a disk that was written when it is closed."""
+"""Refusals of an unplug that pass after a moment: udev reads a disk that was written when it is closed."""
 
 
-class BlockRoad(Road):
+class BlockTransport(Transport):
     """Filling costs six calls: the VDI, VBD.create, plug, the VM's VBDs, unplug, destroy."""
 
     name = "block"
 
     def __init__(
-        self, view: View, vm: VM, attempt: Attempt, *, dev: Path = DEV, patience: Patience = PATIENCE
+        self, view: View, vm: VM, attempt: Attempt, *, dev: Path = DEV, timeouts: Timeouts = TIMEOUTS
     ) -> None:
         self._view = view
         self._vm = vm
         self._attempt = attempt
         self._dev = dev
-        self._patience = patience
+        self._timeouts = timeouts
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
-        """Raises TargetError besides, where the device is none, or is in use."""
+        """As `Transport.fill`. Raises TargetError if the device is not one, or is in use."""
         with self._plugged(vdi_ref, "RW") as path, self._open(path, vdi_ref, writes=True) as device:
             device.write(pieces)
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
-        """Raises TargetError besides, where the device is none."""
+        """As `Transport.contents`. Raises TargetError if the device is not one."""
         mode: Literal["RO", "RW"] = "RW" if self._vm.is_hvm else "RO"  # DISK_VBD_MUST_BE_READWRITE_FOR_HVM
         with self._plugged(vdi_ref, mode) as path, self._open(path, vdi_ref, writes=False) as device:
             yield device
 
     @contextmanager
     def _open(self, path: Path, vdi_ref: VDIRef, *, writes: bool) -> Iterator[Device]:
-        """Its device, when it has its size, which may be a moment after it has its name."""
+        """Open the device when it has the disk's size, which may come a moment after its name."""
         size, what = self._size(vdi_ref), self._name(vdi_ref)
         for is_last in (False, True):
             with open_device(path, writes=writes, what=what, may_be_file=self._dev != DEV) as device:
@@ -71,13 +71,13 @@ class BlockRoad(Road):
                     return
                 found = device.size
             if not is_last:
-                self._patience.poll(lambda: self._is_its_size(_size_of(path), size), self._patience.device)
+                self._timeouts.poll(lambda: self._is_its_size(_size_of(path), size), self._timeouts.device)
         raise TargetError(
             str(path), problem=f"it has {found} bytes, and {what} has {size}; nothing was written"
         )
 
     def _is_its_size(self, found: int, size: int) -> bool:
-        """A guest sees the disk's size; in a control domain a device may be a whole number of extents (LVM)."""
+        """Return whether the size fits. A guest sees the disk's size; a control domain may see whole extents (LVM)."""
         return found >= size if self._is_control_domain else found == size
 
     @contextmanager
@@ -120,7 +120,7 @@ class BlockRoad(Road):
         return make(self._view, undo, description, ("VBD.create", record), look=look, inverse=inverse)
 
     def _device_of(self, vbd_ref: VBDRef, vdi_ref: VDIRef, there_before: frozenset[str]) -> Path:
-        """The device that is certainly the disk's, when it is there. Raises TargetError."""
+        """Return the device that is certainly the disk's, when it is there. Raises TargetError."""
         plugged = self._view.find("VBD", {"VM": self._vm.ref, "currently_attached": True})
         what = self._name(vdi_ref)
         vbd = plugged.get(vbd_ref)
@@ -130,25 +130,27 @@ class BlockRoad(Road):
             )
         device = str(vbd["device"])
         if not device or PurePosixPath(device).is_absolute() or ".." in PurePosixPath(device).parts:
-            raise TargetError(what, problem=f"it was plugged as {device!r}, which is no name of a device")
+            raise TargetError(
+                what, problem=f"it was plugged as {device!r}, which is not the name of a device"
+            )
         same = {ref: other for ref, other in plugged.items() if other["device"] == device and ref != vbd_ref}
         if any(other["VDI"] != vdi_ref for other in same.values()):
             raise TargetError(
-                what, problem=f"VM {self._vm} has another disk at {device}, too; detach one of them"
+                what, problem=f"VM {self._vm} has another disk at {device}, too; detach one of the two"
             )
         if device in there_before and not same and not self._is_control_domain:
             raise TargetError(
                 what,
-                problem=f"it was plugged as {device}, and {self._dev / device} was there before: this machine is not "
+                problem=f"it was plugged as {device}, and {self._dev / device} existed before: this machine is not "
                 f"VM {self._vm}, or has another disk there",
             )
         path = self._dev / device
-        if not self._patience.poll(path.exists, self._patience.device):
+        if not self._timeouts.poll(path.exists, self._timeouts.device):
             raise TargetError(what, problem=f"it was plugged as {device}, and {path} did not appear")
         return path
 
     def _let_go(self, vbd_ref: VBDRef) -> None:
-        """Unplug and destroy, again where the device is busy for a moment; whatever else is tried twice."""
+        """Unplug and destroy the VBD. Retries while the device is busy; retries once after another error."""
         last: list[XapiError | XapiUnreachable] = []
 
         def is_gone() -> bool:
@@ -162,11 +164,9 @@ class BlockRoad(Road):
                 return False
             return True
 
-        if not self._patience.poll(is_gone, self._patience.device):
+        if not self._timeouts.poll(is_gone, self._timeouts.device):
             error = last[-1]
-            error.add_note(
-                "something in this machine holds the disk's device; the VBD says that xenvol made it"
-            )
+            error.add_note("a program on this machine holds the disk's device; the VBD has xenvol's mark")
             raise error
 
     @property

@@ -1,6 +1,7 @@
-"""A block device that this machine shows, written and read straight; never one that somebody else has open for good.
+"""A block device of this machine, written and read directly; never one that another program has claimed.
 
-It is opened exclusively (the kernel refuses what is mounted or part of something), never made and never truncated.
+xenvol opens it exclusively: the kernel refuses a mounted device, or one that is part of another. xenvol never
+creates nor truncates it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import Final
 
 from xenvol.images.disk_image import PIECE, DiskImage, Piece, without_zeros
 from xenvol.images.errors import TargetError, TransferFailed
-from xenvol.images.transports.base import Road, fitting
+from xenvol.images.transports.base import Transport, fitting
 from xenvol.session.refs import NULL_REF, VDIRef
 
 NO_VDI: Final = VDIRef(NULL_REF)
-"""What a `DeviceRoad` takes for the disk: it has one, and looks at no VDI."""
+"""The `vdi_ref` for a `DeviceTransport`, which has its own disk and ignores the reference."""
 
 
 class Device:
-    """A device that is open. Raises TransferFailed, of `what`, for whatever goes wrong with its bytes."""
+    """An open device. An error with its bytes becomes TransferFailed, which names `what`."""
 
     format = "raw"
     is_ordered = True
@@ -37,11 +38,11 @@ class Device:
         self.allocated: int | None = self.size
 
     def limit(self, size: int) -> None:
-        """The disk has so many bytes; the device may have more."""
+        """Use only the first `size` bytes: a device may be larger than its disk."""
         self.virtual_size = self.allocated = size
 
     def write(self, pieces: Iterable[Piece]) -> None:
-        """All of them, and flush: when it returns, the storage has them."""
+        """Write all pieces, and flush. When it returns, the storage has them."""
         for offset, data in fitting(pieces, self.virtual_size, self.what):
             self._write(offset, data)
         try:
@@ -50,9 +51,7 @@ class Device:
             raise self._failed("flushing", error) from error
 
     def pieces(self) -> Iterator[Piece]:
-        with suppress(
-            OSError
-        ):  # what is read back comes from the storage, and not from what was just written
+        with suppress(OSError):  # so that the reads come from the storage, and not from the page cache
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return without_zeros(self._pieces())
 
@@ -82,14 +81,15 @@ class Device:
         return data
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
-        """What is not in a hole; all of it where the kernel does not say (of block devices it does not)."""
+        """Yield the ranges that are not holes; all of it if the kernel does not tell (for a block device it does
+        not)."""
         position = 0
         while position < self.virtual_size:
             try:
                 start = os.lseek(self._fd, position, os.SEEK_DATA)
                 end = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.virtual_size)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # which is: there is no data any more
+                if error.errno != errno.ENXIO:  # ENXIO: no data from here on
                     yield position, self.virtual_size
                 return
             if start >= self.virtual_size:
@@ -103,16 +103,16 @@ class Device:
 
 @contextmanager
 def open_device(path: Path, *, writes: bool, what: str, may_be_file: bool = False) -> Iterator[Device]:
-    """Raises TargetError for what is no block device, is not there, or is in use."""
+    """Open a block device. Raises TargetError if it is not one, is missing, or is in use."""
     flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         mode = path.stat().st_mode
         if stat.S_ISBLK(mode):
             flags |= (
                 os.O_EXCL if writes else 0
-            )  # without O_CREAT, of a block device: unless somebody has claimed it
+            )  # O_EXCL without O_CREAT: a block device that is claimed is refused
         elif not (may_be_file and stat.S_ISREG(mode)):
-            raise TargetError(str(path), problem="it is no block device")
+            raise TargetError(str(path), problem="it is not a block device")
         fd = os.open(path, flags)
     except OSError as error:
         problem = (
@@ -127,8 +127,8 @@ def open_device(path: Path, *, writes: bool, what: str, may_be_file: bool = Fals
         os.close(fd)
 
 
-class DeviceRoad(Road):
-    """To a volume's device that is attached here; `vdi_ref` is looked at by nobody."""
+class DeviceTransport(Transport):
+    """The device of a volume that is attached to this machine. It ignores `vdi_ref`."""
 
     name = "device"
 
@@ -138,18 +138,18 @@ class DeviceRoad(Road):
 
     @property
     def size(self) -> int:
-        """Bytes. Raises TargetError."""
+        """Return the bytes of the device. Raises TargetError."""
         with self._open(writes=False) as device:
             return device.size
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
-        """Raises TargetError besides."""
+        """As `Transport.fill`; also raises TargetError."""
         with self._open(writes=True) as device:
             device.write(pieces)
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef = NO_VDI) -> Iterator[DiskImage]:
-        """Raises TargetError besides."""
+        """As `Transport.contents`; also raises TargetError."""
         with self._open(writes=False) as device:
             yield device
 

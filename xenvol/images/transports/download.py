@@ -1,4 +1,4 @@
-"""What a host sends of a disk, as an image: its end is believed when the task has succeeded."""
+"""A host's answer as a disk image. Its end counts only when the task has succeeded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from xenvol.images.transports.exchange import Broken, Exchange
 from xenvol.images.transports.tasks import TransferTask
 
 _LAST_WORDS: Final = 16
-"""Times `_PAGE` bytes; a failure that a host writes into a body is shorter, and then the body ends."""
+"""Pages of `_PAGE` bytes. A failure that a host writes into a body is shorter, and then the body ends."""
 _PAGE: Final = 4096
 
 
-class Download:
-    """The body of an answer, as a Stream: its end is believed when the task has succeeded."""
+class DiskDownload:
+    """The body of an answer, as a Stream. Its end counts only when the task has succeeded."""
 
     length: int | None = None
 
@@ -41,7 +41,8 @@ class Download:
         return data
 
     def explain(self, problem: str) -> TransferFailed:
-        """What was read is no good: perhaps since it ends in the text of an error, which the task then knows."""
+        """Return the error for a bad body. It reads on first: the body may end in an error text, and then the task
+        knows more."""
         for _ in range(_LAST_WORDS):
             if not self.read(_PAGE):
                 break
@@ -52,11 +53,11 @@ class Download:
 
 
 class VHDContents:
-    """A disk as the VHD that a host makes of it."""
+    """The disk, from the VHD that a host sends."""
 
     format = "vhd"
 
-    def __init__(self, layer: vhd.Layer, download: Download) -> None:
+    def __init__(self, layer: vhd.Layer, download: DiskDownload) -> None:
         self._layer = layer
         self._download = download
         self.virtual_size = layer.virtual_size
@@ -71,12 +72,12 @@ class VHDContents:
 
 
 class RawContents:
-    """A disk as its bytes; what is zero is left out."""
+    """The disk, from its raw bytes, without the zeros."""
 
     format = "raw"
     is_ordered = True
 
-    def __init__(self, size: int, download: Download) -> None:
+    def __init__(self, size: int, download: DiskDownload) -> None:
         self._download = download
         self.virtual_size = size
         self.allocated: int | None = size
@@ -89,33 +90,35 @@ class RawContents:
         while position < self.virtual_size:
             size = min(PIECE, self.virtual_size - position)
             data = self._download.read(size)
-            if len(data) < size:  # it ends, perhaps in the text of an error
+            if len(data) < size:  # the body ends early, perhaps in an error text
                 end = position + len(data)
                 raise self._download.explain(f"it ended after {end} of {self.virtual_size} bytes")
             yield Piece(position, data)
             position += len(data)
         if self._download.read(1):
-            raise self._download.explain(f"more came than the disk's {self.virtual_size} bytes")
+            raise self._download.explain(f"the host sent more than the disk's {self.virtual_size} bytes")
 
 
-def read_layer(download: Download, size: int) -> vhd.Layer | None:
-    """The VHD that comes; None where it cannot be read as it comes."""
+def read_layer(download: DiskDownload, size: int) -> vhd.Layer | None:
+    """Return the VHD that the host sends; None if it cannot be read in its order."""
     with _no_image_is_bad(download):
         try:
             layer = vhd.from_stream(download)
         except NeedsFile:
             return None
     if layer.virtual_size != size or layer.parent_uuid is not None:
-        raise download.failed(f"the VHD that came has {layer.virtual_size} bytes, and the disk has {size}")
+        raise download.failed(
+            f"the host sent a VHD that has {layer.virtual_size} bytes, and the disk has {size}"
+        )
     return layer
 
 
 @contextmanager
-def _no_image_is_bad(download: Download) -> Iterator[None]:
-    """What a host sends, and is no VHD, is the host's failure, and nobody's bad image."""
+def _no_image_is_bad(download: DiskDownload) -> Iterator[None]:
+    """Turn a bad VHD into TransferFailed: the host sent it, and the caller's image is not at fault."""
     try:
         yield
     except (InvalidImage, UnsupportedImage, EndOfFile) as error:
         raise download.explain(
-            f"what came is no good VHD ({getattr(error, 'problem', 'it ended too soon')})"
+            f"the host sent a bad VHD ({getattr(error, 'problem', 'it ended too soon')})"
         ) from error

@@ -1,9 +1,9 @@
-"""xapi's own doors for disks, which are open on every host and from everywhere; what came of it is the task's to say.
+"""xapi's HTTP handlers for disks, which every host offers; the task tells the result.
 
-A disk is filled in xapi's own chunks, each with its place: holes are not sent, pieces may come in any order, and a
-stream that is cut off has no end marker, so that xapi knows. (Of a plain body it only knows when it has a length, and
-then zeros must be sent.) The head is sent alone, and 200, a refusal or a redirect is awaited before any byte of the
-disk: xapi answers before it reads (facts/sm-truth.md, HTTP image transfer), so that no byte goes to a wrong host.
+xenvol sends a disk in xapi's chunks, each with its offset. So it skips holes, sends pieces in any order, and xapi
+recognises a stream without its end marker as cut off. (A plain body would need a length, and all zeros.) xenvol
+sends the head alone, and waits for 200, a refusal or a redirect before the first byte of the disk. xapi answers
+before it reads (docs/background/recordings.md, HTTP image transfer), so no byte goes to a wrong host.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, NoReturn
 
 from xenvol.errors import XapiUnreachable
 from xenvol.images.disk_image import VHD_MAX, DiskImage, Piece, Stream
-from xenvol.images.errors import ImageTooLarge, NoRoad, TransferFailed
-from xenvol.images.transports.base import PATIENCE, Patience, Road, fitting
-from xenvol.images.transports.download import Download, RawContents, VHDContents, read_layer
+from xenvol.images.errors import ImageTooLarge, NoTransport, TransferFailed
+from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport, fitting
+from xenvol.images.transports.download import DiskDownload, RawContents, VHDContents, read_layer
 from xenvol.images.transports.exchange import Broken, Exchange, begin
 from xenvol.images.transports.tasks import TransferTask, transfer_task
 from xenvol.pool.view import View
@@ -31,18 +31,18 @@ from xenvol.session.refs import HostRef, SRRef, VDIRef
 IMPORT: Final = "PUT /import_raw_vdi"
 EXPORT: Final = "GET /export_raw_vdi"
 VHD_BLOCK: Final = 2 << 20
-"""Bytes; disks that are VHDs are multiples of it, and raw ones, such as ISO images, of any size."""
+"""Bytes. A VHD's disk is a multiple of it; a raw disk, such as an ISO image, has any size."""
 NO_ENDPOINT: Final = (
-    "the session was logged in by somebody else and has no address; use xenvol.connect, or give endpoint"
+    "the session has no address, since xenvol has not logged it in; use xenvol.connect, or give endpoint"
 )
-_LOOK: Final = 5.0  # seconds without a word from the host after which its task is asked
+_LOOK: Final = 5.0  # seconds of silence after which xenvol asks the task
 _TAG = re.compile(r"<[^>]*>")
-_EXCERPT: Final = 300  # characters of what a host says, in a message
+_EXCERPT: Final = 300  # characters of a host's answer in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What there is to know of a VDI before its bytes go or come."""
+    """The facts about a VDI that a transfer needs."""
 
     ref: VDIRef
     uuid: str
@@ -50,8 +50,8 @@ class Disk:
     size: int
 
 
-class HTTPRoad(Road):
-    """Filling, or reading, costs five calls and the transfer: two look for the hosts, the task takes three."""
+class HTTPTransport(Transport):
+    """Filling, or reading, costs five calls and the transfer: two find the hosts, the task takes three."""
 
     name = "http"
 
@@ -61,16 +61,16 @@ class HTTPRoad(Road):
         session: Session,
         *,
         endpoint: Endpoint | None = None,
-        patience: Patience = PATIENCE,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        """`endpoint`: any host of the pool, for a session that has none since somebody else has logged in."""
+        """`endpoint`: any host of the pool, for a session that the caller logged in without xenvol."""
         self._view = view
         self._session = session
         self._endpoint = endpoint
-        self._patience = patience
+        self._timeouts = timeouts
 
     def __repr__(self) -> str:
-        return f"<HTTPRoad by {self._endpoint or self._session.endpoint}>"
+        return f"<HTTPTransport by {self._endpoint or self._session.endpoint}>"
 
     def fill(self, vdi_ref: VDIRef, pieces: Iterable[Piece]) -> None:
         disk = self._disk(vdi_ref)
@@ -89,12 +89,12 @@ class HTTPRoad(Road):
             exchange.close()
             task.judge(broken)
             if not is_whole:
-                raise TransferFailed(task.what, problem="the connection broke, and yet its task says success")
+                raise TransferFailed(task.what, problem="the connection broke, but its task succeeded")
 
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
         disk = self._disk(vdi_ref)
-        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # a VHD is rounded up
+        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # xapi rounds a VHD up
             with self._download(disk, format="vhd") as stream:
                 layer = read_layer(stream, disk.size)
                 if layer is not None:
@@ -105,10 +105,10 @@ class HTTPRoad(Road):
 
     @contextmanager
     def vhd_stream(self, vdi_ref: VDIRef, *, base: VDIRef | None = None) -> Iterator[Stream]:
-        """The disk as xapi's VHD of it, or of what differs from `base`; none of it is known to be good before its end.
+        """Give xapi's VHD of the disk, or of its differences from `base`.
 
-        Its length is not known. `read` gives no bytes at the end only when the task has succeeded, and raises
-        TransferFailed otherwise: what has been read till then may end in the text of an error. Raises ImageTooLarge.
+        Its length is not known. `read` ends only when the task has succeeded, and raises TransferFailed otherwise.
+        So bytes that were read before may be an error text. Raises ImageTooLarge.
         """
         disk = self._disk(vdi_ref)
         if disk.size > VHD_MAX:
@@ -120,23 +120,23 @@ class HTTPRoad(Road):
     # ---- one transfer
 
     def _disk(self, vdi_ref: VDIRef) -> Disk:
-        """Read it, and the pool's hosts along; one call."""
+        """Read the VDI and the pool's hosts; one call."""
         self._view.read({"VDI": [vdi_ref]}, whole=("host", "pool"))
         vdi = self._view.record("VDI", vdi_ref)
         return Disk(vdi_ref, vdi["uuid"], SRRef(vdi["SR"]), int(vdi["virtual_size"]))
 
     @contextmanager
-    def _download(self, disk: Disk, **query: str) -> Iterator[Download]:
+    def _download(self, disk: Disk, **query: str) -> Iterator[DiskDownload]:
         with self._exchange(disk, EXPORT, f"reading VDI {disk.uuid}", **query) as (task, exchange):
-            yield Download(task, exchange, name=f"VDI {disk.uuid}")
+            yield DiskDownload(task, exchange, name=f"VDI {disk.uuid}")
 
     @contextmanager
     def _exchange(
         self, disk: Disk, call: str, what: str, **query: str
     ) -> Iterator[tuple[TransferTask, Exchange]]:
-        """An exchange that a host has agreed to. Whoever leaves before the task is judged has broken it off."""
+        """Give an exchange that a host has accepted. Leaving the block before the task is judged ends the transfer."""
         endpoints = self._endpoints(disk)
-        with transfer_task(self._view, what, call=call, patience=self._patience) as task:
+        with transfer_task(self._view, what, call=call, timeouts=self._timeouts) as task:
             try:
                 with self._begin(task, disk, endpoints, query) as exchange:
                     yield task, exchange
@@ -163,10 +163,10 @@ class HTTPRoad(Road):
                     query,
                     session_ref=session_ref,
                     follow=lambda location: self._follow(task, location),
-                    patience=self._patience,
+                    timeouts=self._timeouts,
                 )
             except NotConnected as error:
-                task.is_settled = True  # no host has heard of it
+                task.is_settled = True  # no host has received it
                 raise XapiUnreachable(task.call, error) from error
             except Broken as error:
                 task.judge(error.cause)
@@ -175,73 +175,75 @@ class HTTPRoad(Road):
                 return exchange
             with exchange:
                 if exchange.status == 401 and not is_renewed:
-                    task.is_over()  # a call that goes the session's way, on which it is renewed
+                    task.is_over()  # a call of the session, which then logs in again
                     is_renewed = True
                     if self._session.handle != session_ref:
                         continue
                 self._refuse(task, exchange, session_ref)
 
     def _refuse(self, task: TransferTask, exchange: Exchange, session_ref: str) -> NoReturn:
-        """The host said no, and has not begun; a task that has not failed by now stays pending for ever."""
+        """Raise TransferFailed: the host refused, and has not begun. A task that has not failed by now stays pending
+        for ever."""
         task.is_settled = True
         said = exchange.said(_LOOK)
         if exchange.status != 401 and task.is_over():
             task.check(status=exchange.status)
         text = _TAG.sub(" ", said.decode(errors="replace").replace(session_ref, MASK))
-        problem = (
-            f"the host answered HTTP {exchange.status}: {' '.join(text.split())[:_EXCERPT] or 'nothing more'}"
-        )
+        problem = f"the host answered HTTP {exchange.status}: {' '.join(text.split())[:_EXCERPT] or 'without a text'}"
         raise TransferFailed(task.what, problem=problem, status=exchange.status)
 
     def _await_end(self, task: TransferTask, exchange: Exchange) -> None:
-        """Until the host hangs up, or the task is over. Raises Broken."""
-        clock = self._patience.clock
-        deadline = clock() + self._patience.finish
-        while not exchange.is_readable(min(_LOOK, self._patience.finish)):
+        """Wait until the host closes the connection, or the task is over. Raises Broken."""
+        clock = self._timeouts.clock
+        deadline = clock() + self._timeouts.finish
+        while not exchange.is_readable(min(_LOOK, self._timeouts.finish)):
             if task.is_over():
                 return
             if clock() > deadline:
-                raise Broken(TimeoutError(f"the host has not finished after {self._patience.finish:.0f} s"))
-        exchange.said(_LOOK)  # nothing, or the page of an error, of which the task knows more
+                raise Broken(TimeoutError(f"the host has not finished after {self._timeouts.finish:.0f} s"))
+        exchange.said(_LOOK)  # nothing, or an error page; the task knows more
 
     # ---- hosts
 
     @property
     def _base(self) -> Endpoint:
         base = self._endpoint or self._session.endpoint
-        if base is None:  # `choose` looks before anything is made
-            raise NoRoad("the pool", reasons={"http": NO_ENDPOINT})
+        if base is None:  # `choose_transport` checks it before xenvol makes anything
+            raise NoTransport("the pool", reasons={"http": NO_ENDPOINT})
         return base
 
     def _endpoints(self, disk: Disk) -> list[Endpoint]:
-        """Where to go: the hosts that have the SR plugged, the master first. One call. Raises NoRoad."""
+        """Return the hosts that have the SR plugged, the master first. One call. Raises NoTransport."""
         pbds = self._view.find("PBD", {"SR": disk.sr_ref, "currently_attached": True})
         hosts = self._view.all("host")
         plugged = [HostRef(pbd["host"]) for pbd in pbds.values() if pbd["host"] in hosts]
         if not plugged:
-            raise NoRoad(
+            raise NoTransport(
                 f"VDI {disk.uuid}", reasons={"http": "its SR is plugged on no host; plug a PBD of it first"}
             )
         plugged.sort(key=lambda ref: (ref != self._view.master, not hosts[ref]["enabled"]))
         base = self._base
-        found = [base] if self._endpoint is not None else []  # of which nobody knows which host it is
+        found = [base] if self._endpoint is not None else []  # it is not known which host this is
         for ref in plugged:
             if self._endpoint is None and ref == self._view.master:
                 found.append(base)
                 continue
-            with suppress(NotConnected):  # no address yet, or one to which the session may not go
+            with suppress(
+                NotConnected
+            ):  # a host without an address yet, or one that must not get the session
                 found.append(base.at(hosts[ref]["address"]))
         return found
 
     def _follow(self, task: TransferTask, location: str) -> Endpoint:
-        """Where a redirect leads, if that is a host of the pool: nobody else gets the session."""
+        """Return the target of a redirect, if it is a host of the pool: no other machine gets the session."""
         address = urllib.parse.urlsplit(location).hostname or ""
         for host in self._view.all("host").values():
             if host["address"] and _same_address(host["address"], address):
                 return self._base.at(host["address"])
         task.is_settled = True
         raise TransferFailed(
-            task.what, problem=f"the host sends us to {address or 'nowhere'}, which is no host of the pool"
+            task.what,
+            problem=f"the host redirects to {address or 'nowhere'}, which is not a host of the pool",
         )
 
 

@@ -1,7 +1,7 @@
-"""The task is the truth about a transfer: xapi says 200 before it has read a byte, and a connection only breaks.
+"""xapi's task tells the result of a transfer: xapi answers 200 before it reads a byte, and a connection only breaks.
 
-A task is made for one transfer and destroyed with it, whatever came of it. What has no task any more and is still
-plugged into a control domain is nobody's, and is taken out there.
+xenvol makes a task for each transfer, and destroys it at the end. A disk that is plugged into a control domain
+without a task is an orphan of a dead transfer, and xenvol unplugs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.errors import TransferFailed
 from xenvol.images.transfer_mark import Attempt
-from xenvol.images.transports.base import Patience
+from xenvol.images.transports.base import Timeouts
 from xenvol.pool.changes import make
 from xenvol.pool.marks import IMAGE
 from xenvol.pool.undo import Undo
@@ -24,48 +24,48 @@ from xenvol.session.refs import TaskRef, VBDRef, VDIRef
 
 _PENDING: Final = ("pending", "cancelling")
 _BY_XAPI: Final = ("Importing raw VDI", "Exporting raw VDI")
-"""What a transfer is called that somebody began without a task of his own; nothing in it says of which disk."""
+"""Names of tasks that xapi makes itself for a client without one. They do not name the disk."""
 
 _LATER: Final = 10.0
-"""Seconds: a host lets go of a disk before it ends the task, so that a VBD which is there later is somebody else's."""
+"""Seconds. A host releases a disk before it ends the task, so a VBD that is still there belongs to another transfer."""
 
 log = logging.getLogger(__name__)
 
 
 class TransferTask:
-    """One transfer's, between its creation and its end."""
+    """The task of one transfer."""
 
-    def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, patience: Patience) -> None:
+    def __init__(self, view: View, ref: TaskRef, *, what: str, call: str, timeouts: Timeouts) -> None:
         self._view = view
         self.ref = ref
         self.what = what
-        """As errors call the transfer: ``writing VDI …``."""
+        """The transfer's name in errors: ``writing VDI …``."""
         self.call = call
         """``PUT /import_raw_vdi``."""
-        self._patience = patience
+        self._timeouts = timeouts
         self.is_settled = False
-        """Whether no host works on it any more, as far as anybody can know."""
+        """Whether no host works on it any more, as far as xenvol knows."""
         self._record: Record = {"status": "pending"}
 
     def is_over(self) -> bool:
-        """Ask; one call. Raises TransferFailed where there is no such task any more, XapiUnreachable."""
+        """Ask xapi whether the task is over; one call. Raises TransferFailed if the task is gone, XapiUnreachable."""
         if self._record["status"] in _PENDING:
             try:
                 self._record = self._view.call("task.get_record", self.ref)
             except XapiError as error:
                 if is_gone(error, "task"):
                     raise TransferFailed(
-                        self.what, problem="somebody destroyed its task, so that nobody knows what came of it"
+                        self.what, problem="its task was destroyed, so its result is not known"
                     ) from error
                 raise
         return self._record["status"] not in _PENDING
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is over within that time."""
-        return self._patience.poll(self.is_over, seconds)
+        """Return whether the task ends within that time."""
+        return self._timeouts.poll(self.is_over, seconds)
 
     def check(self, *, status: int | None = None) -> None:
-        """Raise TransferFailed where it is over and is no success; the XapiError behind it has the parameters."""
+        """Raise TransferFailed if the task has ended without success. Its cause is an XapiError with the parameters."""
         state = self._record["status"]
         if state in _PENDING or state == "success":
             return
@@ -76,43 +76,43 @@ class TransferTask:
         raise TransferFailed(self.what, problem=str(cause), code=code, status=status) from cause
 
     def judge(self, broken: Exception | None) -> None:
-        """The connection is over, by the host's doing or by a failure of the network: return if the task succeeded.
+        """After the end of the connection, return if the task succeeded.
 
-        Raises TransferFailed, and XapiUnreachable where the task stays pending, as those of dead hosts do.
+        Raises TransferFailed, and XapiUnreachable if the task stays pending, as those of dead hosts do.
         """
         self.is_settled = True
-        if not self.wait(self._patience.settle):
-            cause = broken or TimeoutError(f"its task is still pending after {self._patience.settle:.0f} s")
+        if not self.wait(self._timeouts.settle):
+            cause = broken or TimeoutError(f"its task is still pending after {self._timeouts.settle:.0f} s")
             raise XapiUnreachable(self.call, cause) from broken
         self.check()
 
     def abandon(self, vdi_ref: VDIRef, error: BaseException | None = None) -> None:
-        """We broke it off, for `error`: wait until the host has let go of the disk, so that it can be destroyed.
+        """End the transfer for `error`: wait until the host has released the disk, so that it can be destroyed.
 
-        With an error it raises nothing, and what is left is a note on that.
+        With an error it raises nothing; what is left becomes a note on that error.
         """
         self.is_settled = True
         left = None
         try:
             if self._record["status"] in _PENDING:
                 self._cancel()
-            if not self.wait(self._patience.settle):
+            if not self.wait(self._timeouts.settle):
                 left = "the host has not ended it, and may still have the disk in its control domain"
-            elif not self._patience.poll(
-                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._patience.settle)
+            elif not self._timeouts.poll(
+                lambda: not _stuck(self._view, vdi_ref), min(_LATER, self._timeouts.settle)
             ):
                 left = "its disk is still in a control domain"
         except BaseException as failure:
             if error is None:
                 raise
-            left = f"nobody knows whether the host has ended it ({type(failure).__name__}: {failure})"
+            left = f"it is not known whether the host has ended it ({type(failure).__name__}: {failure})"
         if left is not None:
             log.warning("%s: %s", self.what, left)
             if error is not None:
                 error.add_note(f"{self.what}: {left}")
 
     def end(self) -> None:
-        """What nobody works on, and still is pending, is cancelled by us: only what is over can be destroyed."""
+        """Cancel a task that is still pending, since only an ended task can be destroyed."""
         if self._record["status"] in _PENDING:
             try:
                 self._view.call("task.set_status", self.ref, "cancelled")
@@ -120,7 +120,8 @@ class TransferTask:
                 log.info("%s: its task stays pending: %s", self.what, error)
 
     def _cancel(self) -> None:
-        """Ask the host to end it; it does so when the connection is closed, too, so that its answer does not matter."""
+        """Ask the host to end it. The host also ends it when the connection is closed, so the answer does not
+        matter."""
         try:
             self._view.call("task.cancel", self.ref)
         except (XapiError, XapiUnreachable) as error:
@@ -128,9 +129,9 @@ class TransferTask:
 
 
 @contextmanager
-def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> Iterator[TransferTask]:
-    """A task for one transfer; it is destroyed at the end of the block. Raises XapiError, XapiUnreachable."""
-    unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # by which it is found when the answer was lost
+def transfer_task(view: View, what: str, *, call: str, timeouts: Timeouts) -> Iterator[TransferTask]:
+    """Make a task for one transfer, and destroy it at the end of the block. Raises XapiError, XapiUnreachable."""
+    unique = f"xenvol: {what} ({secrets.token_hex(8)})"  # finds the task after a missing answer
     undo = Undo()
 
     def look() -> TaskRef | None:
@@ -138,16 +139,16 @@ def transfer_task(view: View, what: str, *, call: str, patience: Patience) -> It
 
     create = ("task.create", unique, "")
     ref = make(view, undo, f"created task {unique}", create, look=look, inverse=_destroy)
-    task = TransferTask(view, ref, what=what, call=call, patience=patience)
+    task = TransferTask(view, ref, what=what, call=call, timeouts=timeouts)
     try:
         yield task
     finally:
         task.end()
-        undo.unwind()  # xapi collects what is left of tasks itself, so that it is no failure if one stays
+        undo.unwind()  # xapi removes old tasks itself, so one that stays is not a failure
 
 
 def _destroy(view: View, ref: TaskRef) -> None:
-    """Idempotent, so that it may be said twice."""
+    """Destroy the task, with one retry. Idempotent."""
     try:
         _destroy_once(view, ref)
     except (XapiError, XapiUnreachable):
@@ -163,12 +164,12 @@ def _destroy_once(view: View, ref: TaskRef) -> None:
 
 
 def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool:
-    """Take a disk out of where a transfer that is over has left it; whether it is out of all such places.
+    """Unplug a disk wherever an ended transfer left it; return whether it is free of all transfers.
 
-    Those are control domains, where a host that died, or whose xapi was restarted, leaves its VBD (R6 of
-    facts/requirements.md), and any VM with a VBD of this `attempt`. A VBD of another attempt, one on which xapi is
-    working, and one in a control domain while a task of the disk is pending, are in use and stay. Idempotent. Raises
-    XapiError, XapiUnreachable. Costs one call where there is nothing to do, else three, and two for each VBD.
+    A host that died, or whose xapi restarted, leaves its VBD in the control domain (docs/background/requirements.md,
+    R6); a VBD of this `attempt` may be on any VM. These stay, since they are in use: a VBD of another attempt, one
+    with an operation under way, and one in a control domain while a task of the disk is pending. Idempotent. Raises
+    XapiError, XapiUnreachable. One call if there is nothing to do, else three, and two for each VBD.
     """
     stuck = _stuck(view, vdi_ref, attempt)
     if not stuck:
@@ -181,13 +182,13 @@ def release(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> bool
         if is_anothers or vbd["current_operations"]:
             is_free = False
             continue
-        log.warning("VDI %s was still in a control domain (VBD %s); it is taken out", vdi_ref, vbd["uuid"])
+        log.warning("VDI %s was still in a control domain (VBD %s); xenvol unplugs it", vdi_ref, vbd["uuid"])
         remove_vbd(view, vbd_ref)
     return is_free
 
 
 def remove_vbd(view: View, vbd_ref: VBDRef) -> None:
-    """Unplug and destroy; what is done already, or gone, is fine. Raises XapiError, XapiUnreachable."""
+    """Unplug and destroy the VBD. Idempotent. Raises XapiError, XapiUnreachable."""
     try:
         view.call("VBD.unplug", vbd_ref)
     except XapiError as error:
@@ -218,7 +219,7 @@ def _is_there(view: View, vbd_ref: VBDRef) -> bool:
 
 
 def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[VBDRef, Record]:
-    """The disk's VBDs on control domains, and the attempt's; the VDI is read along where it has any VBD."""
+    """Return the disk's VBDs on control domains, and those of the attempt. Reads the VDI too if it has any VBD."""
     vbds = view.find("VBD", {"VDI": vdi_ref})
     if not vbds:
         return {}
@@ -233,7 +234,7 @@ def _stuck(view: View, vdi_ref: VDIRef, attempt: Attempt | None = None) -> dict[
 
 
 def _has_task(view: View, vdi_ref: VDIRef) -> bool:
-    """Whether something is under way with the disk, or, from somebody else, with nobody knows which."""
+    """Return whether a task uses the disk. A task of another client, which names no disk, counts."""
     vdi = view.known("VDI", vdi_ref)
     if vdi is not None and vdi["current_operations"]:
         return True
@@ -242,7 +243,9 @@ def _has_task(view: View, vdi_ref: VDIRef) -> bool:
 
 
 def _is_of(task: Mapping[str, Any], names: tuple[str, ...]) -> bool:
-    if task["current_operations"]:  # cancelled or destroyed, and pending only since its host does not know
+    if task[
+        "current_operations"
+    ]:  # cancelled or destroyed; it stays pending only because its host does not know
         return False
     text = f"{task['name_label']} {task['name_description']}"
     return task["name_label"] in _BY_XAPI or any(name in text for name in names)

@@ -1,4 +1,4 @@
-"""xapi's doors for disks as a road: bytes, hosts, refusals, faults, interrupts, and what is left after each."""
+"""xapi's HTTP handlers for disks as a transport: bytes, hosts, refusals, faults, interrupts, and what is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_road_choice import (
+from test_transport_choice import (
     GIB,
     HURRY,
     KIB,
@@ -33,9 +33,9 @@ from test_road_choice import (
 import xenvol
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import NeedsFile, Piece
-from xenvol.images.errors import ImageTooLarge, NoRoad, TransferCancelled, TransferFailed
+from xenvol.images.errors import ImageTooLarge, NoTransport, TransferCancelled, TransferFailed
 from xenvol.images.formats import vhd
-from xenvol.images.transports import Patience, Road, release
+from xenvol.images.transports import Timeouts, Transport, release
 from xenvol.images.transports.exchange import CHUNK
 from xenvol.session import Endpoint
 from xenvol.session.refs import VDIRef
@@ -140,7 +140,7 @@ class TestBytes:
         )
     )
     def test_arrive_whatever_their_pattern(self, pool: Pool, runs: list[tuple[int, int, int]]) -> None:
-        """Over both roads, and they are read over both."""
+        """By both transports, and they are read by both."""
         data = bytearray(SIZE)
         pieces = []
         for start, length, value in runs:
@@ -279,7 +279,7 @@ class TestHosts:
             answer = f"HTTP/1.1 302 Found\r\nLocation: http://localhost:{elsewhere}/import_raw_vdi\r\n\r\n"
             with listening(answer.encode()) as (port, heard):
                 road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"))
-                with pytest.raises(TransferFailed, match="which is no host of the pool"):
+                with pytest.raises(TransferFailed, match="which is not a host of the pool"):
                     road.fill(vdi, [Piece(0, b"a" * 512)])
                 assert b"Cookie: session_id=OpaqueRef:" in heard[0]
             assert heard_there == []
@@ -291,8 +291,8 @@ class TestHosts:
         with pool.xapi.xapi.lock:
             pool.xapi.db.set("host", pool.xapi.xapi.master, address="127.0.0.1")
         with listening(answer, answer, answer, answer, answer) as (port, heard):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
-            with pytest.raises(XapiUnreachable, match="in circles"):
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
+            with pytest.raises(XapiUnreachable, match="in a circle"):
                 road.fill(vdi, [Piece(0, b"a" * 512)])
         assert len(heard) == 4
 
@@ -300,19 +300,19 @@ class TestHosts:
         vdi, road = pool.vdi(), pool.http()
         (pbd,) = pool.xapi.db.children(pool.sr, "PBDs")
         pool.view.call("PBD.unplug", pbd)
-        with pytest.raises(NoRoad, match="plugged on no host"):
+        with pytest.raises(NoTransport, match="plugged on no host"):
             road.fill(vdi, [])
         assert pool.residue() == []
 
 
-BRIEF = Patience(head=1, stall=1, finish=0.2, settle=0.2, device=0.2)
+BRIEF = Timeouts(head=1, stall=1, finish=0.2, settle=0.2, device=0.2)
 
 
 @contextmanager
 def listening(
     *answers: bytes, then: Callable[[socket.socket], None] | None = None
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Somebody who hears a request's head, says one of these, and hangs up."""
+    """A server that reads a request's head, says one of these, and hangs up."""
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -373,7 +373,7 @@ class TestRefusals:
         gone.start()
         started = time.monotonic()
         with pytest.raises(TransferFailed) as caught:
-            pool.http(patience=Patience()).fill(vdi, [Piece(0, b"a" * MIB)])
+            pool.http(timeouts=Timeouts()).fill(vdi, [Piece(0, b"a" * MIB)])
         assert time.monotonic() - started < 60
         gone.join()
         assert caught.value.status in (400, 500)
@@ -480,7 +480,7 @@ def raising(error: BaseException) -> Callable[[], None]:
     return act
 
 
-def look_at(road: Road, vdi: VDIRef, act: Callable[[], object]) -> None:
+def look_at(road: Transport, vdi: VDIRef, act: Callable[[], object]) -> None:
     """Something happens after the first piece, and the rest is read."""
     with road.contents(vdi) as disk:
         pieces = disk.pieces()
@@ -540,7 +540,7 @@ class TestBrokenOff:
         sr = hosts.local_sr()
         vdi = hosts.vdi(sr=sr)
         with pytest.raises(XapiUnreachable):
-            hosts.http(sr, patience=BRIEF).fill(
+            hosts.http(sr, timeouts=BRIEF).fill(
                 vdi, breaking(hosts, lambda: hosts.xapi.faults.die(host="host2"))
             )
         assert len(hosts.residue()) == 1  # the VBD; the task is gone
@@ -559,13 +559,13 @@ class TestBrokenOff:
         for _ in range(
             30
         ):  # until a look comes before the host has noticed, as it does but for a busy machine
-            road = pool.http(patience=Patience(sleep=interrupted, settle=5))
+            road = pool.http(timeouts=Timeouts(sleep=interrupted, settle=5))
             with pytest.raises(Stop) as caught:
                 road.fill(pool.vdi(), breaking(pool, raising(Stop())))
             if notes := getattr(caught.value, "__notes__", []):
                 break
         (note,) = notes
-        assert "nobody knows whether the host has ended it" in note
+        assert "it is not known whether the host has ended it" in note
 
 
 class TestSilence:
@@ -573,7 +573,7 @@ class TestSilence:
     def test_instead_of_an_answer_is_a_silence(self, pool: Pool, answer: bytes) -> None:
         vdi = pool.vdi()
         with listening(answer) as (port, _):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
             with pytest.raises(XapiUnreachable) as caught:
                 road.fill(vdi, [Piece(0, b"a" * MIB)])
         assert caught.value.was_sent
@@ -585,7 +585,7 @@ class TestSilence:
         """With as much as the socket takes, and with more."""
         vdi = pool.vdi(64 * MIB)
         with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=lambda connection: time.sleep(2)) as (port, _):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
             started = time.monotonic()
             with pytest.raises(XapiUnreachable):
                 road.fill(vdi, (Piece(at, b"a" * MIB) for at in range(0, size, MIB)))
@@ -608,7 +608,7 @@ class TestSilence:
                     pool.xapi.db.set("task", ref, status="success")
 
         with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=take) as (port, heard):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=HURRY)
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=HURRY)
             road.fill(vdi, [Piece(MIB, b"a" * 1024)])
         assert got == CHUNK.pack(MIB, 1024) + b"a" * 1024 + CHUNK.pack(0, 0)
         assert b"chunked=true" in heard[0].splitlines()[0]
@@ -626,7 +626,7 @@ class TestSilence:
             time.sleep(2)
 
         with listening(b"HTTP/1.1 200 OK\r\n\r\n", then=take) as (port, _):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
             road.fill(vdi, [Piece(MIB, b"a" * 1024)])
         assert pool.residue() == []
 
@@ -636,7 +636,7 @@ CHUNK_LINGER = b"\x01\0\0\0\0\0\0\0"
 
 
 class Trial:
-    """A pool with a disk, and a road to it, in which one call goes wrong."""
+    """A pool with a disk, and a transport to it, in which one call goes wrong."""
 
     def __init__(self, xapi: Simulator, home: Path, way: str) -> None:
         xapi.reset()
@@ -646,8 +646,8 @@ class Trial:
         self.way = way
 
     @property
-    def road(self) -> Road:
-        return self.pool.http(patience=BRIEF) if self.way == "http" else self.pool.block(patience=BRIEF)
+    def road(self) -> Transport:
+        return self.pool.http(timeouts=BRIEF) if self.way == "http" else self.pool.block(timeouts=BRIEF)
 
     def fill(self) -> None:
         self.road.fill(self.vdi, [Piece(0, b"a" * MIB), Piece(4 * MIB, b"b" * MIB)])
@@ -709,7 +709,7 @@ class TestSecrets:
         texts += [repr(call.params) for call in calls if call.method in (PUT, GET)]
         texts += [repr(road), caplog.text]
         with listening(b"nonsense\r\n\r\n") as (port, heard):
-            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), patience=BRIEF)
+            road = pool.http(endpoint=Endpoint.parse(f"http://127.0.0.1:{port}"), timeouts=BRIEF)
             with pytest.raises(XapiUnreachable) as caught:
                 road.fill(vdi, [])
         texts += [str(caught.value), heard[0].splitlines()[0].decode()]
@@ -721,7 +721,7 @@ class TestSecrets:
 
 class TestRelease:
     def test_leaves_what_a_task_is_pending_for(self, pool: Pool) -> None:
-        """Somebody's transfer, under his own task, or under none that says of which disk."""
+        """Another client's transfer, under its own task, or under none that says of which disk."""
         vdi = pool.vdi()
         dom0 = pool.xapi.db.row("host", pool.xapi.xapi.master)["control_domain"]
         with pool.xapi.xapi.lock:

@@ -1,8 +1,8 @@
-"""A directory that says whose it is, so that whoever comes later knows what a killed process has left, and only that.
+"""A staging directory names its owner, so that another import can tell which ones are stale.
 
-Whose it is stands in a mark inside, which its process keeps locked as long as it lives. A directory is removed only
-where its mark is right, it and the mark are ours, nobody has it locked, and its process is dead: seen to be, on this
-host, or else after `MAX_AGE`.
+The directory holds a mark with its owner. The owner's process locks the mark as long as it lives. A directory is
+stale, and removed, if its mark is valid, our user owns both, no process holds the lock, and the owner is dead. On
+this host xenvol sees that; of another host's owner it assumes it after `MAX_AGE`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-MAX_AGE: Final = (
-    24 * 3600.0
-)  # seconds; longer than an import takes, and each file that is begun starts it anew
+MAX_AGE: Final = 24 * 3600.0  # seconds; longer than an import takes. Each new file starts it anew
 PREFIX: Final = "xenvol-staging-"
 MARK: Final = ".xenvol-staging"
 _NAME: Final = re.compile(re.escape(PREFIX) + r"[0-9]+-[0-9a-f]{16}")
-_MARK_SIZE: Final = 4096  # bytes, at most; a host's name has 255
+_MARK_SIZE: Final = 4096  # bytes, at most; a host name has 255
 _PROC: Final = Path("/proc")
 
 log = logging.getLogger(__name__)
@@ -38,13 +36,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: numbers come back, but not with the same start on the same host."""
+    """A process. The system reuses process numbers, but not with the same start time on the same host."""
 
     host: str
-    """What `_host` says; its name alone where that is not known."""
+    """The result of `_host`; the host name alone if that is None."""
     pid: int
     started: str
-    """When, in clock ticks since the host's start; empty where the system does not say it."""
+    """Clock ticks from the host's start to the process's; empty if the system does not tell."""
 
     @classmethod
     def this(cls) -> Owner:
@@ -53,7 +51,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: bytes) -> Owner:
-        """Raises ValueError for what this module has not written."""
+        """Return the owner in a mark. Raises ValueError if this module did not write it."""
         try:
             value = json.loads(text)
         except RecursionError as error:
@@ -66,19 +64,19 @@ class Owner:
         raise ValueError("no mark of a staging directory")
 
     def is_here(self) -> bool:
-        """Whether it can be seen if it lives; where this host is not known, nobody can."""
+        """Return whether the owner ran on this host, so that `is_alive` can tell."""
         host = _host()
         return host is not None and self.host == host
 
     def is_alive(self) -> bool:
-        """Asked only of one that `is_here`."""
+        """Return whether the process lives. Valid only if `is_here`."""
         return _started(self.pid) == self.started
 
 
-class OwnDirectory:
-    """A new directory below `parent` that none but us can enter, with our mark in it. Raises OSError.
+class StagingDirectory:
+    """A new directory below `parent` that only our user can enter, with our mark in it. Raises OSError.
 
-    It goes with `remove`, or with the process, if that ends in an orderly way; else it is for `sweep` to find.
+    `remove` removes it, and so does an orderly end of the process. After a kill, `sweep` finds it.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -88,36 +86,36 @@ class OwnDirectory:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._mark = os.open(self.path / MARK, flags, 0o600)
-            _lock(self._mark)  # before it says anything: what can be read is locked, or its owner is dead
+            _lock(self._mark)  # locked before it has content: a readable mark without a lock has a dead owner
             os.write(self._mark, json.dumps(asdict(Owner.this())).encode())
         except BaseException:
             _remove(self.path, self._mark, os.getpid())
             raise
         self.remove: Callable[[], Any] = weakref.finalize(self, _remove, self.path, self._mark, os.getpid())
-        """Idempotent; raises nothing."""
+        """Remove the directory. Idempotent; raises nothing."""
 
     def touch(self) -> None:
-        """It is still in use, whatever hosts that cannot see the process think."""
+        """Renew the age of the mark, for hosts that cannot see the process."""
         os.utime(self._mark)
 
     def __repr__(self) -> str:
-        return f"<OwnDirectory {self.path}>"
+        return f"<StagingDirectory {self.path}>"
 
 
 def _remove(path: Path, mark: int, pid: int) -> None:
     if os.getpid() != pid:
-        return  # a fork's end is not the end of the import
+        return  # a fork ends, and the import goes on
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
         log.warning("%s could not be removed", path)
     if mark >= 0:
-        os.close(mark)  # and with it the lock: until then nobody else removes it
+        os.close(mark)  # releases the lock; until then no other process removes the directory
 
 
 def sweep(directory: Path, *, now: Callable[[], float] = time.time) -> list[Path]:
-    """Remove what dead imports left in `directory`, and say what that was. Idempotent; raises nothing of the system's.
+    """Remove stale staging directories in `directory`, and return them. Idempotent; raises no OSError.
 
-    No symbolic link is followed, below `directory`.
+    Follows no symbolic link below `directory`.
     """
     removed: list[Path] = []
     try:
@@ -131,7 +129,7 @@ def sweep(directory: Path, *, now: Callable[[], float] = time.time) -> list[Path
             try:
                 if _sweep_one(parent, name, now()):
                     removed.append(directory / name)
-                    log.info("removed %s, which an import that was killed had left", directory / name)
+                    log.info("removed %s, which a killed import left", directory / name)
             except OSError as error:
                 log.debug("%s stays: %s", directory / name, error)
     except OSError as error:
@@ -147,7 +145,7 @@ def _sweep_one(parent: int, name: str, now: float) -> bool:
         state = os.fstat(directory)
         if state.st_uid != os.geteuid():
             return False
-        if not os.listdir(directory):  # killed before it could say whose it is
+        if not os.listdir(directory):  # killed before it wrote its mark
             if now - state.st_mtime <= MAX_AGE:
                 return False
             os.rmdir(name, dir_fd=parent)
@@ -159,7 +157,7 @@ def _sweep_one(parent: int, name: str, now: float) -> bool:
                 return False
             for entry in sorted(
                 os.listdir(directory), key=MARK.__eq__
-            ):  # the mark last: until then, it is known
+            ):  # the mark last, since without it the directory would not be recognised
                 if stat.S_ISDIR(os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode):
                     shutil.rmtree(entry, dir_fd=directory)
                 else:
@@ -186,7 +184,7 @@ def _is_left(mark: int, now: float) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
-    """False where another has it; where the file system knows no locks, nobody has."""
+    """Return False if another process holds the lock. A file system without locks never holds one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -195,10 +193,10 @@ def _lock(descriptor: int) -> bool:
 
 
 def _host() -> str | None:
-    """Where process numbers mean the same: a name, the namespace of the numbers, and the host's start.
+    """Return what a process number belongs to: the host name, the namespace of the numbers, and the host's start.
 
-    Containers share a name; hosts do too, and the first namespace has one number on all of them; the start's id is of
-    one host alone (random(4)). None of a system that does not say all of it.
+    Hosts and containers may share a name, and the first namespace has one number on all hosts; the boot id is unique
+    (random(4)). None if the system does not tell all three.
     """
     try:
         namespace = os.readlink(_PROC / "self/ns/pid")
@@ -209,11 +207,11 @@ def _host() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-    """None of a process that is not there, or is no more than waiting to be forgotten."""
+    """Return when the process started; None if it is gone, or a zombie."""
     try:
         fields = (
             (_PROC / f"{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        )  # proc(5); a name may hold spaces
+        )  # proc(5); the name of a program may hold spaces
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else fields[19].decode()

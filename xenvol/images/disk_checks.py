@@ -1,4 +1,4 @@
-"""Which SR and which VDI are meant, and whether this can be done with them: found out before anything is made."""
+"""Find the SR and the VDI that the caller names, and check that they suit, before xenvol makes anything."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from xenvol.storage import is_lun_per_vdi
 from xenvol.storage.srtypes import sr_type_of
 
 DISKS = frozenset({"user", "system", "ephemeral"})
-"""Types of what is a VM's disk; others hold a VM's memory, or what belongs to the pool."""
+"""The types of VDIs that are disks of VMs. Other types hold a VM's memory, or belong to the pool."""
 
 
 def get_sr(view: View, name: str) -> tuple[SRRef, Record]:
-    """An SR by reference, uuid or name. Raises UnknownDisk."""
+    """Return an SR by reference, uuid or name. Raises UnknownDisk."""
     ref, record = _get(view, "SR", name)
     return SRRef(ref), record
 
 
 def get_vdi(view: View, name: str) -> tuple[VDIRef, Record]:
-    """A VDI by reference, uuid or name; its SR is remembered. Raises UnknownDisk."""
+    """Return a VDI by reference, uuid or name. Raises UnknownDisk."""
     ref, record = _get(view, "VDI", name)
     return VDIRef(ref), record
 
@@ -42,42 +42,42 @@ def _get(view: View, cls: str, name: str) -> tuple[str, Record]:
 
 
 def check_takes_disks(sr_rec: Record) -> None:
-    """Raise DiskNotSuited where no new disk can be made on the SR.
+    """Raise DiskNotSuited if no new disk can be made on the SR.
 
-    Never is one made where a VDI is a LUN: VDI.create hands out a LUN with somebody's data (facts/requirements.md 0.1).
+    Where a VDI is a LUN, VDI.create would hand out a LUN with data on it (docs/background/requirements.md, 0.1).
     """
     if sr_type_of(sr_rec["type"]).name == "udev":
         raise DiskNotSuited(_called(sr_rec), problem="shows a host's drives", remedy="give an SR for disks")
     if is_lun_per_vdi(sr_rec["type"]):
         raise DiskNotSuited(
             _called(sr_rec),
-            problem=f"is of type {sr_rec['type']}, whose disks are LUNs that are there already",
+            problem=f"is of type {sr_rec['type']}, whose disks are existing LUNs",
             remedy="make a LUN on the array, and fill the VDI that shows it (--into)",
         )
 
 
 def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
-    """Raise DiskNotSuited or ImageTooLarge where this image can be no disk of the SR; `size` is its disk's."""
+    """Raise DiskNotSuited or ImageTooLarge if an image of `size` bytes cannot become a disk of the SR."""
     if sr_rec["content_type"] == "iso":
         if format != "iso":
-            problem = f"is an ISO library, and {image} is no ISO image but {format}"
+            problem = f"is an ISO library, and {image} is {format}, not an ISO image"
             raise DiskNotSuited(_called(sr_rec), problem=problem, remedy="give an SR for disks")
     elif (limit := sr_type_of(sr_rec["type"]).max_size) is not None and size > limit:
         raise ImageTooLarge(image, size=size, limit=limit, what="a disk of an SR")
 
 
 def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:
-    """Raise DiskNotSuited where the disk is not one to be written over, VolumeInUse where it is somebody's."""
+    """Raise DiskNotSuited if the disk must not be overwritten, VolumeInUse if it is in use."""
     called = f"VDI {vdi_rec['uuid']}"
     for is_so, problem in (
         (vdi_rec["is_a_snapshot"], "is a snapshot"),
         (vdi_rec["read_only"], "is read-only"),
-        (not vdi_rec["managed"], "is not managed: others build on it"),
-        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and no VM's disk"),
-        (CONNECTED in vdi_rec["other_config"], "is connected for somebody, without a VM"),
+        (not vdi_rec["managed"], "is not managed: other disks are built on it"),
+        (vdi_rec["type"] not in DISKS, f"is of type {vdi_rec['type']}, and not a disk of a VM"),
+        (CONNECTED in vdi_rec["other_config"], "is connected without a VM"),
     ):
         if is_so:
-            raise DiskNotSuited(called, problem=problem, remedy="give a disk that nobody uses")
+            raise DiskNotSuited(called, problem=problem, remedy="give a disk that is not in use")
     if holders := holders_of(view, vdi_rec):
         raise VolumeInUse(vdi_rec["uuid"], users=holders, is_to_go=True)
 
@@ -87,7 +87,7 @@ def _called(sr_rec: Record) -> str:
 
 
 def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bool) -> None:
-    """Raise DiskNotSuited where the disk cannot be exported: hidden, or written to where nothing makes snapshots."""
+    """Raise DiskNotSuited if the disk cannot be exported: it is hidden, or in use without a way to snapshot it."""
     called = f"VDI {vdi_rec['uuid']}"
     if not vdi_rec["managed"]:
         remedy = "export the disk, or the snapshot, that is built on it"
@@ -101,25 +101,28 @@ def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bo
         whose = ", ".join(writers_of(view, vdi_rec))
         raise DiskNotSuited(
             called,
-            problem=f"is {kind}, of which there are no snapshots, and {whose} writes to it",
-            remedy="detach it, or shut the VM down, for as long as it is read",
+            problem=f"is {kind}, which cannot be snapshotted, and {whose} writes to it",
+            remedy="detach it, or shut the VM down, until the export has ended",
         )
 
 
 def holders_of(view: View, vdi_rec: Record) -> list[str]:
-    """The VMs that have the disk, running or not, by name; of control domains only those that have it plugged."""
+    """Return the names of the VMs that have the disk; of a control domain only while the disk is plugged."""
     vbds = _vbds(view, vdi_rec)
     return _vms(view, [vbd for vbd in vbds if vbd["currently_attached"] or not _is_transfers(view, vbd)])
 
 
 def writers_of(view: View, vdi_rec: Record) -> list[str]:
-    """The VMs that may write to the disk now, by name; and who it is connected for without a VM."""
+    """Return the names of the VMs that may write to the disk now, and whether it is connected without a VM."""
     plugged = [vbd for vbd in _vbds(view, vdi_rec) if vbd["currently_attached"] and vbd["mode"] == "RW"]
-    return [*_vms(view, plugged), *(["somebody"] if CONNECTED in vdi_rec["other_config"] else [])]
+    return [
+        *_vms(view, plugged),
+        *(["a client without a VM"] if CONNECTED in vdi_rec["other_config"] else []),
+    ]
 
 
 def _vbds(view: View, vdi_rec: Record) -> list[Record]:
-    """Of VMs that are there."""
+    """Return the disk's VBDs on existing VMs."""
     if not vdi_rec["VBDs"]:
         return []
     view.read({"VBD": vdi_rec["VBDs"]})
@@ -129,7 +132,7 @@ def _vbds(view: View, vdi_rec: Record) -> list[Record]:
 
 
 def _is_transfers(view: View, vbd: Record) -> bool:
-    """A control domain's is that of a transfer, which ends."""
+    """Return whether the VBD is on a control domain: then it belongs to a transfer, which ends."""
     return bool(view.record("VM", vbd["VM"])["is_control_domain"])
 
 

@@ -1,4 +1,4 @@
-"""The block device as a road: the right device or none, what goes wrong on it, and nothing that stays."""
+"""The block device as a transport: the right device or none, its failures, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_http_road import BRIEF, Stop, breaking, raising, with_lock
-from test_road_choice import MIB, SIZE, Pool, hosts, pieces_of, pool, read
+from test_http_transport import BRIEF, Stop, breaking, raising, with_lock
+from test_transport_choice import MIB, SIZE, Pool, hosts, pieces_of, pool, read
 
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import Piece
 from xenvol.images.errors import ImageTooLarge, TargetError, TransferCancelled, TransferFailed
 from xenvol.images.transports import release
-from xenvol.images.transports.block import BlockRoad
+from xenvol.images.transports.block import BlockTransport
 from xenvol.pool.view import View
 from xenvol.session import Session
 from xenvol.session.session import CallRecord
@@ -153,9 +153,9 @@ class Guest:
         pool.view = View.of(Session(pool.session, on_call=self._hear))
 
     @property
-    def road(self) -> BlockRoad:
-        found = self.pool.choose(road="block", root=self.pool.root(self.vm), dev=self.dev, patience=BRIEF)
-        assert isinstance(found, BlockRoad)
+    def road(self) -> BlockTransport:
+        found = self.pool.choose(road="block", root=self.pool.root(self.vm), dev=self.dev, timeouts=BRIEF)
+        assert isinstance(found, BlockTransport)
         return found
 
     def show(self, ref: str, vbd: dict[str, str]) -> None:
@@ -234,7 +234,7 @@ class TestGuest:
         theirs.write_bytes(bytes(SIZE))
         guest.plugged = lambda ref, vbd: None
         guest.shown.clear()
-        assert_refused(guest, "was there before")
+        assert_refused(guest, "existed before")
 
     def test_does_not_write_where_another_disk_of_the_vm_has_the_same_device(self, guest: Guest) -> None:
         """xen-api issue 2963: two datapaths on one device."""
@@ -268,7 +268,7 @@ class TestGuest:
         guest.plugged = lambda ref, vbd: with_lock(
             guest.pool, lambda: guest.pool.xapi.db.set("VBD", ref, device=name)
         )
-        assert_refused(guest, "which is no name of a device")
+        assert_refused(guest, "which is not the name of a device")
 
 
 def assert_refused(guest: Guest, text: str) -> None:
@@ -309,7 +309,7 @@ class TestUnplug:
     def test_of_a_host_that_is_dead_is_a_silence_and_what_stays_is_released_later(self, pool: Pool) -> None:
         vdi = pool.vdi()
         with pytest.raises(XapiUnreachable):
-            pool.block(patience=BRIEF).fill(vdi, looking(ONE, pool.xapi.faults.die))
+            pool.block(timeouts=BRIEF).fill(vdi, looking(ONE, pool.xapi.faults.die))
         pool.xapi.faults.come_back()
         assert len(pool.residue()) == 1
         assert release(pool.view, vdi) is False  # it may be somebody's who lives
@@ -336,7 +336,7 @@ def test_the_memory_stays_flat_on_both_roads(tmp_path: Path) -> None:
 MEASURED = """
 import sys; sys.path[:] = {path}
 import os, pathlib, resource
-from test_road_choice import MIB, pool_in
+from test_transport_choice import MIB, pool_in
 from xenvol.images.disk_image import Piece
 
 def peak():
