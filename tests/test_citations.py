@@ -133,17 +133,7 @@ def test_every_citation_leads_to_a_page_and_to_its_section() -> None:
 def test_nothing_cites_notes_that_are_not_in_the_repository() -> None:
     citing = [path for path in _files() if NOTES.search(path.read_text(encoding="utf-8"))]
     names = [str(path.relative_to(ROOT)) for path in citing]
-    assert [name for name in names if not name.startswith(tuple(f"{folder}/" for folder in NOT_YET))] == []
-
-
-def test_the_folders_that_are_not_done_are_not_done() -> None:
-    """So that the list above is empty one day: take out each folder that this names."""
-    done = [
-        folder
-        for folder in NOT_YET
-        if not any(NOTES.search(path.read_text(encoding="utf-8")) for path in (ROOT / folder).rglob("*.py"))
-    ]
-    assert done == []
+    assert names == []
 
 
 @pytest.mark.parametrize(
