@@ -19,9 +19,6 @@ ROOT = Path(__file__).parent.parent
 BACKGROUND = ROOT / "docs" / "background"
 FOLDERS = ["benchmarks", "docs", "examples", "tests", "xenvol"]
 
-NOT_YET = []
-"""Folders that still cite the notes from which docs/background was made. Take out those that cite them no more."""
-
 NOTES = re.compile(r"\bfact[s]/|\btruth[.]md|\bsm-trut[h]\b", re.IGNORECASE)
 
 _SECTION = r"(?:[a-e]\.\d+|\d+[a-e]|\d+(?:\.\d+)?)(?![\w/])"

@@ -16,8 +16,9 @@ from typing import Final
 from xenvol.errors import XapiError, XenVolError
 from xenvol.images.disk_checks import check_may_be_overwritten, holders_of
 from xenvol.images.errors import DiskNotSuited, TransferFailed, UnknownDisk
-from xenvol.images.transfer_mark import Attempt, attempt_of, pool_time
+from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.changes import call_and_confirm
+from xenvol.pool.clock import pool_time
 from xenvol.pool.marks import FILLED
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import VDIRef

@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 from xenvol.errors import XenVolError
 from xenvol.images.claim import OVER
 from xenvol.images.errors import DiskNotSuited
-from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, pool_time, unmark
+from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, unmark
 from xenvol.images.transfer_vdis import discard_vdi, forget_export
 from xenvol.images.transports.tasks import remove_vbd
+from xenvol.pool.clock import pool_time
 from xenvol.pool.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
 from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import VBDRef, VDIRef

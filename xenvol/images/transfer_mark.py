@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.pool.changes import call_and_confirm
+from xenvol.pool.clock import pool_time
 from xenvol.pool.marks import EXPORTED, IMAGE, IMAGE_OF
 from xenvol.pool.view import View
 from xenvol.session.refs import VDIRef
@@ -60,13 +61,6 @@ class Attempt:
     def has_marked(self, record: Mapping[str, Any]) -> bool:
         """Return whether the object of this record has the mark of this attempt."""
         return bool(self.mark.items() <= record["other_config"].items())
-
-
-def pool_time(view: View) -> datetime.datetime:
-    """Return the time of the pool's clock, in whole seconds, in UTC. One call, or two if the pool has not been read."""
-    text = str(view.call("host.get_servertime", view.master)).replace("-", "")
-    moment = datetime.datetime.strptime(text.removesuffix("Z").partition(".")[0], "%Y%m%dT%H:%M:%S")
-    return moment.replace(tzinfo=datetime.UTC)
 
 
 def is_own(vdi_rec: Mapping[str, Any]) -> bool:

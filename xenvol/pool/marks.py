@@ -52,7 +52,8 @@ copy."""
 
 IMAGE = "xenvol:image"
 """On a VDI that an import fills, a snapshot that an export reads, and the VBD of such a transfer: the token of the
-attempt, when it began (UTC, ISO 8601) and on which machine, separated by spaces. An old one is an orphan."""
+attempt, when it began (by the pool's clock; UTC, ISO 8601) and on which machine, separated by spaces. An old one is an
+orphan."""
 IMAGE_OF = "xenvol:image-of"
 """On a VDI that has `IMAGE`: its own uuid. A copy inherits both, with the wrong uuid, and belongs to its maker."""
 EXPORTED = "xenvol:exported:"

@@ -8,7 +8,6 @@ row that is being deleted names them, so that no other row can (`erase_unnamed`,
 
 from __future__ import annotations
 
-import datetime
 import logging
 import re
 import secrets
@@ -23,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
 from xenvol.pool.changes import make
+from xenvol.pool.clock import parse_time, pool_time
 from xenvol.pool.marks import CONNECTED, COPIED_BY, CREATING, MANAGED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine, is_gone
@@ -122,7 +122,7 @@ class Mark:
             return not vdi["is_a_snapshot"]
         if bool(vdi["is_a_snapshot"]) != (self.call == "VDI.snapshot"):
             return False
-        return abs(_seconds(vdi["snapshot_time"]) - self.at) < AT_WORK
+        return abs(parse_time(vdi["snapshot_time"]).timestamp() - self.at) < AT_WORK
 
 
 def marks_of(vdi: Record) -> list[Mark]:
@@ -182,7 +182,7 @@ def copy_vdi(
     `unmark_source` removes the mark from the source, once the row names the copy.
     """
     source = view.record("VDI", source_ref)
-    at = _seconds(view.call("host.get_servertime", view.master))
+    at = pool_time(view).timestamp()
     mark = Mark.of_copy(volume, source, call, int(at))
     view.call("VDI.add_to_other_config", source_ref, mark.key, mark.volume_id)
     marked = {**source["other_config"], mark.key: mark.volume_id}
@@ -236,7 +236,7 @@ def find_made(context: Context, view: View, sr_ref: SRRef, volume: Volume) -> VD
     made = {ref: vdi for ref, vdi in _made(view, sr_ref, volume) if not _may_be_incomplete(vdi, volume)}
     unnamed = context.database.read(volume_rows.unnamed, {vdi["uuid"] for vdi in made.values()})
     free = [ref for ref, vdi in made.items() if vdi["uuid"] in unnamed]
-    return min(free, key=lambda ref: (_seconds(made[ref]["snapshot_time"]), ref), default=None)
+    return min(free, key=lambda ref: (parse_time(made[ref]["snapshot_time"]), ref), default=None)
 
 
 def _may_be_incomplete(vdi: Record, volume: Volume) -> bool:
@@ -481,9 +481,3 @@ def _set_key(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> 
 
 def _description_of(volume: Volume) -> str:
     return f"xenvol volume {volume.id}"
-
-
-def _seconds(moment: object) -> float:
-    """Return a date as xapi sends it, ``20261121T02:35:29Z``, in seconds since 1970."""
-    text = str(moment).replace("-", "").removesuffix("Z").partition(".")[0]
-    return datetime.datetime.strptime(text, "%Y%m%dT%H:%M:%S").replace(tzinfo=datetime.UTC).timestamp()
