@@ -297,19 +297,19 @@ class TestImport:
         [
             ([], "either an SR"),
             (["store", "--into", "x"], "either an SR"),
-            (["store", "--blank"], "go with --into"),
-            (["store", "--yes"], "go with --into"),
-            (["--into", "x", "--yes", "--name", "y"], "are of a new disk"),
-            (["--into", "x", "--yes", "--raw-disk"], "are of a new disk"),
+            (["store", "--blank"], "only with --into"),
+            (["store", "--yes"], "only with --into"),
+            (["--into", "x", "--yes", "--name", "y"], "they are for a new disk"),
+            (["--into", "x", "--yes", "--raw-disk"], "they are for a new disk"),
             (["store", "--checksum", "abc"], "is not a checksum"),
             (["store", "--size", "4GB"], "is no size"),
             (["store", "--header", "Accept: x"], "is no URL"),
             (["store", "--image-insecure"], "is no URL"),
-            (["store", "--parent", "-"], "a chain of VHDs is of files"),
-            (["store", "--parent", "b.vhd", "--format", "raw"], "leave --format and --checksum away"),
+            (["store", "--parent", "-"], "every VHD of the chain must be a file"),
+            (["store", "--parent", "b.vhd", "--format", "raw"], "leave out --format and --checksum"),
             (
                 ["store", "--parent", "b.vhd", "--checksum", f"md5:{'0' * 32}"],
-                "leave --format and --checksum",
+                "leave out --format and --checksum",
             ),
         ],
     )
@@ -389,7 +389,7 @@ class TestInto:
         logins = list(xapi.journal.logins)
         result = run(shell, "import", disk, "--into", "old")
         assert result.exit_code == 2
-        assert "say --yes" in " ".join(result.stderr.split())
+        assert "give --yes" in " ".join(result.stderr.split())
         assert list(xapi.journal.logins) == logins
         assert held(shell, "old") == bytes(SIZE)
 
@@ -427,7 +427,7 @@ class TestWrite:
     def test_nobody_is_asked_without_a_terminal(self, shell: Shell, disk: str, switches: list[str]) -> None:
         result = run(shell, "write", disk, "/nowhere/xvdb", *switches)
         assert result.exit_code == 2
-        assert "say --yes" in " ".join(result.stderr.split())
+        assert "give --yes" in " ".join(result.stderr.split())
 
     def test_whoever_sits_there_types_its_name(self, shell: Shell, disk: str) -> None:
         write = ["write", disk, "/nowhere/xvdb"]
@@ -573,7 +573,7 @@ class TestExport:
         errors = started.stderr.read().decode()
         started.stderr.close()
         assert started.wait(60) == 2
-        assert errors == "error: cannot write standard output: whoever read it is gone\n"
+        assert errors == "error: cannot write standard output: the program that read it has ended\n"
 
     def test_what_a_broken_pipe_has_not_taken_is_not_written_again(self) -> None:
         """By Python, which would say so when it ends."""

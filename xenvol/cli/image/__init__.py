@@ -1,6 +1,6 @@
 """`xenvol image`: each command is one call of `xenvol.images`.
 
-What reads URLs, and zstd before Python 3.14, comes with the extra `images`; nothing else needs it.
+URLs, and zstd before Python 3.14, need the extra `images`; the rest does not.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from xenvol.cli.group import Commands, Entry
 COMMANDS: Mapping[str, Entry] = {
     name: Entry(f"xenvol.cli.image.{module}:{function}", about, "images")
     for name, module, function, about in (
-        ("import", "importing", "import_", "Make a disk of an image, or write one over a disk."),
+        ("import", "importing", "import_", "Make a disk from an image, or write an image over a disk."),
         ("write", "importing", "write", "Write an image over a block device of this machine."),
-        ("export", "exporting", "export", "Write what a disk holds to an image."),
-        ("info", "looking", "info", "Show what an image is, and whether it is whole."),
-        ("sweep", "looking", "sweep_", "Show what transfers that were killed have left, and take it away."),
+        ("export", "exporting", "export", "Write a disk to an image."),
+        ("info", "looking", "info", "Show what an image is, and whether it is complete."),
+        ("sweep", "looking", "sweep_", "Show what killed transfers left, and remove it."),
     )
 }
 
@@ -36,11 +36,11 @@ class ImageCommands(Commands):
 
 @click.group("image", cls=ImageCommands)
 def image() -> None:
-    """Make disks of images, and images of disks.
+    """Make disks from images, and images from disks, on SRs of any type.
 
-    On SRs of any type. An image is raw, VHD (with its chain), qcow2, VMDK, ISO, or a tarball of VHDs, compressed or
-    not; its bytes tell which. It comes from a file, from standard input or from an image service, and is checked
-    before anything is made: a disk holds the image exactly, or there is no disk.
+    An image is raw, VHD (with its chain), qcow2, VMDK, ISO, or a tarball of VHDs, compressed or
+    not; xenvol detects the format. It comes from a file, from standard input or from an image service. xenvol checks
+    it before it makes anything. The disk holds the image exactly, or there is no disk.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command that writes an image of a disk. Where that goes to standard output, nothing else does."""
+"""The command that exports a disk. If the image goes to standard output, all other text goes to standard error."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from xenvol.images import export_image
 def export(
     pool: Pool, *, vdi: str, target: str, target_format: Any, compress: Any, overwrite: bool, **how: Any
 ) -> None:
-    """Write what a disk holds to an image.
+    """Write a disk to an image.
 
-    VDI is a name, a uuid or a reference, of a snapshot too. TARGET is a file, which appears when it is whole, or -
-    for standard output. A disk that a VM writes to is read from a snapshot, which goes again.
+    VDI is a name, a uuid or a reference, also of a snapshot. TARGET is a file, which appears when it is complete, or -
+    for standard output. If a VM writes to the disk, xenvol reads a snapshot of it, and removes that afterwards.
 
     \b
     Examples:

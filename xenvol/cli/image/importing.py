@@ -1,4 +1,4 @@
-"""The commands that write an image onto a disk: a new one, one that is there, or a device."""
+"""The commands that write an image to a disk: a new one, an existing one, or a block device."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ from xenvol.session import Session
 @click.command("import")
 @source_options
 @click.argument("sr", metavar="[SR]", required=False)
-@click.option("--name", metavar="TEXT", help="Of the new disk; else the image's.")
-@click.option("--description", metavar="TEXT", help="Of the new disk.")
-@click.option("--raw-disk", is_flag=True, help="The SR keeps the new disk raw, and no VHD of it.")
+@click.option("--name", metavar="TEXT", help="The name of the new disk. Default: the image's.")
+@click.option("--description", metavar="TEXT", help="The description of the new disk.")
+@click.option("--raw-disk", is_flag=True, help="Make the new disk raw, not a VHD.")
 @click.option(
-    "--into", metavar="VDI", help="Instead of a new disk on an SR: write over this one, which no VM has."
+    "--into",
+    metavar="VDI",
+    help="Overwrite this disk, which no VM has, instead of making a new one on an SR.",
 )
 @blank_option
 @yes_option
@@ -54,13 +56,13 @@ def import_(
     yes: bool,
     **how: Any,
 ) -> None:
-    """Make a disk of an image, or write one over a disk.
+    """Make a disk from an image, or write an image over a disk.
 
     IMAGE is a path, - for standard input, or an http or https URL; with --parent, the leaf of a chain of VHDs. SR
-    is a name, a uuid or a reference. The disk holds the image, or there is no disk: whatever is wrong with the
-    image, its checksum, the SR or the transfer, what was made is taken back.
+    is a name, a uuid or a reference. The disk holds the image, or there is no disk: if the image, its
+    checksum, the SR or the transfer fails, xenvol removes what it made.
 
-    With --into, an image is written over a disk that is there; what that held is lost. The rest of it is zeroed.
+    With --into, the image is written over an existing disk. What that held is lost, and the rest of it is zeroed.
 
     \b
     Examples:
@@ -71,16 +73,14 @@ def import_(
       xenvol image import debian.qcow2 --into 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11 --yes
     """
     if (sr is None) == (into is None):
-        raise wrong("either an SR, on which a new disk is made, or --into a disk that is there")
+        raise wrong("give either an SR, to make a new disk, or --into with an existing disk")
     if sr is not None:
         if blank or yes:
-            raise wrong("--blank and --yes go with --into: a new disk is blank, and nothing is lost")
+            raise wrong("give --blank and --yes only with --into: a new disk is blank, and nothing is lost")
         _import(pool, source, sr, name, description or "", raw_disk, how)
     elif into is not None:
         if name is not None or description is not None or raw_disk:
-            raise wrong(
-                "--name, --description and --raw-disk are of a new disk, and --into is one that is there"
-            )
+            raise wrong("leave out --name, --description and --raw-disk with --into: they are for a new disk")
         _fill(pool, source, into, blank, yes, how)
 
 
@@ -103,8 +103,8 @@ def write(
 ) -> None:
     """Write an image over a block device of this machine.
 
-    DEVICE is a volume that is attached here: no pool is asked. What it held is lost. One that is mounted, or part
-    of something, is refused.
+    DEVICE is a volume that is attached to this machine; no pool is asked. What it held is lost. A device that is
+    mounted, or part of another device, is refused.
 
     \b
     Examples:
@@ -161,7 +161,7 @@ def _fill(
 
 
 def _confirmed(terminal: Terminal, session: Session, vdi: str) -> str:
-    """The uuid of the disk that was shown, so that it is that one which is written."""
+    """Ask the user. Return the uuid of the disk that was shown, so that this very disk is overwritten."""
     _, record = get_vdi(View.of(session), vdi)
     size = human_size(int(record["virtual_size"]))
     confirm(terminal, f"VDI {record['name_label']} ({record['uuid']}, {size})", vdi)

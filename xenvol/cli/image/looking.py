@@ -1,4 +1,4 @@
-"""The commands that look: at an image, and at what transfers that died have left."""
+"""The commands that show an image, and what killed transfers left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenvol.cli.options import Pool, output_options, pool_options
 from xenvol.cli.terminal import Terminal, human_size
 from xenvol.images import ImageSource, Leftover, find_leftovers, inspect_image, sweep
 
-NOT_WELL = 5  # the exit status of storage errors: something could not be taken away
+NOT_WELL = 5  # the exit status of storage errors: something could not be removed
 
 _AGE = re.compile(r"(\d{1,6}) ?([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -24,15 +24,15 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.command("info")
 @source_options
 @click.option(
-    "--check", is_flag=True, help="Read all of it, as an import would, and see whether it is whole."
+    "--check", is_flag=True, help="Read all of the image, as an import would, and check that it is complete."
 )
 @staging_option
 @output_options
 def info(terminal: Terminal, *, source: ImageSource, check: bool, staging_dir: str | None) -> None:
-    """Show what an image is, and whether it is whole.
+    """Show what an image is, and whether it is complete.
 
     No pool is asked. IMAGE is a path, - for standard input, or an http or https URL; with --parent, the leaf of a
-    chain of VHDs. Without --check only what stands at its beginning, and its tables, are looked at.
+    chain of VHDs. Without --check, only its beginning and its tables are read.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def info(terminal: Terminal, *, source: ImageSource, check: bool, staging_dir: s
 
 
 def read_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime.timedelta:
-    """``90s``, ``30m``, ``24h``, ``7d``."""
+    """Return the time that ``90s``, ``30m``, ``24h`` or ``7d`` means."""
     found = _AGE.fullmatch(value)
     if found is None:
         raise click.BadParameter(f"{value!r} is no time: write 30m, 24h or 7d", ctx, param)
@@ -67,16 +67,16 @@ def read_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime
     default="24h",
     show_default=True,
     callback=read_age,
-    help="What a transfer began so long ago: 30m, 24h, 7d. Longer than any that may still be under way.",
+    help="Only what a transfer began longer ago: 30m, 24h, 7d. Give more than any running transfer may take.",
 )
-@click.option("--remove", is_flag=True, help="Take it away; else it is only shown.")
+@click.option("--remove", is_flag=True, help="Remove what was found. Default: only show it.")
 @pool_options
 def sweep_(pool: Pool, *, older_than: datetime.timedelta, remove: bool) -> None:
-    """Show what transfers that were killed have left, and take it away.
+    """Show what killed transfers left, and remove it.
 
-    A disk that was never finished, a snapshot that was read, a slot of a control domain: each says that a transfer
-    made it, and when. Nothing else is touched, and nothing that a VM has. With --remove it exits with 5 if something
-    stays.
+    These are incomplete disks, snapshots of exports, and VBDs of a control domain. Each carries the mark of its
+    transfer, and when it began. Nothing else is touched, and nothing that a VM has. With --remove, the exit status is 5
+    if something stays.
 
     \b
     Examples:

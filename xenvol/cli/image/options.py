@@ -1,6 +1,6 @@
-"""What the commands of `xenvol image` share: where an image is, how it travels, and the question before data is lost.
+"""The options that the commands of `xenvol image` share, and the question before data is lost.
 
-The value of a header that lets somebody in is never on a command line, where every user of the machine could read it.
+The value of a secret header is never on a command line, where every user of the machine could read it.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ staging_option = click.option(
     "--staging-dir",
     type=click.Path(exists=True, file_okay=False),
     metavar="DIRECTORY",
-    help="Where what cannot be carried as it comes is kept meanwhile; else the system's temporary directory.",
+    help="Where to stage an image that cannot be streamed. Default: the system's temporary directory.",
 )
 road_option = click.option(
     "--road",
     type=click.Choice(["auto", "http", "block"]),
     default="auto",
     show_default=True,
-    help="To the disk's bytes: xapi's HTTP door, from anywhere; or a block device of the VM in which this runs.",
+    help="How the bytes reach the disk: by xapi's HTTP handler, or by a block device of the VM in which this runs.",
 )
-verify_option = click.option("--verify", is_flag=True, help="Read it back, and compare.")
+verify_option = click.option("--verify", is_flag=True, help="Read the disk back, and compare.")
 blank_option = click.option(
     "--blank",
     is_flag=True,
-    help="It is new, and nothing was ever written to it: holes of the image are not written either.",
+    help="The disk is new and reads as zeros, so holes of the image are not written.",
 )
 yes_option = click.option(
-    "--yes", is_flag=True, help="What it holds may be lost; else you are asked, at a terminal."
+    "--yes", is_flag=True, help="Overwrite what the disk holds, without a question at the terminal."
 )
 
 
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets an `ImageSource` as `source`, from an argument IMAGE and what is said of it."""
+    """Add the argument IMAGE and its options; the command gets an `ImageSource` as `source`."""
 
     @click.argument("image", metavar="IMAGE")
     @click.option(
@@ -56,31 +56,31 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         "parents",
         multiple=True,
         metavar="PATH",
-        help="Of a VHD that holds only differences, what it differs from. Once for each of the chain, the base last.",
+        help="The parent of a differencing VHD. Give it once for each VHD of the chain, the base last.",
     )
     @click.option(
         "--format",
         "source_format",
         type=click.Choice(FORMATS),
-        help="What the image is. Else its bytes tell: a raw disk may begin like anything.",
+        help="The image's format. Default: detected from its bytes; a raw disk can look like any format.",
     )
     @click.option(
         "--size",
         metavar="SIZE",
         callback=read_size,
-        help="Of a stream that does not say how long it is: 10 (GiB), 512MiB, 4096B.",
+        help="The length of a stream that does not give it: 10 (GiB), 512MiB, 4096B.",
     )
     @click.option(
         "--checksum",
         metavar="[ALGORITHM:]DIGEST",
-        help="Of the image as it is stored: sha256:…, sha512:…, md5:…",
+        help="The checksum of the image as it is stored: sha256:…, sha512:…, md5:…",
     )
     @click.option(
         "--header",
         "headers",
         multiple=True,
         metavar="'NAME: VALUE'",
-        help="A header for the image service, which anybody may read. May be given several times.",
+        help="A header for the image service that is no secret. May be given several times.",
     )
     @click.option(
         "--header-file",
@@ -88,24 +88,24 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         multiple=True,
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help="Its first line is a header that is a secret: `Authorization: Bearer …`.",
+        help="A file whose first line is a secret header: `Authorization: Bearer …`.",
     )
     @click.option(
         "--token-file",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help=f"Its first line is the token for the image service, sent as {TOKEN}.",
+        help=f"A file whose first line is the token for the image service, sent as {TOKEN}.",
     )
     @click.option(
         "--image-ca-file",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help="Certificates (PEM) of the authorities that vouch for the image service; else the system's.",
+        help="The CA certificates (PEM) that verify the image service. Default: the system's.",
     )
     @click.option(
         "--image-insecure",
         is_flag=True,
-        help="Instead: believe whoever answers, who could then read the token.",
+        help="Do not verify the image service: an attacker in between could read the token.",
     )
     @functools.wraps(command)
     def run(
@@ -124,7 +124,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         is_url = image.lower().startswith(("http://", "https://"))
         if not is_url and (headers or header_files or token_file or image_ca_file or image_insecure):
-            raise wrong(f"{image} is no URL: it takes no headers, no token, and nobody vouches for it")
+            raise wrong(f"{image} is no URL: leave out the options for headers, tokens and certificates")
         if parents:
             _check_chain((image, *parents), source_format, checksum)
         try:
@@ -147,17 +147,18 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _check_chain(paths: Sequence[str], source_format: str | None, checksum: str | None) -> None:
     if any(path == "-" or "://" in path for path in paths):
-        raise wrong("a chain of VHDs is of files: with --parent, IMAGE is a path, too")
+        raise wrong("with --parent, every VHD of the chain must be a file: give a path as IMAGE, too")
     if source_format not in (None, "vhd") or checksum is not None:
         raise wrong(
-            "a chain of files is of VHDs, and has no checksum of its own: leave --format and --checksum away"
+            "with --parent, leave out --format and --checksum: the files are VHDs, and a chain has no checksum"
         )
 
 
 def _headers(
     url: str, plain: Sequence[str], files: Sequence[str], token_file: str | None, insecure: bool
 ) -> Mapping[str, str | Secret]:
-    """Raises UsageError, which quotes no value; ValueError for what is no header; SourceError for what is no URL."""
+    """Return the headers by name. Raises UsageError, which quotes no value, ValueError for a wrong header, and
+    SourceError for a wrong URL."""
     headers: dict[str, str | Secret] = {}
     for number, text in enumerate(plain, start=1):
         name, value = _split(text, f"header {number}")
@@ -173,7 +174,7 @@ def _headers(
         headers[name] = Secret(value)
     if token_file is not None:
         headers[TOKEN] = first_line(token_file, what="token file", holds="the token")
-    Request.parse(url, headers, insecure)  # what would be sent in the clear is said before anybody logs in
+    Request.parse(url, headers, insecure)  # refuse a secret over plain HTTP before any log-in
     return headers
 
 
@@ -185,17 +186,17 @@ def _split(text: str, what: str) -> tuple[str, str]:
 
 
 def confirm(terminal: Terminal, what: str, name: str) -> None:
-    """Whoever sits there types the name of what will be overwritten. Raises UsageError where he does not."""
+    """Ask the user to type the name of what will be overwritten. Raises UsageError if the answer is another one."""
     terminal.warn(f"what {what} holds will be lost")
     if terminal.ask(f"To overwrite it, type its name ({name}); Enter leaves it as it is").strip() != name:
-        raise wrong(f"{what} is as it was, since its name was not typed")
+        raise wrong(f"{what} was not changed, since its name was not typed")
 
 
 def check_may_ask(terminal: Terminal, what: str) -> None:
-    """Raise UsageError where nobody is there to be asked: a program, or who pipes an image in."""
+    """Raise UsageError if no user can be asked: with --json, or if standard input is no terminal."""
     if terminal.as_json or not sys.stdin.isatty():
         raise wrong(
-            f"what {what} holds would be lost: say --yes; at a terminal, and without --json, you would be asked"
+            f"what {what} holds would be lost: give --yes, or run this at a terminal without --json to be asked"
         )
 
 
@@ -204,7 +205,7 @@ def wrong(problem: str) -> click.UsageError:
 
 
 def export_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command gets `target_format`, `compress` and `overwrite`."""
+    """Add the options of an export; the command gets `target_format`, `compress` and `overwrite`."""
 
     @click.option(
         "--format",
@@ -212,17 +213,17 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Choice(["raw", "vhd", "tarball"]),
         default="raw",
         show_default=True,
-        help="What is written; a tarball holds a VHD, as image services of XenServer have it.",
+        help="The format to write. A tarball holds a VHD, as image services keep it for XenServer.",
     )
     @click.option(
         "--compress",
         type=click.Choice(["none", "gzip", "zstd"]),
         default="none",
         show_default=True,
-        help="With what it is packed.",
+        help="The compression of the image.",
     )
     @click.option(
-        "--overwrite", is_flag=True, help="A file of that name may be replaced, once the image is whole."
+        "--overwrite", is_flag=True, help="Replace a file of that name, once the image is complete."
     )
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:

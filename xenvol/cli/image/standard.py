@@ -1,6 +1,6 @@
-"""Standard input and output as an image: bytes, never at a terminal; what goes wrong with them is said as of a file.
+"""Standard input and output as an image: bytes, never at a terminal. Their errors read like those of a file.
 
-Holes are left in standard output only where it is an empty file that nobody appends to; elsewhere zeros are written.
+If standard output is an empty file that is not opened to append, holes are left in it; else zeros are written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME: Final = "standard output"
 
 
 def standard_input() -> BinaryIO:
-    """Raises UsageError at a terminal."""
+    """Return standard input. Raises UsageError at a terminal."""
     if sys.stdin.isatty():
         raise click.UsageError(
             "- is standard input, which is the terminal: pipe the image in, or name a file",
@@ -32,7 +32,7 @@ def standard_input() -> BinaryIO:
 
 
 def standard_output() -> BinaryIO:
-    """Raises UsageError at a terminal; what it gives raises TargetError."""
+    """Return standard output, whose errors are TargetError. Raises UsageError at a terminal."""
     if sys.stdout.isatty():
         raise click.UsageError(
             "- is standard output, which is the terminal: send it to a file or a pipe, or name a file",
@@ -42,12 +42,12 @@ def standard_output() -> BinaryIO:
     file.flush()
     if _is_new_file(file):
         return cast(BinaryIO, _NewFile(file.fileno()))
-    # without a buffer: what a broken pipe has not taken would be written once more when the program ends
+    # without a buffer: Python would write what a broken pipe has not taken once more when the program ends
     return cast(BinaryIO, _Pipe(cast(BinaryIO, getattr(file, "raw", file))))
 
 
 class _Pipe:
-    """To be written from its beginning to its end."""
+    """Standard output that cannot seek: written from its beginning to its end."""
 
     name = NAME
 
@@ -63,7 +63,7 @@ class _Pipe:
 
 
 class _NewFile(io.FileIO):
-    """A file in which holes can be left, and which stays open."""
+    """Standard output that is an empty file: holes can be left in it, and it stays open."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -82,13 +82,13 @@ class _NewFile(io.FileIO):
 
 
 def _write(write: Callable[[memoryview], int | None], data: bytes) -> int:
-    """All of it: a raw file may take less at a time."""
+    """Write all of the data: a raw file may take less at a time."""
     left = memoryview(data)
     while left:
         with _told():
             written = write(left)
         if written is None:
-            raise TargetError(NAME, problem="it does not wait for its bytes (it is non-blocking)")
+            raise TargetError(NAME, problem="it is non-blocking, so it does not wait for its bytes")
         left = left[written:]
     return len(data)
 
@@ -98,13 +98,13 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise TargetError(NAME, problem="whoever read it is gone") from error
+        raise TargetError(NAME, problem="the program that read it has ended") from error
     except OSError as error:
         raise TargetError(NAME, problem=error.strerror or str(error)) from error
 
 
 def _is_new_file(file: BinaryIO) -> bool:
-    """A regular one, empty, and not opened to append (of which a seek is ignored)."""
+    """Whether it is a regular file, empty, and not opened to append: then a seek would be ignored."""
     try:
         descriptor = file.fileno()
         state = os.fstat(descriptor)
