@@ -6,7 +6,7 @@ import pytest
 
 from tests.meanwhile import another_process, interrupted
 from tests.scenarios import IQN, SCENARIOS, Scenario, arrange_target, changes, iscsi, touch_hosts
-from xenvol.errors import VolumeNotFound, XapiError
+from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -153,3 +153,41 @@ class TestADiskThatItsCallerPutIntoAVM:
         assert volume_ops.prepare_migration(vm, other) == [xapi.db.get("SR", sr, "uuid")]
         volume_ops._session.call("VM.pool_migrate", vm, other, {})
         assert xapi.db.get("VM", vm, "resident_on") == other
+
+
+class TestADiskThatIsHeldAsAnotherVolume:
+    """One LUN under two ids: who disconnects one of them would take the disk of the other."""
+
+    def test_is_not_connected(self, xapi: Simulator, volume_ops: VolumeOps) -> None:
+        arrange_target(xapi)
+        volume = volume_ops.connect_volume(iscsi(0, volume_id="V1"))
+        before = xapi.snapshot()
+        with pytest.raises(VolumeInUse, match="volume V1"):
+            volume_ops.connect_volume(iscsi(0, volume_id="V2"))
+        assert changes(before, xapi.snapshot()) == []
+        assert volume_ops.connect_volume(iscsi(0, volume_id="V1")) == volume
+
+    def test_is_not_attached(self, xapi: Simulator, volume_ops: VolumeOps) -> None:
+        arrange_target(xapi)
+        xapi.add_vm("web")
+        volume_ops.connect_volume(iscsi(0, volume_id="V1"))
+        before = xapi.snapshot()
+        with pytest.raises(VolumeInUse, match="volume V1"):
+            volume_ops.attach_volume(iscsi(0, volume_id="V2"), "web")
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_is_not_connected_where_another_process_is_faster(
+        self, xapi: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        arrange_target(xapi)
+        other = volume_ops.connect_volume(iscsi(1))
+        first = iscsi(0, volume_id="V1")
+        with (
+            interrupted(xapi, "VDI.get_all_records_where", lambda: volume_ops.connect_volume(first)) as ops,
+            pytest.raises(VolumeInUse, match="volume V1"),
+        ):
+            ops.connect_volume(iscsi(0, volume_id="V2"))
+        assert volume_ops.connect_volume(first).sr_ref == other.sr_ref
+        volume_ops.disconnect_volume(first)
+        volume_ops.disconnect_volume(iscsi(1))
+        assert xapi.db.refs("SR") == []

@@ -270,3 +270,34 @@ class TestTheHostsThatNeedTheDisk:
         for pbd in pool.db.refs("PBD"):
             if pool.db.get("PBD", pbd, "host") == other:
                 ops._session.call("PBD.unplug", pbd)
+
+
+class TestADiskThatAnotherToolTouchesMeanwhile:
+    def test_is_plugged_when_the_attach_returns(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        first = volume_ops.attach_volume(iscsi(0), "web")
+
+        def unplug() -> None:
+            volume_ops._session.call("VBD.unplug", first.vbd_ref)
+
+        with interrupted(target, "event.from", unplug) as ops:
+            again = ops.attach_volume(iscsi(0), "web")
+        assert again.is_plugged
+        assert again.vbd_ref == first.vbd_ref
+        assert target.db.get("VBD", first.vbd_ref, "currently_attached")
+
+
+class TestAnUnmarkedVBDOfADiskThatAnotherVMHas:
+    def test_is_not_plugged_and_the_other_vm_named(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        """Another tool made it. xapi would refuse the plug, each time anew."""
+        target.add_vm("db")
+        theirs = volume_ops.attach_volume(iscsi(0), "db")
+        record = {"VM": target.db.by_name("VM", "web")[0], "VDI": theirs.vdi_ref, "userdevice": "5"}
+        record |= {"bootable": False, "mode": "RW", "type": "Disk", "unpluggable": True, "empty": False}
+        maps: dict[str, Any] = {
+            name: {} for name in ("other_config", "qos_algorithm_params", "xenstore_data")
+        }
+        volume_ops._session.call("VBD.create", {**record, **maps, "qos_algorithm_type": ""})
+        before = target.snapshot()
+        with pytest.raises(VolumeInUse, match="db"):
+            volume_ops.attach_volume(iscsi(0), "web")
+        assert changes(before, target.snapshot()) == []

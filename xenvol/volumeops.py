@@ -176,7 +176,10 @@ class VolumeOps:
             if bootable:
                 slots.make_bootable(view, undo, vbd_ref, vbd)
             slots.take_over(view, undo, vbd_ref, vbd, info)
-            return checked(view, volume, read_back(view, vm, vbd_ref, vbd["VDI"]))
+            attachment = checked(view, volume, read_back(view, vm, vbd_ref, vbd["VDI"]))
+            if not attachment.is_plugged:
+                raise ChangedMeanwhile(f"attach to VM {vm}", what="another process unplugged the disk")
+            return attachment
         except BaseException as error:
             undo.unwind(error)
             raise

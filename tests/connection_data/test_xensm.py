@@ -114,3 +114,8 @@ def test_every_key_says_which_form_it_takes() -> None:
     """In words and as JSON Schema."""
     assert all(accepted_keys(XenSMConnectionData).values())
     assert json_schema(XenSMConnectionData)["$defs"]["XenSMConnectionData"]["properties"]["sr_uuid"]
+
+
+def test_an_sr_uuid_in_capitals_is_the_same_sr() -> None:
+    """xapi compares uuids letter by letter, and writes them in small ones."""
+    assert XenSMVolume.parse({"sr_uuid": SR.upper(), "target_lun": "0"}).sr_uuid == SR

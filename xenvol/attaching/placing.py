@@ -51,6 +51,7 @@ def put_in(
     if vbd_ref is not None:
         slots.check_position(vm_vbds[vbd_ref], place.requested)
         slots.check_mode(vm, vm_vbds[vbd_ref], spec.mode)
+        in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode, but=vbd_ref)
         slots.adopt(view, undo, vbd_ref, vm_vbds[vbd_ref], spec.other_config)
     else:
         in_use.check_not_in_use(view, vdi_ref, info, vm=vm, mode=spec.mode)

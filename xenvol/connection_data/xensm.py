@@ -76,7 +76,7 @@ class XenSMVolume:
             raise refusal("sr_uuid", XenSMConnectionData, driver=DRIVER)
         made_of = {key: _value(data, key) for key in listed}
         return cls(
-            sr_uuid=keys.sr_uuid,
+            sr_uuid=keys.sr_uuid.lower(),
             vdi_uuid=None if keys.vdi_uuid is None else keys.vdi_uuid.lower(),
             target_lun=keys.target_lun,
             sr_type=None if keys.sr_type is None else keys.sr_type.lower(),
