@@ -239,6 +239,34 @@ class TestHostGroups:
         assert changes(before, groups.snapshot()) == []
 
     @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
+    def test_a_detach_takes_out_no_disk_of_which_the_hosts_disagree(
+        self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
+    ) -> None:
+        """A halted VM has, without marks, the disks that the hosts see under the number. Either could be meant."""
+        own = "5a000000-0000-4000-8000-000000000001"
+        groups.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="", sr_uuid=own)
+        (halted,) = groups.db.by_name("VM", "halted")
+        for lun in (1, 2):
+            groups.add_vbd(halted, vdi_of(groups, lun))
+        before = groups.snapshot()
+        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
+            volume_ops.detach_volume(info, "halted")
+        assert [line for line in changes(before, groups.snapshot()) if "iscsi_sessions" not in line] == []
+
+    def test_a_detach_takes_out_the_disk_of_which_the_hosts_that_see_it_agree(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The other host sees no LUN under the number."""
+        show(target, 0, as_1=1, as_2=2)
+        show(target, 1, as_2=2)
+        halted = target.add_vm("halted", power_state="Halted")
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        for lun in (1, 2):
+            target.add_vbd(halted, vdi_of(target, lun))
+        volume_ops.detach_volume(iscsi(1), "halted")
+        assert [target.db.get("VBD", ref, "VDI") for ref in target.db.refs("VBD")] == [vdi_of(target, 2)]
+
+    @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
     def test_a_detach_spares_the_volume_that_is_held_and_has_the_number_on_the_master(
         self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
     ) -> None:

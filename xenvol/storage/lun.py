@@ -32,6 +32,7 @@ from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.lun_listing import (
     cannot_be_asked,
+    check_same,
     has_numbers,
     includes_master,
     is_master_alone,
@@ -128,8 +129,9 @@ def which_lun(
     """Return those of the disks `among` that these hosts see as the LUN with this number (None: as the only LUN).
 
     If the pool has no driver that lists LUNs, `VDI.introduce` finds the LUN that the master sees under the number; a
-    record that this makes is forgotten again. Raises XapiError if no host can list its LUNs, and UnsupportedSRType if
-    the pool has no such driver and `hosts` has another host than the master.
+    record that this makes is forgotten again. Raises WrongVolume if the hosts see different LUNs under the number, and
+    one of them is among these disks. Raises XapiError if no host can list its LUNs, and UnsupportedSRType if the pool
+    has no such driver and `hosts` has another host than the master.
     """
     if not among:
         return set()
@@ -144,13 +146,16 @@ def which_lun(
         vdi_ref = _ask_master(view, undo, sr_ref, lun, vdis_of(view, sr_ref))
         undo.unwind()
         return {ref for ref in among if ref == vdi_ref}
-    scsi_ids: set[str] = set()
-    for luns in seen.values():
-        if lun in luns:
-            scsi_ids.add(luns[lun])
+    numbered: dict[HostRef, str] = {}
+    for host_ref, luns in seen.items():
+        if lun is not None and lun in luns:
+            numbered[host_ref] = luns[lun]
         elif lun is None and len(luns) == 1:
-            scsi_ids |= set(luns.values())
-    return {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in scsi_ids}
+            (numbered[host_ref],) = luns.values()
+    found = {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in numbered.values()}
+    if found:
+        check_same(view, lun, numbered)
+    return found
 
 
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
