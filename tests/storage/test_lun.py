@@ -318,6 +318,146 @@ class TestSharing:
         assert target.db.get("VDI", vdi_of(target, 1), "sharable")
 
 
+class TestLunsThatExchangedTheirNumbers:
+    """The records of an SR keep the old numbers. To write by such a number overwrites the record of another LUN."""
+
+    @pytest.fixture
+    def target(self, target: Simulator) -> Simulator:
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        return target
+
+    @pytest.fixture(params=[True, False], ids=["listed", "unlisted"])
+    def is_listed(self, target: Simulator, request: pytest.FixtureRequest) -> bool:
+        """Whether the pool has the driver that lists LUNs."""
+        is_listed: bool = request.param
+        if not is_listed:
+            without_the_driver_that_lists_luns(target)
+        return is_listed
+
+    @staticmethod
+    def exchange(xapi: Simulator) -> None:
+        """LUN 0 becomes LUN 1, and LUN 1 becomes LUN 0."""
+        san = xapi.storage.san
+        for lun in (0, 1):
+            san.remove_lun(IQN, lun)
+        for lun in (0, 1):
+            san.add_lun(IQN, lun, GIB, scsi_id=scsi_id(1 - lun))
+
+    def test_are_shared_and_unshared_by_the_number_that_they_have_now(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        first, second = vdi_of(target, 0), vdi_of(target, 1)
+        volume_ops._session.xenapi.VDI.set_name_label(second, "theirs")
+        self.exchange(target)
+        before = record_of(target, second)
+        info = {**iscsi(1, wwn=scsi_id(0)[1:]), "multiattach": True}
+        for vm in ("web", "db"):
+            assert volume_ops.attach_volume(info, vm).vdi_ref == first
+        assert target.db.get("VDI", first, "sharable")
+        assert record_of(target, second) == before
+        for vm in ("web", "db"):
+            volume_ops.detach_volume(info, vm)
+        assert not target.db.get("VDI", first, "sharable")
+        assert record_of(target, second) == before
+
+    def test_are_not_shared_in_a_pool_that_cannot_list_their_numbers(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        without_the_driver_that_lists_luns(target)
+        self.exchange(target)
+        before = target.snapshot()
+        with pytest.raises(VolumeNotFound, match=scsi_id(0)):
+            volume_ops.attach_volume({**iscsi(1, wwn=scsi_id(0)[1:]), "multiattach": True}, "web")
+        # the driver has written their numbers
+        left = [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line]
+        assert [line for line in left if "LUNid" not in line] == []
+
+    def test_are_not_unshared_by_the_number_that_they_had(
+        self, target: Simulator, volume_ops: VolumeOps, is_listed: bool
+    ) -> None:
+        """The other one is held, and would lose its hold."""
+        first, second = vdi_of(target, 0), vdi_of(target, 1)
+        target.add_vm("guest", power_state="Halted")
+        info = {**iscsi(0, wwn=scsi_id(0)[1:]), "multiattach": True}
+        volume_ops.attach_volume(info, "guest")
+        assert volume_ops.connect_volume(iscsi(1)).vdi_ref == second
+        before = record_of(target, second)
+        self.exchange(target)
+        volume_ops.detach_volume(info, "guest")
+        assert record_of(target, second) == before
+        assert is_held(target.db.record("VDI", second))
+        # without the driver that lists LUNs, xenvol cannot know the new number, so the disk stays sharable
+        assert target.db.get("VDI", first, "sharable") != is_listed
+
+    def test_just_before_the_record_is_written_leave_that_of_the_other_one(
+        self, target: Simulator, volume_ops: VolumeOps, is_listed: bool
+    ) -> None:
+        """The first probe finds the LUN, the second one finds its number on the master."""
+        second = vdi_of(target, 1)
+        volume_ops.connect_volume(iscsi(1))
+        before = record_of(target, second)
+        last, nth = ("SR.probe", 2) if is_listed else ("VDI.introduce", 1)
+        with (
+            interrupted(target, last, lambda: self.exchange(target), nth=nth) as ops,
+            pytest.raises(WrongVolume, match=scsi_id(0)),
+        ):
+            ops.attach_volume({**iscsi(0, wwn=scsi_id(0)[1:]), "multiattach": True}, "web")
+        assert record_of(target, second) == before
+        assert target.db.refs("VBD") == []
+
+
+def record_of(xapi: Simulator, vdi: str) -> tuple[Any, ...]:
+    """Return what a call of VDI.introduce overwrites."""
+    row = xapi.db.record("VDI", vdi)
+    return row["name_label"], row["name_description"], row["other_config"], row["sharable"]
+
+
+class TestALunThatIsMappedLaterAndThatTwoProcessesIntroduce:
+    """The second one finds the record of the first one when it has the turn."""
+
+    @pytest.fixture
+    def target(self, target: Simulator, volume_ops: VolumeOps) -> Simulator:
+        volume_ops.attach_volume(iscsi(0), "db")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        return target
+
+    @pytest.mark.parametrize("first", ["connect", "attach"])
+    @pytest.mark.parametrize("second", ["connect", "attach"])
+    def test_keeps_the_hold_of_each_connect(
+        self, target: Simulator, volume_ops: VolumeOps, first: str, second: str
+    ) -> None:
+        info = iscsi(9, multiattach=True)
+
+        def run(ops: VolumeOps, verb: str) -> None:
+            ops.connect_volume(info) if verb == "connect" else ops.attach_volume(info, "web")
+
+        with interrupted(target, "SR.probe", lambda: run(volume_ops, second)) as ops:
+            run(ops, first)
+        vdi = target.db.record("VDI", vdi_of(target, 9))
+        assert is_held(vdi) == ("connect" in (first, second))
+        assert len(vdi["VBDs"]) == ("attach" in (first, second))
+
+    @pytest.mark.parametrize("after", ["SR.probe", "VDI.introduce"])
+    def test_stays_for_the_other_one_where_one_of_them_fails(
+        self, target: Simulator, volume_ops: VolumeOps, after: str
+    ) -> None:
+        def connect() -> None:
+            volume_ops.connect_volume(iscsi(9))
+            target.faults.refuse("VBD.create", "SR_BACKEND_FAILURE_1200", "", "ordered", "")
+
+        with interrupted(target, after, connect) as ops, pytest.raises(XapiError, match="ordered"):
+            ops.attach_volume(iscsi(9), "web")
+        assert is_held(target.db.record("VDI", vdi_of(target, 9)))
+
+    def test_is_shared_although_the_other_process_introduced_it_unshared(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        with interrupted(target, "SR.probe", lambda: volume_ops.connect_volume(iscsi(9))) as ops:
+            attachment = ops.attach_volume({**iscsi(9), "multiattach": True}, "web")
+        assert target.db.get("VDI", attachment.vdi_ref, "sharable")
+        assert is_held(target.db.record("VDI", attachment.vdi_ref))
+
+
 class TestALunUnderAnSROfLVM:
     @pytest.mark.parametrize("info", [iscsi(5), xensm_lun(5)], ids=["iscsi", "xensm"])
     @pytest.mark.parametrize("is_plugged", [True, False])
