@@ -253,6 +253,29 @@ class TestHostGroups:
             volume_ops.detach_volume(info, "halted")
         assert [line for line in changes(before, groups.snapshot()) if "iscsi_sessions" not in line] == []
 
+    def test_a_volume_that_not_every_host_sees_is_extended(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The array exports a volume to its VM's host and to the master."""
+        show(target, 0, as_1=1, as_2=2)
+        show(target, 1, as_2=2)
+        volume_ops.connect_volume(iscsi(1), hosts=[target.db.refs("host")[0]])
+        volume_ops.connect_volume(iscsi(2), hosts=[target.db.refs("host")[1]])
+        target.storage.san.resize_lun(IQN, 1, 2 * GIB)
+        assert volume_ops.extend_volume(iscsi(1)) == 2 * GIB
+        with pytest.raises(VolumeNotFound, match="LUN 7"):
+            volume_ops.extend_volume(iscsi(7))
+
+    def test_a_volume_of_which_the_hosts_disagree_is_extended_if_the_data_proves_it(
+        self, groups: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.connect_volume(iscsi(1), hosts=[groups.db.refs("host")[1]])
+        groups.storage.san.resize_lun(IQN, 2, 2 * GIB)
+        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
+            volume_ops.extend_volume(iscsi(1))
+        assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(2))) == 2 * GIB
+        assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(1))) == GIB
+
     def test_a_detach_takes_out_the_disk_of_which_the_hosts_that_see_it_agree(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
@@ -308,6 +331,22 @@ class TestSharing:
         assert target.db.get("VDI", vdi_of(target, 1), "sharable")
         volume_ops.detach_volume(iscsi(1), "web")
         assert changes(before, target.snapshot()) == []
+
+    def test_the_only_lun_of_a_target_is_as_it_was_after_the_detach(
+        self, xapi: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The data has no LUN number."""
+        arrange_target(xapi, luns=1)
+        touch_hosts(xapi)
+        xapi.add_vm("web")
+        xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        info = {**iscsi(0), "multiattach": True}
+        info["data"] = {key: value for key, value in info["data"].items() if key != "target_lun"}
+        before = xapi.snapshot()
+        attachment = volume_ops.attach_volume(info, "web")
+        assert xapi.db.get("VDI", attachment.vdi_ref, "sharable")
+        volume_ops.detach_volume(info, "web")
+        assert changes(before, xapi.snapshot()) == []
 
     def test_a_disk_that_was_sharable_before_stays_so(self, target: Simulator, volume_ops: VolumeOps) -> None:
         target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")

@@ -81,7 +81,7 @@ def find_lun(
     share = partial(_share, view, undo, sr_ref) if sharable else lambda vdi_ref, vdi: vdi
     if lun is None:
         lun = _the_only_number(rows)
-    of_that_number = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
+    of_that_number = _numbered(rows, lun)
     is_listed = is_fresh and is_master_alone(view, hosts)
     can_ask = has_numbers(view, sr_ref, sr_type)
     if is_listed or not can_ask:
@@ -161,6 +161,35 @@ def which_lun(
     return found
 
 
+def find_listed_lun(
+    view: View,
+    sr_ref: SRRef,
+    lun: int | None,
+    *,
+    hosts: Iterable[HostRef] | None,
+    proves: Callable[[Record], bool | None],
+) -> Record:
+    """Return the VDI's record of a LUN, in an SR that has just listed its target. Introduces no LUN.
+
+    If the data proves no disk, the hosts (None: all) that see the number must agree, but not every host must see it:
+    an array may show a volume to the master and to its VM's host only. Raises VolumeNotFound, and the errors of
+    `which_lun`.
+    """
+    rows = vdis_of(view, sr_ref)
+    found = {ref for ref, vdi in rows.items() if proves(vdi)}
+    if not found and lun is None:
+        found = {ref for ref in rows if len(rows) == 1}
+    elif not found:
+        found = which_lun(
+            view, sr_ref, lun, {ref: vdi for ref, vdi in rows.items() if proves(vdi) is None}, hosts
+        )
+    if len(found) != 1:
+        what = "the only LUN (no LUN number was given)" if lun is None else f"LUN {lun}"
+        raise VolumeNotFound(what, found=map(describe, rows.values()))
+    (vdi_ref,) = found
+    return rows[vdi_ref]
+
+
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
     """Raise VolumeInUse if one of these SRs keeps its volume group on the LUN: a VM would overwrite it."""
     scsi_id = vdi["sm_config"].get("SCSIid")
@@ -180,17 +209,18 @@ def forget_lun(
 ) -> None:
     """Take back what xenvol did to the LUN's record in an SR that stays, unless the LUN is in use. Idempotent.
 
-    `of` says whether a record is that of the LUN; without it, the number on the master decides. In an SR that xenvol
-    introduced, the record is dropped, since the array may give its number to another LUN. In another owner's SR, the
-    record stays, and is as sharable as before.
+    `of` says whether a record is that of the LUN; without it, the number on the master decides. If `lun` is None, and
+    `of` does not tell one record from the others, nothing is done. In an SR that xenvol introduced, the record is
+    dropped, since the array may give its number to another LUN. In another owner's SR, the record stays, and is as
+    sharable as before.
     """
-    if lun is None:
+    rows = vdis_of(view, sr_ref)
+    own = _numbered(rows, lun) if of is None else {ref: vdi for ref, vdi in rows.items() if of(vdi)}
+    if lun is None and len(own) != 1:
         return
     is_own = is_ours(view.record("SR", sr_ref))
-    for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        number = vdi["sm_config"].get("LUNid")
-        is_it = number == str(lun) if of is None else of(vdi)
-        if not is_it or vdi["VBDs"] or is_held(vdi):
+    for vdi_ref, vdi in own.items():
+        if vdi["VBDs"] or is_held(vdi):
             continue
         if is_own:
             forget_vdi(view, vdi_ref)
@@ -336,7 +366,7 @@ def _ask_master(view: View, undo: Undo, sr_ref: SRRef, lun: int) -> VDIRef | Non
     return vdi_ref
 
 
-def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
+def _numbered(rows: Mapping[VDIRef, Record], lun: int | None) -> dict[VDIRef, Record]:
     return {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
 
 
