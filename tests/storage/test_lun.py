@@ -266,13 +266,21 @@ class TestHostGroups:
         with pytest.raises(VolumeNotFound, match="LUN 7"):
             volume_ops.extend_volume(iscsi(7))
 
+    @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
+    def test_a_volume_of_which_the_hosts_disagree_is_not_extended(
+        self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
+    ) -> None:
+        """The size of the other volume would be returned as the size of this one."""
+        volume_ops.connect_volume(info, hosts=[groups.db.refs("host")[1]])
+        groups.storage.san.resize_lun(IQN, 2, 2 * GIB)
+        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
+            volume_ops.extend_volume(info)
+
     def test_a_volume_of_which_the_hosts_disagree_is_extended_if_the_data_proves_it(
         self, groups: Simulator, volume_ops: VolumeOps
     ) -> None:
         volume_ops.connect_volume(iscsi(1), hosts=[groups.db.refs("host")[1]])
         groups.storage.san.resize_lun(IQN, 2, 2 * GIB)
-        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
-            volume_ops.extend_volume(iscsi(1))
         assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(2))) == 2 * GIB
         assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(1))) == GIB
 
