@@ -239,6 +239,65 @@ class TestHostGroups:
         assert changes(before, groups.snapshot()) == []
 
     @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
+    def test_a_detach_takes_out_no_disk_of_which_the_hosts_disagree(
+        self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
+    ) -> None:
+        """A halted VM has, without marks, the disks that the hosts see under the number. Either could be meant."""
+        own = "5a000000-0000-4000-8000-000000000001"
+        groups.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="", sr_uuid=own)
+        (halted,) = groups.db.by_name("VM", "halted")
+        for lun in (1, 2):
+            groups.add_vbd(halted, vdi_of(groups, lun))
+        before = groups.snapshot()
+        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
+            volume_ops.detach_volume(info, "halted")
+        assert [line for line in changes(before, groups.snapshot()) if "iscsi_sessions" not in line] == []
+
+    def test_a_volume_that_not_every_host_sees_is_extended(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The array exports a volume to its VM's host and to the master."""
+        show(target, 0, as_1=1, as_2=2)
+        show(target, 1, as_2=2)
+        volume_ops.connect_volume(iscsi(1), hosts=[target.db.refs("host")[0]])
+        volume_ops.connect_volume(iscsi(2), hosts=[target.db.refs("host")[1]])
+        target.storage.san.resize_lun(IQN, 1, 2 * GIB)
+        assert volume_ops.extend_volume(iscsi(1)) == 2 * GIB
+        with pytest.raises(VolumeNotFound, match="LUN 7"):
+            volume_ops.extend_volume(iscsi(7))
+
+    @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
+    def test_a_volume_of_which_the_hosts_disagree_is_not_extended(
+        self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
+    ) -> None:
+        """The size of the other volume would be returned as the size of this one."""
+        volume_ops.connect_volume(info, hosts=[groups.db.refs("host")[1]])
+        groups.storage.san.resize_lun(IQN, 2, 2 * GIB)
+        with pytest.raises(WrongVolume, match="under number 1 on all hosts"):
+            volume_ops.extend_volume(info)
+
+    def test_a_volume_of_which_the_hosts_disagree_is_extended_if_the_data_proves_it(
+        self, groups: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        volume_ops.connect_volume(iscsi(1), hosts=[groups.db.refs("host")[1]])
+        groups.storage.san.resize_lun(IQN, 2, 2 * GIB)
+        assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(2))) == 2 * GIB
+        assert volume_ops.extend_volume(iscsi(1, scsi_id=scsi_id(1))) == GIB
+
+    def test_a_detach_takes_out_the_disk_of_which_the_hosts_that_see_it_agree(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The other host sees no LUN under the number."""
+        show(target, 0, as_1=1, as_2=2)
+        show(target, 1, as_2=2)
+        halted = target.add_vm("halted", power_state="Halted")
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        for lun in (1, 2):
+            target.add_vbd(halted, vdi_of(target, lun))
+        volume_ops.detach_volume(iscsi(1), "halted")
+        assert [target.db.get("VBD", ref, "VDI") for ref in target.db.refs("VBD")] == [vdi_of(target, 2)]
+
+    @pytest.mark.parametrize("info", [iscsi(1), xensm_lun(1)], ids=["iscsi", "xensm"])
     def test_a_detach_spares_the_volume_that_is_held_and_has_the_number_on_the_master(
         self, groups: Simulator, volume_ops: VolumeOps, info: dict[str, Any]
     ) -> None:
@@ -281,6 +340,22 @@ class TestSharing:
         volume_ops.detach_volume(iscsi(1), "web")
         assert changes(before, target.snapshot()) == []
 
+    def test_the_only_lun_of_a_target_is_as_it_was_after_the_detach(
+        self, xapi: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The data has no LUN number."""
+        arrange_target(xapi, luns=1)
+        touch_hosts(xapi)
+        xapi.add_vm("web")
+        xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        info = {**iscsi(0), "multiattach": True}
+        info["data"] = {key: value for key, value in info["data"].items() if key != "target_lun"}
+        before = xapi.snapshot()
+        attachment = volume_ops.attach_volume(info, "web")
+        assert xapi.db.get("VDI", attachment.vdi_ref, "sharable")
+        volume_ops.detach_volume(info, "web")
+        assert changes(before, xapi.snapshot()) == []
+
     def test_a_disk_that_was_sharable_before_stays_so(self, target: Simulator, volume_ops: VolumeOps) -> None:
         target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
         with target.xapi.lock:
@@ -288,6 +363,146 @@ class TestSharing:
         volume_ops.attach_volume({**iscsi(1), "multiattach": True}, "web")
         volume_ops.detach_volume(iscsi(1), "web")
         assert target.db.get("VDI", vdi_of(target, 1), "sharable")
+
+
+class TestLunsThatExchangedTheirNumbers:
+    """The records of an SR keep the old numbers. To write by such a number overwrites the record of another LUN."""
+
+    @pytest.fixture
+    def target(self, target: Simulator) -> Simulator:
+        target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        return target
+
+    @pytest.fixture(params=[True, False], ids=["listed", "unlisted"])
+    def is_listed(self, target: Simulator, request: pytest.FixtureRequest) -> bool:
+        """Whether the pool has the driver that lists LUNs."""
+        is_listed: bool = request.param
+        if not is_listed:
+            without_the_driver_that_lists_luns(target)
+        return is_listed
+
+    @staticmethod
+    def exchange(xapi: Simulator) -> None:
+        """LUN 0 becomes LUN 1, and LUN 1 becomes LUN 0."""
+        san = xapi.storage.san
+        for lun in (0, 1):
+            san.remove_lun(IQN, lun)
+        for lun in (0, 1):
+            san.add_lun(IQN, lun, GIB, scsi_id=scsi_id(1 - lun))
+
+    def test_are_shared_and_unshared_by_the_number_that_they_have_now(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        first, second = vdi_of(target, 0), vdi_of(target, 1)
+        volume_ops._session.xenapi.VDI.set_name_label(second, "theirs")
+        self.exchange(target)
+        before = record_of(target, second)
+        info = {**iscsi(1, wwn=scsi_id(0)[1:]), "multiattach": True}
+        for vm in ("web", "db"):
+            assert volume_ops.attach_volume(info, vm).vdi_ref == first
+        assert target.db.get("VDI", first, "sharable")
+        assert record_of(target, second) == before
+        for vm in ("web", "db"):
+            volume_ops.detach_volume(info, vm)
+        assert not target.db.get("VDI", first, "sharable")
+        assert record_of(target, second) == before
+
+    def test_are_not_shared_in_a_pool_that_cannot_list_their_numbers(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        without_the_driver_that_lists_luns(target)
+        self.exchange(target)
+        before = target.snapshot()
+        with pytest.raises(VolumeNotFound, match=scsi_id(0)):
+            volume_ops.attach_volume({**iscsi(1, wwn=scsi_id(0)[1:]), "multiattach": True}, "web")
+        # the driver has written their numbers
+        left = [line for line in changes(before, target.snapshot()) if "iscsi_sessions" not in line]
+        assert [line for line in left if "LUNid" not in line] == []
+
+    def test_are_not_unshared_by_the_number_that_they_had(
+        self, target: Simulator, volume_ops: VolumeOps, is_listed: bool
+    ) -> None:
+        """The other one is held, and would lose its hold."""
+        first, second = vdi_of(target, 0), vdi_of(target, 1)
+        target.add_vm("guest", power_state="Halted")
+        info = {**iscsi(0, wwn=scsi_id(0)[1:]), "multiattach": True}
+        volume_ops.attach_volume(info, "guest")
+        assert volume_ops.connect_volume(iscsi(1)).vdi_ref == second
+        before = record_of(target, second)
+        self.exchange(target)
+        volume_ops.detach_volume(info, "guest")
+        assert record_of(target, second) == before
+        assert is_held(target.db.record("VDI", second))
+        # without the driver that lists LUNs, xenvol cannot know the new number, so the disk stays sharable
+        assert target.db.get("VDI", first, "sharable") != is_listed
+
+    def test_just_before_the_record_is_written_leave_that_of_the_other_one(
+        self, target: Simulator, volume_ops: VolumeOps, is_listed: bool
+    ) -> None:
+        """The first probe finds the LUN, the second one finds its number on the master."""
+        second = vdi_of(target, 1)
+        volume_ops.connect_volume(iscsi(1))
+        before = record_of(target, second)
+        last, nth = ("SR.probe", 2) if is_listed else ("VDI.introduce", 1)
+        with (
+            interrupted(target, last, lambda: self.exchange(target), nth=nth) as ops,
+            pytest.raises(WrongVolume, match=scsi_id(0)),
+        ):
+            ops.attach_volume({**iscsi(0, wwn=scsi_id(0)[1:]), "multiattach": True}, "web")
+        assert record_of(target, second) == before
+        assert target.db.refs("VBD") == []
+
+
+def record_of(xapi: Simulator, vdi: str) -> tuple[Any, ...]:
+    """Return what a call of VDI.introduce overwrites."""
+    row = xapi.db.record("VDI", vdi)
+    return row["name_label"], row["name_description"], row["other_config"], row["sharable"]
+
+
+class TestALunThatIsMappedLaterAndThatTwoProcessesIntroduce:
+    """The second one finds the record of the first one when it has the turn."""
+
+    @pytest.fixture
+    def target(self, target: Simulator, volume_ops: VolumeOps) -> Simulator:
+        volume_ops.attach_volume(iscsi(0), "db")
+        target.storage.san.add_lun(IQN, 9, GIB, scsi_id=scsi_id(9))
+        return target
+
+    @pytest.mark.parametrize("first", ["connect", "attach"])
+    @pytest.mark.parametrize("second", ["connect", "attach"])
+    def test_keeps_the_hold_of_each_connect(
+        self, target: Simulator, volume_ops: VolumeOps, first: str, second: str
+    ) -> None:
+        info = iscsi(9, multiattach=True)
+
+        def run(ops: VolumeOps, verb: str) -> None:
+            ops.connect_volume(info) if verb == "connect" else ops.attach_volume(info, "web")
+
+        with interrupted(target, "SR.probe", lambda: run(volume_ops, second)) as ops:
+            run(ops, first)
+        vdi = target.db.record("VDI", vdi_of(target, 9))
+        assert is_held(vdi) == ("connect" in (first, second))
+        assert len(vdi["VBDs"]) == ("attach" in (first, second))
+
+    @pytest.mark.parametrize("after", ["SR.probe", "VDI.introduce"])
+    def test_stays_for_the_other_one_where_one_of_them_fails(
+        self, target: Simulator, volume_ops: VolumeOps, after: str
+    ) -> None:
+        def connect() -> None:
+            volume_ops.connect_volume(iscsi(9))
+            target.faults.refuse("VBD.create", "SR_BACKEND_FAILURE_1200", "", "ordered", "")
+
+        with interrupted(target, after, connect) as ops, pytest.raises(XapiError, match="ordered"):
+            ops.attach_volume(iscsi(9), "web")
+        assert is_held(target.db.record("VDI", vdi_of(target, 9)))
+
+    def test_is_shared_although_the_other_process_introduced_it_unshared(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        with interrupted(target, "SR.probe", lambda: volume_ops.connect_volume(iscsi(9))) as ops:
+            attachment = ops.attach_volume({**iscsi(9), "multiattach": True}, "web")
+        assert target.db.get("VDI", attachment.vdi_ref, "sharable")
+        assert is_held(target.db.record("VDI", attachment.vdi_ref))
 
 
 class TestALunUnderAnSROfLVM:

@@ -109,16 +109,7 @@ class ISCSIDriver(VolumeDriver):
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
             storage.log_in_again(view, self.undo, sr_ref)
-            _, vdi = storage.find_lun(
-                view,
-                self.undo,
-                sr_ref,
-                target.lun,
-                is_fresh=True,
-                sharable=False,
-                sr_type=SR_TYPE,
-                proves=volume.proves,
-            )
+            vdi = storage.find_listed_lun(view, sr_ref, target.lun, hosts=self.hosts, proves=volume.proves)
             return int(vdi["virtual_size"])
         raise VolumeNotFound(f"the target {volume.targets[0].iqn}")
 

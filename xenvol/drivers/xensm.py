@@ -94,11 +94,16 @@ class AnySRDriver(VolumeDriver):
         sr_ref = storage.find_sr(view, volume.sr_uuid)
         if sr_ref is None:
             raise VolumeNotFound(f"SR {volume.sr_uuid}")
-        if storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"]):
+        is_lun = storage.is_lun_per_vdi(view.record("SR", sr_ref)["type"])
+        if is_lun:
             storage.log_in_again(view, self.undo, sr_ref)
         else:
             storage.scan_sr(view, sr_ref)
-        _, vdi = self._the_vdi(view, volume, sr_ref)
+        if is_lun and volume.target_lun is not None:
+            proves = partial(_is_proved, volume)
+            vdi = storage.find_listed_lun(view, sr_ref, volume.target_lun, hosts=self.hosts, proves=proves)
+        else:
+            _, vdi = self._the_vdi(view, volume, sr_ref)
         return int(vdi["virtual_size"])
 
     def _connect_lun(self, view: View, volume: XenSMVolume, spec: SRSpec) -> tuple[VDIRef, Record]:

@@ -9,6 +9,7 @@ from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan
 from xenvol.storage.lun import (
     LVM_TYPES,
     check_under_no_sr,
+    find_listed_lun,
     find_lun,
     forget_lun,
     is_lun_per_vdi,
@@ -31,6 +32,7 @@ __all__ = [
     "copies_of_passwords",
     "describe",
     "disconnect_disk",
+    "find_listed_lun",
     "find_lun",
     "find_pbds",
     "find_sr",

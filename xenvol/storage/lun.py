@@ -10,7 +10,6 @@ So xenvol lists the numbers on the host that will plug the disk, and then identi
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -22,16 +21,14 @@ from xenvol.errors import (
     VolumeNotFound,
     WrongVolume,
     XapiError,
-    XapiUnreachable,
-    XenVolError,
 )
-from xenvol.pool.changes import LATE_REFUSALS
-from xenvol.pool.marks import MARK, SHARED
+from xenvol.pool.marks import SHARED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View
 from xenvol.session.refs import HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.lun_listing import (
     cannot_be_asked,
+    check_same,
     has_numbers,
     includes_master,
     is_master_alone,
@@ -40,11 +37,11 @@ from xenvol.storage.lun_listing import (
     scsi_id_of,
     seen_luns,
 )
+from xenvol.storage.lun_record import ask_master, introduce_lun, numbered, share, unshare
 from xenvol.storage.pbd import known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
-from xenvol.storage.turn import turn
 from xenvol.storage.users import in_words, is_held, vbds_of
 from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
@@ -74,15 +71,15 @@ def find_lun(
     nothing.
     """
     rows = vdis_of(view, sr_ref)
-    share = partial(_share, view, undo, sr_ref) if sharable else lambda vdi: vdi
+    shared = partial(share, view, undo, sr_ref) if sharable else lambda vdi_ref, vdi: vdi
     if lun is None:
         lun = _the_only_number(rows)
-    of_that_number = {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
+    of_that_number = numbered(rows, lun)
     is_listed = is_fresh and is_master_alone(view, hosts)
     can_ask = has_numbers(view, sr_ref, sr_type)
     if is_listed or not can_ask:
         for vdi_ref, vdi in of_that_number.items():
-            return vdi_ref, share(vdi)
+            return vdi_ref, shared(vdi_ref, vdi)
     if not can_ask:
         require_sr(view, sr_ref)
         raise VolumeNotFound(f"LUN {lun}", found=map(describe, rows.values()))
@@ -93,7 +90,7 @@ def find_lun(
         vdi_ref, vdi = proved or _introduce_what_master_sees(
             view, undo, sr_ref, lun, rows, proves, is_certain=is_certain
         )
-        return vdi_ref, share(vdi)
+        return vdi_ref, shared(vdi_ref, vdi)
     proved_ids = {vdi["sm_config"].get("SCSIid") for vdi in rows.values() if proves(vdi)}
     scsi_id = scsi_id_of(view, sr_ref, lun, hosts, proved_ids)
     others = {ref: vdi for ref, vdi in of_that_number.items() if vdi["sm_config"].get("SCSIid") != scsi_id}
@@ -101,11 +98,11 @@ def find_lun(
     _refuse_if_plugged(view, others.values(), what=what)
     for vdi_ref, vdi in rows.items():
         if vdi["sm_config"].get("SCSIid") == scsi_id:
-            return vdi_ref, share(vdi)
+            return vdi_ref, shared(vdi_ref, vdi)
     number = lun if includes_master(view, hosts) else number_on_master(view, sr_ref, lun, scsi_id)
-    found = _introduce_lun(view, undo, sr_ref, number, scsi_id, rows, sharable=sharable)
+    vdi_ref, vdi = introduce_lun(view, undo, sr_ref, number, scsi_id, sharable=sharable)
     _forget_stale_records(view, sr_ref, others)
-    return found
+    return vdi_ref, shared(vdi_ref, vdi)
 
 
 def _forget_stale_records(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
@@ -128,8 +125,9 @@ def which_lun(
     """Return those of the disks `among` that these hosts see as the LUN with this number (None: as the only LUN).
 
     If the pool has no driver that lists LUNs, `VDI.introduce` finds the LUN that the master sees under the number; a
-    record that this makes is forgotten again. Raises XapiError if no host can list its LUNs, and UnsupportedSRType if
-    the pool has no such driver and `hosts` has another host than the master.
+    record that this makes is forgotten again. Raises WrongVolume if the hosts see different LUNs under the number, and
+    one of them is among these disks. Raises XapiError if no host can list its LUNs, and UnsupportedSRType if the pool
+    has no such driver and `hosts` has another host than the master.
     """
     if not among:
         return set()
@@ -141,16 +139,48 @@ def which_lun(
         if lun is None or not is_master_alone(view, hosts):
             raise
         undo = Undo()
-        vdi_ref = _ask_master(view, undo, sr_ref, lun, vdis_of(view, sr_ref))
+        vdi_ref = ask_master(view, undo, sr_ref, lun)
         undo.unwind()
         return {ref for ref in among if ref == vdi_ref}
-    scsi_ids: set[str] = set()
-    for luns in seen.values():
-        if lun in luns:
-            scsi_ids.add(luns[lun])
+    seen_as: dict[HostRef, str] = {}
+    for host_ref, luns in seen.items():
+        if lun is not None and lun in luns:
+            seen_as[host_ref] = luns[lun]
         elif lun is None and len(luns) == 1:
-            scsi_ids |= set(luns.values())
-    return {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in scsi_ids}
+            (seen_as[host_ref],) = luns.values()
+    found = {ref for ref, vdi in among.items() if vdi["sm_config"].get("SCSIid") in seen_as.values()}
+    if found:
+        check_same(view, lun, seen_as)
+    return found
+
+
+def find_listed_lun(
+    view: View,
+    sr_ref: SRRef,
+    lun: int | None,
+    *,
+    hosts: Iterable[HostRef] | None,
+    proves: Callable[[Record], bool | None],
+) -> Record:
+    """Return the VDI's record of a LUN, in an SR that has just listed its target. Introduces no LUN.
+
+    If the data proves no disk, the hosts (None: all) that see the number must agree, but not every host must see it:
+    an array may show a volume to the master and to its VM's host only. Raises VolumeNotFound, and the errors of
+    `which_lun`.
+    """
+    rows = vdis_of(view, sr_ref)
+    found = {ref for ref, vdi in rows.items() if proves(vdi)}
+    if not found and lun is None:
+        found = {ref for ref in rows if len(rows) == 1}
+    elif not found:
+        found = which_lun(
+            view, sr_ref, lun, {ref: vdi for ref, vdi in rows.items() if proves(vdi) is None}, hosts
+        )
+    if len(found) != 1:
+        what = "the only LUN (no LUN number was given)" if lun is None else f"LUN {lun}"
+        raise VolumeNotFound(what, found=map(describe, rows.values()))
+    (vdi_ref,) = found
+    return rows[vdi_ref]
 
 
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
@@ -172,22 +202,23 @@ def forget_lun(
 ) -> None:
     """Take back what xenvol did to the LUN's record in an SR that stays, unless the LUN is in use. Idempotent.
 
-    `of` says whether a record is that of the LUN; without it, the number on the master decides. In an SR that xenvol
-    introduced, the record is dropped, since the array may give its number to another LUN. In another owner's SR, the
-    record stays, and is as sharable as before.
+    `of` says whether a record is that of the LUN; without it, the number on the master decides. If `lun` is None, and
+    `of` does not tell one record from the others, nothing is done. In an SR that xenvol introduced, the record is
+    dropped, since the array may give its number to another LUN. In another owner's SR, the record stays, and is as
+    sharable as before.
     """
-    if lun is None:
+    rows = vdis_of(view, sr_ref)
+    own = numbered(rows, lun) if of is None else {ref: vdi for ref, vdi in rows.items() if of(vdi)}
+    if lun is None and len(own) != 1:
         return
     is_own = is_ours(view.record("SR", sr_ref))
-    for vdi_ref, vdi in vdis_of(view, sr_ref).items():
-        number = vdi["sm_config"].get("LUNid")
-        is_it = number == str(lun) if of is None else of(vdi)
-        if not is_it or vdi["VBDs"] or is_held(vdi):
+    for vdi_ref, vdi in own.items():
+        if vdi["VBDs"] or is_held(vdi):
             continue
         if is_own:
             forget_vdi(view, vdi_ref)
         elif vdi["other_config"].get(SHARED) == vdi["uuid"]:
-            _introduce(view, sr_ref, int(number), like=_unshared(vdi))
+            unshare(view, sr_ref, vdi_ref, vdi)
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
@@ -239,36 +270,6 @@ def _the_only_number(rows: Mapping[VDIRef, Record]) -> int:
     return int(only["sm_config"]["LUNid"])
 
 
-def _introduce_lun(
-    view: View,
-    undo: Undo,
-    sr_ref: SRRef,
-    lun: int,
-    scsi_id: str,
-    rows: Mapping[VDIRef, Record],
-    *,
-    sharable: bool,
-) -> tuple[VDIRef, Record]:
-    """Introduce the LUN with this number on the master. Raises WrongVolume if it has another SCSI id."""
-    is_foreign = not is_ours(view.record("SR", sr_ref))
-    vdi_ref = _introduce(view, sr_ref, lun, sharable=sharable, is_marked=is_foreign)
-    if vdi_ref is None:
-        require_sr(view, sr_ref)
-        raise VolumeNotFound(
-            f"LUN {lun} on the pool's master, host {name_of_host(view, view.master)}",
-            found=map(describe, rows.values()),
-        )
-    if vdi_ref not in rows:
-        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
-    vdi = view.call("VDI.get_record", vdi_ref)
-    if vdi["sm_config"].get("SCSIid") != scsi_id:
-        raise WrongVolume(
-            f"SCSI id {scsi_id}, which the VM's host sees as LUN {lun}",
-            found=f"{describe(vdi)} under that number on the pool's master: export the volume to the master, too",
-        )
-    return vdi_ref, vdi
-
-
 def _introduce_what_master_sees(
     view: View,
     undo: Undo,
@@ -287,108 +288,14 @@ def _introduce_what_master_sees(
     """
     if not is_certain and not any(proves(vdi) is False for vdi in rows.values()):
         raise cannot_be_asked(view)
-    vdi_ref = _ask_master(view, undo, sr_ref, lun, rows)
+    vdi_ref = ask_master(view, undo, sr_ref, lun)
     if vdi_ref is None:
         master = name_of_host(view, view.master)
         raise VolumeNotFound(f"LUN {lun} on host {master}", found=map(describe, rows.values()))
-    vdi: Record = view.call("VDI.get_record", vdi_ref)
+    vdi = view.record("VDI", vdi_ref)
     if not is_certain and not proves(vdi):
         raise WrongVolume("the LUN that the data describes", found=f"{describe(vdi)} on the pool's master")
-    others = {ref: each for ref, each in _numbered(rows, lun).items() if ref != vdi_ref}
+    others = {ref: each for ref, each in numbered(rows, lun).items() if ref != vdi_ref}
     _refuse_if_plugged(view, others.values(), what=f"(the LUN that had number {lun} before)")
     _forget_stale_records(view, sr_ref, others)
     return vdi_ref, vdi
-
-
-def _ask_master(
-    view: View, undo: Undo, sr_ref: SRRef, lun: int, rows: Mapping[VDIRef, Record]
-) -> VDIRef | None:
-    """Return the VDI of the LUN that the master now sees under this number, or None if it sees no such LUN.
-
-    A LUN that is not in `rows` is introduced.
-    """
-    those = _numbered(rows, lun)
-    is_foreign = not is_ours(view.record("SR", sr_ref))
-    vdi_ref = _introduce(view, sr_ref, lun, like=next(iter(those.values()), None), is_marked=is_foreign)
-    if vdi_ref is None:
-        return None
-    if vdi_ref not in rows:
-        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_vdi, view, vdi_ref)
-    if those.keys() != {vdi_ref} and (those or vdi_ref in rows):
-        # the call has overwritten the names and marks of this record, so write its own again
-        _introduce(view, sr_ref, lun, like=rows.get(vdi_ref), is_marked=is_foreign)
-    return vdi_ref
-
-
-def _numbered(rows: Mapping[VDIRef, Record], lun: int) -> dict[VDIRef, Record]:
-    return {ref: vdi for ref, vdi in rows.items() if vdi["sm_config"].get("LUNid") == str(lun)}
-
-
-def _share(view: View, undo: Undo, sr_ref: SRRef, vdi: Record) -> Record:
-    """Make the disk sharable, with a mark by which a later release takes that back. Raises VolumeInUse for ``hba``."""
-    if vdi["sharable"]:
-        return vdi
-    if not has_numbers(view, sr_ref):
-        raise VolumeInUse(vdi["uuid"], users=["at most one VM at a time"], can_share=False)
-    shared = vdi | {"other_config": {**vdi["other_config"], SHARED: vdi["uuid"]}, "sharable": True}
-    number = int(
-        vdi["sm_config"]["LUNid"]
-    )  # the master's number, which may differ from that of the VM's host
-    _introduce(view, sr_ref, number, like=shared)
-    undo.did(f"made VDI {vdi['uuid']} sharable", _introduce, view, sr_ref, number, like=vdi)
-    return shared
-
-
-def _unshared(vdi: Record) -> Record:
-    other_config = {key: value for key, value in vdi["other_config"].items() if key != SHARED}
-    return vdi | {"other_config": other_config, "sharable": False}
-
-
-def _introduce(
-    view: View,
-    sr_ref: SRRef,
-    lun: int,
-    *,
-    like: Record | None = None,
-    sharable: bool = False,
-    is_marked: bool = False,
-) -> VDIRef | None:
-    """Introduce a LUN by its number, and return its VDI. Return None, after a minute, if the storage has no such LUN.
-
-    xapi uses the LUN's own uuid, and ignores the given one. If the LUN has a record already, xapi returns that, and
-    overwrites its names with the given ones (docs/background/recordings.md, finding 9 (storage)). So xenvol passes the
-    names in `like`.
-    """
-    # must differ from the location of every other disk; the driver replaces it by the real location
-    elsewhere = str(uuid.uuid4())
-    names = ("", "") if like is None else (like["name_label"], like["name_description"])
-    vdi_type = "user" if like is None else like["type"]
-    other_config = ({MARK: ""} if is_marked else {}) if like is None else like["other_config"]
-    xenstore_data = {} if like is None else like["xenstore_data"]
-    is_sharable = sharable if like is None else like["sharable"]
-    spec: tuple[Any, ...] = (elsewhere, *names, sr_ref, vdi_type, is_sharable, False, other_config, elsewhere)
-    known = set(view.remembered("VDI"))
-
-    def is_it(vdi_ref: VDIRef, vdi: Record) -> bool:
-        if vdi["sm_config"].get("LUNid") != str(lun) or vdi["sharable"] != is_sharable:
-            return False
-        is_same = like is not None and vdi["uuid"] == like["uuid"] and vdi["other_config"] == other_config
-        return is_same or vdi_ref not in known
-
-    try:
-        with turn(view, sr_ref):
-            return VDIRef(view.call("VDI.introduce", *spec, xenstore_data, {"LUNid": str(lun)}))
-    except (XapiError, XapiUnreachable) as error:
-        if isinstance(error, XapiError) and error.code not in LATE_REFUSALS:
-            raise
-        # xapi sends every refusal of the storage driver as this error (docs/background/recordings.md, contradiction 1)
-        if isinstance(error, XapiError) and "Vdi_does_not_exist" in "".join(error.params):
-            return None
-        try:
-            found = [ref for ref, vdi in vdis_of(view, sr_ref).items() if is_it(ref, vdi)]
-        except XenVolError as failure:
-            error.add_note(f"whether LUN {lun} was introduced is not known: {failure}")
-            found = []
-        if not found:
-            raise
-        return found[0]

@@ -150,12 +150,18 @@ def scsi_id_of(
         if lun not in luns:
             raise VolumeNotFound(f"LUN {lun} on host {name_of_host(view, host_ref)}", found=_in_words(luns))
     numbered = {host_ref: luns[lun] for host_ref, luns in seen.items()}
+    check_same(view, lun, numbered)
+    return next(iter(numbered.values()))
+
+
+def check_same(view: View, lun: int | None, numbered: Mapping[HostRef, str]) -> None:
+    """Raise WrongVolume unless all these hosts see one SCSI id under the number (None: as the only LUN)."""
     if len(set(numbered.values())) > 1:
         found = ", ".join(
             f"{scsi_id} on host {name_of_host(view, host)}" for host, scsi_id in numbered.items()
         )
-        raise WrongVolume(f"the same LUN under number {lun} on all hosts", found=found)
-    return next(iter(numbered.values()))
+        what = "as the only LUN" if lun is None else f"under number {lun}"
+        raise WrongVolume(f"the same LUN {what} on all hosts", found=found)
 
 
 def number_on_master(view: View, sr_ref: SRRef, lun: int, scsi_id: str) -> int:
