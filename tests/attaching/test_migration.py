@@ -120,6 +120,26 @@ class TestUndo:
         assert changes(before, xapi.snapshot()) == []
         volume_ops._session.call("VM.start_on", halted, hosts[1], False, False)
 
+    def test_spares_a_volume_that_is_connected_there_without_a_vm(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.connect_volume(iscsi(1), hosts=[hosts[1]])
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_spares_a_vm_that_runs_there_with_a_disk_for_its_next_start(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.add_vm("far", resident_on=hosts[1])
+        volume_ops.attach_volume(iscsi(0), "web")
+        unplugged = volume_ops.attach_volume(iscsi(1), "far", hotplug=False)
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+        volume_ops._session.call("VBD.plug", unplugged.vbd_ref)
+
     def test_spares_a_halted_vm_that_got_a_disk_there_while_it_waited(
         self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
     ) -> None:

@@ -191,6 +191,23 @@ class TestAnotherOwnersSR:
         found = [line for line in changes(before, target.snapshot()) if "[dirty]" not in line]
         assert [line for line in found if "storage_driver_domain" not in line] == []
 
+    @pytest.mark.xapi(hosts=2)
+    def test_stays_plugged_under_a_volume_that_is_connected_without_a_vm(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The detach of another volume leaves every PBD; the disconnect of this one takes them back."""
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        for pbd in target.db.children(sr, "PBDs"):
+            volume_ops._session.call("PBD.unplug", pbd)
+        operators = target.snapshot()
+        volume_ops.connect_volume(iscsi(1))
+        connected = target.snapshot()
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(connected, target.snapshot()) == []
+        volume_ops.disconnect_volume(iscsi(1))
+        assert [line for line in changes(operators, target.snapshot()) if "[dirty]" not in line] == []
+
     @pytest.mark.parametrize("driver", ["nfs", "xensm"])
     def test_of_files_is_used_and_left_as_it_was(
         self, xapi: Simulator, volume_ops: VolumeOps, driver: str

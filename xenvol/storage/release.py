@@ -19,7 +19,7 @@ from xenvol.pool.waiting import leave_behind
 from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
 from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
 from xenvol.storage.turn import Turn, is_busy, is_introducer_done, mark_left, settle, turn
-from xenvol.storage.users import is_held, is_marked, vbds_of
+from xenvol.storage.users import are_volumes_left, is_held, is_marked
 from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def release_sr(view: View, sr_ref: SRRef, *, of: IsOwn = lambda vdi: False) -> b
         vdis = vdis_of(view, sr_ref)
         if not is_ours(sr_rec):
             _clear_own_disk(view, vdis, of, is_foreign=True)
-            _take_back_pbds(view, sr_ref, vdis)
+            _take_back_pbds(view, sr_ref, vdis, of)
             if TURN in sr_rec["other_config"]:
                 with turn(view, sr_ref):  # removes the turn mark of a dead attempt
                     pass
@@ -194,12 +194,15 @@ def _clear_own_disk(view: View, vdis: dict[VDIRef, Record], of: IsOwn, *, is_for
                 forget_vdi(view, vdi_ref)
 
 
-def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> None:
-    """In another owner's SR, take back the marked PBDs, if no volume of xenvol is left there."""
-    if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
+def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record], of: IsOwn) -> None:
+    """In another owner's SR, take back the marked PBDs, if no volume of xenvol is left there.
+
+    `vdis` were read before the volume's own disk lost its marks, so that this disk is held there does not count.
+    """
+    if not _marked(view, sr_ref) or are_volumes_left(view, vdis.values(), but=of):
         return
     with turn(view, sr_ref, for_unplug=True):
-        if not any(is_marked(vbd) for vbd in vbds_of(view, known_vdis(view, sr_ref).values()).values()):
+        if not are_volumes_left(view, known_vdis(view, sr_ref).values()):
             _take_back_marked(view, sr_ref)
 
 
