@@ -14,7 +14,7 @@ from xenvol.pool.view import View, is_gone
 from xenvol.secret import Secret
 from xenvol.session.refs import HostRef, Name, SRRef, is_ref, is_uuid, text_of
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
-from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_if_possible
 from xenvol.storage.turn import turn
 from xenvol.storage.users import is_needed_on
 
@@ -49,7 +49,7 @@ def undo(view: View, vm: VM, host: Name) -> None:
     """Undo `prepare`: unplug the SRs on that host. Idempotent. Raises VMBusy while the VM moves.
 
     Spares the master, on which the SRs depend, the VM's own host, and an SR with a disk that is needed on that host
-    (`is_needed_on`).
+    (`is_needed_on`). If the host is down, its PBDs stay, and the release of the SR takes them back.
     """
     host_ref = find_host(view, host)
     check_stays(vm)
@@ -74,7 +74,7 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
     mark = pbd["other_config"].get(MARK)
     if mark is None and not is_ours(view.record("SR", sr_ref)):
         return
-    if not unplug_unless_used(view, pbd_ref):
+    if not unplug_if_possible(view, pbd_ref):
         return
     if mark == PLUGGED:  # the PBD existed before, and xenvol only plugged it
         view.call("PBD.remove_from_other_config", pbd_ref, MARK)

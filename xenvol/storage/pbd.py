@@ -13,7 +13,7 @@ from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine
 from xenvol.session.refs import HostRef, PBDRef, SRRef
 from xenvol.storage.users import is_needed_on
 
@@ -132,6 +132,17 @@ def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
         log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
         return False
     return True
+
+
+def unplug_if_possible(view: View, pbd_ref: PBDRef) -> bool:
+    """Do what `unplug_unless_used` does. If the host is down, leave the PBD, log a warning and return False."""
+    try:
+        return unplug_unless_used(view, pbd_ref)
+    except XapiError as error:
+        if error.code not in HOST_IS_DOWN:
+            raise
+        log.warning("PBD %s and its SR stay, since the host is down: %s", pbd_ref, error)
+        return False
 
 
 def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:

@@ -14,10 +14,10 @@ from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, is_no_more
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.pool.waiting import leave_behind
 from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_if_possible
 from xenvol.storage.turn import Turn, is_busy, is_introducer_done, mark_left, settle, turn
 from xenvol.storage.users import are_volumes_left, is_held, is_marked
 from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
@@ -156,13 +156,7 @@ def _slaves_first(view: View, sr_ref: SRRef, pbd_refs: list[str]) -> list[PBDRef
 
 
 def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
-    try:
-        is_unplugged = unplug_unless_used(view, pbd_ref)
-    except XapiError as error:
-        if error.code not in HOST_IS_DOWN:
-            raise
-        log.warning("PBD %s and its SR stay, since the host is down: %s", pbd_ref, error)
-        return False
+    is_unplugged = unplug_if_possible(view, pbd_ref)
     if is_unplugged:
         undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
     return is_unplugged
@@ -207,8 +201,9 @@ def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record], of: I
 
 
 def _take_back_marked(view: View, sr_ref: SRRef) -> None:
+    """Take back the marked PBDs. The PBD of a host that is down keeps its mark, and the next release tries again."""
     for pbd_ref, what in _marked(view, sr_ref).values():
-        if not unplug_unless_used(view, pbd_ref):
+        if not unplug_if_possible(view, pbd_ref):
             continue
         if what == CREATED:
             destroy_pbd(view, pbd_ref)
