@@ -120,6 +120,46 @@ class TestUndo:
         assert changes(before, xapi.snapshot()) == []
         volume_ops._session.call("VM.start_on", halted, hosts[1], False, False)
 
+    def test_spares_a_volume_that_is_connected_there_without_a_vm(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.connect_volume(iscsi(1), hosts=[hosts[1]])
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_spares_a_vm_that_runs_there_with_a_disk_for_its_next_start(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.add_vm("far", resident_on=hosts[1])
+        volume_ops.attach_volume(iscsi(0), "web")
+        unplugged = volume_ops.attach_volume(iscsi(1), "far", hotplug=False)
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+        volume_ops._session.call("VBD.plug", unplugged.vbd_ref)
+
+    @pytest.mark.parametrize("is_ours", [True, False])
+    def test_leaves_a_destination_that_is_down_to_the_release_of_the_sr(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], is_ours: bool
+    ) -> None:
+        if not is_ours:
+            xapi.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="", hosts=[hosts[0]])
+        unused = xapi.snapshot()
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.prepare_migration("web", hosts[1])
+        metrics = xapi.db.get("host", hosts[1], "metrics")
+        with xapi.xapi.lock:
+            xapi.db.set("host_metrics", metrics, live=False)
+        before = xapi.snapshot()
+        volume_ops.undo_migration("web", hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+        with xapi.xapi.lock:
+            xapi.db.set("host_metrics", metrics, live=True)
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(unused, xapi.snapshot()) == []
+
     def test_spares_a_halted_vm_that_got_a_disk_there_while_it_waited(
         self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
     ) -> None:

@@ -191,6 +191,49 @@ class TestAnotherOwnersSR:
         found = [line for line in changes(before, target.snapshot()) if "[dirty]" not in line]
         assert [line for line in found if "storage_driver_domain" not in line] == []
 
+    @pytest.mark.xapi(hosts=2)
+    def test_stays_plugged_under_a_volume_that_is_connected_without_a_vm(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """The detach of another volume leaves every PBD; the disconnect of this one takes them back."""
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        for pbd in target.db.children(sr, "PBDs"):
+            volume_ops._session.call("PBD.unplug", pbd)
+        operators = target.snapshot()
+        volume_ops.connect_volume(iscsi(1))
+        connected = target.snapshot()
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web")
+        assert changes(connected, target.snapshot()) == []
+        volume_ops.disconnect_volume(iscsi(1))
+        assert [line for line in changes(operators, target.snapshot()) if "[dirty]" not in line] == []
+
+    @pytest.mark.xapi(hosts=2)
+    def test_is_given_back_on_the_hosts_that_are_up_and_on_another_when_it_has_come_back(
+        self, target: Simulator, volume_ops: VolumeOps
+    ) -> None:
+        """A host that is down keeps no volume attached: the same detach again, later, takes back its PBD."""
+        target.add_vm("halted", power_state="Halted")
+        sr = target.add_sr("theirs", type="iscsi", device_config=THEIRS, content_type="")
+        on_slave, on_master = sorted(
+            target.db.children(sr, "PBDs"),
+            key=lambda pbd: target.db.get("PBD", pbd, "host") == target.xapi.master,
+        )
+        for pbd in (on_slave, on_master):
+            volume_ops._session.call("PBD.unplug", pbd)
+        before = target.snapshot()
+        volume_ops.attach_volume(iscsi(0), "halted")
+        metrics = target.db.get("host", target.db.get("PBD", on_slave, "host"), "metrics")
+        with target.xapi.lock:
+            target.db.set("host_metrics", metrics, live=False)
+        volume_ops.detach_volume(iscsi(0), "halted")
+        assert not target.db.get("PBD", on_master, "currently_attached")
+        assert target.db.get("PBD", on_slave, "other_config")[MARK] == "plugged"
+        with target.xapi.lock:
+            target.db.set("host_metrics", metrics, live=True)
+        volume_ops.detach_volume(iscsi(0), "halted")
+        assert [line for line in changes(before, target.snapshot()) if "[dirty]" not in line] == []
+
     @pytest.mark.parametrize("driver", ["nfs", "xensm"])
     def test_of_files_is_used_and_left_as_it_was(
         self, xapi: Simulator, volume_ops: VolumeOps, driver: str

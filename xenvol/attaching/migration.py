@@ -14,9 +14,9 @@ from xenvol.pool.view import View, is_gone
 from xenvol.secret import Secret
 from xenvol.session.refs import HostRef, Name, SRRef, is_ref, is_uuid, text_of
 from xenvol.storage import SRSpec, connect_sr, is_ours, vdis_of
-from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, unplug_if_possible
 from xenvol.storage.turn import turn
-from xenvol.storage.users import needs_every_host, vbds_of, vms_of
+from xenvol.storage.users import is_needed_on
 
 Ways = Sequence[Mapping[str, str | Secret]]
 """The device_configs by which a host may reach a storage, in the order to try."""
@@ -48,24 +48,22 @@ def prepare(
 def undo(view: View, vm: VM, host: Name) -> None:
     """Undo `prepare`: unplug the SRs on that host. Idempotent. Raises VMBusy while the VM moves.
 
-    Spares the master, on which the SRs depend, the VM's own host, and an SR that a VM uses on that host, or needs on
-    every host.
+    Spares the master, on which the SRs depend, the VM's own host, and an SR with a disk that is needed on that host
+    (`is_needed_on`). If the host is down, its PBDs stay, and the release of the SR takes them back.
     """
     host_ref = find_host(view, host)
     check_stays(vm)
     if host_ref in (view.master, vm.resident_on):
         return
     for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
-        if not _is_needed_everywhere(view, sr_ref):
+        if not _is_needed(view, sr_ref, host_ref):
             with turn(view, sr_ref, for_unplug=True):
-                if not _is_needed_everywhere(view, sr_ref):  # again: the wait for the turn may have been long
+                if not _is_needed(view, sr_ref, host_ref):  # again: the wait for the turn may have been long
                     _leave(view, sr_ref, host_ref)
 
 
-def _is_needed_everywhere(view: View, sr_ref: SRRef) -> bool:
-    """Return whether a VM with a disk of this SR needs it on every host (`needs_every_host`)."""
-    vms = vms_of(view, vbds_of(view, vdis_of(view, sr_ref).values()).values())
-    return any(needs_every_host(view, rec) for rec in vms)
+def _is_needed(view: View, sr_ref: SRRef, host_ref: HostRef) -> bool:
+    return is_needed_on(view, host_ref, vdis_of(view, sr_ref).values())
 
 
 def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
@@ -76,7 +74,7 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
     mark = pbd["other_config"].get(MARK)
     if mark is None and not is_ours(view.record("SR", sr_ref)):
         return
-    if not unplug_unless_used(view, pbd_ref):
+    if not unplug_if_possible(view, pbd_ref):
         return
     if mark == PLUGGED:  # the PBD existed before, and xenvol only plugged it
         view.call("PBD.remove_from_other_config", pbd_ref, MARK)

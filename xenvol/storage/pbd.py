@@ -7,15 +7,15 @@ on the master makes the driver list the disks (docs/background/xapi.md, PBD.plug
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import Record, View, gone_is_fine
+from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine
 from xenvol.session.refs import HostRef, PBDRef, SRRef
-from xenvol.storage.users import is_held, needs_every_host, vbds_of, vms_of
+from xenvol.storage.users import is_needed_on
 
 log = logging.getLogger(__name__)
 
@@ -105,29 +105,8 @@ def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:
     vdis = view.find("VDI", {"SR": sr_ref}).values()
     with gone_is_fine("PBD"):
         host_ref = HostRef(view.record("PBD", pbd_ref)["host"])
-        if not _is_needed_on(view, host_ref, vdis) and unplug_unless_used(view, pbd_ref):
+        if not is_needed_on(view, host_ref, vdis) and unplug_unless_used(view, pbd_ref):
             view.forget("PBD", pbd_ref)
-
-
-def _is_needed_on(view: View, host_ref: HostRef, vdis: Collection[Record]) -> bool:
-    """Whether one of these disks is needed on the host: it is held, or a VM runs there or may start there with it.
-
-    The master needs the disks of all VMs. A VM that runs on another host with the disk plugged needs it there only.
-    """
-    if any(is_held(vdi) for vdi in vdis):
-        return True
-    vbds = list(vbds_of(view, vdis).values())
-    if not vbds or host_ref == view.master:
-        return bool(vbds)
-    vms_of(view, vbds)
-    for vbd in vbds:
-        vm = view.known("VM", vbd["VM"])
-        if vm is None:
-            continue
-        may_start = not vbd["currently_attached"] and not vm["is_a_template"]
-        if may_start or vm["resident_on"] == host_ref or needs_every_host(view, vm):
-            return True
-    return False
 
 
 def _take_back_pbd(view: View, pbd_ref: PBDRef) -> None:
@@ -153,6 +132,17 @@ def unplug_unless_used(view: View, pbd_ref: PBDRef) -> bool:
         log.info("PBD %s stays plugged: VDIs in use on its host: %s", pbd_ref, ", ".join(error.params))
         return False
     return True
+
+
+def unplug_if_possible(view: View, pbd_ref: PBDRef) -> bool:
+    """Do what `unplug_unless_used` does. If the host is down, leave the PBD, log a warning and return False."""
+    try:
+        return unplug_unless_used(view, pbd_ref)
+    except XapiError as error:
+        if error.code not in HOST_IS_DOWN:
+            raise
+        log.warning("PBD %s and its SR stay, since the host is down: %s", pbd_ref, error)
+        return False
 
 
 def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:

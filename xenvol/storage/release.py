@@ -14,12 +14,12 @@ from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, is_no_more
 from xenvol.pool.marks import CONNECTED, CREATED, JOINED, LEFT, MARK, TURN
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
+from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.pool.waiting import leave_behind
 from xenvol.session.refs import NULL_REF, HostRef, PBDRef, SRRef, VDIRef
-from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_unless_used
+from xenvol.storage.pbd import destroy_pbd, find_pbds, master_first, unplug_if_possible
 from xenvol.storage.turn import Turn, is_busy, is_introducer_done, mark_left, settle, turn
-from xenvol.storage.users import is_held, is_marked, vbds_of
+from xenvol.storage.users import are_volumes_left, is_held, is_marked
 from xenvol.storage.vdi import forget_vdi, known_vdis, vdis_of
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def release_sr(view: View, sr_ref: SRRef, *, of: IsOwn = lambda vdi: False) -> b
         vdis = vdis_of(view, sr_ref)
         if not is_ours(sr_rec):
             _clear_own_disk(view, vdis, of, is_foreign=True)
-            _take_back_pbds(view, sr_ref, vdis)
+            _take_back_pbds(view, sr_ref, vdis, of)
             if TURN in sr_rec["other_config"]:
                 with turn(view, sr_ref):  # removes the turn mark of a dead attempt
                     pass
@@ -156,13 +156,7 @@ def _slaves_first(view: View, sr_ref: SRRef, pbd_refs: list[str]) -> list[PBDRef
 
 
 def _unplug(view: View, undo: Undo, pbd_ref: PBDRef) -> bool:
-    try:
-        is_unplugged = unplug_unless_used(view, pbd_ref)
-    except XapiError as error:
-        if error.code not in HOST_IS_DOWN:
-            raise
-        log.warning("PBD %s and its SR stay, since the host is down: %s", pbd_ref, error)
-        return False
+    is_unplugged = unplug_if_possible(view, pbd_ref)
     if is_unplugged:
         undo.did(f"unplugged PBD {pbd_ref}", view.call, "PBD.plug", pbd_ref)
     return is_unplugged
@@ -194,18 +188,22 @@ def _clear_own_disk(view: View, vdis: dict[VDIRef, Record], of: IsOwn, *, is_for
                 forget_vdi(view, vdi_ref)
 
 
-def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record]) -> None:
-    """In another owner's SR, take back the marked PBDs, if no volume of xenvol is left there."""
-    if not _marked(view, sr_ref) or any(is_marked(vbd) for vbd in vbds_of(view, vdis.values()).values()):
+def _take_back_pbds(view: View, sr_ref: SRRef, vdis: dict[VDIRef, Record], of: IsOwn) -> None:
+    """In another owner's SR, take back the marked PBDs, if no volume of xenvol is left there.
+
+    `vdis` were read before the volume's own disk lost its marks, so that this disk is held there does not count.
+    """
+    if not _marked(view, sr_ref) or are_volumes_left(view, vdis.values(), but=of):
         return
     with turn(view, sr_ref, for_unplug=True):
-        if not any(is_marked(vbd) for vbd in vbds_of(view, known_vdis(view, sr_ref).values()).values()):
+        if not are_volumes_left(view, known_vdis(view, sr_ref).values()):
             _take_back_marked(view, sr_ref)
 
 
 def _take_back_marked(view: View, sr_ref: SRRef) -> None:
+    """Take back the marked PBDs. The PBD of a host that is down keeps its mark, and the next release tries again."""
     for pbd_ref, what in _marked(view, sr_ref).values():
-        if not unplug_unless_used(view, pbd_ref):
+        if not unplug_if_possible(view, pbd_ref):
             continue
         if what == CREATED:
             destroy_pbd(view, pbd_ref)

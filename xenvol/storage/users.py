@@ -6,11 +6,11 @@ of xenvol name their disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from xenvol.pool.marks import CONNECTED, DRIVER, VDI, VOLUME
 from xenvol.pool.view import MOVING_VM, Record, View
-from xenvol.session.refs import NULL_REF, VBDRef
+from xenvol.session.refs import NULL_REF, HostRef, VBDRef
 
 _MOVING = frozenset({"plug", "unplug", "unplug_force"})
 
@@ -68,6 +68,40 @@ def vbds_of(view: View, vdis: Iterable[Record]) -> dict[VBDRef, Record]:
         return {}
     view.read({"VBD": refs})
     return {VBDRef(ref): vbd for ref, vbd in view.known_of("VBD", refs).items()}
+
+
+def are_volumes_left(
+    view: View, vdis: Collection[Record], *, but: Callable[[Record], bool] = lambda vdi: False
+) -> bool:
+    """Whether one of these disks is a volume of xenvol's: it is held, or a VBD has the marks; one call at most.
+
+    That the disk `but` is held does not count.
+    """
+    if any(is_held(vdi) and not but(vdi) for vdi in vdis):
+        return True
+    return any(is_marked(vbd) for vbd in vbds_of(view, vdis).values())
+
+
+def is_needed_on(view: View, host_ref: HostRef, vdis: Collection[Record]) -> bool:
+    """Whether one of these disks is needed on the host: it is held, or a VM runs there or may start there with it.
+
+    The mark of a held disk does not name hosts, so a held disk is needed on each. The master needs the disks of all
+    VMs. A VM that runs on another host with the disk plugged needs it there only.
+    """
+    if any(is_held(vdi) for vdi in vdis):
+        return True
+    vbds = list(vbds_of(view, vdis).values())
+    if not vbds or host_ref == view.master:
+        return bool(vbds)
+    vms_of(view, vbds)
+    for vbd in vbds:
+        vm = view.known("VM", vbd["VM"])
+        if vm is None:
+            continue
+        may_start = not vbd["currently_attached"] and not vm["is_a_template"]
+        if may_start or vm["resident_on"] == host_ref or needs_every_host(view, vm):
+            return True
+    return False
 
 
 def needs_every_host(view: View, vm_rec: Record) -> bool:
