@@ -117,7 +117,7 @@ def release_disk(view: View, vbd: Record) -> None:
     of = (lambda other: False) if is_others else partial(_is_same, vdi)
     is_released = storage.release_sr(view, sr_ref, of=of)
     if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
-        storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]))
+        storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]), of=partial(_is_same, vdi))
 
 
 def release_vdi(view: View, vdi_ref: VDIRef) -> None:
