@@ -281,6 +281,16 @@ class TestTheDestination:
         assert xapi.db.get("PBD", pbd, "device_config")["target"] == "10.0.0.9"
         assert xapi.db.get("PBD", pbd, "currently_attached")
 
+    @pytest.mark.parametrize("lun", [0, 1])
+    def test_is_reached_by_the_way_that_the_service_says_for_one_of_two_volumes_of_a_target(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], lun: int
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        sr = volume_ops.attach_volume(iscsi(1), "web").sr_ref
+        xapi.storage.san.add_portal("10.0.0.9:3260", IQN)
+        volume_ops.prepare_migration("web", hosts[1], [iscsi(lun, target_portal="10.0.0.9:3260")])
+        assert xapi.db.get("PBD", pbd_on(xapi, sr, hosts[1]), "device_config")["target"] == "10.0.0.9"
+
     def test_is_reached_as_elsewhere_by_a_volume_that_the_service_does_not_name(
         self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
     ) -> None:

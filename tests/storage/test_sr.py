@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from tests.meanwhile import interrupted
 from tests.scenarios import (
+    CHAP,
     GIB,
     IQN,
     NFS_XENSM,
@@ -32,6 +37,10 @@ def target(xapi: Simulator) -> Simulator:
     return xapi
 
 
+def chap(lun: int) -> dict[str, Any]:
+    return iscsi(lun, auth_method="CHAP", auth_username=CHAP[0], auth_password=CHAP[1])
+
+
 def plugged(xapi: Simulator, sr: str) -> list[bool]:
     return [xapi.db.get("PBD", pbd, "currently_attached") for pbd in xapi.db.children(sr, "PBDs")]
 
@@ -55,6 +64,65 @@ class TestTheMaster:
         unplugs = [host_of[entry.params[0]] for entry in detach if entry.method == "PBD.unplug"]
         assert len(plugs) == len(unplugs) == 4
         assert plugs[0] == unplugs[-1] == target.xapi.master
+
+
+@pytest.mark.xapi(hosts=2)
+class TestAPBDThatWasThere:
+    """Another attempt's PBD, unplugged, with a portal that does not answer or a password that the target refuses."""
+
+    @pytest.fixture
+    def slave(self, xapi: Simulator) -> str:
+        """A host of which the PBD is unplugged. A VM "far" runs there, and another one has a disk of the target."""
+        arrange_target(xapi, chap=CHAP)
+        touch_hosts(xapi)
+        (slave,) = set(xapi.db.refs("host")) - {xapi.xapi.master}
+        xapi.add_vm("near", resident_on=xapi.xapi.master)
+        xapi.add_vm("far", resident_on=slave)
+        return slave
+
+    @pytest.fixture
+    def sr(self, xapi: Simulator, volume_ops: VolumeOps, slave: str) -> str:
+        volume_ops.attach_volume(chap(0), "near")
+        attachment = volume_ops.attach_volume(chap(1), "far")
+        volume_ops.detach_volume(chap(1), "far")
+        pbd = self.pbd_of(xapi, attachment.sr_ref, slave)
+        volume_ops._session.call("PBD.unplug", pbd)
+        return attachment.sr_ref
+
+    @staticmethod
+    def pbd_of(xapi: Simulator, sr: str, host: str) -> str:
+        (pbd,) = [pbd for pbd in xapi.db.children(sr, "PBDs") if xapi.db.get("PBD", pbd, "host") == host]
+        return pbd
+
+    def config_of(self, xapi: Simulator, sr: str, host: str) -> dict[str, str]:
+        """The PBD's device_config, with the password in place of the secret's uuid."""
+        config = dict(xapi.db.get("PBD", self.pbd_of(xapi, sr, host), "device_config"))
+        secret = xapi.db.by_uuid("secret", config["chappassword_secret"])
+        assert secret is not None
+        return config | {"chappassword_secret": xapi.db.get("secret", secret, "value")}
+
+    @pytest.mark.parametrize("every", [True, False], ids=["all-ways-fail", "the-new-way-works"])
+    def test_is_there_again_after_an_attach_that_replaced_it_and_failed(
+        self, xapi: Simulator, volume_ops: VolumeOps, slave: str, sr: str, every: bool
+    ) -> None:
+        """With its portal, its user and its password: xapi destroys a PBD's secret with the PBD."""
+        before, config = xapi.snapshot(), self.config_of(xapi, sr, slave)
+        xapi.faults.refuse("PBD.plug", "SR_BACKEND_FAILURE_68", "", "login failed", "", every=every)
+        xapi.faults.refuse("VBD.create", "SR_BACKEND_FAILURE_202", "", "ordered", "")
+        with (
+            xapi.journal.recording() as calls,
+            pytest.raises(XapiError, match="login failed" if every else "ordered"),
+        ):
+            volume_ops.attach_volume(chap(2), "far")
+        assert "PBD.destroy" in calls.methods()
+        rows = Counter(  # made again, a PBD and its secret have other uuids
+            re.sub(r"^(PBD|secret) [0-9a-f-]{36} is (gone|new)\b.*$", r"\1 is \2", line)
+            for line in changes(before, xapi.snapshot())
+        )
+        assert rows == Counter(["PBD is gone", "PBD is new", "secret is gone", "secret is new"])
+        assert self.config_of(xapi, sr, slave) == config
+        xapi.faults.clear()
+        volume_ops._session.call("PBD.plug", self.pbd_of(xapi, sr, slave))
 
 
 @pytest.mark.xapi(hosts=2)

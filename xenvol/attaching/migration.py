@@ -27,22 +27,25 @@ def prepare(
 ) -> list[str]:
     """Plug the SR of every volume of the VM on that host; return the uuids of the SRs.
 
-    `ways_to` returns the device_configs by which the host reaches a volume. If it returns none, the host gets the
-    device_config of another host. Idempotent. A failure is undone.
+    `ways_to` returns the device_configs by which the host reaches a volume. The host tries those of all volumes of an
+    SR. If there are none, it gets the device_config of another host. Idempotent. A failure is undone.
     """
     host_ref = find_host(view, host)
     undo = Undo(hidden=view.hidden)
-    volumes = {volume.sr_ref: volume for volume in list_volumes(view, vm)}
+    ways: dict[SRRef, list[Mapping[str, str | Secret]]] = {}
+    for volume in list_volumes(view, vm):  # several LUNs of a target are in one SR
+        here = ways.setdefault(volume.sr_ref, [])
+        here += [way for way in ways_to(volume) if way not in here]
     try:
-        for sr_ref, volume in volumes.items():
+        for sr_ref in ways:
             sr = view.record("SR", sr_ref)
             # without a way, connect_sr copies the device_config of a PBD: an SR that shows a disk has one
             spec = SRSpec(uuid=sr["uuid"], type=sr["type"], name_label=sr["name_label"], device_config={})
-            connect_sr(view, undo, spec, [host_ref], found=sr_ref, ways=ways_to(volume))
+            connect_sr(view, undo, spec, [host_ref], found=sr_ref, ways=ways[sr_ref])
     except BaseException as error:
         undo.unwind(error)
         raise
-    return [view.record("SR", sr_ref)["uuid"] for sr_ref in volumes]
+    return [view.record("SR", sr_ref)["uuid"] for sr_ref in ways]
 
 
 def undo(view: View, vm: VM, host: Name) -> None:

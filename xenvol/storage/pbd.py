@@ -7,7 +7,7 @@ on the master makes the driver list the disks (docs/background/xapi.md, PBD.plug
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
@@ -150,6 +150,23 @@ def destroy_pbd(view: View, pbd_ref: PBDRef) -> None:
     try:
         with gone_is_fine("PBD"):
             call_and_confirm(view, ("PBD.destroy", pbd_ref), is_done=lambda: is_no_more(view, "PBD", pbd_ref))
+    except XapiError as error:
+        if error.code != "OPERATION_NOT_ALLOWED":
+            raise
+
+
+def remove_pbd(view: View, undo: Undo, pbd_ref: PBDRef, *, inverse: Callable[[], object]) -> None:
+    """Do what `destroy_pbd` does to the PBD of another attempt, and record `inverse`, which makes the PBD again."""
+    try:
+        with gone_is_fine("PBD"):
+            change(
+                view,
+                undo,
+                f"destroyed PBD {pbd_ref}",
+                ("PBD.destroy", pbd_ref),
+                look=lambda: is_no_more(view, "PBD", pbd_ref),
+                inverse=inverse,
+            )
     except XapiError as error:
         if error.code != "OPERATION_NOT_ALLOWED":
             raise

@@ -21,7 +21,7 @@ from xenvol.errors import XapiError
 from xenvol.pool.changes import call_and_confirm, is_no_more, make
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View, gone_is_fine, is_gone
-from xenvol.secret import Secret
+from xenvol.secret import Secret, secrets_in
 from xenvol.session.refs import SecretRef
 
 SLOTS = 32  # most secrets for one key of one SR at a time, including those of dead attempts
@@ -46,6 +46,21 @@ def copies_of_passwords(
     yield plain
     for secret_ref in made:
         destroy_secret(view, secret_ref)
+
+
+def with_passwords(view: View, device_config: Mapping[str, str]) -> dict[str, str | Secret]:
+    """Return the device_config of a PBD with its passwords, for `copies_of_passwords`: xapi destroys the PBD's secrets
+    with the PBD. A secret that is gone keeps its key, and `PBD.create` refuses it."""
+    config: dict[str, str | Secret] = {}
+    for key, value in device_config.items():
+        plain = key.removesuffix("_secret")
+        secret_ref = find_secret(view, value) if plain != key else None
+        if secret_ref is None:
+            config[key] = value
+        else:
+            config[plain] = Secret(view.call("secret.get_value", secret_ref))
+    view.hide(*secrets_in(config))
+    return config
 
 
 def forget_leftovers(view: View, sr_uuids: Iterable[str], keys: Collection[str]) -> None:

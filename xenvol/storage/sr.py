@@ -16,7 +16,7 @@ from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError, XenVolErro
 from xenvol.pool.changes import make
 from xenvol.pool.marks import CREATED, MARK, PLUGGED
 from xenvol.pool.undo import Undo
-from xenvol.pool.view import HOST_IS_DOWN, Record, View
+from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine
 from xenvol.pool.waiting import leave_behind, take_over
 from xenvol.secret import Secret
 from xenvol.session.refs import HostRef, PBDRef, SRRef
@@ -28,9 +28,10 @@ from xenvol.storage.pbd import (
     mark_pbd,
     master_first,
     plug_pbd,
+    remove_pbd,
 )
 from xenvol.storage.release import forget_unless_used, is_ours
-from xenvol.storage.secrets import copies_of_passwords
+from xenvol.storage.secrets import copies_of_passwords, with_passwords
 from xenvol.storage.srtypes import sr_type_of
 from xenvol.storage.turn import (
     Turn,
@@ -233,7 +234,10 @@ class _Plugging:
                     if error.code in HOST_IS_DOWN and may_be_down and host != self.view.master:
                         log.warning("host %s is down: xapi plugs its PBD when the host starts", host)
                     elif error.code in ISCSI_LOGIN_FAILED and not is_last:
-                        destroy_pbd(self.view, pbds.pop(host))
+                        if was_there:
+                            self._remove(host, pbds.pop(host))
+                        else:
+                            destroy_pbd(self.view, pbds.pop(host))
                         continue
                     else:
                         raise
@@ -263,6 +267,25 @@ class _Plugging:
                 if self.is_foreign:
                     mark_pbd(self.view, self.undo, made[host], CREATED)
         return made
+
+    def _remove(self, host: HostRef, pbd_ref: PBDRef) -> None:
+        """Destroy a PBD that was there before this attempt; the inverse makes it again, with the same device_config."""
+        device_config = with_passwords(self.view, self.view.call("PBD.get_device_config", pbd_ref))
+
+        def make_again() -> None:
+            redo = Undo(hidden=self.view.hidden)
+            try:
+                with copies_of_passwords(self.view, redo, self.sr_uuid, device_config) as copied:
+                    create_pbd(self.view, redo, self.sr_ref, host, copied)
+            except BaseException as error:
+                redo.unwind(error)
+                raise
+
+        def make_again_unless_gone() -> None:
+            with gone_is_fine("SR"):
+                make_again()
+
+        remove_pbd(self.view, self.undo, pbd_ref, inverse=make_again_unless_gone)
 
     def _plug(self, host: HostRef, pbd_ref: PBDRef) -> None:
         try:
