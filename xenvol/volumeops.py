@@ -432,7 +432,10 @@ class VolumeOps:
         return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
     def undo_migration(self, vm: Name, host: Name) -> None:
-        """Undo `prepare_migration`, also of another process. Spares what a VM on that host uses. Idempotent."""
+        """Undo `prepare_migration`, also of another process. Idempotent, also while the host is down.
+
+        Spares what a VM on that host uses or will use at its next start, and what is connected without a VM.
+        """
 
         def undo() -> None:
             view = View(self._session)
