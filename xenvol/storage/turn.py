@@ -18,7 +18,6 @@ import datetime
 import logging
 import os
 import platform
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -106,7 +105,6 @@ class Turn:
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._token = f"{_this_process()} {uuid.uuid4().hex} {platform.node()} {began}"
         self.is_ours = False
-        self._since = 0.0
 
     def take(self) -> Record:
         """Wait for the turn. Return the SR, its PBDs and VDIs, read again. Raises XapiError if the SR is gone."""
@@ -148,15 +146,15 @@ class Turn:
     def leave(self) -> None:
         """Remove the mark. Idempotent, also if the SR is gone.
 
-        After `waiting.GRACE` seconds another attempt may have removed the mark as stale, and written its own. So then
-        the mark is read first, and that of another attempt stays.
+        Another attempt may have removed the mark as stale, and written its own. So the mark is read first, and that of
+        another attempt stays.
         """
         if not self.is_ours:
             return
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
         _live_turns.discard(self._token)  # if the call fails, no attempt of this process waits for this turn
         with gone_is_fine("SR"):
-            if time.monotonic() - self._since < waiting.GRACE or self._mark_on_sr() == self._token:
+            if self._mark_on_sr() == self._token:
                 try:
                     call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
                 except XapiUnreachable:
@@ -189,7 +187,7 @@ class Turn:
     def _mark(self) -> None:
         call = ("SR.add_to_other_config", self._sr_ref, TURN, self._token)
         call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() == self._token)
-        self.is_ours, self._since = True, time.monotonic()
+        self.is_ours = True
 
     def _is_free(self, sr: Record) -> bool:
         return is_free(self._view, sr, for_unplug=self._for_unplug)
