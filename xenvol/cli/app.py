@@ -42,7 +42,11 @@ COMMANDS: Mapping[str, Entry] = {
         "Show the installed drivers, their packages, and the keys that they accept.",
     ),
     "sm": Entry("xenvol.cli.sm:sm", "Make volumes on SRs of any type: flavors, backends and volumes.", "sm"),
-    "image": Entry("xenvol.cli.image:image", "Make disks of images, and images of disks.", "images"),
+    "image": Entry(
+        "xenvol.cli.image:image",
+        "Make disks from images, and images from disks, on SRs of any type.",
+        "images",
+    ),
     "demo": Entry(
         "xenvol.cli.demo:demo", "Attach volumes on a simulated pool, and show that nothing is left."
     ),
