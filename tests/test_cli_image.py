@@ -400,7 +400,7 @@ class TestInto:
         for answer in ("", "yes"):
             status, shown = at_a_terminal(shell, import_, ("leaves it as it is: ", answer))
             assert (status, uuid in shown) == (2, True)
-            assert "as it was, since its name was not typed" in shown
+            assert "was not changed, since its name was not typed" in shown
             assert held(shell, "old") == old
         assert at_a_terminal(shell, import_, ("leaves it as it is: ", "old"))[0] == 0
         assert held(shell, "old") == CONTENT

@@ -550,10 +550,12 @@ class TestStaleData:
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:
         target.add_vm("web")
-        volume_ops.connect_volume(iscsi(2, volume_id="holder"))
         before = target.snapshot()
         volume_ops.attach_volume(iscsi(2), "web")
+        held = volume_ops.connect_volume(iscsi(2, volume_id="holder"))
         volume_ops.detach_all("web")
+        assert volume_ops.connect_volume(iscsi(2, volume_id="holder")) == held
+        volume_ops.disconnect_volume(iscsi(2, volume_id="holder"))
         assert changes(before, target.snapshot()) == []
 
 
