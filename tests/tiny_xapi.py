@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xenvol.session.transport import Transport
+
 TLS = Path(__file__).parent / "data" / "tls"
 FINGERPRINT = hashlib.sha256(
     ssl.PEM_cert_to_DER_cert((TLS / "host.pem").read_text().partition("-----END PRIVATE KEY-----\n")[2])
@@ -196,3 +198,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Tests read the journal, not the log."""
+
+
+def ask(transport: Transport, call: str = "host.get_all") -> Any:
+    """Send one call in session ``s``, and return the value of the answer."""
+    body = xmlrpc.client.dumps(("s",), call).encode()
+    (answer,) = transport.request("ignored", "/RPC2", body)
+    return answer["Value"]

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_http_transport import BRIEF, Stop, breaking, raising, with_lock
+from test_http_transport import BRIEF, breaking, by_each_error, raising, with_lock
 from test_transport_choice import MIB, SIZE, Pool, hosts, pieces_of, pool, read
 
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import Piece
-from xenvol.images.errors import ImageTooLarge, TargetError, TransferCancelled, TransferFailed
+from xenvol.images.errors import ImageTooLarge, TargetError, TransferFailed
 from xenvol.images.transports import release
 from xenvol.images.transports.block import BlockTransport
 from xenvol.pool.view import View
@@ -87,16 +87,7 @@ def looking(pieces: list[Piece], look: Callable[[], object]) -> Iterator[Piece]:
 
 
 class TestBrokenOff:
-    @pytest.mark.parametrize(
-        "error",
-        [
-            Stop(),
-            TransferCancelled("the import"),
-            KeyboardInterrupt(),
-            TransferFailed("elsewhere", problem="no"),
-        ],
-        ids=lambda error: type(error).__name__,
-    )
+    @by_each_error
     def test_by_whoever_gives_the_pieces_leaves_his_error_and_a_disk_that_can_be_destroyed(
         self, pool: Pool, error: BaseException
     ) -> None:

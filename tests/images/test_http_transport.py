@@ -460,6 +460,14 @@ class Stop(Exception):
     """What a source of pieces may raise."""
 
 
+by_each_error = pytest.mark.parametrize(
+    "error",
+    [Stop(), TransferCancelled("the import"), KeyboardInterrupt(), TransferFailed("elsewhere", problem="no")],
+    ids=lambda error: type(error).__name__,
+)
+"""What ends a transfer before its last piece."""
+
+
 def breaking(pool: Pool, act: Callable[[], object], after: int = 3) -> Iterator[Piece]:
     """Pieces, between which something happens while the disk is in a control domain."""
     for number in range(after):
@@ -491,16 +499,7 @@ def look_at(road: Transport, vdi: VDIRef, act: Callable[[], object]) -> None:
 
 
 class TestBrokenOff:
-    @pytest.mark.parametrize(
-        "error",
-        [
-            Stop(),
-            TransferCancelled("the import"),
-            KeyboardInterrupt(),
-            TransferFailed("elsewhere", problem="no"),
-        ],
-        ids=lambda error: type(error).__name__,
-    )
+    @by_each_error
     def test_by_whoever_gives_the_pieces_leaves_his_error_and_a_disk_that_can_be_destroyed(
         self, pool: Pool, error: BaseException
     ) -> None:

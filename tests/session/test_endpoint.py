@@ -5,27 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import xmlrpc.client
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_xapi import FINGERPRINT, TLS, TinyXapi
+from tiny_xapi import FINGERPRINT, TLS, TinyXapi, ask
 
 from xenvol.session.endpoint import Endpoint, InsecureConnection, NotConnected, Trust, UntrustedHost
 from xenvol.session.transport import Transport
-
-
-@pytest.fixture
-def secure_host() -> Iterator[TinyXapi]:
-    with TinyXapi(tls=True, sessions={"s"}, answers={"host.get_all": ["h"]}).running() as host:
-        yield host
-
-
-def ask(transport: Transport, call: str = "host.get_all") -> Any:
-    body = xmlrpc.client.dumps(("s",), call).encode()
-    (answer,) = transport.request("ignored", "/RPC2", body)
-    return answer["Value"]
 
 
 class TestTrust:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tiny_xapi import TLS, Hang, HangUp, Raw, TinyXapi
+from tiny_xapi import TLS, Hang, HangUp, Raw, TinyXapi, ask
 
 from xenvol.session.endpoint import Endpoint, NotConnected, Trust
 from xenvol.session.transport import IDLE_LIMIT, Transport, UnreadableAnswer
@@ -21,18 +21,6 @@ def host() -> Iterator[TinyXapi]:
         sessions={"s"}, answers={"host.get_all": ["h"], "SR.scan": "", "VM.get_all": []}
     ).running() as host:
         yield host
-
-
-@pytest.fixture
-def secure_host() -> Iterator[TinyXapi]:
-    with TinyXapi(tls=True, sessions={"s"}, answers={"host.get_all": ["h"]}).running() as host:
-        yield host
-
-
-def ask(transport: Transport, call: str = "host.get_all") -> Any:
-    body = xmlrpc.client.dumps(("s",), call).encode()
-    (answer,) = transport.request("ignored", "/RPC2", body)
-    return answer["Value"]
 
 
 class Clock:

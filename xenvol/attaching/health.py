@@ -15,7 +15,7 @@ from xenvol.errors import (
 from xenvol.pool.marks import VOLUME
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef
-from xenvol.storage.srtypes import sr_type_of
+from xenvol.storage.lun_listing import has_numbers
 from xenvol.storage.users import held_as, is_marked
 
 
@@ -80,7 +80,7 @@ def _problem_of_lun(view: View, vm: VM, vdi: Record) -> str | None:
     Compares SCSI ids, since each host may have another number for the LUN.
     """
     sm_config, sr_ref = vdi["sm_config"], SRRef(vdi["SR"])
-    if not sr_type_of(view.record("SR", sr_ref)["type"]).has_lun_numbers or "SCSIid" not in sm_config:
+    if not has_numbers(view, sr_ref) or "SCSIid" not in sm_config:
         return None
     number = sm_config.get("LUNid")
     try:

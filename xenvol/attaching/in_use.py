@@ -111,9 +111,8 @@ def release_disk(view: View, vbd: Record) -> None:
         if is_gone(error, "SR"):
             return
         raise
-    held_by = held_as(vdi).get(VOLUME)
     # a disk that is held as another volume stays in use
-    is_others = is_marked(vbd) and bool(held_by) and held_by != vbd["other_config"][VOLUME]
+    is_others = is_marked(vbd) and is_held_by_another(vdi, vbd["other_config"][VOLUME])
     of = (lambda other: False) if is_others else partial(_is_same, vdi)
     is_released = storage.release_sr(view, sr_ref, of=of)
     if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:

@@ -103,10 +103,10 @@ def find_unmarked(
     """
     if not slots:
         return set()
-    view.read({"VDI": {vbd["VDI"] for vbd in slots.values()}})
-    vdis = {VDIRef(vbd["VDI"]): vdi for vbd in slots.values() if (vdi := view.known("VDI", vbd["VDI"]))}
+    vdi_refs = {VDIRef(vbd["VDI"]) for vbd in slots.values()}
+    view.read({"VDI": vdi_refs})
     found, undecided = set(), {}
-    for vdi_ref, vdi in vdis.items():
+    for vdi_ref, vdi in view.known_of("VDI", vdi_refs).items():
         proof = volume.is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
         is_held_as_this = info.volume_id is not None and held_as(vdi).get(VOLUME) == info.volume_id
         if proof or (proof is None and is_held_as_this):

@@ -133,8 +133,7 @@ def _whose(view: View, vdi_rec: Record, attempt: Attempt) -> str | None:
 
 
 def _vbds(view: View, vdi_rec: Record) -> dict[VBDRef, Record]:
-    known = {VBDRef(ref): view.known("VBD", ref) for ref in vdi_rec["VBDs"]}
-    return {ref: vbd for ref, vbd in known.items() if vbd is not None}
+    return view.known_of("VBD", map(VBDRef, vdi_rec["VBDs"]))
 
 
 def _erase(view: View, ref: VDIRef, attempt: Attempt) -> None:

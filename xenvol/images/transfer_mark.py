@@ -74,7 +74,7 @@ def unmark(view: View, vdi_ref: VDIRef) -> None:
         call_and_confirm(
             view,
             ("VDI.remove_from_other_config", vdi_ref, key),
-            is_done=lambda key=key: key not in view.call("VDI.get_other_config", vdi_ref),  # type: ignore[misc]
+            is_done=lambda key=key: key not in view.call("VDI.get_other_config", vdi_ref),  # type: ignore[misc]  # bound early
         )
 
 

@@ -124,6 +124,21 @@ def call_and_confirm(view: View, call: tuple[Any, ...], *, is_done: Callable[[],
             raise
 
 
+def add_key(view: View, map_of: str, ref: str, key: str, value: str) -> bool:
+    """Add a key to a map of an object, such as ``SR.other_config``. Return False if the map has the key already.
+
+    xapi lets one process only add a key, so of several that try, one gets True.
+    """
+    cls, _, name = map_of.partition(".")
+    try:
+        view.call(f"{cls}.add_to_{name}", ref, key, value)
+    except XapiError as error:
+        if error.code != "MAP_DUPLICATE_KEY":
+            raise
+        return False
+    return True
+
+
 def is_no_more(view: View, cls: str, ref: str) -> bool:
     """Ask xapi whether an object of that class is gone; one call, read-only."""
     try:

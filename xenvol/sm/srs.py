@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError, XapiUnreachable
-from xenvol.pool.changes import make
+from xenvol.pool.changes import add_key, make
 from xenvol.pool.marks import BACKEND, MARK
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
@@ -219,11 +219,9 @@ def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
     if sr_rec["other_config"].get(BACKEND) != making.token:
         if BACKEND in sr_rec["other_config"]:  # the mark of a removed backend
             view.call("SR.remove_from_other_config", sr_ref, BACKEND)
-        try:
-            view.call("SR.add_to_other_config", sr_ref, BACKEND, making.token)
-        except XapiError as error:
-            if error.code != "MAP_DUPLICATE_KEY":  # another service is doing the same
-                raise
+        add_key(
+            view, "SR.other_config", sr_ref, BACKEND, making.token
+        )  # or another service is doing the same
     for name in ("sm_config", "other_config"):
         if MARK in sr_rec[name]:
             view.call(f"SR.remove_from_{name}", sr_ref, MARK)

@@ -21,7 +21,7 @@ from typing import Any, Final
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XapiUnreachable, XenVolError
-from xenvol.pool.changes import make
+from xenvol.pool.changes import add_key, make
 from xenvol.pool.clock import parse_time, pool_time
 from xenvol.pool.marks import CONNECTED, COPIED_BY, CREATING, MANAGED
 from xenvol.pool.undo import Undo
@@ -472,11 +472,7 @@ def _set_key(view: View, vdi_ref: VDIRef, vdi: Record, key: str, value: str) -> 
         return
     if key in vdi["other_config"]:
         view.call("VDI.remove_from_other_config", vdi_ref, key)
-    try:
-        view.call("VDI.add_to_other_config", vdi_ref, key, value)
-    except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":  # another service has set it meanwhile
-            raise
+    add_key(view, "VDI.other_config", vdi_ref, key, value)  # or another service has set it meanwhile
 
 
 def _description_of(volume: Volume) -> str:

@@ -37,7 +37,7 @@ from xenvol.storage.lun_listing import (
     scsi_id_of,
     seen_luns,
 )
-from xenvol.storage.lun_record import ask_master, introduce_lun, numbered, share, unshare
+from xenvol.storage.lun_record import ask_master, forget_unused, introduce_lun, numbered, share, unshare
 from xenvol.storage.pbd import known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
@@ -108,11 +108,7 @@ def find_lun(
 def _forget_stale_records(view: View, sr_ref: SRRef, others: Mapping[VDIRef, Record]) -> None:
     """In an SR that xenvol introduced, drop the unused records of LUNs whose number now belongs to another LUN."""
     if others and is_ours(view.record("SR", sr_ref)):
-        view.read({"VDI": others})
-        for vdi_ref in others:
-            vdi = view.known("VDI", vdi_ref)
-            if vdi is not None and not vdi["VBDs"] and not is_held(vdi):
-                forget_vdi(view, vdi_ref)
+        forget_unused(view, others)
 
 
 def which_lun(

@@ -164,15 +164,25 @@ def check_same(view: View, lun: int | None, numbered: Mapping[HostRef, str]) -> 
         raise WrongVolume(f"the same LUN {what} on all hosts", found=found)
 
 
+def luns_on_master(view: View, sr_ref: SRRef) -> dict[int, str]:
+    """Return the result of `luns_on` for the master; {} if the SR is not plugged there."""
+    return seen_luns(view, sr_ref, [view.master]).get(view.master, {})
+
+
+def number_of(luns: Mapping[int, str], scsi_id: str | None) -> int | None:
+    """Return the number of the LUN with this SCSI id, or None."""
+    return next((number for number, its_scsi_id in luns.items() if its_scsi_id == scsi_id), None)
+
+
 def number_on_master(view: View, sr_ref: SRRef, lun: int, scsi_id: str) -> int:
     """Return the master's number of the LUN that another host sees as `lun`: the master introduces the LUN.
 
     To introduce another LUN would overwrite the record of that one. Raises WrongVolume and VolumeNotFound.
     """
-    luns = seen_luns(view, sr_ref, [view.master]).get(view.master, {})
-    for number, its_scsi_id in luns.items():
-        if its_scsi_id == scsi_id:
-            return number
+    luns = luns_on_master(view, sr_ref)
+    number = number_of(luns, scsi_id)
+    if number is not None:
+        return number
     what = f"SCSI id {scsi_id}, which the VM's host sees as LUN {lun}"
     if lun in luns:
         raise WrongVolume(

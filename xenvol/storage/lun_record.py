@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from xenvol.errors import (
@@ -27,8 +27,9 @@ from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import SRRef, VDIRef
 from xenvol.storage.lun_listing import (
     has_numbers,
+    luns_on_master,
     name_of_host,
-    seen_luns,
+    number_of,
 )
 from xenvol.storage.release import is_ours
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr
@@ -59,7 +60,7 @@ def introduce_lun(
             found=map(describe, before.values()),
         )
     if vdi_ref not in before:
-        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", _forget_unless_used, view, vdi_ref)
+        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_unused, view, [vdi_ref])
     vdi = view.record("VDI", vdi_ref)
     if vdi["sm_config"].get("SCSIid") != scsi_id:
         if vdi_ref in before:
@@ -82,7 +83,7 @@ def ask_master(view: View, undo: Undo, sr_ref: SRRef, lun: int) -> VDIRef | None
         return None
     those = numbered(before, lun)
     if vdi_ref not in before:
-        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", _forget_unless_used, view, vdi_ref)
+        undo.did(f"introduced LUN {lun} as VDI {vdi_ref}", forget_unused, view, [vdi_ref])
     if those.keys() != {vdi_ref} and (those or vdi_ref in before):
         # the call has overwritten the names and marks of this record, so write its own again
         _introduce(view, sr_ref, lun, lambda now: before.get(vdi_ref, new))
@@ -141,12 +142,12 @@ def unshare(view: View, sr_ref: SRRef, vdi_ref: VDIRef, vdi: Record) -> None:
         )
 
 
-def _forget_unless_used(view: View, vdi_ref: VDIRef) -> None:
-    """Drop the record as the inverse of introducing it, unless another process uses the disk by now."""
-    view.read({"VDI": [vdi_ref]})
-    vdi = view.known("VDI", vdi_ref)
-    if vdi is not None and not vdi["VBDs"] and not is_held(vdi):
-        forget_vdi(view, vdi_ref)
+def forget_unused(view: View, vdi_refs: Collection[VDIRef]) -> None:
+    """Drop these records, but those of disks that another process uses by now. Idempotent."""
+    view.read({"VDI": vdi_refs})
+    for vdi_ref, vdi in view.known_of("VDI", vdi_refs).items():
+        if not vdi["VBDs"] and not is_held(vdi):
+            forget_vdi(view, VDIRef(vdi_ref))
 
 
 def numbered(rows: Mapping[VDIRef, Record], lun: int | None) -> dict[VDIRef, Record]:
@@ -168,10 +169,7 @@ def _number_now(view: View, sr_ref: SRRef, vdi_ref: VDIRef, vdi: Record) -> int 
         found = ask_master(view, undo, sr_ref, number)
         undo.unwind()
         return number if found == vdi_ref else None
-    luns = seen_luns(view, sr_ref, [view.master]).get(view.master, {})
-    return next(
-        (number for number, scsi_id in luns.items() if scsi_id == vdi["sm_config"].get("SCSIid")), None
-    )
+    return number_of(luns_on_master(view, sr_ref), vdi["sm_config"].get("SCSIid"))
 
 
 def _lun_in_words(vdi: Record) -> str:
@@ -203,7 +201,7 @@ def _rewrite(
     if found in before:
         _put_back(view, sr_ref, lun, found, before)
     elif found is not None:
-        _forget_unless_used(view, found)
+        forget_unused(view, [found])
     raise WrongVolume(
         f"{_lun_in_words(before[vdi_ref])} under number {lun} on the pool's master",
         found="no LUN" if found is None else f"VDI {found}",

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from xenvol.errors import XapiError
-from xenvol.pool.changes import call_and_confirm, change, is_no_more, make
+from xenvol.pool.changes import add_key, call_and_confirm, change, is_no_more, make
 from xenvol.pool.marks import MARK
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine
@@ -91,13 +91,8 @@ def unplug_pbd(view: View, undo: Undo, pbd_ref: PBDRef) -> None:
 
 def mark_pbd(view: View, undo: Undo, pbd_ref: PBDRef, what: str) -> None:
     """Mark a PBD of another owner's SR as made or plugged by xenvol, so that the last detach finds it. Idempotent."""
-    try:
-        view.call("PBD.add_to_other_config", pbd_ref, MARK, what)
-    except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":
-            raise
-        return
-    undo.did(f"marked PBD {pbd_ref}", _unmark, view, pbd_ref)
+    if add_key(view, "PBD.other_config", pbd_ref, MARK, what):
+        undo.did(f"marked PBD {pbd_ref}", _unmark, view, pbd_ref)
 
 
 def _take_back_plug(view: View, sr_ref: SRRef, pbd_ref: PBDRef) -> None:

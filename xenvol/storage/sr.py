@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from xenvol.errors import HostNotReady, UnsupportedSRType, XapiError, XenVolError
-from xenvol.pool.changes import make
+from xenvol.pool.changes import add_key, make
 from xenvol.pool.marks import CREATED, MARK, PLUGGED
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine
@@ -114,7 +114,9 @@ def connect_sr(
     elif not is_new and not is_foreign:
         view.joined.add(sr_ref)
     if not is_foreign and sr_type_of(spec.type).on_lvm:
-        _mark(view, sr_ref, spec.uuid if is_new else view.record("SR", sr_ref)["uuid"])
+        # needs no inverse, since the mark disappears with the SR
+        its_uuid = spec.uuid if is_new else view.record("SR", sr_ref)["uuid"]
+        add_key(view, "SR.other_config", sr_ref, MARK, its_uuid)
     told = list(ways) or ([spec.device_config] if spec.device_config else [])
     theirs = [pbd["device_config"] for _, pbd in pbds.values()][:1] if is_foreign or not told else []
     plugging = _Plugging(view, undo, sr_ref, spec.uuid, is_foreign=is_foreign, ways=[*theirs, *told])
@@ -307,15 +309,6 @@ def _host_in_words(view: View, host_ref: HostRef) -> str:
         return host_ref
     initiator = host.get("iscsi_iqn") or host.get("other_config", {}).get("iscsi_iqn")
     return f"{host['name_label']} ({host['uuid']}{f', initiator {initiator}' if initiator else ''})"
-
-
-def _mark(view: View, sr_ref: SRRef, sr_uuid: str) -> None:
-    """Mark the SR as introduced by xenvol. Needs no inverse, since the mark disappears with the SR. Idempotent."""
-    try:
-        view.call("SR.add_to_other_config", sr_ref, MARK, sr_uuid)
-    except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":
-            raise
 
 
 def _of_local(

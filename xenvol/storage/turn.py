@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.pool import waiting
-from xenvol.pool.changes import call_and_confirm
+from xenvol.pool.changes import add_key, call_and_confirm
 from xenvol.pool.marks import LEFT, TURN
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine
@@ -158,9 +158,8 @@ class Turn:
                 try:
                     call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
                 except XapiUnreachable:
-                    self._view.call(
-                        *call
-                    )  # once more: else every other attempt waits until the mark is stale
+                    # once more: else every other attempt waits until the mark is stale
+                    self._view.call(*call)
         self.lose()
 
     def leave_after(self, error: BaseException) -> None:
@@ -245,11 +244,7 @@ def is_introducer_done(sr_ref: SRRef) -> bool:
 
 def mark_left(view: View, sr_ref: SRRef) -> None:
     """Mark on the SR that the attachment for which it was introduced has ended. Idempotent."""
-    try:
-        view.call("SR.add_to_other_config", sr_ref, LEFT, "")
-    except XapiError as error:
-        if error.code != "MAP_DUPLICATE_KEY":
-            raise
+    add_key(view, "SR.other_config", sr_ref, LEFT, "")
 
 
 def _this_process() -> str:

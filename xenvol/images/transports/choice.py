@@ -72,9 +72,9 @@ def choose_transport(
 
 def plugged_hosts(view: View, sr_rec: Record) -> set[str]:
     """Return the hosts that have the SR plugged. One call, which reads the pool as well; none if both are known."""
-    if any(view.known("PBD", ref) is None for ref in sr_rec["PBDs"]) or not view.remembered("pool"):
+    if len(view.known_of("PBD", sr_rec["PBDs"])) < len(sr_rec["PBDs"]) or not view.remembered("pool"):
         view.read({"PBD": sr_rec["PBDs"]}, whole=("pool",))
-    pbds = [pbd for ref in sr_rec["PBDs"] if (pbd := view.known("PBD", ref)) is not None]
+    pbds = view.known_of("PBD", sr_rec["PBDs"]).values()
     return {pbd["host"] for pbd in pbds if pbd["currently_attached"]}
 
 
