@@ -546,6 +546,22 @@ class TestStaleData:
             volume_ops.detach_volume(iscsi(1, volume_id="volume-2", **proof), "web")
         assert changes(before, target.snapshot()) == []
 
+    @pytest.mark.parametrize("detach", ["detach", "detach all"])
+    def test_leaves_a_disk_of_another_owners_sr_as_sharable_as_it_was(
+        self, target: Simulator, volume_ops: VolumeOps, detach: str
+    ) -> None:
+        target.add_vm("web")
+        config = {"target": "10.0.0.1", "targetIQN": IQN, "port": "3260"}
+        target.add_sr("theirs", type="iscsi", device_config=config, content_type="")
+        before = target.snapshot()
+        volume = iscsi(0, multiattach=True)
+        volume_ops.attach_volume(volume, "web")
+        if detach == "detach":
+            volume_ops.detach_volume(volume, "web")
+        else:
+            volume_ops.detach_all("web")
+        assert changes(before, target.snapshot()) == []
+
     def test_leaves_a_disk_held_that_a_volume_of_another_id_holds(
         self, target: Simulator, volume_ops: VolumeOps
     ) -> None:

@@ -114,9 +114,10 @@ def release_disk(view: View, vbd: Record) -> None:
     # a disk that is held as another volume stays in use
     is_others = is_marked(vbd) and is_held_by_another(vdi, vbd["other_config"][VOLUME])
     of = (lambda other: False) if is_others else partial(_is_same, vdi)
-    is_released = storage.release_sr(view, sr_ref, of=of)
-    if not is_released and storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
-        storage.forget_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]), of=partial(_is_same, vdi))
+    if storage.is_lun_per_vdi(sr["type"]) and "LUNid" in vdi["sm_config"]:
+        storage.release_lun(view, sr_ref, int(vdi["sm_config"]["LUNid"]), of=of)
+    else:
+        storage.release_sr(view, sr_ref, of=of)
 
 
 def release_vdi(view: View, vdi_ref: VDIRef) -> None:

@@ -66,10 +66,7 @@ class ISCSIDriver(VolumeDriver):
         volume = self.read_once(ISCSIVolume.parse, connection_data)
         view = View.of(self.session)
         for target, sr_ref in self._holding(view, volume):
-            own = partial(_is_own, view, volume, target)
-            is_released = storage.release_sr(view, sr_ref, of=own)
-            if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
-                storage.forget_lun(view, sr_ref, target.lun, of=own)
+            storage.release_lun(view, sr_ref, target.lun, of=partial(_is_own, view, volume, target))
         if volume.chap is not None:
             storage.forget_leftovers(view, map(sr_uuid_of, volume.targets), _CHAP_KEYS)
 

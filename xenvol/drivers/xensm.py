@@ -52,10 +52,7 @@ class AnySRDriver(VolumeDriver):
         else:
             sr_ref = storage.find_sr(view, volume.sr_uuid)
             if sr_ref is not None:
-                own = partial(_is_own, view, volume)
-                is_released = storage.release_sr(view, sr_ref, of=own)
-                if not is_released or not storage.is_ours(view.record("SR", sr_ref)):
-                    storage.forget_lun(view, sr_ref, volume.target_lun, of=own)
+                storage.release_lun(view, sr_ref, volume.target_lun, of=partial(_is_own, view, volume))
         passwords = [key for key, value in volume.device_config.items() if isinstance(value, Secret)]
         if passwords:
             storage.forget_leftovers(view, [volume.sr_uuid], passwords)

@@ -14,6 +14,7 @@ from xenvol.storage.lun import (
     forget_lun,
     is_lun_per_vdi,
     log_in_again,
+    release_lun,
     which_lun,
 )
 from xenvol.storage.lun_listing import look_anew, luns_on, seen_luns
@@ -46,6 +47,7 @@ __all__ = [
     "log_in_again",
     "look_anew",
     "luns_on",
+    "release_lun",
     "release_sr",
     "require_sr_type",
     "scan_sr",

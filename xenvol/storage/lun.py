@@ -39,7 +39,7 @@ from xenvol.storage.lun_listing import (
 )
 from xenvol.storage.lun_record import ask_master, forget_unused, introduce_lun, numbered, share, unshare
 from xenvol.storage.pbd import known_pbds, master_first, plug_pbd, unplug_pbd
-from xenvol.storage.release import is_ours
+from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
 from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
 from xenvol.storage.users import in_words, is_held, vbds_of
@@ -215,6 +215,17 @@ def forget_lun(
             forget_vdi(view, vdi_ref)
         elif vdi["other_config"].get(SHARED) == vdi["uuid"]:
             unshare(view, sr_ref, vdi_ref, vdi)
+
+
+def release_lun(view: View, sr_ref: SRRef, lun: int | None, *, of: Callable[[Record], bool]) -> bool:
+    """Release the SR of a LUN, and forget the LUN's record in an SR that stays. Return whether the SR is released.
+
+    `of` says whether a record is that of the LUN. Idempotent. An SR of another owner stays, also if it is released.
+    """
+    is_released = release_sr(view, sr_ref, of=of)
+    if not is_released or not is_ours(view.record("SR", sr_ref)):
+        forget_lun(view, sr_ref, lun, of=of)
+    return is_released
 
 
 def log_in_again(view: View, undo: Undo, sr_ref: SRRef) -> None:
