@@ -171,7 +171,7 @@ class Bench:
                 self.pool.session,
                 image,
                 self.pool.sr,
-                road=road,  # type: ignore[arg-type]
+                road=road,  # type: ignore[arg-type]  # a test passes what its parameters say
                 here=self.pool.here,
             )
             self.made.append(made.vdi_ref)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
-import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # not on every platform, and ships no types
 
 with atheris.instrument_imports(include=["xenvol.images"]):
     from xenvol.images.disk_image import DiskImage, Stream

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
-import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # not on every platform, and ships no types
 
 with atheris.instrument_imports(include=["xenvol.images"]):
     from xenvol.images.disk_image import NeedsFile

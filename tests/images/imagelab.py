@@ -70,7 +70,7 @@ class Lab:
     def vdi(self, sr: str = "nfs", size: int = 8 * MIB, **values: object) -> str:
         """The uuid of a new disk."""
         self.sr(sr)
-        ref = self.xapi.add_vdi(self.srs[sr], "disk", size=size, **values)  # type: ignore[arg-type]
+        ref = self.xapi.add_vdi(self.srs[sr], "disk", size=size, **values)  # type: ignore[arg-type]  # the keywords are of several types
         return str(self.xapi.db.get("VDI", ref, "uuid"))
 
     def vdis(self, sr: str) -> list[str]:
@@ -144,7 +144,7 @@ class Lab:
 
 @contextmanager
 def lab(root: Path, **kwargs: object) -> Iterator[Lab]:
-    with Simulator(hosts=2, **kwargs) as xapi:  # type: ignore[arg-type]
+    with Simulator(hosts=2, **kwargs) as xapi:  # type: ignore[arg-type]  # the keywords are of several types
         with xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
             yield Lab(xapi, Session(session, sleep=lambda seconds: None), root)
 

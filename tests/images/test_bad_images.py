@@ -73,13 +73,13 @@ def sent(make: Callable[[], bytes], **known: object) -> Callable[[Path, QemuImg]
     """As a stream."""
 
     def give(directory: Path, qemu_img: QemuImg) -> object:
-        return ImageSource(where=io.BytesIO(make()), **known)  # type: ignore[arg-type]
+        return ImageSource(where=io.BytesIO(make()), **known)  # type: ignore[arg-type]  # the keywords are of several types
 
     return give
 
 
 def dynamic(**options: object) -> bytes:
-    return vhdkit.make_dynamic(SIZE, {0: DISK}, **options)  # type: ignore[arg-type]
+    return vhdkit.make_dynamic(SIZE, {0: DISK}, **options)  # type: ignore[arg-type]  # the keywords are of several types
 
 
 def differencing(parent: UUID, **options: object) -> bytes:
@@ -88,7 +88,7 @@ def differencing(parent: UUID, **options: object) -> bytes:
 
 def tarball(*members: tuple[str, bytes], mode: str = "w") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]  # the mode is a parameter
         for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -394,7 +394,7 @@ def test_a_bad_image_is_refused_by_name_and_leaves_nothing(
     given = bad.make(place, qemu_img)
     before = pool.xapi.snapshot()
     with pytest.raises(bad.error) as caught:
-        import_image(pool.session, given, pool.sr(bad.sr), staging_dir=staging, here=pool.on(road))  # type: ignore[arg-type]
+        import_image(pool.session, given, pool.sr(bad.sr), staging_dir=staging, here=pool.on(road))  # type: ignore[arg-type]  # a test passes what its parameters say
     assert type(caught.value) is bad.error
     assert bad.says in str(caught.value)
     assert getattr(caught.value, "__notes__", []) == []

@@ -73,7 +73,7 @@ class Received(threading.Thread):
 
 def difference(pool: Lab, before: object) -> list[str]:
     """Without the base that a snapshot leaves, for the storage to coalesce."""
-    lines = before.difference(pool.xapi.snapshot(), ignore=BASES)  # type: ignore[attr-defined]
+    lines = before.difference(pool.xapi.snapshot(), ignore=BASES)  # type: ignore[attr-defined]  # the object has more than its declared type
     return [
         line
         for line in lines
@@ -220,7 +220,7 @@ class TestATarget:
         def no_tmpfile(path: object, flags: int, *rest: object, **named: object) -> int:
             if flags & os.O_TMPFILE == os.O_TMPFILE:
                 raise OSError(errno.EOPNOTSUPP, "not supported")
-            return really_open(path, flags, *rest, **named)  # type: ignore[arg-type]
+            return really_open(path, flags, *rest, **named)  # type: ignore[arg-type]  # the keywords are of several types
 
         def no_link(*_: object, **__: object) -> None:
             raise OSError(errno.EPERM, "not permitted")
@@ -247,7 +247,7 @@ class TestATarget:
                 assert cat.stdout is not None
                 received = Received(cat.stdout)
                 with cat.stdin as pipe:
-                    export_image(pool.session, vdi, pipe, format=format, here=pool.on(road))  # type: ignore[arg-type]
+                    export_image(pool.session, vdi, pipe, format=format, here=pool.on(road))  # type: ignore[arg-type]  # a test passes what its parameters say
                 data = received.all()
             if format == "raw":
                 assert data == DATA
@@ -313,7 +313,7 @@ def test_what_is_compressed_is_what_the_usual_programs_expand(
         packed,
         format=format,
         compression=compression,
-        here=pool.elsewhere,  # type: ignore[arg-type]
+        here=pool.elsewhere,  # type: ignore[arg-type]  # a test passes what its parameters say
     )
     with packed.open("rb") as source, plain.open("wb") as target:
         subprocess.run([program, "-dc"], stdin=source, stdout=target, check=True)

@@ -117,7 +117,7 @@ class TestAPipe:
         told: list[Progress] = []
         with subprocess.Popen(["cat", tmp_path / "raw"], stdout=subprocess.PIPE) as cat:
             assert cat.stdout is not None
-            source = ImageSource(where=cat.stdout, size=SIZE)  # type: ignore[arg-type]
+            source = ImageSource(where=cat.stdout, size=SIZE)  # type: ignore[arg-type]  # a test passes what its parameters say
             made = import_image(pool.session, source, pool.sr(), progress=told.append, here=pool.elsewhere)
         assert {progress.phase for progress in told} == {"writing"}
         assert pool.content(made.vdi_uuid) == DATA.ljust(made.vdi_size, b"\0")
@@ -315,4 +315,4 @@ def test_an_image_is_told_without_a_pool(tmp_path: Path) -> None:
 def test_a_mistake_in_what_is_said_of_a_source_is_found_at_once() -> None:
     for wrong in ({"format": "png"}, {"checksum": "sha256:12"}):
         with pytest.raises(ValueError):
-            ImageSource(where="disk", **wrong)  # type: ignore[arg-type]
+            ImageSource(where="disk", **wrong)  # type: ignore[arg-type]  # the keywords are of several types

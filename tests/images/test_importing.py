@@ -143,7 +143,7 @@ class TestALUN:
         vdi = pool.lun()
         before = pool.xapi.snapshot()
         with pool.xapi.journal.recording() as calls, pytest.raises(NoTransport) as caught:
-            fill_vdi(pool.session, image, vdi, road=road, here=pool.run_in(None))  # type: ignore[arg-type]
+            fill_vdi(pool.session, image, vdi, road=road, here=pool.run_in(None))  # type: ignore[arg-type]  # a test passes what its parameters say
         assert "control domain" in str(caught.value)
         assert set(caught.value.reasons) == ({"http", "block"} if road == "auto" else {road})
         assert before.difference(pool.xapi.snapshot()) == []

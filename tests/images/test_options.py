@@ -54,7 +54,7 @@ def test_options_watch_a_transfer_for_their_caller() -> None:
 def test_options_stay_as_they_were_packed() -> None:
     options = TransferOptions(staging_dir=Path("/srv"))
     with pytest.raises(AttributeError):
-        options.staging_dir = None  # type: ignore[misc]
+        options.staging_dir = None  # type: ignore[misc]  # frozen, which is the point
     assert options.staging_dir == Path("/srv")
 
 

@@ -343,7 +343,7 @@ def test_the_temporary_file_is_closed_when_nobody_reads_on(tmp_path: Path) -> No
     for _ in range(3):
         next(pieces)
     assert any(str(tmp_path) in _target(fd) for fd in os.listdir("/proc/self/fd"))
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()  # type: ignore[attr-defined]  # the object has more than its declared type
     assert not any(str(tmp_path) in _target(fd) for fd in os.listdir("/proc/self/fd"))
 
 

@@ -110,7 +110,7 @@ def make_dynamic(
 def make_differencing(
     virtual_size: int, runs: Runs | None = None, *, parent: UUID, uuid: UUID | None = None, **options: object
 ) -> bytes:
-    return make_dynamic(virtual_size, runs, parent=parent, uuid=uuid, **options)  # type: ignore[arg-type]
+    return make_dynamic(virtual_size, runs, parent=parent, uuid=uuid, **options)  # type: ignore[arg-type]  # the keywords are of several types
 
 
 def make_chain(
@@ -120,7 +120,7 @@ def make_chain(
     uuids = uuids or [uuid4() for _ in layers]
     parents: list[UUID | None] = [*uuids[1:], None]
     return [
-        make_dynamic(virtual_size, runs, uuid=uuid, parent=parent, **options)  # type: ignore[arg-type]
+        make_dynamic(virtual_size, runs, uuid=uuid, parent=parent, **options)  # type: ignore[arg-type]  # the keywords are of several types
         for runs, uuid, parent in zip(layers, uuids, parents, strict=True)
     ]
 

@@ -278,9 +278,9 @@ def short_naps(pool: StoragePool) -> Iterator[list[float]]:
         naps.append(seconds)
         sleep(min(seconds, 0.01))
 
-    xapi.sleep = nap  # type: ignore[method-assign]
+    xapi.sleep = nap  # type: ignore[method-assign]  # stands in for the sleep of the pool
     yield naps
-    xapi.sleep = sleep  # type: ignore[method-assign]
+    xapi.sleep = sleep  # type: ignore[method-assign]  # stands in for the sleep of the pool
 
 
 class TestTheTimeOfAWait:

@@ -276,7 +276,7 @@ class TestAnAttemptThatDied:
 
 def make(manager: StorageManager, method: str, copy_id: str, source_id: str, **more: str) -> Volume:
     if method == "VDI.clone":
-        return manager.clone_volume(copy_id, source_id, **more)  # type: ignore[arg-type]
+        return manager.clone_volume(copy_id, source_id, **more)  # type: ignore[arg-type]  # the keywords are of several types
     return manager.create_snapshot(copy_id, source_id, **more)
 
 

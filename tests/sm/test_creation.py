@@ -354,7 +354,7 @@ class TestADisk:
         volume = manager.create_volume("v1", "gold", GIB)
         (ref,) = pool.db.refs("VDI")
         context = manager._context
-        assert not vdis.erase_unnamed(context, context.view(), nfs.id, ref, is_ours=True)  # type: ignore[arg-type]
+        assert not vdis.erase_unnamed(context, context.view(), nfs.id, ref, is_ours=True)  # type: ignore[arg-type]  # a plain text, from the rows
         assert vdi_uuids(pool) == [volume.vdi_uuid]
 
     def test_cannot_become_a_volume_while_it_is_erased(

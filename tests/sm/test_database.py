@@ -49,7 +49,7 @@ def _upgrade(url: str, at: float) -> None:
 
 def _flavor(connection: sa.Connection, label: str) -> Flavor:
     values = {"description": "", "policy": "first_fit", "over_subscription": 1.0, "reserved_percentage": 0}
-    flavor_rows.add(connection, label=label, **values)  # type: ignore[arg-type]
+    flavor_rows.add(connection, label=label, **values)  # type: ignore[arg-type]  # the keywords are of several types
     return flavor_rows.get(connection, label)
 
 

@@ -30,7 +30,7 @@ def backend_id(database: Database) -> int:
     """The id of a backend with room for 10 GiB."""
 
     def add(connection: sa.Connection) -> int:
-        flavor_id = flavor_rows.add(connection, label="gold", **FLAVOR)  # type: ignore[arg-type]
+        flavor_id = flavor_rows.add(connection, label="gold", **FLAVOR)  # type: ignore[arg-type]  # the keywords are of several types
         added = backend_rows.add(connection, flavor_id=flavor_id, token="t", place="p", **BACKEND)
         backend_rows.update(connection, added, state="ready", sr_uuid="sr", free=10 * GIB)
         return added
@@ -198,7 +198,7 @@ class TestABackend:
 @on_every_database
 def test_a_flavor_that_is_gone_frees_its_label_as_often_as_it_is_used(database: Database) -> None:
     for _ in range(3):
-        database.write(flavor_rows.add, label="gold", **FLAVOR)  # type: ignore[arg-type]
+        database.write(flavor_rows.add, label="gold", **FLAVOR)  # type: ignore[arg-type]  # the keywords are of several types
         flavor = database.read(flavor_rows.get, "gold")
         database.write(flavor_rows.delete, flavor)
         assert database.read(flavor_rows.by_id, flavor.id) == flavor

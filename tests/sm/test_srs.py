@@ -49,7 +49,7 @@ def making_of(name: str, **more: str) -> SRMaking:
 
 def backend(**values: object) -> Backend:
     plain: dict[str, object] = dict.fromkeys(Backend.__dataclass_fields__)
-    return Backend(**{**plain, "id": 7, "created_at": now(), "token": TOKEN, **values})  # type: ignore[arg-type]
+    return Backend(**{**plain, "id": 7, "created_at": now(), "token": TOKEN, **values})  # type: ignore[arg-type]  # the keywords are of several types
 
 
 def plugged_on(xapi: Simulator) -> set[str]:

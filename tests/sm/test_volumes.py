@@ -291,7 +291,7 @@ class TestWhatIsNotThere:
             lambda volume_id: manager.clone_volume("c1", volume_id),
         ):
             with pytest.raises(UnknownVolume, match="'v9'"):
-                use("v9")  # type: ignore[operator]
+                use("v9")  # type: ignore[operator]  # mypy joins the six functions to an object
 
     def test_or_is_being_made_cannot_be_worked_with(
         self, pool: Simulator, manager: StorageManager, nfs: Backend, database: Database

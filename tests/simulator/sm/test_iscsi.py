@@ -22,11 +22,11 @@ def sleeps(iscsi: Lab) -> Iterator[list[float]]:
         slept.append(seconds)
         sleep(seconds)
 
-    xapi.sleep = note  # type: ignore[method-assign]
+    xapi.sleep = note  # type: ignore[method-assign]  # stands in for the sleep of the pool
     try:
         yield slept
     finally:
-        xapi.sleep = sleep  # type: ignore[method-assign]
+        xapi.sleep = sleep  # type: ignore[method-assign]  # stands in for the sleep of the pool
 
 
 def test_nothing_takes_time_unless_the_simulator_is_told_to_take_it() -> None:
