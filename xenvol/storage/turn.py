@@ -152,15 +152,17 @@ class Turn:
         if not self.is_ours:
             return
         call = ("SR.remove_from_other_config", self._sr_ref, TURN)
-        _live_turns.discard(self._token)  # if the call fails, no attempt of this process waits for this turn
-        with gone_is_fine("SR"):
-            if self._mark_on_sr() == self._token:
-                try:
-                    call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
-                except XapiUnreachable:
-                    # once more: else every other attempt waits until the mark is stale
-                    self._view.call(*call)
-        self.lose()
+        try:
+            with gone_is_fine("SR"):
+                if self._mark_on_sr() == self._token:
+                    try:
+                        call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
+                    except XapiUnreachable:
+                        # once more: else every other attempt waits until the mark is stale
+                        self._view.call(*call)
+        finally:
+            # a mark that is still on the SR is stale: the next attempt, also an undo of this one, removes it
+            self.lose()
 
     def leave_after(self, error: BaseException) -> None:
         """Remove the mark after `error`. If that fails, add a note to `error`."""
