@@ -224,6 +224,21 @@ def test_a_turn_mark_that_could_not_be_removed_delays_no_attempt_of_its_process(
     assert TURN not in xapi.db.get("SR", sr, "other_config")
 
 
+@pytest.mark.parametrize("refused", ["SR.remove_from_other_config", "SR.get_other_config"])
+def test_an_extend_that_may_not_give_its_turn_back_ends_with_the_refusal_and_the_pool_as_before(
+    xapi: Simulator, volume_ops: VolumeOps, refused: str
+) -> None:
+    """The undo takes the turn once more, over the mark that the extend could not remove."""
+    arrange(xapi, 1)
+    volume_ops.connect_volume(iscsi(0))
+    before = xapi.snapshot()
+    xapi.faults.refuse(refused, "RBAC_PERMISSION_DENIED", refused, "ordered")
+    with pytest.raises(XapiError, match="RBAC_PERMISSION_DENIED"):
+        volume_ops.extend_volume(iscsi(0))
+    assert changes(before, xapi.snapshot()) == []
+    assert volume_ops.extend_volume(iscsi(0)) == GIB
+
+
 @pytest.mark.xapi(hosts=2)
 def test_a_long_operation_on_a_disk_holds_an_unplug_up_and_nothing_else(
     xapi: Simulator, volume_ops: VolumeOps
