@@ -197,16 +197,19 @@ class TestGuest:
         guest.road.fill(vdi, ONE)
         assert guest.pool.bytes_of(vdi)[MIB] == ord("a")
 
-    def test_waits_until_the_device_has_its_size(self, guest: Guest) -> None:
+    def test_waits_until_the_device_has_its_size(self, guest: Guest, tmp_path: Path) -> None:
         vdi = guest.pool.vdi()
+        contents = tmp_path / "contents"  # stays when the device has gone
 
         def small(ref: str, vbd: dict[str, str]) -> None:
             path = guest.dev / vbd["device"]
             path.write_bytes(b"")
+            contents.hardlink_to(path)
             threading.Timer(0.1, os.truncate, (path, SIZE)).start()
 
         guest.plugged = small
         guest.road.fill(vdi, ONE)
+        assert contents.read_bytes()[MIB] == ord("a")
 
     def test_gives_up_when_the_device_does_not_come(self, guest: Guest) -> None:
         guest.plugged = lambda ref, vbd: None

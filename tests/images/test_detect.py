@@ -186,4 +186,5 @@ def test_formats_that_nobody_reads_are_refused_with_a_remedy(format: str) -> Non
 
 @pytest.mark.parametrize("format", ["raw", "vhd", "vhd-fixed", "qcow2", "vmdk", "iso", "tar", "gzip", "zstd"])
 def test_formats_that_are_read_pass(format: str) -> None:
+    """Passes if nothing is raised."""
     detect.refuse_unreadable("disk", format)

@@ -127,7 +127,7 @@ def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: 
 
 
 def test_closing_ignores_a_missing_answer() -> None:
-    """xapi ends the idle session later."""
+    """Nothing is raised; xapi ends the idle session later."""
     with TinyXapi().running() as host:
         session = connect(host.url, "root", "secret")
     session.close()

@@ -144,6 +144,7 @@ class TestOrdersAsData:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_kind_of_fault_can_be_ordered_as_a_map(self, faults: Faults, kind: str) -> None:
+        """Passes if nothing is raised."""
         more = {
             "refuse": {"method": "SR.scan", "error": ["SR_FULL"]},
             "late_error": {"method": "SR.scan", "error": ["INTERNAL_ERROR", "why"]},

@@ -102,6 +102,7 @@ def test_a_name_is_read_as_the_device_that_it_was_made_of(disk: int, partition: 
 
 @given(st.text(max_size=6), st.booleans(), st.booleans())
 def test_no_name_at_all_breaks_the_reading(name: str, hvm: bool, checked: bool) -> None:
+    """Passes if nothing is raised."""
     device = device_numbers.parse(name, hvm=hvm, checked=checked)
     if device is not None:
         device_numbers.linux_name(device)

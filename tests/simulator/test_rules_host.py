@@ -244,6 +244,7 @@ def test_a_message_tells_what_happened_to_a_vm(xapi: Simulator, client: Client) 
 def test_a_disk_is_read_by_a_vm_on_each_host(
     xapi: Simulator, client: Client, hosts: list[str], disk: str
 ) -> None:
+    """Passes if nothing is raised."""
     for host in hosts:
         vm = xapi.add_vm(resident_on=host)
         client("VBD.plug", client("VBD.create", vbd_record(vm, disk, mode="RO")))

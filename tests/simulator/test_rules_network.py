@@ -182,6 +182,7 @@ class TestReach:
     def test_a_network_that_others_care_for_is_everywhere(
         self, xapi: Simulator, client: Client, fields: dict[str, Any]
     ) -> None:
+        """Passes if nothing is raised."""
         network = new_network(client, "br7", **fields)
         for host in client("host.get_all"):
             vm = xapi.add_vm(power_state="Halted")

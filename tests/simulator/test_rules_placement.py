@@ -59,6 +59,7 @@ class TestParameters:
         assert client("VM.get_power_state", vm) == "Halted"
 
     def test_only_a_pv_domain_dumps_its_core(self, xapi: Simulator, client: Client, host: str) -> None:
+        """Passes if nothing is raised."""
         vm = xapi.add_vm(power_state="Halted")
         client("VM.set_actions_after_crash", vm, "coredump_and_restart")
         client("VM.assert_can_boot_here", vm, host)

@@ -141,6 +141,7 @@ class TestPlug:
             client("VBD.plug", vbd)
 
     def test_a_sharable_disk_has_many_writers(self, xapi: Simulator, client: Client, sr: str) -> None:
+        """Passes if nothing is raised."""
         disk = xapi.add_vdi(sr, sharable=True)
         for _ in range(2):
             client("VBD.plug", client("VBD.create", vbd_record(xapi.add_vm(), disk)))
@@ -148,6 +149,7 @@ class TestPlug:
     def test_the_disk_of_a_suspended_vm_is_not_in_use(
         self, xapi: Simulator, client: Client, sr: str, disk: str
     ) -> None:
+        """Passes if nothing is raised."""
         client("pool.set_suspend_image_SR", client("pool.get_all")[0], sr)
         xapi.add_vm(disks=[disk], power_state="Suspended")
         client("VBD.plug", client("VBD.create", vbd_record(xapi.add_vm(), disk)))

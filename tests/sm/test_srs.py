@@ -292,6 +292,7 @@ class TestTakingAway:
         assert plugged_on(xapi) == {"host1", "host2"}
 
     def test_one_that_is_gone_is_taken_away(self, xapi: Simulator, view: View, nfs: SRRef) -> None:
+        """Passes if nothing is raised."""
         srs.remove_sr(view, nfs, destroy=False)
         srs.remove_sr(view, nfs, destroy=False)
 

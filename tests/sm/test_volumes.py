@@ -141,6 +141,7 @@ class TestDeleting:
         assert manager.list_volumes() == []
 
     def test_of_what_is_gone_is_quiet(self, manager: StorageManager, volume: Volume) -> None:
+        """Passes if nothing is raised."""
         for _ in range(2):
             manager.delete_volume("v1")
         manager.delete_volume("never was")

@@ -50,6 +50,7 @@ class TestLogin:
         assert sorted(chap.vdis(sr)) == [0, 1, 5]
 
     def test_they_do_no_harm_where_none_are_wanted(self, chap: Lab) -> None:
+        """Passes if nothing is raised."""
         chap.san.targets[TARGET].chap = None
         chap.plug({**CONFIG, "chapuser": USER, "chappassword": PASSWORD})
 
@@ -101,9 +102,11 @@ class TestDiscovery:
         assert refusal(guarded.x.SR.probe, guarded.host, {"target": ADDRESS}, "iscsi", {}) == LOGIN
 
     def test_with_them_it_succeeds(self, guarded: Lab) -> None:
+        """Passes if nothing is raised."""
         guarded.plug({**CONFIG, "chapuser": "duser", "chappassword": "dpass12"})
 
     def test_a_node_record_of_an_earlier_login_makes_it_unnecessary(self, guarded: Lab) -> None:
+        """Passes if nothing is raised."""
         guarded.initiator.start(guarded.x.host.get_iscsi_iqn(guarded.host))
         guarded.initiator.records.append((f"{ADDRESS}:3260", TARGET))
         guarded.plug()

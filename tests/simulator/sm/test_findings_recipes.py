@@ -53,6 +53,7 @@ def test_a_lun_is_attached_without_a_scan_and_detached_without_a_trace(iscsi: La
 
 @pytest.mark.parametrize("by_scan", [True, False])
 def test_one_more_lun_of_the_target_comes_into_the_same_sr(iscsi: Lab, by_scan: bool) -> None:
+    """Passes if nothing is raised."""
     sr, _ = iscsi.plug()
     iscsi.san.add_lun(TARGET, 7, GIB)
     if by_scan:

@@ -49,6 +49,7 @@ def test_the_share_is_mounted_aside_and_its_directory_linked(bench: Bench) -> No
 
 
 def test_a_plug_and_an_unplug_may_be_repeated(bench: Bench) -> None:
+    """Passes if nothing is raised."""
     bench.create()
     bench.driver().attach()
     bench.driver().detach()
