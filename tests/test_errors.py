@@ -19,6 +19,7 @@ from xenvol.errors import (
     ExtendNotSupported,
     ForbiddenCall,
     HostNotReady,
+    HostNotTrusted,
     InvalidArgument,
     InvalidConnectionInfo,
     InvalidDriver,
@@ -43,6 +44,7 @@ from xenvol.errors import (
     XenVolError,
 )
 from xenvol.errors.remedies import find_remedy
+from xenvol.session.endpoint import UntrustedHost
 
 BLAMES = {
     errors.RequestError,
@@ -140,6 +142,11 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
         XapiUnreachable("SR.forget", TimeoutError("30 s")),
         {"call": "SR.forget", "reason": "TimeoutError: 30 s"},
         ["SR.forget", "30 s", "may have happened"],
+    ),
+    (
+        HostNotTrusted("SR.forget", UntrustedHost("the certificate of https://h is not the pinned one")),
+        {"call": "SR.forget", "was_sent": False},
+        ["https://h", "not the pinned one", "nothing was sent"],
     ),
 ]
 

@@ -9,19 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
 from tests.scenarios import CHAP, arrange_target, changes, iscsi
 from xenvol.cli import failures
-from xenvol.errors import XenVolError
+from xenvol.errors import XapiError, XenVolError
 from xenvol.simulator import Simulator
 
 if TYPE_CHECKING:
     from conftest import Shell
 
-ERROR_KEYS = {"type", "blame", "exit_status", "message", "code", "params", "hint", "notes"}
+ERROR_KEYS = {"type", "blame", "exit_status", "is_transient", "message", "code", "params", "hint", "notes"}
 BUGGY = """
 class Driver:
     def __init__(self, session, *, hosts=None): ...
@@ -85,6 +85,34 @@ class TestStatuses:
         assert result.exit_code == 7
         assert "hint: nothing was sent: check the address (--url)" in result.stderr
 
+    @pytest.mark.xapi(tls=True)
+    def test_7_http_to_a_host_that_speaks_https(self, shell: Shell, xapi: Simulator) -> None:
+        url = xapi.url.replace("https:", "http:")
+        status, error = shell.error("list", "web", "--url", url)
+        assert (status, error["blame"]) == (7, "unreachable")
+        assert "if it speaks https, say https://" in error["message"]
+        assert "may have happened" not in error["message"]
+
+    @pytest.mark.xapi(tls=True)
+    @pytest.mark.parametrize("pinned", [[], ["--fingerprint", "ab" * 32]])
+    def test_9_a_host_that_does_not_prove_its_identity(self, shell: Shell, pinned: list[str]) -> None:
+        status, error = shell.error("list", "web", *pinned)
+        assert (status, error["blame"], error["type"]) == (9, "trust", "HostNotTrusted")
+        assert error["is_transient"] is False
+
+    def test_10_busy_and_6_forbidden(self, shell: Shell, info: str, xapi: Simulator) -> None:
+        """A script repeats the command after the first, and never after the second."""
+        vm = next(ref for ref in xapi.db.refs("VM") if xapi.db.get("VM", ref, "name_label") == "web")
+        with xapi.xapi.lock:
+            xapi.db.set("VM", vm, current_operations={"OpaqueRef:theirs": "clean_shutdown"})
+        status, error = shell.error("attach", info, "web")
+        assert (status, error["blame"], error["is_transient"]) == (10, "vm", True)
+        with xapi.xapi.lock:
+            xapi.db.set("VM", vm, current_operations={})
+        xapi.faults.refuse("VBD.plug", "RBAC_PERMISSION_DENIED", "VBD.plug", "no permission")
+        status, error = shell.error("attach", info, "web")
+        assert (status, error["blame"], error["is_transient"]) == (6, "hypervisor", False)
+
     def test_1_a_bug_is_one_line_without_a_traceback(
         self, shell: Shell, info: str, install: Callable[..., None]
     ) -> None:
@@ -101,7 +129,7 @@ class TestStatuses:
         assert "canary" not in result.output + more.output
 
     def test_every_exception_of_the_library_has_a_status_of_its_kind(self) -> None:
-        """2 to 8, 130 for a cancelled transfer, and 1 for none of them."""
+        """2 to 10, 130 for a cancelled transfer, and 1 for none of them."""
         import xenvol.images.errors
         import xenvol.sm.errors  # noqa: F401  # their errors are the library's only once they are imported
 
@@ -110,11 +138,63 @@ class TestStatuses:
             kind = kinds.pop()
             kinds += kind.__subclasses__()
             if kind is not XenVolError and kind.__module__.startswith("xenvol."):  # tests define some, too
-                statuses.add(failures.blame_of(kind.__new__(kind)).status)
-        assert statuses == {2, 3, 4, 5, 6, 7, 8, 130}
+                error = XapiError("SR_FULL", [], "VDI.create") if kind is XapiError else kind.__new__(kind)
+                statuses.add(failures.blame_of(error).status)
+        assert statuses == {2, 3, 4, 5, 6, 7, 8, 9, 10, 130}
+
+
+class TestOutput:
+    """In a process of its own, whose output is a real file or pipe."""
+
+    @pytest.mark.parametrize("arguments", [["drivers"], ["drivers", "--json"]])
+    def test_11_what_cannot_be_written(self, arguments: list[str]) -> None:
+        with open("/dev/full", "w") as full:
+            status, said = run(arguments, full)
+        assert status == 11
+        assert "standard output cannot be written: No space left on device" in said
+        assert "bug" not in said
+
+    @pytest.mark.parametrize(
+        "arguments", [["drivers"], ["drivers", "--json"], ["--help"], ["attach", "--help"]]
+    )
+    def test_141_a_reader_that_has_gone(self, arguments: list[str]) -> None:
+        """As in `xenvol drivers | head -1`: nothing is said of it."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as output:
+            assert run(arguments, output) == (141, "")
+
+
+def run(arguments: list[str], output: IO[str]) -> tuple[int, str]:
+    """Run a command; return its exit status and what it writes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "xenvol.cli", *arguments],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stderr
 
 
 class TestErrors:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("attach with `hotplug=False`", "attach with --no-hotplug"),
+            ("name it (`ca_file`)", "name it (--ca-file)"),
+            ("say `insecure=True`", "say --insecure"),
+        ],
+    )
+    def test_name_options_and_not_arguments(self, text: str, shown: str) -> None:
+        assert failures.with_options(text) == shown
+
+    def test_name_the_option_for_a_vm_that_takes_no_disk(
+        self, shell: Shell, info: str, xapi: Simulator
+    ) -> None:
+        xapi.add_vm("old", kind="hvm", pv_drivers=False)
+        assert "attach with --no-hotplug and" in shell.error("attach", info, "old")[1]["message"]
+
     def test_people_get_the_error_the_hint_and_the_notes(
         self, shell: Shell, info: str, xapi: Simulator
     ) -> None:

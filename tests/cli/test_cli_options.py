@@ -126,7 +126,7 @@ class TestTLS:
     def test_a_stranger_is_not_told_the_password(self, shell: Shell, xapi: Simulator) -> None:
         for arguments in ([], ["--ca-file", str(OTHER_CA)], ["--fingerprint", "ab" * 32]):
             result = shell("connector", *arguments)
-            assert result.exit_code == 7, arguments
+            assert result.exit_code == 9, arguments
             assert "certificate" in result.stderr
         assert list(xapi.journal.logins) == []
 
@@ -166,6 +166,28 @@ class TestConnectionInfo:
         result = shell("attach", str(path), "web")
         assert (result.exit_code, "canary" in result.output) == (2, False)
         assert "is not UTF-8" in result.stderr
+
+    @pytest.mark.parametrize("depth", [60, 3000, 100_000])
+    def test_json_that_is_nested_too_deeply_is_refused(self, shell: Shell, depth: int) -> None:
+        data = '{"a": ' + "[" * depth + "]" * depth + "}"
+        wrong = shell.file("wrong.json", f'{{"driver_volume_type": "iscsi", "data": {data}}}')
+        result = shell("attach", wrong, "web")
+        assert result.exit_code == 2
+        assert "nested too deeply" in " ".join(result.stderr.split())
+
+    def test_it_may_have_a_byte_order_mark_and_stand_in_the_answer_of_a_service(
+        self, shell: Shell, xapi: Simulator
+    ) -> None:
+        arrange_target(xapi)
+        xapi.add_vm("web")
+        answer = "\ufeff" + json.dumps({"connection_info": iscsi(0)})
+        assert shell("attach", shell.file("answer.json", answer), "web").exit_code == 0
+        assert shell("detach", "-", "web", stdin=answer).exit_code == 0
+        assert not xapi.db.refs("VBD")
+
+    @pytest.mark.parametrize("seconds", ["inf", "1e400", "1e30", "0", "-1"])
+    def test_a_timeout_that_no_clock_can_measure_is_refused(self, shell: Shell, seconds: str) -> None:
+        assert shell("list", "web", "--timeout", seconds).exit_code == 2
 
     def test_the_flat_shape_does_as_well(self, shell: Shell, xapi: Simulator) -> None:
         arrange_target(xapi)

@@ -103,14 +103,14 @@ def test_each_backend_that_is_looked_at_is_shown_to_whoever_watches(gold: Shell)
 
 
 @pytest.mark.parametrize("width", [70, 95])
-def test_a_uuid_stays_in_one_piece_where_there_is_room(gold: Shell, xapi: Simulator, width: int) -> None:
-    """Without room it is folded, and nothing is cut off."""
+def test_a_uuid_stays_in_one_piece(gold: Shell, xapi: Simulator, width: int) -> None:
+    """Where a table has no room for it, each cell has a line of its own."""
     xapi.storage.shares.add_nfs("10.0.0.3").export("/vols", size=GIB)
     name = "name_label=one that has a long name, which needs more lines than one"
     uuid = gold.json("sm", "backend_add", "gold", "nfs", "server=10.0.0.3", "serverpath=/vols", name)[
         "sr_uuid"
     ]
     shown = at_a_terminal(gold, ["sm", "backend_list"], width=width)[1]
-    assert (uuid in shown) == (width == 95)
-    assert uuid[-4:] in shown
+    assert uuid in shown
+    assert ("\nSR" in shown.replace("\x1b[1m", "").replace("\r", "")) == (width == 70)
     assert "serverpath=/vols" in shown

@@ -180,6 +180,13 @@ def test_an_encrypted_volume_is_refused(where: str) -> None:
     assert "LUKS" in str(caught.value)
 
 
+def _nested(depth: int) -> dict[str, object]:
+    data: dict[str, object] = {}
+    for _ in range(depth):
+        data = {"a": data}
+    return data
+
+
 @pytest.mark.parametrize(
     ("told", "key", "words"),
     [
@@ -195,6 +202,8 @@ def test_an_encrypted_volume_is_refused(where: str) -> None:
         ({"driver_volume_type": "nfs", "data": {"qos_specs": {"class": 9}}}, "qos_specs.class", "highest"),
         ({"driver_volume_type": "nfs", "data": {"qos_specs": {"sched": "x"}}}, "qos_specs.sched", "idle"),
         ({"driver_volume_type": "nfs", "volume_id": ["v"], "data": {}}, "volume_id", "a string"),
+        ({"driver_volume_type": "x", "data": _nested(60)}, "data", "nested too deeply"),
+        ({"driver_volume_type": "x", "data": _nested(100_000)}, "data", "nested too deeply"),
         ("iscsi", "connection_info", "a mapping"),
         (None, "connection_info", "a mapping"),
     ],

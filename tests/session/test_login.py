@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_xapi import FINGERPRINT, TLS, HangUp, Refuse, TinyXapi
 
 import xenvol
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import HostNotTrusted, InvalidArgument, XapiError, XapiUnreachable
 from xenvol.secret import Secret
 from xenvol.session import CallRecord, InsecureConnection, connect
 
@@ -133,6 +135,19 @@ def test_closing_ignores_a_missing_answer() -> None:
     session.close()
 
 
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, 1e30, True, "5"])
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+def test_a_timeout_that_no_clock_can_measure_is_refused(name: str, seconds: Any) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name} is a number of seconds above 0 and at most 1000000"):
+        connect("https://192.0.2.1", "root", "secret", **{name: seconds})
+
+
+def test_http_to_a_host_that_speaks_https_says_so(secure_host: TinyXapi) -> None:
+    with pytest.raises(XapiUnreachable, match="if it speaks https, say https://") as caught:
+        connect(secure_host.url.replace("https:", "http:"), "root", "secret")
+    assert "may have happened" not in str(caught.value)
+
+
 class TestTrust:
     def test_the_authority_or_the_fingerprint_proves_the_host(self, secure_host: TinyXapi) -> None:
         """`ca_file` may be a Path."""
@@ -146,7 +161,7 @@ class TestTrust:
         self, secure_host: TinyXapi, trust: dict[str, str | Path]
     ) -> None:
         """Verification is the default."""
-        with pytest.raises(XapiUnreachable, match="certificate"):
+        with pytest.raises(HostNotTrusted, match="certificate"):
             connect(secure_host.url, "root", "secret", **trust)  # type: ignore[arg-type]  # because of ** over a union
         assert secure_host.received == []
 

@@ -129,7 +129,7 @@ def check_takes_disk(vm: VM, guest_metrics: Record | None, *, mode: str, will_pl
             str(vm),
             vm.power_state,
             needed="Running or Halted",
-            remedy="unpause it first, or attach with hotplug=False",
+            remedy="unpause it first, or attach with `hotplug=False`",
         )
     if vm.is_hvm and mode == "RO":
         raise ReadOnlyNotSupported(str(vm))

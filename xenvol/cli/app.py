@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ import click
 from xenvol.cli import failures
 from xenvol.cli.group import Commands, Entry
 from xenvol.cli.terminal import Terminal
+
+READER_GONE: Final = 141  # 128 and the number of SIGPIPE, as in shells: `xenvol list web | head -1`
 
 COMMANDS: Mapping[str, Entry] = {
     "attach": Entry("xenvol.cli.volumes:attach", "Attach a volume to a VM."),
@@ -63,9 +66,14 @@ class App(Commands):
             formatter.write_dl([(str(status), meaning) for status, meaning in failures.STATUSES.items()])
         super().format_epilog(ctx, formatter)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _reader_may_go():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:  # click would print an empty line, which is no JSON
             raise click.Abort from interrupt
 
@@ -83,7 +91,30 @@ class App(Commands):
                 if isinstance(error, click.UsageError):  # click may have stopped before it read --json
                     terminal.as_json = terminal.as_json or "--json" in arguments
                 status = terminal.fail(error)
+        if args is None:
+            _discard_unwritten_output()
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """End the command when nothing reads its output any more."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(READER_GONE) from error
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich turns it into this
+            raise click.exceptions.Exit(READER_GONE) from end
+        raise
+
+
+def _discard_unwritten_output() -> None:
+    """Let the interpreter end without writing again what could not be written: it would print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

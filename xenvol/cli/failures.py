@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -9,18 +10,21 @@ import click
 
 from xenvol.errors import (
     DriverError,
+    HostNotTrusted,
     HypervisorError,
     RequestError,
     StorageError,
     VMError,
     XapiError,
     XapiUnreachable,
+    XenVolError,
 )
 from xenvol.secret import masked
 from xenvol.session.endpoint import NotConnected
 
 OTHER = 1
 USAGE = 2
+BUSY = 10
 INTERRUPTED = 130  # 128 and the number of SIGINT, as in shells
 
 
@@ -30,6 +34,13 @@ class Terminated(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number  # as in shells
+
+
+class OutputFailed(click.ClickException):
+    """Standard output cannot be written: its disk is full, say."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {cause.strerror or cause}")
 
 
 class Blame(NamedTuple):
@@ -47,7 +58,9 @@ _BLAMES: dict[type[BaseException], Blame] = {
     DriverError: Blame("driver", 4, "the driver's package is missing or broken, or cannot do this"),
     StorageError: Blame("storage", 5, "the storage does not have what was promised"),
     HypervisorError: Blame("hypervisor", 6, "xapi or a host refused, and nothing was done"),
+    HostNotTrusted: Blame("trust", 9, "the host did not prove its identity, and was sent nothing"),
     XapiUnreachable: Blame("unreachable", 7, "no answer: repeat the command to find out, and to complete it"),
+    OutputFailed: Blame("output", 11, "the result could not be written to standard output"),
     click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: repeat the command to complete it"),
 }
 _INTERRUPTED = _BLAMES[click.Abort]
@@ -66,7 +79,9 @@ STATUSES: dict[int, str] = {
     0: "done",
     OTHER: _UNEXPECTED.meaning,
     **{blame.status: blame.meaning for blame in sorted(_ALL, key=attrgetter("status"))},
+    BUSY: "busy: the same command may succeed a little later",
 }
+STATUSES = dict(sorted(STATUSES.items()))
 """Every exit status and its meaning, for the help and the documentation."""
 
 
@@ -74,19 +89,24 @@ def blame_of(error: BaseException) -> Blame:
     """Return the first blame that fits. An error that fits none is a bug, in xenvol or in a driver."""
     if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
         return _INTERRUPTED._replace(status=error.__cause__.status)
-    for kind in type(error).__mro__:
-        if (blame := _BLAMES_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-            return blame
-    return next((blame for kind, blame in _BLAMES.items() if isinstance(error, kind)), _UNEXPECTED)
+    named = (_BLAMES_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(error).__mro__)
+    typed = (blame for kind, blame in _BLAMES.items() if isinstance(error, kind))
+    blame = next((blame for blame in (*named, *typed) if blame is not None), _UNEXPECTED)
+    return blame._replace(status=BUSY) if _is_transient(error) else blame
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, XenVolError) and error.is_transient
 
 
 def as_json(error: BaseException) -> dict[str, Any]:
     """Return the error as JSON: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
-    ``exit_status``, ``notes``."""
+    ``exit_status``, ``is_transient`` (the same command may succeed a little later), ``notes``."""
     return {
         "type": "UsageError" if isinstance(error, click.UsageError) else type(error).__name__,
         "blame": blame_of(error).word,
         "exit_status": blame_of(error).status,
+        "is_transient": _is_transient(error),
         "message": message_of(error),
         "code": error.code if isinstance(error, XapiError) else None,
         "params": list(error.params) if isinstance(error, XapiError) else [],
@@ -103,7 +123,20 @@ def message_of(error: BaseException) -> str:
         return error.format_message()
     if blame_of(error) is _UNEXPECTED:
         return masked(f"unexpected {type(error).__name__}: {error}")
-    return str(error).removesuffix(f"; {hint_of(error)}")
+    return with_options(str(error)).removesuffix(f"; {hint_of(error)}")
+
+
+_OPTIONS = {"`hotplug=False`": "--no-hotplug", "`insecure=True`": "--insecure"}
+
+
+def with_options(text: str) -> str:
+    """Return the text of an error with the command line's options for the arguments of functions.
+
+    Such an argument stands in backticks. One of which the command line has another name is in `_OPTIONS`.
+    """
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return re.sub("`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), text)
 
 
 def hint_of(error: BaseException) -> str | None:

@@ -18,11 +18,13 @@ from typing import Any
 import click
 
 import xenvol
+from xenvol.cli import failures
 from xenvol.cli.terminal import Terminal
 from xenvol.connection_data import connection_info
 from xenvol.secret import Secret
 from xenvol.session import InsecureConnection, Session
 from xenvol.session.endpoint import ANSWER_TIMEOUT
+from xenvol.session.login import LONGEST_TIMEOUT
 from xenvol.volumeops import VolumeOps
 
 PASSWORD_VARIABLE = "XENVOL_PASSWORD"
@@ -69,7 +71,8 @@ class Pool:
                         on_call=on_call,
                     )
                 except ValueError as error:  # a wrong address, or two ways to trust it
-                    raise click.UsageError(str(error), click.get_current_context()) from error
+                    text = failures.with_options(str(error))
+                    raise click.UsageError(text, click.get_current_context()) from error
                 finally:
                     for warning in caught:
                         self.terminal.warn(str(warning.message))
@@ -149,7 +152,7 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True, max=LONGEST_TIMEOUT),
         default=ANSWER_TIMEOUT,
         show_default=True,
         metavar="SECONDS",
@@ -202,11 +205,14 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_info(ctx: click.Context, param: click.Parameter, value: str) -> Mapping[str, object]:
-    """Read and check the connection_info in a file, or in standard input for -, before the login."""
+    """Read and check the connection_info in a file, or in standard input for -, before the login.
+
+    It may stand in the answer of a service: ``{"connection_info": {…}}``.
+    """
     where = "standard input" if value == "-" else value
     try:
-        with click.open_file(value, encoding="utf-8") as file:
-            sent = json.load(file)
+        with click.open_file(value, "rb") as file:
+            sent = json.loads(file.read().decode("utf-8-sig"))  # some programs write a byte order mark
     except OSError as error:
         raise click.BadParameter(f"{where} cannot be read: {error.strerror}", ctx, param) from error
     except UnicodeDecodeError:
@@ -214,6 +220,10 @@ def read_info(ctx: click.Context, param: click.Parameter, value: str) -> Mapping
     except json.JSONDecodeError as error:
         what = f"{error.msg}, line {error.lineno}"
         raise click.BadParameter(f"{where} is no JSON: {what}", ctx, param) from None  # the same
+    except RecursionError:
+        raise click.BadParameter(f"{where} is nested too deeply", ctx, param) from None
+    if isinstance(sent, dict) and [*sent] == ["connection_info"]:
+        sent = sent["connection_info"]
     if not isinstance(sent, dict):
         raise click.BadParameter(f"{where} holds no JSON object", ctx, param)
     info = connection_info.sealed(sent)

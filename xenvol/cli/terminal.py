@@ -46,7 +46,7 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 """The level of the library's log that is shown, by the number of -v."""
 
 
-_FOLDED = 30  # characters: other columns are folded down to this before a uuid is folded
+_FOLDED = 30  # characters: a column without uuids is folded down to this
 _GAP = 3  # between columns
 _REDRAWN = 0.1  # seconds; a disk's pieces come faster than people read
 
@@ -92,17 +92,29 @@ class Terminal:
 
     def json(self, value: object) -> None:
         """Print one JSON value, indented at a terminal."""
-        click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None))
+        with _writing():
+            click.echo(json.dumps(value, indent=2 if self.out.is_terminal else None))
 
     def say(self, line: str, *, style: str = "") -> None:
-        self.out.print(Text(clean(line), style=style), soft_wrap=not self.out.is_terminal)
+        with _writing():
+            self.out.print(Text(clean(line), style=style), soft_wrap=not self.out.is_terminal)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-        if self.out.is_terminal:
-            self.out.print(_table(columns, rows, self.out.width))
-            return
-        for row in (columns, *rows):
-            click.echo("\t".join(" ".join(clean(str(cell)).split()) for cell in row))
+        """Print a table. At a terminal where its uuids would be folded, each cell has a line of its own."""
+        cells = [[clean(str(cell)) for cell in row] for row in rows]
+        with _writing():
+            if not self.out.is_terminal:
+                for row in (columns, *cells):
+                    click.echo("\t".join(" ".join(cell.split()) for cell in row))
+            elif _keeps_uuids(columns, cells, self.out.width):
+                self.out.print(_table(columns, cells, rows))
+            else:
+                longest = max(map(len, columns))
+                for number, row in enumerate(cells):
+                    if number:
+                        self.out.print()
+                    for name, cell in zip(columns, row, strict=True):
+                        self.out.print(Text.assemble((f"{name:{longest}}  ", "bold"), cell))
 
     # ---- progress
 
@@ -315,20 +327,36 @@ class _LogHandler(logging.Handler):
         self._terminal._say(word, "yellow" if word == "warning" else "dim", record.getMessage())
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """Make a table with folded cells. A uuid stays in one piece, to be copied, if the other columns still have room."""
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell a failure of standard output from every other OSError. If the reader has gone, BrokenPipeError stays."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise failures.OutputFailed(error) from error
+
+
+def _keeps_uuids(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether a table of this width shows each uuid in one piece, to be copied, if its other columns are folded."""
+    needed = 0
+    for name, *column in zip(columns, *cells, strict=True):
+        longest = max(map(len, (name, *column)))
+        needed += _GAP + (longest if any(map(is_uuid, column)) else min(longest, _FOLDED))
+    return needed <= width or not any(is_uuid(cell) for row in cells for cell in row)
+
+
+def _table(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], styled: Sequence[Sequence[str | Text]]
+) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    cells = [[clean(str(row[number])) for row in rows] for number in range(len(columns))]
-    are_uuids = [any(map(is_uuid, column)) for column in cells]
-    widths = [max(map(len, (name, *column))) for name, column in zip(columns, cells, strict=True)]
-    needed = sum(
-        (longest if is_whole else min(longest, _FOLDED)) + _GAP
-        for longest, is_whole in zip(widths, are_uuids, strict=True)
-    )
-    for name, is_whole in zip(columns, are_uuids, strict=True):
-        table.add_column(name, overflow="fold", no_wrap=is_whole and needed <= width)
-    for row in rows:
-        table.add_row(*(Text(clean(str(cell)), style=getattr(cell, "style", "")) for cell in row))
+    for name, *column in zip(columns, *cells, strict=True):
+        table.add_column(name, overflow="fold", no_wrap=any(map(is_uuid, column)))
+    for row, styles in zip(cells, styled, strict=True):
+        table.add_row(
+            *(Text(cell, style=getattr(of, "style", "")) for cell, of in zip(row, styles, strict=True))
+        )
     return table
 
 

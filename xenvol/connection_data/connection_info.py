@@ -76,7 +76,7 @@ def parse(connection_info: Mapping[str, object]) -> ConnectionInfo:
         raise _no_mapping(type(connection_info))
     if isinstance(connection_info, _NotAMapping):
         raise _no_mapping(connection_info.kind)
-    whole = freeze_map(connection_info)
+    whole = _frozen(connection_info)
     name = whole.get("driver_volume_type")
     if not isinstance(name, str) or not name.strip():
         raise _invalid("driver_volume_type", None, "the name of a driver, such as iscsi", given=name)
@@ -239,8 +239,11 @@ class _NotAMapping(Mapping[str, object]):
 
 
 def sealed(given: object) -> Mapping[str, object]:
-    """Return a frozen copy with every secret wrapped. Accepts any value: `parse` refuses what is no mapping."""
-    return freeze_map(given) if isinstance(given, Mapping) else _NotAMapping(type(given))
+    """Return a frozen copy with every secret wrapped. Accepts what is no mapping: `parse` refuses it.
+
+    Raises InvalidConnectionInfo if it is nested too deeply.
+    """
+    return _frozen(given) if isinstance(given, Mapping) else _NotAMapping(type(given))
 
 
 def keeps_secrets(operation: Operation) -> Operation:
@@ -256,6 +259,14 @@ def keeps_secrets(operation: Operation) -> Operation:
             return operation(self, connection_info, *args, **kwargs)
 
     return cast("Operation", run)
+
+
+def _frozen(given: Mapping[str, object]) -> FrozenMap[object]:
+    try:
+        return freeze_map(given)
+    except ValueError:
+        problem = "is nested too deeply"
+    raise InvalidConnectionInfo("data", None, accepted="what a storage service sends", problem=problem)
 
 
 def _invalid(

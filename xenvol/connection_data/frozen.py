@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import TypeVar, final
+from typing import Final, TypeVar, final
 
 from xenvol.secret import Secret, has_secret, is_secret_key
 
@@ -40,22 +40,33 @@ class FrozenMap(Mapping[str, V]):
         return f"FrozenMap({self._items!r})"
 
 
-def freeze(value: object, *, is_secret: bool = False) -> object:
+DEPTH: Final = 50
+"""So many maps and lists may stand within each other. No service sends more than five."""
+
+
+def freeze(value: object, *, is_secret: bool = False, depth: int = DEPTH) -> object:
     """Return a copy that shares nothing mutable with `value`: maps frozen, lists as tuples, secrets as `Secret`.
+
+    Raises ValueError if more than `depth` maps and lists stand within each other.
 
     A value is a secret if a key above it is a secret's key (`is_secret_key`), or if its text has one within
     (`has_secret`). A UUID object, which object-relational mappers use, becomes its text.
     """
     if isinstance(value, uuid.UUID):
         value = str(value)
+    if depth < 0:
+        raise ValueError("nested too deeply")
     if isinstance(value, Mapping):
         return FrozenMap(
-            {key: freeze(item, is_secret=is_secret or is_secret_key(str(key))) for key, item in value.items()}
+            {
+                key: freeze(item, is_secret=is_secret or is_secret_key(str(key)), depth=depth - 1)
+                for key, item in value.items()
+            }
         )
     if isinstance(value, list | tuple):
-        return tuple(freeze(item, is_secret=is_secret) for item in value)
+        return tuple(freeze(item, is_secret=is_secret, depth=depth - 1) for item in value)
     if isinstance(value, set | frozenset):
-        return frozenset(freeze(item, is_secret=is_secret) for item in value)
+        return frozenset(freeze(item, is_secret=is_secret, depth=depth - 1) for item in value)
     if isinstance(value, bytes | bytearray):
         return freeze(value.decode(errors="replace"), is_secret=True) if is_secret else bytes(value)
     if isinstance(value, str):
@@ -66,7 +77,7 @@ def freeze(value: object, *, is_secret: bool = False) -> object:
 
 
 def freeze_map(items: Mapping[str, object]) -> FrozenMap[object]:
-    """Freeze a mapping, as `freeze` does."""
+    """Freeze a mapping, as `freeze` does. Raises ValueError if it is nested too deeply."""
     frozen = freeze(items)
     assert isinstance(frozen, FrozenMap)
     return frozen

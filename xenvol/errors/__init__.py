@@ -152,7 +152,7 @@ class NotHotpluggable(VMError):
     def __init__(self, vm: str, *, reason: str) -> None:
         super().__init__(
             f"VM {vm} takes no disk while it runs: {reason}; "
-            "install the Xen guest drivers in it, or attach with hotplug=False and restart it"
+            "install the Xen guest drivers in it, or attach with `hotplug=False` and restart it"
         )
         self.vm = vm
         self.reason = reason
@@ -428,15 +428,26 @@ class XapiUnreachable(XenVolError):
         self.cause: BaseException | None = cause
         self.reason = masked(f"{type(cause).__name__}: {cause}")
         self.was_sent: bool = getattr(cause, "was_sent", True)
-        what_now = (
-            "it may have happened or not; repeat the request, which finds out and completes it"
-            if self.was_sent
-            else "nothing was sent; check the address, and that the host is up"
-        )
-        super().__init__(f"{call} got no answer ({self.reason}): {what_now}")
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        if not self.was_sent:
+            what_now = "nothing was sent; check the address, and that the host is up"
+        elif self.call.startswith("session.login_"):
+            what_now = "nothing was changed; check the address, and that the host is up"
+        else:
+            what_now = "it may have happened or not; repeat the request, which finds out and completes it"
+        return f"{self.call} got no answer ({self.reason}): {what_now}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__ | {"cause": None})
+
+
+class HostNotTrusted(XapiUnreachable):
+    """The host that answers did not prove its identity, so nothing was sent to it. The same call fails again."""
+
+    def _message(self) -> str:
+        return masked(f"{self.cause}; nothing was sent")
 
 
 # --- texts -------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Trust:
     @classmethod
     def of(cls, ca_file: str | None, fingerprint: str | Iterable[str] | None, insecure: bool) -> Trust:
         if (ca_file is not None) + (fingerprint is not None) + insecure > 1:
-            raise ValueError("ca_file, fingerprint and insecure exclude each other: choose one")
+            raise ValueError("`ca_file`, `fingerprint` and `insecure=True` exclude each other: choose one")
         if fingerprint is None:
             fingerprints: frozenset[str] = frozenset()
         else:
@@ -66,7 +66,7 @@ class Trust:
                 _ = trust.context  # report an unreadable CA file now, not during an attach
             except OSError as error:
                 raise ValueError(
-                    f"ca_file {ca_file!r} holds no certificates that can be read: {error}"
+                    f"`ca_file` {ca_file!r} holds no certificates that can be read: {error}"
                 ) from error
         return trust
 
@@ -125,7 +125,7 @@ class Endpoint:
             parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), trust
         )
         if not (endpoint.is_private or trust.insecure):
-            raise ValueError(f"{url} would send the password in the clear: use https, or say insecure=True")
+            raise ValueError(f"{url} would send the password in the clear: use https, or say `insecure=True`")
         return endpoint
 
     @property
@@ -212,7 +212,7 @@ class Connection(http.client.HTTPConnection):
             self.close()
             raise UntrustedHost(
                 f"the certificate of {self._endpoint} does not prove its identity ({error.verify_message}); "
-                "name the authority that signed it (ca_file), or pin its SHA-256 fingerprint (fingerprint)"
+                "name the authority that signed it (`ca_file`), or pin its SHA-256 fingerprint (`fingerprint`)"
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot spell
             self.close()

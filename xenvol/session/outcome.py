@@ -14,7 +14,7 @@ from xml.parsers.expat import ExpatError
 
 import XenAPI
 
-from xenvol.errors import XapiError, XapiUnreachable, XenVolError
+from xenvol.errors import HostNotTrusted, XapiError, XapiUnreachable, XenVolError
 from xenvol.secret import Secret, cut_frames, scrub
 from xenvol.session.clients import SILENCE
 from xenvol.session.endpoint import NotConnected, UntrustedHost
@@ -52,7 +52,8 @@ def _translation(name: Call, cause: BaseException) -> XenVolError:
     if isinstance(cause, xmlrpc.client.Fault) and cause.faultCode == 401:
         # the official client turns SESSION_INVALID into this if it did not log in itself
         return XapiError("SESSION_INVALID", [], str(name))
-    return XapiUnreachable(str(name), cause)
+    kind = HostNotTrusted if isinstance(cause, UntrustedHost) else XapiUnreachable
+    return kind(str(name), cause)
 
 
 def may_repeat(name: Call) -> Callable[[BaseException], bool]:
@@ -61,7 +62,7 @@ def may_repeat(name: Call) -> Callable[[BaseException], bool]:
         is_busy(error)
         or (
             isinstance(error, XapiUnreachable)
-            and not isinstance(error.cause, UntrustedHost)
+            and not isinstance(error, HostNotTrusted)
             and (name.is_read or isinstance(error.cause, NotConnected | ConnectionRefusedError | gaierror))
         )
     )

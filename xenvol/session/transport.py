@@ -24,6 +24,10 @@ class UnreadableAnswer(OSError):
     """The host sent something that is no XML-RPC answer."""
 
 
+class NotHTTP(OSError):
+    """The host closed a new connection without an answer, as one does that speaks another protocol."""
+
+
 class Transport(xmlrpc.client.Transport):
     """One thread's connection to one endpoint. A failed request closes it, and the next one connects anew."""
 
@@ -47,10 +51,16 @@ class Transport(xmlrpc.client.Transport):
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
         """Send once. After NotConnected nothing was sent; after every other error the host may have acted."""
-        answered = False
+        answered, is_new = False, not self.is_connected
         try:
             answer = self.single_request(host, handler, request_body, verbose)
             answered = True
+        except (ConnectionError, http.client.BadStatusLine) as error:
+            if is_new and self.endpoint.scheme == "http":
+                raise NotHTTP(
+                    f"{self.endpoint} closed the connection without an answer; if it speaks https, say https://"
+                ) from error
+            raise
         finally:
             if (
                 not answered
