@@ -1,8 +1,11 @@
-"""Migration within a pool: plug the SRs of a VM's volumes on the destination before the VM moves, and undo that."""
+"""Migration within a pool: plug the SRs of a VM's volumes on the destination before the VM moves, and undo that.
+
+Also: on which host a VM is, for a caller that speaks for one host of the pool.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.listing import list_volumes
@@ -48,17 +51,34 @@ def prepare(
     return [view.record("SR", sr_ref)["uuid"] for sr_ref in ways]
 
 
+def is_elsewhere(view: View, vm: VM, host_ref: HostRef) -> bool:
+    """Whether the VM is on another host: it runs there, or it runs nowhere and its affinity is another host.
+
+    A VM that runs nowhere and has no affinity is on every host. The affinity to a host that has left the pool counts as
+    none.
+    """
+    if vm.resident_on is not None or vm.affinity in (None, host_ref):
+        return vm.resident_on not in (None, host_ref)
+    view.read({"host": [vm.affinity]})
+    return view.known("host", vm.affinity) is not None
+
+
 def undo(view: View, vm: VM, host: Name) -> None:
-    """Undo `prepare`: unplug the SRs on that host. Idempotent. Raises VMBusy while the VM moves.
+    """Undo `prepare`: unplug the SRs of all volumes of the VM on that host. Idempotent. See `leave`."""
+    host_ref = find_host(view, host)
+    leave(view, vm, host_ref, [volume.sr_ref for volume in list_volumes(view, vm)])
+
+
+def leave(view: View, vm: VM, host_ref: HostRef, sr_refs: Iterable[SRRef]) -> None:
+    """Unplug these SRs with volumes of the VM on that host. Idempotent. Raises VMBusy while the VM moves.
 
     Spares the master, on which the SRs depend, the VM's own host, and an SR with a disk that is needed on that host
     (`is_needed_on`). If the host is down, its PBDs stay, and the release of the SR takes them back.
     """
-    host_ref = find_host(view, host)
     check_stays(vm)
     if host_ref in (view.master, vm.resident_on):
         return
-    for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
+    for sr_ref in dict.fromkeys(sr_refs):
         if not _is_needed(view, sr_ref, host_ref):
             with turn(view, sr_ref, for_unplug=True):
                 if not _is_needed(view, sr_ref, host_ref):  # again: the wait for the turn may have been long
