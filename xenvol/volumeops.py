@@ -470,18 +470,24 @@ class VolumeOps:
 
         self._retried("undo a migration", undo)
 
-    def get_connectors(self, vm: Name) -> list[dict[str, Any]]:
+    def get_connectors(self, vm: Name, *, fibre_channel: bool = False) -> list[dict[str, Any]]:
         """Return a connector for every host to which the service must export a volume for this VM, the master first.
 
         These are the pool's master, on which xapi works on every shared SR, and the VM's host. A VM that is halted or
-        that HA protects may start anywhere, so it needs every host.
+        that HA protects may start anywhere, so it needs every host. `fibre_channel` as in `get_connector`.
         """
+        _check_bool(fibre_channel=fibre_channel)
         view = View(self._session)
-        return connectors.get_connectors(view, find_vm(view, vm))
+        return connectors.get_connectors(view, find_vm(view, vm), fibre_channel=fibre_channel)
 
-    def get_connector(self, host: Name | None = None) -> dict[str, Any]:
-        """Return what the service must know of a host to export a volume to it. None is the pool's master."""
-        return connectors.get_connector(View(self._session), host)
+    def get_connector(self, host: Name | None = None, *, fibre_channel: bool = False) -> dict[str, Any]:
+        """Return what the service must know of a host to export a volume to it. None is the pool's master. One call.
+
+        `fibre_channel` adds the names of the host's Fibre Channel ports (`wwpns`) and adapters (`wwnns`). xapi has no
+        field for them, so a storage driver looks at the host's hardware: two more calls.
+        """
+        _check_bool(fibre_channel=fibre_channel)
+        return connectors.get_connector(View(self._session), host, fibre_channel=fibre_channel)
 
     def _view(self, *infos: ConnectionInfo) -> View:
         """Return a view for one operation, which masks the secrets of the request in errors."""

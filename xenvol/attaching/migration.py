@@ -106,7 +106,10 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
 
 
 def find_host(view: View, host: Name) -> HostRef:
-    """Return the host of this reference, uuid or name. Raises UnknownHost; RequestError if `host` is no name at all."""
+    """Return the host of this reference, uuid or name. One call, or none if all hosts have been read.
+
+    Raises UnknownHost; RequestError if `host` is no name at all.
+    """
     host = text_of(host, "a host")
     if is_ref(host):
         try:
@@ -116,7 +119,11 @@ def find_host(view: View, host: Name) -> HostRef:
                 raise UnknownHost(host) from error
             raise
         return HostRef(host)
-    found = view.find("host", {"uuid": host.lower()} if is_uuid(host) else {"name_label": host})
+    field, value = ("uuid", host.lower()) if is_uuid(host) else ("name_label", host)
+    if view.has_all("host"):
+        found = {ref: rec for ref, rec in view.remembered("host").items() if rec[field] == value}
+    else:
+        found = view.find("host", {field: value})
     if len(found) != 1:
         raise UnknownHost(host, candidates=[rec["uuid"] for rec in found.values()])
     return HostRef(next(iter(found)))
