@@ -229,3 +229,14 @@ class TestSnapshots:
         status, page = http_client("POST", "/simulator/compare", data)
         assert status == 400
         assert text in page["error"]
+
+
+def test_a_plugin_can_be_given_its_answer(xapi: Simulator, http_client: HTTP) -> None:
+    order = {"plugin": "raid.py", "function": "check", "answer": "[]"}
+    assert http_client("POST", "/simulator/plugins", order) == (200, {})
+    client = PlainClient(xapi)
+    assert client.call("host.call_plugin", xapi.xapi.master, "raid.py", "check", {}) == ("result", "[]")
+    for wrong in ({}, {**order, "answer": 1}, {**order, "more": ""}, ["raid.py"]):
+        status, answer = http_client("POST", "/simulator/plugins", wrong)
+        assert status == 400
+        assert answer["error"] == "a plugin's answer has the keys plugin, function, answer, each with a text"

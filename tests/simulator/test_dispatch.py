@@ -345,3 +345,29 @@ def test_a_default_belongs_to_the_call_and_not_to_the_table(
     monkeypatch.undo()
     secret = pool.call("secret.create", {"value": "x"})
     assert pool.call("secret.get_other_config", secret) == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("Bond.create", (NULL, [], "", "lacp", {})),
+        ("VLAN.create", (NULL, "7", NULL)),
+        ("VM_appliance.start", (NULL, False)),
+        ("Cluster.create", (NULL, "corosync", True, 1.0, 1.0)),
+        ("VTPM.create", (NULL, False)),
+        ("Repository.introduce", ("a", "", "http://x", "http://y", False, "")),
+    ],
+)
+def test_a_message_of_xapi_without_a_rule_is_known_and_not_implemented(
+    pool: Direct, message: str, arguments: tuple[object, ...]
+) -> None:
+    """An unknown one would tell a client that this xapi is too old."""
+    assert pool.refusal(message, *arguments) == ["NOT_IMPLEMENTED", message]
+    assert message in pool.call("host.list_methods")
+
+
+@pytest.mark.parametrize("message", ["Rate_limit.add_caller", "VM_group.create", "Caller.add_group"])
+def test_a_message_of_a_later_release_is_unknown(pool: Direct, message: str) -> None:
+    assert pool.refusal(message) == ["MESSAGE_METHOD_UNKNOWN", message]
+    later = datamodel.load("26.17.0").wire_names
+    assert message in later

@@ -96,6 +96,19 @@ class TestSections:
         journal.answered(call, Answer(""))
         assert len(journal) == 0
 
+    def test_the_oldest_calls_are_dropped_beyond_the_limit_and_marks_stay_right(self) -> None:
+        journal = Journal(limit=10)
+        marks = []
+        for number in range(95):
+            marks.append(journal.mark())
+            journal.arrived(incoming(number, "SR.scan", "session", str(number)))
+            assert min(number + 1, 10) <= len(journal) < 20
+        assert marks == list(range(95))
+        assert [entry.params for entry in journal.since(93)] == [("93",), ("94",)]
+        assert len(journal.since(0)) == len(journal)
+        journal.clear()
+        assert (journal.mark(), len(journal)) == (0, 0)
+
     def test_slices_and_indexes_work_as_in_a_list(self, journal: Journal) -> None:
         for number in range(5):
             journal.arrived(incoming(number, f"c.m{number}"))

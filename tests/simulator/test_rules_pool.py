@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import XenAPI
 from vmkit import Client, client, hosts
 
 from xenvol.simulator import Simulator
+from xenvol.simulator.failure import Failure
 
 __all__ = ["client", "hosts"]  # fixtures
 
@@ -59,6 +62,25 @@ class TestQuestions:
         assert client("pool.has_extension", pool, "x") is False
         assert client.refused("host.call_plugin", host, "p", "f", {}) == ["XENAPI_MISSING_PLUGIN", "p"]
         assert client.refused("host.get_server_certificate", host) == ["CERTIFICATE_LIBRARY_CORRUPT"]
+
+    def test_a_plugin_answers_what_a_test_has_ordered(self, xapi: Simulator, client: Client) -> None:
+        def greet(arguments: Mapping[str, str]) -> str:
+            if not arguments:
+                raise Failure("XENAPI_PLUGIN_FAILURE", "greet", "KeyError", "name")
+            return f"hello {arguments['name']}"
+
+        host = client("host.get_all")[0]
+        xapi.answer_plugin("raid.py", "check", "[]")
+        xapi.answer_plugin("raid.py", "greet", greet)
+        assert client("host.call_plugin", host, "raid.py", "check", {"a": "b"}) == "[]"
+        assert client("host.call_plugin", host, "raid.py", "greet", {"name": "x"}) == "hello x"
+        refused = client.refused("host.call_plugin", host, "raid.py", "greet", {})
+        assert refused == ["XENAPI_PLUGIN_FAILURE", "greet", "KeyError", "name"]
+        refused = client.refused("host.call_plugin", host, "raid.py", "no", {})
+        assert refused == ["XENAPI_PLUGIN_FAILURE", "no", "UNKNOWN_FUNCTION", ""]
+        kept = xapi.checkpoint()
+        xapi.restore(kept)
+        assert client("host.call_plugin", host, "raid.py", "check", {}) == "[]"
 
     def test_a_host_lists_all_messages(self, client: Client) -> None:
         assert {"VBD.plug", "SR.probe", "VM.start"} <= set(client("host.list_methods"))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from storage_pool import DEAD, GIB, NULL, StoragePool, refusal, storage_pool
+from xapi_client import PlainClient, log_in
 
 from xenvol.simulator.rulebook import Call
 from xenvol.simulator.rules import datapath
 from xenvol.simulator.rules.port import Port
 from xenvol.simulator.sm.base import VDIInfo, XapiRefusal
 
+MIB = 1 << 20
 UUID = "33333333-0000-4000-8000-000000000001"
 OTHER_UUID = "33333333-0000-4000-8000-000000000002"
 
@@ -300,6 +304,73 @@ class TestContent:
                 file.seek(at)
                 file.write(b"x")
 
+    def test_a_copy_keeps_the_holes_and_overwrites_what_was_there(
+        self, pool: StoragePool, files: str
+    ) -> None:
+        source, target = (pool.vdi(files, virtual_size=str(64 * MIB)) for _ in range(2))
+        self.write(pool, source, 3 * MIB)
+        self.write(pool, target, 5 * MIB)
+        pool.x.VDI.copy(source, NULL, NULL, target)
+        assert pool.x.VDI.checksum(target) == pool.x.VDI.checksum(source)
+        new = pool.x.VDI.copy(source, files)
+        with pool.simulator.xapi.lock:
+            file = datapath.content(Call(pool.simulator.xapi, "", NULL, NULL, pool.master), pool.master, new)
+        assert file.stat().st_blocks * 512 < 2 * MIB
+
+    @pytest.mark.parametrize("name", ["copy", "checksum", "list_changed_blocks", "pool_migrate"])
+    def test_other_calls_go_on_while_bytes_are_read(
+        self, pool: StoragePool, files: str, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        vdi = pool.vdi(files, virtual_size=str(MIB))
+        pool.x.VDI.enable_cbt(vdi)
+        snapshot = pool.x.VDI.snapshot(vdi, {})
+        if name == "pool_migrate":
+            pool.x.VDI.disable_cbt(vdi)
+            pool.vbd(vdi)
+        began, answered = threading.Event(), threading.Event()
+        outside = Call.outside
+
+        def waiting(call: Call, work: Callable[[], Any]) -> Any:
+            def late() -> Any:
+                began.set()
+                assert answered.wait(60)
+                return work()
+
+            return outside(call, late)
+
+        monkeypatch.setattr(Call, "outside", waiting)
+        arguments = {
+            "copy": (files,),
+            "checksum": (),
+            "list_changed_blocks": (snapshot,),
+            "pool_migrate": (files, {}),
+        }
+
+        def run() -> None:
+            with log_in(pool.simulator) as x:
+                getattr(x.VDI, name)(vdi, *arguments[name])
+
+        with ThreadPoolExecutor(1) as executor:
+            running = executor.submit(run)
+            assert began.wait(60)
+            assert pool.x.VDI.get_uuid(vdi)
+            answered.set()
+            running.result(60)
+
+    def test_a_copy_tells_its_progress(self, pool: StoragePool, files: str) -> None:
+        vdi = pool.vdi(files, virtual_size=str(4 * MIB))
+        for at in range(0, 4 * MIB, 2 * MIB):
+            self.write(pool, vdi, at)
+        seen = []
+        pool.simulator.xapi.observers.append(
+            lambda cls, ref: seen.append(pool.db.row(cls, ref)["progress"]) if cls == "task" else None
+        )
+        task = PlainClient(pool.simulator).call("Async.VDI.copy", vdi, files)[1]
+        while pool.x.task.get_status(task) == "pending":
+            time.sleep(0.01)
+        assert any(0 < progress < 1 for progress in seen)
+        assert seen == sorted(seen)
+
     def test_a_copy_has_the_bytes(self, pool: StoragePool, files: str) -> None:
         vdi = pool.vdi(files, virtual_size="4194304")
         self.write(pool, vdi, 70_000)
@@ -331,8 +402,7 @@ class TestContent:
         assert refusal(pool.x.VDI.list_changed_blocks, vdi, vdi)[0] == "SR_BACKEND_FAILURE_460"
         pool.x.VDI.enable_cbt(vdi)
         snapshot = pool.x.VDI.snapshot(vdi, {})
-        with pool.simulator.xapi.lock:
-            pool.db.set("VDI", snapshot, cbt_enabled=True)
+        assert pool.x.VDI.get_cbt_enabled(snapshot)  # it continues the log of the disk
         self.write(pool, vdi, 65536)
         bitmap = base64.b64decode(pool.x.VDI.list_changed_blocks(snapshot, vdi))
         assert bitmap == b"\x40\x00\x00\x00"

@@ -165,6 +165,14 @@ def test_what_a_json_client_sends_is_what_is_read(params: list[Wire]) -> None:
     assert jsonrpc.parse_call(body) == jsonrpc.JsonCall(2, 1, "a.b", params)
 
 
+@pytest.mark.parametrize("character", ["\0", "\x04", "\x1b", "\ufffe", "\ud800"])
+def test_a_character_that_xml_does_not_have_is_replaced(character: str) -> None:
+    """As in an error that quotes the bytes that a client sent."""
+    written = xmlrpc.failure([f"a{character}b", "\t\n ä \U0001f600"])
+    ((answer,), _) = loads(written)
+    assert answer["ErrorDescription"] == ["a\ufffdb", "\t\n ä \U0001f600"]  # type: ignore[index]  # of what loads returns
+
+
 @given(st.binary(max_size=200))
 def test_rubbish_is_garbage_and_nothing_else(body: bytes) -> None:
     for parse in (xmlrpc.parse_call, jsonrpc.parse_call):

@@ -36,6 +36,8 @@ class Controlled(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
+    def answer_plugin(self, plugin: str, function: str, answer: str) -> None: ...
+
     def about(self) -> dict[str, Any]: ...
 
 
@@ -69,6 +71,10 @@ class Control:
                 '"why", ""], "nth": 1, "every": false}; faults: ' + ", ".join(KINDS),
             ),
             ("DELETE", "/faults"): (self._clear_faults, "drop all orders; ?id=N drops one"),
+            ("POST", "/plugins"): (
+                self._answer_plugin,
+                'let a plugin answer: {"plugin": "raid.py", "function": "check", "answer": "[]"}',
+            ),
             ("GET", "/snapshot"): (self._snapshot, "the whole state"),
             ("POST", "/compare"): (
                 self._compare,
@@ -154,6 +160,14 @@ class Control:
             self._simulator.faults.clear()
         elif not self._simulator.faults.cancel(number):
             raise BadRequest(f"id: there is no open order {number}")
+        return {}
+
+    def _answer_plugin(self, query: str, data: Any) -> Any:
+        keys = ("plugin", "function", "answer")
+        given = data if isinstance(data, Mapping) else {}
+        if set(given) != set(keys) or not all(isinstance(value, str) for value in given.values()):
+            raise BadRequest(f"a plugin's answer has the keys {', '.join(keys)}, each with a text")
+        self._simulator.answer_plugin(*(given[key] for key in keys))
         return {}
 
     def _snapshot(self, query: str, data: Any) -> Any:

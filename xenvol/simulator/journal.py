@@ -16,6 +16,8 @@ from typing import Any, overload
 from xenvol.simulator.hooks import Answer, Incoming
 from xenvol.simulator.waits import KINDS, OPERATION, Wait
 
+LIMIT = 100_000
+"""So many calls a journal keeps by default: some 100 MB."""
 MASK = "********"
 _SECRET_ARGUMENTS = {
     "session.login_with_password": (1,),
@@ -136,15 +138,20 @@ class Calls(Sequence[Entry]):
 
 
 class Journal(Calls):
-    """All calls but log-ins and log-outs; those are in `logins`. Safe to read while calls arrive."""
+    """All calls but log-ins and log-outs; those are in `logins`. Safe to read while calls arrive.
 
-    def __init__(self) -> None:
+    The oldest calls are dropped, so that at least `limit` and at most twice as many stay.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
         super().__init__(lambda: self._select(logins=False))
         self.logins = Calls(lambda: self._select(logins=True))
         """The calls that open or close a session."""
         self.listener: Callable[[Entry], None] = lambda entry: None
         """Called with every call when it is over."""
         self._lock = threading.Lock()
+        self._limit = limit
+        self._dropped = 0  # so many calls came before those in `_all`
         self._all: list[Entry] = []
         self._open: dict[int, Entry] = {}
         self._faults: dict[int, str] = {}
@@ -152,7 +159,7 @@ class Journal(Calls):
     def mark(self) -> int:
         """Return the position of the next call, for `since`."""
         with self._lock:
-            return len(self._all)
+            return self._dropped + len(self._all)
 
     def since(self, mark: int) -> Calls:
         """Return the calls that arrived after the mark, without log-ins; later calls are added to it."""
@@ -176,6 +183,7 @@ class Journal(Calls):
     def clear(self) -> None:
         """Drop all calls; the end of a call under way is not recorded."""
         with self._lock:
+            self._dropped = 0
             self._all.clear()
             self._open.clear()
             self._faults.clear()
@@ -188,6 +196,9 @@ class Journal(Calls):
             entry.fault = self._faults.pop(call.number, "")
             self._all.append(entry)
             self._open[call.number] = entry
+            if len(self._all) >= 2 * self._limit:
+                self._dropped += self._limit
+                del self._all[: self._limit]
 
     def began_to_wait(self, call: Incoming, wait: Wait) -> None:
         """Record a wait; an Async call waits after its answer."""
@@ -219,7 +230,9 @@ class Journal(Calls):
 
     def _select(self, start: int = 0, end: int | None = None, *, logins: bool) -> list[Entry]:
         with self._lock:
-            return [e for e in self._all[start:end] if is_login(e.method) == logins]
+            first = max(0, start - self._dropped)
+            last = None if end is None else max(0, end - self._dropped)
+            return [e for e in self._all[first:last] if is_login(e.method) == logins]
 
 
 def _entry(call: Incoming) -> Entry:

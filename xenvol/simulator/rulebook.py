@@ -14,9 +14,11 @@ the data model. A rule with the same name takes precedence.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xenvol.simulator.failure import NULL
 from xenvol.simulator.waits import Listener, Wait, ignore_wait
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from xenvol.simulator.database import Database
     from xenvol.simulator.xapi import Xapi
 
+T = TypeVar("T")
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 
@@ -68,6 +71,27 @@ class Call:
     def sleep(self, seconds: float) -> None:
         """Sleep, and let other calls run; the pool's lock is released meanwhile."""
         self.xapi.sleep(seconds)
+
+    def outside(self, work: Callable[[], T]) -> T:
+        """Run `work`, which takes long and touches no row, and let other calls run meanwhile; return its result.
+
+        It runs in a thread of its own, since the pool's lock is released by waiting only.
+        """
+        done = threading.Event()
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                with self.xapi.lock:
+                    done.set()
+                    self.xapi.lock.notify_all()
+
+        with ThreadPoolExecutor(1) as executor:
+            future = executor.submit(run)
+            while not done.is_set():
+                self.xapi.lock.wait()
+        return future.result()
 
     @contextlib.contextmanager
     def waiting(self, kind: str, *what: str, lasts: Callable[[], bool]) -> Iterator[Wait]:

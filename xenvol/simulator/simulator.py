@@ -29,7 +29,7 @@ from xenvol.simulator.database import Database
 from xenvol.simulator.faults import Faults
 from xenvol.simulator.furnish import furnish
 from xenvol.simulator.hooks import Gate
-from xenvol.simulator.journal import Journal
+from xenvol.simulator.journal import LIMIT, Journal
 from xenvol.simulator.pool import Pool
 from xenvol.simulator.rules import liveness
 from xenvol.simulator.rules.gc import INTERVAL, Collector
@@ -38,7 +38,7 @@ from xenvol.simulator.service import Service
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.snapshot import Snapshot, take
-from xenvol.simulator.xapi import HOST_ASSUMED_DEAD_INTERVAL, Xapi
+from xenvol.simulator.xapi import HOST_ASSUMED_DEAD_INTERVAL, PluginAnswer, Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
 _PORT_ATTEMPTS = 20
@@ -67,6 +67,7 @@ class Simulator(BulkBuilder):
         tls: bool = False,
         storage_delays: float = False,
         host_assumed_dead_interval: float = HOST_ASSUMED_DEAD_INTERVAL,
+        journal_limit: int = LIMIT,
     ) -> None:
         self.version = version.removeprefix("v")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
@@ -75,6 +76,8 @@ class Simulator(BulkBuilder):
             raise ValueError(
                 f"host_assumed_dead_interval: {host_assumed_dead_interval} is no number of seconds above 0"
             )
+        if journal_limit < 1:
+            raise ValueError(f"journal_limit: {journal_limit} is no number of calls above 0")
         if world is not None and hosts is not None:
             raise ValueError("hosts: a world has its own hosts; give either hosts or world")
         self.port = port
@@ -86,7 +89,7 @@ class Simulator(BulkBuilder):
         self._kind = (self.version, hosts or 1, str(world)) if is_shipped else None
         """Equal for simulators with the same initial state; None for a world that only this one has."""
         self._addresses = [_address(spec.address, n) for n, spec in enumerate(self._spec.pool.hosts)]
-        self.journal = Journal()
+        self.journal = Journal(journal_limit)
         """All calls (`xenvol.simulator.journal`)."""
         self.faults = Faults(self, met=self.journal.met_fault)
         """Ordered faults (`xenvol.simulator.faults`)."""
@@ -185,6 +188,14 @@ class Simulator(BulkBuilder):
             "password": self.password,
         }
 
+    def answer_plugin(self, plugin: str, function: str, answer: PluginAnswer) -> None:
+        """Let every host have a plugin with this function, for ``host.call_plugin``, until the next reset.
+
+        A callable gets the call's arguments; a `Failure` that it raises is the call's error.
+        """
+        with self.xapi.lock:
+            self.xapi.plugins[plugin, function] = answer
+
     # ---- start and stop
 
     def start(self) -> None:
@@ -233,6 +244,7 @@ class Simulator(BulkBuilder):
         """
         with self.xapi.lock:
             xapi = checkpoint.make(kept, self.storage.give_up_directory())
+            xapi.plugins.update(self.xapi.plugins)
         self._hosts_of[xapi] = [host for host, _ in kept.hosts]
         self._go_on_with(xapi, [address for _, address in kept.hosts])
         for server, (host, _) in zip(self._servers, kept.hosts, strict=False):

@@ -27,6 +27,7 @@ VOLATILE = {
     "VBD_metrics.last_updated": "a clock",
     "host.software_version": "holds the date of start",
     "pool.telemetry_next_collection": "a clock",
+    "VM.other_config.storage_driver_domain": "of a control domain: xapi notes which PBD it plugged last",
     "VDI.other_config.content_id": "xapi writes a new one each time a disk is released",
     "VDI.sm_config.read-caching-*": "the storage manager writes it at times of its own",
 }

@@ -76,6 +76,23 @@ def finish(xapi: Xapi, task: str, **outcome: Any) -> None:
         xapi.db.set("task", task, progress=1.0, finished=xapi.now(), allowed_operations=[], **outcome)
 
 
+def tell_progress(call: Call) -> Callable[[int, int], None]:
+    """Return a function that writes every whole percent into the call's task, which may be none. Takes the lock."""
+    told = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        percent = done * 100 // total
+        if percent > told:
+            told = percent
+            with call.xapi.lock:
+                db = call.db
+                if db.exists("task", call.task) and db.row("task", call.task)["status"] == "pending":
+                    db.set("task", call.task, progress=percent / 100)
+
+    return progress
+
+
 def collect(xapi: Xapi) -> list[str]:
     """Collect tasks as the garbage collector does, and return the removed ones (db_gc_util.ml, timeout_tasks)."""
     db = xapi.db

@@ -50,6 +50,10 @@ class Death:
     was_enabled: bool
 
 
+PluginAnswer = str | Callable[[Mapping[str, str]], str]
+"""The answer of a plugin's function, or what makes it of the arguments of ``host.call_plugin``."""
+
+
 class Xapi:
     def __init__(self, *, version: str = "24.16.0", world: World | None = None) -> None:
         self.model = datamodel.load(version)
@@ -81,6 +85,8 @@ class Xapi:
         """The hosts that do not answer (`xenvol.simulator.rules.liveness`)."""
         self.host_assumed_dead_interval = HOST_ASSUMED_DEAD_INTERVAL
         """Seconds of silence after which the master takes a host for dead."""
+        self.plugins: dict[tuple[str, str], PluginAnswer] = {}
+        """What plugins of the hosts answer, by plugin and function; a test gives it."""
         self.queueing = 0
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
         self.held: set[tuple[str, ...]] = set()

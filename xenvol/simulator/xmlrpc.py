@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
@@ -128,7 +129,13 @@ def write(value: Wire) -> str:
     return writer(value)
 
 
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 def escape(text: str) -> str:
+    """Return the text for XML, which has no form at all for most control characters: each becomes U+FFFD."""
+    if not text.isprintable():
+        text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
     if "&" in text:
         text = text.replace("&", "&amp;")
     if "<" in text:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import BinaryIO
 
+from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.images import vhdimage
 from xenvol.simulator.images.refusals import Rejected
@@ -85,7 +86,7 @@ def _vhd(visit: Visit, call: Call, stack: ExitStack, source: BinaryIO, size: int
 
 
 def _send(visit: Visit, call: Call, source: BinaryIO, parts: Iterator[bytes | Range], size: int) -> None:
-    progress = visit.tell_progress(call)
+    progress = tasks.tell_progress(call)
     for part in parts:
         if isinstance(part, bytes):
             visit.exchange.send(part)

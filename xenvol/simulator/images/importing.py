@@ -5,7 +5,7 @@ The answer 200 is sent before the body is read, so only the task tells the outco
 
 from __future__ import annotations
 
-from xenvol.simulator import xmlrpc
+from xenvol.simulator import tasks, xmlrpc
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.images import rawstream, vhdstream
 from xenvol.simulator.images.body import Body
@@ -85,11 +85,11 @@ def _serve_here(visit: Visit, call: Call, vdi: str | None, sr: str) -> None:
             if is_chunked:
                 rawstream.receive_chunks(body, sink)
             elif format == "raw":
-                rawstream.receive(body, sink, visit.tell_progress(call))
+                rawstream.receive(body, sink, tasks.tell_progress(call))
             elif _is_not_zeroed(call, vdi):
                 raise IO_ERROR  # vhd-tool writes no zeros between a VHD's blocks, and refuses such a disk (impl.ml)
             else:
-                vhdstream.receive(body, sink, visit.tell_progress(call))
+                vhdstream.receive(body, sink, tasks.tell_progress(call))
     visit.complete_task(call, xmlrpc.write(vdi))
 
 

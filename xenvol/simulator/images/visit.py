@@ -168,24 +168,6 @@ class Visit:
                         with contextlib.suppress(Failure):
                             invoke(call, method, vbd)
 
-    def tell_progress(self, call: Call) -> Callable[[int, int], None]:
-        """Return a function that writes every whole percent into the task, as vhd-tool reports it."""
-        told = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            percent = done * 100 // total
-            if percent > told:
-                told = percent
-                with call.xapi.lock:
-                    if (
-                        call.db.exists("task", call.task)
-                        and call.db.row("task", call.task)["status"] == "pending"
-                    ):
-                        call.db.set("task", call.task, progress=percent / 100)
-
-        return progress
-
 
 def _slot(vm: str, vdi: str, mode: str) -> dict[str, object]:
     """Return the record that a client would send to VBD.create, with its optional fields."""

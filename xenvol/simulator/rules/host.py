@@ -168,8 +168,14 @@ def host_has_extension(call: Call, host: str, _name: str) -> bool:
 
 
 @rule("host.call_plugin")
-def host_call_plugin(call: Call, host: str, plugin: str, _fn: str, _args: dict[str, str]) -> str:
-    call.db.row("host", host)
+def host_call_plugin(call: Call, host: str, plugin: str, fn: str, args: dict[str, str]) -> str:
+    """Answer what a test has ordered for this function (`Simulator.answer_plugin`)."""
+    sr_hosts.assert_live(call.xapi, host)
+    plugins = call.xapi.plugins
+    if (answer := plugins.get((plugin, fn))) is not None:
+        return answer if isinstance(answer, str) else answer(args)
+    if any(known == plugin for known, _ in plugins):
+        raise Failure("XENAPI_PLUGIN_FAILURE", fn, "UNKNOWN_FUNCTION", "")
     raise Failure("XENAPI_MISSING_PLUGIN", plugin)
 
 

@@ -88,18 +88,27 @@ def list_changed_blocks(call: Call, vdi_from: str, vdi_to: str) -> str:
             fault = SMFailure(_CHANGED_BLOCKS_FAULT, "Changed block tracking is not enabled")
             raise backend.from_fault(fault, sr, vdi_to)
         files = [datapath.content(call, host, vdi) for vdi in (vdi_from, vdi_to)]
-        pairs = itertools.zip_longest(_blocks(files[0]), _blocks(files[1]), fillvalue=b"")
-        bits = "".join("1" if old != new else "0" for old, new in pairs)
-        octets = [bits[at : at + 8].ljust(8, "0") for at in range(0, len(bits), 8)]
-        return base64.b64encode(bytes(int(octet, 2) for octet in octets)).decode()
+        return call.outside(lambda: _changed(*files))
+
+
+def _changed(old: Path, new: Path) -> str:
+    pairs = itertools.zip_longest(_blocks(old), _blocks(new), fillvalue=b"")
+    bits = "".join("1" if before != after else "0" for before, after in pairs)
+    octets = [bits[at : at + 8].ljust(8, "0") for at in range(0, len(bits), 8)]
+    return base64.b64encode(bytes(int(octet, 2) for octet in octets)).decode()
 
 
 @rule("VDI.checksum")
 def checksum(call: Call, vdi: str) -> str:
     host = sr_hosts.host_for_sr(call.xapi, call.db.row("VDI", vdi)["SR"])
     datapath.assert_nbd(call, vdi)
+    file = datapath.content(call, host, vdi)
+    return call.outside(lambda: _digest(file))
+
+
+def _digest(file: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    for block in _blocks(datapath.content(call, host, vdi)):
+    for block in _blocks(file):
         digest.update(block)
     return digest.hexdigest()
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from xenvol.simulator import tasks
 from xenvol.simulator.failure import Failure, internal_error
 from xenvol.simulator.rulebook import rule
 from xenvol.simulator.rules import backend, datapath, sr_hosts, vdi_rows
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation, unmark, update_allowed_operations
 from xenvol.simulator.rules.vdi_life import assert_usable, by_uuid
+from xenvol.simulator.sm.sparse import sparse_copy
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -44,7 +45,9 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
             )
         except backend.Unimplemented:
             raise Failure("UNIMPLEMENTED_IN_SM_BACKEND", sr) from None
-        call.db.set("VDI", copied, is_a_snapshot=True, snapshot_of=vdi)
+        # a disk whose changes are tracked has a log, which a snapshot continues (sm, VDI.py, _cbt_snapshot)
+        tracked = bool(call.db.row("VDI", vdi)["cbt_enabled"])
+        call.db.set("VDI", copied, is_a_snapshot=True, snapshot_of=vdi, cbt_enabled=tracked)
         update_allowed_operations(call.xapi, "VDI", copied)
         return copied
 
@@ -162,11 +165,8 @@ def _fill(call: Call, vdi: str, target: str, host: str) -> None:
     )
     for disk in (vdi, target):
         datapath.assert_nbd(call, disk)
-    with (
-        datapath.content(call, host, vdi).open("rb") as source,
-        datapath.content(call, target_host, target).open("r+b") as sink,
-    ):
-        shutil.copyfileobj(source, sink)
+    source, sink = datapath.content(call, host, vdi), datapath.content(call, target_host, target)
+    call.outside(lambda: sparse_copy(source, sink, tasks.tell_progress(call)))
     update_allowed_operations(call.xapi, "VDI", target)
 
 
