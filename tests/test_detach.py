@@ -70,6 +70,22 @@ class TestWhatIsGone:
         volume_ops.detach_volume(iscsi(0), "web")
         assert changes(before, target.snapshot()) == []
 
+    def test_is_told_from_what_was_taken_out(self, target: Simulator, volume_ops: VolumeOps) -> None:
+        vm = target.add_vm("web")
+        uuid = target.db.get("VM", vm, "uuid")
+        assert volume_ops.detach_volume(iscsi(0), uuid) is False
+        volume_ops.attach_volume(iscsi(0), uuid)
+        assert volume_ops.detach_volume(iscsi(0), uuid) is True
+        assert volume_ops.detach_volume(iscsi(0), uuid) is False
+        target.faults.refuse(
+            "SR.forget", "HANDLE_INVALID", "SR", "OpaqueRef:gone"
+        )  # so it is tried once more
+        volume_ops.attach_volume(iscsi(0), uuid)
+        assert volume_ops.detach_volume(iscsi(0), uuid) is True
+        with target.xapi.lock:
+            target.db.delete("VM", vm)
+        assert volume_ops.detach_volume(iscsi(0), uuid) is False
+
     def test_may_be_the_vm_itself(self, target: Simulator, volume_ops: VolumeOps) -> None:
         before = target.snapshot()
         vm = target.add_vm("web", power_state="Halted")

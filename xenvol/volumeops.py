@@ -197,8 +197,8 @@ class VolumeOps:
         *,
         attachment_id: Name | None = None,
         host: Name | None = None,
-    ) -> None:
-        """Detach the volume from the VM and disconnect it. Idempotent.
+    ) -> bool:
+        """Detach the volume from the VM and disconnect it. Idempotent. Return whether the VM had it until now.
 
         If `mountpoint` is given, the volume must be there. If `attachment_id` is given, here or in the connection_info,
         it must be that of the attachment in place; else AttachmentFenced is raised and nothing changed. A detach that
@@ -212,7 +212,11 @@ class VolumeOps:
         if attachment_id is not None:  # an empty text, from a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
         info = parse(connection_info)
-        self._retried("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id, host)
+        taken_out: set[VBDRef] = set()
+        self._retried(
+            "detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id, host, taken_out
+        )
+        return bool(taken_out)
 
     def _detach(
         self,
@@ -221,7 +225,9 @@ class VolumeOps:
         requested: str | int | None,
         attachment_id: str | None,
         for_host: Name | None,
+        taken_out: set[VBDRef],
     ) -> None:
+        """Detach one volume. Adds to `taken_out`, also if a later step fails."""
         view = self._view(info)
         try:
             machine = find_vm(view, vm)
@@ -260,6 +266,7 @@ class VolumeOps:
                 slots.check_position(vbd, requested)
         for vbd_ref, vbd in own_vbds.items():
             slots.take_out(view, machine, vbd_ref, vbd)
+            taken_out.add(vbd_ref)
             log.info("volume %s is detached from VM %s", info.volume_id, machine)
         if marked_ref is not None and has_moved:
             view.read({"VDI": [vm_vbds[marked_ref]["VDI"]]})

@@ -72,8 +72,11 @@ def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_i
       xenvol detach volume.json web --attachment-id 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11
     """
     with pool.volume_ops(f"detaching a volume from {vm}") as ops:
-        ops.detach_volume(info, vm, mountpoint, attachment_id=attachment_id)
-    pool.terminal.result({"detached": True, "vm": vm}, f"the volume is not attached to {vm}")
+        was_attached = ops.detach_volume(info, vm, mountpoint, attachment_id=attachment_id)
+    pool.terminal.result(
+        {"detached": True, "was_attached": was_attached, "vm": vm},
+        f"the volume is detached from {vm}" if was_attached else f"{vm} did not have the volume",
+    )
 
 
 @click.command("detach-all")
