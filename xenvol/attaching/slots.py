@@ -272,7 +272,8 @@ def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mappi
 def take_over(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
     """Give the attachment the ids that the service has for it and for the volume now.
 
-    The id of the attachment fences a detach that names the old one. One call, so that the attachment always has an id.
+    The id of the attachment fences a detach that names the old one. In one call, so that the attachment is never
+    without an id.
     """
     ids = {ATTACHMENT: info.attachment_id, VOLUME: info.volume_id}
     changed = {
