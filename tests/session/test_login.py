@@ -128,6 +128,26 @@ def test_a_log_in_that_fails_half_way_leaves_no_session_and_no_connection(host: 
     host.wait_until(lambda: host.open_connections == 0)
 
 
+@pytest.mark.parametrize("answer", [5, "", {}, ["OpaqueRef:s"], False])
+def test_a_log_in_that_returns_no_session_is_no_answer(host: TinyXapi, answer: object) -> None:
+    host.answers["session.login_with_password"] = answer
+    with pytest.raises(XapiUnreachable, match="a log-in returns the reference of a session"):
+        connect(host.url, "root", "secret")
+    host.wait_until(lambda: host.open_connections == 0)
+
+
+@pytest.mark.parametrize("call", ["pool.get_all_records", "host.get_all_records"])
+@pytest.mark.parametrize(
+    "answer", [5, "", [], {}, {"OpaqueRef:p": 5}, {"OpaqueRef:p": {}}, {"a": {}, "b": {}}]
+)
+def test_an_odd_answer_about_the_pool_costs_the_fail_over_and_nothing_else(
+    host: TinyXapi, call: str, answer: object
+) -> None:
+    host.answers[call] = answer
+    with connect(host.url, "root", "secret") as session:
+        assert session.call("SR.get_all") == ["OpaqueRef:sr"]
+
+
 def test_closing_ignores_a_missing_answer() -> None:
     """Nothing is raised; xapi ends the idle session later."""
     with TinyXapi().running() as host:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 import xmlrpc.client
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from tiny_xapi import TLS, Hang, HangUp, Raw, TinyXapi, ask
 
+from xenvol.session import transport as transport_module
 from xenvol.session.endpoint import Endpoint, NotConnected, Trust
 from xenvol.session.transport import IDLE_LIMIT, Transport, UnreadableAnswer
 
@@ -142,6 +145,31 @@ class TestWaiting:
         assert time.monotonic() - started < 60
         assert host.calls("SR.scan") == 1
 
+    @pytest.mark.parametrize(
+        "head", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n"]
+    )
+    def test_a_host_that_answers_a_byte_now_and_then_is_not_waited_for_without_end(self, head: bytes) -> None:
+        """The timeout is for the whole answer, and not for each part of it."""
+        is_over = threading.Event()
+
+        def drip(listener: socket.socket) -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(head)
+                while not is_over.wait(0.01):
+                    connection.sendall(b"x")
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=drip, args=(listener,))
+            thread.start()
+            try:
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                with pytest.raises(TimeoutError):
+                    ask(Transport(Endpoint.parse(url), timeout=0.3))
+            finally:
+                is_over.set()
+                thread.join()
+
     def test_a_host_that_accepts_and_then_says_nothing_fails_the_tls_handshake_in_time(self) -> None:
         """The connect timeout covers the handshake."""
         with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -188,6 +216,18 @@ class TestGarbage:
             ask(transport, "SR.scan")
         assert "canary" not in str(caught.value)
         assert ask(transport) == ["h"]
+        transport.close()
+
+    def test_an_answer_that_is_too_large_is_not_read_to_its_end(
+        self, host: TinyXapi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport_module, "LARGEST_ANSWER", 2 << 20)
+        host.answers["SR.scan"] = "x" * (3 << 20)
+        transport = Transport(Endpoint.parse(host.url))
+        with pytest.raises(UnreadableAnswer, match="larger than 2 MiB"):
+            ask(transport, "SR.scan")
+        host.answers["SR.scan"] = "x" * (1 << 20)
+        assert len(ask(transport, "SR.scan")) == 1 << 20
         transport.close()
 
     def test_an_http_error_costs_the_connection_and_nothing_else(self, host: TinyXapi) -> None:

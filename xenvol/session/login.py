@@ -37,8 +37,8 @@ def connect(
     those in `ca_file`; or with one that has the SHA-256 `fingerprint`. Each host of a pool has its own fingerprint:
     pass all of them. `insecure` accepts any host, also over `http://`, and warns (InsecureConnection).
 
-    `timeout` limits, in seconds, the wait for an answer, and then for each part of it. A call that exceeds it has no
-    answer, and continues on the host. `originator` is the name by which xapi counts sessions; the default is
+    `timeout` limits, in seconds, the wait until all of an answer is there. A call that exceeds it has no answer, and
+    continues on the host. `originator` is the name by which xapi counts sessions; the default is
     "xenvol/<host name>". With `failover`, two calls after the log-in read the pool's uuid and hosts, so that the
     session survives the death of the master. Without it, the session ends with the master.
 

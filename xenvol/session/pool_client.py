@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from xenvol.secret import Secret
 from xenvol.session.clients import SILENCE, ThreadClients
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, NotConnected
 from xenvol.session.forks import renew_after_fork
+from xenvol.session.transport import UnreadableAnswer
 
 LOGIN: Final = "session.login_with_password"
 LOGOUT: Final = "session.logout"
@@ -181,8 +182,12 @@ class PoolClient:
                     case _:
                         raise
             else:
+                if not isinstance(session_ref, str) or not session_ref:
+                    raise UnreadableAnswer(
+                        "not an answer of xapi: a log-in returns the reference of a session"
+                    )
                 log.debug("logged in to %s as %s, originator %s", endpoint, self._user, self._originator)
-                return _Login(endpoint, str(session_ref))
+                return _Login(endpoint, session_ref)
             if endpoint in avoid:
                 raise NotConnected(f"the other hosts still name {endpoint} as their master")
         raise NotConnected(f"the hosts of the pool name each other as the master, {endpoint} last")
@@ -237,7 +242,7 @@ class PoolClient:
         """Whether this log-in is in the pool in which the session began."""
         if self._pool_uuid is None:
             return login.endpoint == was  # without the uuid, only the address is known
-        (pool,) = self._clients.send(login.endpoint, "pool.get_all_records", (login.session_ref,)).values()
+        pool = self._pool_record(login)
         is_ours = bool(pool["uuid"] == self._pool_uuid)
         if not is_ours:
             log.warning(
@@ -248,10 +253,8 @@ class PoolClient:
     def _learn(self, login: _Login) -> None:
         """Read the pool's uuid and hosts. If xapi refuses or does not answer, the session cannot fail over."""
         try:
-            (pool,) = self._clients.send(
-                login.endpoint, "pool.get_all_records", (login.session_ref,)
-            ).values()
-            hosts = self._clients.send(login.endpoint, "host.get_all_records", (login.session_ref,)).values()
+            pool = self._pool_record(login)
+            hosts = self._records(login, "host.get_all_records")
         except (XenAPI.Failure, *SILENCE) as error:
             log.info("cannot read the pool's hosts, so this session ends if the master dies: %s", error)
             return
@@ -261,8 +264,20 @@ class PoolClient:
             with contextlib.suppress(
                 NotConnected
             ):  # no address yet, or one that would get the password in the clear
-                others.append(login.endpoint.at(host["address"]))
+                others.append(login.endpoint.at(str(host.get("address", ""))))
         self._others = tuple(others) or (login.endpoint,)
+
+    def _pool_record(self, login: _Login) -> Mapping[str, Any]:
+        pools = self._records(login, "pool.get_all_records")
+        if len(pools) != 1 or "uuid" not in pools[0]:
+            raise UnreadableAnswer("not an answer of xapi: there is one pool, and it has a uuid")
+        return pools[0]
+
+    def _records(self, login: _Login, call: str) -> list[Mapping[str, Any]]:
+        answer = self._clients.send(login.endpoint, call, (login.session_ref,))
+        if not isinstance(answer, Mapping) or not all(isinstance(each, Mapping) for each in answer.values()):
+            raise UnreadableAnswer(f"not an answer of xapi: {call} returns records")
+        return list(answer.values())
 
     def _leave(self, login: _Login) -> None:
         """Log out of a wrong pool. Ignores every failure."""

@@ -8,6 +8,8 @@ did nothing, since nothing was sent.
 from __future__ import annotations
 
 import http.client
+import io
+import socket
 import time
 import xml.etree.ElementTree as ET
 import xmlrpc.client
@@ -17,11 +19,39 @@ from typing import Any, Final
 from xenvol.session.answer import read_answer
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection, Endpoint
 
+LARGEST_ANSWER: Final = 256 << 20  # bytes; the records of 10,000 SRs take 20 MiB
 IDLE_LIMIT: Final = 60.0  # seconds; firewalls drop idle connections silently, and a new one is cheap
 
 
 class UnreadableAnswer(OSError):
     """The host sent something that is no XML-RPC answer."""
+
+
+class _Source(io.RawIOBase):
+    """Reads an answer from a socket until a moment, however slowly it comes."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self._sock = sock
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that must be whole within so many seconds. The standard library limits only the wait for each part."""
+
+    def __init__(self, sock: socket.socket, *args: Any, seconds: float, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Source(sock, seconds))
 
 
 class NotHTTP(OSError):
@@ -77,11 +107,17 @@ class Transport(xmlrpc.client.Transport):
                 return connection
             self.close()
         connection = self.endpoint.open(timeout=self.timeout, connect_timeout=self._connect_timeout)
+        connection.response_class = self._answer  # type: ignore[assignment]  # all that is called is the constructor
         self._connection = (host, connection)
         return connection
 
+    def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _Answer:
+        return _Answer(sock, *args, seconds=self.timeout, **kwargs)
+
     def parse_response(self, response: http.client.HTTPResponse) -> tuple[Any]:
-        body = response.read()
+        body = response.read(LARGEST_ANSWER + 1)
+        if len(body) > LARGEST_ANSWER:
+            raise UnreadableAnswer(f"the answer is larger than {LARGEST_ANSWER >> 20} MiB")
         try:
             return (read_answer(body),)
         except ET.ParseError as error:
