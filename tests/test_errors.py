@@ -14,6 +14,7 @@ from xenvol.errors import (
     AttachedMeanwhile,
     AttachmentFenced,
     ChangedMeanwhile,
+    DeadlineExceeded,
     DiskNotReleased,
     DriverLoadFailed,
     ExtendNotSupported,
@@ -142,6 +143,11 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
         XapiUnreachable("SR.forget", TimeoutError("30 s")),
         {"call": "SR.forget", "reason": "TimeoutError: 30 s"},
         ["SR.forget", "30 s", "may have happened"],
+    ),
+    (
+        DeadlineExceeded("PBD.plug", TimeoutError("timed out"), seconds=30),
+        {"call": "PBD.plug", "seconds": 30, "was_sent": True},
+        ["30 s", "PBD.plug", "may have happened", "more time"],
     ),
     (
         HostNotTrusted("SR.forget", UntrustedHost("the certificate of https://h is not the pinned one")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any, TypeVar
 
 import tenacity
@@ -50,6 +51,7 @@ from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, is_overtaken
 from xenvol.secret import scrubbing, secrets_in
 from xenvol.session import Session
+from xenvol.session.deadline import Deadline, check_seconds
 from xenvol.session.refs import NULL_REF, HostRef, Name, SRRef, VBDRef, VDIRef, is_ref, is_uuid, text_of
 from xenvol.storage.users import is_plugged
 
@@ -66,15 +68,27 @@ class VolumeOps:
 
     `session` is one of `xenvol.connect`, or any object with ``.xenapi``. `prefer` maps the name of a driver to the
     package to take it from, if several packages have one.
+
+    `deadline` bounds each operation, in seconds, with all its calls, waits and retries; the `deadline` of one call
+    takes its place. When it passes, DeadlineExceeded is raised. What was begun is taken back before, in at most
+    `xenvol.session.deadline.UNDO_TIME` seconds; notes on the error say what is left. A session that the caller logged
+    in has no time limit, so its calls end by the deadline only if xapi answers.
     """
 
-    def __init__(self, session: Any, *, prefer: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        *,
+        prefer: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> None:
         self._session = session if isinstance(session, Session) else Session(session)
         if prefer is not None and not isinstance(prefer, Mapping):
             raise RequestError(
                 f"prefer must map names of drivers to packages; it is a {type(prefer).__name__}"
             )
         self._prefer = prefer
+        self._deadline = None if deadline is None else check_seconds("deadline", deadline)
 
     # ---- attach
 
@@ -87,6 +101,7 @@ class VolumeOps:
         *,
         hotplug: bool = True,
         bootable: bool = False,
+        deadline: float | None = None,
     ) -> Attachment:
         """Connect the volume and attach it to the VM at `mountpoint`; None or "auto" takes the first free one.
 
@@ -100,8 +115,9 @@ class VolumeOps:
         """
         _check_bool(hotplug=hotplug, bootable=bootable)
         requested = 0 if bootable and userdevice_of(mountpoint) is None else mountpoint
-        attachment: Attachment = self._retried(
-            "attach", self._attach, parse(connection_info), vm, requested, hotplug=hotplug, bootable=bootable
+        ops = self._in_time(deadline)
+        attachment: Attachment = ops._retried(
+            "attach", ops._attach, parse(connection_info), vm, requested, hotplug=hotplug, bootable=bootable
         )
         log.info(
             "volume %s is at %s of VM %s", attachment.volume_id, attachment.userdevice, attachment.vm_uuid
@@ -197,6 +213,7 @@ class VolumeOps:
         *,
         attachment_id: Name | None = None,
         host: Name | None = None,
+        deadline: float | None = None,
     ) -> bool:
         """Detach the volume from the VM and disconnect it. Idempotent. Return whether the VM had it until now.
 
@@ -213,8 +230,9 @@ class VolumeOps:
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
         info = parse(connection_info)
         taken_out: set[VBDRef] = set()
-        self._retried(
-            "detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id, host, taken_out
+        ops = self._in_time(deadline)
+        ops._retried(
+            "detach", ops._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id, host, taken_out
         )
         return bool(taken_out)
 
@@ -284,14 +302,17 @@ class VolumeOps:
                 in_use.release_disk(view, vbd)
         return None
 
-    def detach_all(self, vm: Name, *, host: Name | None = None) -> list[Attachment]:
+    def detach_all(
+        self, vm: Name, *, host: Name | None = None, deadline: float | None = None
+    ) -> list[Attachment]:
         """Detach every volume that xenvol attached to the VM, release what showed them, and return their attachments.
 
         Needs no connection_info: the marks of xenvol in xapi suffice. All are tried; then the first error is raised.
         `host` as in `detach_volume`: if the VM is on another host, this is `undo_migration`, and no attachment returns.
         """
         detached: dict[VBDRef, Attachment] = {}
-        self._retried("detach all", self._detach_all, vm, host, detached, {})
+        ops = self._in_time(deadline)
+        ops._retried("detach all", ops._detach_all, vm, host, detached, {})
         return list(detached.values())
 
     def _detach_all(
@@ -333,14 +354,19 @@ class VolumeOps:
 
     @keeps_secrets
     def connect_volume(
-        self, connection_info: Mapping[str, object], *, hosts: Iterable[Name] | None = None
+        self,
+        connection_info: Mapping[str, object],
+        *,
+        hosts: Iterable[Name] | None = None,
+        deadline: float | None = None,
     ) -> Volume:
         """Make the volume a VDI that a VM can start from, on these hosts or on all. Idempotent.
 
         Each of `hosts` is a reference, a uuid or a name. The volume stays connected until `disconnect_volume` or
         `detach_volume`, whatever happens to other volumes.
         """
-        volume: Volume = self._retried("connect", self._connect, parse(connection_info), hosts)
+        ops = self._in_time(deadline)
+        volume: Volume = ops._retried("connect", ops._connect, parse(connection_info), hosts)
         return volume
 
     def _connect(self, info: ConnectionInfo, hosts: Iterable[Name] | None) -> Volume:
@@ -367,18 +393,22 @@ class VolumeOps:
             raise
 
     @keeps_secrets
-    def disconnect_volume(self, connection_info: Mapping[str, object]) -> None:
+    def disconnect_volume(
+        self, connection_info: Mapping[str, object], *, deadline: float | None = None
+    ) -> None:
         """Remove the volume from the pool, unless a VM has it. Spares an SR that another disk needs. Idempotent."""
         info = parse(connection_info)
-        self._retried("disconnect", lambda: self._driver(info, self._view(info)).disconnect_volume(info.data))
+        ops = self._in_time(deadline)
+        ops._retried("disconnect", lambda: ops._driver(info, ops._view(info)).disconnect_volume(info.data))
 
     @keeps_secrets
-    def extend_volume(self, connection_info: Mapping[str, object]) -> int:
+    def extend_volume(self, connection_info: Mapping[str, object], *, deadline: float | None = None) -> int:
         """Make xapi see that the volume grew; return its size in bytes. Idempotent.
 
         The new size of a LUN shows only while no disk of its target is plugged. Else VolumeInUse names their users.
         """
-        size: int = self._retried("extend", self._extend, parse(connection_info))
+        ops = self._in_time(deadline)
+        size: int = ops._retried("extend", ops._extend, parse(connection_info))
         return size
 
     def _extend(self, info: ConnectionInfo) -> int:
@@ -393,23 +423,25 @@ class VolumeOps:
 
     # ---- looking, cleaning, moving
 
-    def list_volumes(self, vm: Name) -> list[Attachment]:
+    def list_volumes(self, vm: Name, *, deadline: float | None = None) -> list[Attachment]:
         """Return the volumes that xenvol has attached to the VM, in the order of their positions. Four calls."""
+        ops = self._in_time(deadline)
 
         def read() -> list[Attachment]:
-            view = View(self._session)
+            view = View(ops._session)
             return listing.list_volumes(view, find_vm(view, vm))
 
-        return self._retried("list", read)
+        return ops._retried("list", read)
 
-    def find_bad_volumes(self, vm: Name) -> list[health.BadVolume]:
+    def find_bad_volumes(self, vm: Name, *, deadline: float | None = None) -> list[health.BadVolume]:
         """Return the volumes that the VM could not start with now, each with the reason."""
+        ops = self._in_time(deadline)
 
         def read() -> list[health.BadVolume]:
-            view = View(self._session)
+            view = View(ops._session)
             return health.find_bad_volumes(view, find_vm(view, vm))
 
-        return self._retried("find bad volumes", read)
+        return ops._retried("find bad volumes", read)
 
     def safe_cleanup_from_vdis(self, vdi_refs: Iterable[str]) -> None:
         """Release the SRs of these VDIs, unless they are in use. For error paths: logs errors, and raises none."""
@@ -432,7 +464,12 @@ class VolumeOps:
         in_use.release_vdi(View(self._session), vdi_ref)
 
     def prepare_migration(
-        self, vm: Name, host: Name, connection_infos: Iterable[Mapping[str, object]] = ()
+        self,
+        vm: Name,
+        host: Name,
+        connection_infos: Iterable[Mapping[str, object]] = (),
+        *,
+        deadline: float | None = None,
     ) -> list[str]:
         """Plug the SRs of the VM's volumes on the destination host of a migration; return the uuids of the SRs.
 
@@ -446,9 +483,8 @@ class VolumeOps:
         connection_infos = tuple(map(sealed, connection_infos))
         with scrubbing(secrets_in(connection_infos)):
             infos = [parse(sent) for sent in connection_infos]
-            sr_uuids: list[str] = self._retried(
-                "prepare a migration", self._prepare_migration, vm, host, infos
-            )
+            ops = self._in_time(deadline)
+            sr_uuids: list[str] = ops._retried("prepare a migration", ops._prepare_migration, vm, host, infos)
             return sr_uuids
 
     def _prepare_migration(self, vm: Name, host: Name, infos: list[ConnectionInfo]) -> list[str]:
@@ -467,36 +503,52 @@ class VolumeOps:
 
         return migration.prepare(view, find_vm(view, vm), host, ways_to)
 
-    def undo_migration(self, vm: Name, host: Name) -> None:
+    def undo_migration(self, vm: Name, host: Name, *, deadline: float | None = None) -> None:
         """Undo `prepare_migration`, also of another process. Idempotent, also while the host is down.
 
         Spares what a VM on that host uses or will use at its next start, and what is connected without a VM.
         """
+        ops = self._in_time(deadline)
 
         def undo() -> None:
-            view = View(self._session)
+            view = View(ops._session)
             migration.undo(view, find_vm(view, vm), host)
 
-        self._retried("undo a migration", undo)
+        ops._retried("undo a migration", undo)
 
-    def get_connectors(self, vm: Name, *, fibre_channel: bool = False) -> list[dict[str, Any]]:
+    def get_connectors(
+        self, vm: Name, *, fibre_channel: bool = False, deadline: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return a connector for every host to which the service must export a volume for this VM, the master first.
 
         These are the pool's master, on which xapi works on every shared SR, and the VM's host. A VM that is halted or
         that HA protects may start anywhere, so it needs every host. `fibre_channel` as in `get_connector`.
         """
         _check_bool(fibre_channel=fibre_channel)
-        view = View(self._session)
+        view = View(self._in_time(deadline)._session)
         return connectors.get_connectors(view, find_vm(view, vm), fibre_channel=fibre_channel)
 
-    def get_connector(self, host: Name | None = None, *, fibre_channel: bool = False) -> dict[str, Any]:
+    def get_connector(
+        self, host: Name | None = None, *, fibre_channel: bool = False, deadline: float | None = None
+    ) -> dict[str, Any]:
         """Return what the service must know of a host to export a volume to it. None is the pool's master. One call.
 
         `fibre_channel` adds the names of the host's Fibre Channel ports (`wwpns`) and adapters (`wwnns`). xapi has no
         field for them, so a storage driver looks at the host's hardware: two more calls.
         """
         _check_bool(fibre_channel=fibre_channel)
-        return connectors.get_connector(View(self._session), host, fibre_channel=fibre_channel)
+        return connectors.get_connector(
+            View(self._in_time(deadline)._session), host, fibre_channel=fibre_channel
+        )
+
+    def _in_time(self, deadline: float | None) -> VolumeOps:
+        """Return the facade for one operation: a copy whose calls end by the deadline, if there is one."""
+        seconds = self._deadline if deadline is None else deadline
+        if seconds is None:
+            return self
+        ops = copy(self)
+        ops._session = self._session.until(Deadline(seconds))
+        return ops
 
     def _view(self, *infos: ConnectionInfo) -> View:
         """Return a view for one operation, which masks the secrets of the request in errors."""

@@ -85,6 +85,12 @@ class TestStatuses:
         assert result.exit_code == 7
         assert "hint: nothing was sent: check the address (--url)" in result.stderr
 
+    def test_7_a_deadline_that_passes(self, shell: Shell, info: str, xapi: Simulator) -> None:
+        xapi.faults.hang("SR.introduce")
+        status, error = shell.error("attach", info, "web", "--deadline", "3")
+        assert (status, error["type"]) == (7, "DeadlineExceeded")
+        assert error["message"].startswith("the deadline of 3 s passed at SR.introduce: ")
+
     @pytest.mark.xapi(tls=True)
     def test_7_http_to_a_host_that_speaks_https(self, shell: Shell, xapi: Simulator) -> None:
         url = xapi.url.replace("https:", "http:")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from xenvol.cli.options import Pool, pool_options, vm_argument
+from xenvol.cli.options import Pool, deadline_option, pool_options, vm_argument
 
 
 @click.command()
 @click.argument("host", metavar="[HOST]", required=False)
+@deadline_option
 @pool_options
 def connector(pool: Pool, host: str | None) -> None:
     """Show what a storage service must know of a host to export volumes to it.
@@ -31,6 +32,7 @@ def connector(pool: Pool, host: str | None) -> None:
 @vm_argument
 @click.argument("host", metavar="HOST")
 @click.option("--undo", is_flag=True, help="Undo it, if the VM has moved elsewhere or has not moved.")
+@deadline_option
 @pool_options
 def prepare_migration(pool: Pool, vm: str, host: str, undo: bool) -> None:
     """Make a VM's volumes visible on the host that it will move to.

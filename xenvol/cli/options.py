@@ -23,8 +23,8 @@ from xenvol.cli.terminal import Terminal
 from xenvol.connection_data import connection_info
 from xenvol.secret import Secret
 from xenvol.session import InsecureConnection, Session
+from xenvol.session.deadline import LONGEST
 from xenvol.session.endpoint import ANSWER_TIMEOUT
-from xenvol.session.login import LONGEST_TIMEOUT
 from xenvol.volumeops import VolumeOps
 
 PASSWORD_VARIABLE = "XENVOL_PASSWORD"
@@ -42,12 +42,13 @@ class Pool:
     fingerprint: tuple[str, ...]
     insecure: bool
     timeout: float
+    deadline: float | None = None
 
     @contextmanager
     def volume_ops(self, doing: str) -> Iterator[VolumeOps]:
         """Log in as `session` does, for operations on VMs."""
         with self.session(doing) as session:
-            yield VolumeOps(session)
+            yield VolumeOps(session, deadline=self.deadline)
 
     @contextmanager
     def session(self, doing: str) -> Iterator[Session]:
@@ -152,7 +153,7 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=LONGEST_TIMEOUT),
+        type=click.FloatRange(min=0, min_open=True, max=LONGEST),
         default=ANSWER_TIMEOUT,
         show_default=True,
         metavar="SECONDS",
@@ -163,11 +164,21 @@ def pool_options(command: Callable[..., None]) -> Callable[..., None]:
     @output_options
     @functools.wraps(command)
     def run(terminal: Terminal, /, **options: Any) -> None:
-        names = {field.name for field in fields(Pool)} - {"terminal"}
+        names = {field.name for field in fields(Pool)} & options.keys()
         pool = Pool(terminal=terminal, **{name: options.pop(name) for name in names})
         command(pool, **options)
 
     return run
+
+
+deadline_option = click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True, max=LONGEST),
+    metavar="SECONDS",
+    envvar="XENVOL_DEADLINE",
+    show_envvar=True,
+    help="End within so many seconds: what was begun is taken back in one second more.",
+)
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:

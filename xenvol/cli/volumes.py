@@ -9,7 +9,14 @@ import click
 from xenvol.attaching import mountpoint as mountpoints
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.health import BadVolume
-from xenvol.cli.options import Pool, info_argument, mountpoint_argument, pool_options, vm_argument
+from xenvol.cli.options import (
+    Pool,
+    deadline_option,
+    info_argument,
+    mountpoint_argument,
+    pool_options,
+    vm_argument,
+)
 from xenvol.cli.terminal import human_size
 
 Info = Mapping[str, object]
@@ -22,6 +29,7 @@ BAD_VOLUMES = 5  # the status of storage errors: a volume that the VM needs is m
 @vm_argument
 @mountpoint_argument
 @click.option("--no-hotplug", is_flag=True, help="Give a running VM the disk at its next start, not now.")
+@deadline_option
 @pool_options
 def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: bool) -> None:
     """Attach a volume to a VM.
@@ -58,6 +66,7 @@ def attach(pool: Pool, info: Info, vm: str, mountpoint: str | None, no_hotplug: 
     metavar="ID",
     help="Detach only this attachment, as `attach` named it, and no later one of the same volume.",
 )
+@deadline_option
 @pool_options
 def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_id: str | None) -> None:
     """Detach a volume from a VM.
@@ -81,6 +90,7 @@ def detach(pool: Pool, info: Info, vm: str, mountpoint: str | None, attachment_i
 
 @click.command("detach-all")
 @vm_argument
+@deadline_option
 @pool_options
 def detach_all(pool: Pool, vm: str) -> None:
     """Detach every volume that xenvol attached to a VM.
@@ -107,6 +117,7 @@ def detach_all(pool: Pool, vm: str) -> None:
     is_flag=True,
     help=f"Also find volumes that would keep the VM from starting now; exit {BAD_VOLUMES} if there are any.",
 )
+@deadline_option
 @pool_options
 def list_(pool: Pool, vm: str, check: bool) -> None:
     """List the volumes that xenvol attached to a VM.
@@ -139,6 +150,7 @@ def list_(pool: Pool, vm: str, check: bool) -> None:
 
 @click.command()
 @info_argument
+@deadline_option
 @pool_options
 def connect(pool: Pool, info: Info) -> None:
     """Make a volume a VDI of the pool that a VM can boot from.
@@ -159,6 +171,7 @@ def connect(pool: Pool, info: Info) -> None:
 
 @click.command()
 @info_argument
+@deadline_option
 @pool_options
 def disconnect(pool: Pool, info: Info) -> None:
     """Remove a volume from the pool, unless it is in use.
@@ -176,6 +189,7 @@ def disconnect(pool: Pool, info: Info) -> None:
 
 @click.command()
 @info_argument
+@deadline_option
 @pool_options
 def extend(pool: Pool, info: Info) -> None:
     """Make the pool see that a volume has grown, and show its size.

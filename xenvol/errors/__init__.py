@@ -443,6 +443,29 @@ class XapiUnreachable(XenVolError):
         return _restore, (type(self), self.args, self.__dict__ | {"cause": None})
 
 
+class DeadlineExceeded(XapiUnreachable):
+    """The deadline of the operation passed, before this call or during it. `seconds` was the deadline.
+
+    What an attach or a connect began was taken back, except for what the notes say. A detach is completed by the same
+    call again.
+    """
+
+    def __init__(self, call: str, cause: BaseException | None, *, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(call, cause or _NotSent("no time was left"))
+
+    def _message(self) -> str:
+        what_now = "it may have happened or not" if self.was_sent else "it was not sent"
+        return (
+            f"the deadline of {self.seconds:g} s passed at {self.call}: {what_now}; repeat the request with more time, "
+            "which finds out and completes it"
+        )
+
+
+class _NotSent(Exception):
+    was_sent = False
+
+
 class HostNotTrusted(XapiUnreachable):
     """The host that answers did not prove its identity, so nothing was sent to it. The same call fails again."""
 

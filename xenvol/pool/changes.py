@@ -5,6 +5,8 @@ happened. The same holds after INTERNAL_ERROR: xapi also sends it for an excepti
 (docs/background/recordings.md, finding 3 (xapi)). Then `look` reads the object. If the change is there, xenvol records
 it, and the call counts as successful.
 
+An interrupt, and a deadline that has passed, is raised also if the change is there: it ends the operation.
+
 The caller gets the error of the call. If `look` fails too, its error becomes a note, the record says "perhaps", and
 the undo reads the object again.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from xenvol.errors import XapiError, XapiUnreachable
+from xenvol.errors import DeadlineExceeded, XapiError, XapiUnreachable
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View, is_gone
 
@@ -61,7 +63,7 @@ def make(
         if found is None:
             raise
         undo.did(description, inverse, view, found)
-        if not isinstance(error, XapiUnreachable | XapiError):
+        if isinstance(error, DeadlineExceeded) or not isinstance(error, XapiUnreachable | XapiError):
             raise
         return found
     undo.did(description, inverse, view, ref)
@@ -102,7 +104,7 @@ def change(
             raise
     except XapiUnreachable as silence:
         record()
-        if not _looked(look, silence):
+        if isinstance(silence, DeadlineExceeded) or not _looked(look, silence):
             raise
     except BaseException:
         record()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import math
 import threading
+import time
 import weakref
 import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import XenAPI
 
 from xenvol.secret import revealed
-from xenvol.session.endpoint import Endpoint
+from xenvol.session.endpoint import Endpoint, NotConnected
 from xenvol.session.transport import Transport, UnreadableAnswer
 
 SILENCE: Final = (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError)
@@ -40,8 +44,26 @@ class ThreadClients:
         Secrets are in the clear here and in the frames below, never in a frame above.
         """
         client, transport = self._client(endpoint)
-        transport.timeout = self._timeout if timeout is None else min(timeout, self._timeout)
+        left = self._left()
+        transport.timeout = min(self._timeout if timeout is None else min(timeout, self._timeout), left)
+        transport.connect_timeout = min(self._connect_timeout, left)
         return _value_of(getattr(client, call)(*revealed(params)))
+
+    @contextmanager
+    def until(self, end: float) -> Iterator[None]:
+        """Let each wait of this thread's calls in the block end at this moment of `time.monotonic`."""
+        self._mine.end = end
+        try:
+            yield
+        finally:
+            self._mine.end = math.inf
+
+    def _left(self) -> float:
+        """Return the seconds that are left for this thread's call. Raises NotConnected if there are none."""
+        left: float = getattr(self._mine, "end", math.inf) - time.monotonic()
+        if left <= 0:
+            raise NotConnected("no time was left")
+        return left
 
     def close(self) -> None:
         """Close the connections of all threads. A later call opens a new one."""

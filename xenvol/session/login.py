@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from xenvol.errors import InvalidArgument
 from xenvol.secret import Secret
+from xenvol.session.deadline import check_seconds
 from xenvol.session.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint, Trust
 from xenvol.session.pool_client import PoolClient, default_originator
 from xenvol.session.session import CallRecord, Session
-
-LONGEST_TIMEOUT: Final = 1e6
-"""Seconds, some eleven days. Of more than a few hundred years, the operating system's clocks can make nothing."""
 
 
 def connect(
@@ -91,12 +88,5 @@ def _check_types(*, user: object, password: object, timeout: object, connect_tim
         raise InvalidArgument(f"user is a str, not a {type(user).__name__}")
     if not isinstance(password, Secret):
         raise InvalidArgument(f"password is a str or a Secret, not a {type(password).__name__}")
-    for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
-        if (
-            isinstance(seconds, bool)
-            or not isinstance(seconds, int | float)
-            or not 0 < seconds <= LONGEST_TIMEOUT
-        ):
-            raise InvalidArgument(
-                f"{name} is a number of seconds above 0 and at most {LONGEST_TIMEOUT:.0f}, not {seconds!r}"
-            )
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)

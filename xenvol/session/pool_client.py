@@ -20,6 +20,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -148,6 +149,10 @@ class PoolClient:
                         login = self._renew(login, failure)
                     case _:
                         raise
+
+    def until(self, end: float) -> AbstractContextManager[None]:
+        """Let each wait of this thread's calls in the block end at this moment of `time.monotonic`."""
+        return self._clients.until(end)
 
     def log_out(self) -> None:
         """End the session, and close the connections of all threads, also if xapi does not answer. Idempotent.

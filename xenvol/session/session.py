@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import tenacity
 
-from xenvol.errors import ForbiddenCall, RequestError, XapiError, XapiUnreachable
+from xenvol.errors import DeadlineExceeded, ForbiddenCall, RequestError, XapiError, XapiUnreachable
 from xenvol.secret import Secret
+from xenvol.session.deadline import Deadline
 from xenvol.session.endpoint import ANSWER_TIMEOUT, Endpoint
 from xenvol.session.foreign import no_session, sender
 from xenvol.session.outcome import is_busy, may_repeat, translated
@@ -79,6 +80,7 @@ class Session:
         self._driver: str | None = None
         self._forbidden: frozenset[str] = frozenset()
         self._hidden: Collection[Secret] = ()
+        self._deadline: Deadline | None = None
         self.sm_refs: dict[str, str] = {}
         """The reference of the SM object of each SR type that was read before; it may be stale."""
         self._wrapped: Any
@@ -86,6 +88,7 @@ class Session:
         if isinstance(wrapped, Session):  # one layer, so that a call is retried and reported once
             self._on_call = on_call or wrapped._on_call
             self._driver, self._forbidden = wrapped._driver, wrapped._forbidden
+            self._deadline = wrapped._deadline
             self._wrapped, self._send = wrapped._wrapped, wrapped._send
             self.sm_refs = wrapped.sm_refs
         elif wrapped is None or isinstance(wrapped, str | bytes):  # a failed connection, or its URL
@@ -148,6 +151,15 @@ class Session:
         view._driver = driver if driver is not None else self._driver
         return view
 
+    def until(self, deadline: Deadline) -> Session:
+        """Return a copy whose calls end by the deadline; after that they raise DeadlineExceeded.
+
+        A call over a session that the caller logged in is not interrupted: such a session has no time limit.
+        """
+        view = copy(self)
+        view._deadline = deadline
+        return view
+
     def hiding(self, secrets: Collection[Secret]) -> Session:
         """Return a copy of this session that masks these secrets in the errors of every call.
 
@@ -204,15 +216,36 @@ class Session:
     ) -> Any:
         started = self._clock()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(repeat),
+            retry=tenacity.retry_if_exception(
+                lambda error: repeat(error) and not isinstance(error, DeadlineExceeded)
+            ),
             wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT),
             stop=lambda state: state.attempt_number >= ATTEMPTS or self._clock() - started >= self._retry_for,
-            sleep=self._sleep,
+            sleep=self._pause,
             reraise=True,
         )
         return retrying(self._once, name, params, send)
 
+    def _pause(self, seconds: float) -> None:
+        self._sleep(seconds if self._deadline is None else min(seconds, self._deadline.left))
+
+    def _in_time(self, name: Call, send: Callable[[], Any]) -> Callable[[], Any]:
+        """Return what sends the call within the deadline, if there is one. Raises DeadlineExceeded if it has passed."""
+        if self._deadline is None:
+            return send
+        self._deadline.check(str(name))
+        if not isinstance(self._wrapped, PoolClient):
+            return send
+        wrapped, end = self._wrapped, self._deadline.end
+
+        def run() -> Any:
+            with wrapped.until(end):
+                return send()
+
+        return run
+
     def _once(self, name: Call, params: Sequence[Any], send: Callable[[], Any]) -> Any:
+        send = self._in_time(name, send)
         started, outcome = self._clock(), "interrupted"
         try:
             value = translated(name, params, send, hidden=self._hidden)
@@ -221,8 +254,10 @@ class Session:
         except XapiError as error:
             outcome = error.code
             raise
-        except XapiUnreachable:
+        except XapiUnreachable as error:
             outcome = "unreachable"
+            if self._deadline is not None and not self._deadline.left:
+                raise self._deadline.exceeded(str(name), error.cause) from error
             raise
         finally:
             record = CallRecord(str(name), self._clock() - started, outcome)

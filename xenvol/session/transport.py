@@ -75,7 +75,7 @@ class Transport(xmlrpc.client.Transport):
         super().__init__()
         self.endpoint = endpoint
         self.timeout = timeout
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
         self._clock = clock
         self._idle_since = 0.0
 
@@ -106,7 +106,7 @@ class Transport(xmlrpc.client.Transport):
                 connection.set_answer_timeout(self.timeout)
                 return connection
             self.close()
-        connection = self.endpoint.open(timeout=self.timeout, connect_timeout=self._connect_timeout)
+        connection = self.endpoint.open(timeout=self.timeout, connect_timeout=self.connect_timeout)
         connection.response_class = self._answer  # type: ignore[assignment]  # all that is called is the constructor
         self._connection = (host, connection)
         return connection

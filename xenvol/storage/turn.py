@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from xenvol.errors import XapiError, XapiUnreachable, XenVolError
+from xenvol.errors import DeadlineExceeded, XapiError, XapiUnreachable, XenVolError
 from xenvol.pool import waiting
 from xenvol.pool.changes import add_key, call_and_confirm
 from xenvol.pool.marks import LEFT, TURN
@@ -157,12 +157,16 @@ class Turn:
                 if self._mark_on_sr() == self._token:
                     try:
                         call_and_confirm(self._view, call, is_done=lambda: self._mark_on_sr() != self._token)
-                    except XapiUnreachable:
+                    except XapiUnreachable as silence:
                         # once more: else every other attempt waits until the mark is stale
                         self._view.call(*call)
-        finally:
-            # a mark that is still on the SR is stale: the next attempt, also an undo of this one, removes it
-            self.lose()
+                        if isinstance(silence, DeadlineExceeded):
+                            raise  # the operation ends here
+        except BaseException:
+            # the mark may still be on the SR, and is stale: the next attempt removes it, or the next `leave`
+            self._end()
+            raise
+        self.lose()
 
     def leave_after(self, error: BaseException) -> None:
         """Remove the mark after `error`. If that fails, add a note to `error`."""
@@ -175,8 +179,12 @@ class Turn:
 
     def lose(self) -> None:
         """Forget the turn without a call: the SR, or the mark on it, is gone."""
+        self._end()
+        self.is_ours = False
+
+    def _end(self) -> None:
         _live_turns.discard(self._token)
-        self.is_ours, self._view.turn = False, None
+        self._view.turn = None
 
     def try_to_take(self) -> None:
         """Take the turn for an undo, which continues without it if that fails."""
