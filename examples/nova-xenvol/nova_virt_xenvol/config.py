@@ -22,7 +22,9 @@ CONF.register_opts(
         cfg.StrOpt("ca_file", help="Certificates that sign those of the hosts. Default: the system's."),
         cfg.ListOpt("fingerprint", help="Instead of ca_file: the SHA-256 of each host's certificate."),
         cfg.BoolOpt("insecure", default=False, help="Instead of ca_file: trust any server. For tests."),
-        cfg.StrOpt("host", help="The hostname of the XenAPI host on which servers run. Default: [DEFAULT] host."),
+        cfg.StrOpt(
+            "host", help="The hostname of the XenAPI host on which servers run. Default: [DEFAULT] host."
+        ),
         cfg.DictOpt(
             "platform",
             default={"acpi": "true", "apic": "true", "nx": "true", "pae": "true", "viridian": "true"},

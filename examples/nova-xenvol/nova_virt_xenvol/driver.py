@@ -1,27 +1,27 @@
-"""What nova asks of a hypervisor driver, translated into calls of `VolumeOps` and `Machines`.
+"""What nova asks of a hypervisor driver, in calls of xenvol's `VolumeOps` and of `Machines`.
 
-`VolumeOps` keeps no state and every call of it can be repeated, so neither does this driver: what it did before it was
-killed, xapi knows.
+Neither keeps state, and every call can be repeated. So a service that was killed goes on where it was: xapi knows.
+What this class does not define, nova's base class refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import nova.conf
 from nova import exception, objects
 from nova.compute import power_state
-from nova.objects import fields
 from nova.objects.migrate_data import VMwareLiveMigrateData
-from nova.virt import driver, hardware, node
-from nova.virt.xenvol import config
-from nova.virt.xenvol.errors import translated
-from nova.virt.xenvol.machines import MIB, Machine, Machines
+from nova.virt import configdrive, driver, hardware
+from nova.virt.xenvol import config, host
+from nova.virt.xenvol.errors import logged, translated
+from nova.virt.xenvol.machines import NULL, Machine, Machines
 from oslo_log import log as logging
-from oslo_serialization import jsonutils
-from oslo_utils import versionutils
 
+from xenvol.images import ImageSource, export_image, fill_vdi
 from xenvol.volumeops import VolumeOps
 
 CONF = nova.conf.CONF
@@ -34,9 +34,11 @@ POWER_STATES = {
     "Suspended": power_state.SUSPENDED,
 }
 
+ConnectionInfo = Mapping[str, Any]
+
 
 class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
-    """Runs servers on one host of a XenAPI pool. Their disks are volumes."""
+    """Runs servers on one host of a XenAPI pool. All their disks are volumes."""
 
     capabilities = driver.ComputeDriver.capabilities | {
         "supports_evacuate": True,
@@ -44,55 +46,47 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
         "supports_multiattach": True,
     }
 
-    def init_host(self, host: str) -> None:
+    def init_host(self, host):
         with translated():
-            session = config.log_in()
-            self._ops = VolumeOps(session)
-            self._machines = Machines(session, config.host_name())
-            self._session = session
+            self._session = config.log_in()
+            self._volumes = VolumeOps(self._session)
+            self._machines = Machines(self._session, config.host_name())
 
-    def cleanup_host(self, host: str) -> None:
+    def cleanup_host(self, host):
         self._session.close()
 
     # --- servers -------------------------------------------------------------------------------------------
 
     def spawn(
         self,
-        context: Any,
-        instance: Any,
-        image_meta: Any,
-        injected_files: Any,
-        admin_password: Any,
-        allocations: Any,
-        network_info: Any = None,
-        block_device_info: Any = None,
-        power_on: bool = True,
-        accel_info: Any = None,
-    ) -> None:
-        """Create the VM, attach its volumes and start it. A VM that is there was on a host that died: it is taken over."""
-        volumes = _volumes(block_device_info)
-        _check_supported(instance, network_info, block_device_info)
+        context,
+        instance,
+        image_meta,
+        injected_files,
+        admin_password,
+        allocations,
+        network_info=None,
+        block_device_info=None,
+        power_on=True,
+        accel_info=None,
+    ):
+        """Create the VM, attach its volumes, and start it. If there is one, on a host that died, it is taken over."""
+        _check_supported(instance, injected_files, network_info, block_device_info)
         with translated():
-            machine = self._machines.find(instance.uuid)
-            was_there = machine is not None
+            found = self._machines.find(instance.uuid)
+            if found is not None:
+                self._machines.take_over(found)
+                return self._bring_up(instance, block_device_info, power_on)
             try:
-                machine = self._create(instance) if machine is None else self._machines.take_over(machine)
-                for volume in volumes:
-                    self._ops.attach_volume(
-                        volume["connection_info"],
-                        machine.ref,
-                        volume["mount_device"],
-                        bootable=volume["mount_device"] == instance.root_device_name,
-                    )
-                if power_on:
-                    self._machines.start(machine)
+                self._create(instance)
+                return self._bring_up(instance, block_device_info, power_on)
             except BaseException:
-                if not was_there:
-                    self._clean_up(context, instance, block_device_info)
+                with logged("the removal of what a failed spawn left", instance):
+                    self.destroy(context, instance, network_info, block_device_info)
                 raise
 
-    def _create(self, instance: Any) -> Machine:
-        return self._machines.create(
+    def _create(self, instance: Any) -> None:
+        self._machines.create(
             instance.uuid,
             description=instance.display_name or "",
             memory_mb=instance.flavor.memory_mb,
@@ -100,149 +94,236 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
             platform=CONF.xenvol.platform,
         )
 
-    def _clean_up(self, context: Any, instance: Any, block_device_info: Any) -> None:
-        """Destroy what a failed spawn made, also if the answer was lost. The spawn's error leaves, whatever happens."""
-        try:
-            self.destroy(context, instance, None, block_device_info)
-        except Exception:
-            LOG.exception("what a failed spawn made could not be destroyed", instance=instance)
+    def _bring_up(self, instance: Any, block_device_info: Any, power_on: bool = True) -> None:
+        machine = self._machines.get(instance.uuid)
+        self._attach_all(machine, instance, block_device_info)
+        if power_on:
+            self._machines.start(machine)
 
-    def destroy(
-        self,
-        context: Any,
-        instance: Any,
-        network_info: Any,
-        block_device_info: Any = None,
-        destroy_disks: bool = True,
-        destroy_secrets: bool = True,
-    ) -> None:
-        """Halt the VM, detach its volumes and destroy it. Idempotent. Spares a VM that has gone to another host."""
+    def _attach_all(self, machine: Machine, instance: Any, block_device_info: Any) -> None:
+        """Attach all volumes of a server; those in place get the attachment ids that Cinder gives them now."""
+        for volume in _mapping(block_device_info):
+            device = volume["mount_device"]
+            self._volumes.attach_volume(
+                volume["connection_info"], machine.ref, device, bootable=device == instance.root_device_name
+            )
+
+    def destroy(self, context, instance, network_info, block_device_info=None, *arguments, **options):
+        """Halt the VM, detach its volumes, and destroy it. Idempotent. Spares a VM that belongs to another host."""
         with translated():
             machine = self._machines.find(instance.uuid)
-            if machine is None:
-                for volume in _volumes(block_device_info):
-                    self._ops.disconnect_volume(volume["connection_info"])
-            elif machine.host_ref in (None, self._machines.host_ref):
+            if machine is not None:
+                if machine.host_ref not in (NULL, self._machines.host_ref):
+                    return
                 self._machines.stop(machine)
-                for volume in _volumes(block_device_info):
-                    self._ops.detach_volume(volume["connection_info"], machine.ref)
-                self._ops.detach_all(machine.ref)  # volumes that nova has forgotten
+                self._volumes.detach_all(machine.ref)
                 self._machines.destroy(machine)
+            for volume in _mapping(block_device_info):  # connected, and not attached yet, by a service that was killed
+                self._volumes.disconnect_volume(volume["connection_info"])
 
-    def cleanup(self, *arguments: Any, **options: Any) -> None:
+    def cleanup(self, *arguments, **options):
         """Do nothing: `destroy` leaves nothing."""
 
-    def list_instance_uuids(self) -> list[str]:
+    def list_instance_uuids(self):
         with translated():
-            return [machine.uuid for machine in self._machines.list()]
+            return [machine.instance_uuid for machine in self._machines.list_here()]
 
-    def list_instances(self) -> list[str]:
-        return self.list_instance_uuids()
+    list_instances = list_instance_uuids
 
-    def get_info(self, instance: Any, use_cache: bool = True) -> Any:
+    def get_info(self, instance, use_cache=True):
         with translated():
             return hardware.InstanceInfo(POWER_STATES[self._machines.get(instance.uuid).power_state])
 
+    # --- power ---------------------------------------------------------------------------------------------
+
+    def power_on(self, context, instance, *arguments, **options):
+        with translated(exception.InstancePowerOnFailure):
+            self._machines.start(self._machines.get(instance.uuid))
+
+    resume_state_on_host_boot = power_on
+
+    def power_off(self, instance, timeout=0, retry_interval=0):
+        with translated(exception.InstancePowerOffFailure):
+            self._machines.stop(self._machines.get(instance.uuid), patience=timeout)
+
+    def reboot(
+        self, context, instance, network_info, reboot_type, block_device_info=None, *arguments, **options
+    ):
+        """Stop the VM and start it. A hard reboot attaches what is not attached, as after a crash."""
+        is_hard = reboot_type == "HARD"
+        with translated(exception.InstanceRebootFailure):
+            machine = self._machines.get(instance.uuid)
+            self._machines.stop(machine, patience=0 if is_hard else CONF.shutdown_timeout)
+            self._bring_up(instance, block_device_info if is_hard else None)
+
+    def pause(self, instance):
+        with translated():
+            self._machines.pause(self._machines.get(instance.uuid))
+
+    def unpause(self, instance):
+        with translated():
+            self._machines.start(self._machines.get(instance.uuid))
+
+    def suspend(self, context, instance):
+        """Suspend the VM. Where the pool has no room for its memory, it runs on, and nova says so."""
+        try:
+            with translated(exception.InstanceSuspendFailure):
+                self._machines.suspend(self._machines.get(instance.uuid))
+        except exception.InstanceSuspendFailure as error:
+            raise exception.InstanceFaultRollback(error) from error
+
+    def resume(self, context, instance, *arguments, **options):
+        with translated(exception.InstanceResumeFailure):
+            self._machines.start(self._machines.get(instance.uuid))
+
     # --- volumes -------------------------------------------------------------------------------------------
 
-    def get_volume_connector(self, instance: Any) -> dict[str, Any]:
+    def get_volume_connector(self, instance):
         with translated():
-            return self._ops.get_connector(self._machines.host_ref)
+            return self._volumes.get_connector(self._machines.host_ref)
 
-    def default_root_device_name(self, instance: Any, image_meta: Any, root_bdm: Any) -> str:
+    def default_root_device_name(self, instance, image_meta, root_bdm):
         return "/dev/xvda"
 
     def attach_volume(
-        self,
-        context: Any,
-        connection_info: Mapping[str, Any],
-        instance: Any,
-        mountpoint: str,
-        disk_bus: Any = None,
-        device_type: Any = None,
-        encryption: Any = None,
-    ) -> None:
+        self, context, connection_info, instance, mountpoint, disk_bus=None, device_type=None, encryption=None
+    ):
         with translated(exception.VolumeAttachFailed, volume_id=connection_info.get("serial")):
             machine = self._machines.get(instance.uuid)
-            self._ops.attach_volume(connection_info, machine.ref, mountpoint)
+            self._volumes.attach_volume(connection_info, machine.ref, mountpoint)
 
-    def detach_volume(
-        self,
-        context: Any,
-        connection_info: Mapping[str, Any],
-        instance: Any,
-        mountpoint: str,
-        encryption: Any = None,
-    ) -> None:
+    def detach_volume(self, context, connection_info, instance, mountpoint, encryption=None):
+        """Detach the volume. After a live migration that failed, nova asks this of the destination, too."""
         with translated(exception.DeviceDetachFailed, device=mountpoint):
             machine = self._machines.find(instance.uuid)
             if machine is None:
-                self._ops.disconnect_volume(connection_info)
+                self._volumes.disconnect_volume(connection_info)
             else:
-                self._ops.detach_volume(connection_info, machine.ref)
+                self._volumes.detach_volume(connection_info, machine.ref, host=self._machines.host_ref)
+
+    def extend_volume(self, context, connection_info, instance, requested_size):
+        with translated():
+            self._volumes.extend_volume(connection_info)
+
+    def swap_volume(self, context, old_connection_info, new_connection_info, instance, mountpoint, resize_to):
+        """Detach a volume, copy it, and attach the copy. The guest lacks the disk meanwhile."""
+        with translated(exception.VolumeRebaseFailed):
+            machine = self._machines.get(instance.uuid)
+            self._volumes.detach_volume(old_connection_info, machine.ref)
+            try:
+                self._copy(old_connection_info, new_connection_info)
+                self._volumes.attach_volume(new_connection_info, machine.ref, mountpoint)
+            except BaseException:
+                with logged("the removal of the new volume", instance):
+                    self._volumes.disconnect_volume(new_connection_info)
+                with logged("the return of the old volume", instance):
+                    self._volumes.attach_volume(old_connection_info, machine.ref, mountpoint)
+                raise
+
+    def _copy(self, old: ConnectionInfo, new: ConnectionInfo) -> None:
+        hosts = [self._machines.host_ref]
+        try:
+            source = self._volumes.connect_volume(old, hosts=hosts)
+            target = self._volumes.connect_volume(new, hosts=hosts)
+            with tempfile.TemporaryDirectory(dir=CONF.state_path) as directory:
+                image = ImageSource(where=Path(directory, "volume.vhd"), format="vhd")
+                export_image(self._session, source.vdi_ref, image.where, format="vhd")
+                fill_vdi(self._session, image, target.vdi_ref)
+        finally:
+            self._volumes.disconnect_volume(old)
+
+    # --- live migration ------------------------------------------------------------------------------------
+
+    def check_can_live_migrate_destination(
+        self, context, instance, src_compute_info, dst_compute_info, block_migration=False, *arguments
+    ):
+        """Return nova's object with what both hosts tell each other, of a class that the conductor knows: nothing."""
+        if block_migration:
+            raise exception.MigrationPreCheckError(reason="xenvol.Driver copies no disks")
+        with translated(exception.MigrationPreCheckError):
+            if self._machines.find(instance.uuid) is None:
+                raise exception.MigrationPreCheckError(reason="the server's host is of another pool")
+        return VMwareLiveMigrateData()
+
+    def check_can_live_migrate_source(self, context, instance, dest_check_data, block_device_info=None):
+        return dest_check_data
+
+    def cleanup_live_migration_destination_check(self, context, dest_check_data):
+        """Do nothing: the check left nothing."""
+
+    def pre_live_migration(self, context, instance, block_device_info, network_info, disk_info, migrate_data):
+        """Connect the volumes to this host, the destination."""
+        with translated(exception.MigrationError):
+            machine = self._machines.get(instance.uuid)
+            infos = [volume["connection_info"] for volume in _mapping(block_device_info)]
+            self._volumes.prepare_migration(machine.ref, self._machines.host_ref, infos)
+        return migrate_data
+
+    def live_migration(
+        self, context, instance, dest, post_method, recover_method, block_migration=False, migrate_data=None
+    ):
+        """Move the VM from this host. If it stays, nova undoes the preparation, and gets no error from here."""
+        try:
+            with translated(exception.MigrationError):
+                node = objects.ComputeNode.get_first_node_by_host_for_old_compat(context, dest)
+                host_ref = self._machines.find_host(node.hypervisor_hostname)
+                self._machines.migrate(self._machines.get(instance.uuid), host_ref)
+        except Exception:
+            LOG.exception("the live migration failed", instance=instance)
+            recover_method(context, instance, dest, migrate_data)
+        else:
+            post_method(context, instance, dest, block_migration, migrate_data)
+
+    def post_live_migration(self, context, instance, block_device_info, migrate_data=None):
+        """Disconnect the volumes from this host, the source. The VM has moved, so an error would undo nothing."""
+        with logged("the disconnect of volumes after a live migration", instance):
+            self._volumes.undo_migration(self._machines.get(instance.uuid).ref, self._machines.host_ref)
+
+    def post_live_migration_at_source(self, context, instance, network_info):
+        """Do nothing: there are no networks."""
+
+    def post_live_migration_at_destination(
+        self, context, instance, network_info, block_migration=False, block_device_info=None
+    ):
+        """Let the VM belong to this host, and its disks to the attachments that Cinder made for this host."""
+        with translated(exception.MigrationError):
+            machine = self._machines.get(instance.uuid)
+            self._machines.settle(machine)
+            self._attach_all(machine, instance, block_device_info)
 
     # --- resources -----------------------------------------------------------------------------------------
 
-    def get_available_nodes(self, refresh: bool = False) -> list[str]:
+    def get_available_nodes(self, refresh=False):
         return [self._machines.host_name]
 
-    def get_host_ip_addr(self) -> str:
+    def get_host_ip_addr(self):
         return str(CONF.my_ip)
 
-    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+    def get_available_resource(self, nodename):
         with translated():
-            host = self._machines.host()
-        version = host["software_version"]["product_version"]
-        return {
-            "uuid": node.get_local_node_uuid(),
-            "hypervisor_type": "XenServer",
-            "hypervisor_version": versionutils.convert_version_to_int(version),
-            "hypervisor_hostname": nodename,
-            "supported_instances": [
-                (fields.Architecture.X86_64, fields.HVType.XEN, fields.VMMode.HVM),
-            ],
-            "vcpus": int(host["cpu_info"]["cpu_count"]),
-            "memory_mb": host["memory_total"] // MIB,
-            "cpu_info": jsonutils.dumps(
-                {"vendor": host["cpu_info"]["vendor"], "model": host["cpu_info"]["modelname"]}
-            ),
-            "numa_topology": None,
-            **dict.fromkeys(
-                ("vcpus_used", "memory_mb_used", "local_gb", "local_gb_used", "disk_available_least"), 0
-            ),
-        }
+            return host.resources(self._machines.read_host(), nodename)
 
-    def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
-        """Offer the host's processors and memory. It offers no disk, so no server with a local disk is sent here."""
-        resources = self.get_available_resource(nodename)
+    def update_provider_tree(self, provider_tree, nodename, allocations=None):
+        with translated():
+            record = self._machines.read_host()
         ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
-        totals = {
-            "VCPU": (resources["vcpus"], CONF.reserved_host_cpus),
-            "MEMORY_MB": (resources["memory_mb"], CONF.reserved_host_memory_mb),
-        }
-        inventory = {
-            kind: {
-                "total": total,
-                "reserved": reserved,
-                "min_unit": 1,
-                "max_unit": total,
-                "step_size": 1,
-                "allocation_ratio": ratios[kind],
-            }
-            for kind, (total, reserved) in totals.items()
-        }
-        provider_tree.update_inventory(nodename, inventory)
+        provider_tree.update_inventory(nodename, host.inventory(record, ratios))
 
 
-def _volumes(block_device_info: Mapping[str, Any] | None) -> list[Any]:
-    return driver.block_device_info_get_mapping(block_device_info)
+def _mapping(block_device_info: Any) -> list[Any]:
+    volumes: list[Any] = driver.block_device_info_get_mapping(block_device_info)
+    return volumes
 
 
-def _check_supported(instance: Any, network_info: Any, block_device_info: Any) -> None:
-    """Raise BuildAbortException, so that nova tries no other host, for what no host of the pool can do."""
-    if network_info:
-        raise exception.BuildAbortException(instance_uuid=instance.uuid, reason="xenvol.Driver has no networks")
-    if instance.image_ref:
-        raise exception.BuildAbortException(
-            instance_uuid=instance.uuid, reason="xenvol.Driver starts servers from volumes only"
-        )
+def _check_supported(instance: Any, files: Any, network_info: Any, block_device_info: Any) -> None:
+    """Raise BuildAbortException, after which nova tries no other host, for what no host of the pool can do."""
+    local = any((block_device_info or {}).get(kind) for kind in ("image", "ephemerals", "swap"))
+    for is_asked, what in (
+        (network_info, "networks"),
+        (local or instance.image_ref, "disks that are not volumes"),
+        (files or configdrive.required_by(instance), "a config drive"),
+    ):
+        if is_asked:
+            raise exception.BuildAbortException(
+                instance_uuid=instance.uuid, reason=f"xenvol.Driver does not support {what}"
+            )
