@@ -6,9 +6,7 @@ What this class does not define, nova's base class refuses.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import nova.conf
@@ -21,7 +19,6 @@ from nova.virt.xenvol.errors import logged, translated
 from nova.virt.xenvol.machines import NULL, Machine, Machines
 from oslo_log import log as logging
 
-from xenvol.images import ImageSource, export_image, fill_vdi
 from xenvol.volumeops import VolumeOps
 
 CONF = nova.conf.CONF
@@ -118,7 +115,9 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
                 self._machines.stop(machine)
                 self._volumes.detach_all(machine.ref)
                 self._machines.destroy(machine)
-            for volume in _mapping(block_device_info):  # connected, and not attached yet, by a service that was killed
+            for volume in _mapping(
+                block_device_info
+            ):  # connected, and not attached yet, by a service that was killed
                 self._volumes.disconnect_volume(volume["connection_info"])
 
     def cleanup(self, *arguments, **options):
@@ -225,10 +224,7 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
         try:
             source = self._volumes.connect_volume(old, hosts=hosts)
             target = self._volumes.connect_volume(new, hosts=hosts)
-            with tempfile.TemporaryDirectory(dir=CONF.state_path) as directory:
-                image = ImageSource(where=Path(directory, "volume.vhd"), format="vhd")
-                export_image(self._session, source.vdi_ref, image.where, format="vhd")
-                fill_vdi(self._session, image, target.vdi_ref)
+            self._machines.copy_disk(source.vdi_ref, target.vdi_ref)
         finally:
             self._volumes.disconnect_volume(old)
 

@@ -1,4 +1,4 @@
-"""VMs and hosts of the pool, by XenAPI. All that concerns storage is left to `xenvol.volumeops.VolumeOps`.
+"""VMs and hosts of the pool, by XenAPI. What concerns storage is left to `xenvol.volumeops.VolumeOps`.
 
 The server's id is the VM's name, and marks it in its other_config. A VM belongs to the host that it runs on; while it
 runs on none, to the host of its affinity.
@@ -168,13 +168,19 @@ class Machines:
 
     def migrate(self, machine: Machine, host_ref: str) -> None:
         """Move the running VM. Returns if it is on that host, whatever xapi answered."""
+        call = "VM.pool_migrate"
         try:
-            self._run("VM.pool_migrate", machine.ref, host_ref, {"live": "true"})
+            self._run(call, machine.ref, host_ref, {"live": "true"})
         except XenVolError:
-            while "pool_migrate" in self._session.call("VM.get_current_operations", machine.ref).values():
-                time.sleep(1)  # no answer came, and the VM moves
+            pending = {"name_label": f"Async.{call}", "status": "pending"}
+            while self._session.find("task", pending):  # where no answer came, one of these may be ours
+                time.sleep(0.5)
             if self._session.call("VM.get_resident_on", machine.ref) != host_ref:
                 raise
+
+    def copy_disk(self, source_ref: str, target_ref: str) -> None:
+        """Copy a disk over another one that is not smaller: the one call about storage, as `VolumeOps` has no copy."""
+        self._run("VDI.copy", source_ref, NULL, NULL, target_ref)
 
     def _run(self, call: str, *params: object, patience: float = math.inf) -> None:
         """Make a call that may take longer than a connection may be silent.

@@ -14,6 +14,7 @@ from typing import Any
 
 import fixtures
 import sqlalchemy.exc
+from nova import test
 from nova.tests.functional import integrated_helpers
 from nova.virt.xenvol import config as config  # registers the options
 
@@ -25,42 +26,68 @@ ROOT = str(uuid.UUID(int=1))
 """A LUN of a target of its own, from which servers boot."""
 ROOT_INFO = {
     "driver_volume_type": "iscsi",
-    "data": {"target_portal": "10.0.0.9:3260", "target_iqn": "iqn.2010-10.org.openstack:root", "target_lun": 0},
+    "data": {
+        "target_portal": "10.0.0.9:3260",
+        "target_iqn": "iqn.2010-10.org.openstack:root",
+        "target_lun": 0,
+    },
 }
 
 
-class Lab(integrated_helpers._IntegratedTestBase):
-    """One nova-compute, for the one host of a pool."""
+class Pool(test.NoDBTestCase):  # type: ignore[misc]  # nova ships no types
+    """A simulated pool, and the options with which the driver finds it."""
 
-    ADMIN_API = True
-    microversion = "2.90"
+    hosts = 1
 
     def setUp(self) -> None:
-        self.xapi = Simulator()
+        self.xapi = Simulator(hosts=self.hosts)
         self.xapi.start()
         self.addCleanup(self.xapi.close)
         san, data = self.xapi.storage.san, ROOT_INFO["data"]
         san.add_target(data["target_iqn"], data["target_portal"])
         san.add_lun(data["target_iqn"], 0, GIB, scsi_id=scsi_id(900))
         touch_hosts(self.xapi)
+        super().setUp()
+
+    def configure(self, host: str) -> None:
+        """The driver that starts next is for this host."""
+        password_file = Path(self.useFixture(fixtures.TempDir()).path, "password")
+        password_file.write_text(self.xapi.password)
+        self.flags(url=[self.xapi.url], password_file=str(password_file), insecure=True, group="xenvol")
+        self.flags(host=host, platform={"sim-pv": "true"}, group="xenvol")
+
+    def disks_of(self, server_id: str) -> dict[str, bool]:
+        """The positions of the server's disks, and whether they are plugged."""
+        return {row["userdevice"]: row["currently_attached"] for row in self._vbds_of(server_id)}
+
+    def size_of(self, server_id: str, userdevice: str) -> int:
+        """The bytes of the disk at that position, as xapi knows them."""
+        (vdi,) = [row["VDI"] for row in self._vbds_of(server_id) if row["userdevice"] == userdevice]
+        return int(self.xapi.db.row("VDI", vdi)["virtual_size"])
+
+    def _vbds_of(self, server_id: str) -> list[dict[str, Any]]:
+        db = self.xapi.db
+        (vm,) = db.by_name("VM", server_id)
+        return [db.row("VBD", vbd) for vbd in db.children(vm, "VBDs")]
+
+
+class Lab(Pool, integrated_helpers._IntegratedTestBase):  # type: ignore[misc]  # nova ships no types
+    """A nova with one nova-compute, for the one host of the pool."""
+
+    USES_DB = True
+    ADMIN_API = True
+    microversion = "2.90"
+
+    def setUp(self) -> None:
         self.connection_infos: dict[str, dict[str, Any]] = {ROOT: ROOT_INFO}
         super().setUp()
         self.cinder._find_connection_info = self._connection_info
 
     def _setup_services(self) -> None:
         warnings.filterwarnings("ignore", category=sqlalchemy.exc.SADeprecationWarning)  # else HTTP 500
-        password_file = Path(self.useFixture(fixtures.TempDir()).path, "password")
-        password_file.write_text(self.xapi.password)
         self.flags(api_paste_config=str(PASTE), group="wsgi")
         self.flags(compute_driver="xenvol.Driver")
-        self.flags(
-            url=[self.xapi.url],
-            password_file=str(password_file),
-            insecure=True,
-            host="host1",
-            platform={"sim-pv": "true"},
-            group="xenvol",
-        )
+        self.configure("host1")
         super()._setup_services()
 
     def _connection_info(self, volume_id: str, attachment_id: str) -> dict[str, Any]:
@@ -75,7 +102,12 @@ class Lab(integrated_helpers._IntegratedTestBase):
         server = self._build_server(networks="none")
         del server["imageRef"]
         server["block_device_mapping_v2"] = [
-            {"source_type": "volume", "destination_type": "volume", "uuid": volume_id, "boot_index": number or 0}
+            {
+                "source_type": "volume",
+                "destination_type": "volume",
+                "uuid": volume_id,
+                "boot_index": number or 0,
+            }
             for number, volume_id in enumerate(volume_ids)
         ]
         made = self.api.post_server({"server": server})
@@ -103,19 +135,3 @@ class Lab(integrated_helpers._IntegratedTestBase):
         sr = self.xapi.add_sr("suspended", type="nfs", device_config=config, create=True)
         with self.xapi.xapi.lock:
             self.xapi.db.set("pool", self.xapi.db.refs("pool")[0], suspend_image_SR=sr)
-
-    # ---- what the pool has
-
-    def disks_of(self, server: dict[str, Any]) -> dict[str, bool]:
-        """The positions of the server's disks, and whether they are plugged."""
-        db = self.xapi.db
-        (vm,) = db.by_name("VM", server["id"])
-        rows = [db.row("VBD", vbd) for vbd in db.children(vm, "VBDs")]
-        return {row["userdevice"]: row["currently_attached"] for row in rows}
-
-    def size_of(self, server: dict[str, Any], userdevice: str) -> int:
-        """The bytes of the disk at that position, as xapi knows them."""
-        db = self.xapi.db
-        (vm,) = db.by_name("VM", server["id"])
-        (vdi,) = [row["VDI"] for row in map(lambda ref: db.row("VBD", ref), db.children(vm, "VBDs")) if row["userdevice"] == userdevice]
-        return int(db.row("VDI", vdi)["virtual_size"])

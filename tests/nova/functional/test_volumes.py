@@ -33,14 +33,14 @@ class TestLife(_OfAKind):
     def test_a_server_boots_from_the_volume_is_rebooted_stopped_and_deleted_and_nothing_is_left(self) -> None:
         before = self.xapi.snapshot()
         server = self.boot(VOLUME)
-        self.assertEqual({"0": True}, self.disks_of(server))
+        self.assertEqual({"0": True}, self.disks_of(server["id"]))
         for hard in (False, True):
             self._reboot_server(server, hard=hard)
-            self.assertEqual({"0": True}, self.disks_of(server))
+            self.assertEqual({"0": True}, self.disks_of(server["id"]))
         self._stop_server(server)
-        self.assertEqual({"0": False}, self.disks_of(server))
+        self.assertEqual({"0": False}, self.disks_of(server["id"]))
         self._start_server(server)
-        self.assertEqual({"0": True}, self.disks_of(server))
+        self.assertEqual({"0": True}, self.disks_of(server["id"]))
         self._delete_server(server)
         self.assertEqual([], changes(before, self.xapi.snapshot()))
 
@@ -48,12 +48,12 @@ class TestLife(_OfAKind):
         server = self.boot(ROOT)
         self._stop_server(server)
         self.attach(server, VOLUME)
-        self.assertEqual({"0": False, "1": False}, self.disks_of(server))
+        self.assertEqual({"0": False, "1": False}, self.disks_of(server["id"]))
         self.scenario.grow(self.xapi)
         self.extended(server, VOLUME)
-        self.assertEqual(2 * GIB, self.size_of(server, "1"))
+        self.assertEqual(2 * GIB, self.size_of(server["id"], "1"))
         self._start_server(server)
-        self.assertEqual({"0": True, "1": True}, self.disks_of(server))
+        self.assertEqual({"0": True, "1": True}, self.disks_of(server["id"]))
         self._stop_server(server)
         self.detach(server, VOLUME)
         self.assertEqual({ROOT}, self.volumes_of(server))
@@ -66,7 +66,9 @@ class TestFailures(_OfAKind):
         self.pristine = self.xapi.snapshot()
         self.enterContext(waiting.grace())  # an attempt that failed counts as dead at once
 
-    def test_an_attach_that_is_refused_leaves_nothing_and_one_without_an_answer_is_completed_by_the_next(self) -> None:
+    def test_an_attach_that_is_refused_leaves_nothing_and_one_without_an_answer_is_completed_by_the_next(
+        self,
+    ) -> None:
         for case in self.attaches(sweep.refuse):
             self.assertIsInstance(case.error, OpenStackApiException, case)
             self.assertEqual({ROOT}, self.volumes_of(self.server), case)
@@ -74,7 +76,7 @@ class TestFailures(_OfAKind):
         for case in self.attaches(sweep.lose_answer):
             if VOLUME not in self.volumes_of(self.server):
                 self.attach(self.server, VOLUME)
-            self.assertEqual({"0": True, "1": True}, self.disks_of(self.server), case)
+            self.assertEqual({"0": True, "1": True}, self.disks_of(self.server["id"]), case)
             self.detach(self.server, VOLUME)
             self.check_is_as_it_was(case)
 
@@ -83,17 +85,25 @@ class TestFailures(_OfAKind):
             for case in self.detaches(strike):
                 self.assertEqual(case.error is not None, VOLUME in self.volumes_of(self.server), case)
                 self.detach_if_attached()
-                self.assertEqual({"0": True}, self.disks_of(self.server), case)
+                self.assertEqual({"0": True}, self.disks_of(self.server["id"]), case)
                 self.check_is_as_it_was(case)
 
     def attaches(self, strike: sweep.Strike) -> Iterator[sweep.Case[None]]:
         return sweep.each_call(
-            self.xapi, _nothing, lambda _: self.attach(self.server, VOLUME), strike, again=lambda _: self.detach_if_attached()
+            self.xapi,
+            _nothing,
+            lambda _: self.attach(self.server, VOLUME),
+            strike,
+            again=lambda _: self.detach_if_attached(),
         )
 
     def detaches(self, strike: sweep.Strike) -> Iterator[sweep.Case[None]]:
         return sweep.each_call(
-            self.xapi, _nothing, lambda _: self.detach(self.server, VOLUME), strike, again=lambda _: self.attach(self.server, VOLUME)
+            self.xapi,
+            _nothing,
+            lambda _: self.detach(self.server, VOLUME),
+            strike,
+            again=lambda _: self.attach(self.server, VOLUME),
         )
 
     def detach_if_attached(self) -> None:
