@@ -30,7 +30,7 @@ class _OfAKind(testscenarios.WithScenarios, Lab):
 
 
 class TestLife(_OfAKind):
-    def test_a_server_boots_from_the_volume_is_rebooted_stopped_extended_and_deleted_and_nothing_is_left(
+    def test_a_server_boots_from_the_volume_is_rebooted_extended_stopped_and_deleted_and_nothing_is_left(
         self,
     ) -> None:
         before = self.xapi.snapshot()
@@ -39,9 +39,18 @@ class TestLife(_OfAKind):
         for hard in (False, True):
             self._reboot_server(server, hard=hard)
             self.assertEqual({"0": True}, self.disks_of(server["id"]))
+        self.scenario.grow(self.xapi)
+        if self.scenario.name.startswith(
+            "iscsi"
+        ):  # xapi sees the new size of a LUN only while it is not plugged
+            with self.assertRaises(OpenStackApiException):
+                self.extended(server, VOLUME)
+            self.assertEqual(GIB, self.size_of(server["id"], "0"))
+        else:
+            self.extended(server, VOLUME)
+            self.assertEqual(2 * GIB, self.size_of(server["id"], "0"))
         self._stop_server(server)
         self.assertEqual({"0": False}, self.disks_of(server["id"]))
-        self.scenario.grow(self.xapi)
         self.extended(server, VOLUME)
         self.assertEqual(2 * GIB, self.size_of(server["id"], "0"))
         self._start_server(server)
