@@ -60,7 +60,7 @@ class TestLife(_OfAKind):
         self.assertEqual([], [line for line in left if not line.startswith("storage.")], left)
 
 
-class TestFailures(_OfAKind):
+class TestAttaching(_OfAKind):
     scenarios = [kind for kind in _OfAKind.scenarios if kind[0] != "xensm-nfs"]  # to xenvol it is as gluster
 
     def setUp(self) -> None:
@@ -89,6 +89,15 @@ class TestFailures(_OfAKind):
                 self.detach_if_attached()
                 self.assertEqual({"0": True}, self.disks_of(self.server["id"]), case)
                 self.check_is_as_it_was(case)
+
+    def test_the_volume_is_attached_and_detached_while_the_server_is_stopped(self) -> None:
+        self._stop_server(self.server)
+        before = self.xapi.snapshot()
+        self.attach(self.server, VOLUME)
+        self.assertEqual({"0": False, "1": False}, self.disks_of(self.server["id"]))
+        self.detach(self.server, VOLUME)
+        self.assertEqual({ROOT}, self.volumes_of(self.server))
+        self.assertEqual([], changes(before, self.xapi.snapshot()))
 
     def attaches(self, strike: sweep.Strike) -> Iterator[sweep.Case[None]]:
         return sweep.each_call(
