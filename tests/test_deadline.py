@@ -73,7 +73,10 @@ def counts(pool: Simulator) -> dict[str, int]:
 
 @pytest.mark.xapi(hosts=2)
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ("attach", "detach") else pytest.mark.slow) for n in OPERATIONS],
+)
 def test_each_call_of_an_operation_hangs_in_turn(pool: Simulator, volume_ops: VolumeOps, name: str) -> None:
     """What was begun is taken back; a detach goes forward, and a later one completes it.
 
