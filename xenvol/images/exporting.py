@@ -36,6 +36,7 @@ from xenvol.images.sources.staging import Staging
 from xenvol.images.transfer_vdis import take_snapshot
 from xenvol.images.transports import Transport, TransportName
 from xenvol.images.transports.http import HTTPTransport
+from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.session.refs import SRRef, VDIRef
@@ -81,8 +82,8 @@ def export_image(
 
     ``raw`` leaves holes if the target is a file. ``vhd`` is a dynamic VHD. ``tarball`` holds that VHD as ``0.vhd``,
     as image services store it. It is staged, since a tarball gives the length of a member before the member. A file
-    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, NoTransport,
-    TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
+    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, HalfWrittenDisk,
+    NoTransport, TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
     """
     options = TransferOptions(
         transport=road, staging_dir=staging_dir, progress=progress, cancel=cancel, environment=here
@@ -137,10 +138,16 @@ def write_image(
 
 
 def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
-    """Raise TransferFailed if a VM got the disk while it was read: the image then mixes several moments."""
+    """Raise TransferFailed if a VM got the disk while it was read, HalfWrittenDisk if an import did.
+
+    The image then mixes several moments.
+    """
     view.read({"VDI": [vdi_ref]})
     vdi_rec = view.known("VDI", vdi_ref)
-    if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
+    if vdi_rec is None:
+        return
+    check_is_whole(vdi_rec)
+    if writers := writers_of(view, vdi_rec):
         problem = f"{', '.join(writers)} got the disk during the export, and may have written to it: export it again"
         raise TransferFailed(f"reading VDI {vdi_rec['uuid']}", problem=problem)
 

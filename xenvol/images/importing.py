@@ -24,10 +24,10 @@ from xenvol.images.image_source import Source
 from xenvol.images.opening import OpenImage, open_image
 from xenvol.images.options import HERE, Environment, TransferOptions
 from xenvol.images.progress import Progress, ignore_progress
-from xenvol.images.transfer_mark import unmark
 from xenvol.images.transfer_vdis import create_marked_vdi
 from xenvol.images.transports import Transport, TransportName
 from xenvol.images.transports.device import NO_VDI, DeviceTransport
+from xenvol.pool.transfer_mark import unmark
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef, VDIRef
