@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final
 
@@ -197,7 +198,7 @@ class _Opening:
         return self._read(first, summed.check)
 
     def _read(self, stream: Peekable, finish: Callable[[], None]) -> OpenImage:
-        found = detect.of_start(stream.peek(detect.START)) or "raw"
+        found = detect.of_stream(stream.peek(detect.START), stream.length)
         if found in _COMPRESSED and self._format not in _ANYTHING:
             remedy = "decompress it once, and give the result"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
@@ -227,7 +228,9 @@ class _Opening:
                 stream, staging=self._staging, tick=self._watch.counting("staging", None)
             )
         if format in ("raw", "iso"):
-            return raw.from_stream(stream, format=format)
+            is_told = self._format is not None
+            check_end = None if is_told or format == "iso" else partial(detect.refuse_end, stream.name)
+            return raw.from_stream(stream, format=format, check_end=check_end)
         raise NeedsFile(f"xenvol cannot read {format} images as a stream")
 
     def _is_packed(self, found: str | None) -> bool:
