@@ -648,7 +648,9 @@ def interrupted(shell: Shell, xapi: Simulator, number: signal.Signals, *, stagin
     image_file.write_bytes(CONTENT)
     with subprocess.Popen(["cat", str(image_file)], stdout=subprocess.PIPE) as cat:
         started = process(
-            shell, "import", "-", "store", "--name", "half", "--staging-dir", str(staging), stdin=cat.stdout
+            shell,
+            *("import", "-", "store", "--name", "half", "--unknown-length", "--staging-dir", str(staging)),
+            stdin=cat.stdout,
         )
         deadline = time.monotonic() + 60
         while not order.hits and time.monotonic() < deadline:

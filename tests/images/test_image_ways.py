@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gzip
 import hashlib
 import http.server
 import io
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 import vhdkit
@@ -23,8 +26,9 @@ import XenAPI
 from imagelab import MIB, Lab, lab, pattern
 
 from tests import needs
+from tests.scenarios import changes
 from xenvol.images import ImageSource, Progress, find_leftovers, import_image, inspect_image, sweep
-from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled
+from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled, TruncatedImage
 from xenvol.secret import Secret
 
 SIZE = 5 * MIB
@@ -109,6 +113,82 @@ class TestAnImageService:
         assert caught.value.status == 401
         assert TOKEN not in repr(source) + str(caught.value) + caplog.text
         assert before.difference(pool.xapi.snapshot()) == []
+
+
+class Endless(io.RawIOBase):
+    """A stream that says nothing of its length."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._file.readinto(buffer)
+
+
+class TestAStreamOfUnknownLength:
+    """What came may be a part of it: the end of the stream is that of its writer, however that ended."""
+
+    def test_is_no_raw_disk_and_nothing_is_made(self, pool: Lab, tmp_path: Path) -> None:
+        before = pool.xapi.snapshot()
+        for format in (None, "raw"):
+            source = ImageSource(where=cast(BinaryIO, Endless(pattern(2 * MIB))), format=format)
+            with pytest.raises(
+                SourceError, match="it ended after 2097152 bytes, and its length is not known"
+            ):
+                import_image(pool.session, source, pool.sr(), staging_dir=tmp_path, here=pool.elsewhere)
+        assert changes(before, pool.xapi.snapshot()) == []
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("said", ["unknown_length", "checksum", "size"])
+    def test_is_one_if_its_caller_knows_that_it_is_whole(self, pool: Lab, said: str) -> None:
+        data = pattern(2 * MIB)
+        known = {"unknown_length": True, "checksum": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        source = ImageSource(where=cast(BinaryIO, Endless(data)), **{said: known[said]})  # type: ignore[arg-type]  # the values are of several types
+        made = import_image(pool.session, source, pool.sr(), here=pool.elsewhere)
+        assert pool.content(made.vdi_uuid) == data
+
+    def test_that_is_compressed_shows_its_own_end(self, pool: Lab) -> None:
+        data = pattern(2 * MIB)
+        packed = gzip.compress(data)
+        made = import_image(pool.session, cast(BinaryIO, Endless(packed)), pool.sr(), here=pool.elsewhere)
+        assert pool.content(made.vdi_uuid) == data
+        with pytest.raises(TruncatedImage):
+            import_image(pool.session, cast(BinaryIO, Endless(packed[:-9])), pool.sr(), here=pool.elsewhere)
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/disk.raw", "ftp://files.example/disk.raw", "GS://b/d?sig=canary"]
+)
+def test_a_url_that_is_not_fetched_is_refused_as_one(place: str) -> None:
+    """And is not taken for the name of a file; what may be a secret in it is not shown."""
+    with pytest.raises(SourceError, match="xenvol fetches http and https URLs") as caught:
+        inspect_image(place)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_url_of_a_file_is_refused_with_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("file:///srv/disk.raw", "file:/srv/disk.raw"):
+        with pytest.raises(SourceError, match="give its path"):
+            inspect_image(place)
+    monkeypatch.chdir(tmp_path)
+    Path("file:disk.raw").write_bytes(bytes(512))
+    assert inspect_image("file:disk.raw").virtual_size == 512  # there is one
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_list_of_checksums_is_read_for_the_one_of_the_image(tmp_path: Path, is_right: bool) -> None:
+    data = pattern(MIB)
+    (tmp_path / "disk.raw").write_bytes(data)
+    digest = hashlib.sha256(data if is_right else b"").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  other.raw\n{digest}  disk.raw\n")
+    source = ImageSource(where=tmp_path / "disk.raw", checksum_file=tmp_path / "SHA256SUMS")
+    with contextlib.nullcontext() if is_right else pytest.raises(ChecksumMismatch):
+        assert inspect_image(source, check=True).is_checked
 
 
 class TestAPipe:

@@ -48,11 +48,16 @@ _BLAMES: dict[type[BaseException], Blame] = {
     StorageError: Blame("storage", 5, "the storage does not have what was promised"),
     HypervisorError: Blame("hypervisor", 6, "xapi or a host refused, and nothing was done"),
     XapiUnreachable: Blame("unreachable", 7, "no answer: repeat the command to find out, and to complete it"),
-    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: repeat the command to complete it"),
+    click.Abort: Blame(
+        "interrupted", INTERRUPTED, "interrupted: the error says what the same command does then"
+    ),
 }
 _INTERRUPTED = _BLAMES[click.Abort]
 _BLAMES_BY_NAME: dict[str, Blame] = {
     "xenvol.images.errors.TransferCancelled": _INTERRUPTED,
+    "xenvol.images.errors.SourceUnavailable": Blame(
+        "source", 9, "the server of an image did not answer, was busy or broke off: try again later"
+    ),
     "xenvol.sm.errors.DatabaseError": Blame(
         "database", 8, "the Storage Manager's database is missing, not reachable, or of another release"
     ),
@@ -70,6 +75,22 @@ STATUSES: dict[int, str] = {
 """Every exit status and its meaning, for the help and the documentation."""
 
 
+_AFTER_AN_ATTACH = "repeat the command to complete it; or remove what is left with `xenvol detach`"
+_AFTER_AN_INTERRUPT = {
+    "image": "what it made was taken back, so the same command begins anew; `xenvol image sweep` lists what is left",
+    "sm": "repeat the command; `xenvol sm audit --repair` and `xenvol image sweep --remove` remove what is left",
+}
+"""By command: what to do after Ctrl-C."""
+
+
+class Interrupted(click.Abort):
+    """A signal ended a command; `command` is its first word, if it had begun."""
+
+    def __init__(self, command: str | None) -> None:
+        super().__init__()
+        self.command = command
+
+
 def blame_of(error: BaseException) -> Blame:
     """Return the first blame that fits. An error that fits none is a bug, in xenvol or in a driver."""
     if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
@@ -82,11 +103,12 @@ def blame_of(error: BaseException) -> Blame:
 
 def as_json(error: BaseException) -> dict[str, Any]:
     """Return the error as JSON: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
-    ``exit_status``, ``notes``."""
+    ``exit_status``, ``is_transient`` (whether the same command may succeed later), ``notes``."""
     return {
         "type": "UsageError" if isinstance(error, click.UsageError) else type(error).__name__,
         "blame": blame_of(error).word,
         "exit_status": blame_of(error).status,
+        "is_transient": isinstance(error, XapiUnreachable) or bool(getattr(error, "is_transient", False)),
         "message": message_of(error),
         "code": error.code if isinstance(error, XapiError) else None,
         "params": list(error.params) if isinstance(error, XapiError) else [],
@@ -111,10 +133,7 @@ def hint_of(error: BaseException) -> str | None:
     if isinstance(error, XapiError):
         return error.hint
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
-        return (
-            "repeat the command to complete it; or remove what is left with `xenvol detach`, `xenvol image sweep "
-            "--remove` or `xenvol sm audit --repair`"
-        )
+        return _AFTER_AN_INTERRUPT.get(getattr(error, "command", None) or "", _AFTER_AN_ATTACH)
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"
     if isinstance(error, click.UsageError) and error.ctx is not None:

@@ -55,7 +55,7 @@ class TransferOptions:
 
     def watch(self, what: str) -> Watch:
         """Return what reports the progress of `what`, and stops it if the caller cancels."""
-        return Watch(what, self.progress, self.cancel)
+        return Watch(what, self.progress, self.cancel, self.environment.timeouts.sleep)
 
     def begin(self, view: View, sr_ref: SRRef) -> tuple[Attempt, Transport]:
         """Begin an attempt, and choose the transport to the disks of an SR. Changes nothing; raises NoTransport.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -35,10 +36,19 @@ class Watch:
         what: str,
         tell: Callable[[Progress], None] = ignore_progress,
         cancel: threading.Event | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.what = what
+        self._sleep = sleep
         self._tell = tell
         self._cancel = cancel
+
+    def pause(self, seconds: float) -> None:
+        """Wait so many seconds. Raises TransferCancelled at once when the caller cancels."""
+        if self._cancel is None:
+            self._sleep(seconds)
+        elif self._cancel.wait(seconds):
+            raise TransferCancelled(self.what)
 
     def over(self, phase: Phase, pieces: Iterable[Piece], total: int | None) -> Iterator[Piece]:
         """Yield the same pieces, and report each."""
