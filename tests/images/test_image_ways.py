@@ -27,7 +27,15 @@ from imagelab import MIB, Lab, lab, pattern
 
 from tests import needs
 from tests.scenarios import changes
-from xenvol.images import ImageSource, Progress, find_leftovers, import_image, inspect_image, sweep
+from xenvol.images import (
+    ImageSource,
+    Progress,
+    fill_vdi,
+    find_leftovers,
+    import_image,
+    inspect_image,
+    sweep,
+)
 from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled, TruncatedImage
 from xenvol.secret import Secret
 
@@ -189,6 +197,46 @@ def test_a_list_of_checksums_is_read_for_the_one_of_the_image(tmp_path: Path, is
     source = ImageSource(where=tmp_path / "disk.raw", checksum_file=tmp_path / "SHA256SUMS")
     with contextlib.nullcontext() if is_right else pytest.raises(ChecksumMismatch):
         assert inspect_image(source, check=True).is_checked
+
+
+class TestProgress:
+    """It counts what the caller waits for, and ends at all of it."""
+
+    SPARSE = (pattern(MIB, density=1.0) + bytes(3 * MIB)) * 2
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    def test_of_a_stream_with_zeros_counts_them_as_they_pass(self, pool: Lab, road: str) -> None:
+        """Although they are not sent."""
+        told: list[Progress] = []
+        source = ImageSource(where=cast(BinaryIO, Endless(self.SPARSE)), size=len(self.SPARSE))
+        import_image(pool.session, source, pool.sr(), progress=told.append, here=pool.on(road))
+        assert [(each.phase, each.done, each.total) for each in told] == [
+            ("writing", done * MIB, len(self.SPARSE)) for done in range(1, 9)
+        ]
+
+    def test_of_a_disk_that_is_overwritten_counts_all_of_the_disk(self, pool: Lab) -> None:
+        told: list[Progress] = []
+        vdi = pool.vdi("nfs", 12 * MIB)
+        fill_vdi(pool.session, io.BytesIO(self.SPARSE), vdi, progress=told.append, here=pool.elsewhere)
+        last = told[-1]
+        assert (last.phase, last.done, last.total) == ("writing", 12 * MIB, 12 * MIB)
+
+    def test_of_a_vhd_whose_blocks_are_partly_empty_ends_at_all_of_it(self, pool: Lab) -> None:
+        told: list[Progress] = []
+        image = vhdkit.make_dynamic(8 * MIB, {512: b"x" * 512})
+        import_image(pool.session, io.BytesIO(image), pool.sr(), progress=told.append, here=pool.elsewhere)
+        assert told[-1].done == told[-1].total == 2 * MIB
+        assert [each.done for each in told] == sorted(each.done for each in told)
+
+    def test_of_staging_counts_the_bytes_of_the_source_and_not_what_they_unfold_to(
+        self, pool: Lab, tmp_path: Path
+    ) -> None:
+        told: list[Progress] = []
+        (tmp_path / "disk.raw.gz").write_bytes(packed := gzip.compress(self.SPARSE))
+        place = tmp_path / "disk.raw.gz"
+        import_image(pool.session, place, pool.sr(), progress=told.append, here=pool.elsewhere)
+        last = [each for each in told if each.phase == "staging"][-1]
+        assert last.done == last.total == len(packed)
 
 
 class TestAPipe:

@@ -136,6 +136,8 @@ class _Opening:
         self._stack = stack
         self._staging = staging
         self._watch = watch
+        self._source: Summed | None = None
+        """The stream as it comes, if the image is one."""
         self._is_end_certain = False
         """Whether a stream that was cut off is noticed although its length is not known."""
 
@@ -222,7 +224,8 @@ class _Opening:
             found
         ):  # a staged file has no sum to check, and was decompressed before
             self._is_end_certain = True
-            return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
+            self._source = Summed(as_stream(file), [])
+            return self._read(Peekable(decompressed(Peekable(self._source))), _nothing)
         format = self._told(found)
         detect.refuse_unreadable(file.name, format)
         return self._opened(self._reader(file, format), file.name, format, _nothing)
@@ -241,7 +244,7 @@ class _Opening:
     # ---- streams
 
     def _stream(self, stream: Stream) -> OpenImage:
-        summed = Summed(stream, self._checksums)
+        summed = self._source = Summed(stream, self._checksums)
         first = Peekable(summed)
         self._is_end_certain |= bool(self._checksums) or self._wanted.unknown_length
         if self._is_packed(detect.of_start(first.peek(detect.START))):
@@ -267,7 +270,7 @@ class _Opening:
             if may_be_cut:  # its end shows how much came, which helps the caller to judge
                 log.warning("%s will be refused at its end: %s", stream.name, _MAY_BE_CUT)
             stream.rewind()
-            tick = self._watch.counting("staging", stream.length)
+            tick = self._staging_tick()
             limited = _Limited(stream)
             file = self._stack.enter_context(self._staging.stage(limited, reason=str(reason), tick=tick))
             finish()
@@ -284,14 +287,18 @@ class _Opening:
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
             return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
         if format == "tar":
-            return tarball.from_stream(
-                stream, staging=self._staging, tick=self._watch.counting("staging", None)
-            )
+            return tarball.from_stream(stream, staging=self._staging, tick=self._staging_tick())
         if format in ("raw", "iso"):
             is_told = self._format is not None
             check_end = None if is_told or format == "iso" else partial(detect.refuse_end, stream.name)
             return raw.from_stream(stream, format=format, check_end=check_end)
         raise NeedsFile(f"xenvol cannot read {format} images as a stream")
+
+    def _staging_tick(self) -> Callable[[int], None]:
+        """Return what reports the staging of a stream: by the bytes of its source, before they are decompressed."""
+        source = self._source
+        assert source is not None, "a stream is staged"
+        return self._watch.following("staging", source.length, lambda: source.position)
 
     def _is_packed(self, found: str | None) -> bool:
         """Return whether to decompress it. What the caller calls a disk is decompressed only with `is_packed`."""

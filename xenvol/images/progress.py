@@ -51,12 +51,27 @@ class Watch:
             raise TransferCancelled(self.what)
 
     def over(self, phase: Phase, pieces: Iterable[Piece], total: int | None) -> Iterator[Piece]:
-        """Yield the same pieces, and report each."""
+        """Yield the same pieces, and report each. `total` may be too large: the end is reported as all of it."""
         tick = self.counting(phase, total)
+        done = 0
         for piece in pieces:
             tick(0)
             yield piece
             tick(len(piece.data))
+            done += len(piece.data)
+        if total is not None and done < total:
+            tick(total - done)
+
+    def following(
+        self, phase: Phase, total: int | None, position: Callable[[], int]
+    ) -> Callable[[int], None]:
+        """Return a function that reports the position of the source, whatever number it takes."""
+
+        def tick(size: int) -> None:
+            self._check_cancelled()
+            self._tell(Progress(phase, position(), total))
+
+        return tick
 
     def counting(self, phase: Phase, total: int | None) -> Callable[[int], None]:
         """Return a function that takes the number of further bytes, and reports the sum."""
@@ -64,10 +79,13 @@ class Watch:
 
         def tick(size: int) -> None:
             nonlocal done
-            if self._cancel is not None and self._cancel.is_set():
-                raise TransferCancelled(self.what)
+            self._check_cancelled()
             if size:
                 done += size
                 self._tell(Progress(phase, done, total))
 
         return tick
+
+    def _check_cancelled(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise TransferCancelled(self.what)

@@ -107,6 +107,8 @@ class Summed:
     def __init__(self, stream: Stream, expected: Iterable[Checksum]) -> None:
         self.name = stream.name
         self.length = stream.length
+        self.position = 0
+        """Bytes that have passed."""
         self._stream = stream
         self._sums = _Sums(stream.name, expected)
 
@@ -114,6 +116,7 @@ class Summed:
         """Return `size` bytes, or fewer where the stream ends. Raises SourceError."""
         data = self._stream.read(size)
         self._sums.update(data)
+        self.position += len(data)
         return data
 
     def check(self) -> None:
