@@ -36,7 +36,13 @@ from xenvol.images import (
     inspect_image,
     sweep,
 )
-from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled, TruncatedImage
+from xenvol.images.errors import (
+    ChecksumMismatch,
+    ImageTooLarge,
+    SourceError,
+    TransferCancelled,
+    TruncatedImage,
+)
 from xenvol.secret import Secret
 
 SIZE = 5 * MIB
@@ -197,6 +203,25 @@ def test_a_list_of_checksums_is_read_for_the_one_of_the_image(tmp_path: Path, is
     source = ImageSource(where=tmp_path / "disk.raw", checksum_file=tmp_path / "SHA256SUMS")
     with contextlib.nullcontext() if is_right else pytest.raises(ChecksumMismatch):
         assert inspect_image(source, check=True).is_checked
+
+
+@pytest.mark.parametrize("road", ["http", "block"])
+@pytest.mark.parametrize("sr", ["nfs", "lvm"])
+def test_a_disk_may_be_larger_than_its_image_and_reads_as_zeros_behind_it(
+    pool: Lab, sr: str, road: str
+) -> None:
+    """Also where a new disk may hold old bytes."""
+    image = io.BytesIO(pattern(3 * MIB, density=1.0))
+    made = import_image(pool.session, image, pool.sr(sr), size=10 * MIB, verify=True, here=pool.on(road))
+    assert (made.virtual_size, made.vdi_size) == (3 * MIB, 10 * MIB)
+    assert pool.content(made.vdi_uuid) == image.getvalue().ljust(10 * MIB, b"\0")
+
+
+def test_a_disk_smaller_than_its_image_is_not_made(pool: Lab) -> None:
+    before = pool.xapi.snapshot()
+    with pytest.raises(ImageTooLarge, match="the requested disk has at most 1048576"):
+        import_image(pool.session, io.BytesIO(bytes(3 * MIB)), pool.sr(), size=MIB, here=pool.elsewhere)
+    assert changes(before, pool.xapi.snapshot()) == []
 
 
 class TestProgress:

@@ -299,7 +299,7 @@ class _Amounts(ProgressColumn):
 
 
 class _TransferLines:
-    """The lines of one transfer where no bar can be drawn: every ten seconds, and at the end of a phase that had one."""
+    """The lines of one transfer where no bar is drawn: every ten seconds, and at the end of a phase that had one."""
 
     def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal = terminal

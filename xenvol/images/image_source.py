@@ -14,7 +14,7 @@ from xenvol.images.sources.requests import name_of_url
 from xenvol.secret import Secret
 
 FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
-"""The formats that a caller can name. xenvol decompresses gzip and zstd around any of them."""
+"""The formats that a caller can name. xenvol decompresses gzip, bzip2, xz and zstd around any of them."""
 SYNONYMS: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
 """Other names of formats. Image services call a tarball of VHDs ``ovf`` (docs/background/peers.md, e.6)."""
 
@@ -32,7 +32,7 @@ class ImageSource:
     """One of `FORMATS`. None: xenvol recognises the format by its first bytes. A raw disk may begin like any format,
     so a caller that knows the format says it. What is said to be ``raw`` or ``iso`` is not decompressed."""
     is_packed: bool = False
-    """Whether gzip or zstd is around what is said to be ``raw`` or ``iso``; around others the first bytes tell."""
+    """Whether a compression is around what is said to be ``raw`` or ``iso``; around others the first bytes tell."""
     size: int | None = None
     """Bytes of the image as it is stored, for a stream that does not say its length."""
     checksum: str | None = None

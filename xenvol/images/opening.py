@@ -40,7 +40,7 @@ from xenvol.images.sources.urls import Download, open_url
 
 log = logging.getLogger(__name__)
 
-_COMPRESSED: Final = ("gzip", "zstd")
+_COMPRESSED: Final = ("gzip", "bzip2", "xz", "zstd")
 _ANYTHING: Final = ("raw", "iso")  # what the caller calls a disk may begin with any bytes
 _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
 _MAY_BE_CUT: Final = (

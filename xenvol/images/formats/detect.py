@@ -12,6 +12,7 @@ from xenvol.images.disk_image import SECTOR, ByteFile
 from xenvol.images.errors import InvalidImage, UnsupportedImage
 from xenvol.images.formats import foreign, tar_names, vhd_footers
 from xenvol.images.formats.tar_headers import Headers
+from xenvol.images.sources.expanders import is_bzip2
 
 _ISO_ID: Final = 0x8001  # ECMA-119 7.1, 8.1: sector 16 of 2048 bytes, after the byte of the descriptor's type
 START: Final = _ISO_ID + 5
@@ -25,6 +26,7 @@ _MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
     (0, b"\x1f\x8b\x08", "gzip"),
+    (0, b"\xfd7zXZ\x00", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zstd"),
     (_ISO_ID, b"CD001", "iso"),
 )
@@ -39,7 +41,7 @@ def of_start(start: bytes) -> str | None:
     for offset, magic, format in _MAGICS:
         if start.startswith(magic, offset):
             return format
-    if start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
+    if is_bzip2(start):
         return "bzip2"
     if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:  # a frame that zstd skips; pzstd begins with one
         return "zstd"

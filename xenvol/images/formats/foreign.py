@@ -47,8 +47,6 @@ FOREIGN: Final[dict[str, Foreign]] = {
         "it is encrypted (LUKS)",
         "decrypt it first; if the guest itself is to open it, give the format raw",
     ),
-    "xz": Foreign("it is compressed with xz", _UNPACK),
-    "bzip2": Foreign("it is compressed with bzip2", _UNPACK),
     "lz4": Foreign("it is compressed with lz4", _UNPACK),
     "lzma": Foreign("it is compressed with lzma", _UNPACK),
     "lzop": Foreign("it is compressed with lzop", _UNPACK),
@@ -97,7 +95,6 @@ MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"\x3a\xff\x26\xed", "android-sparse"),
     (0, b"EVF\x09\r\n\xff\0", "ewf"),
     (0, b"partclone-image", "partclone"),
-    (0, b"\xfd7zXZ\x00", "xz"),
     (0, b"\x04\x22\x4d\x18", "lz4"),
     (0, b"\x02\x21\x4c\x18", "lz4"),  # as `lz4 -l` writes it
     (0, b"\x89LZO\x00\r\n\x1a\n", "lzop"),
