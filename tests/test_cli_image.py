@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from tests.cli.conftest import Shell
 from tests.images.vhdkit import make_chain
@@ -30,6 +32,8 @@ from xenvol.cli import failures
 from xenvol.cli.app import app
 from xenvol.cli.image import COMMANDS, image
 from xenvol.cli.image.looking import read_age
+from xenvol.cli.terminal import _TransferBar
+from xenvol.images import Progress
 from xenvol.images.errors import TransferCancelled
 from xenvol.simulator import Simulator
 
@@ -212,7 +216,7 @@ class TestEveryCommand:
         section = page.partition("\n## Images\n")[2].partition("\n## ")[0]
         assert f"| `{name}" in section
         of_pools = "--url --user --password-file --ca-file --fingerprint --insecure --timeout"
-        elsewhere = {*of_pools.split(), "--json", "--verbose"}
+        elsewhere = {*of_pools.split(), "--json", "--verbose", "--quiet"}
         options = {option for param in self.found(name).params for option in param.opts if option[:2] == "--"}
         assert [option for option in options - elsewhere if option not in section] == []
 
@@ -299,8 +303,8 @@ class TestImport:
             (["store", "--into", "x"], "either an SR"),
             (["store", "--blank"], "only with --into"),
             (["store", "--yes"], "only with --into"),
-            (["--into", "x", "--yes", "--name", "y"], "they are for a new disk"),
-            (["--into", "x", "--yes", "--raw-disk"], "they are for a new disk"),
+            (["--into", "x", "--yes", "--name", "y"], "which makes no disk"),
+            (["--into", "x", "--yes", "--raw-disk"], "which makes no disk"),
             (["store", "--checksum", "abc"], "is not a checksum"),
             (["store", "--size", "4GB"], "is no size"),
             (["store", "--header", "Accept: x"], "is no URL"),
@@ -637,6 +641,36 @@ class TestProgress:
         told = [json.loads(line).get("info", "") for line in lines]
         assert [text.partition(",")[0] for text in told if text] == ["writing", "verifying"]
 
+    def test_a_long_one_prints_a_line_now_and_then(
+        self, shell: Shell, disk: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And its end; as JSON for programs; nothing with -q."""
+        monkeypatch.setattr("xenvol.cli.terminal._LINE_EVERY", 0.0)
+        lines = run(shell, "import", disk, "store").stderr.splitlines()
+        assert len(lines) > 1
+        assert all(re.fullmatch(r"writing: [\d.]+ [KM]iB of [\d.]+ MiB, \d+ %", line) for line in lines)
+        assert lines[-1].endswith("100 %")
+        told = [
+            json.loads(line)["progress"]
+            for line in run(shell, "import", disk, "store", "--json").stderr.splitlines()
+        ]
+        assert told[-1]["done"] == told[-1]["total"]
+        assert {each["phase"] for each in told} == {"writing"}
+        assert run(shell, "import", disk, "store", "-q").stderr == ""
+        assert run(shell, "import", disk, "store", "-q", "--json").stderr == ""
+
+    @pytest.mark.parametrize("width", [40, 60, 80])
+    def test_its_bar_fits_the_terminal(self, width: int) -> None:
+        file = io.StringIO()
+        bar = _TransferBar(Console(file=file, width=width, force_terminal=True, color_system=None))
+        with bar:
+            bar.show(Progress("verifying", 123_456_789, 2 << 40))
+            shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", file.getvalue())
+            bar.refresh()
+        assert "verifying" in shown
+        assert max(map(len, shown.splitlines())) <= width
+        assert "…" not in shown
+
 
 # ---- interrupts, and what is left of the dead
 
@@ -648,7 +682,9 @@ def interrupted(shell: Shell, xapi: Simulator, number: signal.Signals, *, stagin
     image_file.write_bytes(CONTENT)
     with subprocess.Popen(["cat", str(image_file)], stdout=subprocess.PIPE) as cat:
         started = process(
-            shell, "import", "-", "store", "--name", "half", "--staging-dir", str(staging), stdin=cat.stdout
+            shell,
+            *("import", "-", "store", "--name", "half", "--unknown-length", "--staging-dir", str(staging)),
+            stdin=cat.stdout,
         )
         deadline = time.monotonic() + 60
         while not order.hits and time.monotonic() < deadline:

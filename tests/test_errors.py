@@ -19,6 +19,7 @@ from xenvol.errors import (
     DriverLoadFailed,
     ExtendNotSupported,
     ForbiddenCall,
+    HalfWrittenDisk,
     HostNotReady,
     HostNotTrusted,
     InvalidArgument,
@@ -127,6 +128,11 @@ EXAMPLES: list[tuple[XenVolError, dict[str, object], list[str]]] = [
     (VolumeNotFound("LUN 0"), {"found": []}, ["nothing"]),
     (WrongVolume("SCSI id 36", found="37"), {"expected": "SCSI id 36", "found": "37"}, ["SCSI id 36", "37"]),
     (UnmanagedVDI("v"), {"vdi": "v"}, ["v"]),
+    (
+        HalfWrittenDisk("v", is_new=False, machine="h/1", began=None, has_failed=True),
+        {"vdi": "v", "is_new": False, "machine": "h/1", "began": None, "has_failed": True},
+        ["v", "h/1", "fill the disk again"],
+    ),
     (VolumeInUse("v", users=["web"]), {"vdi": "v", "users": ["web"]}, ["web", "multiattach"]),
     (
         UnsupportedSRType("iscsi", host="h1", offered=["nfs", "lvm"]),

@@ -456,7 +456,7 @@ class TestAVolumeThatIsThere:
     ) -> None:
         volume = create(manager, image, size=8 * MIB)
         other = tmp_path / "other.raw"
-        other.write_bytes(b"other" * 1000)
+        other.write_bytes(b"other" * 1024)
         filled = fill_volume(manager, "v1", other, here=ELSEWHERE, verify=True)
         assert (filled.vdi_uuid, filled.is_verified) == (volume.vdi_uuid, True)
         assert content(pool, volume) == disk_of(other, 8 * MIB)
@@ -504,7 +504,7 @@ class TestAnImageFromAVolume:
     ) -> None:
         create(manager, image)
         manager.create_snapshot("s1", "v1")
-        (tmp_path / "other.raw").write_bytes(b"other" * 1000)
+        (tmp_path / "other.raw").write_bytes(b"other" * 1024)
         fill_volume(manager, "v1", tmp_path / "other.raw", here=ELSEWHERE)
         volume_to_image(manager, "s1", tmp_path / "out.raw", here=ELSEWHERE)
         assert (tmp_path / "out.raw").read_bytes() == image.read_bytes()

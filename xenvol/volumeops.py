@@ -47,6 +47,7 @@ from xenvol.errors import (
     XenVolError,
 )
 from xenvol.pool.marks import DISK
+from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, is_overtaken
 from xenvol.secret import scrubbing, secrets_in
@@ -152,6 +153,7 @@ class VolumeOps:
         undo = Undo(hidden=view.hidden)
         try:
             vdi_ref = driver.connect_volume(info.data)
+            check_is_whole(view.record("VDI", vdi_ref))
             shown_on = hosts_that_show(view, vdi_ref, hosts)
             marks = slots.marks(view, info, volume, vdi_ref)
             spec = VBDSpec(userdevice, mode, other_config=marks, ionice=info.ionice, bootable=bootable)
@@ -378,6 +380,7 @@ class VolumeOps:
             vdi_ref = driver.connect_volume(info.data)
             shown_on = hosts_that_show(view, vdi_ref, wanted)
             vdi = view.record("VDI", vdi_ref)
+            check_is_whole(vdi)
             in_use.hold(view, undo, vdi_ref, vdi, info)
             read_shown(view, vdi)
             check_plugged(view, SRRef(vdi["SR"]), shown_on, str(vdi_ref))

@@ -253,3 +253,21 @@ def test_a_program_that_calls_a_command_hears_signals_afterwards_and_the_console
         app.app.main(args)
     assert caught.value.code == 143
     assert signal.getsignal(TERM) is (was if hears else signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint", "other"),
+    [
+        ("image", "begins anew", "xenvol detach"),
+        ("sm", "sm audit --repair", "xenvol detach"),
+        ("attach", "xenvol detach", "sweep"),
+    ],
+)
+def test_what_is_said_after_ctrl_c_is_true_of_the_command(command: str, hint: str, other: str) -> None:
+    try:
+        raise failures.Interrupted(command) from KeyboardInterrupt()
+    except failures.Interrupted as interrupted:
+        said = failures.hint_of(interrupted)
+    assert said is not None
+    assert hint in said
+    assert other not in said

@@ -22,7 +22,7 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  #
 with atheris.instrument_imports(include=["xenvol.images"]):
     from xenvol.images.disk_image import NeedsFile
     from xenvol.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-    from xenvol.images.formats import chain, vhd
+    from xenvol.images.formats import chain, detect, vhd
 
 import vhdkit
 from vhdkit import KIB, MIB
@@ -125,7 +125,7 @@ WAYS: list[Callable[[bytes], object]] = [
     lambda data: drain(vhd.from_stream(Input(data))),
     lambda data: drain(vhd.from_stream(Input(data, knows_length=True))),
     lambda data: drain(vhd.fixed_from_stream(Input(data, knows_length=True))),
-    lambda data: vhd.is_fixed(Input(data)),
+    lambda data: detect.of_file(Input(data)),
     flat,
 ]
 

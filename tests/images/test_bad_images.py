@@ -36,6 +36,7 @@ from xenvol.images.errors import (
 QemuImg = Callable[..., str]
 SIZE = 5 * MIB
 DISK = pattern(SIZE, seed=5)
+DMG_TRAILER = b"koly\0\0\0\x04\0\0\x02\0" + bytes(500)
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,55 @@ BAD = (
     ),
     Bad(
         "VHDX", of_bytes(lambda: b"vhdxfile" + bytes(MIB)), UnsupportedImage, "it is a VHDX; convert it first"
+    ),
+    Bad(
+        "raw, no whole sectors",
+        of_bytes(lambda: DISK + b"!" * 777),
+        UnsupportedImage,
+        "no whole number of sectors",
+    ),
+    Bad(
+        "raw, no whole sectors, as a stream",
+        sent(lambda: DISK + b"!" * 777, size=SIZE + 777),
+        UnsupportedImage,
+        "no whole number of sectors",
+    ),
+    Bad(
+        "an error page of a web server",
+        of_bytes(lambda: b"<!DOCTYPE html><html><body>Log in".ljust(1024)),
+        UnsupportedImage,
+        "it is an HTML page",
+    ),
+    Bad(
+        "the text of a VMDK",
+        of_bytes(lambda: b'version=1\r\ncreateType="monolithicFlat"\r\nRW 16384 FLAT "disk-flat.vmdk" 0\r\n'),
+        UnsupportedImage,
+        "it is the text of a VMDK",
+    ),
+    Bad("a DMG", of_bytes(lambda: DISK + DMG_TRAILER), UnsupportedImage, "it is a disk image of macOS (DMG)"),
+    Bad(
+        "a DMG, as a stream",
+        sent(lambda: DISK + DMG_TRAILER, size=SIZE + 512),
+        UnsupportedImage,
+        "it is a disk image of macOS (DMG)",
+    ),
+    Bad(
+        "VHD fixed, taken for raw, as a stream",
+        sent(lambda: vhdkit.make_fixed(DISK), size=SIZE + 512),
+        InvalidImage,
+        "it ends like a VHD",
+    ),
+    Bad(
+        "an XVA",
+        of_bytes(lambda: tarball(("ova.xml", b"<value/>"), ("Ref:10/00000000", bytes(MIB)))),
+        UnsupportedImage,
+        "it is an XVA, a whole VM",
+    ),
+    Bad(
+        "an OVA whose disk comes first",
+        of_bytes(lambda: tarball(("0.vhd", dynamic()), ("machine.ovf", b"<xml/>"))),
+        UnsupportedImage,
+        "it is an OVA, a whole machine",
     ),
     Bad(
         "an OVA",

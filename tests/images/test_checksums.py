@@ -112,3 +112,45 @@ class TestCheckFile:
 
         with FileSource(tmp_path / "disk") as file, pytest.raises(KeyboardInterrupt):
             check_file(file, [checksum("md5", b"data")], cancel)
+
+
+SHA256, SHA512, MD5 = "ab" * 32, "cd" * 64, "ef" * 16
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{SHA256}  disk.raw\n", SHA256),
+        (f"{SHA256} *disk.raw\n{MD5}  other.raw\n", SHA256),
+        (f"{MD5}  disk.raw\n{SHA512}  ./images/disk.raw\n{SHA256}  disk.raw\n", SHA512),
+        (f"SHA256 (disk.raw) = {SHA256.upper()}\n", SHA256),
+        (f"SHA2-512(disk.raw)= {SHA512}\n", SHA512),
+        (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{SHA256}  disk.raw\n", SHA256),
+        (f"{SHA256}\n", SHA256),
+        ("# list\r\n" + f"{SHA256}  disk.raw\r\n", SHA256),
+        (f"{'12' * 20}  disk.raw\n{SHA256}  disk.raw\n", SHA256),
+    ],
+)
+def test_the_strongest_checksum_of_the_file_is_found_in_a_list(text: str, found: str) -> None:
+    """As the usual programs write lists; SHA-1, which is not known, is passed over."""
+    assert Checksum.listed(text, "disk.raw").digest == found
+
+
+def test_the_only_checksum_in_a_list_is_that_of_a_stream_without_a_name() -> None:
+    assert Checksum.listed(f"{SHA256}  disk.raw\n", "").digest == SHA256
+    with pytest.raises(ValueError, match="could be the image's"):
+        Checksum.listed(f"{SHA256}  disk.raw\n{MD5}  other.raw\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no checksum of disk.raw"),
+        (f"{SHA256}  other.raw\n", "no checksum of disk.raw"),
+        (f"{SHA256}  disk.raw\n{'00' * 32}  a/disk.raw\n", "several checksums of disk.raw"),
+        ("<html>Not found</html>", "no checksum of disk.raw"),
+    ],
+)
+def test_a_list_without_one_certain_checksum_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Checksum.listed(text, "disk.raw")

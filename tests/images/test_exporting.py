@@ -8,10 +8,11 @@ import io
 import os
 import subprocess
 import sys
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from imagelab import MIB, Lab, lab, pattern
@@ -52,6 +53,19 @@ def vdi(pool: Lab) -> str:
 @pytest.fixture(params=["http", "block"])
 def road(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+class _Pipe(io.RawIOBase):
+    """A target that cannot seek."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return self._file.write(data)
 
 
 class Received(threading.Thread):
@@ -354,6 +368,34 @@ def test_a_vhd_that_ends_too_early_is_no_image(pool: Lab, vdi: str, tmp_path: Pa
     with pytest.raises((TransferFailed, XapiUnreachable)):
         export_image(pool.session, vdi, tmp_path / "image", format="vhd", here=pool.elsewhere)
     assert not list(tmp_path.glob("*image*"))
+
+
+@pytest.mark.parametrize("size", [512, 5 * MIB, 6 * MIB + 512, 6 * MIB + 4096])
+@pytest.mark.parametrize("place", ["file", "pipe", "tarball"])
+def test_a_vhd_of_a_disk_of_no_whole_blocks_is_made_here(
+    pool: Lab, tmp_path: Path, qemu_img: Callable[..., str], road: str, size: int, place: str
+) -> None:
+    """xapi would never end sending it, and would go on when the client has gone."""
+    disk = pattern(size, seed=size)
+    vdi = pool.vdi("nfs", size, sm_config={"type": "raw"})
+    pool.file(vdi).write_bytes(disk)
+    assert pool.content(vdi) == disk
+    before, residue = pool.xapi.snapshot(), pool.residue()
+    path = tmp_path / "out.vhd"
+    if place == "pipe":
+        buffer = io.BytesIO()
+        export_image(pool.session, vdi, _Pipe(buffer), format="vhd", here=pool.on(road))
+        path.write_bytes(buffer.getvalue())
+    elif place == "tarball":
+        export_image(pool.session, vdi, tmp_path / "out.tar", format="tarball", here=pool.on(road))
+        with tarfile.open(tmp_path / "out.tar") as archive:
+            archive.extract("0.vhd", tmp_path, filter="data")
+        path = tmp_path / "0.vhd"
+    else:
+        export_image(pool.session, vdi, path, format="vhd", here=pool.on(road))
+    assert (difference(pool, before), pool.residue()) == ([], residue)
+    qemu_img("convert", "-f", "vpc", "-O", "raw", path, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == disk
 
 
 def test_an_unknown_disk_is_named(pool: Lab, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ what was given to those, not what we read.
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,6 +35,8 @@ FORMATS = (
     "tarball gzip",
     "tarball zstd",
     "tarball of a chain",
+    "raw bzip2",
+    "raw xz",
 )
 
 
@@ -66,6 +70,8 @@ class Maker:
             "tarball": self._tarball({"0.vhd": vhd}),
             "tarball gzip": self._tarball({"0.vhd": vhd}, "--gzip"),
             "tarball zstd": self._tarball({"0.vhd": vhd}, "--zstd"),
+            "raw bzip2": self._packed("bzip2", bz2.compress),
+            "raw xz": self._packed("xz", lzma.compress),
         }
         single = {name: ([path], self.disk) for name, path in made.items()}
         layers, disk = self._chain(5)
@@ -79,6 +85,11 @@ class Maker:
     def _converted(self, format: str, options: str, *more: str) -> Path:
         path = self.place / f"{format}-{options.replace('=', '-')}"
         self.qemu_img("convert", "-f", "raw", "-O", format, "-o", options, *more, self.raw, path)
+        return path
+
+    def _packed(self, name: str, compress: Callable[[bytes], bytes]) -> Path:
+        path = self.place / f"disk.raw.{name}"
+        path.write_bytes(compress(self.disk))
         return path
 
     def _tarball(self, members: dict[str, Path], *options: str) -> Path:

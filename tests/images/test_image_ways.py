@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gzip
 import hashlib
 import http.server
 import io
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 import vhdkit
@@ -23,8 +26,23 @@ import XenAPI
 from imagelab import MIB, Lab, lab, pattern
 
 from tests import needs
-from xenvol.images import ImageSource, Progress, find_leftovers, import_image, inspect_image, sweep
-from xenvol.images.errors import ChecksumMismatch, SourceError, TransferCancelled
+from tests.scenarios import changes
+from xenvol.images import (
+    ImageSource,
+    Progress,
+    fill_vdi,
+    find_leftovers,
+    import_image,
+    inspect_image,
+    sweep,
+)
+from xenvol.images.errors import (
+    ChecksumMismatch,
+    ImageTooLarge,
+    SourceError,
+    TransferCancelled,
+    TruncatedImage,
+)
 from xenvol.secret import Secret
 
 SIZE = 5 * MIB
@@ -109,6 +127,141 @@ class TestAnImageService:
         assert caught.value.status == 401
         assert TOKEN not in repr(source) + str(caught.value) + caplog.text
         assert before.difference(pool.xapi.snapshot()) == []
+
+
+class Endless(io.RawIOBase):
+    """A stream that says nothing of its length."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._file.readinto(buffer)
+
+
+class TestAStreamOfUnknownLength:
+    """What came may be a part of it: the end of the stream is that of its writer, however that ended."""
+
+    def test_is_no_raw_disk_and_nothing_is_made(self, pool: Lab, tmp_path: Path) -> None:
+        before = pool.xapi.snapshot()
+        for format in (None, "raw"):
+            source = ImageSource(where=cast(BinaryIO, Endless(pattern(2 * MIB))), format=format)
+            with pytest.raises(
+                SourceError, match="it ended after 2097152 bytes, and its length is not known"
+            ):
+                import_image(pool.session, source, pool.sr(), staging_dir=tmp_path, here=pool.elsewhere)
+        assert changes(before, pool.xapi.snapshot()) == []
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("said", ["unknown_length", "checksum", "size"])
+    def test_is_one_if_its_caller_knows_that_it_is_whole(self, pool: Lab, said: str) -> None:
+        data = pattern(2 * MIB)
+        known = {"unknown_length": True, "checksum": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        source = ImageSource(where=cast(BinaryIO, Endless(data)), **{said: known[said]})  # type: ignore[arg-type]  # the values are of several types
+        made = import_image(pool.session, source, pool.sr(), here=pool.elsewhere)
+        assert pool.content(made.vdi_uuid) == data
+
+    def test_that_is_compressed_shows_its_own_end(self, pool: Lab) -> None:
+        data = pattern(2 * MIB)
+        packed = gzip.compress(data)
+        made = import_image(pool.session, cast(BinaryIO, Endless(packed)), pool.sr(), here=pool.elsewhere)
+        assert pool.content(made.vdi_uuid) == data
+        with pytest.raises(TruncatedImage):
+            import_image(pool.session, cast(BinaryIO, Endless(packed[:-9])), pool.sr(), here=pool.elsewhere)
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/disk.raw", "ftp://files.example/disk.raw", "GS://b/d?sig=canary"]
+)
+def test_a_url_that_is_not_fetched_is_refused_as_one(place: str) -> None:
+    """And is not taken for the name of a file; what may be a secret in it is not shown."""
+    with pytest.raises(SourceError, match="xenvol fetches http and https URLs") as caught:
+        inspect_image(place)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_url_of_a_file_is_refused_with_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("file:///srv/disk.raw", "file:/srv/disk.raw"):
+        with pytest.raises(SourceError, match="give its path"):
+            inspect_image(place)
+    monkeypatch.chdir(tmp_path)
+    Path("file:disk.raw").write_bytes(bytes(512))
+    assert inspect_image("file:disk.raw").virtual_size == 512  # there is one
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_list_of_checksums_is_read_for_the_one_of_the_image(tmp_path: Path, is_right: bool) -> None:
+    data = pattern(MIB)
+    (tmp_path / "disk.raw").write_bytes(data)
+    digest = hashlib.sha256(data if is_right else b"").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  other.raw\n{digest}  disk.raw\n")
+    source = ImageSource(where=tmp_path / "disk.raw", checksum_file=tmp_path / "SHA256SUMS")
+    with contextlib.nullcontext() if is_right else pytest.raises(ChecksumMismatch):
+        assert inspect_image(source, check=True).is_checked
+
+
+@pytest.mark.parametrize("road", ["http", "block"])
+@pytest.mark.parametrize("sr", ["nfs", "lvm"])
+def test_a_disk_may_be_larger_than_its_image_and_reads_as_zeros_behind_it(
+    pool: Lab, sr: str, road: str
+) -> None:
+    """Also where a new disk may hold old bytes."""
+    image = io.BytesIO(pattern(3 * MIB, density=1.0))
+    made = import_image(pool.session, image, pool.sr(sr), size=10 * MIB, verify=True, here=pool.on(road))
+    assert (made.virtual_size, made.vdi_size) == (3 * MIB, 10 * MIB)
+    assert pool.content(made.vdi_uuid) == image.getvalue().ljust(10 * MIB, b"\0")
+
+
+def test_a_disk_smaller_than_its_image_is_not_made(pool: Lab) -> None:
+    before = pool.xapi.snapshot()
+    with pytest.raises(ImageTooLarge, match="the requested disk has at most 1048576"):
+        import_image(pool.session, io.BytesIO(bytes(3 * MIB)), pool.sr(), size=MIB, here=pool.elsewhere)
+    assert changes(before, pool.xapi.snapshot()) == []
+
+
+class TestProgress:
+    """It counts what the caller waits for, and ends at all of it."""
+
+    SPARSE = (pattern(MIB, density=1.0) + bytes(3 * MIB)) * 2
+
+    @pytest.mark.parametrize("road", ["http", "block"])
+    def test_of_a_stream_with_zeros_counts_them_as_they_pass(self, pool: Lab, road: str) -> None:
+        """Although they are not sent."""
+        told: list[Progress] = []
+        source = ImageSource(where=cast(BinaryIO, Endless(self.SPARSE)), size=len(self.SPARSE))
+        import_image(pool.session, source, pool.sr(), progress=told.append, here=pool.on(road))
+        assert [(each.phase, each.done, each.total) for each in told] == [
+            ("writing", done * MIB, len(self.SPARSE)) for done in range(1, 9)
+        ]
+
+    def test_of_a_disk_that_is_overwritten_counts_all_of_the_disk(self, pool: Lab) -> None:
+        told: list[Progress] = []
+        vdi = pool.vdi("nfs", 12 * MIB)
+        fill_vdi(pool.session, io.BytesIO(self.SPARSE), vdi, progress=told.append, here=pool.elsewhere)
+        last = told[-1]
+        assert (last.phase, last.done, last.total) == ("writing", 12 * MIB, 12 * MIB)
+
+    def test_of_a_vhd_whose_blocks_are_partly_empty_ends_at_all_of_it(self, pool: Lab) -> None:
+        told: list[Progress] = []
+        image = vhdkit.make_dynamic(8 * MIB, {512: b"x" * 512})
+        import_image(pool.session, io.BytesIO(image), pool.sr(), progress=told.append, here=pool.elsewhere)
+        assert told[-1].done == told[-1].total == 2 * MIB
+        assert [each.done for each in told] == sorted(each.done for each in told)
+
+    def test_of_staging_counts_the_bytes_of_the_source_and_not_what_they_unfold_to(
+        self, pool: Lab, tmp_path: Path
+    ) -> None:
+        told: list[Progress] = []
+        (tmp_path / "disk.raw.gz").write_bytes(packed := gzip.compress(self.SPARSE))
+        place = tmp_path / "disk.raw.gz"
+        import_image(pool.session, place, pool.sr(), progress=told.append, here=pool.elsewhere)
+        last = [each for each in told if each.phase == "staging"][-1]
+        assert last.done == last.total == len(packed)
 
 
 class TestAPipe:

@@ -27,8 +27,8 @@ from xenvol.images import (
 )
 from xenvol.images.claim import claimed
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, NotAsWritten, NoTransport, TransferFailed
-from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.marks import FILLED
+from xenvol.pool.transfer_mark import Attempt, attempt_of
 from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
 from xenvol.session.refs import VDIRef
@@ -273,7 +273,9 @@ class TestADiskThatIsThere:
         with pytest.raises(TransferFailed, match="VM late got the disk") as caught:
             fill_vdi(shared.session, image, vdi, progress=plug, here=shared.on(road))
         assert "may hold a part" in caught.value.__notes__[0]
-        assert shared.session.call("VDI.get_other_config", shared.ref(vdi))[FILLED].endswith(" -")
+        failed = attempt_of(shared.session.call("VDI.get_record", shared.ref(vdi)), FILLED)
+        assert failed is not None
+        assert failed.has_failed
 
     def test_and_that_two_fill_at_once_is_filled_by_one(self, shared: Lab, tmp_path: Path) -> None:
         vdi = shared.vdi("nfs", 8 * MIB)

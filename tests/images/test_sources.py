@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import errno
 import gzip
 import io
+import lzma
 import os
 import random
 import subprocess
@@ -14,7 +16,8 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -415,14 +418,20 @@ def zstd_of(data: bytes, *options: str) -> bytes:
 
 
 def compressed(data: bytes, kind: str) -> bytes:
-    return zstd_of(data) if kind == "zstd" else gzip.compress(data, mtime=0)
+    ways: dict[str, Callable[[bytes], bytes]] = {
+        "zstd": zstd_of,
+        "gzip": partial(gzip.compress, mtime=0),
+        "xz": lzma.compress,
+        "bzip2": bz2.compress,
+    }
+    return ways[kind](data)
 
 
 def expand(data: bytes, step: int = PIECE) -> bytes:
     return all_of(decompressed(Peekable(stream(data))), step)
 
 
-KINDS = pytest.mark.parametrize("kind", ["gzip", "zstd"])
+KINDS = pytest.mark.parametrize("kind", ["gzip", "zstd", "xz", "bzip2"])
 
 
 class TestDecompressed:
@@ -444,6 +453,27 @@ class TestDecompressed:
         packed = b"".join(gzip.compress(part, mtime=0) for part in parts) + bytes(zeros)
         source = Peekable(stream_of(cast(BinaryIO, Dribble(packed, seed)), "image"))
         assert all_of(decompressed(source), 100) == b"".join(parts)
+
+    @given(parts=st.lists(st.binary(max_size=3000), min_size=1, max_size=4), seed=st.integers())
+    def test_streams_of_xz_and_of_bzip2_are_one_stream(self, parts: list[bytes], seed: int) -> None:
+        """As pxz, pbzip2 and cat make them; xz pads with zeros in fours."""
+        for way, padding in ((lzma.compress, bytes(8)), (bz2.compress, b"")):
+            packed = padding.join(way(part) for part in parts) + padding
+            source = Peekable(stream_of(cast(BinaryIO, Dribble(packed, seed)), "image"))
+            assert all_of(decompressed(source), 100) == b"".join(parts)
+
+    def test_what_follows_xz_or_bzip2_is_refused(self) -> None:
+        """Also zeros that are not in fours, which may be a part of a stream."""
+        for packed in (lzma.compress(b"x") + b"more", bz2.compress(b"x") + b"more"):
+            with pytest.raises(InvalidImage, match="bytes follow its end"):
+                expand(packed)
+        with pytest.raises(TruncatedImage):
+            expand(lzma.compress(b"x") + bytes(6))
+
+    def test_xz_that_needs_too_much_memory_is_refused(self) -> None:
+        filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 << 20}]
+        with pytest.raises(UnsupportedImage, match="bytes of memory"):
+            expand(lzma.compress(b"x" * 1000, filters=filters))
 
     def test_zstd_frames_are_one_stream_and_skippable_ones_are_skipped(self) -> None:
         """As pzstd makes them: each frame is announced by one that is to be skipped."""
@@ -470,6 +500,8 @@ class TestDecompressed:
         end = int(keep * len(packed)) if isinstance(keep, float) else keep
         if kind == "zstd" and not packed[4] & 4:
             pytest.skip("this zstd writes no checksum")
+        if kind in ("xz", "bzip2") and keep == 4:
+            pytest.skip("so little does not show what it was")
         with pytest.raises(TruncatedImage, match=f"not a valid {kind} image") as caught:
             expand(packed[:end])
         assert caught.value.offset == len(packed[:end])
@@ -496,8 +528,12 @@ class TestDecompressed:
                 except (InvalidImage, UnsupportedImage):
                     pass
             packed[place] ^= 0x10
-        # gzip's date, level, system, and what pads a stored block; an unused bit of zstd's header, and its window
-        assert set(unnoticed) <= {"gzip": {4, 5, 6, 7, 8, 9, 10}, "zstd": {4, 5}}[kind]
+        # gzip's date, level, system, and what pads a stored block; an unused bit of zstd's header, and its window; the
+        # size of bzip2's blocks
+        assert (
+            set(unnoticed)
+            <= {"gzip": {4, 5, 6, 7, 8, 9, 10}, "zstd": {4, 5}, "xz": set(), "bzip2": {3}}[kind]
+        )
 
     @KINDS
     def test_what_follows_the_end_is_an_invalid_image(self, kind: str) -> None:

@@ -10,9 +10,8 @@ import pytest
 from imagelab import MIB, Lab, lab
 
 from xenvol.images import find_leftovers, sweep
-from xenvol.images.claim import OVER
-from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.marks import EXPORTED, FILLED, IMAGE, IMAGE_OF
+from xenvol.pool.transfer_mark import Attempt, attempt_of
 from xenvol.pool.view import View
 from xenvol.session import CallRecord, Session
 
@@ -141,7 +140,7 @@ def test_a_disk_that_does_not_say_which_one_it_is_stays_and_is_told_of(pool: Lab
 
 
 def test_a_disk_that_was_half_filled_stays_and_is_told_of(pool: Lab) -> None:
-    vdi = marked(pool, pool.vdi(), key=FILLED, word=WORD.replace("elsewhere/77", OVER))
+    vdi = marked(pool, pool.vdi(), key=FILLED, word=WORD.replace("elsewhere", "-elsewhere"))
     (kept,) = sweep(pool.session)
     assert (kept.kind, kept.vdi_uuid, "fill it again" in str(kept.kept)) == ("half", vdi, True)
     assert FILLED in pool.session.call("VDI.get_other_config", pool.ref(vdi))

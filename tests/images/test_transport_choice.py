@@ -15,11 +15,11 @@ import XenAPI
 import xenvol
 from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import NoTransport
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports import Timeouts, Transport, choose_transport, find_own_vm
 from xenvol.images.transports.block import BlockTransport
 from xenvol.images.transports.choice import own_uuid
 from xenvol.images.transports.http import HTTPTransport
+from xenvol.pool.transfer_mark import Attempt
 from xenvol.pool.view import View
 from xenvol.session import Endpoint, Session
 from xenvol.session.refs import SRRef, VBDRef, VDIRef

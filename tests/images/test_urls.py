@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
+import email.utils
+import functools
 import gc
 import hashlib
 import logging
@@ -13,6 +16,7 @@ import ssl
 import sys
 import threading
 import traceback
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,11 +26,14 @@ from typing import Any
 import pytest
 from urllib3.exceptions import InsecureRequestWarning
 
+from xenvol.images import inspect_image
 from xenvol.images.disk_image import PIECE
-from xenvol.images.errors import MissingReader, SourceError
+from xenvol.images.errors import MissingReader, SourceError, SourceUnavailable, TransferCancelled
+from xenvol.images.sources import urls
 from xenvol.images.sources.checksums import Checksum
+from xenvol.images.sources.http_client import DELAYS, MAX_REDIRECTS, proxy_of
 from xenvol.images.sources.requests import Request, name_of_url
-from xenvol.images.sources.urls import MAX_REDIRECTS, Download, checksum_in, open_url
+from xenvol.images.sources.urls import Download, checksum_in
 from xenvol.secret import Secret
 from xenvol.session.endpoint import InsecureConnection
 
@@ -37,6 +44,7 @@ SIGNATURE = "sig=0123456789abcdef"
 DATA = random.Random(1).randbytes(2 * PIECE + 12345)
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
+open_url = functools.partial(urls.open_url, pause=lambda seconds: None)
 
 
 class Service:
@@ -216,10 +224,10 @@ class TestDownload:
         assert "no connection to nowhere.invalid" in refused("http://nowhere.invalid/image").problem
 
     @pytest.mark.parametrize(
-        "line", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n"]
+        "line", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n"]
     )
     def test_what_is_no_http_is_a_source_error(self, line: bytes) -> None:
-        """Whatever answers there."""
+        """Whatever answers there. It is asked once."""
         with socket.create_server(("127.0.0.1", 0)) as server:
 
             def answer() -> None:
@@ -271,7 +279,9 @@ class TestRefusals:
         error = refused(service.gives("/image", body, status=status))
         assert error.status == status
         assert f"HTTP {status}" in error.problem
-        assert error.problem.endswith("why") == bool(body)
+        assert ("why" in error.problem) == bool(body)
+        assert ("--token-file" in error.problem) == (status in (401, 403))
+        assert isinstance(error, SourceUnavailable) == (status in (500, 503))
 
     def test_what_the_service_says_is_shown_short_and_clean(self, service: Service) -> None:
         """Without markup, and without what could garble a terminal."""
@@ -394,6 +404,275 @@ class TestRedirects:
         with Service() as other:
             url = service.sends_on("/image", other.gives("/there", b"", status=404))
             assert refused(url).image == f"{other.url}/there"
+
+
+class Pauses:
+    """A pause that does not wait, and keeps how long it would have."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+class TestTryingAgain:
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    def test_a_busy_server_is_asked_again_until_it_answers(self, service: Service, status: int) -> None:
+        pauses = Pauses()
+        url = service.gives("/image", b"busy", status=status)
+        real = service.answers["/image"]
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            if len(service.received) == 3:
+                service.gives("/image")
+            service.answers["/image"](handler) if len(service.received) == 3 else real(handler)
+
+        service.answers["/image"] = answer
+        assert fetch(url, pause=pauses) == DATA
+        assert [low / 2 <= wait <= low for wait, low in zip(pauses.seconds, DELAYS, strict=False)] == [
+            True,
+            True,
+        ]
+
+    def test_it_is_not_asked_for_ever(self, service: Service) -> None:
+        pauses = Pauses()
+        error = refused(service.gives("/image", b"busy", status=503), pause=pauses)
+        assert (type(error), error.is_transient, error.status) == (SourceUnavailable, True, 503)
+        assert len(service.received) == len(DELAYS) + 1 == len(pauses.seconds) + 1
+
+    def test_it_is_given_the_time_that_it_asks_for_but_not_more_than_two_minutes(
+        self, service: Service
+    ) -> None:
+        pauses = Pauses()
+        refused(service.gives("/image", b"busy", status=503, Retry_After="7"), pause=pauses)
+        assert pauses.seconds == [7.0] * len(DELAYS)
+        error = refused(service.gives("/later", b"busy", status=503, Retry_After="3600"), pause=pauses)
+        assert isinstance(error, SourceUnavailable)
+        assert (error.retry_after, len(pauses.seconds)) == (3600.0, len(DELAYS))
+        date = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2))
+        error = refused(service.gives("/then", b"busy", status=503, Retry_After=date), pause=pauses)
+        assert isinstance(error, SourceUnavailable)
+        assert 7000 < (error.retry_after or 0) <= 7200
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+    def test_a_server_that_refuses_is_asked_once(self, service: Service, status: int) -> None:
+        error = refused(service.gives("/image", b"no", status=status))
+        assert (type(error), error.is_transient, len(service.received)) == (SourceError, False, 1)
+
+    def test_one_that_is_not_there_may_be_later_and_a_name_that_does_not_exist_may_not(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        assert refused(f"http://127.0.0.1:{port}/image").is_transient
+
+    def test_a_cancel_ends_the_waiting(self, service: Service, tmp_path: Path) -> None:
+        cancel = threading.Event()
+        service.gives("/image", b"busy", status=503, Retry_After="100")
+        real = service.answers["/image"]
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            cancel.set()
+            real(handler)
+
+        service.answers["/image"] = answer
+        with pytest.raises(TransferCancelled):
+            inspect_image(f"{service.url}/image", cancel=cancel)
+
+
+class Breaking:
+    """A server that sends `most` bytes of the file at a time, then hangs up; `tag` is its ETag."""
+
+    def __init__(self, service: Service, *, most: int, tag: str | None = '"v1"', **headers: str) -> None:
+        self.data = DATA
+        self.tag = tag
+        self.ranges: list[str | None] = []
+        self._most = most
+        self._headers = headers
+        service.answers["/image"] = self.answer
+        self.url = f"{service.url}/image"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        asked, guard = handler.headers["Range"], handler.headers["If-Range"]
+        self.ranges.append(asked)
+        start = int(asked[6:-1]) if asked and guard in (None, self.tag) else 0
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
+        for key, value in ({"ETag": self.tag} if self.tag else {}).items() | self._headers.items():
+            handler.send_header(key.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(self.data) - start))
+        handler.end_headers()
+        handler.wfile.write(self.data[start : start + self._most])
+        handler.close_connection = True
+
+
+class TestGoingOnWhereItBroke:
+    def test_the_rest_is_asked_for_if_the_version_is_known(self, service: Service) -> None:
+        """By its strong ETag, as often as bytes still come."""
+        server = Breaking(service, most=300_000)
+        assert fetch(server.url) == DATA
+        starts = range(300_000, len(DATA), 300_000)
+        assert server.ranges == [None, *(f"bytes={start}-" for start in starts)]
+
+    def test_a_checksum_is_as_good_as_a_version(self, service: Service) -> None:
+        md5 = base64.b64encode(hashlib.md5(DATA, usedforsecurity=False).digest()).decode()
+        assert fetch(Breaking(service, most=900_000, tag=None, Content_MD5=md5).url) == DATA
+        assert fetch(Breaking(service, most=900_000, tag=None).url, is_guarded=True) == DATA
+
+    @pytest.mark.parametrize("tag", [None, 'W/"v1"', "v1"])
+    def test_without_either_it_is_refused_since_the_rest_may_be_of_another_file(
+        self, service: Service, tag: str | None
+    ) -> None:
+        server = Breaking(service, most=300_000, tag=tag)
+        error = refused(server.url)
+        assert (type(error), len(server.ranges)) == (SourceUnavailable, 1)
+        assert f"after 300000 of {len(DATA)} bytes" in error.problem
+        assert "ETag" in error.problem
+
+    def test_a_file_that_has_changed_meanwhile_is_never_put_together(self, service: Service) -> None:
+        server = Breaking(service, most=300_000)
+
+        def change(seconds: float) -> None:
+            server.tag, server.data = '"v2"', bytes(len(DATA))
+
+        error = refused(server.url, pause=change)
+        assert "the file has changed" in error.problem
+        assert len(server.ranges) == 2
+
+    @pytest.mark.parametrize(
+        "lie", ["bytes 0-9/10", "bytes 300000-9/10", "bytes 300001-2109496/2109497", "rubbish"]
+    )
+    def test_a_part_that_is_not_the_rest_is_refused(self, service: Service, lie: str) -> None:
+        server = Breaking(service, most=300_000)
+        usual = server.answer
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            if handler.headers["Range"] is None:
+                usual(handler)
+                return
+            handler.send_response(206)
+            handler.send_header("Content-Range", lie)
+            handler.send_header("Content-Length", "10")
+            handler.end_headers()
+            handler.wfile.write(bytes(10))
+
+        service.answers["/image"] = answer
+        assert "the server sends no part of it" in refused(server.url).problem
+
+    def test_a_server_that_sends_nothing_more_is_given_up(self, service: Service) -> None:
+        server = Breaking(service, most=300_000)
+        usual = server.answer
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            server._most = 0 if handler.headers["Range"] else 300_000
+            usual(handler)
+
+        service.answers["/image"] = answer
+        assert f"{len(DELAYS)} times in a row" in refused(server.url).problem
+        assert len(server.ranges) == len(DELAYS) + 1
+
+
+def test_a_rate_is_kept(service: Service) -> None:
+    """By waiting as long as the bytes that came should have taken."""
+    pauses = Pauses()
+    with open_url(service.gives("/image"), rate=len(DATA), pause=pauses) as download:
+        assert all_of(download, 100_000) == DATA
+    assert len(pauses.seconds) > 10
+    assert max(pauses.seconds) > 0.5  # nothing waits here, so that what is due adds up to the whole second
+
+
+class TestTheEnvironment:
+    def test_a_proxy_is_asked_with_its_login_which_is_never_shown(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        service.answers["http://files.invalid/image"] = service.answers[
+            service.gives("/image").removeprefix(service.url)
+        ]
+        proxy = service.url.replace("http://", "http://user:hunter2@")
+        monkeypatch.setenv("http_proxy", proxy)
+        assert fetch("http://files.invalid/image") == DATA
+        ((path, headers),) = service.received
+        assert path == "http://files.invalid/image"
+        assert base64.b64decode(headers["proxy-authorization"].removeprefix("Basic ")) == b"user:hunter2"
+        assert "hunter2" not in caplog.text
+        monkeypatch.setenv("no_proxy", "files.invalid")
+        assert "no connection to files.invalid" in refused("http://files.invalid/image").problem
+        monkeypatch.setenv("http_proxy", "socks5://user:hunter2@proxy")
+        monkeypatch.delenv("no_proxy")
+        assert "'socks5'" in refused("http://files.invalid/image").problem
+        assert "hunter2" not in refused("http://files.invalid/image").problem
+
+    def test_this_machine_is_asked_without_a_proxy(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+        assert proxy_of(urllib.parse.urlsplit("http://other.example/x")) == "http://proxy.invalid:3128"
+        assert fetch(service.gives("/image")) == DATA
+
+    def test_a_login_of_netrc_goes_to_its_host_alone(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Where no Authorization is given, and never by the default entry."""
+        (tmp_path / "netrc").write_text(
+            "machine 127.0.0.1 login me password hunter2\nmachine other.invalid login x password y\n"
+        )
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        with Service(address="127.0.0.2") as other:
+            assert fetch(service.sends_on("/image", other.gives("/there"))) == DATA
+            assert "authorization" not in other.received[0][1]
+            assert "authorization" not in dict(other.received)["/there"]
+        sent = service.received[0][1]["authorization"]
+        assert base64.b64decode(sent.removeprefix("Basic ")) == b"me:hunter2"
+        assert fetch(service.gives("/image"), headers={"Authorization": Secret("Bearer b")}) == DATA
+        assert service.received[1][1]["authorization"] == "Bearer b"
+        (tmp_path / "netrc").write_text("default login me password hunter2\n")
+        assert fetch(service.gives("/image")) == DATA
+        assert "authorization" not in service.received[2][1]
+        assert Request.parse("http://other.invalid/", {}, False).with_login().headers == {}
+
+    def test_a_damaged_netrc_is_warned_of_and_not_shown(
+        self,
+        service: Service,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 hunter2\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        assert fetch(service.gives("/image")) == DATA
+        assert "no login of it is used" in caplog.text
+        assert "hunter2" not in caplog.text
+
+
+class TestTheNetworkOfThisMachine:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "http://169.254.169.254/latest/meta-data/",
+            "http://[fe80::1]/",
+            "http://[::ffff:169.254.169.254]/",
+            "http://2852039166/",
+            "http://[fd00:ec2::254]/",
+            "http://100.100.100.200/",
+            "http://metadata.google.internal/",
+            "http://METADATA/",
+        ],
+    )
+    def test_is_not_where_a_redirect_leads(self, service: Service, target: str) -> None:
+        """Neither by an address nor by a name, however it is spelled."""
+        error = refused(service.sends_on("/image", target))
+        assert "which xenvol does not follow" in error.problem
+
+    def test_is_this_machine_too_if_another_was_asked(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other one is reached by a proxy here."""
+        there = service.gives("/secret")
+        service.sends_on("http://files.invalid/image", there)
+        monkeypatch.setenv("http_proxy", service.url)
+        assert "does not follow" in refused("http://files.invalid/image").problem
+        assert [path for path, _ in service.received] == ["http://files.invalid/image"]
 
 
 class TestTrust:

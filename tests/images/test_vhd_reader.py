@@ -23,7 +23,7 @@ from vhdkit import BLOCK, GIB, KIB, MIB, BytesFile, BytesStream, laid_out, model
 from tests import needs
 from xenvol.images.disk_image import EndOfFile, NeedsFile
 from xenvol.images.errors import ImageTooLarge, InvalidImage, TruncatedImage, UnsupportedImage
-from xenvol.images.formats import vhd
+from xenvol.images.formats import detect, vhd
 from xenvol.images.formats.vhd_blocks import set_runs
 from xenvol.images.formats.vhd_source import VHDStream
 
@@ -165,7 +165,7 @@ def test_tables_are_read_before_anything_is_given_and_no_more_of_the_stream() ->
 def test_fixed_vhds_are_read_from_files_and_from_streams_of_known_length(size: int) -> None:
     content = model(size, vhdkit.painted(size, [(0, 1 << 30)], 1))
     image = vhdkit.make_fixed(content, uuid=ID)
-    assert vhd.is_fixed(BytesFile(image))
+    assert detect.of_file(BytesFile(image)) == "vhd-fixed"
     same(read_file(image), content)
     layer = vhd.fixed_from_stream(BytesStream(image, knows_length=True))
     assert (layer.virtual_size, layer.uuid) == (size, vhd.UNKNOWN)
@@ -203,16 +203,48 @@ def test_holes_of_a_fixed_vhd_are_not_read() -> None:
 
 
 def test_a_raw_image_and_a_dynamic_vhd_are_no_fixed_ones() -> None:
-    for other in (b"", bytes(511), bytes(512), bytes(MIB), vhdkit.make_dynamic(SIZE, RUNS)):
-        assert not vhd.is_fixed(BytesFile(other))
+    for other in (b"", bytes(512), bytes(MIB)):
+        assert detect.of_file(BytesFile(other)) == "raw"
+    assert detect.of_file(BytesFile(vhdkit.make_dynamic(SIZE, RUNS))) == "vhd"
+
+
+def test_a_fixed_vhd_whose_footer_is_damaged_is_a_vhd_and_no_raw_image() -> None:
     damaged = vhdkit.patched(vhdkit.make_fixed(bytes(MIB), uuid=ID), MIB + 70, b"!")
-    assert not vhd.is_fixed(BytesFile(damaged))
+    assert detect.of_file(BytesFile(damaged)) == "vhd"
+    with pytest.raises(InvalidImage, match="footer is damaged"):
+        vhd.from_file(BytesFile(damaged))
+
+
+@pytest.mark.parametrize("make", [vhdkit.make_fixed, None], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_footer_of_511_bytes_and_one_with_zeros_behind_it_end_a_vhd(
+    make: Callable[..., bytes] | None, is_short: bool
+) -> None:
+    """As an early Virtual PC wrote it, and as tools pad files to 4 KiB."""
+    content = model(SIZE, RUNS)
+    image = vhdkit.make_dynamic(SIZE, RUNS) if make is None else make(content)
+    image = image[:-1] if is_short else image + bytes(3584)
+    assert detect.of_file(BytesFile(image)) == ("vhd" if make is None else "vhd-fixed")
+    same(read_file(image), content)
+    if make is None:
+        same(read_stream(image), content)
+
+
+def test_what_the_padding_of_a_vhd_hides_is_no_footer() -> None:
+    """Only zeros may follow it, it begins with a sector, and it must be good: a guest may keep a VHD in its disk."""
+    fixed = vhdkit.make_fixed(bytes(MIB))
+    for other in (
+        fixed + b"!".ljust(512, b"\0"),
+        b"!" * 7 + fixed + bytes(505),
+        fixed[:-10] + b"!" * 10 + bytes(512),
+    ):
+        assert detect.of_file(BytesFile(other)) == "raw"
 
 
 def test_a_fixed_vhd_with_a_bad_size_is_still_no_raw_image() -> None:
     """Were it taken for one, its footer would become part of the disk."""
     image = vhdkit.with_footer(vhdkit.make_fixed(bytes(MIB)), 48, struct.pack(">Q", 4 * MIB))
-    assert vhd.is_fixed(BytesFile(image))
+    assert detect.of_file(BytesFile(image)) == "vhd-fixed"
 
 
 def test_a_damaged_copy_of_the_footer_does_not_matter_in_a_file() -> None:
@@ -294,7 +326,7 @@ def test_what_qemu_wrote_is_read_as_qemu_reads_it(
     if kind == "dynamic":
         same(read_stream(image.read_bytes()), raw.read_bytes())
     else:
-        assert vhd.is_fixed(BytesFile(image))
+        assert detect.of_file(BytesFile(image)) == "vhd-fixed"
 
 
 @settings(max_examples=15)
@@ -526,7 +558,7 @@ FIXED_BAD = [
     ),
     Bad("checksum", vhdkit.patched(FIXED, MIB + 64, u32(1)), InvalidImage, "damaged", MIB + 64),
     Bad("cookie", vhdkit.patched(FIXED, MIB, b"connectix"), InvalidImage, "no footer", MIB),
-    Bad("cut", FIXED[:-1], InvalidImage, "no footer", MIB - 1),
+    Bad("cut", FIXED[:-2], InvalidImage, "no footer", MIB - 2),
     Bad("none", b"", TruncatedImage, "shorter than a footer", 0),
     Bad("short", FIXED[-511:], TruncatedImage, "shorter than a footer", 511),
     Bad("only a footer", FIXED[-512:], InvalidImage, "only ends with one", 0),
@@ -587,7 +619,7 @@ CUTS = [
 ]
 
 
-@pytest.mark.parametrize("length", [*CUTS, *(len(GOOD) - less for less in (1, 511, 512, 513, STRIDE))])
+@pytest.mark.parametrize("length", [*CUTS, *(len(GOOD) - less for less in (2, 511, 512, 513, STRIDE))])
 def test_a_vhd_that_was_cut_is_refused(length: int) -> None:
     """Wherever that was, and by the number of bytes that are there."""
     cut = GOOD[:length]
@@ -600,7 +632,7 @@ def test_a_vhd_that_was_cut_is_refused(length: int) -> None:
             vhd.from_stream(BytesStream(cut, knows_length=True))
 
 
-@pytest.mark.parametrize("more", [b"!", bytes(512), b"x" * 3 * MIB], ids=len)
+@pytest.mark.parametrize("more", [b"!", b"!".rjust(512, b"\0"), b"x" * 3 * MIB], ids=len)
 def test_a_vhd_with_something_behind_it_is_refused(more: bytes) -> None:
     """Its footer is its end: what comes behind may be the half of a longer one."""
     for read in (read_file, read_stream):
@@ -608,12 +640,15 @@ def test_a_vhd_with_something_behind_it_is_refused(more: bytes) -> None:
             read(GOOD + more)
 
 
-def test_a_damaged_footer_at_the_end_is_refused() -> None:
-    image = vhdkit.patched(GOOD, len(GOOD) - 100, b"!")
-    with pytest.raises(InvalidImage, match="last 512 bytes are not a footer"):
-        vhd.from_file(BytesFile(image))
-    with pytest.raises(InvalidImage, match="last 512 bytes are not a footer"):
-        read_stream(image)
+@pytest.mark.parametrize("damage", [b"!", bytes(100)], ids=["a byte", "the end"])
+def test_a_damaged_footer_at_the_end_is_replaced_by_its_good_copy(damage: bytes) -> None:
+    """It is in its place, so nothing else is lost."""
+    image = vhdkit.patched(GOOD, len(GOOD) - 512 + 64, damage)
+    same(read_file(image), model(SIZE, RUNS))
+    same(read_stream(image), model(SIZE, RUNS))
+    lost = GOOD[:-512] + bytes(512)
+    same(read_file(lost), model(SIZE, RUNS))
+    same(read_stream(lost), model(SIZE, RUNS))
 
 
 def test_two_damaged_footers_are_refused() -> None:

@@ -75,7 +75,7 @@ class App(Commands):
             with _reader_may_go():
                 return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:  # click would print an empty line, which is no JSON
-            raise click.Abort from interrupt
+            raise failures.Interrupted(ctx.invoked_subcommand) from interrupt
 
     def main(  # type: ignore[override]  # because click promises Never by an overload; this never returns either
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any

@@ -61,11 +61,16 @@ _BLAMES: dict[type[BaseException], Blame] = {
     HostNotTrusted: Blame("trust", 9, "the host did not prove its identity, and was sent nothing"),
     XapiUnreachable: Blame("unreachable", 7, "no answer: repeat the command to find out, and to complete it"),
     OutputFailed: Blame("output", 11, "the result could not be written to standard output"),
-    click.Abort: Blame("interrupted", INTERRUPTED, "interrupted: repeat the command to complete it"),
+    click.Abort: Blame(
+        "interrupted", INTERRUPTED, "interrupted: the error says what the same command does then"
+    ),
 }
 _INTERRUPTED = _BLAMES[click.Abort]
 _BLAMES_BY_NAME: dict[str, Blame] = {
     "xenvol.images.errors.TransferCancelled": _INTERRUPTED,
+    "xenvol.images.errors.SourceUnavailable": Blame(
+        "source", BUSY, "busy: the same command may succeed a little later"
+    ),
     "xenvol.sm.errors.DatabaseError": Blame(
         "database", 8, "the Storage Manager's database is missing, not reachable, or of another release"
     ),
@@ -79,10 +84,25 @@ STATUSES: dict[int, str] = {
     0: "done",
     OTHER: _UNEXPECTED.meaning,
     **{blame.status: blame.meaning for blame in sorted(_ALL, key=attrgetter("status"))},
-    BUSY: "busy: the same command may succeed a little later",
 }
 STATUSES = dict(sorted(STATUSES.items()))
 """Every exit status and its meaning, for the help and the documentation."""
+
+
+_AFTER_AN_ATTACH = "repeat the command to complete it; or remove what is left with `xenvol detach`"
+_AFTER_AN_INTERRUPT = {
+    "image": "what it made was taken back, so the same command begins anew; `xenvol image sweep` lists what is left",
+    "sm": "repeat the command; `xenvol sm audit --repair` and `xenvol image sweep --remove` remove what is left",
+}
+"""By command: what to do after Ctrl-C."""
+
+
+class Interrupted(click.Abort):
+    """A signal ended a command; `command` is its first word, if it had begun."""
+
+    def __init__(self, command: str | None) -> None:
+        super().__init__()
+        self.command = command
 
 
 def blame_of(error: BaseException) -> Blame:
@@ -99,6 +119,13 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, XenVolError) and error.is_transient
 
 
+def _may_succeed_later(error: BaseException) -> bool:
+    """Whether the same command may succeed a little later: it finds out what happened where no answer came."""
+    return _is_transient(error) or (
+        isinstance(error, XapiUnreachable) and not isinstance(error, HostNotTrusted)
+    )
+
+
 def as_json(error: BaseException) -> dict[str, Any]:
     """Return the error as JSON: ``type``, ``message``, ``code`` and ``params`` (xapi's, verbatim), ``hint``, ``blame``,
     ``exit_status``, ``is_transient`` (the same command may succeed a little later), ``notes``."""
@@ -106,7 +133,7 @@ def as_json(error: BaseException) -> dict[str, Any]:
         "type": "UsageError" if isinstance(error, click.UsageError) else type(error).__name__,
         "blame": blame_of(error).word,
         "exit_status": blame_of(error).status,
-        "is_transient": _is_transient(error),
+        "is_transient": _may_succeed_later(error),
         "message": message_of(error),
         "code": error.code if isinstance(error, XapiError) else None,
         "params": list(error.params) if isinstance(error, XapiError) else [],
@@ -144,10 +171,7 @@ def hint_of(error: BaseException) -> str | None:
     if isinstance(error, XapiError):
         return error.hint
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
-        return (
-            "repeat the command to complete it; or remove what is left with `xenvol detach`, `xenvol image sweep "
-            "--remove` or `xenvol sm audit --repair`"
-        )
+        return _AFTER_AN_INTERRUPT.get(getattr(error, "command", None) or "", _AFTER_AN_ATTACH)
     if isinstance(error, XapiUnreachable) and type(error.cause) is NotConnected:
         return "nothing was sent: check the address (--url), and that the host is up"
     if isinstance(error, click.UsageError) and error.ctx is not None:

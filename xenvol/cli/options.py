@@ -187,6 +187,9 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     def set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.ensure_object(Terminal).as_json |= value
 
+    def set_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        ctx.ensure_object(Terminal).is_quiet = value
+
     def set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
         ctx.ensure_object(Terminal).verbosity = value
 
@@ -197,6 +200,14 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
         expose_value=False,
         callback=set_json,
         help="Print one JSON value; errors too are JSON, on standard error.",
+    )
+    @click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=set_quiet,
+        help="Show no progress. Results, warnings and errors are shown.",
     )
     @click.option(
         "-v",

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 _FOLDED = 30  # characters: a column without uuids is folded down to this
 _GAP = 3  # between columns
+_LINE_EVERY = 10.0  # seconds from one line of progress to the next, where no bar can be drawn
+_NARROW = 70  # columns below which a bar has no room
 _REDRAWN = 0.1  # seconds; a disk's pieces come faster than people read
 
 
@@ -61,6 +64,8 @@ class Terminal:
         self.as_json = False
         self.verbosity = 0
         """The number of -v: 1 shows the calls as they are made, 2 the log and tracebacks too."""
+        self.is_quiet = False
+        """Whether -q was given: no progress is shown."""
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
         self._bar: Progress | None = None  # the spinner or bar that is shown now
@@ -123,8 +128,21 @@ class Terminal:
 
     def progress(self, text: str) -> None:
         """Show that one of many steps begins or ends, at a terminal or with -v."""
+        if self.is_quiet:
+            return
         if self.verbosity or (self.err.is_terminal and not self.as_json):
             self._say("info", "dim", text)
+
+    def transferred(self, progress: images.Progress) -> None:
+        """Print how far a transfer is, as a line of its own."""
+        phase, done, total = progress.phase, progress.done, progress.total
+        if self.as_json:
+            self._line({"progress": {"phase": phase, "done": done, "total": total}})
+            return
+        text = f"{phase}: {human_size(done)}"
+        if total:
+            text += f" of {human_size(total)}, {100 * done // total} %"
+        self.err.print(Text(text), soft_wrap=True)
 
     def called(self, record: CallRecord) -> None:
         """Show a finished call, with -v. With -vv the log has it."""
@@ -148,7 +166,7 @@ class Terminal:
             TimeElapsedColumn(),
             console=self.err,
             transient=True,
-            disable=self.as_json or not self.err.is_terminal,
+            disable=self.as_json or self.is_quiet or not self.err.is_terminal,
         )
         calls = 0
 
@@ -171,13 +189,19 @@ class Terminal:
         """Show a bar in the spinner's place during the block, at a terminal. Yields the function that receives the
         progress.
 
-        Elsewhere, -v shows one line for each phase.
+        Elsewhere, a line is printed every ten seconds, with --json a JSON object; -v shows one line for each phase.
+        With -q nothing is shown.
         """
         bar = _TransferBar(self.err) if self.err.is_terminal and not self.as_json else None
         waiting = self._bar
         phases: set[str] = set()
+        lines = _TransferLines(self)
 
         def tell(progress: images.Progress) -> None:
+            if self.is_quiet:
+                return
+            if bar is None:
+                lines.show(progress)
             if bar is not None:
                 if not phases:  # until the first phase, the spinner is shown
                     if waiting is not None:
@@ -272,27 +296,51 @@ class Terminal:
 class _Amounts(ProgressColumn):
     """A column with the amount done, the total, and the speed."""
 
+    def __init__(self, *, is_short: bool) -> None:
+        super().__init__()
+        self._is_short = is_short
+
     def render(self, task: Task) -> Text:
         amount = human_size(int(task.completed))
+        if self._is_short:
+            return Text(amount)
         if task.total is not None:
             amount += f" of {human_size(int(task.total))}"
         speed = task.finished_speed or task.speed
         return Text(amount if speed is None else f"{amount}, {human_size(int(speed))}/s")
 
 
+class _TransferLines:
+    """The lines of one transfer where no bar is drawn: every ten seconds, and at the end of a phase that had one."""
+
+    def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._clock = clock
+        self._due = clock() + _LINE_EVERY
+        self._begun: set[str] = set()  # the phases that had a line
+
+    def show(self, progress: images.Progress) -> None:
+        is_end = progress.done == progress.total and progress.phase in self._begun
+        if self._clock() < self._due and not is_end:
+            return
+        self._due = self._clock() + _LINE_EVERY
+        (self._begun.discard if is_end else self._begun.add)(progress.phase)
+        self._terminal.transferred(progress)
+
+
 class _TransferBar(Progress):
-    """The bar of one transfer, which has several phases."""
+    """The bar of one transfer, which has several phases. On a narrow terminal it has no bar and no amounts."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(
+        is_narrow = console.width < _NARROW
+        columns: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            *(() if is_narrow else (BarColumn(),)),
             TaskProgressColumn(),
-            _Amounts(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
+            _Amounts(is_short=is_narrow),
+            *(() if is_narrow else (TimeRemainingColumn(),)),
         )
+        super().__init__(*columns, console=console, transient=True)
         self._phases: dict[str, TaskID] = {}
         self._shown = 0.0
 

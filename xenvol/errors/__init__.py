@@ -10,6 +10,7 @@
 A message names the culprit and the remedy. Pickling and copying keep the facts and the notes.
 """
 
+import datetime
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -329,6 +330,38 @@ class VolumeInUse(StorageError):
             f"VDI {vdi} is in use by {_listed(self.users) or 'another VM'}: detach it there first"
             f"{'' if is_to_go else remedy}"
         )
+
+
+class HalfWrittenDisk(StorageError):
+    """An import writes to the disk, or failed or was killed while it did. The disk is not to be read or handed out.
+
+    `is_new`: an import was making the disk. Else the import was overwriting it, and the disk holds a part of its old
+    data and a part of the image. `machine` (host name and process number) and `began` are None if not known.
+    """
+
+    def __init__(
+        self,
+        vdi: str,
+        *,
+        is_new: bool,
+        machine: str | None,
+        began: datetime.datetime | None,
+        has_failed: bool = False,
+    ) -> None:
+        what = "is an unfinished disk" if is_new else "is half written over"
+        where = "" if machine is None else f" on {machine}"
+        since = "" if began is None else f", begun at {began:%Y-%m-%d %H:%M:%S} UTC,"
+        state = "has failed" if has_failed else "has not finished"
+        remedy = "remove it with `xenvol image sweep --remove`" if is_new else "fill the disk again"
+        super().__init__(
+            f"VDI {vdi} {what}: an import{where}{since} {state}; "
+            f"{'' if has_failed else 'wait for it if it still runs, else '}{remedy}; `xenvol image sweep` lists it"
+        )
+        self.vdi = vdi
+        self.is_new = is_new
+        self.machine = machine
+        self.began = began
+        self.has_failed = has_failed
 
 
 class UnmanagedVDI(StorageError):

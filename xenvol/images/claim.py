@@ -16,15 +16,13 @@ from typing import Final
 from xenvol.errors import XapiError, XenVolError
 from xenvol.images.disk_checks import check_may_be_overwritten, holders_of
 from xenvol.images.errors import DiskNotSuited, TransferFailed, UnknownDisk
-from xenvol.images.transfer_mark import Attempt, attempt_of
 from xenvol.pool.changes import call_and_confirm
 from xenvol.pool.clock import pool_time
 from xenvol.pool.marks import FILLED
+from xenvol.pool.transfer_mark import Attempt, attempt_of
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import VDIRef
 
-OVER: Final = "-"
-"""Stands for the machine in the claim of an attempt that has failed."""
 _TO_PLUG: Final = datetime.timedelta(minutes=2)
 """The time that a living process needs from its claim to its plugged VBD. Older claims without a VBD are stale."""
 
@@ -33,8 +31,8 @@ _TO_PLUG: Final = datetime.timedelta(minutes=2)
 def claimed(view: View, vdi_ref: VDIRef, attempt: Attempt) -> Iterator[None]:
     """Claim the disk for the block. Raises DiskNotSuited, VolumeInUse, TransferFailed.
 
-    After a failure the claim stays, with `OVER` for the machine, and a note on the error says that the disk is partly
-    written.
+    After a failure the claim stays, and says that the attempt has failed; a note on the error says that the disk is
+    partly written.
     """
     attempt = replace(attempt, began=pool_time(view))  # it may have begun hours ago, with staging
     uuid = _claim(view, vdi_ref, attempt)
@@ -46,7 +44,7 @@ def claimed(view: View, vdi_ref: VDIRef, attempt: Attempt) -> Iterator[None]:
         error.add_note(f"VDI {uuid} may hold a part of the image: fill it again before it is used")
         try:
             if _fresh(view, vdi_ref)["other_config"].get(FILLED) == attempt.text:
-                _replace_claim(view, vdi_ref, replace(attempt, machine=OVER))
+                _replace_claim(view, vdi_ref, replace(attempt, has_failed=True))
         except XenVolError as failure:
             error.add_note(f"xenvol could not write this on the disk: {failure}")
         raise
@@ -57,7 +55,7 @@ def _claim(view: View, vdi_ref: VDIRef, attempt: Attempt) -> str:
     vdi_rec = _fresh(view, vdi_ref)
     check_may_be_overwritten(view, vdi_rec)
     other = attempt_of(vdi_rec, FILLED)
-    if other is not None and other.machine != OVER and attempt.began - other.began < _TO_PLUG:
+    if other is not None and not other.has_failed and attempt.began - other.began < _TO_PLUG:
         raise _is_claimed(vdi_rec, other)
     if FILLED in vdi_rec["other_config"]:
         view.call("VDI.remove_from_other_config", vdi_ref, FILLED)

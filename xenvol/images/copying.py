@@ -1,6 +1,6 @@
 """Copy an image onto a disk: what is allocated, zeros where the disk may hold other bytes, compared on request.
 
-pieces of the image ─▶ without zeros ─▶ recorded ─▶ (gaps filled) ─▶ reported ─▶ the transport ─▶ read back, compared
+pieces of the image ─▶ reported ─▶ without zeros ─▶ recorded ─▶ (gaps filled) ─▶ the transport ─▶ read back, compared
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ def copy_image(image: OpenImage, target: TargetDisk, *, verify: bool) -> int:
     The image must fit. Raises what its reader, its source and the transport raise; ChecksumMismatch; NotAsWritten.
     """
     disk = image.disk
-    total = disk.allocated if target.is_blank else target.size
     with Ledger(image.scratch) if verify else nullcontext() as ledger:
-        recorded = _Recorded(disk, ledger)
-        pieces = recorded.pieces() if target.is_blank else dense(recorded, target.size)
+        # what the caller waits for: all that the image holds, zeros too, or all of the disk
+        passing = (
+            image.watch.over("writing", disk.pieces(), disk.allocated) if target.is_blank else disk.pieces()
+        )
+        recorded = _Recorded(disk, passing, ledger)
+        pieces = recorded.pieces()
+        if not target.is_blank:
+            once = target.size if disk.is_ordered else target.size + (disk.allocated or 0)
+            pieces = image.watch.over("writing", dense(recorded, target.size), once)
         count = _Count()
-        target.transport.fill(target.vdi_ref, image.watch.over("writing", count.of(pieces), total))
+        target.transport.fill(target.vdi_ref, count.of(pieces))
         image.finish()
         if ledger is not None:
             with target.transport.contents(target.vdi_ref) as found:
@@ -54,18 +60,18 @@ def copy_image(image: OpenImage, target: TargetDisk, *, verify: bool) -> int:
 class _Recorded:
     """An image without its zeros; the ledger records its pieces as they pass."""
 
-    def __init__(self, disk: DiskImage, ledger: Ledger | None) -> None:
+    def __init__(self, disk: DiskImage, pieces: Iterator[Piece], ledger: Ledger | None) -> None:
         self.format = disk.format
         self.virtual_size = disk.virtual_size
         self.allocated = disk.allocated
         self.is_ordered = disk.is_ordered
         self.size = 0
         """Bytes of the pieces that have passed."""
-        self._disk = disk
+        self._pieces = pieces
         self._ledger = ledger
 
     def pieces(self) -> Iterator[Piece]:
-        pieces = without_zeros(self._disk.pieces())
+        pieces = without_zeros(self._pieces)
         for piece in pieces if self._ledger is None else self._ledger.recording(pieces):
             yield piece
             self.size += len(piece.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xenvol.errors import VolumeInUse, XapiError
 from xenvol.images.errors import DiskNotSuited, ImageTooLarge, UnknownDisk
 from xenvol.pool.marks import CONNECTED
+from xenvol.pool.transfer_mark import check_is_finished, check_is_whole
 from xenvol.pool.view import Record, View, is_gone
 from xenvol.session.refs import SRRef, VDIRef, is_ref, is_uuid
 from xenvol.storage import is_lun_per_vdi
@@ -67,7 +68,12 @@ def check_fits(sr_rec: Record, image: str, *, format: str, size: int) -> None:
 
 
 def check_may_be_overwritten(view: View, vdi_rec: Record) -> None:
-    """Raise DiskNotSuited if the disk must not be overwritten, VolumeInUse if it is in use."""
+    """Raise DiskNotSuited if the disk must not be overwritten, VolumeInUse if it is in use, HalfWrittenDisk if it is
+    the unfinished disk of another import.
+
+    A disk that is half written over may be: this is how it becomes whole again.
+    """
+    check_is_finished(vdi_rec)
     called = f"VDI {vdi_rec['uuid']}"
     for is_so, problem in (
         (vdi_rec["is_a_snapshot"], "is a snapshot"),
@@ -87,7 +93,8 @@ def _called(sr_rec: Record) -> str:
 
 
 def check_may_be_read(view: View, vdi_rec: Record, sr_rec: Record, *, in_use: bool) -> None:
-    """Raise DiskNotSuited if the disk cannot be exported: it is hidden, or in use without a way to snapshot it."""
+    """Raise HalfWrittenDisk; DiskNotSuited if the disk is hidden, or in use without a way to snapshot it."""
+    check_is_whole(vdi_rec)
     called = f"VDI {vdi_rec['uuid']}"
     if not vdi_rec["managed"]:
         remedy = "export the disk, or the snapshot, that is built on it"

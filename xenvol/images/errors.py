@@ -104,6 +104,21 @@ class SourceError(RequestError):
         self.status = status
 
 
+class SourceUnavailable(SourceError):
+    """The image's server did not answer, was busy, or broke off. The same call may succeed a little later.
+
+    `retry_after` are the seconds that the server asks for, if it did.
+    """
+
+    is_transient = True
+
+    def __init__(
+        self, image: str, *, problem: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(image, problem=problem, status=status)
+        self.retry_after = retry_after
+
+
 class TargetError(RequestError):
     """xenvol cannot write the image there."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
 from xenvol.images.disk_checks import check_may_be_read, get_vdi, writers_of
-from xenvol.images.disk_image import PIECE, DiskImage, Piece, Stream
+from xenvol.images.disk_image import PIECE, SECTOR, VHD_MAX, DiskImage, Piece, Stream
 from xenvol.images.errors import NoRoomToStage, TransferFailed
 from xenvol.images.formats.vhd_writer import write_vhd
 from xenvol.images.options import HERE, Environment, TransferOptions
@@ -35,7 +35,8 @@ from xenvol.images.progress import Progress, Watch, ignore_progress
 from xenvol.images.sources.staging import Staging
 from xenvol.images.transfer_vdis import take_snapshot
 from xenvol.images.transports import Transport, TransportName
-from xenvol.images.transports.http import HTTPTransport
+from xenvol.images.transports.http import HTTPTransport, sends_vhd
+from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.session.refs import SRRef, VDIRef
@@ -81,8 +82,8 @@ def export_image(
 
     ``raw`` leaves holes if the target is a file. ``vhd`` is a dynamic VHD. ``tarball`` holds that VHD as ``0.vhd``,
     as image services store it. It is staged, since a tarball gives the length of a member before the member. A file
-    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, NoTransport,
-    TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
+    gets its name when it is complete. `road` names the transport. Raises UnknownDisk, DiskNotSuited, HalfWrittenDisk,
+    NoTransport, TargetError, NoRoomToStage, TransferFailed, TransferCancelled, XapiError, XapiUnreachable.
     """
     options = TransferOptions(
         transport=road, staging_dir=staging_dir, progress=progress, cancel=cancel, environment=here
@@ -137,10 +138,16 @@ def write_image(
 
 
 def _check_still_unused(view: View, vdi_ref: VDIRef) -> None:
-    """Raise TransferFailed if a VM got the disk while it was read: the image then mixes several moments."""
+    """Raise TransferFailed if a VM got the disk while it was read, HalfWrittenDisk if an import did.
+
+    The image then mixes several moments.
+    """
     view.read({"VDI": [vdi_ref]})
     vdi_rec = view.known("VDI", vdi_ref)
-    if vdi_rec is not None and (writers := writers_of(view, vdi_rec)):
+    if vdi_rec is None:
+        return
+    check_is_whole(vdi_rec)
+    if writers := writers_of(view, vdi_rec):
         problem = f"{', '.join(writers)} got the disk during the export, and may have written to it: export it again"
         raise TransferFailed(f"reading VDI {vdi_rec['uuid']}", problem=problem)
 
@@ -162,7 +169,7 @@ class _Writing:
             return self._raw(file)
         if format == "vhd":
             return self._vhd(file)
-        with self._staged_vhd() as staged:
+        with self._staged_vhd("a tarball gives the length of a member before the member") as staged:
             return self._tarball(staged, file)
 
     def _raw(self, file: BinaryIO) -> int:
@@ -179,14 +186,15 @@ class _Writing:
         return self._watch.over("writing", disk.pieces(), disk.allocated)
 
     def _vhd(self, file: BinaryIO) -> int:
-        """Write xapi's own VHD of the disk; over a block device, one made here."""
-        if isinstance(self._transport, HTTPTransport):
+        """Write xapi's own VHD of the disk, if the transport is HTTP and a host sends one; else one made here."""
+        if isinstance(self._transport, HTTPTransport) and (sends_vhd(self._size) or self._size > VHD_MAX):
             with self._transport.vhd_stream(self._vdi_ref) as stream:
                 return self._checked_vhd(stream, file)
         if is_sparse(file):
+            size = self._size + -self._size % SECTOR
             with self._transport.contents(self._vdi_ref) as disk:
-                return write_vhd(self._pieces(disk), self._size, file)
-        with self._staged_vhd() as staged:
+                return write_vhd(self._pieces(disk), size, file)
+        with self._staged_vhd("a VHD is written in no order") as staged:
             return _copy(staged.read, file)
 
     def _checked_vhd(self, stream: Stream, file: BinaryIO) -> int:
@@ -204,9 +212,9 @@ class _Writing:
         return size
 
     @contextmanager
-    def _staged_vhd(self) -> Iterator[BinaryIO]:
+    def _staged_vhd(self, reason: str) -> Iterator[BinaryIO]:
         """Give a file that holds the VHD. Raises NoRoomToStage."""
-        with self._staged("0.vhd", "a tarball gives the length of a member before the member") as staged:
+        with self._staged("0.vhd", reason) as staged:
             self._vhd(staged)
             staged.seek(0)
             yield staged

@@ -24,10 +24,10 @@ from xenvol.images.image_source import Source
 from xenvol.images.opening import OpenImage, open_image
 from xenvol.images.options import HERE, Environment, TransferOptions
 from xenvol.images.progress import Progress, ignore_progress
-from xenvol.images.transfer_mark import unmark
 from xenvol.images.transfer_vdis import create_marked_vdi
 from xenvol.images.transports import Transport, TransportName
 from xenvol.images.transports.device import NO_VDI, DeviceTransport
+from xenvol.pool.transfer_mark import unmark
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef, VDIRef
@@ -67,6 +67,7 @@ def import_image(
     name_label: str | None = None,
     name_description: str = "",
     sm_config: Mapping[str, str] | None = None,
+    size: int | None = None,
     road: TransportName = "auto",
     staging_dir: str | Path | None = None,
     verify: bool = False,
@@ -76,7 +77,8 @@ def import_image(
 ) -> ImportedImage:
     """Make a disk from an image, on an SR (reference, uuid or name).
 
-    `sm_config` goes to the storage driver: ``{"type": "raw"}`` makes a raw disk. `road` names the transport. Setting
+    `size` makes the disk larger than the image, in bytes; the rest of it reads as zeros. `sm_config` goes to the
+    storage driver: ``{"type": "raw"}`` makes a raw disk. `road` names the transport. Setting
     `cancel` stops the import with TransferCancelled. Raises UnknownDisk, DiskNotSuited, NoTransport; SourceError,
     InvalidImage, UnsupportedImage, MissingReader, ChecksumMismatch, ImageTooLarge, NoRoomToStage; TransferFailed,
     NotAsWritten, XapiError, XapiUnreachable. Nothing is left after any of them, nor after an interrupt.
@@ -96,8 +98,12 @@ def import_image(
     attempt, transport = options.begin(view, sr_ref)
     try:
         with open_image(source, options, "the import") as image:
-            check_fits(sr_rec, image.name, format=image.format, size=image.disk.virtual_size)
-            record = _record(sr_ref, sr_rec, image, name_label, name_description, sm_config)
+            needed = image.disk.virtual_size
+            wanted = needed if size is None else size
+            if wanted < needed:
+                raise ImageTooLarge(image.name, size=needed, limit=wanted, what="the requested disk")
+            check_fits(sr_rec, image.name, format=image.format, size=wanted)
+            record = _record(sr_ref, sr_rec, image, name_label, name_description, sm_config, wanted)
             vdi_ref = create_marked_vdi(view, undo, record, attempt)
             attempt.bind(view, vdi_ref)
             vdi_rec = view.record("VDI", vdi_ref)
@@ -208,6 +214,7 @@ def _record(
     name_label: str | None,
     description: str,
     sm_config: Mapping[str, str],
+    size: int,
 ) -> Record:
     """Return the record for VDI.create. In an ISO library the disk's file gets the image's name, if it may."""
     is_iso = sr_rec["content_type"] == "iso"
@@ -220,7 +227,7 @@ def _record(
         "name_label": label,
         "name_description": description,
         "SR": sr_ref,
-        "virtual_size": image.disk.virtual_size,
+        "virtual_size": size,
         "type": "user",
         "sharable": False,
         "read_only": False,

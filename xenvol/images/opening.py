@@ -11,32 +11,42 @@ and the checksum of a file, and of a stream all that comes before the first bloc
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import stat
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final
 
 from xenvol.images.disk_image import VHD_MAX, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
 from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
-from xenvol.images.image_source import SYNONYMS, ImageSource, Source, is_url
+from xenvol.images.image_source import SYNONYMS, ImageSource, Source, check_place, is_url
 from xenvol.images.options import TransferOptions
 from xenvol.images.progress import Progress, Watch, ignore_progress
-from xenvol.images.sources.checksums import Summed, check_file
+from xenvol.images.sources.checksums import LARGEST_LIST, Checksum, Summed, check_file
 from xenvol.images.sources.compression import decompressed
 from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.requests import is_of_same_origin, name_of_url
 from xenvol.images.sources.staging import Staging
 from xenvol.images.sources.streams import Peekable, stream_of
-from xenvol.images.sources.urls import open_url
+from xenvol.images.sources.urls import Download, open_url
 
-_COMPRESSED: Final = ("gzip", "zstd")
+log = logging.getLogger(__name__)
+
+_COMPRESSED: Final = ("gzip", "bzip2", "xz", "zstd")
 _ANYTHING: Final = ("raw", "iso")  # what the caller calls a disk may begin with any bytes
 _NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
+_MAY_BE_CUT: Final = (
+    "its length is not known, so a part of it could pass for all of it: give its checksum (--checksum), or its length "
+    "(--size), or say that it is whole wherever it ends (--unknown-length)"
+)
 _LONGEST: Final = VHD_MAX + (1 << 30)
 """Bytes of an image that is staged, at most: the largest disk, and its tables."""
 
@@ -126,24 +136,27 @@ class _Opening:
         self._stack = stack
         self._staging = staging
         self._watch = watch
+        self._source: Summed | None = None
+        """The stream as it comes, if the image is one."""
+        self._is_end_certain = False
+        """Whether a stream that was cut off is noticed although its length is not known."""
 
     def open(self) -> OpenImage:
         where = self._wanted.where
+        check_place(where)
+        if self._wanted.checksum_file is not None:
+            self._checksums.append(self._side_checksum(self._wanted.checksum_file))
         if isinstance(where, Sequence) and not isinstance(where, str):
             return self._chain(where)
         if is_url(where):
             download = self._stack.enter_context(
-                open_url(
-                    where,
-                    headers=self._wanted.headers,
-                    ca_file=self._wanted.ca_file,
-                    insecure=self._wanted.insecure,
-                )
+                self._url(where, is_guarded=bool(self._checksums), rate=self._wanted.rate)
             )
             if download.length is None:
                 download.length = self._wanted.size
             if download.expected is not None:
                 self._checksums.append(download.expected)
+            self._is_end_certain = download.ends_by_itself
             return self._stream(download)
         if isinstance(where, (str, os.PathLike)):
             if _is_pipe(where):
@@ -152,7 +165,46 @@ class _Opening:
             return self._file(self._stack.enter_context(FileSource(where)), summed=True)
         if _is_file_from_its_start(where):
             return self._file(self._stack.enter_context(FileSource(where)), summed=True)
+        self._is_end_certain = _has_an_end(where)
         return self._stream(stream_of(where, _name_of(where), self._wanted.size))
+
+    def _url(
+        self, url: str, *, is_guarded: bool = False, rate: int | None = None
+    ) -> AbstractContextManager[Download]:
+        """Open a URL. Only the image's own server gets the headers."""
+        wanted = self._wanted
+        has_same_origin = is_url(wanted.where) and is_of_same_origin(url, wanted.where)
+        return open_url(
+            url,
+            headers=wanted.headers if has_same_origin else {},
+            ca_file=wanted.ca_file,
+            insecure=wanted.insecure,
+            is_guarded=is_guarded,
+            rate=rate,
+            pause=self._watch.pause,
+        )
+
+    def _side_checksum(self, place: str | os.PathLike[str]) -> Checksum:
+        """Return the image's checksum in a file, or at a URL, that lists checksums. Raises SourceError."""
+        where, called = self._wanted.where, os.fspath(place)
+        check_place(called)
+        image = PurePath(urllib.parse.urlsplit(where).path).name if is_url(where) else ""
+        if isinstance(where, (str, os.PathLike)) and not is_url(where):
+            image = PurePath(where).name
+        if is_url(called):
+            with self._url(called) as download:
+                text = download.read(LARGEST_LIST + 1)
+        else:
+            with FileSource(called) as file:
+                text = file.pread(0, min(file.size, LARGEST_LIST + 1))
+        if len(text) > LARGEST_LIST:
+            raise SourceError(called, problem="it is too large for a list of checksums")
+        try:
+            return Checksum.listed(text.decode("utf-8", "replace"), image)
+        except ValueError as error:
+            raise SourceError(
+                name_of_url(called) if is_url(called) else called, problem=str(error)
+            ) from error
 
     # ---- files
 
@@ -171,7 +223,9 @@ class _Opening:
         if summed and self._is_packed(
             found
         ):  # a staged file has no sum to check, and was decompressed before
-            return self._read(Peekable(decompressed(Peekable(as_stream(file)))), _nothing)
+            self._is_end_certain = True
+            self._source = Summed(as_stream(file), [])
+            return self._read(Peekable(decompressed(Peekable(self._source))), _nothing)
         format = self._told(found)
         detect.refuse_unreadable(file.name, format)
         return self._opened(self._reader(file, format), file.name, format, _nothing)
@@ -190,14 +244,16 @@ class _Opening:
     # ---- streams
 
     def _stream(self, stream: Stream) -> OpenImage:
-        summed = Summed(stream, self._checksums)
+        summed = self._source = Summed(stream, self._checksums)
         first = Peekable(summed)
+        self._is_end_certain |= bool(self._checksums) or self._wanted.unknown_length
         if self._is_packed(detect.of_start(first.peek(detect.START))):
+            self._is_end_certain = True
             return self._read(Peekable(decompressed(first)), summed.check)
         return self._read(first, summed.check)
 
     def _read(self, stream: Peekable, finish: Callable[[], None]) -> OpenImage:
-        found = detect.of_start(stream.peek(detect.START)) or "raw"
+        found = detect.of_stream(stream.peek(detect.START), stream.length)
         if found in _COMPRESSED and self._format not in _ANYTHING:
             remedy = "decompress it once, and give the result"
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
@@ -208,11 +264,19 @@ class _Opening:
         try:
             disk = self._as_it_comes(stream, format)
         except NeedsFile as reason:
+            may_be_cut = format in _ANYTHING and not self._is_end_certain
+            if may_be_cut and is_url(self._wanted.where):
+                raise SourceError(stream.name, problem=_MAY_BE_CUT) from reason
+            if may_be_cut:  # its end shows how much came, which helps the caller to judge
+                log.warning("%s will be refused at its end: %s", stream.name, _MAY_BE_CUT)
             stream.rewind()
-            tick = self._watch.counting("staging", stream.length)
+            tick = self._staging_tick()
             limited = _Limited(stream)
             file = self._stack.enter_context(self._staging.stage(limited, reason=str(reason), tick=tick))
             finish()
+            if may_be_cut:
+                problem = f"it ended after {file.size} bytes, and {_MAY_BE_CUT}"
+                raise SourceError(stream.name, problem=problem) from reason
             return self._file(file, summed=False)
         stream.forget()
         return self._opened(disk, stream.name, format, finish)
@@ -223,12 +287,18 @@ class _Opening:
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
             return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
         if format == "tar":
-            return tarball.from_stream(
-                stream, staging=self._staging, tick=self._watch.counting("staging", None)
-            )
+            return tarball.from_stream(stream, staging=self._staging, tick=self._staging_tick())
         if format in ("raw", "iso"):
-            return raw.from_stream(stream, format=format)
+            is_told = self._format is not None
+            check_end = None if is_told or format == "iso" else partial(detect.refuse_end, stream.name)
+            return raw.from_stream(stream, format=format, check_end=check_end)
         raise NeedsFile(f"xenvol cannot read {format} images as a stream")
+
+    def _staging_tick(self) -> Callable[[int], None]:
+        """Return what reports the staging of a stream: by the bytes of its source, before they are decompressed."""
+        source = self._source
+        assert source is not None, "a stream is staged"
+        return self._watch.following("staging", source.length, lambda: source.position)
 
     def _is_packed(self, found: str | None) -> bool:
         """Return whether to decompress it. What the caller calls a disk is decompressed only with `is_packed`."""
@@ -279,6 +349,16 @@ def _is_pipe(path: str | os.PathLike[str]) -> bool:
 def _is_file_from_its_start(file: BinaryIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
+    except (OSError, AttributeError, ValueError):
+        return False
+
+
+def _has_an_end(file: BinaryIO) -> bool:
+    """Return whether the end of the file is certain: in memory, and in a regular file, no writer can break off."""
+    if isinstance(file, io.BytesIO):
+        return True
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     except (OSError, AttributeError, ValueError):
         return False
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from xenvol.images.progress import Progress, Watch, ignore_progress
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports import (
     TIMEOUTS,
     Timeouts,
@@ -18,6 +17,7 @@ from xenvol.images.transports import (
     choose_transport,
     plugged_hosts,
 )
+from xenvol.pool.transfer_mark import Attempt
 from xenvol.pool.view import View
 from xenvol.session import Endpoint
 from xenvol.session.refs import SRRef
@@ -55,7 +55,7 @@ class TransferOptions:
 
     def watch(self, what: str) -> Watch:
         """Return what reports the progress of `what`, and stops it if the caller cancels."""
-        return Watch(what, self.progress, self.cancel)
+        return Watch(what, self.progress, self.cancel, self.environment.timeouts.sleep)
 
     def begin(self, view: View, sr_ref: SRRef) -> tuple[Attempt, Transport]:
         """Begin an attempt, and choose the transport to the disks of an SR. Changes nothing; raises NoTransport.

@@ -13,13 +13,12 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from xenvol.errors import XenVolError
-from xenvol.images.claim import OVER
 from xenvol.images.errors import DiskNotSuited
-from xenvol.images.transfer_mark import Attempt, attempt_of, exports_of, is_own, unmark
 from xenvol.images.transfer_vdis import discard_vdi, forget_export
 from xenvol.images.transports.tasks import remove_vbd
 from xenvol.pool.clock import pool_time
 from xenvol.pool.marks import FILLED, IMAGE, IMAGE_OF, MANAGED
+from xenvol.pool.transfer_mark import Attempt, attempt_of, exports_of, is_own, unmark
 from xenvol.pool.view import Record, View, gone_is_fine
 from xenvol.session.refs import VBDRef, VDIRef
 
@@ -102,7 +101,7 @@ def _of_disk(
             else:
                 yield _leftover("mark", vdi_rec, attempt), partial(forget_export, view, ref, key)
     attempt = attempt_of(vdi_rec, FILLED)
-    if attempt is not None and (attempt.began <= oldest or attempt.machine == OVER):
+    if attempt is not None and (attempt.began <= oldest or attempt.has_failed):
         kept = "an import overwrote it in part: fill it again, or destroy it"
         yield _leftover("half", vdi_rec, attempt, kept), lambda: None
 

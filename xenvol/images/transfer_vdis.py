@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import partial
 
 from xenvol.errors import XapiError, XapiUnreachable
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports import release
 from xenvol.pool.changes import call_and_confirm, make
 from xenvol.pool.marks import EXPORTED, IMAGE, IMAGE_OF
+from xenvol.pool.transfer_mark import Attempt, check_is_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.session.refs import VDIRef
@@ -53,6 +53,9 @@ def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi_rec: Record, atte
         for inherited in {IMAGE, IMAGE_OF} & set(vdi_rec["other_config"]):
             view.call("VDI.remove_from_other_config", snapshot_ref, inherited)
         attempt.bind(view, snapshot_ref)
+        check_is_whole(
+            view.record("VDI", snapshot_ref)
+        )  # an import may have begun since the disk was looked at
         _mark(view, snapshot_ref, attempt.text)
     except BaseException as error:
         marking.unwind(error)

@@ -61,5 +61,5 @@ EXPORTED = "xenvol:exported:"
 The value is that of `IMAGE`. The mark says that the snapshot may belong to that export; `IMAGE_OF` says that it
 does."""
 FILLED = "xenvol:filled"
-"""On a VDI that an import overwrites: the value of `IMAGE`. After a failure the mark stays, with ``-`` for the machine:
-the disk holds neither its old data nor the image."""
+"""On a VDI that an import overwrites: the value of `IMAGE`. After a failure the mark stays, with ``-`` before the
+machine. While it is there, the disk holds neither its old data nor the image. A copy inherits it, rightly."""

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import UnmanagedVDI, VolumeNotFound
+from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.view import Record
 from xenvol.session.refs import VDIRef
 from xenvol.sm import backend_rows, creation, placement, vdis, volume_rows, volumes
@@ -28,7 +29,7 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
     Where VDIs are LUNs, this is the only way to a volume.
 
     Raises VolumeNotFound (no such VDI), NotSupported (its SR is no backend, or it is not the disk of a VM),
-    UnmanagedVDI, VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
+    HalfWrittenDisk, UnmanagedVDI, VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
     """
     vdis.check_names(volume_id, name)
     vdi_uuid = vdi_uuid.lower()
@@ -40,6 +41,7 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
         ((vdi_ref, vdi),) = found.items()
         if not vdi["managed"]:
             raise UnmanagedVDI(vdi_uuid)
+        check_is_whole(vdi)
         if vdi["type"] not in vdis.DISKS:
             reason = f"its type is {vdi['type']}, which no disk of a VM has"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)

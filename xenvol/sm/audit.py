@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from xenvol.errors import XenVolError
 from xenvol.pool.marks import IMAGE, MANAGED
+from xenvol.pool.transfer_mark import why_not_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record
 from xenvol.session.refs import VDIRef
@@ -47,6 +48,7 @@ Kind = Literal[
     "half_deleted",
     "vdi_missing",
     "size_differs",
+    "half_written",
     "orphan_vdi",
     "unsettled",
     "unknown_vdi",
@@ -213,6 +215,8 @@ class _Audit:
             if vdis.unsettled(vdi, volume) and self._is_still_unsettled(volume, vdi_ref):
                 text = f"VDI {volume.vdi_uuid} is volume {volume.id}, and its marks do not say so"
                 yield self._about(volume, "unsettled", text), partial(self._settle, volume, vdi_ref)
+            if why_not_whole(vdi) is not None and (problem := self._still_half_written(vdi_ref)) is not None:
+                yield self._about(volume, "half_written", f"volume {volume.id}: {problem}"), None
             if (
                 int(vdi["virtual_size"]) != volume.virtual_size
                 and (now := self._size_now(volume)) is not None
@@ -236,6 +240,17 @@ class _Audit:
         self.view.read({"VDI": [vdi_ref]})
         vdi = self.view.known("VDI", vdi_ref)
         return vdi is not None and vdis.unsettled(vdi, volume)
+
+    def _still_half_written(self, vdi_ref: VDIRef) -> str | None:
+        """Return why the VDI, read again, is not whole; None if it is, or if the import that writes to it is running.
+
+        A running import has it in a VBD.
+        """
+        self.view.read({"VDI": [vdi_ref]})
+        vdi = self.view.known("VDI", vdi_ref)
+        if vdi is None or vdi["VBDs"] or (error := why_not_whole(vdi)) is None:
+            return None
+        return str(error)
 
     def _settle(self, volume: Volume, vdi_ref: VDIRef) -> None:
         vdis.settle_vdi(self.context.view(), vdi_ref, volume)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import XapiError
+from xenvol.errors import HalfWrittenDisk, XapiError, XenVolError
+from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef, VDIRef
@@ -33,7 +34,8 @@ from xenvol.sm.records import Backend, Volume
 def snapshot(context: Context, snapshot_id: str, volume_id: str, *, name: str = "") -> Volume:
     """Make a snapshot of a volume, also while a VM writes to it, and return it. Idempotent by `snapshot_id`.
 
-    Raises UnknownVolume, VolumeNotReady, VolumeExists, NotSupported, NoBackendFits, XapiError, XapiUnreachable.
+    Raises UnknownVolume, VolumeNotReady, VolumeExists, NotSupported, NoBackendFits, HalfWrittenDisk, XapiError,
+    XapiUnreachable.
     """
     vdis.check_names(snapshot_id, name)
     there = context.database.read(volume_rows.find, snapshot_id)
@@ -111,9 +113,15 @@ def _copy(
 def finish(context: Context, view: View, made: Made) -> Volume | None:
     """Complete a copy that its row names. Return None if another process has deleted it meanwhile.
 
-    Idempotent. A copy that cannot grow to its size is deleted again, and the storage's refusal is raised.
+    Idempotent. A copy that cannot grow to its size is deleted again, and the storage's refusal is raised. So is a copy
+    that inherits the mark of an import, which began to overwrite the source before it was copied (HalfWrittenDisk).
     """
     vdi = view.record("VDI", made.vdi_ref)
+    try:
+        check_is_whole(vdi)
+    except HalfWrittenDisk as error:
+        _take_back(context, view, made, error)
+        raise
     if int(vdi["virtual_size"]) < made.volume.size:
         try:
             view.call("VDI.resize", made.vdi_ref, made.volume.size)
@@ -124,7 +132,7 @@ def finish(context: Context, view: View, made: Made) -> Volume | None:
     return creation.finish(context, view, made)
 
 
-def _take_back(context: Context, view: View, made: Made, error: XapiError) -> None:
+def _take_back(context: Context, view: View, made: Made, error: XenVolError) -> None:
     """Delete a copy that is not available yet, unless another service has got further with it."""
     undo = Undo()
     undo.did(f"made volume {made.volume.id}", _delete, context, view, made)
@@ -194,6 +202,7 @@ def _make(
     try:
         sr_ref, _ = srs.get_sr(view, backend)
         source_ref, source_rec = vdis.get_vdi(view, sr_ref, source)
+        check_is_whole(source_rec)
         vdi_ref = vdis.find_made(context, view, sr_ref, copy) if is_begun else None
         if vdi_ref is None:
             vdi_ref = _copy_vdi(context, view, undo, copy, backend, sr_ref, source_ref, source_rec)

@@ -19,6 +19,7 @@ from xenvol.cli.image.options import (
     yes_option,
 )
 from xenvol.cli.options import Pool, output_options, pool_options
+from xenvol.cli.sizes import read_size
 from xenvol.cli.terminal import Terminal, human_size
 from xenvol.images import ImageSource, ImportedImage, fill_vdi, import_image, write_device
 from xenvol.images.disk_checks import get_vdi
@@ -31,6 +32,12 @@ from xenvol.session import Session
 @click.argument("sr", metavar="[SR]", required=False)
 @click.option("--name", metavar="TEXT", help="The name of the new disk. Default: the image's.")
 @click.option("--description", metavar="TEXT", help="The description of the new disk.")
+@click.option(
+    "--disk-size",
+    metavar="SIZE",
+    callback=read_size,
+    help="Make the new disk larger than the image's: 10 (GiB), 512MiB.",
+)
 @click.option("--raw-disk", is_flag=True, help="Make the new disk raw, not a VHD.")
 @click.option(
     "--into",
@@ -50,6 +57,7 @@ def import_(
     sr: str | None,
     name: str | None,
     description: str | None,
+    disk_size: int | None,
     raw_disk: bool,
     into: str | None,
     blank: bool,
@@ -77,10 +85,12 @@ def import_(
     if sr is not None:
         if blank or yes:
             raise wrong("give --blank and --yes only with --into: a new disk is blank, and nothing is lost")
-        _import(pool, source, sr, name, description or "", raw_disk, how)
+        _import(pool, source, sr, name, description or "", raw_disk, how | {"size": disk_size})
     elif into is not None:
-        if name is not None or description is not None or raw_disk:
-            raise wrong("leave out --name, --description and --raw-disk with --into: they are for a new disk")
+        if name is not None or description is not None or raw_disk or disk_size is not None:
+            raise wrong(
+                "leave out --name, --description, --disk-size and --raw-disk with --into, which makes no disk"
+            )
         _fill(pool, source, into, blank, yes, how)
 
 

@@ -17,6 +17,7 @@ from xenvol.cli.options import first_line
 from xenvol.cli.sizes import read_size
 from xenvol.cli.terminal import Terminal
 from xenvol.images import FORMATS, ImageSource
+from xenvol.images.image_source import check_place
 from xenvol.images.sources.requests import Request
 from xenvol.secret import Secret, has_secret
 from xenvol.session.endpoint import Trust
@@ -76,6 +77,22 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         help="The checksum of the image as it is stored: sha256:…, sha512:…, md5:…",
     )
     @click.option(
+        "--checksum-file",
+        metavar="FILE",
+        help="A file or URL that lists the checksum of the image's file, as SHA256SUMS does.",
+    )
+    @click.option(
+        "--unknown-length",
+        is_flag=True,
+        help="Take a raw image from a stream of unknown length for whole, wherever the stream ends.",
+    )
+    @click.option(
+        "--limit-rate",
+        metavar="SIZE",
+        callback=read_size,
+        help="Fetch a URL with so many bytes a second at most: 512KiB, 50MiB.",
+    )
+    @click.option(
         "--header",
         "headers",
         multiple=True,
@@ -115,6 +132,9 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         source_format: str | None,
         size: int | None,
         checksum: str | None,
+        checksum_file: str | None,
+        unknown_length: bool,
+        limit_rate: int | None,
         headers: tuple[str, ...],
         header_files: tuple[str, ...],
         token_file: str | None,
@@ -123,16 +143,23 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         is_url = image.lower().startswith(("http://", "https://"))
-        if not is_url and (headers or header_files or token_file or image_ca_file or image_insecure):
-            raise wrong(f"{image} is no URL: leave out the options for headers, tokens and certificates")
+        check_place(image)
+        of_urls = (headers, header_files, token_file, image_ca_file, image_insecure, limit_rate)
+        if not is_url and any(of_urls):
+            raise wrong(
+                f"{image} is no URL: leave out the options for headers, tokens, certificates and the rate"
+            )
         if parents:
-            _check_chain((image, *parents), source_format, checksum)
+            _check_chain((image, *parents), source_format, checksum or checksum_file)
         try:
             source = ImageSource(
                 where=(image, *parents) if parents else standard_input() if image == "-" else image,
                 format=source_format,
                 size=size,
                 checksum=checksum,
+                checksum_file=checksum_file,
+                unknown_length=unknown_length,
+                rate=limit_rate,
                 headers=_headers(image, headers, header_files, token_file, image_insecure) if is_url else {},
                 ca_file=image_ca_file,
                 insecure=image_insecure,

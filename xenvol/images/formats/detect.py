@@ -1,4 +1,4 @@
-"""Recognise an image by its bytes, never by its name. An unknown beginning is a raw disk.
+"""Recognise an image by its bytes, never by its name. What is not recognised is a raw disk, if it can be one.
 
 A guest writes its raw disk, so it can make the disk look like any format. Hence a reader opens no other file that an
 image names, and xenvol believes a caller that names the format.
@@ -8,57 +8,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from xenvol.images.disk_image import ByteFile
-from xenvol.images.errors import UnsupportedImage
-from xenvol.images.formats import vhd
+from xenvol.images.disk_image import SECTOR, ByteFile
+from xenvol.images.errors import InvalidImage, UnsupportedImage
+from xenvol.images.formats import foreign, tar_names, vhd_footers
+from xenvol.images.formats.tar_headers import Headers
+from xenvol.images.sources.expanders import is_bzip2
 
 _ISO_ID: Final = 0x8001  # ECMA-119 7.1, 8.1: sector 16 of 2048 bytes, after the byte of the descriptor's type
 START: Final = _ISO_ID + 5
 """Bytes from the beginning that `of_start` needs; with fewer it recognises less."""
+END: Final = vhd_footers.SEARCHED
+"""Bytes from the end that `of_end` needs."""
 
 _MAGICS: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"conectix", "vhd"),  # the copy of the footer; a fixed VHD has none
-    (0, b"QFI\xfb\x00\x00\x00\x01", "qcow"),
+    *foreign.MAGICS,
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
-    (0, b"COWD", "vmdk-cowd"),
-    (0, b"# Disk DescriptorFile", "vmdk-descriptor"),
-    (0, b"vhdxfile", "vhdx"),
-    (0x40, b"\x7f\x10\xda\xbe", "vdi"),  # after 64 bytes of text
-    (0, b"QED\x00", "qed"),
-    (0, b"LUKS\xba\xbe", "luks"),
-    (0, b"WithoutFreeSpace", "parallels"),
-    (0, b"WithouFreSpacExt", "parallels"),
     (0, b"\x1f\x8b\x08", "gzip"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd"),
     (0, b"\xfd7zXZ\x00", "xz"),
-    (0, b"PK\x03\x04", "zip"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
-    (0, b"\x04\x22\x4d\x18", "lz4"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd"),
     (_ISO_ID, b"CD001", "iso"),
 )
-
-_CONVERT: Final = "convert it first: `qemu-img convert -O qcow2 {image} …`"
-_UNPACK: Final = "unpack it first, and give its content"
-_UNREADABLE: Final[dict[str, tuple[str, str]]] = {
-    "qcow": ("it is a qcow image of version 1", _CONVERT),
-    "vmdk-cowd": ("it is a VMDK of an ESX host's own (COWD)", _CONVERT),
-    "vmdk-descriptor": ("it is the text of a VMDK whose disk lies in other files", _CONVERT),
-    "vhdx": ("it is a VHDX", _CONVERT),
-    "vdi": ("it is a VirtualBox disk (VDI)", _CONVERT),
-    "qed": ("it is a QED image", _CONVERT),
-    "parallels": ("it is a Parallels disk", _CONVERT),
-    "luks": (
-        "it is encrypted (LUKS)",
-        "decrypt it first; if the guest itself is to open it, give the format raw",
-    ),
-    "xz": ("it is compressed with xz", _UNPACK),
-    "bzip2": ("it is compressed with bzip2", _UNPACK),
-    "lz4": ("it is compressed with lz4", _UNPACK),
-    "zip": ("it is a ZIP archive", _UNPACK),
-    "7z": ("it is a 7-Zip archive", _UNPACK),
-    "ova": ("it is an OVA, a whole machine", "unpack it with `tar -x`, and give its disks one by one"),
-}
 
 
 def of_start(start: bytes) -> str | None:
@@ -70,32 +41,84 @@ def of_start(start: bytes) -> str | None:
     for offset, magic, format in _MAGICS:
         if start.startswith(magic, offset):
             return format
-    if start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
+    if is_bzip2(start):
         return "bzip2"
     if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:  # a frame that zstd skips; pzstd begins with one
         return "zstd"
+    if foreign.is_lzma(start):
+        return "lzma"
     if _is_tar(start):
-        name = start[:100].rstrip(b"\0")
-        return "ova" if name.lower().endswith(b".ovf") else "tar"  # DSP0243 5.3: the descriptor comes first
-    return None
+        return _of_tar(start)
+    return foreign.of_text(start)
+
+
+def _of_tar(start: bytes) -> str:
+    """Return ``ova`` or ``xva`` if the first member is of one, else ``tar``, whose reader judges the members."""
+    try:
+        member = Headers("", lambda offset, size: start[offset : offset + size]).next()
+    except InvalidImage:  # damaged, or a header that is too long: its reader says so
+        return "tar"
+    return "tar" if member is None else tar_names.kind_of(member.name)
+
+
+def of_end(tail: bytes, size: int) -> str | None:
+    """Return the format that ends like this: ``vhd``, ``vhd-fixed``, or one that `refuse_unreadable` refuses.
+
+    `tail` is the last `END` bytes of `size`, or all of them. A footer that is damaged counts as that of a ``vhd``.
+    """
+    found = vhd_footers.find_last(tail, size)
+    if found is not None:
+        return "vhd-fixed" if found.is_fixed else "vhd"
+    return foreign.of_end(tail)
+
+
+def refuse_end(image: str, tail: bytes, size: int) -> None:
+    """Raise InvalidImage or UnsupportedImage if a stream that was taken for raw ends like another format."""
+    format = of_end(tail, size)
+    if format in ("vhd", "vhd-fixed"):
+        raise InvalidImage(
+            image,
+            format="raw",
+            problem="it ends like a VHD, whose footer does not belong to the disk",
+            offset=size - SECTOR,
+            remedy="give the format vhd (--format vhd), or give it as a file; raw, if its bytes are the disk itself",
+        )
+    if format is not None:
+        refuse_unreadable(image, format)
 
 
 def of_file(file: ByteFile) -> str:
-    """Return the format of a file: as `of_start`, and ``vhd-fixed`` or ``raw`` by its end. Raises SourceError.
+    """Return the format of a file: as `of_start`, or by its end; ``odd`` if it is none and no whole disk.
 
-    A good footer at the end goes before the disk's beginning, which its guest wrote.
+    A good footer of a fixed VHD at the end goes before the disk's beginning, which its guest wrote. Raises SourceError.
     """
     format = of_start(file.pread(0, min(START, file.size)))
-    if vhd.is_fixed(file):
-        return "vhd-fixed"
-    return "raw" if format is None else format
+    end = (
+        None
+        if format == "vhd"
+        else of_end(file.pread(max(0, file.size - END), min(END, file.size)), file.size)
+    )
+    if end == "vhd-fixed" or format is None:
+        format = end
+    return _raw(file.size) if format is None else format
+
+
+def of_stream(start: bytes, size: int | None) -> str:
+    """Return the format of a stream of `size` bytes (None: not known) that begins like this, as far as it shows."""
+    return of_start(start) or _raw(size)
+
+
+def _raw(size: int | None) -> str:
+    return "raw" if size is None or size % SECTOR == 0 else "odd"
 
 
 def refuse_unreadable(image: str, format: str) -> None:
     """Raise UnsupportedImage, with the remedy, if xenvol does not read `format`."""
-    if format in _UNREADABLE:
-        problem, remedy = _UNREADABLE[format]
-        raise UnsupportedImage(image, problem=problem, remedy=remedy.format(image=image))
+    if (found := foreign.FOREIGN.get(format)) is not None:
+        remedy = (
+            f"{found.remedy.format(image=image)}; or, if its bytes are the disk itself, say so (--format raw)"
+        )
+        raise UnsupportedImage(image, problem=found.problem, remedy=remedy)
 
 
 def _is_tar(start: bytes) -> bool:

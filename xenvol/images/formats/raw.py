@@ -6,10 +6,13 @@ The size may be any number of bytes (ISO images). The last piece may then end wi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from xenvol.images.disk_image import PIECE, SECTOR, ByteFile, EndOfFile, NeedsFile, Piece, Stream
 from xenvol.images.errors import InvalidImage, TruncatedImage
-from xenvol.images.formats.vhd_fields import is_fixed_footer
+
+TAIL: Final = 1 << 20
+"""Bytes from the end that `check_end` of `from_stream` gets."""
 
 
 class RawImage:
@@ -52,12 +55,18 @@ def from_file(file: ByteFile, *, format: str = "raw") -> RawImage:
     )
 
 
-def from_stream(stream: Stream, *, size: int | None = None, format: str = "raw") -> RawImage:
+def from_stream(
+    stream: Stream,
+    *,
+    size: int | None = None,
+    format: str = "raw",
+    check_end: Callable[[bytes, int], None] | None = None,
+) -> RawImage:
     """Return the image of the whole stream. It must have `size` bytes, if given, and its `length`, if known.
 
     Raises NeedsFile if neither is known, InvalidImage or TruncatedImage if they differ: at once if both are known,
-    else at the end of the pieces. There it also raises InvalidImage if the stream ends like a fixed VHD, which
-    begins like any disk.
+    else at the end of the pieces. There `check_end` gets the last bytes, `TAIL` of them at most, and the size: other
+    formats may begin like any disk.
     """
     known = stream.length if size is None else size
     if known is None:
@@ -72,7 +81,7 @@ def from_stream(stream: Stream, *, size: int | None = None, format: str = "raw")
         format=format,
         virtual_size=known,
         allocated=known,
-        read=lambda: _pieces_of_stream(stream, format, known),
+        read=lambda: _pieces_of_stream(stream, format, known, check_end),
     )
 
 
@@ -100,9 +109,11 @@ def _pieces_of_file(file: ByteFile, format: str) -> Iterator[Piece]:
             start += size
 
 
-def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]:
+def _pieces_of_stream(
+    stream: Stream, format: str, size: int, check_end: Callable[[bytes, int], None] | None
+) -> Iterator[Piece]:
     offset = 0
-    tail = b""  # the last sector so far
+    tail = b""
     while offset < size:
         wanted = min(PIECE, size - offset)
         data = stream.read(wanted)
@@ -110,22 +121,12 @@ def _pieces_of_stream(stream: Stream, format: str, size: int) -> Iterator[Piece]
             raise _truncated(stream.name, format, found=offset + len(data), size=size)
         yield Piece(offset, data)
         offset += wanted
-        tail = (tail + data[-SECTOR:])[-SECTOR:]
+        if offset > size - TAIL:
+            tail = (tail + data)[-TAIL:]
     if stream.read(1):
         raise _longer(stream.name, format, size=size)
-    if _ends_fixed_vhd(tail, size):
-        raise InvalidImage(
-            stream.name,
-            format=format,
-            problem="it is a fixed VHD, whose last sector does not belong to the disk",
-            offset=size - SECTOR,
-            remedy="give the format vhd (--format vhd)",
-        )
-
-
-def _ends_fixed_vhd(tail: bytes, size: int) -> bool:
-    """Return whether these are a good footer of a disk of just this size; any other footer belongs to the disk."""
-    return is_fixed_footer(tail) and int.from_bytes(tail[48:56], "big") == size - SECTOR  # its size field
+    if check_end is not None:
+        check_end(tail, size)
 
 
 def _refuse_empty(name: str, format: str, size: int) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Final
+from typing import Final, Literal
 
-from xenvol.images.errors import InvalidImage
+from xenvol.images.errors import InvalidImage, UnsupportedImage
 from xenvol.images.formats.chain import MAX_CHAIN
+from xenvol.images.formats.foreign import FOREIGN
 from xenvol.images.formats.tar_headers import Bad, Member, shown
 
 _OLD: Final = ("snap.vhd", "image.vhd", "base.vhd")
 _IGNORED: Final = "swap.vhd"
+
+_JUNK: Final = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)|__MACOSX(/.*)?")
+"""What a Mac adds to an archive: attributes of its files, and no file of the chain."""
+_OF_AN_OVA: Final = re.compile(r"[^/]+\.(ovf|mf|cert|vmdk|vhdx)", re.IGNORECASE)  # DSP0243 5.3
+_OF_AN_XVA: Final = re.compile(r"ova\.xml|Ref:[^/]*(/.*)?")
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +38,12 @@ class Names:
     def take(self, member: Member) -> str | None:
         """Return the member's name; None if it holds no layer. Raises InvalidImage for an unexpected member."""
         name = member.name.removeprefix("./")
+        if _JUNK.fullmatch(name):
+            log.info("%s in %s is skipped", shown(name), self._bad.image)
+            return None
+        if (kind := kind_of(name)) != "tar":
+            found = FOREIGN[kind]
+            raise UnsupportedImage(self._bad.image, problem=found.problem, remedy=found.remedy)
         if member.kind != "file":
             if member.kind == "a directory" and name in ("", "."):
                 return None
@@ -92,6 +104,14 @@ class Names:
 
     def _refused(self, member: Member, why: str) -> InvalidImage:
         return self._bad.tar(f"{shown(member.name)} {why}", member.offset)
+
+
+def kind_of(name: str) -> Literal["ova", "xva", "tar"]:
+    """Return what a tar is that has a member of this name: a whole machine, or perhaps a chain of VHDs."""
+    name = name.removeprefix("./")
+    if _OF_AN_XVA.fullmatch(name):
+        return "xva"
+    return "ova" if _OF_AN_OVA.fullmatch(name) else "tar"
 
 
 def _kind(name: str) -> str:

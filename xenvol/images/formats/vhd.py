@@ -1,8 +1,8 @@
 """Read one VHD: its own blocks and their places on the disk. `chain` merges it with its parents.
 
 A VHD ends with its footer, and so must the file or the stream. Otherwise it was cut off, or has grown, and is
-refused. The footer's copy at the beginning may be damaged in a file, but not in a stream, where nothing else comes
-first.
+refused. One of the footer and its copy at the beginning may be damaged; in a stream only the footer, since nothing
+else comes before the copy.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from xenvol.images.formats.vhd_fields import (
     check_virtual_size,
     cut,
     has_cookie,
-    is_fixed_footer,
     is_footer,
     parse_footer,
     parse_header,
 )
-from xenvol.images.formats.vhd_source import VHDBytes, VHDFile, VHDStream, compare, no_end
+from xenvol.images.formats.vhd_footers import ending_with_its_footer
+from xenvol.images.formats.vhd_source import VHDBytes, VHDFile, VHDStream, compare, is_damaged_footer, no_end
 
 UNKNOWN = UUID(int=0)
 """The `uuid` of a fixed VHD in a stream, until its end has been read."""
@@ -115,6 +115,7 @@ def from_file(file: ByteFile) -> Layer:
     """Read and check all but the blocks. Raises InvalidImage, UnsupportedImage, ImageTooLarge, SourceError."""
     if file.size < FOOTER_SIZE:
         raise cut(file.name, "it is shorter than a footer", offset=file.size)
+    file = ending_with_its_footer(file)
     source = VHDFile(file)
     first, last = source.pread(0, FOOTER_SIZE), source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
     has_end = is_footer(last)
@@ -130,7 +131,7 @@ def from_file(file: ByteFile) -> Layer:
     if has_end and is_footer(first):
         compare(parse_footer(first, image=file.name, offset=0), footer, image=file.name, size=file.size)
     header, blocks = _tables(source, footer, file.size)
-    if not has_end:
+    if not has_end and not is_damaged_footer(last, size=file.size, end=blocks.end):
         raise no_end(file.name, size=file.size, end=blocks.end)
     return Layer(source, virtual_size=footer.virtual_size, footer=footer, header=header, blocks=blocks)
 
@@ -178,18 +179,6 @@ def fixed_from_stream(stream: Stream) -> Layer:
     size = stream.length - FOOTER_SIZE
     check_virtual_size(size, image=stream.name)
     return Layer(VHDStream(stream), virtual_size=size, footer=None)
-
-
-def is_fixed(file: ByteFile) -> bool:
-    """Return whether the file ends with a fixed VHD's footer, and does not begin with another. Raises SourceError.
-
-    The footer's content may still be wrong. Then `from_file` refuses it, and it must not become a raw image.
-    """
-    if file.size < FOOTER_SIZE:
-        return False
-    source = VHDFile(file)
-    last = source.pread(file.size - FOOTER_SIZE, FOOTER_SIZE)
-    return is_fixed_footer(last) and not is_footer(source.pread(0, FOOTER_SIZE))
 
 
 def _tables(source: VHDBytes, footer: Footer, size: int | None) -> tuple[Header, Blocks]:

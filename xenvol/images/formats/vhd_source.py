@@ -16,9 +16,11 @@ from xenvol.images.formats.vhd_fields import (
     Footer,
     bad,
     cut,
+    has_cookie,
     is_footer,
     parse_footer,
 )
+from xenvol.images.formats.vhd_footers import SEARCHED, find_last
 
 _LONGEST = UNUSED * SECTOR + (1 << 30)  # bytes; no block begins beyond what 32 bits of sectors can express
 
@@ -93,10 +95,14 @@ class VHDStream:
             yield Piece(offset, self.pread(offset, min(PIECE, virtual_size - offset)))
 
     def finish(self, footer: Footer | None, end: int) -> Footer:
-        last = b""
+        tail = b""
         while data := self._read(PIECE):
-            last = (last + data)[-FOOTER_SIZE:]
-        return check_end(last, footer, image=self.name, size=self._position, end=end)
+            tail = (tail + data)[-SEARCHED:]
+        found, size = find_last(tail, self._position), self._position
+        last = tail[-FOOTER_SIZE:]
+        if found is not None:
+            last, size = found.data, found.offset + FOOTER_SIZE
+        return check_end(last, footer, image=self.name, size=size, end=end)
 
     def _skip_to(self, offset: int) -> None:
         while self._position < offset:
@@ -114,16 +120,23 @@ class VHDStream:
 def check_end(last: bytes, footer: Footer | None, *, image: str, size: int, end: int) -> Footer:
     """Check the `last` bytes of an image of `size` bytes. Only a footer may follow `end`.
 
-    A `footer` from the beginning must agree with it. Raises InvalidImage.
+    A `footer` from the beginning must agree with it, or stands for it, if it is damaged. Raises InvalidImage.
     """
     if not is_footer(last):
-        raise no_end(image, size=size, end=end)
+        if footer is None or not is_damaged_footer(last, size=size, end=end):
+            raise no_end(image, size=size, end=end)
+        return footer
     found = parse_footer(last, image=image, offset=size - FOOTER_SIZE)
     if size < end + FOOTER_SIZE:
         raise _ends(image, size, end + FOOTER_SIZE)
     if footer is not None:
         compare(footer, found, image=image, size=size)
     return found
+
+
+def is_damaged_footer(last: bytes, *, size: int, end: int) -> bool:
+    """Return whether the `last` bytes are in the place of the footer, so that nothing but the footer is lost."""
+    return size == end + FOOTER_SIZE or (size > end + FOOTER_SIZE and has_cookie(last))
 
 
 def no_end(image: str, *, size: int, end: int) -> InvalidImage:
@@ -134,6 +147,7 @@ def no_end(image: str, *, size: int, end: int) -> InvalidImage:
         image,
         "its last 512 bytes are not a footer: its end was cut off, or something was appended to it",
         offset=size - FOOTER_SIZE,
+        remedy=f"cut what follows, with `truncate -s {end + FOOTER_SIZE}`, if you know that it does not belong to it",
     )
 
 

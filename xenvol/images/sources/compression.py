@@ -16,13 +16,16 @@ from xenvol.images.disk_image import PIECE, Stream
 from xenvol.images.errors import InvalidImage, MissingReader, TruncatedImage, UnsupportedImage
 from xenvol.images.sources.expanders import (
     GZIP_MAGIC,
-    WINDOW_LOG,
+    XZ_MAGIC,
     ZSTD_MAGIC,
     BadCompression,
+    Bzip2,
     Expander,
     Gzip,
     TooLargeWindow,
+    Xz,
     Zstd,
+    is_bzip2,
     is_skippable,
 )
 from xenvol.images.sources.streams import Peekable
@@ -109,8 +112,8 @@ class _Decompressed:
             self._thread.shutdown(wait=False)
             raise UnsupportedImage(
                 self.name,
-                problem=f"its zstd window has {error} bytes, and xenvol reads at most {1 << WINDOW_LOG}",
-                remedy="compress it without --long and --ultra, or decompress it first (`zstd -d --long=31`)",
+                problem=f"to decompress it takes {error} bytes of memory or more, and xenvol gives it less",
+                remedy="compress it without --long, --ultra and large dictionaries, or decompress it first",
             ) from error
 
     def _expand(self) -> _Step:
@@ -134,15 +137,20 @@ class _Decompressed:
 
 
 def decompressed(stream: Peekable) -> Stream:
-    """Return the decompressed stream of a gzip or zstd stream; any other stream itself. Its length is not known.
+    """Return the decompressed stream of a gzip, bzip2, xz or zstd stream, whose length is not known; any other itself.
 
     The first bytes tell the compression. Raises MissingReader: zstd before Python 3.14 needs the extra. Its reads
     raise InvalidImage, TruncatedImage, UnsupportedImage (zstd that needs more memory than xenvol allows),
     SourceError.
     """
-    magic = stream.peek(4)
+    start = stream.peek(10)
+    magic = start[:4]
     if magic.startswith(GZIP_MAGIC):
         return _Decompressed(stream, Gzip())
+    if start.startswith(XZ_MAGIC):
+        return _Decompressed(stream, Xz())
+    if is_bzip2(start):
+        return _Decompressed(stream, Bzip2())
     if magic == ZSTD_MAGIC or is_skippable(magic):
         return _Decompressed(stream, Zstd(zstd_library(stream.name)))
     return stream

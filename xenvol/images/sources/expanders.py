@@ -1,11 +1,16 @@
-"""Decompress gzip and zstd in pieces of bounded size: no I/O, and no memory but their own windows."""
+"""Decompress gzip, bzip2, xz and zstd in pieces of bounded size: no I/O, and no memory but their own windows."""
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
 from typing import Any, Final, Protocol
 
 GZIP_MAGIC: Final = b"\x1f\x8b"  # RFC 1952 2.3.1
+_BZIP2_FIRST: Final = (b"1AY&SY", b"\x17rE8P\x90")  # after ``BZh`` and a digit: a block, or the end at once
+XZ_MAGIC: Final = b"\xfd7zXZ\x00"
+_XZ_MEMORY: Final = 128 << 20  # bytes; `xz -9` needs 65 MiB, larger dictionaries must be asked for
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # RFC 8878 3.1.1
 _FRAME_HEADER: Final = 18  # bytes of a frame's header, at most
 WINDOW_LOG: Final = 25  # 32 MiB; `zstd -19` needs 8 MiB, --long and --ultra need 128 MiB and more
@@ -17,6 +22,11 @@ class BadCompression(Exception):  # becomes an InvalidImage, which names the ima
 
 class TooLargeWindow(Exception):  # becomes an UnsupportedImage
     """Decompression would need this many bytes of memory."""
+
+
+def is_bzip2(start: bytes) -> bool:
+    """Return whether bzip2 begins with these ten bytes."""
+    return start[:3] == b"BZh" and start[3:4] in b"123456789" and start[4:10] in _BZIP2_FIRST
 
 
 class Expander(Protocol):
@@ -97,6 +107,104 @@ class Gzip:
     @property
     def is_complete(self) -> bool:
         return self._member is None
+
+
+class Xz:
+    """The .xz format: streams one after the other, with zeros in fours between and behind them."""
+
+    format = "xz"
+
+    def __init__(self) -> None:
+        self._stream: lzma.LZMADecompressor | None = None
+        self._data = b""
+        self._padding = 0  # zeros since the last stream
+        self._is_first = True
+
+    def feed(self, data: bytes, /) -> None:
+        self._data += data
+
+    def expand(self, size: int, /) -> bytes:
+        while True:
+            if self._stream is None and not self._begin():
+                return b""
+            assert self._stream is not None
+            data, self._data = self._data, b""  # it keeps the input that it has not used
+            try:
+                output = self._stream.decompress(data, size)
+            except lzma.LZMAError as error:
+                if "emory" in str(error):
+                    raise TooLargeWindow(_XZ_MEMORY) from error
+                raise BadCompression(str(error)) from error
+            if self._stream.eof:
+                self._data = self._stream.unused_data
+                self._stream = None
+            elif not output and not self._stream.needs_input:  # never seen; it prevents an endless loop
+                raise BadCompression("it does not go on")
+            if output or self._stream is not None:
+                return output
+
+    def _begin(self) -> bool:
+        """Return whether a stream begins here."""
+        if not self._is_first:
+            rest = self._data.lstrip(b"\0")
+            self._padding += len(self._data) - len(rest)
+            self._data = rest
+        if not self._data:
+            return False
+        if self._padding % 4 or not XZ_MAGIC.startswith(self._data[: len(XZ_MAGIC)]):
+            raise BadCompression("bytes follow its end")
+        self._is_first = False
+        self._padding = 0
+        self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        return True
+
+    @property
+    def is_hungry(self) -> bool:
+        return not self._data and (self._stream is None or self._stream.needs_input)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._stream is None and self._padding % 4 == 0
+
+
+class Bzip2:
+    """Streams one after the other, as `pbzip2` and `cat` make them."""
+
+    format = "bzip2"
+
+    def __init__(self) -> None:
+        self._stream: bz2.BZ2Decompressor | None = None
+        self._data = b""
+
+    def feed(self, data: bytes, /) -> None:
+        self._data += data
+
+    def expand(self, size: int, /) -> bytes:
+        while True:
+            if self._stream is None:
+                if not self._data:
+                    return b""
+                self._stream = bz2.BZ2Decompressor()
+            data, self._data = self._data, b""  # it keeps the input that it has not used
+            try:
+                output = self._stream.decompress(data, size)
+            except OSError as error:
+                raise BadCompression("its data is damaged, or bytes follow its end") from error
+            if self._stream.eof:
+                self._data = self._stream.unused_data
+                self._stream = None
+            elif not output and not self._stream.needs_input:  # never seen; it prevents an endless loop
+                raise BadCompression("it does not go on")
+            if output or self._stream is not None:
+                return output
+
+    @property
+    def is_hungry(self) -> bool:
+        return not self._data and (self._stream is None or self._stream.needs_input)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._stream is None
 
 
 class Zstd:

@@ -6,7 +6,11 @@ log or repr shows such a header, nor the query of a URL, since the query of a si
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import logging
+import netrc
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -15,6 +19,8 @@ from typing import Final
 
 from xenvol.images.errors import SourceError
 from xenvol.secret import MASK, Secret, is_secret_key, masked
+
+log = logging.getLogger(__name__)
 
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
@@ -53,7 +59,21 @@ class Request:
     @property
     def is_private(self) -> bool:
         """Return whether the connection cannot be read on its way."""
-        return self.url.scheme == "https" or _is_loopback(self.url)
+        return self.url.scheme == "https" or is_loopback(self.url)
+
+    def with_login(self) -> Request:
+        """Return the request with the login of ~/.netrc, if it has no Authorization and the connection is private."""
+        has_login = any(key.lower() == "authorization" for key in self.headers)
+        if has_login or not self.is_private or (login := _login_of(self.url.hostname or "")) is None:
+            return self
+        value = "Basic " + base64.b64encode(login.encode()).decode()
+        return Request(
+            self.url,
+            self.name,
+            {**self.headers, "Authorization": value},
+            self.secret_headers | {"Authorization"},
+            self.is_insecure,
+        )
 
     def check_wire(self) -> None:
         if self.secret_headers and not (self.is_private or self.is_insecure):
@@ -125,11 +145,36 @@ def name_of_url(url: str) -> str:
     )
 
 
+def is_of_same_origin(url: str, other: str) -> bool:
+    """Return whether two valid URLs have the same scheme, host and port."""
+    return _origin(urllib.parse.urlsplit(url)) == _origin(urllib.parse.urlsplit(other))
+
+
 def _origin(parts: urllib.parse.SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _is_loopback(parts: urllib.parse.SplitResult) -> bool:
+def _login_of(host: str) -> str | None:
+    """Return ``user:password`` of the entry for this very host in ~/.netrc, or in the file that NETRC names."""
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        entry = netrc.netrc(path).hosts.get(host)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, netrc.NetrcParseError) as error:
+        line = f", line {error.lineno}, is not valid" if isinstance(error, netrc.NetrcParseError) else ""
+        log.warning(
+            "%s%s: no login of it is used (%s)", path, line, type(error).__name__
+        )  # a text may quote it
+        return None
+    if entry is None or entry[2] is None:
+        return None
+    user, _, password = entry
+    return f"{user}:{password}"
+
+
+def is_loopback(parts: urllib.parse.SplitResult) -> bool:
+    """Return whether the URL is one of this machine, as it is spelled."""
     try:
         return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:

@@ -1,50 +1,69 @@
-"""Download an image from an http or https URL: its bytes, its length, its checksum."""
+"""Download an image from an http or https URL: its bytes, its length, its checksum.
+
+A connection that breaks is opened again, and the rest asked for, if it is certain that the rest belongs to the same
+file: by its version (a strong ETag), or by a checksum that is compared at the end.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
-import html
 import logging
 import re
+import time
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
-from xenvol.images.errors import MissingReader, SourceError
+from xenvol.images.errors import SourceUnavailable
 from xenvol.images.sources.checksums import Checksum
-from xenvol.images.sources.requests import Request, name_of_url
-from xenvol.secret import MASK, Secret
-from xenvol.session.endpoint import CONNECT_TIMEOUT, InsecureConnection, Trust
-
-if TYPE_CHECKING:  # the extra `images` brings it
-    import urllib3
+from xenvol.images.sources.http_client import DELAYS, Broke, Client
+from xenvol.images.sources.requests import Request
+from xenvol.secret import Secret
+from xenvol.session.endpoint import InsecureConnection, Trust
 
 SILENCE: Final = (
     60.0  # seconds without a byte; an image service may first fetch the image from its own storage
 )
-MAX_REDIRECTS: Final = 5
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
-_EXCERPT: Final = 200  # characters of a server's error text
+_STEADY: Final = 64 << 10  # bytes after which a broken connection counts as a new accident
 
 log = logging.getLogger(__name__)
 
 
 class Download:
-    """The body of an answer, as a stream."""
+    """The body at a URL, as a stream."""
 
     length: int | None
     expected: Checksum | None
     """The checksum that the image service sends, if any. `checksums.Summed` compares it."""
 
-    def __init__(self, name: str, response: urllib3.BaseHTTPResponse, *, silence: float) -> None:
-        self.name = name
-        self.length = _length_of(response)
-        self.expected = checksum_in(response.headers)
-        self._response = response
-        self._silence = silence
+    def __init__(
+        self,
+        client: Client,
+        *,
+        is_guarded: bool = False,
+        rate: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Send the request. `is_guarded`: the caller compares a checksum; `rate` is in bytes a second. Raises
+        SourceError."""
+        self._client = client
+        self._answer = client.get()
+        headers = self._answer.headers
+        self.name = self._answer.name
+        self.length = _length_of(headers)
+        self.expected = checksum_in(headers)
+        self.ends_by_itself = self.length is not None or _is_chunked(headers)
+        """Whether an end that comes too early is noticed. Without, the end of the connection is that of the body."""
+        self._tag = _strong_tag(headers)
+        self._is_guarded = is_guarded or self.expected is not None
+        self._rate = rate
+        self._clock = clock
+        self._due = clock()
         self._position = 0
+        self._resumed_at = 0
+        self._accidents = 0
 
     def read(self, size: int, /) -> bytes:
         """Return `size` bytes, or fewer where the body ends. Raises SourceError if it ends too early."""
@@ -58,24 +77,68 @@ class Download:
         return data
 
     def _read(self, size: int) -> bytes:
-        import urllib3  # here, since the core does without it
-
         if size <= 0:
             return b""
-        try:
-            data = self._response.read(size, decode_content=False)
-        except urllib3.exceptions.ReadTimeoutError as error:
-            raise self._broken(f"no byte came within {self._silence:g} seconds") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._broken("the connection broke") from error
+        while True:
+            try:
+                data = self._answer.read(size)
+                if not data and self.length is not None and self._position < self.length:
+                    raise Broke("the connection was closed")
+                break
+            except Broke as broke:
+                self._resume(broke)
         self._position += len(data)
-        if not data and self.length is not None and self._position < self.length:
-            raise self._broken("the connection was closed")
+        self._keep_to_the_rate(len(data))
         return data
 
-    def _broken(self, how: str) -> SourceError:
+    def _keep_to_the_rate(self, size: int) -> None:
+        if self._rate is None:
+            return
+        now = self._clock()
+        self._due = max(self._due, now) + size / self._rate
+        if self._due > now:
+            self._client.pause(self._due - now)
+
+    def _resume(self, broke: Broke) -> None:
+        """Ask for the rest. Raises SourceUnavailable if the server does not send it, or may send that of another
+        file."""
         of = "" if self.length is None else f" of {self.length}"
-        return SourceError(self.name, problem=f"{how} after {self._position}{of} bytes", status=200)
+        problem = f"{broke} after {self._position}{of} bytes"
+        if not self._position or (self._tag is None and not self._is_guarded):
+            why = (
+                ""
+                if not self._position
+                else ", and it does not say which version of the file it sends (ETag)"
+            )
+            raise self._unavailable(problem + why) from broke
+        if self._position - self._resumed_at >= _STEADY:
+            self._accidents = 0
+        if self._accidents == len(DELAYS):
+            raise self._unavailable(f"{problem}, {self._accidents} times in a row") from broke
+        self._client.pause(DELAYS[self._accidents])
+        self._accidents += 1
+        self._resumed_at = self._position
+        log.warning("%s: %s; xenvol asks for the rest", self.name, problem)
+        guard = {} if self._tag is None else {"If-Range": self._tag}
+        answer = self._client.get({"Range": f"bytes={self._position}-", **guard}, accepted=(200, 206, 416))
+        if answer.status != 206 or not self._is_rest(answer.headers):
+            why = ", and the file has changed, or the server sends no part of it"
+            raise self._unavailable(problem + why) from broke
+        self._answer = answer
+
+    def _is_rest(self, headers: Mapping[str, str]) -> bool:
+        """Return whether these are the headers of the rest of the same file."""
+        found = re.fullmatch(
+            r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", headers.get("content-range", "").strip()
+        )
+        if found is None or int(found[1]) != self._position:
+            return False
+        if self._tag is not None and headers.get("etag", self._tag) != self._tag:
+            return False
+        return self.length is None or found[2] in ("*", str(self.length))
+
+    def _unavailable(self, problem: str) -> SourceUnavailable:
+        return SourceUnavailable(self.name, problem=problem, status=200)
 
     def __repr__(self) -> str:
         return (
@@ -90,24 +153,26 @@ def open_url(
     headers: Mapping[str, str | Secret] = {},
     ca_file: str | None = None,
     insecure: bool = False,
+    is_guarded: bool = False,
+    rate: int | None = None,
     timeout: float = SILENCE,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Download]:
     """Give the body at an http or https URL as a stream. Leaving the block closes the connection.
 
     `ca_file` holds the certificate authorities that replace the system's. With `insecure` the host's certificate is
     not checked, so that another machine could answer and read the headers; warnings say so (InsecureConnection,
-    urllib3's InsecureRequestWarning). `timeout` is in seconds without a byte.
+    urllib3's InsecureRequestWarning). `is_guarded`: the caller compares a checksum of the whole. `rate` is in bytes a
+    second, at most; `timeout` in seconds without a byte; `pause` waits.
 
-    It follows up to 5 redirects; from https to http only if `insecure`. Headers that hold a secret (a `Secret`, or
-    by their names: Authorization, X-Auth-Token…) go to the first origin alone. Proxies from the environment are not
-    used. Raises SourceError, with the status if there is one; MissingReader without urllib3; ValueError for an
-    unreadable ca_file, or a bad header.
+    It follows up to 5 redirects; from https to http only if `insecure`, and none into the network of this machine.
+    Headers that hold a secret (a `Secret`, or by their names: Authorization, X-Auth-Token…) go to the first origin
+    alone. So does the login that ~/.netrc (or NETRC) has for the host, if no Authorization is given and the connection
+    is private. Proxies are those of the environment. A server that is busy, or not there, is asked five times.
+
+    Raises SourceUnavailable if the same call may succeed later; SourceError, with the status if there is one;
+    MissingReader without urllib3; ValueError for an unreadable ca_file, or a bad header.
     """
-    try:
-        import urllib3  # the extra `images` brings it
-    except ImportError as error:
-        package = "urllib3 (pip install 'xenvol[images]')"
-        raise MissingReader(name_of_url(url), format="http", package=package) from error
     request = Request.parse(url, headers, insecure)
     trust = Trust.of(ca_file, None, insecure)
     if not request.is_private and request.secret_headers:
@@ -115,104 +180,9 @@ def open_url(
             f"{', '.join(sorted(request.secret_headers))} and the image travel to {request.name} in the clear"
         )
         warnings.warn(risk, InsecureConnection, stacklevel=3)  # the caller of the context manager
-    pool = urllib3.PoolManager(
-        num_pools=1,
-        ssl_context=trust.context,
-        retries=False,
-        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
-    )
-    with contextlib.ExitStack() as stack:
-        stack.callback(pool.clear)
-        for _ in range(MAX_REDIRECTS + 1):
-            response = _ask(pool, request, timeout)
-            stack.callback(response.close)
-            if response.status not in _REDIRECTS:
-                break
-            location = response.headers.get("location")
-            if not location:
-                raise SourceError(request.name, problem="it redirects to nowhere", status=response.status)
-            request = request.redirected(location)
-            log.debug("sent on to %s", request.name)
-        else:
-            raise SourceError(
-                request.name, problem=f"it redirected more than {MAX_REDIRECTS} times", status=response.status
-            )
-        if response.status != 200:
-            raise SourceError(request.name, problem=_refusal(request, response), status=response.status)
-        yield Download(request.name, response, silence=timeout)
-
-
-def _ask(pool: urllib3.PoolManager, request: Request, timeout: float) -> urllib3.BaseHTTPResponse:
-    import urllib3  # the extra `images` brings it
-
-    # the image's length and checksum are of its unencoded bytes
-    headers = {
-        "User-Agent": "xenvol",
-        "Accept": "application/octet-stream, */*",
-        "Accept-Encoding": "identity",
-    }
-    try:
-        with _unlogged(request.url.query):
-            return pool.request(
-                "GET",
-                request.url._replace(fragment="").geturl(),
-                headers={**headers, **request.headers},
-                preload_content=False,
-                redirect=False,
-            )
-    except urllib3.exceptions.SSLError as error:
-        problem = f"the certificate of {request.url.hostname} is not valid for it, or TLS failed: name the "
-        raise SourceError(request.name, problem=problem + "authority that signed it (ca_file)") from error
-    except urllib3.exceptions.ReadTimeoutError as error:
-        problem = f"{request.url.netloc} did not answer within {timeout:g} seconds"
-        raise SourceError(request.name, problem=problem) from error
-    except (urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
-        raise SourceError(
-            request.name, problem=f"no connection to {request.url.netloc} ({_cause_of(error)})"
-        ) from error
-
-
-@contextlib.contextmanager
-def _unlogged(query: str) -> Iterator[None]:
-    """Mask the query of the URL in urllib3's debug log."""
-
-    def mask(record: logging.LogRecord) -> bool:
-        if query and query in (text := record.getMessage()):
-            record.msg, record.args = text.replace(query, MASK), ()
-        return True
-
-    theirs = logging.getLogger("urllib3.connectionpool")
-    theirs.addFilter(mask)
-    try:
-        yield
-    finally:
-        theirs.removeFilter(mask)
-
-
-def _cause_of(error: BaseException) -> str:
-    """Return the system's reason, which urllib3 wraps."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if isinstance(cause, TimeoutError):
-            return f"no answer within {CONNECT_TIMEOUT:g} seconds"
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
-def _refusal(request: Request, response: urllib3.BaseHTTPResponse) -> str:
-    import urllib3  # the extra `images` brings it
-
-    try:
-        body = response.read(4 * _EXCERPT * 4, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError):
-        body = b""
-    text = re.sub(r"(?is)<(style|script|head)\b.*?</\1\s*>|<[^>]*>", " ", body.decode("utf-8", "replace"))
-    text = re.sub(r"[\s\x00-\x20\x7f-\x9f]+", " ", html.unescape(text)).strip()
-    text = request.without_secrets(text)
-    said = f"HTTP {response.status} {request.without_secrets(response.reason or '')}".rstrip()
-    return f"{said}: {text[:_EXCERPT]}{'…' if len(text) > _EXCERPT else ''}" if text else said
+    client = Client(request.with_login(), trust, silence=timeout, pause=pause)
+    with contextlib.closing(client):
+        yield Download(client, is_guarded=is_guarded, rate=rate)
 
 
 def checksum_in(headers: Mapping[str, str]) -> Checksum | None:
@@ -242,8 +212,17 @@ def _md5(text: str) -> Checksum | None:
     return Checksum("md5", digest.hex()) if len(digest) == 16 else None
 
 
-def _length_of(response: urllib3.BaseHTTPResponse) -> int | None:
-    if "chunked" in response.headers.get("transfer-encoding", "").lower():
-        return None
-    length = response.headers.get("content-length", "").strip()
-    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+def _is_chunked(headers: Mapping[str, str]) -> bool:
+    return "chunked" in headers.get("transfer-encoding", "").lower()
+
+
+def _length_of(headers: Mapping[str, str]) -> int | None:
+    length = headers.get("content-length", "").strip()
+    return int(length) if not _is_chunked(headers) and re.fullmatch("[0-9]{1,18}", length) else None
+
+
+def _strong_tag(headers: Mapping[str, str]) -> str | None:
+    """Return the ETag of a server that sends parts of files; None for a weak one, which two versions may share."""
+    tag = headers.get("etag", "").strip()
+    is_whole = headers.get("accept-ranges", "").strip().lower() == "none"
+    return tag if re.fullmatch(r'"[\x21\x23-\x7e\x80-\xff]*"', tag) and not is_whole else None

@@ -17,11 +17,11 @@ from xenvol.attaching.vm import VM
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.disk_image import DiskImage, Piece
 from xenvol.images.errors import TargetError
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
 from xenvol.images.transports.device import Device, open_device
 from xenvol.images.transports.tasks import remove_vbd
 from xenvol.pool.changes import make
+from xenvol.pool.transfer_mark import Attempt
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.session.refs import VBDRef, VDIRef

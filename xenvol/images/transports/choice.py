@@ -16,10 +16,10 @@ from typing import Final, Literal
 from xenvol.attaching.vm import VM, check_takes_disk, find_vm
 from xenvol.errors import UnknownVM, VMError
 from xenvol.images.errors import NoTransport
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports.base import TIMEOUTS, Timeouts, Transport
 from xenvol.images.transports.block import DEV, BlockTransport
 from xenvol.images.transports.http import NO_ENDPOINT, HTTPTransport
+from xenvol.pool.transfer_mark import Attempt
 from xenvol.pool.view import Record, View
 from xenvol.session import Endpoint
 from xenvol.session.refs import NULL_REF, SRRef, is_uuid

@@ -27,11 +27,10 @@ from xenvol.secret import MASK
 from xenvol.session import Endpoint, Session
 from xenvol.session.endpoint import NotConnected
 from xenvol.session.refs import HostRef, SRRef, VDIRef
+from xenvol.storage.srtypes import VHD_BLOCK
 
 IMPORT: Final = "PUT /import_raw_vdi"
 EXPORT: Final = "GET /export_raw_vdi"
-VHD_BLOCK: Final = 2 << 20
-"""Bytes. A VHD's disk is a multiple of it; a raw disk, such as an ISO image, has any size."""
 NO_ENDPOINT: Final = (
     "the session has no address, since xenvol has not logged it in; use xenvol.connect, or give endpoint"
 )
@@ -94,7 +93,7 @@ class HTTPTransport(Transport):
     @contextmanager
     def contents(self, vdi_ref: VDIRef) -> Iterator[DiskImage]:
         disk = self._disk(vdi_ref)
-        if disk.size <= VHD_MAX and disk.size % VHD_BLOCK == 0:  # xapi rounds a VHD up
+        if sends_vhd(disk.size):
             with self._download(disk, format="vhd") as stream:
                 layer = read_layer(stream, disk.size)
                 if layer is not None:
@@ -108,11 +107,16 @@ class HTTPTransport(Transport):
         """Give xapi's VHD of the disk, or of its differences from `base`.
 
         Its length is not known. `read` ends only when the task has succeeded, and raises TransferFailed otherwise.
-        So bytes that were read before may be an error text. Raises ImageTooLarge.
+        So bytes that were read before may be an error text. Raises ImageTooLarge, ValueError for a disk of which a host
+        sends no VHD (`sends_vhd`).
         """
         disk = self._disk(vdi_ref)
         if disk.size > VHD_MAX:
             raise ImageTooLarge(f"VDI {disk.uuid}", size=disk.size, limit=VHD_MAX, what="a VHD")
+        if not sends_vhd(disk.size):
+            raise ValueError(
+                f"a host never ends sending a VHD of {disk.size} bytes, which are no multiple of 2 MiB"
+            )
         query = {"format": "vhd"} if base is None else {"format": "vhd", "base": base}
         with self._download(disk, **query) as stream:
             yield stream
@@ -245,6 +249,15 @@ class HTTPTransport(Transport):
             task.what,
             problem=f"the host redirects to {address or 'nowhere'}, which is not a host of the pool",
         )
+
+
+def sends_vhd(size: int) -> bool:
+    """Return whether a host sends a disk of `size` bytes as a VHD: it must have whole blocks, of 2 MiB.
+
+    Of any other disk it sends no end, and reads on with all of a processor when the client has gone
+    (docs/background/recordings.md, finding 2 (xapi)). Its bytes as raw do end.
+    """
+    return size <= VHD_MAX and size % VHD_BLOCK == 0
 
 
 def _same_address(one: str, other: str) -> bool:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from xenvol.errors import XapiError, XapiUnreachable
 from xenvol.images.errors import TransferFailed
-from xenvol.images.transfer_mark import Attempt
 from xenvol.images.transports.base import Timeouts
 from xenvol.pool.changes import make
 from xenvol.pool.marks import IMAGE
+from xenvol.pool.transfer_mark import Attempt
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View, gone_is_fine, is_gone
 from xenvol.session.refs import TaskRef, VBDRef, VDIRef
