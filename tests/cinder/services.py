@@ -7,7 +7,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -329,25 +329,51 @@ class Services:
         return {pool["name"] for pool in pools} >= {f"{HOST}@{BACKEND}#{label}" for label in FLAVORS} or None
 
     def tails(self) -> str:
-        """The end of every log, for whoever reads that a test failed."""
-        parts = []
-        for log in sorted(self.directory.glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()
-            telling = [line for line in lines if not POLLING.search(line)]
-            parts += [f"--- {log.name}", *telling[-TAIL:]]
-        return "\n".join(parts)
+        return tails(self.directory)
+
+
+def tails(directory: Path) -> str:
+    """The end of every log in the directory, for whoever reads that a test failed."""
+    parts = []
+    for log in sorted(directory.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if not POLLING.search(line)]
+        parts += [f"--- {log.name}", *telling[-TAIL:]]
+    return "\n".join(parts)
 
 
 @contextmanager
-def services(directory: Path) -> Iterator[Services]:
-    """API and scheduler, started; cinder-volume starts with `start_volume`."""
+def syncing(made: Services) -> Iterator[None]:
+    """Make Cinder's tables, while the caller does something else."""
+    command = [BIN / "cinder-manage", "--config-file", made.directory / "cinder.conf", "db", "sync"]
+    with running("cinder-manage", command, made.directory / "cinder-manage.log") as process:
+        yield
+        status = process.wait()
+    assert status == 0, f"cinder-manage ended with status {status}"
+
+
+@contextmanager
+def services(
+    directory: Path,
+    *,
+    world: Mapping[str, object] = WORLD,
+    settings: str = "",
+    databases: Sequence[str] = (),
+    tables: Callable[[Services], AbstractContextManager[None]] = syncing,
+) -> Iterator[Services]:
+    """API and scheduler, started; cinder-volume starts with `start_volume`.
+
+    A caller that runs further services beside them says in which `databases` and how their `tables` are made, and what
+    `settings` Cinder has more or else.
+    """
     with ExitStack() as undo:
-        mine = undo.enter_context(scratch())
-        pool, glance, glance_url = _serve(undo, directory)
+        mine = undo.enter_context(scratch(*databases))
+        pool, glance, glance_url = _serve(undo, directory, world)
         made = Services(directory, mine, pool, glance, undo)
         try:
-            _configure(made, glance_url)
-            _prepare(made)
+            _configure(made, glance_url, settings)
+            with tables(made):
+                _make_flavors(made)
             for name in ("cinder-scheduler", "cinder-api"):
                 made.start(name)
             made.wait_for_api()
@@ -357,10 +383,10 @@ def services(directory: Path) -> Iterator[Services]:
         yield made
 
 
-def _serve(undo: ExitStack, directory: Path) -> tuple[Pool, Glance, str]:
+def _serve(undo: ExitStack, directory: Path, contents: Mapping[str, object]) -> tuple[Pool, Glance, str]:
     """A simulated pool and an image service, which start at the same time."""
     world = directory / "world.json"
-    world.write_text(json.dumps(WORLD))
+    world.write_text(json.dumps(contents))
     (directory / "password").write_text("secret\n")
     command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v"]
     simulator = undo.enter_context(running("simulator", command, directory / "simulator.log"))
@@ -373,7 +399,7 @@ def _serve(undo: ExitStack, directory: Path) -> tuple[Pool, Glance, str]:
     return Pool(pool_url), images, glance_url
 
 
-def _configure(made: Services, glance_url: str) -> None:
+def _configure(made: Services, glance_url: str, settings: str) -> None:
     etc = Path(sys.prefix) / "etc" / "cinder"
     for name in ("state", "locks", "coordination"):
         (made.directory / name).mkdir()
@@ -389,16 +415,12 @@ def _configure(made: Services, glance_url: str) -> None:
         cinder_database=made.scratch.cinder_database,
         sm_database=made.scratch.sm_database,
     )
-    (made.directory / "cinder.conf").write_text(text)
+    (made.directory / "cinder.conf").write_text(text + settings)
 
 
-def _prepare(made: Services) -> None:
-    """Cinder's tables; and meanwhile the Storage Manager's, with a flavor on each export."""
-    command = [BIN / "cinder-manage", "--config-file", made.directory / "cinder.conf", "db", "sync"]
-    with running("cinder-manage", command, made.directory / "cinder-manage.log") as process:
-        made.xenvol("sm", "db_upgrade")
-        for label, path in FLAVORS.items():
-            made.xenvol("sm", "flavor_create", label, f"{label} for tests")
-            made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")
-        status = process.wait()
-    assert status == 0, f"cinder-manage ended with status {status}"
+def _make_flavors(made: Services) -> None:
+    """The Storage Manager's tables, and a flavor on each export."""
+    made.xenvol("sm", "db_upgrade")
+    for label, path in FLAVORS.items():
+        made.xenvol("sm", "flavor_create", label, f"{label} for tests")
+        made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")
