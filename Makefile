@@ -15,7 +15,7 @@ CORE := attaching connection_data drivers errors pool secret session storage vol
 # more workers than cores: some tests wait, for a process or a database
 PYTEST := $(BIN)/python -m pytest -n 3
 
-.PHONY: help demo test test-slow test-all test-durations test-cinder coverage bench fuzz check clean
+.PHONY: help demo test test-slow test-all test-durations test-cinder test-nova coverage bench fuzz check clean
 
 help:           ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -43,6 +43,9 @@ test-durations: $(STAMP) ## every test, and what it costs: the slowest tests and
 test-cinder:    ## a real Cinder, with our volume driver, on a simulated pool (needs MariaDB and RabbitMQ; sets up .venv-cinder)
 	@PYTHON=$(PYTHON) tests/cinder/run
 
+test-nova:      ## a real nova, with the driver of examples/nova-xenvol, on a simulated pool (needs MariaDB and RabbitMQ; sets up .venv-nova)
+	@PYTHON=$(PYTHON) tests/nova/run
+
 coverage: $(STAMP) ## the branches of the core (attach and detach) that no test takes; twice as slow as `make test`
 	$(PYTEST) -m 'not slow' $(addprefix --cov=xenvol.,$(CORE)) --cov-branch --cov-report=term-missing:skip-covered $(FILE)
 
@@ -59,4 +62,4 @@ check: $(STAMP)  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/lint-imports --config setup.cfg
 
 clean:          ## remove what the other targets made
-	rm -rf $(VENV) .venv-cinder build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cinder .venv-nova build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
