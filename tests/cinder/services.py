@@ -180,6 +180,11 @@ class CinderAPI:
         shown: dict[str, Any] = self.request("GET", f"/volumes/{volume_id}")["volume"]
         return shown
 
+    def attachments_of(self, volume_id: str) -> list[str]:
+        """The ids of all its attachments, also of those that are reserved only."""
+        shown = self.request("GET", f"/attachments?volume_id={volume_id}")["attachments"]
+        return [each["id"] for each in shown]
+
     def pool_of(self, volume_id: str) -> str:
         """The part of its host after #."""
         return str(self.volume(volume_id)["os-vol-host-attr:host"]).partition("#")[2]
@@ -206,6 +211,17 @@ class CinderAPI:
             return None
 
         return wait_for(f"{path} to be {' or '.join(statuses)}", self._when_changed(path, has_it))
+
+    def until_retyped(self, volume_id: str, volume_type: str) -> None:
+        """Wait until the volume is of this type, and its migration has ended."""
+
+        def is_it() -> bool | None:
+            shown = self.volume(volume_id)
+            assert not shown["status"].startswith("error"), f"{volume_id} is {shown['status']}"
+            assert shown["migration_status"] != "error", f"the migration of {volume_id} failed"
+            return (shown["volume_type"], shown["status"]) in ((volume_type, "available"), (volume_type, "in-use")) or None
+
+        wait_for(f"volume {volume_id} to be of type {volume_type}", is_it, pause=0.2)
 
     def until_gone(self, path: str) -> None:
         def is_gone(shown: dict[str, Any] | None) -> bool | None:

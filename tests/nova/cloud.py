@@ -22,7 +22,8 @@ from tests.nova.standins import StandIns, stand_ins
 
 HOSTS = ("xen1", "xen2")
 MICROVERSION = "2.96"
-PROJECT = "7e570000000000000000000000000000"
+FLAVOR = "small"
+PAUSE = 0.2  # seconds between two questions to nova's API, whose answers take the CPU time that the services need
 DATABASES = ("placement", "nova_api", "nova", "nova_cell0")
 MIGRATIONS = [
     ("placement-manage", "db", "sync"),
@@ -91,7 +92,10 @@ COMPUTE = """\
 [DEFAULT]
 host = {host}
 state_path = {directory}
-compute_driver = fake.FakeDriver
+compute_driver = xenvol.Driver
+[xenvol]
+url = {pool}
+password_file = {password_file}
 """
 
 
@@ -104,10 +108,90 @@ class NovaAPI:
 
     def request(self, method: str, path: str, body: object = None) -> Any:
         headers = {"X-Auth-Token": f"admin:{self.project}", "OpenStack-API-Version": f"compute {MICROVERSION}"}
-        answer = requests.request(method, f"{self.root}/v2.1{path}", json=body, headers=headers, timeout=LIMIT)
+        answer = requests.request(method, f"{self.root}{path}", json=body, headers=headers, timeout=LIMIT)
         if not answer.ok:
             raise Refused(answer.status_code, answer.text)
         return answer.json() if answer.content else None
+
+    def post(self, path: str, **body: object) -> Any:
+        return self.request("POST", path, body)
+
+    def act(self, server_id: str, action: str, **arguments: object) -> None:
+        self.request("POST", f"/servers/{server_id}/action", {action: arguments or None})
+
+    def create_server(self, root_id: str, host: str | None = None, *data_ids: str) -> str:
+        """A server with these volumes, which boots from the first, on this host or on one that the scheduler chooses."""
+        disks = [
+            {"boot_index": index, "uuid": each, "source_type": "volume", "destination_type": "volume"}
+            for index, each in zip([0, *[-1] * len(data_ids)], [root_id, *data_ids], strict=True)
+        ]
+        wanted = {
+            "name": "server",
+            "flavorRef": FLAVOR,
+            "networks": "none",
+            "block_device_mapping_v2": disks,
+            **({} if host is None else {"host": host}),
+        }
+        made: str = self.post("/servers", server=wanted)["server"]["id"]
+        return made
+
+    def server(self, server_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = self.request("GET", f"/servers/{server_id}")["server"]
+        return shown
+
+    def host_of(self, server_id: str) -> str:
+        return str(self.server(server_id)["OS-EXT-SRV-ATTR:host"])
+
+    def volumes_of(self, server_id: str) -> dict[str, str]:
+        """By volume id, the id of the attachment, as nova has it."""
+        shown = self.request("GET", f"/servers/{server_id}/os-volume_attachments")["volumeAttachments"]
+        return {each["volumeId"]: each["attachment_id"] for each in shown}
+
+    def until(self, server_id: str, status: str) -> None:
+        """Wait until the server has this status, and nova is doing nothing with it."""
+
+        def has_it() -> bool | None:
+            shown = self.server(server_id)
+            assert shown["status"] != "ERROR", f"{server_id} is in an error: {shown.get('fault')}"
+            return (shown["status"], shown["OS-EXT-STS:task_state"]) == (status, None) or None
+
+        wait_for(f"server {server_id} to be {status}", has_it, pause=PAUSE)
+
+    def delete(self, *server_ids: str) -> None:
+        """And wait until they are gone."""
+        for each in server_ids:
+            self.request("DELETE", f"/servers/{each}")
+        for each in server_ids:
+            wait_for(f"server {each} to be gone", lambda each=each: each not in self.left() or None, pause=PAUSE)
+
+    def left(self) -> list[str]:
+        """The ids of all servers there are."""
+        return [each["id"] for each in self.request("GET", "/servers")["servers"]]
+
+    def attach(self, server_id: str, volume_id: str) -> None:
+        """Ask for it; `Cloud.until_in_use` waits."""
+        wanted = {"volumeId": volume_id}
+        self.post(f"/servers/{server_id}/os-volume_attachments", volumeAttachment=wanted)
+
+    def detach(self, server_id: str, volume_id: str) -> None:
+        """Ask for it."""
+        self.request("DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
+
+    def migrate(self, server_id: str, host: str) -> str:
+        """Migrate it live to this host; return the status in which the migration ends."""
+        self.act(server_id, "os-migrateLive", host=host, block_migration="auto")
+
+        def ended() -> str | None:
+            (newest, *_) = self.request("GET", f"/os-migrations?instance_uuid={server_id}")["migrations"]
+            return newest["status"] if newest["status"] in ("completed", "failed", "error") else None
+
+        status = wait_for(f"the migration of {server_id} to end", ended, pause=PAUSE)
+        self.until(server_id, "ACTIVE")
+        return status
+
+    def service_id(self, host: str) -> str:
+        (service,) = self.request("GET", f"/os-services?binary=nova-compute&host={host}")["services"]
+        return str(service["id"])
 
 
 @dataclass
@@ -132,8 +216,20 @@ class Cloud:
         configuration = ("--config-file", self.directory / host / "compute.conf")
         self.start(f"nova-compute-{host}", [*program("nova-compute", self.directory), *configuration])
 
-    def knows_hosts(self) -> bool | None:
-        """Whether each host is up, and mapped to the cell so that the scheduler chooses it."""
+    def stop_compute(self, host: str) -> None:
+        """As a crash does. Wait until the broker has noticed: a message waits for the next nova-compute then."""
+        self.processes.pop(f"nova-compute-{host}").kill()
+        queue = f"compute.{host}"
+        wait_for(f"{queue} to be left", lambda: not self.cinder.scratch.is_consumed(queue) or None)
+
+    def wait_for_hosts(self) -> None:
+        """Until each of them takes messages, is up, and is mapped to the cell, so that the scheduler chooses it."""
+        alive = [*self.processes.values()]
+        wait_for("nova-compute to serve on both hosts", self._serves_both, alive=alive, pause=PAUSE)
+
+    def _serves_both(self) -> bool | None:
+        if not all(self.cinder.scratch.is_consumed(f"compute.{host}") for host in HOSTS):
+            return None
         shown = self.api.request("GET", "/os-hypervisors")["hypervisors"]
         return {each["hypervisor_hostname"] for each in shown if each["state"] == "up"} == set(HOSTS) or None
 
@@ -197,7 +293,12 @@ def _configure(directory: Path, cinder: Services, keystone_url: str) -> None:
     }
     for host in HOSTS:
         (directory / host).mkdir()
-        texts[f"{host}/compute.conf"] = COMPUTE.format(host=host, directory=directory / host)
+        texts[f"{host}/compute.conf"] = COMPUTE.format(
+            host=host,
+            directory=directory / host,
+            pool=cinder.pool.url,
+            password_file=cinder.directory / "password",
+        )
     for name, text in texts.items():
         (directory / name).write_text(text)
 
@@ -235,19 +336,20 @@ def _start(made: Cloud) -> None:
             OS_NOVA_CONFIG_FILES=f"{Path(sys.prefix)}/etc/nova/api-paste.ini;nova.conf;databases.conf",
         ),
     }
-    for name in ("nova-conductor", "nova-scheduler"):
-        made.start(name, [*program(name, made.directory), "--config-file", made.directory / "databases.conf"])
     urls = {
         name: wait_for(f"{name} to listen", lambda: process.said(r"wsgi\.\w+: (http\S+)"), alive=[process])
         for name, process in applications.items()
     }
-    made.api = NovaAPI(urls["nova-api"], made.cinder.api.project)
+    made.api = NovaAPI(f"{urls['nova-api']}/v2.1", made.cinder.api.project)
     made.stand_ins.catalogue |= {
         "placement": urls["placement"],
-        "compute": f"{urls['nova-api']}/v2.1",
+        "compute": made.api.root,
         "block-storage": f"{made.cinder.api.root}/v3",
-    }
+    }  # each service asks for it once
+    for name in ("nova-conductor", "nova-scheduler"):
+        made.start(name, [*program(name, made.directory), "--config-file", made.directory / "databases.conf"])
     for host in HOSTS:
         made.start_compute(host)
     made.cinder.start_volume({})
-    wait_for("the scheduler to know both hosts", made.knows_hosts, alive=[*made.processes.values()], pause=0.3)
+    made.wait_for_hosts()
+    made.api.post("/flavors", flavor={"id": FLAVOR, "name": FLAVOR, "ram": 512, "vcpus": 1, "disk": 0})

@@ -31,6 +31,7 @@ class StandIns:
 
     def __post_init__(self) -> None:
         self.catalogue |= {"identity": self.keystone_url, "network": self.url}
+        self.catalogue["image"] = self.url  # nova tells it to listeners of its notifications, and asks nothing
 
     @property
     def keystone_url(self) -> str:

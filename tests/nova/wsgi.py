@@ -2,8 +2,9 @@
 
     python -m tests.nova.wsgi nova.wsgi.osapi_compute
 
-The log starts with the address, on a free port of the loopback. The application reads its own configuration, from the
-directory that its variable of the environment names.
+The log starts with the address, on a free port of the loopback, before the application is loaded: so the catalogue has
+it when the other services start, and a request that comes too early waits. The application reads its own
+configuration, from the directory that its variable of the environment names.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class _Handler(simple_server.WSGIRequestHandler):
 
 def main(module: str) -> None:
     sys.argv[1:] = []  # nova reads its options from there
-    application = importlib.import_module(module).application
-    with simple_server.make_server("127.0.0.1", 0, application, _Server, _Handler) as server:
+    with _Server(("127.0.0.1", 0), _Handler) as server:
         sys.stdout.write(f"{module}: http://127.0.0.1:{server.server_port}\n")
         sys.stdout.flush()
+        server.set_app(importlib.import_module(module).application)
         server.serve_forever()
 
 

@@ -1,0 +1,250 @@
+"""Nova's services and Cinder's, as an operator installs them, on one simulated pool of two hosts.
+
+Each test leaves the pool as it was, to the last field, the Storage Manager without a finding, and neither a server in
+nova nor a volume in Cinder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+import xenvol
+from tests.cinder.processes import wait_for
+from tests.cinder.services import CinderAPI
+from tests.nova.cloud import HOSTS, PAUSE, Cloud, NovaAPI, cloud
+from xenvol.session import Session
+
+XEN1, XEN2 = HOSTS
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with cloud(tmp_path_factory.mktemp("nova")) as made:
+        for label in ("gold", "silver"):
+            made.cinder.api.create_type(label, **{"xenvol:flavor": label, "pool_name": label})
+        yield made
+
+
+@pytest.fixture
+def running(started: Cloud) -> Iterator[Cloud]:
+    """For one test, which leaves nothing."""
+    scan(started)
+    before = started.cinder.pool.snapshot()
+    yield started
+    started.cinder.pool.forget_orders()
+    left = started.api.left(), started.cinder.api.left()
+    started.api.delete(*left[0])
+    for path in left[1]:
+        started.cinder.api.delete_again(path)  # so that the next test is told only of what it did itself
+    assert left == ([], [])
+    assert started.cinder.xenvol("sm", "audit")["findings"] == []
+    scan(started)
+    assert started.cinder.pool.changes_since(before) == []
+
+
+def scan(running: Cloud) -> None:
+    """Have the SRs look what they hold: whatever disk lies there has a VDI afterwards."""
+    with xenvol.connect(running.cinder.pool.url, "root", "secret") as session:
+        for sr_ref in session.find("SR", {"type": "nfs"}):
+            session.call("SR.scan", sr_ref)
+
+
+@pytest.fixture
+def nova(running: Cloud) -> NovaAPI:
+    return running.api
+
+
+@pytest.fixture
+def cinder(running: Cloud) -> CinderAPI:
+    return running.cinder.api
+
+
+@pytest.fixture
+def xapi(running: Cloud) -> Iterator[Session]:
+    """The pool, as an administrator sees it."""
+    with xenvol.connect(running.cinder.pool.url, "root", "secret") as session:
+        yield session
+
+
+def create_root(cinder: CinderAPI) -> str:
+    """A volume from which a server boots."""
+    volume_id = create_volume(cinder)
+    cinder.act(f"/volumes/{volume_id}", "os-set_bootable", bootable=True)
+    return volume_id
+
+
+def create_volume(cinder: CinderAPI) -> str:
+    volume_id = cinder.create_volume(1)
+    cinder.until(f"/volumes/{volume_id}", "available")
+    return volume_id
+
+
+def boot(running: Cloud, root_id: str, host: str, *data_ids: str) -> str:
+    """A server that runs on this host and has these volumes."""
+    server_id = running.api.create_server(root_id, host)
+    running.api.until(server_id, "ACTIVE")
+    for each in data_ids:
+        running.api.attach(server_id, each)
+        running.cinder.api.until(f"/volumes/{each}", "in-use")
+    return server_id
+
+
+def delete(running: Cloud, server_ids: Sequence[str], volume_ids: Sequence[str]) -> None:
+    """The servers; then the volumes, which are available by then."""
+    running.api.delete(*server_ids)
+    for each in volume_ids:
+        running.cinder.api.until(f"/volumes/{each}", "available")
+        running.cinder.api.delete(f"/volumes/{each}")
+
+
+def vdi_of(running: Cloud, xapi: Session, volume_id: str) -> tuple[str, dict[str, Any]]:
+    """The reference and the record of the disk that Cinder's driver has under this id."""
+    vdi_uuid = running.cinder.xenvol("sm", "volume_connection", volume_id)["data"]["vdi_uuid"]
+    ((vdi_ref, vdi),) = xapi.find("VDI", {"uuid": vdi_uuid}).items()
+    return vdi_ref, vdi
+
+
+def users_of(running: Cloud, xapi: Session, volume_id: str) -> list[tuple[str, str, bool]]:
+    """Which VMs have the volume's disk: the server's id, the host on which it runs, whether the disk is plugged."""
+    found = []
+    for vbd in xapi.find("VBD", {"VDI": vdi_of(running, xapi, volume_id)[0]}).values():
+        vm = xapi.call("VM.get_record", vbd["VM"])
+        host = xapi.call("host.get_hostname", vm["resident_on"])
+        found.append((vm["name_label"], host, vbd["currently_attached"]))
+    return found
+
+
+def check(running: Cloud, xapi: Session, server_id: str, host: str, *volume_ids: str) -> None:
+    """Nova, Cinder and the pool agree that the server runs on this host, and that it has these volumes and no others."""
+    nova, cinder = running.api, running.cinder.api
+    assert nova.host_of(server_id) == host
+    attachments = {each: cinder.attachments_of(each) for each in volume_ids}
+    assert attachments == {each: [attached] for each, attached in nova.volumes_of(server_id).items()}
+    for each in volume_ids:
+        assert cinder.volume(each)["status"] == "in-use"
+        assert users_of(running, xapi, each) == [(server_id, host, True)]
+
+
+def test_a_server_boots_from_a_volume(running: Cloud, cinder: CinderAPI, xapi: Session) -> None:
+    """Boot from a volume, and delete the server."""
+    root_id = create_root(cinder)
+    server_id = boot(running, root_id, XEN1)
+    check(running, xapi, server_id, XEN1, root_id)
+    delete(running, [server_id], [root_id])
+
+
+def test_a_volume_is_attached_and_detached(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Attach a volume to a running server, and detach it."""
+    root_id, data_id = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, root_id, XEN1, data_id)
+    check(running, xapi, server_id, XEN1, root_id, data_id)
+    nova.detach(server_id, data_id)
+    cinder.until(f"/volumes/{data_id}", "available")
+    check(running, xapi, server_id, XEN1, root_id)
+    assert users_of(running, xapi, data_id) == []
+    delete(running, [server_id], [root_id, data_id])
+
+
+def test_a_server_migrates_live_and_back(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Migrate a server live, and back."""
+    volume_ids = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, volume_ids[0], XEN1, volume_ids[1])
+    for host in (XEN2, XEN1):
+        assert nova.migrate(server_id, host) == "completed"
+        check(running, xapi, server_id, host, *volume_ids)
+    delete(running, [server_id], volume_ids)
+
+
+def test_a_server_whose_migration_fails_stays_where_it_is(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """A migration that xapi refuses, when the destination is prepared."""
+    volume_ids = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, volume_ids[0], XEN1, volume_ids[1])
+    vm_uuid = "OpaqueRef:NULL"
+    running.cinder.pool.order(
+        "refuse", "*VM.pool_migrate", error=["VM_MIGRATE_FAILED", vm_uuid, "xen1", "xen2", "the link is down"]
+    )
+    assert nova.migrate(server_id, XEN2) in ("failed", "error")
+    assert running.cinder.pool.orders() == []
+    check(running, xapi, server_id, XEN1, *volume_ids)
+    assert nova.migrate(server_id, XEN2) == "completed"
+    check(running, xapi, server_id, XEN2, *volume_ids)
+    delete(running, [server_id], volume_ids)
+
+
+def test_a_volume_in_use_is_retyped_with_migration(running: Cloud, cinder: CinderAPI, xapi: Session) -> None:
+    """Retype a volume in use, with migration: nova swaps the disks."""
+    root_id, data_id = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, root_id, XEN1, data_id)
+    _, old = vdi_of(running, xapi, data_id)
+    cinder.act(f"/volumes/{data_id}", "os-retype", new_type="silver", migration_policy="on-demand")
+    cinder.until_retyped(data_id, "silver")
+    _, new = vdi_of(running, xapi, data_id)
+    assert new["SR"] != old["SR"]
+    assert xapi.find("VDI", {"uuid": old["uuid"]}) == {}
+    check(running, xapi, server_id, XEN1, root_id, data_id)
+    running.api.detach(server_id, data_id)
+    cinder.until(f"/volumes/{data_id}", "available")
+    delete(running, [server_id], [root_id, data_id])
+
+
+def test_a_server_of_a_dead_host_is_evacuated(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Evacuate a server after its host died; the host comes back and spares it."""
+    volume_ids = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, volume_ids[0], XEN2, volume_ids[1])
+    running.stop_compute(XEN2)
+    running.cinder.pool.control("POST", "/faults", {"fault": "die", "host": XEN2})
+    service = f"/os-services/{nova.service_id(XEN2)}"
+    nova.request("PUT", service, {"forced_down": True})
+    nova.act(server_id, "evacuate", host=XEN1)
+    nova.until(server_id, "SHUTOFF")  # by which nova means: the operator starts it
+    nova.act(server_id, "os-start")
+    nova.until(server_id, "ACTIVE")
+    check(running, xapi, server_id, XEN1, *volume_ids)
+    running.cinder.pool.control("POST", "/faults", {"fault": "come_back", "host": XEN2})
+    nova.request("PUT", service, {"forced_down": False})
+    running.start_compute(XEN2)
+    running.wait_for_hosts()
+    check(running, xapi, server_id, XEN1, *volume_ids)
+    delete(running, [server_id], volume_ids)
+
+
+def test_an_attach_of_a_killed_nova_compute_leaves_nothing_when_the_server_is_deleted(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Kill nova-compute in the middle of an attach, and start it again."""
+    root_id, data_id = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, root_id, XEN1)
+    running.cinder.pool.order("hang", "VBD.create", answer=True)
+    nova.attach(server_id, data_id)
+    wait_for("the pool to make the VBD", lambda: users_of(running, xapi, data_id) or None, pause=PAUSE)
+    running.stop_compute(XEN1)
+    running.cinder.pool.forget_orders()
+    running.start_compute(XEN1)
+    running.wait_for_hosts()
+    check(running, xapi, server_id, XEN1, root_id)
+    delete(running, [server_id], [root_id, data_id])
+
+
+def test_five_servers_boot_migrate_and_are_deleted_at_once(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Five servers at once, each with a further volume."""
+    root_ids = [create_root(cinder) for _ in range(5)]
+    data_ids = [create_volume(cinder) for _ in range(5)]
+    server_ids = [nova.create_server(each, None, data_id) for each, data_id in zip(root_ids, data_ids, strict=True)]
+    for each in server_ids:
+        nova.until(each, "ACTIVE")
+    for each, *volume_ids in zip(server_ids, root_ids, data_ids, strict=True):
+        check(running, xapi, each, nova.host_of(each), *volume_ids)
+    delete(running, server_ids, [*root_ids, *data_ids])
