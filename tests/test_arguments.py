@@ -35,7 +35,10 @@ ON_A_HOST: dict[str, Callable[[VolumeOps, Any], object]] = {
     "undo_migration": lambda ops, host: ops.undo_migration("web", host),
     "connect_volume": lambda ops, host: ops.connect_volume(iscsi(0), hosts=[host]),
     "get_connector": lambda ops, host: ops.get_connector(host),
+    "detach_volume": lambda ops, host: ops.detach_volume(iscsi(0), "web", host=host),
+    "detach_all": lambda ops, host: ops.detach_all("web", host=host),
 }
+NONE_IS_A_HOST = {"get_connector": "the master", "detach_volume": "any", "detach_all": "any"}
 WITHOUT_A_SESSION: dict[str, Callable[[VolumeOps], object]] = {
     **{name: lambda ops, call=call: call(ops, "web") for name, call in ON_A_VM.items()},
     "connect_volume": lambda ops: ops.connect_volume(iscsi(0)),
@@ -68,8 +71,7 @@ def test_what_names_no_vm_is_refused(
 def test_what_names_no_host_is_refused(
     target: Simulator, volume_ops: VolumeOps, call: Callable[[VolumeOps, Any], object], host: Any
 ) -> None:
-    """None is the master to get_connector, and a mistake to the others."""
-    if host is None and call is ON_A_HOST["get_connector"]:
+    if host is None and call in [ON_A_HOST[name] for name in NONE_IS_A_HOST]:
         return
     before = target.snapshot()
     with pytest.raises(RequestError, match="a host is named by"):

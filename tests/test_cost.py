@@ -134,3 +134,30 @@ def test_a_second_lun_of_a_known_target_costs_less(xapi: Simulator, volume_ops: 
     volume_ops.attach_volume(iscsi(0), "web")
     attach, detach = calls_of_attach_and_detach(xapi, volume_ops, iscsi(1), vm)
     assert (len(attach), len(detach)) == (9, 8)
+
+
+@pytest.mark.xapi(hosts=3)
+@pytest.mark.parametrize("named_by", [None, "reference", "uuid", "name_label"])
+def test_a_connector_is_one_call_and_two_more_with_fibre_channel(
+    xapi: Simulator, volume_ops: VolumeOps, named_by: str | None
+) -> None:
+    """nova asks for one before each attach. A probe of a host's hardware can take seconds."""
+    ref = xapi.db.refs("host")[1]
+    names = {None: None, "reference": ref, **xapi.db.record("host", ref)}
+    host = names[named_by]
+    with xapi.journal.recording() as calls:
+        volume_ops.get_connector(host)
+    assert calls.methods() == ["event.from"]
+    with xapi.journal.recording() as calls:
+        volume_ops.get_connector(host, fibre_channel=True)
+    assert calls.methods() == ["event.from", "SM.get_all_records_where", "SR.probe"]
+
+
+@pytest.mark.xapi(hosts=8)
+def test_the_connectors_of_a_vm_are_two_calls_whatever_the_number_of_hosts(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    xapi.add_vm("web", power_state="Halted")
+    with xapi.journal.recording() as calls:
+        assert len(volume_ops.get_connectors("web")) == 8
+    assert calls.methods() == ["VM.get_all_records_where", "event.from"]

@@ -194,20 +194,31 @@ class VolumeOps:
         mountpoint: str | int | None = None,
         *,
         attachment_id: Name | None = None,
+        host: Name | None = None,
     ) -> None:
         """Detach the volume from the VM and disconnect it. Idempotent.
 
         If `mountpoint` is given, the volume must be there. If `attachment_id` is given, here or in the connection_info,
         it must be that of the attachment in place; else AttachmentFenced is raised and nothing changed. A detach that
         fails is not undone: an empty slot stays empty, and the same call completes the detach.
+
+        `host` is for a caller that speaks for one host, by its reference, uuid or name: the source or the destination
+        of a migration. If the VM is on another host, it keeps the volume whatever `attachment_id` is, and the call
+        does for this volume what `undo_migration` does on `host`; the log says so. A VM that runs on no host is on the
+        host of its `affinity`; without one, it is on every host.
         """
         if attachment_id is not None:  # an empty text, from a variable that is not set, would fence nothing
             attachment_id = text_of(attachment_id, "an attachment", by="its attachment_id, or None for any")
         info = parse(connection_info)
-        self._retried("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id)
+        self._retried("detach", self._detach, info, text_of(vm, "a VM"), mountpoint, attachment_id, host)
 
     def _detach(
-        self, info: ConnectionInfo, vm: str, requested: str | int | None, attachment_id: str | None
+        self,
+        info: ConnectionInfo,
+        vm: str,
+        requested: str | int | None,
+        attachment_id: str | None,
+        for_host: Name | None,
     ) -> None:
         view = self._view(info)
         try:
@@ -217,6 +228,7 @@ class VolumeOps:
                 raise  # the VM may have been renamed
             log.info("VM %s is gone, and its VBDs with it; its volume is disconnected", vm)
             return self._driver(info, view).disconnect_volume(info.data)
+        spared_for = _host_without(view, machine, for_host)
         host = machine.resident_on
         driver = self._driver(info, view, hosts=None if host is None else [host])
         volume = _identity_of(driver, info)
@@ -233,6 +245,11 @@ class VolumeOps:
             if has_moved:
                 slots.check_not_marked_as_another(machine, others, unmarked)
             vdi_refs |= unmarked
+        if spared_for is not None:
+            log.info("VM %s is not on host %s, and keeps volume %s", machine, for_host, info.volume_id)
+            view.read({"VDI": vdi_refs})
+            vdis = view.known_of("VDI", vdi_refs).values()
+            return migration.leave(view, machine, spared_for, [SRRef(vdi["SR"]) for vdi in vdis])
         own_vbds = {ref: vbd for ref, vbd in vm_vbds.items() if vbd["VDI"] in vdi_refs}
         slots.check_in_no_drive(machine, own_vbds.values())
         for vbd in own_vbds.values():
@@ -258,21 +275,30 @@ class VolumeOps:
                 in_use.release_disk(view, vbd)
         return None
 
-    def detach_all(self, vm: Name) -> list[Attachment]:
+    def detach_all(self, vm: Name, *, host: Name | None = None) -> list[Attachment]:
         """Detach every volume that xenvol attached to the VM, release what showed them, and return their attachments.
 
         Needs no connection_info: the marks of xenvol in xapi suffice. All are tried; then the first error is raised.
+        `host` as in `detach_volume`: if the VM is on another host, this is `undo_migration`, and no attachment returns.
         """
         detached: dict[VBDRef, Attachment] = {}
-        self._retried("detach all", self._detach_all, vm, detached, {})
+        self._retried("detach all", self._detach_all, vm, host, detached, {})
         return list(detached.values())
 
     def _detach_all(
-        self, vm: Name, detached: dict[VBDRef, Attachment], unreleased: dict[VBDRef, Record]
+        self,
+        vm: Name,
+        for_host: Name | None,
+        detached: dict[VBDRef, Attachment],
+        unreleased: dict[VBDRef, Record],
     ) -> None:
         """Detach what the VM has now, and release what an earlier attempt left `unreleased`. Adds to `detached`."""
         view = View(self._session)
         machine = find_vm(view, vm)
+        spared_for = _host_without(view, machine, for_host)
+        if spared_for is not None:
+            log.info("VM %s is not on host %s, and keeps its volumes", machine, for_host)
+            return migration.undo(view, machine, spared_for)
         vbds = listing.read_volumes(view, machine)
         detached.update({each.vbd_ref: each for each in listing.attachments(view, machine, vbds)})
         view.read({"VDI": [vbd["VDI"] for ref, vbd in unreleased.items() if ref not in vbds]})
@@ -292,6 +318,7 @@ class VolumeOps:
                 if failure is not first:
                     first.add_note(f"and: {failure}")
             raise first
+        return None
 
     # ---- without a VM: boot from volume
 
@@ -443,18 +470,24 @@ class VolumeOps:
 
         self._retried("undo a migration", undo)
 
-    def get_connectors(self, vm: Name) -> list[dict[str, Any]]:
+    def get_connectors(self, vm: Name, *, fibre_channel: bool = False) -> list[dict[str, Any]]:
         """Return a connector for every host to which the service must export a volume for this VM, the master first.
 
         These are the pool's master, on which xapi works on every shared SR, and the VM's host. A VM that is halted or
-        that HA protects may start anywhere, so it needs every host.
+        that HA protects may start anywhere, so it needs every host. `fibre_channel` as in `get_connector`.
         """
+        _check_bool(fibre_channel=fibre_channel)
         view = View(self._session)
-        return connectors.get_connectors(view, find_vm(view, vm))
+        return connectors.get_connectors(view, find_vm(view, vm), fibre_channel=fibre_channel)
 
-    def get_connector(self, host: Name | None = None) -> dict[str, Any]:
-        """Return what the service must know of a host to export a volume to it. None is the pool's master."""
-        return connectors.get_connector(View(self._session), host)
+    def get_connector(self, host: Name | None = None, *, fibre_channel: bool = False) -> dict[str, Any]:
+        """Return what the service must know of a host to export a volume to it. None is the pool's master. One call.
+
+        `fibre_channel` adds the names of the host's Fibre Channel ports (`wwpns`) and adapters (`wwnns`). xapi has no
+        field for them, so a storage driver looks at the host's hardware: two more calls.
+        """
+        _check_bool(fibre_channel=fibre_channel)
+        return connectors.get_connector(View(self._session), host, fibre_channel=fibre_channel)
 
     def _view(self, *infos: ConnectionInfo) -> View:
         """Return a view for one operation, which masks the secrets of the request in errors."""
@@ -508,6 +541,14 @@ def _find_hosts(view: View, hosts: Iterable[Name]) -> list[HostRef]:
         raise RequestError(f"hosts must be a list of hosts, or None for all; it is a {type(hosts).__name__}")
     texts = [text_of(host, "a host") for host in hosts]
     return [HostRef(text) if is_ref(text) else migration.find_host(view, text) for text in texts]
+
+
+def _host_without(view: View, vm: VM, host: Name | None) -> HostRef | None:
+    """Return the host for which a detach is made if the VM is on another one, else None."""
+    if host is None:
+        return None
+    host_ref = migration.find_host(view, host)
+    return host_ref if migration.is_elsewhere(view, vm, host_ref) else None
 
 
 def _was_overtaken(error: BaseException) -> bool:

@@ -6,9 +6,22 @@ import contextlib
 
 import pytest
 
+import xenvol
 from tests.meanwhile import interrupted
-from tests.scenarios import GIB, IQN, PORTAL, arrange_target, changes, iscsi, scsi_id, touch_hosts
+from tests.scenarios import (
+    GIB,
+    IQN,
+    PORTAL,
+    SCENARIOS,
+    Scenario,
+    arrange_target,
+    changes,
+    iscsi,
+    scsi_id,
+    touch_hosts,
+)
 from xenvol.errors import UnknownHost, VMBusy, XapiError
+from xenvol.session.refs import NULL_REF
 from xenvol.simulator import Simulator
 from xenvol.volumeops import VolumeOps
 
@@ -298,3 +311,152 @@ class TestTheDestination:
         (sr_uuid,) = volume_ops.prepare_migration("web", hosts[1], [iscsi(1, target_portal="10.0.0.9:3260")])
         (sr,) = [ref for ref in xapi.db.refs("SR") if xapi.db.get("SR", ref, "uuid") == sr_uuid]
         assert xapi.db.get("PBD", pbd_on(xapi, sr, hosts[1]), "device_config")["target"] == "10.0.0.1"
+
+
+class TestADetachOnBehalfOfAHost:
+    """nova lets the destination of a failed migration detach, and the source of one that succeeded."""
+
+    @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+    def test_undoes_a_migration_that_failed_and_spares_the_vm_on_its_source(self, scenario: Scenario) -> None:
+        """Cinder gives the destination an attachment of its own, so the fence must not stop it."""
+        with Simulator(hosts=3) as xapi, xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
+            scenario.arrange(xapi)
+            touch_hosts(xapi)
+            _, source, destination = xapi.db.refs("host")
+            xapi.add_vm("web", resident_on=source)
+            ops = VolumeOps(session)
+            ops.attach_volume({**scenario.connection_info, "attachment_id": "source"}, "web", "xvdb")
+            before = xapi.snapshot()
+            for_destination = {**scenario.connection_info, "attachment_id": "destination"}
+            ops.prepare_migration("web", destination, [for_destination])
+            assert changes(before, xapi.snapshot())
+            for _ in range(2):
+                ops.detach_volume(for_destination, "web", "xvdb", host=destination)
+                assert changes(before, xapi.snapshot()) == []
+
+    def test_releases_the_source_of_a_migration_that_succeeded(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        """From a slave to the master, which stays connected: xapi works there on every shared SR."""
+        master, slave = hosts
+        vm = xapi.add_vm("far", resident_on=slave)
+        untouched = xapi.snapshot()
+        sr = volume_ops.attach_volume(iscsi(0), "far").sr_ref
+        volume_ops._session.call("VM.pool_migrate", vm, master, {"live": "true"})
+        volume_ops.detach_volume(iscsi(0), "far", host=slave)
+        assert [xapi.db.get("PBD", pbd, "host") for pbd in xapi.db.children(sr, "PBDs")] == [master]
+        assert [each.is_plugged for each in volume_ops.list_volumes("far")] == [True]
+        volume_ops.detach_volume(iscsi(0), "far", host=master)
+        assert [
+            line for line in changes(untouched, xapi.snapshot()) if not line.startswith(('VM "far"', "host "))
+        ] == []
+
+    def test_releases_only_the_volume_that_it_names(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        xapi.storage.san.add_target(OTHER_IQN, PORTAL)
+        xapi.storage.san.add_lun(OTHER_IQN, 0, GIB, scsi_id=scsi_id(9))
+        other = iscsi(0, volume_id="other", target_iqn=OTHER_IQN)
+        srs = [volume_ops.attach_volume(info, "web").sr_ref for info in (iscsi(0), other)]
+        before = xapi.snapshot()
+        volume_ops.prepare_migration("web", hosts[1])
+        volume_ops.detach_volume(other, "web", host=hosts[1])
+        assert [len(xapi.db.children(sr, "PBDs")) for sr in srs] == [2, 1]
+        volume_ops.detach_volume(iscsi(7, volume_id="of another VM"), "web", host=hosts[1])
+        assert [len(xapi.db.children(sr, "PBDs")) for sr in srs] == [2, 1]
+        assert volume_ops.detach_all("web", host=hosts[1]) == []
+        assert changes(before, xapi.snapshot()) == []
+
+    @pytest.mark.parametrize("named_by", ["reference", "uuid", "name_label"])
+    def test_is_a_detach_where_the_vm_runs(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str], named_by: str
+    ) -> None:
+        before = xapi.snapshot()
+        host = hosts[0] if named_by == "reference" else xapi.db.get("host", hosts[0], named_by)
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.detach_volume(iscsi(0), "web", host=host)
+        assert changes(before, xapi.snapshot()) == []
+        attached = volume_ops.attach_volume(iscsi(0), "web")
+        assert [each.volume_id for each in volume_ops.detach_all("web", host=host)] == [attached.volume_id]
+        assert changes(before, xapi.snapshot()) == []
+
+    @pytest.mark.parametrize(
+        ("affinity", "is_there"),
+        [("none", True), ("this host", True), ("another host", False), ("a host that is gone", True)],
+    )
+    @pytest.mark.parametrize("call", ["detach_volume", "detach_all"])
+    def test_takes_a_halted_vm_for_one_of_the_host_of_its_affinity(
+        self,
+        xapi: Simulator,
+        volume_ops: VolumeOps,
+        hosts: list[str],
+        affinity: str,
+        is_there: bool,
+        call: str,
+    ) -> None:
+        cold = xapi.add_vm("cold", power_state="Halted")
+        refs = {
+            "none": NULL_REF,
+            "this host": hosts[1],
+            "another host": hosts[0],
+            "a host that is gone": "OpaqueRef:gone",
+        }
+        volume_ops._session.call("VM.set_affinity", cold, refs[affinity])
+        before = xapi.snapshot()
+        volume_ops.attach_volume(iscsi(0), "cold")
+        attached = xapi.snapshot()
+        if call == "detach_all":
+            assert len(volume_ops.detach_all("cold", host=hosts[1])) == is_there
+        else:
+            volume_ops.detach_volume(iscsi(0), "cold", host=hosts[1])
+        assert changes(before if is_there else attached, xapi.snapshot()) == []
+
+    def test_is_refused_while_the_vm_moves(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        """The VM arrives or stays: only then is it known which host it left."""
+        volume_ops.attach_volume(iscsi(0), "web")
+        volume_ops.prepare_migration("web", hosts[1])
+        with xapi.xapi.lock:
+            moving = xapi.db.by_name("VM", "web")[0]
+            xapi.db.set("VM", moving, current_operations={"OpaqueRef:task": "pool_migrate"})
+        before = xapi.snapshot()
+        for host in hosts:
+            with pytest.raises(VMBusy):
+                volume_ops.detach_volume(iscsi(0), "web", host=host)
+            with pytest.raises(VMBusy):
+                volume_ops.detach_all("web", host=host)
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_says_in_the_log_that_the_vm_keeps_the_volume(
+        self,
+        xapi: Simulator,
+        volume_ops: VolumeOps,
+        hosts: list[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        caplog.set_level("INFO", "xenvol")
+        volume_ops.detach_volume(iscsi(0), "web", host=hosts[1])
+        volume_ops.detach_all("web", host=hosts[1])
+        told = [record.getMessage() for record in caplog.records if "is not on host" in record.getMessage()]
+        assert [message.split("keeps ")[1] for message in told] == ["volume volume-0", "its volumes"]
+
+    def test_of_a_vm_that_is_gone_disconnects_the_volume(
+        self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]
+    ) -> None:
+        before = xapi.snapshot()
+        gone = xapi.add_vm("gone", power_state="Halted")
+        vm_uuid = volume_ops.attach_volume(iscsi(0), "gone").vm_uuid
+        volume_ops._session.call("VM.destroy", gone)
+        volume_ops.detach_volume(iscsi(0), vm_uuid, host=hosts[1])
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_names_a_host_of_the_pool(self, xapi: Simulator, volume_ops: VolumeOps, hosts: list[str]) -> None:
+        volume_ops.attach_volume(iscsi(0), "web")
+        before = xapi.snapshot()
+        with pytest.raises(UnknownHost, match="nowhere"):
+            volume_ops.detach_volume(iscsi(0), "web", host="nowhere")
+        with pytest.raises(UnknownHost, match="nowhere"):
+            volume_ops.detach_all("web", host="nowhere")
+        assert changes(before, xapi.snapshot()) == []

@@ -1,8 +1,11 @@
-"""Migration within a pool: plug the SRs of a VM's volumes on the destination before the VM moves, and undo that."""
+"""Migration within a pool: plug the SRs of a VM's volumes on the destination before the VM moves, and undo that.
+
+Also: on which host a VM is, for a caller that speaks for one host of the pool.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.listing import list_volumes
@@ -48,17 +51,34 @@ def prepare(
     return [view.record("SR", sr_ref)["uuid"] for sr_ref in ways]
 
 
+def is_elsewhere(view: View, vm: VM, host_ref: HostRef) -> bool:
+    """Whether the VM is on another host: it runs there, or it runs nowhere and its affinity is another host.
+
+    A VM that runs nowhere and has no affinity is on every host. The affinity to a host that has left the pool counts as
+    none.
+    """
+    if vm.resident_on is not None or vm.affinity in (None, host_ref):
+        return vm.resident_on not in (None, host_ref)
+    view.read({"host": [vm.affinity]})
+    return view.known("host", vm.affinity) is not None
+
+
 def undo(view: View, vm: VM, host: Name) -> None:
-    """Undo `prepare`: unplug the SRs on that host. Idempotent. Raises VMBusy while the VM moves.
+    """Undo `prepare`: unplug the SRs of all volumes of the VM on that host. Idempotent. See `leave`."""
+    host_ref = find_host(view, host)
+    leave(view, vm, host_ref, [volume.sr_ref for volume in list_volumes(view, vm)])
+
+
+def leave(view: View, vm: VM, host_ref: HostRef, sr_refs: Iterable[SRRef]) -> None:
+    """Unplug these SRs with volumes of the VM on that host. Idempotent. Raises VMBusy while the VM moves.
 
     Spares the master, on which the SRs depend, the VM's own host, and an SR with a disk that is needed on that host
     (`is_needed_on`). If the host is down, its PBDs stay, and the release of the SR takes them back.
     """
-    host_ref = find_host(view, host)
     check_stays(vm)
     if host_ref in (view.master, vm.resident_on):
         return
-    for sr_ref in dict.fromkeys(volume.sr_ref for volume in list_volumes(view, vm)):
+    for sr_ref in dict.fromkeys(sr_refs):
         if not _is_needed(view, sr_ref, host_ref):
             with turn(view, sr_ref, for_unplug=True):
                 if not _is_needed(view, sr_ref, host_ref):  # again: the wait for the turn may have been long
@@ -86,7 +106,10 @@ def _leave(view: View, sr_ref: SRRef, host_ref: HostRef) -> None:
 
 
 def find_host(view: View, host: Name) -> HostRef:
-    """Return the host of this reference, uuid or name. Raises UnknownHost; RequestError if `host` is no name at all."""
+    """Return the host of this reference, uuid or name. One call, or none if all hosts have been read.
+
+    Raises UnknownHost; RequestError if `host` is no name at all.
+    """
     host = text_of(host, "a host")
     if is_ref(host):
         try:
@@ -96,7 +119,11 @@ def find_host(view: View, host: Name) -> HostRef:
                 raise UnknownHost(host) from error
             raise
         return HostRef(host)
-    found = view.find("host", {"uuid": host.lower()} if is_uuid(host) else {"name_label": host})
+    field, value = ("uuid", host.lower()) if is_uuid(host) else ("name_label", host)
+    if view.has_all("host"):
+        found = {ref: rec for ref, rec in view.remembered("host").items() if rec[field] == value}
+    else:
+        found = view.find("host", {field: value})
     if len(found) != 1:
         raise UnknownHost(host, candidates=[rec["uuid"] for rec in found.values()])
     return HostRef(next(iter(found)))

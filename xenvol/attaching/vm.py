@@ -48,6 +48,8 @@ class VM:
     """HA restarts it on any host that is left, as long as HA is on."""
     is_template: bool = False
     """A template or a snapshot. To xapi a snapshot is a template, too."""
+    affinity: HostRef | None = None
+    """The host that a VM is on while it runs on none. xapi does not check that there is such a host."""
 
     @property
     def is_running(self) -> bool:
@@ -87,7 +89,7 @@ def _candidates(view: View, vm: str) -> Mapping[str, Record]:
 
 
 def _vm(ref: str, vm_rec: Record) -> VM:
-    resident_on = vm_rec["resident_on"]
+    resident_on, affinity = vm_rec["resident_on"], vm_rec["affinity"]
     domain_type = vm_rec.get("domain_type", "unspecified")
     return VM(
         ref=VMRef(ref),
@@ -101,6 +103,7 @@ def _vm(ref: str, vm_rec: Record) -> VM:
         current_operations=frozenset(vm_rec["current_operations"].values()),
         is_protected=vm_rec.get("ha_restart_priority") == "restart",
         is_template=vm_rec["is_a_template"],
+        affinity=None if affinity == NULL_REF else HostRef(affinity),
     )
 
 

@@ -22,7 +22,7 @@ def connector(pool: Pool, host: str | None) -> None:
       xenvol connector xen2 --json
     """
     with pool.volume_ops(f"asking about {host or 'the master'}") as ops:
-        found = ops.get_connector(host)
+        found = ops.get_connector(host, fibre_channel=True)
     rows = [[key, _text(value)] for key, value in sorted(found.items())]
     pool.terminal.listing(found, ["KEY", "VALUE"], rows)
 

@@ -146,6 +146,10 @@ class View:
             self._whole.add(cls)
         return self.remembered(cls)
 
+    def has_all(self, cls: str) -> bool:
+        """Whether every object of a class has been read; no call."""
+        return cls in self._whole
+
     def remembered(self, cls: str) -> dict[str, Record]:
         """Return the remembered objects of a class, by reference; no call."""
         return {ref: record for (known, ref), record in self._records.items() if known == cls}

@@ -15,6 +15,7 @@ from xenvol.simulator.replay import Divergence, replay
 from xenvol.simulator.simulator import Simulator
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.worlds import NAMES
+from xenvol.simulator.xapi import HOST_ASSUMED_DEAD_INTERVAL
 
 _DEFAULT_VERSION = "v24.16.0"
 
@@ -44,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--storage-delays", action="store_true", help="let storage take the time that real storage takes"
     )
+    serve.add_argument(
+        "--host-assumed-dead-interval",
+        type=float,
+        default=HOST_ASSUMED_DEAD_INTERVAL,
+        metavar="SECONDS",
+        help="after so many seconds of silence a host counts as dead; default: %(default)g",
+    )
     serve.add_argument("-v", "--verbose", action="store_true", help="print every call")
 
     player = commands.add_parser("replay", help="replay recordings of a real xapi and print every difference")
@@ -72,6 +80,7 @@ def _serve(options: argparse.Namespace) -> int:
             port=options.port,
             tls=options.tls,
             storage_delays=options.storage_delays,
+            host_assumed_dead_interval=options.host_assumed_dead_interval,
         )
     except WorldError as error:
         print(f"world file: {error}", file=sys.stderr)

@@ -36,8 +36,8 @@ class Checkpoint:
     links: tuple[tuple[str, str], ...]
     """Disks that are plugged into a control domain: the link, and the file that it points to."""
     clock: Callable[[], float]
-    hosts: tuple[tuple[str, str, bool], ...] = ()
-    """Each host's reference, its address, and whether it is up, in the order of the listeners."""
+    hosts: tuple[tuple[str, str], ...] = ()
+    """Each host's reference and its address, in the order of the listeners."""
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.state)} bytes, {len(self.files)} files>"

@@ -148,6 +148,7 @@ class Server:
                     return
                 except Dropped as dropped:
                     if dropped.host_dies:
+                        self.service.lose(self._host())
                         self.go_down()
                     return
                 is_last = request.is_last or reply.status != 200

@@ -16,6 +16,7 @@ from xenvol.simulator.hooks import SERVED, Answer, Control, Fate, Gate, Incoming
 from xenvol.simulator.images import handlers
 from xenvol.simulator.images.exchange import Exchange
 from xenvol.simulator.images.visit import Visit
+from xenvol.simulator.rules import liveness
 from xenvol.simulator.values import Wire
 from xenvol.simulator.waits import Wait
 from xenvol.simulator.xapi import Xapi
@@ -79,6 +80,11 @@ class Service:
             return handlers.serve(name, visit)
 
         self._through(Incoming(next(self._numbers), "http", name, params, host), gone, serve)
+
+    def lose(self, host: str) -> None:
+        """Note in the pool that a host does not answer any more."""
+        with self.xapi.lock:
+            liveness.die(self.xapi, host)
 
     def _through(
         self, incoming: Incoming, gone: threading.Event, serve: Callable[[Incoming, Fate], Answer]

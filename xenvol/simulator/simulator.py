@@ -31,13 +31,14 @@ from xenvol.simulator.furnish import furnish
 from xenvol.simulator.hooks import Gate
 from xenvol.simulator.journal import Journal
 from xenvol.simulator.pool import Pool
-from xenvol.simulator.rules.gc import Collector
+from xenvol.simulator.rules import liveness
+from xenvol.simulator.rules.gc import INTERVAL, Collector
 from xenvol.simulator.server import Server
 from xenvol.simulator.service import Service
 from xenvol.simulator.sm.world import World
 from xenvol.simulator.sm.worldfile import WorldError
 from xenvol.simulator.snapshot import Snapshot, take
-from xenvol.simulator.xapi import Xapi
+from xenvol.simulator.xapi import HOST_ASSUMED_DEAD_INTERVAL, Xapi
 
 _DATA = importlib.resources.files("xenvol.simulator") / "data"
 _PORT_ATTEMPTS = 20
@@ -49,7 +50,8 @@ class Simulator(BulkBuilder):
 
     ``world`` is ``"recorded"``, ``"example"``, ``"demo"``, a world file or its content; without one, the pool
     has ``hosts`` hosts (1) and every storage driver. ``port`` 0 takes a free one. ``storage_delays`` makes
-    storage take the time that real storage took, or with a number such as 0.01, that fraction of it.
+    storage take the time that real storage took, or with a number such as 0.01, that fraction of it. After
+    ``host_assumed_dead_interval`` seconds of silence (600, as xapi's setting) the master takes a host for dead.
     """
 
     user = "root"
@@ -64,15 +66,21 @@ class Simulator(BulkBuilder):
         port: int = 0,
         tls: bool = False,
         storage_delays: float = False,
+        host_assumed_dead_interval: float = HOST_ASSUMED_DEAD_INTERVAL,
     ) -> None:
         self.version = version.removeprefix("v")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
             raise ValueError(f"version: {version!r} is not a release of xapi; write it as in 24.16.0")
+        if host_assumed_dead_interval <= 0:
+            raise ValueError(
+                f"host_assumed_dead_interval: {host_assumed_dead_interval} is no number of seconds above 0"
+            )
         if world is not None and hosts is not None:
             raise ValueError("hosts: a world has its own hosts; give either hosts or world")
         self.port = port
         self.tls = tls
         self._storage_delays = storage_delays
+        self._host_assumed_dead_interval = host_assumed_dead_interval
         self._spec = worlds.default(hosts or 1) if world is None else worlds.load(world)
         is_shipped = world is None or world in worlds.NAMES
         self._kind = (self.version, hosts or 1, str(world)) if is_shipped else None
@@ -89,7 +97,7 @@ class Simulator(BulkBuilder):
             self._build(), interceptor=self.faults, journal=self.journal, control=self._control
         )
         self._servers: list[Server] = []
-        self._collector = Collector(self.xapi)
+        self._collector = self._collector_of(self.xapi)
         self._order_faults()
 
     def __repr__(self) -> str:
@@ -216,9 +224,7 @@ class Simulator(BulkBuilder):
     def checkpoint(self) -> Checkpoint:
         """Save the whole state for `restore`; RuntimeError while a call is under way."""
         kept = checkpoint.take(self.xapi)
-        is_up = [server.is_up for server in self._servers] or [True] * len(self._hosts)
-        hosts = tuple(zip(self._hosts, self._addresses, is_up, strict=True))
-        return dataclasses.replace(kept, hosts=hosts)
+        return dataclasses.replace(kept, hosts=tuple(zip(self._hosts, self._addresses, strict=True)))
 
     def restore(self, kept: Checkpoint) -> None:
         """Restore a checkpoint with its sessions and dead hosts; clear faults and journal.
@@ -227,10 +233,10 @@ class Simulator(BulkBuilder):
         """
         with self.xapi.lock:
             xapi = checkpoint.make(kept, self.storage.give_up_directory())
-        self._hosts_of[xapi] = [host for host, _, _ in kept.hosts]
-        self._go_on_with(xapi, [address for _, address, _ in kept.hosts])
-        for server, (_, _, is_up) in zip(self._servers, kept.hosts, strict=False):
-            if not is_up:
+        self._hosts_of[xapi] = [host for host, _ in kept.hosts]
+        self._go_on_with(xapi, [address for _, address in kept.hosts])
+        for server, (host, _) in zip(self._servers, kept.hosts, strict=False):
+            if host in xapi.dead:
                 server.go_down()
 
     def snapshot(self) -> Snapshot:
@@ -253,12 +259,17 @@ class Simulator(BulkBuilder):
         return host
 
     def die(self, host: str | None) -> None:
-        """Close the host's listener and its connections; None means every host."""
+        """Let the host fall silent: close its listener and its connections. None means every host."""
+        for found in self._hosts if host is None else [self.find_host(host)]:
+            self._service.lose(found)
         for server in self._servers_of(host):
             server.go_down()
 
     def come_back(self, host: str | None) -> None:
-        """Undo `die`."""
+        """Let the host answer again; the master takes it for live at once. None means every host."""
+        with self.xapi.lock:
+            for found in self._hosts if host is None else [self.find_host(host)]:
+                liveness.come_back(self.xapi, found)
         for server in self._servers_of(host):
             server.come_back()
 
@@ -278,7 +289,7 @@ class Simulator(BulkBuilder):
         self.faults.clear()
         self._collector.stop()
         old, self._service.xapi = self.xapi, xapi
-        self._collector = Collector(xapi)
+        self._collector = self._collector_of(xapi)
         self._addresses[:] = addresses
         for server in self._servers[len(addresses) :]:
             server.close()
@@ -293,6 +304,10 @@ class Simulator(BulkBuilder):
         self.journal.clear()
         _discard(old)
 
+    def _collector_of(self, xapi: Xapi) -> Collector:
+        """Return a collector that looks for dead hosts in time also if they are soon assumed dead."""
+        return Collector(xapi, min(INTERVAL, self._host_assumed_dead_interval))
+
     def _build(self) -> Xapi:
         """Return a pool in its initial state; a copy, if this process has built one of the same kind."""
         if self._kind is None:
@@ -304,6 +319,7 @@ class Simulator(BulkBuilder):
             self._place(xapi)
         self._hosts_of[xapi] = xapi.db.refs("host")
         xapi.storage_delays = self._storage_delays
+        xapi.host_assumed_dead_interval = self._host_assumed_dead_interval
         return xapi
 
     def _built(self) -> Xapi:
@@ -321,6 +337,7 @@ class Simulator(BulkBuilder):
             world.close()
             raise
         xapi.storage_delays = self._storage_delays
+        xapi.host_assumed_dead_interval = self._host_assumed_dead_interval
         return xapi
 
     def _order_faults(self) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from xenvol.simulator import datamodel
@@ -27,6 +28,8 @@ _STATE = (
     "domains",
     "domains_use_storage",
     "storage_delays",
+    "dead",
+    "host_assumed_dead_interval",
     "attached_srs",
     "datapaths",
     "users",
@@ -34,6 +37,17 @@ _STATE = (
     "local_sessions",
 )
 """The attributes of `Xapi` that a checkpoint keeps; the others belong to the running program."""
+
+HOST_ASSUMED_DEAD_INTERVAL = 600.0  # seconds (xapi_globs.ml, host_assumed_dead_interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A host that does not answer."""
+
+    since: float
+    """By the pool's clock."""
+    was_enabled: bool
 
 
 class Xapi:
@@ -63,6 +77,10 @@ class Xapi:
         self.db.on_change = self._changed
         self.storage_delays: float = False
         """True if storage drivers take the time of real ones; a number is the fraction of it."""
+        self.dead: dict[str, Death] = {}
+        """The hosts that do not answer (`xenvol.simulator.rules.liveness`)."""
+        self.host_assumed_dead_interval = HOST_ASSUMED_DEAD_INTERVAL
+        """Seconds of silence after which the master takes a host for dead."""
         self.queueing = 0
         """Calls that wait for another operation to end (`xenvol.simulator.rules.operations`)."""
         self.held: set[tuple[str, ...]] = set()

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from xenvol.volumeops import VolumeOps
 
 _MARKER = (
-    "xapi(version=..., world=..., hosts=..., tls=..., storage_delays=...): the pool of the fixture `xapi`"
+    "xapi(version=..., world=..., hosts=..., tls=..., storage_delays=..., host_assumed_dead_interval=...): "
+    "the pool of the fixture `xapi`"
 )
 _SHOWN_CALLS = 50
 """The number of last calls in the report of a failed test."""

@@ -1,4 +1,4 @@
-"""Remove the rows whose other end is gone, as a pool does every 30 seconds (db_gc_util.ml).
+"""Remove the rows whose other end is gone, and notice dead hosts, as a pool does every 30 seconds (db_gc_util.ml).
 
 `collect` does it at once, for a test; `Collector` does it periodically. A VBD whose VDI has vanished is
 removed; a drive is emptied instead (docs/background/xapi.md 2.4, end; docs/background/recordings.md, finding
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator import sessions, tasks
 from xenvol.simulator.failure import NULL
+from xenvol.simulator.rules import liveness
 
 if TYPE_CHECKING:
     from xenvol.simulator.database import Database
@@ -21,7 +22,10 @@ INTERVAL = 30.0  # seconds; db_gc runs every 30 s on the master
 
 
 def collect(xapi: Xapi) -> list[str]:
-    """Collect once; return the references of the rows that were removed or emptied. Takes the pool's lock."""
+    """Collect once; return the references of the rows that were removed or emptied. Takes the pool's lock.
+
+    Then look for hosts that have been silent for too long (db_gc.ml, single_pass).
+    """
     with xapi.lock:
         db = xapi.db
         done = _vdis(db)
@@ -30,7 +34,9 @@ def collect(xapi: Xapi) -> list[str]:
         done += _connectors(db, "VIF", ("VM", "network"), metrics="VIF_metrics")
         done += _connectors(db, "crashdump", ("VM", "VDI"))
         done += _connectors(db, "console", ("VM",))
-        return done + tasks.collect(xapi) + sessions.collect(xapi)
+        done += tasks.collect(xapi) + sessions.collect(xapi)
+        liveness.check(xapi)
+        return done
 
 
 class Collector:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import sr_hosts, vm_placement
+from xenvol.simulator.rules import liveness, sr_hosts, vm_placement
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -69,12 +69,14 @@ def _mirror(call: Call, host: str) -> None:
 
 @rule("host.enable")
 def host_enable(call: Call, host: str) -> None:
+    sr_hosts.assert_live(call.xapi, host)
     call.db.set("host", host, enabled=True)
 
 
 @rule("host.disable")
 def host_disable(call: Call, host: str, _auto_enable: bool = True) -> None:
     """Let the host take no more VMs; running VMs go on."""
+    sr_hosts.assert_live(call.xapi, host)
     call.db.set("host", host, enabled=False)
 
 
@@ -83,7 +85,7 @@ def host_evacuate(call: Call, host: str, _network: str = NULL, _batch: int = 0) 
     """Move every VM to a host that can take it; the first VM that cannot move ends the call with its error."""
     db = call.db
     db.row("host", host)
-    for vm in _guests(call, host):
+    for vm in liveness.resident_vms(call, host):
         others = vm_placement.possible_hosts(call.xapi, functools.partial(_assert_goes, call, vm, host))
         if not others:
             raise Failure("NO_HOSTS_AVAILABLE")
@@ -102,7 +104,7 @@ def host_get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, li
     """Return VM -> the error that keeps it here: the error of the last host that was tried, or NO_HOSTS_AVAILABLE."""
     blocked: dict[str, list[str]] = {}
     call.db.row("host", host)
-    for vm in _guests(call, host):
+    for vm in liveness.resident_vms(call, host):
         reason = ["NO_HOSTS_AVAILABLE"]
         for other in call.db.refs("host"):
             try:
@@ -113,11 +115,6 @@ def host_get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, li
         else:
             blocked[vm] = reason
     return blocked
-
-
-def _guests(call: Call, host: str) -> list[str]:
-    vms = call.db.children(host, "resident_VMs")
-    return [vm for vm in vms if not call.db.row("VM", vm)["is_control_domain"]]
 
 
 def _assert_goes(call: Call, vm: str, host: str, other: str) -> None:
@@ -131,9 +128,8 @@ def host_destroy(call: Call, host: str) -> None:
     """Forget a dead host; the collector removes its PBDs."""
     db = call.db
     row = db.row("host", host)
-    if host == call.xapi.master or sr_hosts.is_live(db, host):
-        raise Failure("HOST_IS_LIVE", host)
-    for vm in _guests(call, host):
+    liveness.assert_dead(call.xapi, host)
+    for vm in liveness.resident_vms(call, host):
         raise Failure("HOST_HAS_RESIDENT_VMS", host, vm)
     db.delete("VM", row["control_domain"])
     db.delete("host_metrics", row["metrics"])

@@ -24,9 +24,17 @@ def is_live(db: Database, host: str) -> bool:
 
 
 def assert_live(xapi: Xapi, host: str) -> None:
-    """Raise HOST_OFFLINE unless the host is live; the master always is (message_forwarding.ml, check_live)."""
-    if host != xapi.master and not is_live(xapi.db, host):
+    """Raise HOST_OFFLINE or CANNOT_CONTACT_HOST unless the host runs calls; the master always does.
+
+    The first is for a host that the master takes for dead, the second for one that does not answer although it is
+    ``live`` (message_forwarding.ml, check_live and do_op_on_common).
+    """
+    if host == xapi.master:
+        return
+    if not is_live(xapi.db, host):
         raise Failure("HOST_OFFLINE", host)
+    if host in xapi.dead:
+        raise Failure("CANNOT_CONTACT_HOST", host)
 
 
 def plugged_pbds(db: Database, sr: str) -> list[str]:

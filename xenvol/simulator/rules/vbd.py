@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import control_domain, hotplug, vbd_operations, vm_facts
+from xenvol.simulator.rules import control_domain, hotplug, liveness, vbd_operations, vm_facts
 from xenvol.simulator.rules.operations import operation
 from xenvol.simulator.rules.vbd_create import assert_stays_agile
 from xenvol.simulator.rules.vbd_operations import is_plugged, update_vbd_and_vdi
@@ -24,6 +24,7 @@ def vbd_plug(call: Call, vbd: str) -> None:
     with operation(call, ("VBD", vbd, "plug")):
         db = call.db
         row = db.row("VBD", vbd)
+        liveness.assert_runs_calls(call.xapi, row["VM"])
         if db.row("VM", row["VM"])["is_control_domain"]:
             control_domain.plug(call, vbd)
         else:
@@ -59,6 +60,7 @@ def vbd_insert(call: Call, vbd: str, vdi: str) -> None:
         if vm_facts.power_state(db, vm) == "Halted":
             db.set("VBD", vbd, VDI=vdi, empty=False)
         else:
+            liveness.assert_runs_calls(call.xapi, vm)
             hotplug.insert(call, vbd, vdi)
     update_vbd_and_vdi(call.xapi, vbd)
 
@@ -72,6 +74,7 @@ def vbd_eject(call: Call, vbd: str) -> None:
         if vm_facts.power_state(db, vm) == "Halted":
             db.set("VBD", vbd, VDI=NULL, empty=True)
         else:
+            liveness.assert_runs_calls(call.xapi, vm)
             hotplug.eject(call, vbd)
     update_vbd_and_vdi(call.xapi, vbd)
 
@@ -124,6 +127,7 @@ def delete_vbd(call: Call, vbd: str) -> None:
 def _unplug(call: Call, vbd: str, *, force: bool) -> None:
     db = call.db
     row = db.row("VBD", vbd)
+    liveness.assert_runs_calls(call.xapi, row["VM"])
     if db.row("VM", row["VM"])["is_control_domain"]:
         control_domain.unplug(call, vbd)
     else:

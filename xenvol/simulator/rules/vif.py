@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import device_numbers, steps, vif_operations, vm_facts
+from xenvol.simulator.rules import device_numbers, liveness, steps, vif_operations, vm_facts
 from xenvol.simulator.rules.operations import operation
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def delete_vif(call: Call, vif: str) -> None:
 @rule("VIF.plug")
 def vif_plug(call: Call, vif: str) -> None:
     with operation(call, ("VIF", vif, "plug")):
+        liveness.assert_runs_calls(call.xapi, call.db.row("VIF", vif)["VM"])
         steps.note(call, steps.HOTPLUG)
         call.db.set("VIF", vif, currently_attached=True)
 
@@ -84,6 +85,7 @@ def vif_plug(call: Call, vif: str) -> None:
 @rule("VIF.unplug", "VIF.unplug_force")
 def vif_unplug(call: Call, vif: str) -> None:
     with operation(call, ("VIF", vif, "unplug")):
+        liveness.assert_runs_calls(call.xapi, call.db.row("VIF", vif)["VM"])
         steps.note(call, steps.HOTPLUG)
         call.db.set("VIF", vif, currently_attached=False)
 

@@ -14,7 +14,7 @@ from xenvol.simulator import tasks
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.guests import guest_of
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import hypervisor, message, vm_operations, vm_placement, vm_state
+from xenvol.simulator.rules import hypervisor, liveness, message, vm_operations, vm_placement, vm_state
 from xenvol.simulator.rules.operations import retry, unmark
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def vm_pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> 
         vm_placement.assert_can_boot_here(call.xapi, vm, host)
         db.set("VM", vm, scheduled_to_be_resident_on=host)
         try:
+            liveness.assert_runs_calls(call.xapi, vm)
+            if host in call.xapi.dead:  # xapi_xenops.ml: its hypervisor's daemon does not answer
+                raise Failure("VM_MIGRATE_CONTACT_REMOTE_SERVICE_FAILED")
             _stay_in_flight(call, vm)
             hypervisor.move(call, vm, host)
             db.set("VM", vm, resident_on=host)

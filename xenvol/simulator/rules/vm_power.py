@@ -10,9 +10,25 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import hypervisor, vm_facts, vm_memory, vm_placement, vm_state, vm_stop
+from xenvol.simulator.rules import (
+    hypervisor,
+    liveness,
+    sr_hosts,
+    vm_facts,
+    vm_memory,
+    vm_placement,
+    vm_state,
+    vm_stop,
+)
 from xenvol.simulator.rules.operations import operation
-from xenvol.simulator.rules.vm_work import disks_marked, refresh_devices, started, tell, vifs_marked
+from xenvol.simulator.rules.vm_work import (
+    disks_marked,
+    forwarded,
+    refresh_devices,
+    started,
+    tell,
+    vifs_marked,
+)
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -44,7 +60,7 @@ def vm_start_on(call: Call, vm: str, host: str, start_paused: bool, _force: bool
 
 @rule("VM.pause")
 def vm_pause(call: Call, vm: str) -> None:
-    with operation(call, ("VM", vm, "pause")):
+    with forwarded(call, vm, "pause"):
         hypervisor.pause(call)
         vm_state.set_power_state(call.xapi, vm, "Paused")
         vm_state.refresh(call.xapi, vm)
@@ -54,7 +70,7 @@ def vm_pause(call: Call, vm: str) -> None:
 
 @rule("VM.unpause")
 def vm_unpause(call: Call, vm: str) -> None:
-    with operation(call, ("VM", vm, "unpause")):
+    with forwarded(call, vm, "unpause"):
         hypervisor.pause(call)
         vm_state.set_power_state(call.xapi, vm, "Running")
         vm_state.refresh(call.xapi, vm)
@@ -64,7 +80,7 @@ def vm_unpause(call: Call, vm: str) -> None:
 
 @rule("VM.clean_shutdown")
 def vm_clean_shutdown(call: Call, vm: str) -> None:
-    with operation(call, ("VM", vm, "clean_shutdown")):
+    with forwarded(call, vm, "clean_shutdown"):
         vm_stop.shut_down(call, vm, clean=True)
     tell(call, vm, "VM_SHUTDOWN", "shutdown")
     refresh_devices(call, vm)
@@ -73,7 +89,7 @@ def vm_clean_shutdown(call: Call, vm: str) -> None:
 @rule("VM.shutdown")
 def vm_shutdown(call: Call, vm: str) -> None:
     """Shut down cleanly, or else hard; a suspended VM loses its memory."""
-    with operation(call, ("VM", vm, "shutdown")):
+    with forwarded(call, vm, "shutdown"):
         if vm_facts.power_state(call.db, vm) == "Suspended":
             vm_stop.forget_memory(call, vm)
         else:
@@ -86,6 +102,7 @@ def vm_shutdown(call: Call, vm: str) -> None:
 def vm_hard_shutdown(call: Call, vm: str) -> None:
     with operation(call, ("VM", vm, "hard_shutdown")):
         vm_stop.cancel(call, vm, vm_stop.CANCELLED_BY_SHUTDOWN)
+        liveness.assert_runs_calls(call.xapi, vm)
         match vm_facts.power_state(call.db, vm):
             case "Suspended":
                 vm_stop.forget_memory(call, vm)
@@ -97,7 +114,7 @@ def vm_hard_shutdown(call: Call, vm: str) -> None:
 
 @rule("VM.clean_reboot")
 def vm_clean_reboot(call: Call, vm: str) -> None:
-    with operation(call, ("VM", vm, "clean_reboot")), disks_marked(call, vm), vifs_marked(call, vm):
+    with forwarded(call, vm, "clean_reboot"), disks_marked(call, vm), vifs_marked(call, vm):
         _reboot(call, vm, clean=True)
     tell(call, vm, "VM_REBOOTED", "rebooted cleanly")
     refresh_devices(call, vm)
@@ -107,6 +124,7 @@ def vm_clean_reboot(call: Call, vm: str) -> None:
 def vm_hard_reboot(call: Call, vm: str) -> None:
     with operation(call, ("VM", vm, "hard_reboot")):
         vm_stop.cancel(call, vm, vm_stop.CANCELLED_BY_REBOOT)
+        liveness.assert_runs_calls(call.xapi, vm)
         with disks_marked(call, vm), vifs_marked(call, vm):
             if vm_facts.power_state(call.db, vm) == "Halted":  # the cancelled operation had ended the domain
                 _start(call, vm, vm_placement.choose(call.xapi, vm), paused=False)
@@ -126,6 +144,7 @@ def _prepare(call: Call, vm: str) -> None:
 
 
 def _start(call: Call, vm: str, host: str, *, paused: bool) -> None:
+    sr_hosts.assert_live(call.xapi, host)
     db = call.db
     row = db.row("VM", vm)
     if row["ha_restart_priority"] == "restart":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import RULES, rule
-from xenvol.simulator.rules import hypervisor, sr_hosts, vm_facts, vm_placement, vm_state
+from xenvol.simulator.rules import hypervisor, liveness, vm_facts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def cancel(call: Call, vm: str, operations: Iterable[str]) -> None:
 
 @rule("VM.power_state_reset")
 def vm_power_state_reset(call: Call, vm: str) -> None:
-    """Reset the power state of a VM whose host is lost; refuse for a VM that runs."""
+    """Reset the power state of a VM whose host is lost; refuse for a VM that runs.
+
+    The guest's report and its type of domain stay until the next start (xapi_vm_lifecycle.ml, force_state_reset).
+    """
     db = call.db
     row = db.row("VM", vm)
     if row["is_control_domain"]:
@@ -69,8 +72,13 @@ def vm_power_state_reset(call: Call, vm: str) -> None:
         if home == call.xapi.master:
             if vm in call.xapi.domains:
                 raise Failure("DOMAIN_EXISTS", vm)
-        elif sr_hosts.is_live(db, home):
+        elif liveness.is_alive(call.xapi, home):
             raise Failure("HOST_IS_LIVE", home)
-    call.xapi.domains.pop(vm, None)
-    db.set("VM", vm, current_operations={})
-    vm_state.domain_ended(call, vm)
+    hypervisor.stop(call, vm)
+    for cls, ref in (
+        ("VM", vm),
+        *(("VBD", vbd) for vbd in db.children(vm, "VBDs")),
+        *(("VIF", vif) for vif in db.children(vm, "VIFs")),
+    ):
+        db.set(cls, ref, current_operations={})
+    vm_state.set_power_state(call.xapi, vm, "Halted")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from xenvol.simulator.failure import NULL, Failure
 from xenvol.simulator.rulebook import rule
-from xenvol.simulator.rules import hypervisor, vm_placement, vm_state
+from xenvol.simulator.rules import hypervisor, sr_hosts, vm_placement, vm_state
 from xenvol.simulator.rules.nested import invoke
 from xenvol.simulator.rules.operations import operation
-from xenvol.simulator.rules.vm_work import disks_marked, refresh_devices, started, tell
+from xenvol.simulator.rules.vm_work import disks_marked, forwarded, refresh_devices, started, tell
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @rule("VM.suspend")
 def vm_suspend(call: Call, vm: str) -> None:
-    with operation(call, ("VM", vm, "suspend")):
+    with forwarded(call, vm, "suspend"):
         suspend(call, vm)
     tell(call, vm, "VM_SUSPENDED", "suspended")
     refresh_devices(call, vm)
@@ -74,6 +74,7 @@ def suspend(call: Call, vm: str) -> None:
 
 def resume(call: Call, vm: str, host: str, *, paused: bool) -> None:
     """Start the domain again with its memory, and destroy the suspend image."""
+    sr_hosts.assert_live(call.xapi, host)
     db = call.db
     image = db.row("VM", vm)["suspend_VDI"]
     if image == NULL:

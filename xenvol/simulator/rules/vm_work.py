@@ -6,11 +6,19 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xenvol.simulator.rules import message, vm_facts, vm_state
+from xenvol.simulator.rules import liveness, message, vm_facts, vm_state
 from xenvol.simulator.rules.operations import SHORT_PATIENCE, operation
 
 if TYPE_CHECKING:
     from xenvol.simulator.rulebook import Call
+
+
+@contextlib.contextmanager
+def forwarded(call: Call, vm: str, operation_on_vm: str) -> Iterator[None]:
+    """Mark the VM during an operation that its host runs; HOST_OFFLINE or CANNOT_CONTACT_HOST if that is down."""
+    with operation(call, ("VM", vm, operation_on_vm)):
+        liveness.assert_runs_calls(call.xapi, vm)
+        yield
 
 
 @contextlib.contextmanager

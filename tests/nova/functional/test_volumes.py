@@ -1,0 +1,121 @@
+"""Every kind of volume of ours in a server of nova: its life, and each call of an attach and of a detach failing.
+
+The pool is compared before and after, field by field.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import testscenarios
+from nova.tests.functional.api.client import OpenStackApiException
+
+from tests.nova.functional.lab import ROOT, Lab
+from tests.scenarios import GIB, SCENARIOS, Scenario, changes
+from xenvol.pool import waiting
+from xenvol.testing import sweep
+
+VOLUME = str(uuid.UUID(int=2))
+
+
+class _OfAKind(testscenarios.WithScenarios, Lab):
+    scenarios = [(scenario.name, {"scenario": scenario}) for scenario in SCENARIOS]
+    scenario: Scenario
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scenario.arrange(self.xapi)
+        self.connection_infos[VOLUME] = self.scenario.connection_info
+
+
+class TestLife(_OfAKind):
+    def test_a_server_boots_from_the_volume_is_rebooted_stopped_and_deleted_and_nothing_is_left(self) -> None:
+        before = self.xapi.snapshot()
+        server = self.boot(VOLUME)
+        self.assertEqual({"0": True}, self.disks_of(server["id"]))
+        for hard in (False, True):
+            self._reboot_server(server, hard=hard)
+            self.assertEqual({"0": True}, self.disks_of(server["id"]))
+        self._stop_server(server)
+        self.assertEqual({"0": False}, self.disks_of(server["id"]))
+        self._start_server(server)
+        self.assertEqual({"0": True}, self.disks_of(server["id"]))
+        self._delete_server(server)
+        self.assertEqual([], changes(before, self.xapi.snapshot()))
+
+    def test_the_volume_is_attached_grows_and_is_detached_while_the_server_is_stopped(self) -> None:
+        server = self.boot(ROOT)
+        self._stop_server(server)
+        self.attach(server, VOLUME)
+        self.assertEqual({"0": False, "1": False}, self.disks_of(server["id"]))
+        self.scenario.grow(self.xapi)
+        self.extended(server, VOLUME)
+        self.assertEqual(2 * GIB, self.size_of(server["id"], "1"))
+        self._start_server(server)
+        self.assertEqual({"0": True, "1": True}, self.disks_of(server["id"]))
+        self._stop_server(server)
+        self.detach(server, VOLUME)
+        self.assertEqual({ROOT}, self.volumes_of(server))
+
+
+class TestFailures(_OfAKind):
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.boot(ROOT)
+        self.pristine = self.xapi.snapshot()
+        self.enterContext(waiting.grace())  # an attempt that failed counts as dead at once
+
+    def test_an_attach_that_is_refused_leaves_nothing_and_one_without_an_answer_is_completed_by_the_next(
+        self,
+    ) -> None:
+        for case in self.attaches(sweep.refuse):
+            self.assertIsInstance(case.error, OpenStackApiException, case)
+            self.assertEqual({ROOT}, self.volumes_of(self.server), case)
+            self.check_is_as_it_was(case)
+        for case in self.attaches(sweep.lose_answer):
+            if VOLUME not in self.volumes_of(self.server):
+                self.attach(self.server, VOLUME)
+            self.assertEqual({"0": True, "1": True}, self.disks_of(self.server["id"]), case)
+            self.detach(self.server, VOLUME)
+            self.check_is_as_it_was(case)
+
+    def test_a_detach_that_fails_is_completed_by_the_same_request_again(self) -> None:
+        for strike in (sweep.refuse, sweep.lose_answer):
+            for case in self.detaches(strike):
+                self.assertEqual(case.error is not None, VOLUME in self.volumes_of(self.server), case)
+                self.detach_if_attached()
+                self.assertEqual({"0": True}, self.disks_of(self.server["id"]), case)
+                self.check_is_as_it_was(case)
+
+    def attaches(self, strike: sweep.Strike) -> Iterator[sweep.Case[None]]:
+        return sweep.each_call(
+            self.xapi,
+            _nothing,
+            lambda _: self.attach(self.server, VOLUME),
+            strike,
+            again=lambda _: self.detach_if_attached(),
+        )
+
+    def detaches(self, strike: sweep.Strike) -> Iterator[sweep.Case[None]]:
+        return sweep.each_call(
+            self.xapi,
+            _nothing,
+            lambda _: self.detach(self.server, VOLUME),
+            strike,
+            again=lambda _: self.attach(self.server, VOLUME),
+        )
+
+    def detach_if_attached(self) -> None:
+        if VOLUME in self.volumes_of(self.server):
+            self.detach(self.server, VOLUME)
+
+    def check_is_as_it_was(self, case: sweep.Case[None]) -> None:
+        self.assertEqual({}, self.cinder.volume_to_attachment[VOLUME], case)
+        self.assertEqual([], changes(self.pristine, self.xapi.snapshot()), case)
+
+
+def _nothing() -> None: ...
+
+
+load_tests = testscenarios.load_tests_apply_scenarios
