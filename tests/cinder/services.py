@@ -372,19 +372,19 @@ def syncing(made: Services) -> Iterator[None]:
 def services(
     directory: Path,
     *,
-    world: Mapping[str, object] = WORLD,
+    simulator: Sequence[str] = (),
     settings: str = "",
     databases: Sequence[str] = (),
     tables: Callable[[Services], AbstractContextManager[None]] = syncing,
 ) -> Iterator[Services]:
     """API and scheduler, started; cinder-volume starts with `start_volume`.
 
-    A caller that runs further services beside them says in which `databases` and how their `tables` are made, and what
-    `settings` Cinder has more or else.
+    A caller that runs further services beside them says in which `databases` and how their `tables` are made, what
+    `settings` Cinder has more or else, and further options of the `simulator`.
     """
     with ExitStack() as undo:
         mine = undo.enter_context(scratch(*databases))
-        pool, glance, glance_url = _serve(undo, directory, world)
+        pool, glance, glance_url = _serve(undo, directory, simulator)
         made = Services(directory, mine, pool, glance, undo)
         try:
             _configure(made, glance_url, settings)
@@ -399,12 +399,12 @@ def services(
         yield made
 
 
-def _serve(undo: ExitStack, directory: Path, contents: Mapping[str, object]) -> tuple[Pool, Glance, str]:
+def _serve(undo: ExitStack, directory: Path, options: Sequence[str]) -> tuple[Pool, Glance, str]:
     """A simulated pool and an image service, which start at the same time."""
     world = directory / "world.json"
-    world.write_text(json.dumps(contents))
+    world.write_text(json.dumps(WORLD))
     (directory / "password").write_text("secret\n")
-    command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v"]
+    command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v", *options]
     simulator = undo.enter_context(running("simulator", command, directory / "simulator.log"))
     images = Glance(directory / "images")
     images.directory.mkdir()

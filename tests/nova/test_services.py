@@ -117,6 +117,12 @@ def users_of(running: Cloud, xapi: Session, volume_id: str) -> list[tuple[str, s
     return found
 
 
+def is_live(xapi: Session, host: str) -> bool:
+    """Whether the pool's master gets heartbeats of this host."""
+    (found,) = xapi.find("host", {"hostname": host}).values()
+    return bool(xapi.call("host_metrics.get_live", found["metrics"]))
+
+
 def check(running: Cloud, xapi: Session, server_id: str, host: str, *volume_ids: str) -> None:
     """Nova, Cinder and the pool agree that the server runs on this host, and that it has these volumes and no others."""
     nova, cinder = running.api, running.cinder.api
@@ -204,6 +210,7 @@ def test_a_server_of_a_dead_host_is_evacuated(
     server_id = boot(running, volume_ids[0], XEN2, volume_ids[1])
     running.stop_compute(XEN2)
     running.cinder.pool.control("POST", "/faults", {"fault": "die", "host": XEN2})
+    wait_for("the master to take the host for dead", lambda: not is_live(xapi, XEN2) or None)
     service = f"/os-services/{nova.service_id(XEN2)}"
     nova.request("PUT", service, {"forced_down": True})
     nova.act(server_id, "evacuate", host=XEN1)
