@@ -119,16 +119,17 @@ class Machines:
         return Machine(ref, instance_uuid, "Halted", self.host_ref, is_on_host=False)
 
     def take_over(self, machine: Machine) -> None:
-        """Let the VM belong to this host: it was halted, or on a host that died.
+        """Let the VM belong to this host. If it is on a host that died, it is halted, and its disks are free.
 
-        xapi is told that the host is dead, so that the storage gives its disks to another one. If xapi sees that the
-        host lives, InstanceExists is raised: two hosts would write to the disks.
+        Raises InstanceExists if the other host lives, since two hosts would write to the disks; xapi asks it.
         """
         if machine.is_on_host:
-            metrics = self._session.call("host.get_metrics", machine.host_ref)
-            if self._session.call("host_metrics.get_live", metrics):
-                raise exception.InstanceExists(name=machine.instance_uuid)
-            self._session.call("host.declare_dead", machine.host_ref)
+            try:
+                self._session.call("VM.power_state_reset", machine.ref)
+            except XapiError as error:
+                if error.code in ("DOMAIN_EXISTS", "HOST_IS_LIVE"):
+                    raise exception.InstanceExists(name=machine.instance_uuid) from error
+                raise
         self.settle(machine)
 
     def settle(self, machine: Machine) -> None:

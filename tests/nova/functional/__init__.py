@@ -1,7 +1,7 @@
 """nova's own functional fixtures, unmodified, on the simulator: API, conductor, scheduler, compute and placement.
 
-`tests/nova/run --functional` runs these tests. They are in one process with the simulator, whose threads eventlet would
-take over. nova decides for threads or eventlet as soon as its tests are imported, so this comes before any other module.
+`tests/nova/run --functional` runs these tests. One process has the simulator, too, whose threads eventlet would take
+over. nova decides for threads or for eventlet when its tests are imported: before any other of its modules.
 """
 
 import os

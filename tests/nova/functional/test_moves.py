@@ -90,7 +90,7 @@ class TestMoves(Pool):
 
     def test_a_live_migration_that_fails_leaves_the_server_and_its_disk_where_they_were(self) -> None:
         self.spawn(self.source, "first")
-        self.fail_to_migrate()  # the spawn connected the volume to all hosts, and from now on it is not on the other one
+        self.fail_to_migrate()  # the spawn connected the volume on all hosts; it is not on the destination any more
         before = self.xapi.snapshot()
         self.fail_to_migrate()
         self.assertEqual([], changes(before, self.xapi.snapshot()))
@@ -115,6 +115,20 @@ class TestMoves(Pool):
         self.migrate("second", recover, post)
         post.assert_called_once()
         recover.assert_not_called()
+
+    def test_a_server_is_evacuated_from_a_host_that_died_and_spared_when_that_comes_back(self) -> None:
+        self.spawn(self.destination, "first")
+        self.xapi.faults.die(host="host2")
+        self.spawn(self.source, "second")
+        self.assertEqual([self.instance.uuid], self.source.list_instance_uuids())
+        self.assertEqual({"0": True}, self.disks_of(self.instance.uuid))
+        self.xapi.faults.come_back("host2")
+        mapping = {"block_device_mapping": [self.volume("second")]}
+        self.destination.destroy(None, self.instance, None, mapping)  # spares it
+        self.assertEqual([], self.destination.list_instance_uuids())
+        self.assertEqual(power_state.RUNNING, self.source.get_info(self.instance).state)
+        self.source.destroy(None, self.instance, None, mapping)
+        self.assertEqual([], changes(self.pristine, self.xapi.snapshot()))
 
     def test_a_server_is_not_evacuated_from_a_host_that_lives(self) -> None:
         self.spawn(self.source, "first")

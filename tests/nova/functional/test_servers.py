@@ -67,7 +67,6 @@ class TestServers(Lab):
             self.assertEqual("ACTIVE", self._show_server(server)["status"], action)
 
     def test_a_server_with_a_local_disk_is_sent_to_no_host(self) -> None:
-        self._build_server(networks="none")
         made = self.api.post_server({"server": self._build_server(networks="none")})
         server = self._wait_for_state_change(made, "ERROR")
         self.assertIn("No valid host", server["fault"]["message"])
@@ -97,6 +96,7 @@ class TestSwap(Lab):
             data = {"export": "10.0.0.2:/vols", "name": f"{volume_id}.vhd"}
             self.connection_infos[volume_id] = {"driver_volume_type": "nfs", "data": data}
         self.files[OLD].write_bytes(WRITTEN)
+        self.pristine = self.xapi.snapshot()
         self.server = self.boot(ROOT, OLD)
 
     def test_the_server_has_the_other_volume_with_the_content_of_the_first(self) -> None:
@@ -107,11 +107,13 @@ class TestSwap(Lab):
         self.detach(self.server, NEW)
         self.assertEqual({"0": True}, self.disks_of(self.server["id"]))
 
-    def test_a_copy_that_fails_leaves_the_server_as_it_was(self) -> None:
-        before = self.xapi.snapshot()
+    def test_a_copy_that_fails_gives_the_server_its_volume_back_and_leaves_nothing_of_the_other(self) -> None:
         self.xapi.faults.refuse("VDI.copy", "VDI_IO_ERROR", "why")
         with self.xapi.journal.recording() as calls, self.assertRaises(OpenStackApiException):
             self.api.put_server_volume(self.server["id"], OLD, NEW)
         self.assertIn("Async.VDI.copy", calls.methods())
         self.assertEqual({ROOT, OLD}, self.volumes_of(self.server))
-        self.assertEqual([], changes(before, self.xapi.snapshot()))
+        self.assertEqual({"0": True, "1": True}, self.disks_of(self.server["id"]))
+        self.assertEqual(WRITTEN, self.files[OLD].read_bytes())
+        self._delete_server(self.server)
+        self.assertEqual([], changes(self.pristine, self.xapi.snapshot()))

@@ -30,7 +30,9 @@ class _OfAKind(testscenarios.WithScenarios, Lab):
 
 
 class TestLife(_OfAKind):
-    def test_a_server_boots_from_the_volume_is_rebooted_stopped_and_deleted_and_nothing_is_left(self) -> None:
+    def test_a_server_boots_from_the_volume_is_rebooted_stopped_extended_and_deleted_and_nothing_is_left(
+        self,
+    ) -> None:
         before = self.xapi.snapshot()
         server = self.boot(VOLUME)
         self.assertEqual({"0": True}, self.disks_of(server["id"]))
@@ -39,36 +41,29 @@ class TestLife(_OfAKind):
             self.assertEqual({"0": True}, self.disks_of(server["id"]))
         self._stop_server(server)
         self.assertEqual({"0": False}, self.disks_of(server["id"]))
+        self.scenario.grow(self.xapi)
+        self.extended(server, VOLUME)
+        self.assertEqual(2 * GIB, self.size_of(server["id"], "0"))
         self._start_server(server)
         self.assertEqual({"0": True}, self.disks_of(server["id"]))
         self._delete_server(server)
-        self.assertEqual([], changes(before, self.xapi.snapshot()))
-
-    def test_the_volume_is_attached_grows_and_is_detached_while_the_server_is_stopped(self) -> None:
-        server = self.boot(ROOT)
-        self._stop_server(server)
-        self.attach(server, VOLUME)
-        self.assertEqual({"0": False, "1": False}, self.disks_of(server["id"]))
-        self.scenario.grow(self.xapi)
-        self.extended(server, VOLUME)
-        self.assertEqual(2 * GIB, self.size_of(server["id"], "1"))
-        self._start_server(server)
-        self.assertEqual({"0": True, "1": True}, self.disks_of(server["id"]))
-        self._stop_server(server)
-        self.detach(server, VOLUME)
-        self.assertEqual({ROOT}, self.volumes_of(server))
+        left = changes(before, self.xapi.snapshot())
+        self.assertEqual([], [line for line in left if not line.startswith("storage.")], left)
 
 
 class TestFailures(_OfAKind):
+    scenarios = [kind for kind in _OfAKind.scenarios if kind[0] != "xensm-nfs"]  # to xenvol it is as gluster
+
     def setUp(self) -> None:
         super().setUp()
         self.server = self.boot(ROOT)
+        self.attach(self.server, VOLUME)  # so that the session has cached what it caches
+        self.detach(self.server, VOLUME)
         self.pristine = self.xapi.snapshot()
         self.enterContext(waiting.grace())  # an attempt that failed counts as dead at once
 
-    def test_an_attach_that_is_refused_leaves_nothing_and_one_without_an_answer_is_completed_by_the_next(
-        self,
-    ) -> None:
+    def test_each_call_of_an_attach_and_of_a_detach_is_refused_and_its_answer_lost(self) -> None:
+        """An attach that is refused leaves nothing. Whatever failed otherwise, the same request again completes it."""
         for case in self.attaches(sweep.refuse):
             self.assertIsInstance(case.error, OpenStackApiException, case)
             self.assertEqual({ROOT}, self.volumes_of(self.server), case)
@@ -79,8 +74,6 @@ class TestFailures(_OfAKind):
             self.assertEqual({"0": True, "1": True}, self.disks_of(self.server["id"]), case)
             self.detach(self.server, VOLUME)
             self.check_is_as_it_was(case)
-
-    def test_a_detach_that_fails_is_completed_by_the_same_request_again(self) -> None:
         for strike in (sweep.refuse, sweep.lose_answer):
             for case in self.detaches(strike):
                 self.assertEqual(case.error is not None, VOLUME in self.volumes_of(self.server), case)
