@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from tests import needs
 from tests.cinder.processes import LIMIT
 
-PREFIX = "xenvol_cinder_"
+PREFIX = "xenvol_openstack_"
 _NAME = re.compile(f"{PREFIX}[0-9a-f]{{12}}")
 MARIADB = os.environ.get("XENVOL_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306")
 RABBITMQ = os.environ.get("XENVOL_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")

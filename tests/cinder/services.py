@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import requests
@@ -137,8 +138,11 @@ class CinderAPI:
     """The volume types that were created, in this order."""
     project: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"X-Auth-Token": f"admin:{self.project}", "OpenStack-API-Version": "volume 3.71"}
+    def request(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Any:
+        version = {"OpenStack-API-Version": "volume 3.71"}
+        headers = {"X-Auth-Token": f"admin:{self.project}", **version, **headers}
         url = f"{self.root}/v3/{self.project}{path}"
         answer = requests.request(method, url, json=body, headers=headers, timeout=LIMIT)
         if not answer.ok:
@@ -219,7 +223,10 @@ class CinderAPI:
             shown = self.volume(volume_id)
             assert not shown["status"].startswith("error"), f"{volume_id} is {shown['status']}"
             assert shown["migration_status"] != "error", f"the migration of {volume_id} failed"
-            return (shown["volume_type"], shown["status"]) in ((volume_type, "available"), (volume_type, "in-use")) or None
+            return (shown["volume_type"], shown["status"]) in (
+                (volume_type, "available"),
+                (volume_type, "in-use"),
+            ) or None
 
         wait_for(f"volume {volume_id} to be of type {volume_type}", is_it, pause=0.2)
 

@@ -23,7 +23,9 @@ from tests.nova.standins import StandIns, stand_ins
 HOSTS = ("xen1", "xen2")
 MICROVERSION = "2.96"
 FLAVOR = "small"
-PAUSE = 0.2  # seconds between two questions to nova's API, whose answers take the CPU time that the services need
+PAUSE = (
+    0.2  # seconds between two questions to nova's API, whose answers take the CPU time that the services need
+)
 DATABASES = ("placement", "nova_api", "nova", "nova_cell0")
 MIGRATIONS = [
     ("placement-manage", "db", "sync"),
@@ -109,7 +111,10 @@ class NovaAPI:
     project: str
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"X-Auth-Token": f"admin:{self.project}", "OpenStack-API-Version": f"compute {MICROVERSION}"}
+        headers = {
+            "X-Auth-Token": f"admin:{self.project}",
+            "OpenStack-API-Version": f"compute {MICROVERSION}",
+        }
         answer = requests.request(method, f"{self.root}{path}", json=body, headers=headers, timeout=LIMIT)
         if not answer.ok:
             raise Refused(answer.status_code, answer.text)
@@ -137,12 +142,8 @@ class NovaAPI:
         made: str = self.post("/servers", server=wanted)["server"]["id"]
         return made
 
-    def server(self, server_id: str) -> dict[str, Any]:
-        shown: dict[str, Any] = self.request("GET", f"/servers/{server_id}")["server"]
-        return shown
-
     def host_of(self, server_id: str) -> str:
-        return str(self.server(server_id)["OS-EXT-SRV-ATTR:host"])
+        return str(self.request("GET", f"/servers/{server_id}")["server"]["OS-EXT-SRV-ATTR:host"])
 
     def volumes_of(self, server_id: str) -> dict[str, str]:
         """By volume id, the id of the attachment, as nova has it."""
@@ -153,7 +154,7 @@ class NovaAPI:
         """Wait until the server has this status, and nova is doing nothing with it."""
 
         def has_it() -> bool | None:
-            shown = self.server(server_id)
+            shown = self.request("GET", f"/servers/{server_id}")["server"]
             assert shown["status"] != "ERROR", f"{server_id} is in an error: {shown.get('fault')}"
             return (shown["status"], shown["OS-EXT-STS:task_state"]) == (status, None) or None
 
@@ -164,7 +165,9 @@ class NovaAPI:
         for each in server_ids:
             self.request("DELETE", f"/servers/{each}")
         for each in server_ids:
-            wait_for(f"server {each} to be gone", lambda each=each: each not in self.left() or None, pause=PAUSE)
+            wait_for(
+                f"server {each} to be gone", lambda each=each: each not in self.left() or None, pause=PAUSE
+            )
 
     def left(self) -> list[str]:
         """The ids of all servers there are."""
@@ -181,21 +184,21 @@ class NovaAPI:
 
     def migrate(self, server_id: str, host: str) -> str:
         """Migrate it live to this host; return the status in which the migration ends."""
-        query = f"/os-migrations?instance_uuid={server_id}"
-        earlier = [each["id"] for each in self.request("GET", query)["migrations"]]
+        earlier = len(self.migrations(server_id))
         self.act(server_id, "os-migrateLive", host=host, block_migration="auto")
 
         def ended() -> str | None:
-            statuses = [
-                each["status"]
-                for each in self.request("GET", query)["migrations"]
-                if each["id"] not in earlier and each["status"] in ("completed", "failed", "error")
-            ]
-            return statuses[0] if statuses else None
+            statuses = self.migrations(server_id)[earlier:]
+            return statuses[0] if statuses and statuses[0] in ("completed", "failed", "error") else None
 
         status = wait_for(f"the migration of {server_id} to end", ended, pause=PAUSE)
         self.until(server_id, "ACTIVE")
         return status
+
+    def migrations(self, server_id: str) -> list[str]:
+        """Their statuses, the first one first. Evacuations count."""
+        shown = self.request("GET", f"/os-migrations?instance_uuid={server_id}")["migrations"]
+        return [each["status"] for each in sorted(shown, key=lambda each: int(each["id"]))]
 
     def service_id(self, host: str) -> str:
         (service,) = self.request("GET", f"/os-services?binary=nova-compute&host={host}")["services"]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 SERVICE_PROJECT = "5e00000000000000000000000000000e"
 """The project in which the services have their users."""
+SERVICE_TOKEN = f"nova:{SERVICE_PROJECT}"
 REGION = "RegionOne"
 _DOMAIN = {"id": "default", "name": "Default"}
 
@@ -31,7 +32,9 @@ class StandIns:
 
     def __post_init__(self) -> None:
         self.catalogue |= {"identity": self.keystone_url, "network": self.url}
-        self.catalogue["image"] = self.url  # nova tells it to listeners of its notifications, and asks nothing
+        self.catalogue["image"] = (
+            self.url
+        )  # nova tells it to listeners of its notifications, and asks nothing
 
     @property
     def keystone_url(self) -> str:
@@ -55,7 +58,13 @@ class StandIns:
 
 def _service(kind: str, url: str) -> dict[str, Any]:
     endpoints = [
-        {"id": f"{kind}-{interface}", "interface": interface, "region": REGION, "region_id": REGION, "url": url}
+        {
+            "id": f"{kind}-{interface}",
+            "interface": interface,
+            "region": REGION,
+            "region_id": REGION,
+            "url": url,
+        }
         for interface in ("public", "internal", "admin")
     ]
     return {"id": kind, "type": kind, "name": kind, "endpoints": endpoints}
@@ -91,7 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object, *, status: int = 200, **headers: str) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
-        for name, each in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+        for name, each in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **headers,
+        }.items():
             self.send_header(name, each)
         self.end_headers()
         self.wfile.write(data)

@@ -15,6 +15,7 @@ import xenvol
 from tests.cinder.processes import wait_for
 from tests.cinder.services import CinderAPI
 from tests.nova.cloud import HOSTS, PAUSE, Cloud, NovaAPI, cloud
+from tests.nova.standins import SERVICE_TOKEN
 from xenvol.session import Session
 
 XEN1, XEN2 = HOSTS
@@ -219,27 +220,62 @@ def test_a_server_of_a_dead_host_is_evacuated(
     nova.until(server_id, "ACTIVE")
     check(running, xapi, server_id, XEN1, *volume_ids)
     running.cinder.pool.control("POST", "/faults", {"fault": "come_back", "host": XEN2})
-    nova.request("PUT", service, {"forced_down": False})
     running.start_compute(XEN2)
+    wait_for(
+        "nova-compute to see that its server is gone",
+        lambda: nova.migrations(server_id) == ["completed"] or None,
+    )
+    nova.request("PUT", service, {"forced_down": False})
     running.wait_for_hosts()
     check(running, xapi, server_id, XEN1, *volume_ids)
     delete(running, [server_id], volume_ids)
 
 
-def test_an_attach_of_a_killed_nova_compute_leaves_nothing_when_the_server_is_deleted(
-    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
-) -> None:
-    """Kill nova-compute in the middle of an attach, and start it again."""
-    root_id, data_id = create_root(cinder), create_volume(cinder)
-    server_id = boot(running, root_id, XEN1)
-    running.cinder.pool.order("hang", "VBD.create", answer=True)
-    nova.attach(server_id, data_id)
-    wait_for("the pool to make the VBD", lambda: users_of(running, xapi, data_id) or None, pause=PAUSE)
+def kill_during_attach(running: Cloud, server_id: str, volume_id: str, method: str) -> None:
+    """Kill the nova-compute of the first host while it waits for the answer to this call, and start it again."""
+    pool = running.cinder.pool
+    pool.order("hang", method, answer=True)
+    running.api.attach(server_id, volume_id)
+    wait_for(f"nova-compute to call {method}", lambda: pool.orders() == [] or None, pause=PAUSE)
     running.stop_compute(XEN1)
-    running.cinder.pool.forget_orders()
+    pool.forget_orders()
     running.start_compute(XEN1)
     running.wait_for_hosts()
+
+
+def test_an_attach_of_a_killed_nova_compute_is_done_again(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Kill nova-compute in the middle of an attach, start it again, attach again.
+
+    Nova and Cinder do not go on with the attach by themselves. The operator deletes the attachment, with the token of a
+    service, and at a hard reboot nova sees that it is gone.
+    """
+    root_id, data_id = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, root_id, XEN1)
+    kill_during_attach(running, server_id, data_id, "VBD.plug")
+    (attachment_id,) = cinder.attachments_of(data_id)
+    cinder.request("DELETE", f"/attachments/{attachment_id}", headers={"X-Service-Token": SERVICE_TOKEN})
+    nova.act(server_id, "reboot", type="HARD")
+    nova.until(server_id, "ACTIVE")
     check(running, xapi, server_id, XEN1, root_id)
+    nova.attach(server_id, data_id)
+    cinder.until(f"/volumes/{data_id}", "in-use")
+    check(running, xapi, server_id, XEN1, root_id, data_id)
+    nova.detach(server_id, data_id)
+    cinder.until(f"/volumes/{data_id}", "available")
+    assert users_of(running, xapi, data_id) == []
+    delete(running, [server_id], [root_id, data_id])
+
+
+def test_an_attach_of_a_killed_nova_compute_leaves_nothing_when_the_server_is_deleted(
+    running: Cloud, cinder: CinderAPI, xapi: Session
+) -> None:
+    """Kill nova-compute in the middle of an attach, start it again, delete the server."""
+    root_id, data_id = create_root(cinder), create_volume(cinder)
+    server_id = boot(running, root_id, XEN1)
+    kill_during_attach(running, server_id, data_id, "VBD.create")
+    assert users_of(running, xapi, data_id) == [(server_id, XEN1, False)]
     delete(running, [server_id], [root_id, data_id])
 
 
@@ -249,7 +285,9 @@ def test_five_servers_boot_migrate_and_are_deleted_at_once(
     """Five servers at once, each with a further volume."""
     root_ids = [create_root(cinder) for _ in range(5)]
     data_ids = [create_volume(cinder) for _ in range(5)]
-    server_ids = [nova.create_server(each, None, data_id) for each, data_id in zip(root_ids, data_ids, strict=True)]
+    server_ids = [
+        nova.create_server(each, None, data_id) for each, data_id in zip(root_ids, data_ids, strict=True)
+    ]
     for each in server_ids:
         nova.until(each, "ACTIVE")
     for each, *volume_ids in zip(server_ids, root_ids, data_ids, strict=True):
