@@ -120,6 +120,8 @@ class VolumeOps:
         volume = _identity_of(driver, info)
         mode = "RO" if info.access_mode == "ro" else "RW"
         marked_ref = slots.find_volume(vm_vbds, info, volume, requested)
+        if marked_ref is None:
+            marked_ref = slots.find_renamed(view, vm_vbds, info, volume, requested)
         if marked_ref is not None and is_plugged(vm_vbds[marked_ref]):
             slots.check_same_place(vm_vbds[marked_ref], volume)
             slots.check_mode(machine, vm_vbds[marked_ref], mode)

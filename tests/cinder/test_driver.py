@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager
 from xenvol.sm.database import Database
+from xenvol.testing.residue import changes
+from xenvol.volumeops import VolumeOps
 
 objects.register_all()
 
@@ -320,6 +323,143 @@ class TestErrors:
             driver.extend_volume(volume, 1)
 
 
+class TestExtending:
+    """Cinder calls a volume attached that a server has, also while the server is shut down."""
+
+    @pytest.mark.parametrize("power_state", ["Halted", "Running"])
+    def test_is_refused_only_while_a_vm_has_the_disk_plugged(
+        self, xapi: Simulator, xapi_session: Session, driver: XenSMDriver, power_state: str
+    ) -> None:
+        volume = a_volume()
+        driver.create_volume(volume)
+        xapi.add_vm("web", power_state=power_state)
+        attached = VolumeOps(xapi_session).attach_volume(driver.initialize_connection(volume, {}), "web")
+        if power_state == "Running":
+            with pytest.raises(exception.InvalidInput, match=r"web.*shut the VM down"):
+                driver.extend_volume(volume, 2)
+        else:
+            driver.extend_volume(volume, 2)
+        size = int(xapi.db.get("VDI", attached.vdi_ref, "virtual_size"))
+        assert size == (1 if power_state == "Running" else 2) * GIB
+
+    def test_is_offered_to_the_scheduler_where_a_backend_resizes(
+        self, xapi: Simulator, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
+        """It takes one word for both, a volume of a server that runs and of one that is shut down."""
+        xapi.storage.san.add_target("iqn.2000-01.example:luns", "10.0.0.30:3260")
+        manager.create_flavor("luns", "of an array")
+        config = {"target": "10.0.0.30", "targetIQN": "iqn.2000-01.example:luns"}
+        manager.add_backend("luns", "iscsi", config)
+        pools = {pool["pool_name"]: pool for pool in driver.get_volume_stats(refresh=True)["pools"]}
+        assert {name: pool["online_extend_support"] for name, pool in pools.items()} == {
+            "gold": True,
+            "silver": True,
+            "luns": False,
+        }
+        unplug(xapi, "/export/silver")
+        pools = {pool["pool_name"]: pool for pool in driver.get_volume_stats(refresh=True)["pools"]}
+        assert pools["silver"]["online_extend_support"] is False
+
+
+class TestAMigration:
+    """Of a volume that a server has, to another flavor: nova swaps the disks, then Cinder the ids.
+
+    The code of Cinder that calls the driver is its own; only its database is left out.
+    """
+
+    @pytest.fixture(autouse=True)
+    def without_a_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(objects.Volume, "save", lambda self: None)
+
+    @staticmethod
+    def of_cinder(pool: str) -> Any:
+        volume = a_volume(pool)
+        for name, value in {"provider_location": None, "status": "in-use", "migration_status": None}.items():
+            setattr(volume, name, value)
+        volume.display_description = ""
+        return volume
+
+    @staticmethod
+    def complete(driver: XenSMDriver, volume: Any, new_volume: Any) -> Any:
+        """Do what Cinder's manager does at the end of a migration; return the volume that it deletes then."""
+        from cinder.volume.manager import (
+            VolumeManager,
+        )  # late: its classes name objects that are registered above
+
+        ctxt = context.get_admin_context()
+        VolumeManager.update_migrated_volume(
+            SimpleNamespace(driver=driver), ctxt, volume, new_volume, "in-use"
+        )
+        return volume.finish_volume_migration(new_volume)
+
+    def test_ends_with_the_new_disk_under_the_old_id_and_the_old_one_erased(
+        self, xapi: Simulator, xapi_session: Session, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
+        """Also the second one of a volume, whose row has the temporary id of the first by then."""
+        ops = VolumeOps(xapi_session)
+        xapi.add_vm("web")
+        before = xapi.snapshot()
+        volume = self.of_cinder("gold")
+        driver.create_volume(volume)
+        info = driver.initialize_connection(volume, {})
+        ops.attach_volume(info, "web", "xvdb")
+        for pool in ("silver", "gold"):
+            new_volume = self.of_cinder(pool)
+            driver.create_volume(new_volume)
+            new_info = driver.initialize_connection(new_volume, {})
+            ops.detach_volume(info, "web")
+            ops.attach_volume(new_info, "web", "xvdb")
+            old_vdi, new_vdi = info["data"]["vdi_uuid"], new_info["data"]["vdi_uuid"]
+            driver.delete_volume(self.complete(driver, volume, new_volume))
+            assert xapi_session.find("VDI", {"uuid": old_vdi}) == {}
+            info = driver.initialize_connection(volume, {})
+            assert (info["data"]["vdi_uuid"], info["data"]["volume_id"]) == (new_vdi, volume.id)
+            assert [each.vdi_uuid for each in ops.list_volumes("web")] == [new_vdi]
+            assert driver.get_pool(volume) == pool
+            assert [each.id for each in manager.list_volumes()] == [volume.name_id]
+        assert manager.audit().findings == []
+        ops.detach_volume(info, "web", "xvdb")
+        driver.delete_volume(volume)
+        assert manager.list_volumes() == []
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_erases_no_disk_that_a_vm_has(
+        self, xapi: Simulator, xapi_session: Session, driver: XenSMDriver
+    ) -> None:
+        """As where nova could not take the old disk out of the guest."""
+        xapi.add_vm("web")
+        volume, new_volume = self.of_cinder("gold"), self.of_cinder("silver")
+        for each in (volume, new_volume):
+            driver.create_volume(each)
+            VolumeOps(xapi_session).attach_volume(driver.initialize_connection(each, {}), "web")
+        before = xapi.snapshot()
+        with pytest.raises(exception.VolumeIsBusy, match="web"):
+            driver.delete_volume(self.complete(driver, volume, new_volume))
+        assert changes(before, xapi.snapshot()) == []
+
+    def test_leaves_a_volume_with_which_cinder_can_do_all(
+        self, xapi: Simulator, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
+        volume, new_volume = self.of_cinder("gold"), self.of_cinder("gold")
+        for each in (volume, new_volume):
+            driver.create_volume(each)
+        driver.delete_volume(self.complete(driver, volume, new_volume))
+        driver.extend_volume(volume, 2)
+        snapshot, copy, from_snapshot = a_snapshot(volume), a_volume(size=2), a_volume(size=2)
+        driver.create_snapshot(snapshot)
+        driver.create_cloned_volume(copy, volume)
+        driver.create_volume_from_snapshot(from_snapshot, snapshot)
+        driver.terminate_connection(volume, {})
+        same, other = (SimpleNamespace(extra_specs={"xenvol:flavor": each}) for each in ("gold", "silver"))
+        assert driver.retype(None, volume, same, {}, {}) is True
+        assert driver.retype(None, volume, other, {}, {}) is False
+        listed = driver.get_manageable_volumes([volume], None, 10, 0, ["size"], ["asc"])
+        assert [entry["cinder_id"] for entry in listed if entry["cinder_id"] is not None] == [volume.id]
+        driver.delete_snapshot(snapshot)
+        driver.unmanage(volume)
+        assert {each.id for each in manager.list_volumes()} == {copy.id, from_snapshot.id}
+
+
 class TestWhatIsNotSupported:
     def test_is_an_encrypted_type(self, driver: XenSMDriver) -> None:
         volume = a_volume()
@@ -423,7 +563,7 @@ class TestStats:
 def unplug(xapi: Simulator, serverpath: str) -> None:
     with xenvol.connect(xapi.url, xapi.user, xapi.password) as session:
         for ref, pbd in session.call("PBD.get_all_records").items():
-            if pbd["device_config"]["serverpath"] == serverpath:
+            if pbd["device_config"].get("serverpath") == serverpath:
                 session.call("PBD.unplug", ref)
 
 

@@ -120,17 +120,23 @@ def test_a_volume_of_type_gold_is_made_attached_copied_extended_and_deleted(
     api.act(f"/attachments/{attachment['id']}", "os-complete")
     api.until(f"/volumes/{volume_id}", "in-use")
 
-    api.act(f"/volumes/{volume_id}", "os-extend", new_size=4)  # its SR cannot, while a VM has it
-    assert api.until(f"/volumes/{volume_id}", "in-use")["size"] == 2
+    api.act(f"/volumes/{volume_id}", "os-extend", new_size=3)  # its SR cannot, while a VM has it plugged
+    assert api.until(f"/volumes/{volume_id}", "error_extending")["size"] == 2
+    api.act(f"/volumes/{volume_id}", "os-reset_status", status="in-use")
+    xapi.call("VBD.unplug", attached["vbd_ref"])  # as of a server that is shut down
+    api.act(f"/volumes/{volume_id}", "os-extend", new_size=3)
+    assert api.until(f"/volumes/{volume_id}", "in-use")["size"] == 3
+    assert int(vdi_of(cinder, xapi, volume_id)["virtual_size"]) == 3 * GIB
+    xapi.call("VBD.plug", attached["vbd_ref"])
 
     snapshot_id = api.create_snapshot(volume_id)
     api.until(f"/snapshots/{snapshot_id}", "available")
     from_snapshot = api.create_volume(3, snapshot_id=snapshot_id)
     api.until(f"/volumes/{from_snapshot}", "available")
-    from_volume = api.create_volume(2, source_volid=volume_id)
+    from_volume = api.create_volume(3, source_volid=volume_id)
     api.until(f"/volumes/{from_volume}", "available")
     assert int(vdi_of(cinder, xapi, from_snapshot)["virtual_size"]) == 3 * GIB
-    assert int(vdi_of(cinder, xapi, from_volume)["virtual_size"]) == 2 * GIB
+    assert int(vdi_of(cinder, xapi, from_volume)["virtual_size"]) == 3 * GIB
 
     cinder.xenvol("detach", str(info), "web")
     api.request("DELETE", f"/attachments/{attachment['id']}")

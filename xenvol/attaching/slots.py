@@ -80,6 +80,42 @@ def find_volume(
     return None
 
 
+def find_renamed(
+    view: View,
+    disks: Mapping[VBDRef, Record],
+    info: ConnectionInfo,
+    volume: Identity,
+    requested: str | int | None,
+) -> VBDRef | None:
+    """Return the VBD that is at the volume's place with another id in its marks, and is the volume; or None.
+
+    A migration of the service renames a volume. A mapping that is out of date looks the same, so the VBD must have the
+    service's id of the attachment, or the data must prove the disk. Makes no call unless such a VBD must be proved.
+    Raises InvalidMountpoint as `find_volume` does.
+    """
+    there = {
+        ref: vbd for ref, vbd in volumes_of(disks).items() if volume.is_at(vbd["other_config"].get(DISK, ""))
+    }
+    found = [
+        ref
+        for ref, vbd in there.items()
+        if info.attachment_id is not None and vbd["other_config"].get(ATTACHMENT) == info.attachment_id
+    ]
+    if there and not found:
+        vdi_refs = {VDIRef(vbd["VDI"]) for vbd in there.values()}
+        view.read({"VDI": vdi_refs})
+        proved = {
+            vdi_ref
+            for vdi_ref, vdi in view.known_of("VDI", vdi_refs).items()
+            if volume.is_of(vdi["uuid"], vdi["sm_config"].get("SCSIid"))
+        }
+        found = [ref for ref, vbd in there.items() if vbd["VDI"] in proved]
+    for vbd_ref in found:
+        check_position(there[vbd_ref], requested)
+        return vbd_ref
+    return None
+
+
 def _id_of(vbd: Record) -> str | None:
     """Return the service's id of the volume from the VBD's marks, or None: then the mark VOLUME has the place."""
     volume_id: str = vbd["other_config"][VOLUME]
@@ -234,12 +270,17 @@ def adopt(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, its_marks: Mappi
 
 
 def take_over(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record, info: ConnectionInfo) -> None:
-    """Give the attachment the id that the service has for it now, which fences a detach that names the old id.
+    """Give the attachment the ids that the service has for it and for the volume now.
 
-    In one call, so that the attachment is never without an id.
+    The id of the attachment fences a detach that names the old one. In one call, so that the attachment is never
+    without an id.
     """
-    if info.attachment_id is not None and info.attachment_id != vbd["other_config"].get(ATTACHMENT):
-        adopt(view, undo, vbd_ref, vbd, {ATTACHMENT: info.attachment_id})
+    ids = {ATTACHMENT: info.attachment_id, VOLUME: info.volume_id}
+    changed = {
+        mark: text for mark, text in ids.items() if text is not None and text != vbd["other_config"].get(mark)
+    }
+    if changed:
+        adopt(view, undo, vbd_ref, vbd, changed)
 
 
 def make_bootable(view: View, undo: Undo, vbd_ref: VBDRef, vbd: Record) -> None:

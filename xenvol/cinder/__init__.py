@@ -2,15 +2,16 @@
 
     volume_driver = xenvol.cinder.XenSMDriver
 
-A volume or a snapshot has the same id in Cinder and in the Storage Manager. Cinder's pools are flavors; its sizes are
-GiB. The driver keeps no state, so any process can do the next step, and any step can be repeated. An error keeps
-xenvol's text, so that Cinder's log shows the cause and the remedy.
+The Storage Manager knows a volume by its `name_id` in Cinder: that is its id, until a migration has given it the disk
+of another volume. It knows a snapshot by its id. Cinder's pools are flavors; its sizes are GiB. The driver keeps no
+state, so any process can do the next step, and any step can be repeated. An error keeps xenvol's text, so that Cinder's
+log shows the cause and the remedy.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -163,21 +164,21 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         _check_supported(volume)
         with _translated():
             made = self.manager.create_volume(
-                volume.id, self._wanted_flavor(volume), volume.size * GIB, name=volume.name
+                volume.name_id, self._wanted_flavor(volume), volume.size * GIB, name=volume.name
             )
             return self._placed(volume, made.backend_id)
 
     def delete_volume(self, volume: Any) -> None:
         with _translated(busy=exception.VolumeIsBusy):
-            self.manager.delete_volume(volume.id)
+            self.manager.delete_volume(volume.name_id)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         with _translated():
-            self.manager.extend_volume(volume.id, new_size * GIB)
+            self.manager.extend_volume(volume.name_id, new_size * GIB)
 
     def create_snapshot(self, snapshot: Any) -> None:
         with _translated():
-            self.manager.create_snapshot(snapshot.id, snapshot.volume_id, name=snapshot.name)
+            self.manager.create_snapshot(snapshot.id, snapshot.volume.name_id, name=snapshot.name)
 
     def delete_snapshot(self, snapshot: Any) -> None:
         with _translated(busy=exception.SnapshotIsBusy):
@@ -187,7 +188,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         return self._clone(volume, snapshot.id, not_found=exception.SnapshotNotFound)
 
     def create_cloned_volume(self, volume: Any, src_vref: Any) -> dict[str, Any]:
-        return self._clone(volume, src_vref.id, not_found=exception.VolumeNotFound)
+        return self._clone(volume, src_vref.name_id, not_found=exception.VolumeNotFound)
 
     def _clone(self, volume: Any, source_id: str, *, not_found: type[Exception]) -> dict[str, Any]:
         """Copy a volume or a snapshot. The copy is made on the SR of its source, so its type may not ask for another
@@ -200,15 +201,27 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
                 raise exception.InvalidVolumeType(
                     reason=f"its extra spec {FLAVOR_KEY} is {asked}, and a copy of {source_id} must be {has}"
                 )
-            made = self.manager.clone_volume(volume.id, source_id, size=volume.size * GIB, name=volume.name)
+            made = self.manager.clone_volume(
+                volume.name_id, source_id, size=volume.size * GIB, name=volume.name
+            )
             return self._placed(volume, made.backend_id)
 
     def retype(self, context: Any, volume: Any, new_type: Any, diff: Any, host: Any) -> bool:
-        """Return True for a type of the same flavor, which needs no change. Another flavor would need the data to
-        move."""
+        """Return True for a type of the same flavor, which needs no change. Another flavor needs the data to move:
+        Cinder then migrates the volume, if its caller allows that."""
         with _translated():
-            has = self._flavor_of(self.manager.get_volume(volume.id).backend_id)
+            has = self._flavor_of(self.manager.get_volume(volume.name_id).backend_id)
         return bool((new_type.extra_specs or {}).get(FLAVOR_KEY, has) == has)
+
+    def update_migrated_volume(
+        self, context: Any, volume: Any, new_volume: Any, original_volume_status: str
+    ) -> dict[str, Any]:
+        """Return the model update by which `volume` has the disk of `new_volume` from now on.
+
+        Cinder gives `new_volume` the name_id of `volume` in exchange, and deletes it: that erases the old disk, unless
+        a VM has it. No row is renamed, since the row of the old disk may be in the same database, and has the id.
+        """
+        return {"_name_id": new_volume.name_id, "provider_location": new_volume.provider_location}
 
     # --- connections ---------------------------------------------------------------------------------------
 
@@ -222,13 +235,17 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         """Do nothing: there are no exports."""
 
     def initialize_connection(self, volume: Any, connector: Any) -> dict[str, Any]:
-        """Return the connection_info that `VolumeOps.attach_volume` takes; its driver there is `xensm`."""
+        """Return the connection_info that `VolumeOps.attach_volume` takes; its driver there is `xensm`.
+
+        It has Cinder's id of the volume, by which the compute service knows it.
+        """
         with _translated():
-            return self.manager.initialize_connection(volume.id, connector)
+            info = self.manager.initialize_connection(volume.name_id, connector)
+        return {**info, "data": {**info["data"], "volume_id": volume.id}}
 
     def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> None:
         with _translated():
-            self.manager.terminate_connection(volume.id, connector)
+            self.manager.terminate_connection(volume.name_id, connector)
 
     # --- images --------------------------------------------------------------------------------------------
 
@@ -244,7 +261,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         """Write an image to a volume that was just made; with `disable_sparse`, to one that may hold other data."""
         with _translated():
             cinder_images.copy_image_to_volume(
-                self.manager, context, volume.id, image_service, image_id, is_blank=not disable_sparse
+                self.manager, context, volume.name_id, image_service, image_id, is_blank=not disable_sparse
             )
 
     def copy_volume_to_image(self, context: Any, volume: Any, image_service: Any, image_meta: Any) -> None:
@@ -272,7 +289,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             )
         try:
             with _translated():
-                made = self.manager.manage_volume(volume.id, vdi["uuid"], name=volume.name)
+                made = self.manager.manage_volume(volume.name_id, vdi["uuid"], name=volume.name)
                 return self._placed(volume, made.backend_id)
         except exception.InvalidInput as error:
             raise _invalid(existing_ref, str(error)) from error
@@ -282,7 +299,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
 
     def unmanage(self, volume: Any) -> None:
         with _translated():
-            self.manager.unmanage_volume(volume.id)
+            self.manager.unmanage_volume(volume.name_id)
 
     def get_manageable_volumes(
         self, cinder_volumes: Any, marker: Any, limit: Any, offset: Any, sort_keys: Any, sort_dirs: Any
@@ -290,7 +307,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         with _translated():
             taken = {volume.vdi_uuid: volume.id for volume in self.manager.list_volumes()}
             vdis = self._vdis_on_backends()
-        known = {volume.id for volume in cinder_volumes}
+        known = {volume.name_id: volume.id for volume in cinder_volumes}
         entries = [_manageable(vdi, taken.get(vdi["uuid"]), known) for vdi in vdis]
         return volume_utils.paginate_entries_list(entries, marker, limit, offset, sort_keys, sort_dirs)
 
@@ -307,7 +324,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
 
     def get_pool(self, volume: Any) -> str:
         with _translated():
-            return self._flavor_of(self.manager.get_volume(volume.id).backend_id)
+            return self._flavor_of(self.manager.get_volume(volume.name_id).backend_id)
 
     def _update_volume_stats(self) -> None:
         """Report a Cinder pool for each flavor that has backends."""
@@ -434,7 +451,8 @@ def _pool(label: str, backends: Sequence[BackendStats]) -> dict[str, Any]:
         "thick_provisioning_support": any(not backend.is_thin for backend in up),
         "total_volumes": sum(each.volumes for each in backends),
         "multiattach": False,  # a VDI of an SR that makes disks belongs to one VM at a time
-        "online_extend_support": bool(up) and all(backend.has("VDI_RESIZE_ONLINE") for backend in up),
+        # without it the scheduler refuses every volume of a server, also of one that is shut down
+        "online_extend_support": any(backend.has("VDI_RESIZE") for backend in up),
         "QoS_support": False,
     }
 
@@ -448,8 +466,8 @@ def _gib(vdi: Mapping[str, Any]) -> int:
     return -(-int(vdi["virtual_size"]) // GIB)
 
 
-def _manageable(vdi: Mapping[str, Any], volume_id: str | None, known: Collection[str]) -> dict[str, Any]:
-    """Return what Cinder shows of a VDI that it could manage."""
+def _manageable(vdi: Mapping[str, Any], volume_id: str | None, known: Mapping[str, str]) -> dict[str, Any]:
+    """Return what Cinder shows of a VDI that it could manage. `known` maps the Storage Manager's ids to Cinder's."""
     if volume_id is not None:
         reason = "it is a volume already" if volume_id in known else "it is a volume of another service"
     elif vdi["VBDs"]:
@@ -461,7 +479,7 @@ def _manageable(vdi: Mapping[str, Any], volume_id: str | None, known: Collection
         "size": _gib(vdi),
         "safe_to_manage": reason is None,
         "reason_not_safe": reason,
-        "cinder_id": volume_id if volume_id in known else None,
+        "cinder_id": None if volume_id is None else known.get(volume_id),
         "extra_info": {
             "name_label": vdi["name_label"]
         },  # a dict: the interface's documentation says string, and is wrong

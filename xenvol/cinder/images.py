@@ -137,7 +137,7 @@ def copy_volume_to_image(
         with open(path, "r+b") as file, _translated(image_id):
             volume_to_image(
                 manager,
-                volume.id,
+                volume.name_id,
                 file,
                 format=format,
                 compression=compression,
