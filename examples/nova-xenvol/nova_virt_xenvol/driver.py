@@ -1,7 +1,7 @@
 """What nova asks of a hypervisor driver, in calls of xenvol's `VolumeOps` and of `Machines`.
 
-Neither keeps state, and every call can be repeated. So a service that was killed goes on where it was: xapi knows.
-What this class does not define, nova's base class refuses.
+Neither keeps state, and every call can be repeated: what a service did before it was killed is in xapi. What this class
+does not define, nova's base class refuses. Its methods have nova's signatures; nova ships no types.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nova import exception, objects
 from nova.compute import power_state
 from nova.objects.migrate_data import VMwareLiveMigrateData
 from nova.virt import configdrive, driver, hardware
-from nova.virt.xenvol import config, host
+from nova.virt.xenvol import config, resources
 from nova.virt.xenvol.errors import logged, translated
 from nova.virt.xenvol.machines import NULL, Machine, Machines
 from oslo_log import log as logging
@@ -34,7 +34,7 @@ POWER_STATES = {
 ConnectionInfo = Mapping[str, Any]
 
 
-class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
+class Driver(driver.ComputeDriver):
     """Runs servers on one host of a XenAPI pool. All their disks are volumes."""
 
     capabilities = driver.ComputeDriver.capabilities | {
@@ -117,7 +117,7 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
                 self._machines.destroy(machine)
             for volume in _mapping(
                 block_device_info
-            ):  # connected, and not attached yet, by a service that was killed
+            ):  # a service that was killed may have connected it, and no more
                 self._volumes.disconnect_volume(volume["connection_info"])
 
     def cleanup(self, *arguments, **options):
@@ -297,13 +297,13 @@ class Driver(driver.ComputeDriver):  # type: ignore[misc]  # nova ships no types
 
     def get_available_resource(self, nodename):
         with translated():
-            return host.resources(self._machines.read_host(), nodename)
+            return resources.compute_node(self._machines.read_host(), nodename)
 
     def update_provider_tree(self, provider_tree, nodename, allocations=None):
         with translated():
             record = self._machines.read_host()
         ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
-        provider_tree.update_inventory(nodename, host.inventory(record, ratios))
+        provider_tree.update_inventory(nodename, resources.inventory(record, ratios))
 
 
 def _mapping(block_device_info: Any) -> list[Any]:

@@ -6,6 +6,7 @@ nova's CinderFixture stands for Cinder. It asks a `Lab` for the connection_infos
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import uuid
 import warnings
@@ -21,6 +22,9 @@ from nova.virt.xenvol import config as config  # registers the options
 from tests.scenarios import GIB, scsi_id, touch_hosts
 from xenvol.simulator import Simulator
 
+logging.getLogger("nova.thread_pool_factory").setLevel(
+    logging.WARNING
+)  # it logs after a test, past nova's fixture
 PASTE = Path(sys.prefix, "etc", "nova", "api-paste.ini")
 ROOT = str(uuid.UUID(int=1))
 """A LUN of a target of its own, from which servers boot."""
@@ -34,7 +38,7 @@ ROOT_INFO = {
 }
 
 
-class Pool(test.NoDBTestCase):  # type: ignore[misc]  # nova ships no types
+class Pool(test.NoDBTestCase):
     """A simulated pool, and the options with which the driver finds it."""
 
     hosts = 1
@@ -71,7 +75,7 @@ class Pool(test.NoDBTestCase):  # type: ignore[misc]  # nova ships no types
         return [db.row("VBD", vbd) for vbd in db.children(vm, "VBDs")]
 
 
-class Lab(Pool, integrated_helpers._IntegratedTestBase):  # type: ignore[misc]  # nova ships no types
+class Lab(Pool, integrated_helpers._IntegratedTestBase):
     """A nova with one nova-compute, for the one host of the pool."""
 
     USES_DB = True
@@ -97,9 +101,9 @@ class Lab(Pool, integrated_helpers._IntegratedTestBase):  # type: ignore[misc]  
 
     # ---- what a user does
 
-    def boot(self, *volume_ids: str, expected_state: str = "ACTIVE") -> dict[str, Any]:
+    def boot(self, *volume_ids: str, expected_state: str = "ACTIVE", **wishes: Any) -> dict[str, Any]:
         """Return a server that booted from the first volume and has the others."""
-        server = self._build_server(networks="none")
+        server = self._build_server(networks="none") | wishes
         del server["imageRef"]
         server["block_device_mapping_v2"] = [
             {
@@ -118,6 +122,9 @@ class Lab(Pool, integrated_helpers._IntegratedTestBase):  # type: ignore[misc]  
 
     def detach(self, server: dict[str, Any], volume_id: str) -> None:
         self.api.delete_server_volume(server["id"], volume_id)
+
+    def fault_of(self, server: dict[str, Any]) -> str:
+        return str(self._show_server(server)["fault"]["message"])
 
     def volumes_of(self, server: dict[str, Any]) -> set[str]:
         """What nova's API lists."""

@@ -6,7 +6,7 @@ from nova.tests.fixtures.cinder import CinderFixture
 from nova.tests.functional.api.client import OpenStackApiException
 
 from tests.nova.functional.lab import ROOT, Lab
-from tests.scenarios import GIB, MIB, changes
+from tests.scenarios import GIB, MIB, arrange_target, changes, iscsi
 
 OLD, NEW = CinderFixture.SWAP_OLD_VOL, CinderFixture.SWAP_NEW_VOL
 """The fixture says of the first, once it is attached, that Cinder migrates it: else nova refuses to swap it."""
@@ -66,6 +66,14 @@ class TestServers(Lab):
             self.assertEqual(status, refused.exception.response.status_code, action)
             self.assertEqual("ACTIVE", self._show_server(server)["status"], action)
 
+    def test_a_server_with_a_network_or_a_config_drive_is_refused_and_nothing_is_left(self) -> None:
+        before = self.xapi.snapshot()
+        for wish, what in (({"networks": "auto"}, "networks"), ({"config_drive": True}, "a config drive")):
+            server = self.boot(ROOT, expected_state="ERROR", **wish)
+            self.assertIn(f"xenvol.Driver does not support {what}", self.fault_of(server))
+            self.assertEqual([], changes(before, self.xapi.snapshot()))
+            self._delete_server(server)
+
     def test_a_server_with_a_local_disk_is_sent_to_no_host(self) -> None:
         made = self.api.post_server({"server": self._build_server(networks="none")})
         server = self._wait_for_state_change(made, "ERROR")
@@ -81,6 +89,25 @@ class TestServers(Lab):
         traits = self._get_provider_traits(provider["uuid"])
         self.assertIn("COMPUTE_VOLUME_EXTEND", traits)
         self.assertNotIn("COMPUTE_NET_ATTACH_INTERFACE", traits)
+
+
+class TestMultiattach(Lab):
+    def test_two_servers_share_a_volume_and_each_detaches_its_own(self) -> None:
+        shared, other_root = CinderFixture.MULTIATTACH_VOL, OLD
+        arrange_target(self.xapi)
+        self.connection_infos |= {shared: iscsi(0), other_root: iscsi(1)}
+        before = self.xapi.snapshot()
+        servers = [self.boot(root) for root in (ROOT, other_root)]
+        for server in servers:
+            self.attach(server, shared)
+        self.assertEqual([{"0": True, "1": True}] * 2, [self.disks_of(server["id"]) for server in servers])
+        self.detach(servers[0], shared)
+        self.assertEqual(
+            [{"0": True}, {"0": True, "1": True}], [self.disks_of(server["id"]) for server in servers]
+        )
+        for server in servers:
+            self._delete_server(server)
+        self.assertEqual([], changes(before, self.xapi.snapshot()))
 
 
 class TestSwap(Lab):

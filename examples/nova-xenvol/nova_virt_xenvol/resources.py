@@ -15,8 +15,8 @@ from oslo_utils import versionutils
 CONF = nova.conf.CONF
 
 
-def resources(host: Mapping[str, Any], node_name: str) -> dict[str, Any]:
-    """Return the resources of a host, from its record. nova counts what its servers use by itself."""
+def compute_node(host: Mapping[str, Any], node_name: str) -> dict[str, Any]:
+    """Return what the host has, from its record. nova counts by itself what its servers use of that."""
     cpu, software = host["cpu_info"], host["software_version"]
     return {
         "uuid": node.get_local_node_uuid(),
