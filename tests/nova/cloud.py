@@ -127,7 +127,7 @@ class NovaAPI:
         self.request("POST", f"/servers/{server_id}/action", {action: arguments or None})
 
     def create_server(self, root_id: str, host: str | None = None, *data_ids: str) -> str:
-        """A server with these volumes, which boots from the first, on this host or on one that the scheduler chooses."""
+        """A server with these volumes, which boots from the first, on this host or on the scheduler's choice."""
         disks = [
             {"boot_index": index, "uuid": each, "source_type": "volume", "destination_type": "volume"}
             for index, each in zip([0, *[-1] * len(data_ids)], [root_id, *data_ids], strict=True)
@@ -353,10 +353,7 @@ def _start(made: Cloud) -> None:
             OS_NOVA_CONFIG_FILES=f"{Path(sys.prefix)}/etc/nova/api-paste.ini;nova.conf;databases.conf",
         ),
     }
-    urls = {
-        name: wait_for(f"{name} to listen", lambda: process.said(r"wsgi\.\w+: (http\S+)"), alive=[process])
-        for name, process in applications.items()
-    }
+    urls = {name: _address(process) for name, process in applications.items()}
     made.api = NovaAPI(f"{urls['nova-api']}/v2.1", made.cinder.api.project)
     made.stand_ins.catalogue |= {
         "placement": urls["placement"],
@@ -370,3 +367,9 @@ def _start(made: Cloud) -> None:
     made.cinder.start_volume({})
     made.wait_for_hosts()
     made.api.post("/flavors", flavor={"id": FLAVOR, "name": FLAVOR, "ram": 512, "vcpus": 1, "disk": 0})
+
+
+def _address(process: Process) -> str:
+    return wait_for(
+        f"{process.name} to listen", lambda: process.said(r"wsgi\.\w+: (http\S+)"), alive=[process]
+    )

@@ -102,8 +102,9 @@ def delete(running: Cloud, server_ids: Sequence[str], volume_ids: Sequence[str])
 
 
 def vdi_of(running: Cloud, xapi: Session, volume_id: str) -> tuple[str, dict[str, Any]]:
-    """The reference and the record of the disk that Cinder's driver has under this id."""
-    vdi_uuid = running.cinder.xenvol("sm", "volume_connection", volume_id)["data"]["vdi_uuid"]
+    """The reference and the record of the volume's disk. After a migration that is the disk of another id."""
+    name_id = running.cinder.api.volume(volume_id)["os-vol-mig-status-attr:name_id"]
+    vdi_uuid = running.cinder.xenvol("sm", "volume_connection", name_id or volume_id)["data"]["vdi_uuid"]
     ((vdi_ref, vdi),) = xapi.find("VDI", {"uuid": vdi_uuid}).items()
     return vdi_ref, vdi
 
@@ -125,7 +126,7 @@ def is_live(xapi: Session, host: str) -> bool:
 
 
 def check(running: Cloud, xapi: Session, server_id: str, host: str, *volume_ids: str) -> None:
-    """Nova, Cinder and the pool agree that the server runs on this host, and that it has these volumes and no others."""
+    """Nova, Cinder and the pool agree that the server runs on this host, and has these volumes and no others."""
     nova, cinder = running.api, running.cinder.api
     assert nova.host_of(server_id) == host
     attachments = {each: cinder.attachments_of(each) for each in volume_ids}
@@ -196,7 +197,7 @@ def test_a_volume_in_use_is_retyped_with_migration(running: Cloud, cinder: Cinde
     cinder.until_retyped(data_id, "silver")
     _, new = vdi_of(running, xapi, data_id)
     assert new["SR"] != old["SR"]
-    assert xapi.find("VDI", {"uuid": old["uuid"]}) == {}
+    wait_for("the old disk to be deleted", lambda: xapi.find("VDI", {"uuid": old["uuid"]}) == {} or None)
     check(running, xapi, server_id, XEN1, root_id, data_id)
     running.api.detach(server_id, data_id)
     cinder.until(f"/volumes/{data_id}", "available")
