@@ -18,7 +18,7 @@ import requests
 from tests.cinder.processes import LIMIT, Process, running, wait_for
 from tests.cinder.services import BIN, Refused, Services, services, syncing, tails
 from tests.nova import databases
-from tests.nova.standins import StandIns, stand_ins
+from tests.nova.standins import SERVICE_TOKEN, StandIns, stand_ins
 
 HOSTS = ("xen1", "xen2")
 MICROVERSION = "2.96"
@@ -185,7 +185,14 @@ class NovaAPI:
     def migrate(self, server_id: str, host: str) -> str:
         """Migrate it live to this host; return the status in which the migration ends."""
         earlier = len(self.migrations(server_id))
+        self.begin_migration(server_id, host)
+        return self.until_migrated(server_id, earlier)
+
+    def begin_migration(self, server_id: str, host: str) -> None:
         self.act(server_id, "os-migrateLive", host=host, block_migration="auto")
+
+    def until_migrated(self, server_id: str, earlier: int = 0) -> str:
+        """Wait until the migration after so many earlier ones has ended; return its status."""
 
         def ended() -> str | None:
             statuses = self.migrations(server_id)[earlier:]
@@ -243,6 +250,18 @@ class Cloud:
             return None
         shown = self.api.request("GET", "/os-hypervisors")["hypervisors"]
         return {each["hypervisor_hostname"] for each in shown if each["state"] == "up"} == set(HOSTS) or None
+
+    def used(self) -> int:
+        """How much of the hosts' processors and memory placement counts as used, in sum."""
+        root, headers = self.stand_ins.catalogue["placement"], {"X-Auth-Token": SERVICE_TOKEN}
+        found = requests.get(f"{root}/resource_providers", headers=headers, timeout=LIMIT).json()
+        usages = [
+            requests.get(
+                f"{root}/resource_providers/{each['uuid']}/usages", headers=headers, timeout=LIMIT
+            ).json()
+            for each in found["resource_providers"]
+        ]
+        return sum(sum(each["usages"].values()) for each in usages)
 
     def tails(self) -> str:
         """The end of every log, for whoever reads that a test failed."""

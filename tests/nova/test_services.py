@@ -70,15 +70,15 @@ def xapi(running: Cloud) -> Iterator[Session]:
         yield session
 
 
-def create_root(cinder: CinderAPI) -> str:
+def create_root(cinder: CinderAPI, volume_type: str = "gold") -> str:
     """A volume from which a server boots."""
-    volume_id = create_volume(cinder)
+    volume_id = create_volume(cinder, volume_type)
     cinder.act(f"/volumes/{volume_id}", "os-set_bootable", bootable=True)
     return volume_id
 
 
-def create_volume(cinder: CinderAPI) -> str:
-    volume_id = cinder.create_volume(1)
+def create_volume(cinder: CinderAPI, volume_type: str = "gold") -> str:
+    volume_id = cinder.create_volume(1, volume_type)
     cinder.until(f"/volumes/{volume_id}", "available")
     return volume_id
 
@@ -173,19 +173,40 @@ def test_a_server_migrates_live_and_back(
 def test_a_server_whose_migration_fails_stays_where_it_is(
     running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
 ) -> None:
-    """A migration that xapi refuses, when the destination is prepared."""
+    """A live migration that xapi refuses once the destination is prepared; the next one succeeds."""
     volume_ids = create_root(cinder), create_volume(cinder)
     server_id = boot(running, volume_ids[0], XEN1, volume_ids[1])
-    vm_uuid = "OpaqueRef:NULL"
-    running.cinder.pool.order(
-        "refuse", "*VM.pool_migrate", error=["VM_MIGRATE_FAILED", vm_uuid, "xen1", "xen2", "the link is down"]
-    )
-    assert nova.migrate(server_id, XEN2) in ("failed", "error")
+    refusal = ["VM_MIGRATE_FAILED", "OpaqueRef:NULL", XEN1, XEN2, "the link is down"]
+    running.cinder.pool.order("refuse", "*VM.pool_migrate", error=refusal)
+    assert nova.migrate(server_id, XEN2) != "completed"
     assert running.cinder.pool.orders() == []
     check(running, xapi, server_id, XEN1, *volume_ids)
     assert nova.migrate(server_id, XEN2) == "completed"
     check(running, xapi, server_id, XEN2, *volume_ids)
     delete(running, [server_id], volume_ids)
+
+
+def test_a_server_whose_destination_cannot_reach_the_storage_stays_where_it_is(
+    running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
+) -> None:
+    """A live migration to a host that cannot plug the SR; the next one succeeds."""
+    # whose SR was plugged last: so it is the last again, which xapi notes on the host's control domain
+    volume_ids = create_root(cinder, "silver"), create_volume(cinder, "silver")
+    server_id = boot(running, volume_ids[0], XEN1, volume_ids[1])
+    (xen2_ref,) = xapi.find("host", {"hostname": XEN2})
+    (pbd_ref,) = xapi.find("PBD", {"SR": vdi_of(running, xapi, volume_ids[0])[1]["SR"], "host": xen2_ref})
+    xapi.call("PBD.unplug", pbd_ref)
+    running.cinder.pool.order(
+        "refuse", "PBD.plug", error=["SR_BACKEND_FAILURE_73", "", "no route to host", ""]
+    )
+    assert nova.migrate(server_id, XEN2) != "completed"
+    assert running.cinder.pool.orders() == []
+    check(running, xapi, server_id, XEN1, *volume_ids)
+    assert nova.migrate(server_id, XEN2) == "completed"
+    check(running, xapi, server_id, XEN2, *volume_ids)
+    delete(running, [server_id], volume_ids)
+    if not xapi.call("PBD.get_currently_attached", pbd_ref):
+        xapi.call("PBD.plug", pbd_ref)
 
 
 def test_a_volume_in_use_is_retyped_with_migration(running: Cloud, cinder: CinderAPI, xapi: Session) -> None:
@@ -283,14 +304,18 @@ def test_an_attach_of_a_killed_nova_compute_leaves_nothing_when_the_server_is_de
 def test_five_servers_boot_migrate_and_are_deleted_at_once(
     running: Cloud, nova: NovaAPI, cinder: CinderAPI, xapi: Session
 ) -> None:
-    """Five servers at once, each with a further volume."""
+    """Five servers at once, where the scheduler puts them: boot with two volumes, migrate live, delete."""
     root_ids = [create_root(cinder) for _ in range(5)]
     data_ids = [create_volume(cinder) for _ in range(5)]
-    server_ids = [
-        nova.create_server(each, None, data_id) for each, data_id in zip(root_ids, data_ids, strict=True)
-    ]
+    pairs = list(zip(root_ids, data_ids, strict=True))
+    server_ids = [nova.create_server(root_id, None, data_id) for root_id, data_id in pairs]
     for each in server_ids:
         nova.until(each, "ACTIVE")
-    for each, *volume_ids in zip(server_ids, root_ids, data_ids, strict=True):
-        check(running, xapi, each, nova.host_of(each), *volume_ids)
+    others = {each: XEN2 if nova.host_of(each) == XEN1 else XEN1 for each in server_ids}
+    for each, host in others.items():
+        nova.begin_migration(each, host)
+    for each in server_ids:
+        assert nova.until_migrated(each) == "completed"
+    for each, volume_ids in zip(server_ids, pairs, strict=True):
+        check(running, xapi, each, others[each], *volume_ids)
     delete(running, server_ids, [*root_ids, *data_ids])
