@@ -158,7 +158,11 @@ class Machines:
             else:
                 return
         if machine.power_state != "Halted":
-            self._run("VM.hard_shutdown", machine.ref)
+            try:
+                self._run("VM.hard_shutdown", machine.ref)
+            except XapiError as error:
+                if error.code != "VM_BAD_POWER_STATE" or error.params[-1] != "halted":  # halted meanwhile
+                    raise
 
     def pause(self, machine: Machine) -> None:
         self._run("VM.pause", machine.ref)

@@ -1,11 +1,12 @@
-"""A server that moves between two hosts of a pool: their drivers, called as nova calls them.
+"""The drivers of two hosts of a pool, called as nova calls them: what its fixtures in one process do not show.
 
-nova's fixtures have one CONF.host for all services of the process, so they cannot have two computes that detach. The
-tests with real processes have them.
+They have one CONF.host for all services, so they cannot have two computes that detach. Tests with real processes can.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ from nova.compute import power_state
 from nova.virt.xenvol import Driver
 
 from tests.nova.functional.lab import ROOT, ROOT_INFO, Pool
-from tests.scenarios import changes
+from tests.scenarios import arrange_target, changes, iscsi
 
 
-class TestMoves(Pool):
+class TestDrivers(Pool):
     hosts = 2
 
     def setUp(self) -> None:
@@ -65,6 +66,56 @@ class TestMoves(Pool):
         ):
             self.source.live_migration(None, self.instance, "compute2", post, recover, False, data)
 
+    def test_a_spawn_that_fails_leaves_nothing_also_where_nova_does_not_destroy_after_it(self) -> None:
+        """After a failed unshelve it does not."""
+        self.xapi.faults.refuse("VM.start_on", "HOST_NOT_ENOUGH_FREE_MEMORY", "1", "0")
+        with self.assertRaises(exception.NovaException):
+            self.spawn(self.source, "first")
+        self.assertEqual([], changes(self.pristine, self.xapi.snapshot()))
+
+    def test_a_server_is_destroyed_with_a_volume_of_which_nova_has_no_connection_info(self) -> None:
+        """It saves that after the attach, unless it is killed before."""
+        arrange_target(self.xapi)
+        pristine = self.xapi.snapshot()
+        self.spawn(self.source, "first")
+        self.source.attach_volume(None, iscsi(1), self.instance, "/dev/xvdb")
+        mapping = {"block_device_mapping": [self.volume("first")]}
+        self.source.destroy(None, self.instance, None, mapping)
+        self.assertEqual([], changes(pristine, self.xapi.snapshot()))
+
+    def test_a_volume_that_a_killed_service_has_connected_is_released_when_the_server_is_destroyed(
+        self,
+    ) -> None:
+        volume = self.volume("first")
+        self.source._volumes.connect_volume(volume["connection_info"])
+        self.source.destroy(None, self.instance, None, {"block_device_mapping": [volume]})
+        self.assertEqual([], changes(self.pristine, self.xapi.snapshot()))
+
+    def test_a_hard_reboot_attaches_what_is_not_attached(self) -> None:
+        self.spawn(self.source, "first")
+        self.source.power_off(self.instance)
+        volume = self.volume("first")
+        self.source.detach_volume(None, volume["connection_info"], self.instance, "/dev/xvda")
+        self.source.reboot(None, self.instance, None, "HARD", {"block_device_mapping": [volume]})
+        self.assertEqual({"0": True}, self.disks_of(self.instance.uuid))
+
+    def test_a_guest_that_does_not_shut_down_in_time_or_cannot_is_powered_off(self) -> None:
+        self.spawn(self.source, "first")
+        (vm,) = self.xapi.db.by_name("VM", self.instance.uuid)
+        with self.xapi.xapi.lock:
+            self.xapi.db.set("VM", vm, shutdown_delay=1)  # second
+        self.power_off_hard()
+        with self.xapi.xapi.lock:
+            self.xapi.db.set("VM", vm, shutdown_delay=0, platform={})  # without Xen's drivers
+        self.source.power_on(None, self.instance, None)
+        self.power_off_hard()
+
+    def power_off_hard(self) -> None:
+        with self.xapi.journal.recording() as calls:
+            self.source.power_off(self.instance, timeout=0.1)
+        self.assertIn("Async.VM.hard_shutdown", calls.methods())
+        self.assertEqual(power_state.SHUTDOWN, self.source.get_info(self.instance).state)
+
     def test_a_live_migration_takes_the_server_and_its_volumes_to_the_other_host(self) -> None:
         self.spawn(self.source, "first")
         recover, post = mock.Mock(), mock.Mock()
@@ -108,11 +159,18 @@ class TestMoves(Pool):
             None, self.volume("second")["connection_info"], self.instance, "/dev/xvda"
         )
 
-    def test_a_migration_whose_answer_is_lost_is_judged_by_where_the_server_is(self) -> None:
+    def test_a_migration_without_an_answer_is_waited_for_and_judged_by_where_the_server_is(self) -> None:
         self.spawn(self.source, "first")
         recover, post = mock.Mock(), mock.Mock()
+        (vm,) = self.xapi.db.by_name("VM", self.instance.uuid)
+        self.xapi.guest(vm).stays_in_flight = True
         self.xapi.faults.lose_answer("VM.pool_migrate")
-        self.migrate("second", recover, post)
+        migration = threading.Thread(target=self.migrate, args=("second", recover, post))
+        migration.start()
+        while migration.is_alive() and "task.get_all_records_where" not in self.xapi.journal.methods():
+            time.sleep(0.02)
+        self.xapi.guest(vm).stays_in_flight = False
+        migration.join()
         post.assert_called_once()
         recover.assert_not_called()
 
