@@ -386,6 +386,20 @@ class TestAVolumeAsAnImage:
         driver.copy_image_to_volume(CONTEXT, again, back, back.id)
         assert content(again) == disk().rstrip(b"\0")
 
+    def test_is_that_of_the_disk_which_a_migration_gave_the_volume(
+        self, driver: XenSMDriver, volume: Any, content: Content, tmp_path: Path
+    ) -> None:
+        migrated = a_volume()
+        migrated._name_id = volume.id
+        filled = ImageService(disk())
+        driver.copy_image_to_volume(CONTEXT, migrated, filled, filled.id, disable_sparse=True)
+        assert content(volume) == disk().rstrip(b"\0")
+        service = ImageService(disk_format="raw")
+        service.uploads = tmp_path / "image"
+        driver.copy_volume_to_image(CONTEXT, migrated, service, service.meta)
+        with service.uploads.open("rb") as file:
+            assert file.read(len(disk())) == disk()
+
     def test_of_no_volume_is_refused(self, driver: XenSMDriver, conversion_dir: Path) -> None:
         service = ImageService()
         with pytest.raises(exception.VolumeNotFound):
