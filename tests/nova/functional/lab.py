@@ -22,9 +22,9 @@ from nova.virt.xenvol import config as config  # registers the options
 from tests.scenarios import GIB, scsi_id, touch_hosts
 from xenvol.simulator import Simulator
 
-logging.getLogger("nova.thread_pool_factory").setLevel(
-    logging.WARNING
-)  # it logs after a test, past nova's fixture
+# it logs after a test, when nova's fixture does not capture any more
+logging.getLogger("nova.thread_pool_factory").setLevel(logging.WARNING)
+
 PASTE = Path(sys.prefix, "etc", "nova", "api-paste.ini")
 ROOT = str(uuid.UUID(int=1))
 """A LUN of a target of its own, from which servers boot."""
