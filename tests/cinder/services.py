@@ -217,16 +217,14 @@ class CinderAPI:
         return wait_for(f"{path} to be {' or '.join(statuses)}", self._when_changed(path, has_it))
 
     def until_retyped(self, volume_id: str, volume_type: str) -> None:
-        """Wait until the volume is of this type, and its migration has ended."""
+        """Wait until the volume is of this type, and can be used or is. An error ends the wait."""
 
         def is_it() -> bool | None:
             shown = self.volume(volume_id)
             assert not shown["status"].startswith("error"), f"{volume_id} is {shown['status']}"
             assert shown["migration_status"] != "error", f"the migration of {volume_id} failed"
-            return (shown["volume_type"], shown["status"]) in (
-                (volume_type, "available"),
-                (volume_type, "in-use"),
-            ) or None
+            is_idle = shown["status"] in ("available", "in-use")
+            return (is_idle and shown["volume_type"] == volume_type) or None
 
         wait_for(f"volume {volume_id} to be of type {volume_type}", is_it, pause=0.2)
 

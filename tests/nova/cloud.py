@@ -23,9 +23,7 @@ from tests.nova.standins import SERVICE_TOKEN, StandIns, stand_ins
 HOSTS = ("xen1", "xen2")
 MICROVERSION = "2.96"
 FLAVOR = "small"
-PAUSE = (
-    0.2  # seconds between two questions to nova's API, whose answers take the CPU time that the services need
-)
+PAUSE = 0.2  # seconds between two questions to nova's API: its answers take CPU time, which the services need
 DATABASES = ("placement", "nova_api", "nova", "nova_cell0")
 MIGRATIONS = [
     ("placement-manage", "db", "sync"),
@@ -64,6 +62,9 @@ my_ip = 127.0.0.1
 state_path = {directory}/state
 # a service's first periodic tasks run when it has started, not up to a minute later
 periodic_fuzzy_delay = 0
+# on a busy machine an answer or a heartbeat may come late; the tests say themselves which service is down
+rpc_response_timeout = {limit}
+service_down_time = {limit}
 [oslo_concurrency]
 lock_path = {directory}/locks
 [conductor]
@@ -74,7 +75,7 @@ discover_hosts_in_cells_interval = 1
 [vnc]
 enabled = false
 [service_user]
-# Cinder lets nobody else end an attachment of a server
+# only for a service does Cinder delete an attachment that a server has
 send_service_user_token = true
 """
 NOVA_DATABASES = """\
@@ -174,12 +175,12 @@ class NovaAPI:
         return [each["id"] for each in self.request("GET", "/servers")["servers"]]
 
     def attach(self, server_id: str, volume_id: str) -> None:
-        """Ask for it; `Cloud.until_in_use` waits."""
+        """Ask for it. When it is done, the volume is in use."""
         wanted = {"volumeId": volume_id}
         self.post(f"/servers/{server_id}/os-volume_attachments", volumeAttachment=wanted)
 
     def detach(self, server_id: str, volume_id: str) -> None:
-        """Ask for it."""
+        """Ask for it. When it is done, the volume is available."""
         self.request("DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
 
     def migrate(self, server_id: str, host: str) -> str:
@@ -253,15 +254,13 @@ class Cloud:
 
     def used(self) -> int:
         """How much of the hosts' processors and memory placement counts as used, in sum."""
-        root, headers = self.stand_ins.catalogue["placement"], {"X-Auth-Token": SERVICE_TOKEN}
-        found = requests.get(f"{root}/resource_providers", headers=headers, timeout=LIMIT).json()
-        usages = [
-            requests.get(
-                f"{root}/resource_providers/{each['uuid']}/usages", headers=headers, timeout=LIMIT
-            ).json()
-            for each in found["resource_providers"]
-        ]
-        return sum(sum(each["usages"].values()) for each in usages)
+
+        def ask(path: str) -> Any:
+            url = f"{self.stand_ins.catalogue['placement']}{path}"
+            return requests.get(url, headers={"X-Auth-Token": SERVICE_TOKEN}, timeout=LIMIT).json()
+
+        providers = [each["uuid"] for each in ask("/resource_providers")["resource_providers"]]
+        return sum(sum(ask(f"/resource_providers/{each}/usages")["usages"].values()) for each in providers)
 
     def tails(self) -> str:
         """The end of every log, for whoever reads that a test failed."""
@@ -318,7 +317,7 @@ def _configure(directory: Path, cinder: Services, keystone_url: str) -> None:
     scratch = cinder.scratch
     clients = ("placement", "cinder", "neutron", "service_user")
     texts = {
-        "nova.conf": NOVA.format(directory=directory, transport_url=scratch.transport_url)
+        "nova.conf": NOVA.format(directory=directory, transport_url=scratch.transport_url, limit=LIMIT)
         + _identities(keystone_url, "nova", *clients),
         "databases.conf": NOVA_DATABASES.format(
             database=scratch.database("nova"),
@@ -378,7 +377,8 @@ def _start(made: Cloud) -> None:
         "placement": urls["placement"],
         "compute": made.api.root,
         "block-storage": f"{made.cinder.api.root}/v3",
-    }  # each service asks for it once
+    }
+    # from here on, since each of these asks for the catalogue once
     for name in ("nova-conductor", "nova-scheduler"):
         made.start(name, [*program(name, made.directory), "--config-file", made.directory / "databases.conf"])
     for host in HOSTS:
@@ -389,6 +389,5 @@ def _start(made: Cloud) -> None:
 
 
 def _address(process: Process) -> str:
-    return wait_for(
-        f"{process.name} to listen", lambda: process.said(r"wsgi\.\w+: (http\S+)"), alive=[process]
-    )
+    said = r"wsgi\.\w+: (http\S+)"
+    return wait_for(f"{process.name} to listen", lambda: process.said(said), alive=[process])
