@@ -7,9 +7,10 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import requests
@@ -137,8 +138,11 @@ class CinderAPI:
     """The volume types that were created, in this order."""
     project: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"X-Auth-Token": f"admin:{self.project}", "OpenStack-API-Version": "volume 3.71"}
+    def request(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Any:
+        version = {"OpenStack-API-Version": "volume 3.71"}
+        headers = {"X-Auth-Token": f"admin:{self.project}", **version, **headers}
         url = f"{self.root}/v3/{self.project}{path}"
         answer = requests.request(method, url, json=body, headers=headers, timeout=LIMIT)
         if not answer.ok:
@@ -180,6 +184,11 @@ class CinderAPI:
         shown: dict[str, Any] = self.request("GET", f"/volumes/{volume_id}")["volume"]
         return shown
 
+    def attachments_of(self, volume_id: str) -> list[str]:
+        """The ids of all its attachments, also of those that are reserved only."""
+        shown = self.request("GET", f"/attachments?volume_id={volume_id}")["attachments"]
+        return [each["id"] for each in shown]
+
     def pool_of(self, volume_id: str) -> str:
         """The part of its host after #."""
         return str(self.volume(volume_id)["os-vol-host-attr:host"]).partition("#")[2]
@@ -206,6 +215,18 @@ class CinderAPI:
             return None
 
         return wait_for(f"{path} to be {' or '.join(statuses)}", self._when_changed(path, has_it))
+
+    def until_retyped(self, volume_id: str, volume_type: str) -> None:
+        """Wait until the volume is of this type, and can be used or is. An error ends the wait."""
+
+        def is_it() -> bool | None:
+            shown = self.volume(volume_id)
+            assert not shown["status"].startswith("error"), f"{volume_id} is {shown['status']}"
+            assert shown["migration_status"] != "error", f"the migration of {volume_id} failed"
+            is_idle = shown["status"] in ("available", "in-use")
+            return (is_idle and shown["volume_type"] == volume_type) or None
+
+        wait_for(f"volume {volume_id} to be of type {volume_type}", is_it, pause=0.2)
 
     def until_gone(self, path: str) -> None:
         def is_gone(shown: dict[str, Any] | None) -> bool | None:
@@ -329,25 +350,51 @@ class Services:
         return {pool["name"] for pool in pools} >= {f"{HOST}@{BACKEND}#{label}" for label in FLAVORS} or None
 
     def tails(self) -> str:
-        """The end of every log, for whoever reads that a test failed."""
-        parts = []
-        for log in sorted(self.directory.glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()
-            telling = [line for line in lines if not POLLING.search(line)]
-            parts += [f"--- {log.name}", *telling[-TAIL:]]
-        return "\n".join(parts)
+        return tails(self.directory)
+
+
+def tails(directory: Path) -> str:
+    """The end of every log in the directory, for whoever reads that a test failed."""
+    parts = []
+    for log in sorted(directory.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if not POLLING.search(line)]
+        parts += [f"--- {log.name}", *telling[-TAIL:]]
+    return "\n".join(parts)
 
 
 @contextmanager
-def services(directory: Path) -> Iterator[Services]:
-    """API and scheduler, started; cinder-volume starts with `start_volume`."""
+def syncing(made: Services) -> Iterator[None]:
+    """Make Cinder's tables, while the caller does something else."""
+    command = [BIN / "cinder-manage", "--config-file", made.directory / "cinder.conf", "db", "sync"]
+    with running("cinder-manage", command, made.directory / "cinder-manage.log") as process:
+        yield
+        status = process.wait()
+    assert status == 0, f"cinder-manage ended with status {status}"
+
+
+@contextmanager
+def services(
+    directory: Path,
+    *,
+    simulator: Sequence[str] = (),
+    settings: str = "",
+    databases: Sequence[str] = (),
+    tables: Callable[[Services], AbstractContextManager[None]] = syncing,
+) -> Iterator[Services]:
+    """API and scheduler, started; cinder-volume starts with `start_volume`.
+
+    A caller that runs further services beside them says in which `databases` and how their `tables` are made, what
+    `settings` Cinder has more or else, and further options of the `simulator`.
+    """
     with ExitStack() as undo:
-        mine = undo.enter_context(scratch())
-        pool, glance, glance_url = _serve(undo, directory)
+        mine = undo.enter_context(scratch(*databases))
+        pool, glance, glance_url = _serve(undo, directory, simulator)
         made = Services(directory, mine, pool, glance, undo)
         try:
-            _configure(made, glance_url)
-            _prepare(made)
+            _configure(made, glance_url, settings)
+            with tables(made):
+                _make_flavors(made)
             for name in ("cinder-scheduler", "cinder-api"):
                 made.start(name)
             made.wait_for_api()
@@ -357,12 +404,12 @@ def services(directory: Path) -> Iterator[Services]:
         yield made
 
 
-def _serve(undo: ExitStack, directory: Path) -> tuple[Pool, Glance, str]:
+def _serve(undo: ExitStack, directory: Path, options: Sequence[str]) -> tuple[Pool, Glance, str]:
     """A simulated pool and an image service, which start at the same time."""
     world = directory / "world.json"
     world.write_text(json.dumps(WORLD))
     (directory / "password").write_text("secret\n")
-    command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v"]
+    command = [sys.executable, "-m", "xenvol.simulator", "serve", "--world", world, "-v", *options]
     simulator = undo.enter_context(running("simulator", command, directory / "simulator.log"))
     images = Glance(directory / "images")
     images.directory.mkdir()
@@ -373,7 +420,7 @@ def _serve(undo: ExitStack, directory: Path) -> tuple[Pool, Glance, str]:
     return Pool(pool_url), images, glance_url
 
 
-def _configure(made: Services, glance_url: str) -> None:
+def _configure(made: Services, glance_url: str, settings: str) -> None:
     etc = Path(sys.prefix) / "etc" / "cinder"
     for name in ("state", "locks", "coordination"):
         (made.directory / name).mkdir()
@@ -389,16 +436,12 @@ def _configure(made: Services, glance_url: str) -> None:
         cinder_database=made.scratch.cinder_database,
         sm_database=made.scratch.sm_database,
     )
-    (made.directory / "cinder.conf").write_text(text)
+    (made.directory / "cinder.conf").write_text(text + settings)
 
 
-def _prepare(made: Services) -> None:
-    """Cinder's tables; and meanwhile the Storage Manager's, with a flavor on each export."""
-    command = [BIN / "cinder-manage", "--config-file", made.directory / "cinder.conf", "db", "sync"]
-    with running("cinder-manage", command, made.directory / "cinder-manage.log") as process:
-        made.xenvol("sm", "db_upgrade")
-        for label, path in FLAVORS.items():
-            made.xenvol("sm", "flavor_create", label, f"{label} for tests")
-            made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")
-        status = process.wait()
-    assert status == 0, f"cinder-manage ended with status {status}"
+def _make_flavors(made: Services) -> None:
+    """The Storage Manager's tables, and a flavor on each export."""
+    made.xenvol("sm", "db_upgrade")
+    for label, path in FLAVORS.items():
+        made.xenvol("sm", "flavor_create", label, f"{label} for tests")
+        made.xenvol("sm", "backend_add", label, "nfs", "server=10.0.0.20", f"serverpath={path}")

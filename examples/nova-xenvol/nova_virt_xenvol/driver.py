@@ -218,6 +218,9 @@ class Driver(driver.ComputeDriver):
                 with logged("the return of the old volume", instance):
                     self._volumes.attach_volume(old_connection_info, machine.ref, mountpoint)
                 raise
+            # now, since after a migration by Cinder no call names this id again: the disk would stay in use for ever
+            with logged("the end of the copy's connection", instance):
+                self._volumes.disconnect_volume(new_connection_info)
 
     def _copy(self, old: ConnectionInfo, new: ConnectionInfo) -> None:
         hosts = [self._machines.host_ref]
