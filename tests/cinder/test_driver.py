@@ -224,6 +224,25 @@ class TestStarting:
         assert "out of order" in caplog.text
 
 
+class TestConnections:
+    def test_have_the_uuids_and_say_how_to_introduce_the_sr_if_an_option_asks_for_it(
+        self, make_driver: MakeDriver, manager: StorageManager
+    ) -> None:
+        volume = a_volume("gold")
+        found = []
+        for options in ({}, {"xenvol_introduce_sr": True}, {"xenvol_connection_secrets": ["password"]}):
+            driver = make_driver(**options)
+            driver.do_setup(None)
+            driver.create_volume(volume)
+            found.append(driver.initialize_connection(volume, {"host": "any"}))
+        secrets = {"secrets": ["password"]}
+        assert found == [
+            manager.initialize_connection(volume.id, **asked)  # type: ignore[arg-type]  # keywords of two types
+            for asked in ({}, {"introduce": True}, secrets)
+        ]
+        assert ["serverpath" in info["data"] for info in found] == [False, True, True]
+
+
 class TestFlavors:
     @pytest.mark.parametrize(
         ("extra_specs", "default", "pool", "expected"),

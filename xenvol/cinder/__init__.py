@@ -65,6 +65,16 @@ OPTIONS = [
         help="The flavor of volumes whose type has no extra spec xenvol:flavor. Without this option, the pool that "
         "the scheduler chose is the flavor.",
     ),
+    cfg.BoolOpt(
+        "xenvol_introduce_sr",
+        default=False,
+        help="Say in each connection_info how to introduce the SR, for hypervisors of a pool that does not have it.",
+    ),
+    cfg.ListOpt(
+        "xenvol_connection_secrets",
+        help="With xenvol_introduce_sr: the keys of the backends' passwords that a connection_info may contain, such "
+        "as chappassword. Whoever may read an attachment can read them. Default: none.",
+    ),
 ]
 
 cfg.CONF.register_opts(OPTIONS, group=configuration.SHARED_CONF_GROUP)
@@ -224,7 +234,12 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
     def initialize_connection(self, volume: Any, connector: Any) -> dict[str, Any]:
         """Return the connection_info that `VolumeOps.attach_volume` takes; its driver there is `xensm`."""
         with _translated():
-            return self.manager.initialize_connection(volume.id, connector)
+            return self.manager.initialize_connection(
+                volume.id,
+                connector,
+                introduce=bool(self._option("xenvol_introduce_sr")),
+                secrets=self._option("xenvol_connection_secrets") or (),
+            )
 
     def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> None:
         with _translated():

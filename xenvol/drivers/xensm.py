@@ -166,7 +166,8 @@ def _known_type(view: View, volume: XenSMVolume) -> str:
             "sr_type",
             XenSMConnectionData,
             driver=DRIVER,
-            problem=f"is missing, and the pool has no SR {volume.sr_uuid}",
+            problem=f"is missing, and the pool has no SR {volume.sr_uuid} (of the Storage Manager's SRs, "
+            "`xenvol sm setup` introduces each)",
         )
     return str(view.record("SR", sr_ref)["type"])
 

@@ -9,7 +9,7 @@ equal, and each can serve each request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from xenvol.secret import Secret
@@ -44,7 +44,8 @@ class StorageManager:
     connection.
 
     `session` comes from `xenvol.connect`, or is any object with ``.xenapi``; `database` is an SQLAlchemy URL or a
-    `Database`. A SQLite file gets its tables by itself, other databases by ``xenvol sm db_upgrade``.
+    `Database`. `create_flavor` makes a missing SQLite file; other databases get their tables by
+    ``xenvol sm db_upgrade``.
     """
 
     def __init__(self, session: Any, database: str | Database) -> None:
@@ -195,11 +196,21 @@ class StorageManager:
     # ---- attaching
 
     def initialize_connection(
-        self, volume_id: str, connector: Mapping[str, object] | None = None
+        self,
+        volume_id: str,
+        connector: Mapping[str, object] | None = None,
+        *,
+        introduce: bool = False,
+        secrets: Collection[str] = (),
     ) -> dict[str, Any]:
-        """Return the connection_info that `VolumeOps.attach_volume` takes. It contains the passwords of the storage, if
-        any."""
-        return connections.initialize(self._context, volume_id, connector)
+        """Return the connection_info that `VolumeOps.attach_volume` takes, without a secret.
+
+        For a pool that does not have the SR, `introduce` adds how to introduce it, and `secrets` names the passwords
+        that may be handed out for that: see `xenvol.sm.connections.initialize`.
+        """
+        return connections.initialize(
+            self._context, volume_id, connector, introduce=introduce, secrets=secrets
+        )
 
     def terminate_connection(self, volume_id: str, connector: Mapping[str, object] | None = None) -> None:
         connections.terminate(self._context, volume_id, connector)

@@ -221,25 +221,37 @@ def volume_delete(service: Service, volume_id: str) -> None:
 
 @click.command("volume_connection")
 @id_argument
+@click.option(
+    "--introduce", is_flag=True, help="Say how to introduce the SR, for a pool that does not have it."
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="KEY",
+    help="For --introduce: a password of the backend to hand out, by its key. May be given several times.",
+)
 @service_options
-def volume_connection(service: Service, volume_id: str) -> None:
+def volume_connection(service: Service, volume_id: str, introduce: bool, secrets: tuple[str, ...]) -> None:
     """Print the connection_info with which a volume is attached.
 
-    The output is JSON, with or without --json, for `xenvol attach` and `detach`. It contains the passwords that a
-    host needs to reach the storage; at a terminal they are shown as stars.
+    The output is JSON, with or without --json, for `xenvol attach` and `detach`. It has no secret: a pool that has
+    the SR needs none. A pool that does not have the SR gets it by `xenvol sm setup`, or with --introduce at the
+    attach. If the storage asks for a password, --secret hands it out. At a terminal it is shown as stars.
 
     \b
     Examples:
       xenvol sm volume_connection mail | xenvol attach - web
       xenvol sm volume_connection mail | xenvol detach - web
+      xenvol sm volume_connection mail --introduce --secret chappassword > mail.json
     """
     with service.manager(f"looking for volume {volume_id}") as manager:
-        info = manager.initialize_connection(volume_id)
+        info = manager.initialize_connection(volume_id, introduce=introduce, secrets=secrets)
     data = info["data"]
-    secrets = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
-    if secrets and sys.stdout.isatty():
-        service.terminal.warn(f"{', '.join(secrets)}: not shown at a terminal; written to a file or a pipe")
-        info = {**info, "data": {**data, **dict.fromkeys(secrets, MASK)}}
+    hidden = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
+    if hidden and sys.stdout.isatty():
+        service.terminal.warn(f"{', '.join(hidden)}: not shown at a terminal; written to a file or a pipe")
+        info = {**info, "data": {**data, **dict.fromkeys(hidden, MASK)}}
     service.terminal.json(info)
 
 
