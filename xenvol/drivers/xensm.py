@@ -122,7 +122,7 @@ class AnySRDriver(VolumeDriver):
                 proves=partial(_is_proved, volume),
             )
         if storage.is_lun_per_vdi(spec.type):
-            storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
+            storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.TYPES_ON_DEVICES}).values())
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:

@@ -46,6 +46,7 @@ from xenvol.sm.errors import (
 from xenvol.sm.records import Backend, Origin
 from xenvol.sm.srs import SRMaking
 from xenvol.storage import find_sr, vdis_of
+from xenvol.storage.srtypes import SRType
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, i
 
 def _may_be_on_storage(view: View, backend: Backend) -> bool:
     """Return True if the storage has the SR, or if that cannot be found out."""
-    if not _can_probe(view, backend):
+    if not can_probe(view, backend.type):
         return True
     making, host_ref = _making(backend), srs.host_of(view, backend) or view.master
     found = probing.probe(view, host_ref, backend.type, making.device_config, making.sm_config)
@@ -304,7 +305,7 @@ def _check_before_making(view: View, backend: Backend, format_device: str | None
             host_ref,
             wanted,
             making.device_config,
-            can_probe=_can_probe(view, backend),
+            can_probe=can_probe(view, backend.type),
             format_device=format_device,
         )
     except (InvalidConfig, DeviceNotBlank, XapiError):
@@ -312,8 +313,9 @@ def _check_before_making(view: View, backend: Backend, format_device: str | None
             raise
 
 
-def _can_probe(view: View, backend: Backend) -> bool:
-    return backend.type.can_probe and "SR_PROBE" in srs.require_driver(view, backend.type.name)["features"]
+def can_probe(view: View, sr_type: SRType) -> bool:
+    """Return True if the storage driver can list the SRs on a storage. Raises UnsupportedSRType."""
+    return sr_type.can_probe and "SR_PROBE" in srs.require_driver(view, sr_type.name)["features"]
 
 
 def _have_sr(

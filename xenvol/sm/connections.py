@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from xenvol.secret import Secret
-from xenvol.sm import config, passwords, volumes
+from xenvol.sm import config, passwords, same_storage, volumes
 from xenvol.sm.context import Context
 from xenvol.sm.errors import NotSupported
 from xenvol.sm.records import Backend
@@ -34,14 +34,16 @@ def initialize(
     SR in a pool that does not have it. `secrets` names the keys of the passwords that may be in it, and implies
     `introduce`: hand the result only to the process that attaches.
 
-    Raises UnknownVolume, VolumeNotReady, BackendNotReady; NotSupported for a snapshot, or if the SR cannot be
-    introduced without a password that `secrets` does not name.
+    Raises UnknownVolume, VolumeNotReady, BackendNotReady; VolumeInUse for a LUN on which a backend lies; NotSupported
+    for a snapshot, or if the SR cannot be introduced without a password that `secrets` does not name.
     """
     volume, backend = volumes.get_with_backend(context, volume_id)
     if volume.is_snapshot:
         raise NotSupported(
             f"attaching {volume_id}", reason="it is a snapshot: clone it, and attach the clone"
         )
+    if backend.type.luns and volume.vdi_uuid is not None:
+        context.database.read(same_storage.check_under_none, volume.vdi_uuid)
     data: dict[str, Any] = {
         "volume_id": volume.id,
         "backend_id": backend.id,

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from xenvol.errors import HypervisorError, RequestError, StorageError, UnsupportedSRType, XenVolError
@@ -158,6 +159,18 @@ class VolumeExists(RequestError):
 class VDITaken(RequestError):
     def __init__(self, vdi_uuid: str, *, volume_id: str) -> None:
         super().__init__(f"VDI {vdi_uuid} is volume {volume_id!r} already")
+        self.vdi_uuid = vdi_uuid
+        self.volume_id = volume_id
+
+
+class VDIMarked(RequestError):
+    """The VDI is marked as another volume, which this database does not have, or is making."""
+
+    def __init__(self, vdi_uuid: str, *, volume_id: str) -> None:
+        super().__init__(
+            f"VDI {vdi_uuid} is marked as volume {volume_id!r}: use that id; or, if it is to be another volume, say "
+            f"so with `--marked-as {shlex.quote(volume_id)}`"
+        )
         self.vdi_uuid = vdi_uuid
         self.volume_id = volume_id
 

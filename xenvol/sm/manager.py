@@ -187,8 +187,11 @@ class StorageManager:
         """Make a volume with the data of a volume or a snapshot."""
         return copies.clone(self._context, volume_id, source_id, size=size, name=name)
 
-    def manage_volume(self, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
-        return adoption.manage(self._context, volume_id, vdi_uuid, name=name)
+    def manage_volume(
+        self, volume_id: str, vdi_uuid: str, *, name: str = "", marked_as: str | None = None
+    ) -> Volume:
+        """Make an existing VDI a volume. `marked_as` names the other volume that its mark says it is, if any."""
+        return adoption.manage(self._context, volume_id, vdi_uuid, name=name, marked_as=marked_as)
 
     def unmanage_volume(self, volume_id: str) -> None:
         adoption.unmanage(self._context, volume_id)

@@ -241,9 +241,9 @@ def known_types() -> list[str]:
     return [kind.name for kind in _ALL if kind.not_for_volumes is None]
 
 
-def names_of_types_on_lvm() -> list[str]:
-    """Return the names of all types whose SRs keep a volume group, also the names of earlier releases."""
-    names = [kind.name for kind in _ALL if kind.on_lvm]
+def names_of_types_on_devices() -> list[str]:
+    """Return the names of all types whose SRs lie on a whole device or LUN, also the names of earlier releases."""
+    names = [kind.name for kind in _ALL if kind.formats is not None]
     return names + [old for old, name in _ALIASES.items() if name in names]
 
 

@@ -259,19 +259,25 @@ def volume_connection(service: Service, volume_id: str, introduce: bool, secrets
 @click.argument("vdi_uuid", metavar="VDI", type=click.UUID)
 @id_option
 @name_option
+@click.option(
+    "--marked-as", metavar="ID", help="The other volume that the VDI is marked as, if it is to be a new one."
+)
 @service_options
-def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str) -> None:
+def volume_manage(
+    service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str, marked_as: str | None
+) -> None:
     """Make an existing VDI a volume.
 
     VDI is its uuid; its SR must be a backend. Its data is not touched. Where VDIs are LUNs of an array (types iscsi
-    and hba), this is the only way to a volume.
+    and hba), this is the only way to a volume. A LUN on which an SR lies is refused. So is a VDI that is marked as
+    another volume, unless --marked-as names that volume.
 
     \b
     Example:
       xenvol sm volume_manage 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11 --id mail
     """
     with id_of_new(new_id) as volume_id, service.manager(f"looking for VDI {vdi_uuid}") as manager:
-        volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name)
+        volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name, marked_as=marked_as)
         value = facts(manager, volume)
     tell(service, volume, value)
 
