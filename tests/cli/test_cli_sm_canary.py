@@ -13,6 +13,7 @@ from tests.sm.backend_lab import BY_NAME, PASSWORD, WORLDS, StorageWorld
 from xenvol.cli.sm import COMMANDS
 from xenvol.secret import Secret
 from xenvol.simulator import Simulator
+from xenvol.storage.srtypes import known_types, sr_type_of
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -71,6 +72,26 @@ def canary(
     shell.xapi.add_vm("web")
     shell.sm("flavor_create", "gold", "backups are possible")
     return Canary(shell, request.param, switches, caplog)
+
+
+@pytest.mark.parametrize("sr_type", known_types())
+def test_no_option_of_any_type_shows_it(shell: Shell, sr_type: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither as its value nor within it: a secret in plain text is refused, and one from a file is kept or refused."""
+    caplog.set_level(logging.DEBUG)
+    shell.sm("flavor_create", "gold", "x")
+    secret = shell.file("secret", PASSWORD)
+    kind = sr_type_of(sr_type)
+    for key in (*kind.required, *(kind.optional or ()), "sr_uuid", "host", "unknown"):
+        for value in (
+            f"@{secret}",
+            f"username=u,password={PASSWORD}",
+            f"smb://user:{PASSWORD}@10.0.0.4/vols",
+        ):
+            result = shell("sm", "backend_add", "gold", sr_type, f"{key}={value}", "-vv")
+            assert PASSWORD not in result.output, (key, value)
+            assert result.exit_code != 0 or value.startswith("@")
+    assert PASSWORD not in caplog.text
+    assert not [path for path in shell.directory.glob("sm.sqlite*") if PASSWORD.encode() in path.read_bytes()]
 
 
 @SWITCHES

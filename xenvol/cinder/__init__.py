@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -178,8 +178,12 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             return self._placed(volume, made.backend_id)
 
     def delete_volume(self, volume: Any) -> None:
-        with _translated(busy=exception.VolumeIsBusy):
-            self.manager.delete_volume(volume.id)
+        self._delete(volume.id, busy=exception.VolumeIsBusy)
+
+    def _delete(self, volume_id: str, *, busy: type[Exception]) -> None:
+        """Delete a volume or a snapshot. Cinder also deletes those that were never made."""
+        with _translated(busy=busy), suppress(sm_errors.UnknownVolume):
+            self.manager.delete_volume(volume_id)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         with _translated():
@@ -190,8 +194,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             self.manager.create_snapshot(snapshot.id, snapshot.volume_id, name=snapshot.name)
 
     def delete_snapshot(self, snapshot: Any) -> None:
-        with _translated(busy=exception.SnapshotIsBusy):
-            self.manager.delete_volume(snapshot.id)
+        self._delete(snapshot.id, busy=exception.SnapshotIsBusy)
 
     def create_volume_from_snapshot(self, volume: Any, snapshot: Any) -> dict[str, Any]:
         return self._clone(volume, snapshot.id, not_found=exception.SnapshotNotFound)

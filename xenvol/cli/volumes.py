@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.attaching import mountpoint as mountpoints
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.health import BadVolume
 from xenvol.cli.options import Pool, info_argument, mountpoint_argument, pool_options, vm_argument
-from xenvol.cli.terminal import human_size
 
 Info = Mapping[str, object]
 

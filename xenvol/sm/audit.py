@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from xenvol.amounts import exact_size
 from xenvol.errors import XenVolError
 from xenvol.pool.marks import IMAGE, MANAGED
 from xenvol.pool.undo import Undo
@@ -217,7 +218,10 @@ class _Audit:
                 int(vdi["virtual_size"]) != volume.virtual_size
                 and (now := self._size_now(volume)) is not None
             ):
-                text = f"volume {volume.id} has {now} bytes, and its row says {volume.virtual_size}"
+                text = (
+                    f"volume {volume.id} has {exact_size(now)}, and its row says "
+                    f"{exact_size(volume.virtual_size or 0)}"
+                )
                 yield (
                     self._about(volume, "size_differs", text),
                     partial(self._set_size, volume, now),

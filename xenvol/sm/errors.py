@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 
+from xenvol.amounts import exact_size
 from xenvol.errors import HypervisorError, RequestError, StorageError, UnsupportedSRType, XenVolError
 
 _SHOWN = 10  # items of a list in a message; the attribute has all
@@ -205,7 +206,7 @@ class NoBackendFits(StorageError):
         self.reasons = dict(reasons)
         each = [f"backend {backend_id}: {reason}" for backend_id, reason in self.reasons.items()]
         super().__init__(
-            f"no backend of flavor {flavor!r} takes a volume of {size} bytes: "
+            f"no backend of flavor {flavor!r} takes a volume of {exact_size(size)}: "
             f"{'; '.join(each[:_SHOWN]) or 'it has no backends'}"
             + (f"; and {len(each) - _SHOWN} more" if len(each) > _SHOWN else "")
         )

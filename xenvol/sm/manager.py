@@ -162,10 +162,12 @@ class StorageManager:
         after: str | None = None,
         limit: int | None = None,
     ) -> list[Volume]:
-        """Return the volumes and snapshots by id, from the one after `after`. Raises UnknownFlavor."""
+        """Return the volumes and snapshots by id, from the one after `after`. Raises UnknownFlavor, UnknownBackend."""
 
         def find(connection: Any) -> list[Volume]:
             flavor_id = None if flavor_label is None else flavor_rows.get(connection, flavor_label).id
+            if backend_id is not None:
+                backend_rows.get(connection, backend_id)
             return volume_rows.list_of(
                 connection, flavor_id=flavor_id, backend_id=backend_id, after=after, limit=limit
             )

@@ -69,7 +69,8 @@ def add(
     """
     wanted = config.parse(sr_type, given)
     view = context.view()
-    srs.require_driver(view, wanted.sr_type.name)
+    driver = srs.require_driver(view, wanted.sr_type.name)
+    config.check_given(wanted.sr_type, given, driver["configuration"])
     wanted = _completed(view, wanted)
     wanted.check_complete(but=wanted.sr_type.listed)
     host_uuid = _host_uuid(view, wanted)

@@ -38,6 +38,12 @@ def find(connection: sa.Connection, volume_id: str) -> Volume | None:
     return None if row is None else Volume.of(row)
 
 
+def was_there(connection: sa.Connection, volume_id: str) -> bool:
+    """Return True if there is or was a volume with this id: a deleted one keeps its row."""
+    query = sa.select(sa.func.count()).where(volumes.c.id == volume_id)
+    return bool(connection.execute(query).scalar_one())
+
+
 def get(connection: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume:
     """Return the volume. Raises UnknownVolume. `lock` keeps it from being changed until the transaction ends."""
     query = sa.select(volumes).where(volumes.c.id == volume_id, _LIVE)

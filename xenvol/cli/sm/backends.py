@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.sm.options import Service, database_options, service_options
 from xenvol.cli.sm.parameters import read_parameters, read_secret
-from xenvol.cli.terminal import human_size
 from xenvol.secret import MASK, Secret
 from xenvol.sm import StorageManager
 from xenvol.sm.errors import DeviceNotBlank

@@ -7,10 +7,10 @@ from typing import Any
 import click
 from rich.text import Text
 
+from xenvol.amounts import human_size
 from xenvol.cli import failures
 from xenvol.cli.sm.backends import described, facts, labels_of
 from xenvol.cli.sm.options import NOT_WELL, Service, database_options, service_options
-from xenvol.cli.terminal import human_size
 from xenvol.secret import masked
 from xenvol.sm import Database
 from xenvol.sm.audit import Finding

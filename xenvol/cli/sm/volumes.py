@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.sm.backends import labels_of
 from xenvol.cli.sm.options import Service, database_options, read_size, service_options
-from xenvol.cli.terminal import human_size
 from xenvol.errors import XapiUnreachable
 from xenvol.secret import MASK, is_secret_key
 from xenvol.sm import StorageManager
@@ -208,7 +208,8 @@ def volume_clone(service: Service, source_id: str, new_id: str | None, size: int
 def volume_delete(service: Service, volume_id: str) -> None:
     """Erase a volume or a snapshot.
 
-    Idempotent: a volume that is gone already is fine. A volume that a VM has, or that has snapshots, is refused.
+    Idempotent: a volume that was deleted before is fine. An id that no volume ever had is an error. A volume that a
+    VM has, or that has snapshots, is refused.
 
     \b
     Example:
