@@ -185,7 +185,15 @@ class TestOptions:
 
 
 class TestStarting:
-    def test_without_a_flavor_says_how_to_make_one(self, make_driver: MakeDriver) -> None:
+    def test_without_a_database_says_how_to_make_one(self, make_driver: MakeDriver) -> None:
+        """And makes none: its path may be mistyped."""
+        with pytest.raises(exception.VolumeBackendAPIException, match=r"no such file.*flavor_create"):
+            make_driver().do_setup(None)
+
+    def test_without_a_flavor_says_how_to_make_one(
+        self, make_driver: MakeDriver, tables: Path, tmp_path: Path
+    ) -> None:
+        shutil.copyfile(tables, tmp_path / "sm.sqlite")
         driver = make_driver()
         driver.do_setup(None)
         with pytest.raises(exception.VolumeDriverException, match="flavor_create"):
@@ -422,6 +430,29 @@ class TestStats:
         unplug(xapi, "/export/silver")
         pools = driver.get_volume_stats(refresh=True)["pools"]
         assert {pool["backend_state"] for pool in pools} == {"down"}
+
+    def test_say_what_one_volume_can_have_and_not_what_all_can(
+        self, xapi: Simulator, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
+        """Else the scheduler would send a volume there that no backend takes. LUNs that exist are no room."""
+
+        def gold() -> dict[str, Any]:
+            (pool,) = [
+                pool for pool in driver.get_volume_stats(refresh=True)["pools"] if pool["pool_name"] == "gold"
+            ]
+            return pool
+
+        alone = gold()
+        larger = alone["total_capacity_gb"] + 7
+        iqn = "iqn.2010-10.org.example:store"
+        xapi.storage.san.add_target(iqn, "10.0.0.1:3260")
+        xapi.storage.san.add_lun(iqn, 0, int(larger * 9) * GIB)
+        manager.add_backend("gold", "iscsi", {"target": "10.0.0.1", "targetIQN": iqn})
+        assert gold() == alone
+        xapi.storage.shares.add_nfs("10.0.0.9").export("/larger", size=int(larger * GIB))
+        manager.add_backend("gold", "nfs", {"server": "10.0.0.9", "serverpath": "/larger"})
+        assert gold()["total_capacity_gb"] == pytest.approx(larger, abs=0.1)
+        assert gold()["free_capacity_gb"] <= larger
 
     def test_are_asked_of_the_pool_when_cinder_says_so(self, xapi: Simulator, driver: XenSMDriver) -> None:
         driver.get_volume_stats(refresh=True)

@@ -436,20 +436,29 @@ def _is_up(stats: BackendStats) -> bool:
 
 
 def _pool(label: str, backends: Sequence[BackendStats]) -> dict[str, Any]:
-    """Return a flavor as the scheduler sees it: the sums of its backends that can be used."""
+    """Return a flavor as the scheduler sees it: the sizes of its roomiest backend, since a volume lies on one.
+
+    With the sums, the scheduler would choose the flavor for a volume that no backend takes. Backends whose disks are
+    LUNs have no room: no new volume is placed there.
+    """
     up = [each.backend for each in backends if _is_up(each)]
+    making = [backend for backend in up if not backend.type.luns]
+    roomiest = max(making, key=lambda backend: backend.free, default=None)
     flavor = backends[0].flavor
+    size, used, promised = (
+        (0, 0, 0)
+        if roomiest is None
+        else (roomiest.physical_size, roomiest.physical_utilisation, roomiest.virtual_allocation)
+    )
     return {
         "pool_name": label,
-        "total_capacity_gb": _rounded(sum(backend.physical_size for backend in up)),
-        "free_capacity_gb": _rounded(
-            sum(max(0, backend.physical_size - backend.physical_utilisation) for backend in up)
-        ),
-        "provisioned_capacity_gb": _rounded(sum(backend.virtual_allocation for backend in up)),
+        "total_capacity_gb": _rounded(size),
+        "free_capacity_gb": _rounded(max(0, size - used)),
+        "provisioned_capacity_gb": _rounded(promised),
         "max_over_subscription_ratio": flavor.over_subscription,
         "reserved_percentage": flavor.reserved_percentage,
-        "thin_provisioning_support": any(backend.is_thin for backend in up),
-        "thick_provisioning_support": any(not backend.is_thin for backend in up),
+        "thin_provisioning_support": roomiest is not None and roomiest.is_thin,
+        "thick_provisioning_support": roomiest is not None and not roomiest.is_thin,
         "total_volumes": sum(each.volumes for each in backends),
         "multiattach": False,  # a VDI of an SR that makes disks belongs to one VM at a time
         "online_extend_support": bool(up) and all(backend.has("VDI_RESIZE_ONLINE") for backend in up),

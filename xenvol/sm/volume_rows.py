@@ -109,6 +109,13 @@ def promised(connection: sa.Connection, backend_id: int) -> int:
     return int(connection.execute(query.where(volumes.c.backend_id == backend_id, PROMISED)).scalar_one())
 
 
+def made(connection: sa.Connection, backend_id: int) -> int:
+    """Return the sum of the sizes of the disks that the backend's volumes and snapshots have, in bytes."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.virtual_size), 0))
+    mine = (volumes.c.backend_id == backend_id, _LIVE, volumes.c.vdi_uuid.is_not(None))
+    return int(connection.execute(query.where(*mine)).scalar_one())
+
+
 def filled_at(connection: sa.Connection, volume: Volume) -> datetime.datetime | None:
     """Return when a process last renewed its mark of filling a VDI for the volume, or None."""
     query = sa.select(volumes.c.updated_at).where(*_same(volume), _BEING_FILLED)
