@@ -161,7 +161,7 @@ def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
     }
     cost = sa.func.sum(volume_table.c.cost)
     promised = _of_volumes(connection, backend_ids, cost, volume_rows.PROMISED)
-    size = sa.func.sum(volume_table.c.virtual_size)
+    size = sa.func.coalesce(sa.func.sum(volume_table.c.virtual_size), 0)
     made = _of_volumes(connection, backend_ids, size, volume_table.c.vdi_uuid.is_not(None))
     return [
         _Before(backend, flavors[backend.flavor_id], promised.get(backend.id, 0), made.get(backend.id, 0))

@@ -10,6 +10,7 @@ equal, and each can serve each request.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from xenvol.secret import Secret
@@ -27,6 +28,7 @@ from xenvol.sm import (
     flavor_rows,
     flavors,
     registration,
+    scans,
     volume_rows,
     volumes,
 )
@@ -58,10 +60,14 @@ class StorageManager:
     def session(self) -> Session:
         return self._context.session
 
-    def do_setup(self, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
-        """Make each backend's SR if it was never made, and plug it in this pool. Backends that fail are in the
-        reports."""
-        return backends.set_up_all(self._context, progress=progress)
+    def do_setup(
+        self, *, replug: bool = False, progress: Callable[[str], None] = say_nothing
+    ) -> list[SetupReport]:
+        """Make each backend's SR if it was never made, plug it in this pool, and see that its storage answers.
+
+        Backends that fail are in the reports. `replug` plugs each SR anew: see `xenvol.sm.backends.set_up`.
+        """
+        return backends.set_up_all(self._context, replug=replug, progress=progress)
 
     # ---- flavors
 
@@ -126,9 +132,14 @@ class StorageManager:
         """Set a new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
         backends.set_password(self._context, backend_id, key, value)
 
-    def stats(self, flavor_label: str | None = None) -> list[BackendStats]:
-        """Return size and features of every backend, or of one flavor's, as the pool says now."""
-        return capacity.stats(self._context, flavor_label)
+    def stats(self, flavor_label: str | None = None, *, scan: bool = False) -> list[BackendStats]:
+        """Return size and features of every backend, or of one flavor's, as the pool says now.
+
+        With `scan`, the storage is asked first (`xenvol.sm.scans`), and one that does not answer is a problem of its
+        backend.
+        """
+        ask = partial(scans.scan_all, self._context) if scan else None
+        return capacity.stats(self._context, flavor_label, ask=ask)
 
     # ---- volumes
 
@@ -226,15 +237,17 @@ class StorageManager:
         self,
         *,
         repair: bool = False,
+        scan: bool = True,
         silence: float = filling.SILENCE,
         progress: Callable[[str], None] = say_nothing,
     ) -> AuditReport:
-        """Compare the database with the pool; with `repair`, complete or undo what a crash has left.
+        """Compare the database with the pool, and, with `scan`, the pool with the storage; with `repair`, complete or
+        undo what a crash has left.
 
         A process that fills a volume with an image renews its mark every minute; after `silence` seconds without that
         it counts as dead.
         """
-        return audit.audit(self._context, repair=repair, silence=silence, progress=progress)
+        return audit.audit(self._context, repair=repair, scan=scan, silence=silence, progress=progress)
 
     def __repr__(self) -> str:
         return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"
