@@ -188,7 +188,15 @@ class TestOptions:
 
 
 class TestStarting:
-    def test_without_a_flavor_says_how_to_make_one(self, make_driver: MakeDriver) -> None:
+    def test_without_a_database_says_how_to_make_one(self, make_driver: MakeDriver) -> None:
+        """And makes none: its path may be mistyped."""
+        with pytest.raises(exception.VolumeBackendAPIException, match=r"no such file.*flavor_create"):
+            make_driver().do_setup(None)
+
+    def test_without_a_flavor_says_how_to_make_one(
+        self, make_driver: MakeDriver, tables: Path, tmp_path: Path
+    ) -> None:
+        shutil.copyfile(tables, tmp_path / "sm.sqlite")
         driver = make_driver()
         driver.do_setup(None)
         with pytest.raises(exception.VolumeDriverException, match="flavor_create"):
@@ -225,6 +233,25 @@ class TestStarting:
             driver.do_setup(None)
         driver.check_for_setup_error()
         assert "out of order" in caplog.text
+
+
+class TestConnections:
+    def test_have_the_uuids_and_say_how_to_introduce_the_sr_if_an_option_asks_for_it(
+        self, make_driver: MakeDriver, manager: StorageManager
+    ) -> None:
+        volume = a_volume("gold")
+        found = []
+        for options in ({}, {"xenvol_introduce_sr": True}, {"xenvol_connection_secrets": ["password"]}):
+            driver = make_driver(**options)
+            driver.do_setup(None)
+            driver.create_volume(volume)
+            found.append(driver.initialize_connection(volume, {"host": "any"}))
+        secrets = {"secrets": ["password"]}
+        assert found == [
+            manager.initialize_connection(volume.id, **asked)  # type: ignore[arg-type]  # keywords of two types
+            for asked in ({}, {"introduce": True}, secrets)
+        ]
+        assert ["serverpath" in info["data"] for info in found] == [False, True, True]
 
 
 class TestFlavors:
@@ -543,6 +570,29 @@ class TestStats:
         unplug(xapi, "/export/silver")
         pools = driver.get_volume_stats(refresh=True)["pools"]
         assert {pool["backend_state"] for pool in pools} == {"down"}
+
+    def test_say_what_one_volume_can_have_and_not_what_all_can(
+        self, xapi: Simulator, driver: XenSMDriver, manager: StorageManager
+    ) -> None:
+        """Else the scheduler would send a volume there that no backend takes. LUNs that exist are no room."""
+
+        def gold() -> dict[str, Any]:
+            (pool,) = [
+                pool for pool in driver.get_volume_stats(refresh=True)["pools"] if pool["pool_name"] == "gold"
+            ]
+            return pool
+
+        alone = gold()
+        larger = alone["total_capacity_gb"] + 7
+        iqn = "iqn.2010-10.org.example:store"
+        xapi.storage.san.add_target(iqn, "10.0.0.1:3260")
+        xapi.storage.san.add_lun(iqn, 0, int(larger * 9) * GIB)
+        manager.add_backend("gold", "iscsi", {"target": "10.0.0.1", "targetIQN": iqn})
+        assert gold() == alone
+        xapi.storage.shares.add_nfs("10.0.0.9").export("/larger", size=int(larger * GIB))
+        manager.add_backend("gold", "nfs", {"server": "10.0.0.9", "serverpath": "/larger"})
+        assert gold()["total_capacity_gb"] == pytest.approx(larger, abs=0.1)
+        assert gold()["free_capacity_gb"] <= larger
 
     def test_are_asked_of_the_pool_when_cinder_says_so(self, xapi: Simulator, driver: XenSMDriver) -> None:
         driver.get_volume_stats(refresh=True)

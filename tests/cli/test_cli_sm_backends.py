@@ -257,3 +257,19 @@ def unplug_all(xapi: Simulator) -> None:
     with xapi.xapi.lock:
         for pbd in xapi.db.refs("PBD"):
             xapi.db.set("PBD", pbd, currently_attached=False)
+
+
+def test_a_mistyped_key_is_an_error_that_says_what_was_meant(gold: Shell, xapi: Simulator) -> None:
+    before = xapi.snapshot()
+    words = ["server=10.0.0.2", "serverpath=/more", "nfsverion=4.1"]
+    status, error = gold.error("sm", "backend_add", "gold", "nfs", *words)
+    assert (status, error["type"]) == (2, "InvalidConfig")
+    assert "did you mean 'nfsversion'?" in error["message"]
+    assert changes(before, xapi.snapshot()) == []
+
+
+def test_an_sr_of_ours_that_is_used_again_is_told(gold: Shell) -> None:
+    (backend,) = gold.json("sm", "backend_list")
+    gold.sm("backend_delete", "1")
+    told = gold.sm("backend_add", "gold", "nfs", "server=10.0.0.2", "serverpath=/vols")
+    assert f"the storage holds SR {backend['sr_uuid']} of an earlier backend, and it is used" in told

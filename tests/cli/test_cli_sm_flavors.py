@@ -53,6 +53,13 @@ class TestCreate:
         assert (found, error["type"]) == (status, kind)
         assert shell.json("sm", "flavor_list") == []
 
+    @pytest.mark.parametrize("label", ["gold ", " gold", "gold\n", "", "gold\u00a0"])
+    def test_a_label_that_looks_like_another_is_refused(self, shell: Shell, label: str) -> None:
+        status, error = shell.error("sm", "flavor_create", label, "x")
+        assert (status, error["type"]) == (2, "InvalidSetting")
+        assert "no space at either end" in error["message"]
+        assert shell.json("sm", "flavor_list") == []
+
     def test_a_label_that_is_taken_is_refused(self, shell: Shell) -> None:
         shell.sm("flavor_create", "gold", "backups are possible")
         status, error = shell.error("sm", "flavor_create", "gold", "other")

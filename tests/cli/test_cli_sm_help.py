@@ -73,7 +73,7 @@ def test_arguments_are_in_the_order_that_people_know(name: str) -> None:
         (["flavor-creat"], "flavor_create"),
         (["backend", "add"], "backend_add"),
         (["volume", "list", "--json"], "volume_list"),
-        (["backend_delete", "1"], "backend_remove"),
+        (["backend_create", "1"], "backend_add"),
         (["db_sync"], "db_upgrade"),
         (["do_setup"], "setup"),
     ],
@@ -82,6 +82,12 @@ def test_a_slip_of_the_finger_is_answered_with_what_was_meant(written: list[str]
     result = CliRunner().invoke(app, ["sm", *written])
     assert result.exit_code == 2
     assert f"Did you mean '{meant}'?" in result.output
+
+
+@pytest.mark.parametrize("written", ["backend_delete", "backend-delete"])
+def test_a_command_answers_to_the_name_that_nova_gave_it(written: str) -> None:
+    result = CliRunner().invoke(app, ["sm", written, "--help"])
+    assert result.stdout.startswith("Usage: xenvol sm backend_remove ")
 
 
 def test_what_is_like_nothing_is_no_command() -> None:

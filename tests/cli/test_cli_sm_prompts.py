@@ -81,7 +81,7 @@ def test_a_secret_is_asked_for_and_not_shown_and_a_device_erased_by_its_name(
     assert "backend 1 of flavor gold is ready" in shown
     assert xapi.storage.san.volumes[LUN].content is not None
     locked.sm("volume_create", "gold", "1", "--id", "mail")
-    status, shown = at_a_terminal(locked, ["sm", "volume_connection", "mail"])
+    status, shown = at_a_terminal(locked, ["sm", "volume_connection", "mail", "--secret", "chappassword"])
     assert (status, PASSWORD in shown) == (0, False)
     assert '"chappassword": "***"' in shown
     assert "chappassword: not shown at a terminal" in shown

@@ -120,11 +120,13 @@ class TestCommandLine:
         assert locked.json("sm", "backend_add", "gold", *words)["state"] == "ready"
 
     def test_no_command_has_an_option_for_one(self) -> None:
+        """`--secret` of `volume_connection` takes the key of one."""
         for name in COMMANDS:
             command = sm.get_command(click.Context(sm, parent=click.Context(app)), name)
             assert command is not None
             options = {option for param in command.params for option in param.opts}
-            assert {option for option in options if option.endswith(("password", "secret"))} == set()
+            told = {option for option in options if option.endswith(("password", "secret"))}
+            assert told == ({"--secret"} if name == "volume_connection" else set())
 
     @pytest.mark.parametrize(
         "url",
@@ -196,11 +198,11 @@ class TestOutput:
         assert f"chapuser={CHAP[0]} chappassword=***" in locked.sm("backend_list")
         assert "chappassword=***" in locked.sm("setup")
 
-    def test_the_connection_info_alone_has_it_and_whoever_attaches_needs_it(self, locked: Shell) -> None:
-        """It goes into a pipe or a file, since that is the purpose of the command."""
+    def test_a_connection_info_that_names_it_alone_has_it(self, locked: Shell) -> None:
+        """It goes into a pipe or a file, since that is the purpose of the option."""
         locked.sm("backend_add", "gold", *LVM_OVER_ISCSI, *login(locked), *ERASE)
         locked.sm("volume_create", "gold", "1", "--id", "mail")
-        info = locked.sm("volume_connection", "mail")
+        info = locked.sm("volume_connection", "mail", "--secret", "chappassword")
         assert json.loads(info)["data"]["chappassword"] == PASSWORD
         attached = locked("attach", "-", "web", stdin=info)
         assert (attached.exit_code, PASSWORD in attached.output) == (0, False)

@@ -327,3 +327,14 @@ class TestInterrupt:
         assert told is not None
         assert gold.json("sm", "volume_create", "gold", "1", "--id", told[1])["state"] == "available"
         assert gold("sm", "audit").exit_code == 0
+
+
+def test_a_list_of_a_mistyped_flavor_or_backend_is_an_error_and_not_empty(gold: Shell) -> None:
+    assert gold.error("sm", "volume_list", "--flavor", "gld")[1]["type"] == "UnknownFlavor"
+    assert gold.error("sm", "volume_list", "--backend", "7")[1]["type"] == "UnknownBackend"
+    assert gold.json("sm", "volume_list", "--flavor", "gold", "--backend", "1") == []
+
+
+def test_a_delete_of_a_mistyped_id_is_an_error(gold: Shell) -> None:
+    gold.sm("volume_create", "gold", "1", "--id", "mail")
+    assert gold.error("sm", "volume_delete", "mial")[1]["type"] == "UnknownVolume"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests.scenarios import changes
 from tests.sm.conftest import GIB, NFS, Paused, marks, on_every_database, vdi_uuids
 from xenvol.errors import UnmanagedVDI, VolumeNotFound, XapiUnreachable
 from xenvol.pool.marks import CREATING, MANAGED
 from xenvol.simulator import Simulator
 from xenvol.sm import StorageManager
 from xenvol.sm.database import Database
-from xenvol.sm.errors import NotSupported, UnknownVolume, VDITaken, VolumeExists, VolumeNotReady
+from xenvol.sm.errors import NotSupported, UnknownVolume, VDIMarked, VDITaken, VolumeExists, VolumeNotReady
 from xenvol.sm.records import Backend
 
 UNKNOWN = "0badcafe-0000-4000-8000-000000000001"
@@ -88,7 +89,7 @@ class TestManaging:
         """An operator finds it in the pool before its service has recorded it: the service makes another."""
         paused = Paused(pool, "event.from", lambda m: m.create_volume("v1", "gold", GIB), database)
         (found,) = vdi_uuids(pool)
-        managed = manager.manage_volume("v2", found)
+        managed = manager.manage_volume("v2", found, marked_as="v1")
         paused.go_on()
         made = manager.get_volume("v1")
         assert sorted([managed.vdi_uuid or "", made.vdi_uuid or ""]) == vdi_uuids(pool)
@@ -103,8 +104,32 @@ class TestManaging:
         ref = pool.db.by_uuid("VDI", disk)
         call("VDI.add_to_other_config", ref, MANAGED, "v9")
         call("VDI.add_to_other_config", ref, f"{CREATING}token", "v9")
-        manager.manage_volume("v1", disk)
+        manager.manage_volume("v1", disk, marked_as="v9")
         assert other_config(pool, disk) == {MANAGED: "v1"}
+
+    def test_of_a_disk_that_is_marked_as_another_volume_is_refused_with_its_name(
+        self, pool: Simulator, manager: StorageManager, disk: str
+    ) -> None:
+        """The database may have lost that volume, and the id may be mistyped."""
+        ref = pool.db.by_uuid("VDI", disk)
+        manager._context.session.call("VDI.add_to_other_config", ref, MANAGED, "web data")
+        before = pool.snapshot()
+        for told in ({}, {"marked_as": "web"}):
+            with pytest.raises(VDIMarked, match=r"'web data'.*--marked-as 'web data'"):
+                manager.manage_volume("web-dat", disk, **told)
+        assert changes(before, pool.snapshot()) == []
+        assert manager.list_volumes() == []
+        assert manager.manage_volume("web data", disk).vdi_uuid == disk
+
+    def test_of_another_tools_copy_of_a_volume_needs_no_word_of_the_mark_that_it_inherited(
+        self, pool: Simulator, manager: StorageManager, disk: str
+    ) -> None:
+        """The volume is another disk, so the mark is none of this one's."""
+        manager.manage_volume("v1", disk)
+        clone = manager._context.session.call("VDI.clone", pool.db.by_uuid("VDI", disk), {})
+        assert pool.db.get("VDI", clone, "other_config") == {MANAGED: "v1"}
+        manager.manage_volume("v2", pool.db.get("VDI", clone, "uuid"))
+        assert pool.db.get("VDI", clone, "other_config") == {MANAGED: "v2"}
 
 
 @on_every_database

@@ -181,7 +181,7 @@ class Trial:
         return any(volume.id == volume_id for volume in self.manager.list_volumes())
 
     def check_agreement(self) -> None:
-        assert self.manager.audit().findings == []
+        assert self.manager.audit(scan=False).findings == []
 
 
 @pytest.fixture

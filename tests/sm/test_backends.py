@@ -635,7 +635,7 @@ class TestTwoAtOnce:
         assert [type(error) for error in errors] == [BackendExists]
         assert manager.list_backends() == [backend]
         manager.create_volume("v", "gold", GIB)
-        assert manager.initialize_connection("v")["data"]["password"] == PASSWORD
+        assert manager.initialize_connection("v", secrets=["password"])["data"]["password"] == PASSWORD
 
     def test_an_add_leaves_nothing_of_what_is_removed_under_it(
         self, xapi: Simulator, manager: StorageManager, tmp_path: Path
@@ -722,7 +722,8 @@ class TestAnSRThatIsThere:
         world.arrange(xapi)
         manager.add_backend("gold", world.sr_type, {"sr_uuid": somebodys_sr(xapi, world)})
         manager.create_volume("v", "gold", GIB)
-        assert manager.initialize_connection("v")["data"]["chappassword"] == PASSWORD
+        info = manager.initialize_connection("v", secrets=["chappassword"])
+        assert info["data"]["chappassword"] == PASSWORD
 
     def test_is_registered_without_what_its_driver_wrote_for_itself(
         self, xapi: Simulator, manager: StorageManager
@@ -747,7 +748,7 @@ class TestAnSRThatIsThere:
             touch_hosts(other)
             before = other.snapshot()
             manager.create_volume("v", "gold", GIB)
-            info = manager.initialize_connection("v")
+            info = manager.initialize_connection("v", introduce=True)
             VolumeOps(session).attach_volume(info, "there")
             there = StorageManager(session, manager._context.database)
             (report,) = there.do_setup()
@@ -841,7 +842,8 @@ class TestSecrets:
         (report,) = manager.do_setup()
         assert report.error is None
         manager.create_volume("v", "gold", GIB)
-        assert manager.initialize_connection("v")["data"]["chappassword"] == "new-p4ssword"
+        info = manager.initialize_connection("v", secrets=["chappassword"])
+        assert info["data"]["chappassword"] == "new-p4ssword"
 
     def test_of_an_sr_that_is_not_ours_are_not_changed(
         self, xapi: Simulator, manager: StorageManager
@@ -1257,7 +1259,7 @@ class TestAnotherPool:
             manager.manage_volume("v", xapi.db.get("VDI", xapi.db.refs("VDI")[0], "uuid"))
         else:
             manager.create_volume("v", "gold", GIB)
-        info = manager.initialize_connection("v")
+        info = manager.initialize_connection("v", introduce=True, secrets=["password", "chappassword"])
         self.attach_and_detach(xapi, info)
 
     @pytest.mark.parametrize("name", ["lvm", "ext"])
@@ -1267,7 +1269,7 @@ class TestAnotherPool:
         BY_NAME[name].arrange(xapi)
         add(manager, BY_NAME[name])
         manager.create_volume("v", "gold", GIB)
-        info = manager.initialize_connection("v")
+        info = manager.initialize_connection("v", introduce=True)
         xapi.storage.host("other1").mounts.devices[DEVICE] = xapi.storage.host("host1").mounts.devices[DEVICE]
         self.attach_and_detach(xapi, info)
 

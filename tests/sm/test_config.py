@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from xenvol.secret import Secret
 from xenvol.sm import config
 from xenvol.sm.errors import InvalidConfig
+from xenvol.storage import srtypes
 
 UUID = "0BADCAFE-0000-4000-8000-000000000001"
 CANARY = "canary-5ecret-p4ssword"
@@ -55,6 +56,60 @@ class TestSorting:
         assert config.parse("nfs", {}).has_uuid
         assert not config.parse("nfs", {"nosubdir": "true"}).has_uuid
         assert not config.parse("file", {}).has_uuid
+
+
+class TestWhatAnOperatorHasTyped:
+    @pytest.mark.parametrize(
+        ("sr_type", "key", "meant"),
+        [
+            ("nfs", "nfsverion", "nfsversion"),
+            ("smb", "usrname", "username"),
+            ("lvmoiscsi", "SCSIID", "SCSIid"),
+            ("lvhdoiscsi", "chapusr", "chapuser"),
+            ("iscsi", "prot", "port"),
+            ("lvm", "alocation", "allocation"),
+            ("nfs", "namelabel", "name_label"),
+            ("linstor", "redundency", "redundancy"),
+        ],
+    )
+    def test_is_a_key_that_the_driver_does_not_read(self, sr_type: str, key: str, meant: str) -> None:
+        kind = srtypes.sr_type_of(sr_type)
+        with pytest.raises(InvalidConfig, match=f"is not read.*did you mean {meant!r}") as caught:
+            config.check_given(kind, {key: "1"}, [])
+        assert caught.value.key == key
+
+    def test_is_a_key_like_nothing(self) -> None:
+        with pytest.raises(InvalidConfig, match="it reads nfsversion, options,") as caught:
+            config.check_given(srtypes.sr_type_of("nfs"), {"zzzz": "1"}, [])
+        assert "did you mean" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "kind", [kind for kind in srtypes.known_types() if srtypes.sr_type_of(kind).optional]
+    )
+    def test_is_a_key_that_the_driver_reads(self, kind: str) -> None:
+        """Those of the pool's driver too, which may be of a later release."""
+        row = srtypes.sr_type_of(kind)
+        own = ("sr_uuid", "name_label", "name_description", "host", "nosubdir")
+        keys = [*row.required, *(row.optional or ()), *own, "of-a-later-release"]
+        config.check_given(row, dict.fromkeys(keys, "1"), ["of-a-later-release"])
+
+    def test_is_the_uuid_of_a_secret(self) -> None:
+        config.check_given(srtypes.sr_type_of("smb"), {"password_secret": UUID}, [])
+        for key, value in (("passwd_secret", UUID), ("username_secret", UUID)):
+            with pytest.raises(InvalidConfig):
+                config.check_given(srtypes.sr_type_of("smb"), {key: value}, [])
+
+    def test_is_any_key_of_a_vendors_type(self) -> None:
+        config.check_given(srtypes.sr_type_of("vendors-own"), {"anything": "1"}, [])
+
+    @pytest.mark.parametrize("value", [" 10.0.0.2", "10.0.0.2 ", "10.0.0.2\u00a0"])
+    def test_is_a_value_with_a_space_around_it(self, value: str) -> None:
+        with pytest.raises(InvalidConfig, match="'server' has a space"):
+            config.check_given(srtypes.sr_type_of("nfs"), {"server": value}, [])
+
+    def test_is_a_password_with_a_space_around_it(self) -> None:
+        """It may be right."""
+        config.check_given(srtypes.sr_type_of("smb"), {"password": Secret(" x ")}, [])
 
 
 class TestRefusals:

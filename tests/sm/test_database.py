@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -20,7 +22,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.sm.conftest import on_every_database, on_servers
-from xenvol.sm import Database, default_url, flavor_rows
+from xenvol.session import Session
+from xenvol.sm import Database, StorageManager, default_url, flavor_rows
 from xenvol.sm import database as database_module
 from xenvol.sm.errors import DatabaseError
 from xenvol.sm.records import Flavor
@@ -151,15 +154,70 @@ def test_a_server_without_tables_names_the_command_that_makes_them(fresh_url: st
     database.close()
 
 
-def test_a_sqlite_file_gets_its_tables_and_its_directory_by_itself(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'a' / 'b' / 'sm.sqlite'}")
-    assert database.read(flavor_rows.all_of) == []
-    database.close()
+class TestASQLiteFile:
+    @pytest.fixture(params=["{}", "file:{}?uri=true"])
+    def url(self, request: pytest.FixtureRequest, path: Path) -> str:
+        return f"sqlite:///{request.param.format(path)}"
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "a" / "b" / "sm.sqlite"
+
+    def test_that_is_not_there_is_not_made_by_a_question(self, url: str, path: Path) -> None:
+        """Its path may be mistyped, and an empty answer would read as if all volumes were lost."""
+        database = Database(url)
+        for use in (database.read, database.write):
+            with pytest.raises(DatabaseError, match=r"no such file.*db_upgrade"):
+                use(flavor_rows.all_of)  # type: ignore[operator]  # two methods of one signature
+        assert not path.parent.exists()
+        database.upgrade()
+        assert database.read(flavor_rows.all_of) == []
+        database.close()
+
+    def test_is_made_with_its_directory_by_the_first_flavor(
+        self, url: str, path: Path, xapi_session: Session
+    ) -> None:
+        manager = StorageManager(xapi_session, url)
+        manager.create_flavor("gold", "x")
+        assert [flavor.label for flavor in manager.list_flavors()] == ["gold"]
+        assert path.exists()
+
+    def test_gets_its_tables_by_itself_where_it_is_there_and_empty(self, url: str, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        database = Database(url)
+        assert database.read(flavor_rows.all_of) == []
+        database.close()
+
+    def test_and_its_journals_are_for_their_owner_alone(self, url: str, path: Path) -> None:
+        mask = os.umask(0)
+        try:
+            database = Database(url)
+            database.upgrade()
+            with database.transaction() as connection:
+                _flavor(connection, "gold")
+                modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+        finally:
+            os.umask(mask)
+        assert {"sm.sqlite": 0o600, "sm.sqlite-wal": 0o600}.items() <= modes.items()
+        assert set(modes.values()) == {0o600}
+        database.close()
+
+    def test_keeps_the_mode_that_an_operator_gave_it(self, url: str, path: Path) -> None:
+        Database(url).upgrade()
+        path.chmod(0o640)
+        Database(url).upgrade()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+    def test_that_cannot_be_made_is_a_database_error(self) -> None:
+        with pytest.raises(DatabaseError, match="cannot be made"):
+            Database("sqlite:////proc/nowhere/sm.sqlite").upgrade()
 
 
 def _use(url: str, at: float, number: int) -> None:
     time.sleep(max(0.0, at - time.monotonic()))
     database = Database(url)
+    database.make_file()
     database.write(_flavor, f"label {number}")
 
 
@@ -191,7 +249,6 @@ class TestAURL:
             "mysql+nodriver://user:canary@host/db",
             "sqlite://",
             "sqlite:///:memory:",
-            "sqlite:////proc/nowhere/sm.sqlite",
         ],
     )
     def test_that_cannot_be_is_refused_without_a_password(self, url: str) -> None:

@@ -61,7 +61,7 @@ class TestObstacle:
             "makes no disks": not backend.has("VDI_CREATE"),
             "cannot": not all(map(backend.has, wanted)),
             f"has at most {limit} bytes": limit is not None and request.size > limit,
-            "bytes free": cost(backend, request.size) > backend.free,
+            " free": cost(backend, request.size) > backend.free,
         }
         reason = obstacle(backend, request)
         assert (reason is not None) == any(true_of_it.values())
@@ -109,20 +109,20 @@ class TestObstacle:
     def test_the_limit_of_the_type_is_the_last_size_that_it_takes(self) -> None:
         backend = a_backend(free=1 << 50)
         assert obstacle(backend, a_request(VHD_MAX)) is None
-        assert obstacle(backend, a_request(VHD_MAX + 1)) == f"a disk of type nfs has at most {VHD_MAX} bytes"
+        assert obstacle(backend, a_request(VHD_MAX + 1)) == "a disk of type nfs has at most 2040 GiB"
         assert obstacle(a_backend(sr_type="netapp", free=1 << 50), a_request(VHD_MAX + 1)) is None
 
     def test_the_last_byte_that_is_free_is_given(self) -> None:
         backend = a_backend(free=10 * MIB)
         assert obstacle(backend, a_request(10 * MIB)) is None
         reason = obstacle(backend, a_request(10 * MIB + 1))
-        assert reason == f"has {10 * MIB} bytes free, and the volume takes {12 * MIB}"
+        assert reason == "has 10 MiB free, and the volume takes 12 MiB"
 
     def test_one_that_has_given_too_much_says_by_which_rules(self) -> None:
         """Its free room is below zero: the reserve was raised, or other tools filled it."""
         reason = obstacle(a_backend(free=-GIB), a_request())
         assert reason is not None
-        assert reason.startswith("has 0 bytes free, by its flavor's reserve and over-subscription")
+        assert reason.startswith("has 0 B free, by its flavor's reserve and over-subscription")
 
 
 class TestCost:

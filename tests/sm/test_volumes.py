@@ -53,7 +53,7 @@ class TestExtending:
         assert "VDI.resize" not in calls.methods()
 
     def test_never_shrinks(self, manager: StorageManager, volume: Volume) -> None:
-        with pytest.raises(NotSupported, match="1073741824 bytes already"):
+        with pytest.raises(NotSupported, match="1 GiB already"):
             manager.extend_volume("v1", GIB - 1)
 
     def test_beyond_what_the_backend_or_its_type_has_is_refused(
@@ -64,6 +64,31 @@ class TestExtending:
         with pytest.raises(NoBackendFits, match="has at most"):
             manager.extend_volume("v1", 2041 * GIB)
         assert pool.db.get("VDI", vdi_of(pool, volume), "virtual_size") == GIB
+
+    @pytest.mark.parametrize("is_done", [False, True], ids=["before its call", "after its call"])
+    @pytest.mark.parametrize("is_over", [False, True], ids=["being deleted", "deleted"])
+    def test_of_what_another_service_deletes_says_so(
+        self,
+        pool: Simulator,
+        manager: StorageManager,
+        volume: Volume,
+        database: Database,
+        is_done: bool,
+        is_over: bool,
+    ) -> None:
+        """And not that a call which the operator did not make was refused."""
+        grow = Paused(pool, "VDI.resize", lambda m: m.extend_volume("v1", 2 * GIB), database, answer=is_done)
+        if is_over:
+            manager.delete_volume("v1")
+        else:
+            pool.faults.lose_answer("VDI.destroy")
+            with pytest.raises(XapiUnreachable):
+                manager.delete_volume("v1")
+        with pytest.raises(UnknownVolume if is_over else VolumeNotReady) as caught:
+            grow.go_on()
+        assert "v1" in str(caught.value)
+        manager.delete_volume("v1")
+        assert vdi_uuids(pool) == []
 
     def test_by_two_at_once_gives_the_larger(
         self, pool: Simulator, manager: StorageManager, volume: Volume, database: Database
@@ -144,7 +169,12 @@ class TestDeleting:
         """Passes if nothing is raised."""
         for _ in range(2):
             manager.delete_volume("v1")
-        manager.delete_volume("never was")
+
+    def test_of_what_never_was_is_an_error(self, manager: StorageManager, volume: Volume) -> None:
+        """The id is mistyped, and the volume that was meant is still there."""
+        with pytest.raises(UnknownVolume, match="'vl'"):
+            manager.delete_volume("vl")
+        assert manager.get_volume("v1") == volume
 
     @pytest.mark.parametrize("power_state", ["Running", "Halted", "Suspended"])
     def test_is_refused_while_a_vm_has_the_disk(

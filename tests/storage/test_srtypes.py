@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from xenvol.simulator.sm.registry import sm_record
 from xenvol.storage import srtypes
 from xenvol.storage.srtypes import GIB, MIB, sr_type_of
 
@@ -213,3 +214,18 @@ class TestTheSameStorage:
         self, sr_type: str, config: dict[str, str], other_type: str, other: dict[str, str]
     ) -> None:
         assert not sr_type_of(sr_type).locations(config) & sr_type_of(other_type).locations(other)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in srtypes.known_types() if srtypes.sr_type_of(name).optional]
+)
+def test_a_type_knows_every_key_that_its_driver_names_itself(name: str) -> None:
+    """A driver reads further keys, and names only some."""
+    kind = srtypes.sr_type_of(name)
+    try:
+        named = sm_record(name)["configuration"]
+    except KeyError:
+        assert name in ("rawiscsi", "rawhba")  # the names in sm's own tree, for which no pool has a driver
+        return
+    assert set(named) <= {*kind.required, *(kind.optional or ())}
+    assert named

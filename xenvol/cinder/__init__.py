@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +65,16 @@ OPTIONS = [
         "xenvol_default_flavor",
         help="The flavor of volumes whose type has no extra spec xenvol:flavor. Without this option, the pool that "
         "the scheduler chose is the flavor.",
+    ),
+    cfg.BoolOpt(
+        "xenvol_introduce_sr",
+        default=False,
+        help="Say in each connection_info how to introduce the SR, for hypervisors of a pool that does not have it.",
+    ),
+    cfg.ListOpt(
+        "xenvol_connection_secrets",
+        help="With xenvol_introduce_sr: the keys of the backends' passwords that a connection_info may contain, such "
+        "as chappassword. Whoever may read an attachment can read them. Default: none.",
     ),
 ]
 
@@ -169,8 +179,12 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             return self._placed(volume, made.backend_id)
 
     def delete_volume(self, volume: Any) -> None:
-        with _translated(busy=exception.VolumeIsBusy):
-            self.manager.delete_volume(volume.name_id)
+        self._delete(volume.name_id, busy=exception.VolumeIsBusy)
+
+    def _delete(self, volume_id: str, *, busy: type[Exception]) -> None:
+        """Delete a volume or a snapshot. Cinder also deletes those that were never made."""
+        with _translated(busy=busy), suppress(sm_errors.UnknownVolume):
+            self.manager.delete_volume(volume_id)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         with _translated():
@@ -181,8 +195,7 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
             self.manager.create_snapshot(snapshot.id, snapshot.volume.name_id, name=snapshot.name)
 
     def delete_snapshot(self, snapshot: Any) -> None:
-        with _translated(busy=exception.SnapshotIsBusy):
-            self.manager.delete_volume(snapshot.id)
+        self._delete(snapshot.id, busy=exception.SnapshotIsBusy)
 
     def create_volume_from_snapshot(self, volume: Any, snapshot: Any) -> dict[str, Any]:
         return self._clone(volume, snapshot.id, not_found=exception.SnapshotNotFound)
@@ -240,7 +253,12 @@ class XenSMDriver(driver.VolumeDriver):  # type: ignore[misc]  # cinder ships no
         It has Cinder's id of the volume, by which the compute service knows it.
         """
         with _translated():
-            info = self.manager.initialize_connection(volume.name_id, connector)
+            info = self.manager.initialize_connection(
+                volume.name_id,
+                connector,
+                introduce=bool(self._option("xenvol_introduce_sr")),
+                secrets=self._option("xenvol_connection_secrets") or (),
+            )
         return {**info, "data": {**info["data"], "volume_id": volume.id}}
 
     def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> None:
@@ -435,20 +453,29 @@ def _is_up(stats: BackendStats) -> bool:
 
 
 def _pool(label: str, backends: Sequence[BackendStats]) -> dict[str, Any]:
-    """Return a flavor as the scheduler sees it: the sums of its backends that can be used."""
+    """Return a flavor as the scheduler sees it: the sizes of its roomiest backend, since a volume lies on one.
+
+    With the sums, the scheduler would choose the flavor for a volume that no backend takes. Backends whose disks are
+    LUNs have no room: no new volume is placed there.
+    """
     up = [each.backend for each in backends if _is_up(each)]
+    making = [backend for backend in up if not backend.type.luns]
+    roomiest = max(making, key=lambda backend: backend.free, default=None)
     flavor = backends[0].flavor
+    size, used, promised = (
+        (0, 0, 0)
+        if roomiest is None
+        else (roomiest.physical_size, roomiest.physical_utilisation, roomiest.virtual_allocation)
+    )
     return {
         "pool_name": label,
-        "total_capacity_gb": _rounded(sum(backend.physical_size for backend in up)),
-        "free_capacity_gb": _rounded(
-            sum(max(0, backend.physical_size - backend.physical_utilisation) for backend in up)
-        ),
-        "provisioned_capacity_gb": _rounded(sum(backend.virtual_allocation for backend in up)),
+        "total_capacity_gb": _rounded(size),
+        "free_capacity_gb": _rounded(max(0, size - used)),
+        "provisioned_capacity_gb": _rounded(promised),
         "max_over_subscription_ratio": flavor.over_subscription,
         "reserved_percentage": flavor.reserved_percentage,
-        "thin_provisioning_support": any(backend.is_thin for backend in up),
-        "thick_provisioning_support": any(not backend.is_thin for backend in up),
+        "thin_provisioning_support": roomiest is not None and roomiest.is_thin,
+        "thick_provisioning_support": roomiest is not None and not roomiest.is_thin,
         "total_volumes": sum(each.volumes for each in backends),
         "multiattach": False,  # a VDI of an SR that makes disks belongs to one VM at a time
         # without it the scheduler refuses every volume of a server, also of one that is shut down

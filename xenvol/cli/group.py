@@ -25,6 +25,8 @@ class Commands(click.Group):
     """A group in which ``-`` and ``_`` are the same, and a mistyped name gets a suggestion."""
 
     entries: ClassVar[Mapping[str, Entry]]
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Second names of commands: accepted, and not listed."""
     elsewhere: ClassVar[Mapping[str, str]] = {}
     """Names that other programs use for a command: not accepted, but answered with our name."""
 
@@ -62,6 +64,7 @@ class Commands(click.Group):
 
     def _spelled(self, name: str) -> str | None:
         """Return the command's name as in the table, or None."""
+        name = self.aliases.get(_plain(name), name)
         return next((each for each in self.entries if _plain(each) == _plain(name)), None)
 
     def _meant(self, args: list[str]) -> str | None:

@@ -35,6 +35,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from xenvol.amounts import human_size
 from xenvol.cli import failures
 from xenvol.secret import Secret, masked
 from xenvol.session import CallRecord
@@ -411,10 +412,3 @@ def _table(
 def clean(text: str) -> str:
     """Replace control characters: names and errors come from other programs, and could steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def human_size(size: int) -> str:
-    """``20 GiB``, ``1.5 GiB``, ``512 B``."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = max(0, min((size.bit_length() - 1) // 10, len(units) - 1))
-    return f"{size / 1024**power:.4g} {units[power]}"

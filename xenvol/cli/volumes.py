@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.attaching import mountpoint as mountpoints
 from xenvol.attaching.attachment import Attachment
 from xenvol.attaching.health import BadVolume
@@ -17,7 +18,6 @@ from xenvol.cli.options import (
     pool_options,
     vm_argument,
 )
-from xenvol.cli.terminal import human_size
 
 Info = Mapping[str, object]
 

@@ -139,7 +139,7 @@ class ISCSIDriver(VolumeDriver):
         Several SRs may claim a target, and only one of them has its LUNs: that one comes first. The same call reads
         the LVM SRs, which may lie on a LUN.
         """
-        every = view.find("SR", {"type": [SR_TYPE, *storage.LVM_TYPES]})
+        every = view.find("SR", {"type": [SR_TYPE, *storage.TYPES_ON_DEVICES]})
         srs = {ref: sr for ref, sr in every.items() if sr["type"] == SR_TYPE}
         iqn_of = {
             ref: sr["sm_config"]["targetIQN"] for ref, sr in srs.items() if "targetIQN" in sr["sm_config"]

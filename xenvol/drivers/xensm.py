@@ -122,7 +122,7 @@ class AnySRDriver(VolumeDriver):
                 proves=partial(_is_proved, volume),
             )
         if storage.is_lun_per_vdi(spec.type):
-            storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.LVM_TYPES}).values())
+            storage.check_under_no_sr(vdi, view.find("SR", {"type": storage.TYPES_ON_DEVICES}).values())
         return vdi_ref, vdi
 
     def _the_vdi(self, view: View, volume: XenSMVolume, sr_ref: SRRef) -> tuple[VDIRef, Record]:
@@ -166,7 +166,8 @@ def _known_type(view: View, volume: XenSMVolume) -> str:
             "sr_type",
             XenSMConnectionData,
             driver=DRIVER,
-            problem=f"is missing, and the pool has no SR {volume.sr_uuid}",
+            problem=f"is missing, and the pool has no SR {volume.sr_uuid} (of the Storage Manager's SRs, "
+            "`xenvol sm setup` introduces each)",
         )
     return str(view.record("SR", sr_ref)["type"])
 

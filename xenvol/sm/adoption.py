@@ -6,30 +6,37 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from xenvol.errors import UnmanagedVDI, VolumeNotFound
+from xenvol.pool.marks import MANAGED
 from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.view import Record
 from xenvol.session.refs import VDIRef
-from xenvol.sm import backend_rows, creation, placement, vdis, volume_rows, volumes
+from xenvol.sm import backend_rows, creation, placement, same_storage, vdis, volume_rows, volumes
 from xenvol.sm.context import Context
 from xenvol.sm.creation import Made
 from xenvol.sm.errors import (
     NotSupported,
     Overtaken,
     UnknownVolume,
+    VDIMarked,
     VDITaken,
     VolumeExists,
     VolumeNotReady,
 )
 from xenvol.sm.records import Backend, Volume
+from xenvol.storage import TYPES_ON_DEVICES, check_under_no_sr, is_lun_per_vdi
 
 
-def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
+def manage(
+    context: Context, volume_id: str, vdi_uuid: str, *, name: str = "", marked_as: str | None = None
+) -> Volume:
     """Make a VDI of a backend's SR a volume, and return the volume. Idempotent.
 
-    Where VDIs are LUNs, this is the only way to a volume.
+    Where VDIs are LUNs, this is the only way to a volume. If the VDI is marked as another volume, `marked_as` must name
+    that volume: the database may have lost it.
 
     Raises VolumeNotFound (no such VDI), NotSupported (its SR is no backend, or it is not the disk of a VM),
-    HalfWrittenDisk, UnmanagedVDI, VDITaken, VolumeExists, VolumeNotReady, InvalidSetting, XapiError.
+    HalfWrittenDisk, UnmanagedVDI, VDITaken, VDIMarked, VolumeInUse (a LUN on which an SR lies), VolumeExists,
+    VolumeNotReady, InvalidSetting, XapiError.
     """
     vdis.check_names(volume_id, name)
     vdi_uuid = vdi_uuid.lower()
@@ -49,8 +56,12 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
             reason = "it is a snapshot of another disk, and a volume would write to it: manage a clone of it"
             raise NotSupported(f"managing VDI {vdi_uuid}", reason=reason)
         sr_rec = view.record("SR", vdi["SR"])
+        if is_lun_per_vdi(sr_rec["type"]):
+            check_under_no_sr(vdi, view.find("SR", {"type": TYPES_ON_DEVICES}).values())
         try:
-            volume, backend = context.database.write(_adopt, volume_id, vdi, sr_rec, name=name)
+            volume, backend = context.database.write(
+                _adopt, volume_id, vdi, sr_rec, name=name, marked_as=marked_as
+            )
         except IntegrityError:  # another service has just written a row with this id or this VDI
             continue
         if volume.state == "available":
@@ -62,7 +73,13 @@ def manage(context: Context, volume_id: str, vdi_uuid: str, *, name: str = "") -
 
 
 def _adopt(
-    connection: sa.Connection, volume_id: str, vdi: Record, sr_rec: Record, *, name: str
+    connection: sa.Connection,
+    volume_id: str,
+    vdi: Record,
+    sr_rec: Record,
+    *,
+    name: str,
+    marked_as: str | None,
 ) -> tuple[Volume, Backend]:
     """Return the row that names the VDI, new or of an earlier attempt, and its backend. A new row is not available
     yet."""
@@ -82,6 +99,10 @@ def _adopt(
             what = "is being made" if there.vdi_uuid is None else f"is VDI {there.vdi_uuid}"
             raise VolumeExists(volume_id, difference=what)
         return there, backend
+    if (marked := _other_volume(connection, volume_id, vdi)) not in (None, marked_as):
+        raise VDIMarked(vdi_uuid, volume_id=str(marked))
+    if backend.type.luns:
+        same_storage.check_under_none(connection, vdi_uuid)
     adopted = volume_rows.add(
         connection,
         volume_id,
@@ -93,6 +114,16 @@ def _adopt(
         virtual_size=size,
     )
     return adopted, backend
+
+
+def _other_volume(connection: sa.Connection, volume_id: str, vdi: Record) -> str | None:
+    """Return the other volume that the VDI is marked as; None if that is another VDI, whose copy inherited the mark."""
+    marked: str | None = vdi["other_config"].get(MANAGED)
+    if marked is None or marked == volume_id:
+        return None
+    there = volume_rows.find(connection, marked)
+    is_another = there is not None and there.vdi_uuid not in (None, vdi["uuid"])
+    return None if is_another else marked
 
 
 def unmanage(context: Context, volume_id: str) -> None:

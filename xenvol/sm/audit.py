@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from xenvol.amounts import exact_size
 from xenvol.errors import XenVolError
 from xenvol.pool.marks import IMAGE, MANAGED
 from xenvol.pool.transfer_mark import why_not_whole
@@ -30,6 +31,7 @@ from xenvol.sm import (
     copies,
     creation,
     filling,
+    scans,
     srs,
     vdis,
     volume_rows,
@@ -39,11 +41,12 @@ from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.errors import UnknownBackend
 from xenvol.sm.records import Backend, Volume
 from xenvol.sm.vdis import Mark
-from xenvol.storage import vdis_of
+from xenvol.storage import find_pbds, vdis_of
 
 Kind = Literal[
     "backend_not_made",
     "backend_unreachable",
+    "host_unplugged",
     "half_made",
     "half_deleted",
     "vdi_missing",
@@ -93,10 +96,13 @@ def audit(
     context: Context,
     *,
     repair: bool = False,
+    scan: bool = True,
     silence: float = filling.SILENCE,
     progress: Callable[[str], None] = say_nothing,
 ) -> AuditReport:
     """Compare every backend with the pool. With `repair`, repair what can be repaired without losing data.
+
+    With `scan`, the storage is asked first: then xapi drops the record of a disk that is gone (`xenvol.sm.scans`).
 
     `progress` receives the name of the next backend. A process that fills a volume, and has not renewed its mark for
     `silence` seconds, counts as dead.
@@ -106,7 +112,7 @@ def audit(
         progress(f"backend {backend.id}")
         report.backends += 1
         try:
-            for finding, repair_it in _Audit(context, backend, report, silence).findings():
+            for finding, repair_it in _Audit(context, backend, report, silence, scan).findings():
                 report.findings.append(
                     _repaired(finding, repair_it) if repair and repair_it is not None else finding
                 )
@@ -121,8 +127,13 @@ Found = Iterator[tuple[Finding, Callable[[], object] | None]]
 class _Audit:
     """The audit of one backend. Each finding has a repair, or None if only an administrator can repair it."""
 
-    def __init__(self, context: Context, backend: Backend, report: AuditReport, silence: float) -> None:
-        self.context, self.backend, self.report, self.silence = context, backend, report, silence
+    def __init__(
+        self, context: Context, backend: Backend, report: AuditReport, silence: float, scan: bool
+    ) -> None:
+        self.context, self.backend, self.report = context, backend, report
+        self.silence, self.scan = silence, scan
+        self.luns: set[str] | None = None
+        """The SCSI ids of the LUNs that the hosts see; None: not asked, or the disks are no LUNs."""
         self.view = context.view()
 
     def findings(self) -> Found:
@@ -138,6 +149,7 @@ class _Audit:
             self._reload()
             if self._problem() is not None:
                 return
+        yield from self._hosts()
         yield from self._unfinished()
         vdis_now = vdis_of(self.view, self.sr_ref)
         self.report.vdis += len(vdis_now)
@@ -153,12 +165,32 @@ class _Audit:
         """Return why the backend cannot be compared, or None."""
         try:
             self.sr_ref, _ = srs.get_sr(self.view, self.backend)
-            (self.backend,) = capacity.refresh(self.context, self.view, [self.backend])
+            problems = self._ask_storage() if self.scan else {}
+            (self.backend,) = capacity.refresh(self.context, self.view, [self.backend], problems=problems)
         except UnknownBackend:
             raise
         except XenVolError as error:
             return str(error)
         return None if self.backend.problem is None else f"backend {self.backend.id}: {self.backend.problem}"
+
+    def _ask_storage(self) -> dict[int, str]:
+        """Return the problem of the backend's storage, by the backend's id."""
+        try:
+            self.luns = scans.scan(self.view, self.backend, self.sr_ref)
+        except XenVolError as error:
+            return {self.backend.id: f"its storage does not answer to a scan: {error}"}
+        return {}
+
+    def _hosts(self) -> Found:
+        """Find the hosts on which a shared SR is not plugged, beside the master. VMs that start there have no disk."""
+        if not self.view.record("SR", self.sr_ref)["shared"]:
+            return
+        pbds = find_pbds(self.view, self.sr_ref)
+        for host_ref in self.view.hosts:
+            if host_ref not in pbds or not pbds[host_ref][1]["currently_attached"]:
+                name = self.view.record("host", host_ref)["name_label"]
+                text = f"backend {self.backend.id}: its SR is not plugged on host {name}"
+                yield self._finding("host_unplugged", text), self._set_up
 
     # ---- rows whose operation did not end
 
@@ -212,6 +244,10 @@ class _Audit:
                     yield self._about(volume, "vdi_missing", text), None
                 continue
             vdi_ref, vdi = there[volume.vdi_uuid]
+            if self.luns is not None and vdi["sm_config"].get("SCSIid") not in self.luns:
+                lun = vdi["sm_config"].get("SCSIid")
+                text = f"volume {volume.id} is LUN {lun}, which the storage shows to no host"
+                yield self._about(volume, "vdi_missing", text), None
             if vdis.unsettled(vdi, volume) and self._is_still_unsettled(volume, vdi_ref):
                 text = f"VDI {volume.vdi_uuid} is volume {volume.id}, and its marks do not say so"
                 yield self._about(volume, "unsettled", text), partial(self._settle, volume, vdi_ref)
@@ -221,7 +257,10 @@ class _Audit:
                 int(vdi["virtual_size"]) != volume.virtual_size
                 and (now := self._size_now(volume)) is not None
             ):
-                text = f"volume {volume.id} has {now} bytes, and its row says {volume.virtual_size}"
+                text = (
+                    f"volume {volume.id} has {exact_size(now)}, and its row says "
+                    f"{exact_size(volume.virtual_size or 0)}"
+                )
                 yield (
                     self._about(volume, "size_differs", text),
                     partial(self._set_size, volume, now),

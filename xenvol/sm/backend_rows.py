@@ -77,6 +77,12 @@ def all_of(connection: sa.Connection, *, flavor_id: int | None = None) -> list[B
     return [Backend.of(row) for row in connection.execute(query)]
 
 
+def removed(connection: sa.Connection, sr_type: str) -> list[Backend]:
+    """Return the backends of a type that were removed, and whose SRs may still be on the storage."""
+    query = sa.select(backends).where(backends.c.deleted != 0, backends.c.sr_type == sr_type)
+    return [Backend.of(row) for row in connection.execute(query.order_by(backends.c.id))]
+
+
 def with_room(
     connection: sa.Connection, flavor_id: int, size: int, *, order: Order, limit: int, offset: int = 0
 ) -> list[Backend]:

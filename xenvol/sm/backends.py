@@ -29,6 +29,7 @@ from xenvol.sm import (
     passwords,
     probing,
     same_storage,
+    scans,
     srs,
     vdis,
     volume_rows,
@@ -39,6 +40,7 @@ from xenvol.sm.errors import (
     BackendInUse,
     BackendNotReady,
     DeviceNotBlank,
+    IncompleteConfig,
     InvalidConfig,
     NotSupported,
     UnknownBackend,
@@ -46,6 +48,7 @@ from xenvol.sm.errors import (
 from xenvol.sm.records import Backend, Origin
 from xenvol.sm.srs import SRMaking
 from xenvol.storage import find_sr, vdis_of
+from xenvol.storage.srtypes import SRType
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +65,17 @@ class SetupReport:
     """Why the backend cannot be used, or None."""
 
 
-def set_up(context: Context, view: View, backend_id: int) -> Backend:
-    """Make the backend's SR if it was never made, and plug it in this pool. Idempotent.
+def set_up(context: Context, view: View, backend_id: int, *, replug: bool = False) -> Backend:
+    """Make the backend's SR if it was never made, and plug it in this pool; see that its storage answers. Idempotent.
 
-    If several services try at once, one makes it, and the others wait.
+    If several services try at once, one makes it, and the others wait. If the SR's mount is lost, and no VM has a
+    disk of it, the SR is plugged anew. With `replug`, it is plugged anew in any case, on each host on which no VM
+    has a disk of it.
     """
     backend = context.database.read(backend_rows.get, backend_id)
-    return make(context, view, backend) if backend.state == "new" else connect(context, view, backend_id)
+    if backend.state == "new":
+        return make(context, view, backend)
+    return connect(context, view, backend_id, replug=replug)
 
 
 def make(
@@ -133,11 +140,11 @@ def _make_and_record(
         raise
 
 
-def connect(context: Context, view: View, backend_id: int) -> Backend:
+def connect(context: Context, view: View, backend_id: int, *, replug: bool = False) -> Backend:
     """Introduce the backend's SR in this pool if it is unknown, plug it, and store its room. Idempotent.
 
-    If a host refuses, an SR that this call introduced is forgotten again; an SR that the pool had stays as it is
-    plugged.
+    See `set_up` for `replug`. If a host refuses, an SR that this call introduced is forgotten again; an SR that the
+    pool had stays as it is plugged.
     """
     backend = context.database.read(backend_rows.get, backend_id)
     if backend.sr_uuid is None:
@@ -155,11 +162,30 @@ def connect(context: Context, view: View, backend_id: int) -> Backend:
     else:
         srs.plug_sr(view, undo, sr_ref, making, host_ref)
     srs.own_sr(view, sr_ref, making)
+    try:
+        _ask_storage(view, backend, sr_ref, replug=replug)
+    except (XapiError, IncompleteConfig) as error:
+        raise BackendNotReady(backend.id, problem=f"its storage does not answer: {error}") from error
     (fresh,) = capacity.refresh(context, view, [backend])
     return fresh
 
 
-def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
+def _ask_storage(view: View, backend: Backend, sr_ref: SRRef, *, replug: bool) -> None:
+    """See that the storage answers, and that the SR's mount is there; plug the SR anew if that helps."""
+    scans.reach(view, backend, sr_ref)  # before the SR is unplugged: it could not be plugged again
+    if replug:
+        scans.replug(view, sr_ref, beside_users=True)
+    try:
+        scans.check_mount(view, backend, sr_ref)
+    except XapiError:
+        if replug or not scans.replug(view, sr_ref):
+            raise
+        scans.check_mount(view, backend, sr_ref)
+
+
+def set_up_all(
+    context: Context, *, replug: bool = False, progress: Callable[[str], None] = say_nothing
+) -> list[SetupReport]:
     """Set up every backend, in parallel. A backend that fails is reported, and does not stop the others.
 
     `progress` receives each backend that is up; the log receives each one that is not.
@@ -169,7 +195,7 @@ def set_up_all(context: Context, *, progress: Callable[[str], None] = say_nothin
     def attempt(backend: Backend) -> SetupReport | None:
         view = context.view()
         try:
-            return SetupReport(set_up(context, view, backend.id), None)
+            return SetupReport(set_up(context, view, backend.id, replug=replug), None)
         except UnknownBackend:
             return None  # removed meanwhile
         except XenVolError as error:
@@ -203,7 +229,8 @@ def _refreshed(context: Context, view: View, backend: Backend, error: XenVolErro
     if backend.sr_uuid is None or isinstance(error, XapiUnreachable | HostNotReady):
         return backend
     try:
-        (fresh,) = capacity.refresh(context, view, [backend])
+        problems = {backend.id: error.problem} if isinstance(error, BackendNotReady) else {}
+        (fresh,) = capacity.refresh(context, view, [backend], problems=problems)
     except XenVolError as failure:
         log.info("backend %d: %s", backend.id, failure)
         return backend
@@ -261,7 +288,7 @@ def _check_before_erasing(view: View, backend: Backend, *, is_our_doing: bool, i
 
 def _may_be_on_storage(view: View, backend: Backend) -> bool:
     """Return True if the storage has the SR, or if that cannot be found out."""
-    if not _can_probe(view, backend):
+    if not can_probe(view, backend.type):
         return True
     making, host_ref = _making(backend), srs.host_of(view, backend) or view.master
     found = probing.probe(view, host_ref, backend.type, making.device_config, making.sm_config)
@@ -304,7 +331,7 @@ def _check_before_making(view: View, backend: Backend, format_device: str | None
             host_ref,
             wanted,
             making.device_config,
-            can_probe=_can_probe(view, backend),
+            can_probe=can_probe(view, backend.type),
             format_device=format_device,
         )
     except (InvalidConfig, DeviceNotBlank, XapiError):
@@ -312,8 +339,9 @@ def _check_before_making(view: View, backend: Backend, format_device: str | None
             raise
 
 
-def _can_probe(view: View, backend: Backend) -> bool:
-    return backend.type.can_probe and "SR_PROBE" in srs.require_driver(view, backend.type.name)["features"]
+def can_probe(view: View, sr_type: SRType) -> bool:
+    """Return True if the storage driver can list the SRs on a storage. Raises UnsupportedSRType."""
+    return sr_type.can_probe and "SR_PROBE" in srs.require_driver(view, sr_type.name)["features"]
 
 
 def _have_sr(

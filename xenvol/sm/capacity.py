@@ -1,4 +1,8 @@
-"""The room of backends: read from the pool, with three calls for any number of backends, and stored in their rows.
+"""The room of backends: read from the pool, with a few calls for any number of backends, and stored in their rows.
+
+After a scan, the ``virtual_allocation`` of an SR with snapshots also counts the hidden base copies under them, which
+nothing will fill. So what a thin backend has promised is the sum over its managed disks. The rows of its volumes have
+that sum too. Only if the SR says something else are the disks themselves read.
 
 Placement reads the rows, so it costs the same with ten backends and with a thousand. The rows may be stale: the storage
 has the last word when it takes a volume, or refuses it.
@@ -10,7 +14,7 @@ only if no service has changed it, or written a reading of its own, since the ro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,6 +36,7 @@ _AT_ONCE = 1000  # ids in one statement, and uuids in one filter: some 60 KB of 
 _LONGEST = 1000  # characters of a problem that fit into its column
 _SLACK = 0.01  # of a backend's size: a smaller gain waits for the next reading, and costs no call now
 
+Asking = Callable[[Collection[Backend]], Mapping[int, str]]
 Seen = dict[str, Any]
 """What a reading of the pool gives for a backend's row: the names in `_SEEN`, or only the problem."""
 _SEEN = ("problem", "features", "physical_size", "physical_utilisation", "virtual_allocation")
@@ -65,21 +70,25 @@ class BackendStats:
 
 @dataclass(frozen=True)
 class _Before:
-    """A backend before the reading. `promised` bytes go to volumes that the reading may not show yet."""
+    """A backend before the reading. `promised` bytes go to volumes that the reading may not show yet; `made` bytes have
+    the disks of its volumes."""
 
     backend: Backend
     flavor: Flavor
     promised: int
+    made: int
 
 
-def refresh(context: Context, view: View, backends: Iterable[Backend]) -> list[Backend]:
+def refresh(
+    context: Context, view: View, backends: Iterable[Backend], *, problems: Mapping[int, str] | None = None
+) -> list[Backend]:
     """Read the SRs of backends, store their sizes, and return the new rows.
 
-    Backends without an SR, and backends that were removed meanwhile, are left out. Raises UnknownBackend if all of them
-    were removed.
+    `problems` has what the caller has found out about the storage of some, by their ids. Backends without an SR, and
+    backends that were removed meanwhile, are left out. Raises UnknownBackend if all of them were removed.
     """
     backends = list(backends)
-    kept = _refresh(context, view, backends)
+    kept = _refresh(context, view, backends, problems or {})
     if not kept:
         for backend in backends:
             if backend.sr_uuid is not None:
@@ -96,12 +105,20 @@ def note(context: Context, backend: Backend, sr_rec: Record) -> None:
     if context.database.write(_note, backend, _sizes(sr_rec)):
         return
     before = context.database.read(_before, [backend.id])
-    for now_rec in context.view().find("SR", {"uuid": backend.sr_uuid or ""}).values():
-        context.database.write(_keep, before, {backend.id: _sizes(now_rec)})
+    view = context.view()
+    for ref, now_rec in view.find("SR", {"uuid": backend.sr_uuid or ""}).items():
+        seen = {backend.id: {"features": backend.features, **_sizes(now_rec)}}
+        _count_disks(view, before, seen, {backend.id: ref})
+        context.database.write(_keep, before, seen)
 
 
-def stats(context: Context, flavor_label: str | None = None) -> list[BackendStats]:
-    """Return the numbers of every backend, or of one flavor's, fresh from the pool. Raises UnknownFlavor."""
+def stats(
+    context: Context, flavor_label: str | None = None, *, ask: Asking | None = None
+) -> list[BackendStats]:
+    """Return the numbers of every backend, or of one flavor's, fresh from the pool. Raises UnknownFlavor.
+
+    `ask` asks the storage of backends first, and returns what is wrong with it, by their ids.
+    """
 
     def of_flavor(connection: sa.Connection) -> tuple[list[Flavor], list[Backend]]:
         if flavor_label is None:
@@ -111,7 +128,8 @@ def stats(context: Context, flavor_label: str | None = None) -> list[BackendStat
 
     flavors, backends = context.database.read(of_flavor)
     by_id = {flavor.id: flavor for flavor in flavors}
-    fresh = {backend.id: backend for backend in _refresh(context, context.view(), backends)}
+    problems = ask(backends) if ask is not None else {}
+    fresh = {backend.id: backend for backend in _refresh(context, context.view(), backends, problems)}
     shown = [fresh.get(backend.id, backend) for backend in backends]
     counts = context.database.read(_of_volumes, [backend.id for backend in shown], sa.func.count())
     return [
@@ -120,12 +138,17 @@ def stats(context: Context, flavor_label: str | None = None) -> list[BackendStat
     ]
 
 
-def _refresh(context: Context, view: View, backends: Collection[Backend]) -> list[Backend]:
+def _refresh(
+    context: Context, view: View, backends: Collection[Backend], problems: Mapping[int, str]
+) -> list[Backend]:
     made = [backend.id for backend in backends if backend.sr_uuid is not None]
     if not made:
         return []
     before = context.database.read(_before, made)
-    seen = _read_pool(view, [each.backend for each in before])
+    seen = _read_pool(view, before)
+    for backend_id, problem in problems.items():
+        if backend_id in seen:
+            seen[backend_id]["problem"] = seen[backend_id]["problem"] or problem[:_LONGEST]
     return context.database.write(_keep, before, seen)
 
 
@@ -138,7 +161,12 @@ def _before(connection: sa.Connection, backend_ids: list[int]) -> list[_Before]:
     }
     cost = sa.func.sum(volume_table.c.cost)
     promised = _of_volumes(connection, backend_ids, cost, volume_rows.PROMISED)
-    return [_Before(backend, flavors[backend.flavor_id], promised.get(backend.id, 0)) for backend in backends]
+    size = sa.func.coalesce(sa.func.sum(volume_table.c.virtual_size), 0)
+    made = _of_volumes(connection, backend_ids, size, volume_table.c.vdi_uuid.is_not(None))
+    return [
+        _Before(backend, flavors[backend.flavor_id], promised.get(backend.id, 0), made.get(backend.id, 0))
+        for backend in backends
+    ]
 
 
 def _keep(connection: sa.Connection, before: list[_Before], seen: Mapping[int, Seen]) -> list[Backend]:
@@ -173,10 +201,14 @@ def _note(connection: sa.Connection, backend: Backend, sizes: Seen) -> bool:
     if there.stats_at != backend.stats_at:
         return False
     flavor = flavor_rows.by_id(connection, there.flavor_id)
-    promised = volume_rows.promised(connection, there.id)
-    free = _free(there, flavor, {"features": there.features, **sizes}, promised)
-    if free - there.free > sizes["physical_size"] * _SLACK:
+    promised, made = volume_rows.promised(connection, there.id), volume_rows.made(connection, there.id)
+    # the SR counts base copies too, or has disks of others: at least `made` is promised, and the next reading tells
+    is_exact = sizes["virtual_allocation"] == made or not there.is_thin
+    free = _free(there, flavor, {"features": there.features, **sizes, "virtual_allocation": made}, promised)
+    if is_exact and free - there.free > sizes["physical_size"] * _SLACK:
         return False
+    if not is_exact:
+        sizes = {**sizes, "virtual_allocation": there.virtual_allocation}
     backend_rows.update(connection, there.id, **sizes, free=min(free, there.free), stats_at=now())
     return True
 
@@ -219,8 +251,9 @@ def _of_volumes(
     }
 
 
-def _read_pool(view: View, backends: list[Backend]) -> dict[int, Seen]:
+def _read_pool(view: View, before: list[_Before]) -> dict[int, Seen]:
     """Return what to write into each row."""
+    backends = [each.backend for each in before]
     srs: dict[str, tuple[str, Record]] = {}
     plugged: dict[str, set[str]] = {}
     uuids = [backend.sr_uuid or "" for backend in backends]
@@ -235,11 +268,37 @@ def _read_pool(view: View, backends: list[Backend]) -> dict[int, Seen]:
         drivers = {kind: view.driver_of(kind) for kind in {sr_rec["type"] for _, sr_rec in srs.values()}}
         features = {kind: " ".join(sorted(sm["features"])) for kind, sm in drivers.items() if sm is not None}
         master = view.master
+        seen = {
+            backend.id: _values(srs.get(backend.sr_uuid or ""), plugged, features, master)
+            for backend in backends
+        }
+        refs = {each.id: srs[each.sr_uuid][0] for each in backends if each.sr_uuid in srs}
+        _count_disks(view, before, seen, refs)
     except XapiError as error:
         return {backend.id: {"problem": str(error)[:_LONGEST]} for backend in backends}
-    return {
-        backend.id: _values(srs.get(backend.sr_uuid or ""), plugged, features, master) for backend in backends
+    return seen
+
+
+def _count_disks(
+    view: View, before: list[_Before], seen: Mapping[int, Seen], sr_refs: Mapping[int, str]
+) -> None:
+    """Set what each thin backend promises: the sum over the managed disks, and not the hidden base copies.
+
+    If the SR promises just what the backend's volumes have, it has no other disks.
+    """
+    unclear = {
+        sr_refs[each.backend.id]: each.backend.id
+        for each in before
+        if each.backend.id in sr_refs
+        and each.backend.is_thin_with(seen[each.backend.id]["features"])
+        and seen[each.backend.id]["virtual_allocation"] != each.made
     }
+    for batch in _batches(list(unclear)):
+        sums = dict.fromkeys(batch, 0)
+        for vdi in view.find("VDI", {"SR": batch, "managed": True}).values():
+            sums[vdi["SR"]] += int(vdi["virtual_size"])
+        for ref, total in sums.items():
+            seen[unclear[ref]]["virtual_allocation"] = total
 
 
 def _values(

@@ -6,6 +6,7 @@ The stored form has no secret. A password is a xapi secret, and its key says so 
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,30 @@ def parse(sr_type: str, given: Mapping[str, str | Secret]) -> BackendConfig:
         name_description=plain.get("name_description"),
         host=plain.get("host"),
     )
+
+
+def check_given(kind: SRType, given: Mapping[str, str | Secret], driver: Collection[str]) -> None:
+    """Check what an administrator has typed: that the storage driver reads each key, and that no value begins or ends
+    with a space. `driver` are the keys that the pool's storage driver names itself. Raises InvalidConfig.
+    """
+    for key, value in given.items():
+        if isinstance(value, str) and value != value.strip():
+            remedy = "take it off: nobody sees it"
+            raise InvalidConfig(kind.name, key, problem="has a space at its beginning or end", remedy=remedy)
+    if kind.optional is None:
+        return
+    known = {*kind.required, *kind.optional, *driver}
+    for key in sorted(given.keys() - known - _OF_THE_SR - _SM_CONFIG):
+        if key.removesuffix("_secret") in known and _is_reference(key, str(given[key])):
+            continue
+        meant = difflib.get_close_matches(key, sorted(known | _OF_THE_SR | _SM_CONFIG), n=1)
+        question = f"did you mean {meant[0]!r}? " if meant else ""
+        raise InvalidConfig(
+            kind.name,
+            key,
+            problem="is not read by the storage driver",
+            remedy=f"{question}it reads {', '.join(sorted(known))}",
+        )
 
 
 def _check(kind: SRType, key: str, value: str | Secret) -> None:

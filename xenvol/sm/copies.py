@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from xenvol.amounts import exact_size
 from xenvol.errors import HalfWrittenDisk, XapiError, XenVolError
 from xenvol.pool.transfer_mark import check_is_whole
 from xenvol.pool.undo import Undo
@@ -66,8 +67,8 @@ def clone(
         return there  # its source may be gone by now
     source, backend = volumes.get_with_backend(context, source_id)
     if size is not None and size < source.size:
-        reason = f"its source has {source.size} bytes, and disks do not shrink"
-        raise NotSupported(f"a clone of {size} bytes", reason=reason)
+        reason = f"its source has {exact_size(source.size)}, and disks do not shrink"
+        raise NotSupported(f"a clone of {exact_size(size)}", reason=reason)
     if backend.type.luns:
         reason = "the array makes its LUNs, and VDI.create there hands out an existing LUN with its data"
         raise NotSupported(f"a clone of {source_id}", reason=reason)
@@ -188,7 +189,9 @@ def _claim(
     except IntegrityError:
         return None
     if claimed is None:
-        reason = fresh.problem or f"has {max(0, fresh.free)} bytes free, and the copy takes {cost}"
+        reason = fresh.problem or (
+            f"has {exact_size(max(0, fresh.free))} free, and the copy takes {exact_size(cost)}"
+        )
         flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
         raise NoBackendFits(flavor.label, size=wanted, reasons={backend.id: reason})
     return claimed
@@ -243,4 +246,4 @@ def _check_same(copy: Volume, source_id: str, *, size: int | None, snapshot_of: 
         what = "clone" if snapshot_of is None else "snapshot"
         raise VolumeExists(copy.id, difference=f"is no {what} of {source_id!r}")
     if size is not None and copy.size != size:
-        raise VolumeExists(copy.id, difference=f"has {copy.size} bytes")
+        raise VolumeExists(copy.id, difference=f"has {exact_size(copy.size)}")

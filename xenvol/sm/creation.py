@@ -18,6 +18,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from xenvol.amounts import exact_size
 from xenvol.errors import XapiError, XapiUnreachable, XenVolError
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import Record, View
@@ -406,4 +407,4 @@ def _check_same(context: Context, volume: Volume, flavor: Flavor, size: int, ima
     if backend.flavor_id != flavor.id:
         raise VolumeExists(volume.id, difference="has another flavor")
     if volume.size != size:
-        raise VolumeExists(volume.id, difference=f"has {volume.size} bytes")
+        raise VolumeExists(volume.id, difference=f"has {exact_size(volume.size)}")

@@ -82,11 +82,8 @@ class Database:
                 raise DatabaseError(
                     self.url, problem="must be a file, since every thread has a connection of its own"
                 )
-            try:
-                Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DatabaseError(self.url, problem=f"its directory cannot be made ({error})") from error
             _prepare_sqlite(self._engine)
+        self._file = _file_of(parsed)
         self._is_checked = False
 
     @property
@@ -133,11 +130,25 @@ class Database:
         result: T = again(once)
         return result
 
+    def make_file(self) -> None:
+        """Make the SQLite file if it is missing, for its owner alone. Idempotent.
+
+        It tells which storage there is. SQLite gives its journals the mode of the file. Raises DatabaseError.
+        """
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise DatabaseError(self.url, problem=f"cannot be made ({error})") from error
+
     def upgrade(self) -> None:
         """Make the tables, or bring them to this release. Idempotent; concurrent upgrades wait for each other.
 
         Raises DatabaseError, also for tables of a release that this one does not know.
         """
+        self.make_file()
         with self._translating_errors(), self._connected() as connection, connection.begin():
             with self._upgrading_alone(connection):
                 self._refuse_newer(_revision_of(connection))
@@ -152,9 +163,13 @@ class Database:
         self._engine.dispose()
 
     def _check(self) -> None:
-        """Check that the tables are those of this release. A SQLite file is upgraded here."""
+        """Check that the tables are those of this release. A SQLite file is upgraded here, and never made: its path may
+        be mistyped."""
         if self._is_checked:
             return
+        if self._file is not None and not self._file.exists():
+            problem = "no such file; `xenvol sm flavor_create` and `xenvol sm db_upgrade` make it"
+            raise DatabaseError(self.url, problem=problem)
         with self._translating_errors(), self._connected(**{_READING: True}) as connection:
             found = _revision_of(connection)
         if found != REVISION:
@@ -219,6 +234,13 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {self.url}>"
+
+
+def _file_of(url: sa.URL) -> Path | None:
+    """Return the SQLite file, or None for a database on a server. SQLite also accepts ``file:…?uri=true``."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    return Path(str(url.database).removeprefix("file:") if url.query.get("uri") else str(url.database))
 
 
 def _connect_args(url: sa.URL) -> dict[str, Any]:

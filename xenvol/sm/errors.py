@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
+from xenvol.amounts import exact_size
 from xenvol.errors import HypervisorError, RequestError, StorageError, UnsupportedSRType, XenVolError
 
 _SHOWN = 10  # items of a list in a message; the attribute has all
@@ -162,6 +164,18 @@ class VDITaken(RequestError):
         self.volume_id = volume_id
 
 
+class VDIMarked(RequestError):
+    """The VDI is marked as another volume, which this database does not have, or is making."""
+
+    def __init__(self, vdi_uuid: str, *, volume_id: str) -> None:
+        super().__init__(
+            f"VDI {vdi_uuid} is marked as volume {volume_id!r}: use that id; or, if it is to be another volume, say "
+            f"so with `--marked-as {shlex.quote(volume_id)}`"
+        )
+        self.vdi_uuid = vdi_uuid
+        self.volume_id = volume_id
+
+
 class VolumeNotReady(RequestError):
     """The volume is being made or deleted."""
 
@@ -192,7 +206,7 @@ class NoBackendFits(StorageError):
         self.reasons = dict(reasons)
         each = [f"backend {backend_id}: {reason}" for backend_id, reason in self.reasons.items()]
         super().__init__(
-            f"no backend of flavor {flavor!r} takes a volume of {size} bytes: "
+            f"no backend of flavor {flavor!r} takes a volume of {exact_size(size)}: "
             f"{'; '.join(each[:_SHOWN]) or 'it has no backends'}"
             + (f"; and {len(each) - _SHOWN} more" if len(each) > _SHOWN else "")
         )

@@ -24,9 +24,11 @@ def create(
     over_subscription: float = DEFAULT_OVER_SUBSCRIPTION,
     reserved_percentage: int = 0,
 ) -> Flavor:
-    """Make a flavor. Raises FlavorExists, InvalidSetting, and what `policies.get_policy` raises."""
-    if not label or len(label) > ID or not label.isprintable():
-        raise InvalidSetting("label", label, accepted=f"1 to {ID} printable characters")
+    """Make a flavor, and the SQLite file for the first one. Raises FlavorExists, InvalidSetting, and what
+    `policies.get_policy` raises."""
+    if not label or len(label) > ID or not label.isprintable() or label != label.strip():
+        accepted = f"1 to {ID} printable characters, no space at either end"
+        raise InvalidSetting("label", label, accepted=accepted)
     if len(description) > ID:
         raise InvalidSetting("description", description, accepted=f"at most {ID} characters")
     if not 0 < over_subscription <= 1000:
@@ -48,6 +50,7 @@ def create(
         )
         return flavor_rows.get(connection, label)
 
+    context.database.make_file()
     try:
         return context.database.write(insert)
     except IntegrityError as error:

@@ -9,7 +9,8 @@ equal, and each can serve each request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from xenvol.secret import Secret
@@ -27,6 +28,7 @@ from xenvol.sm import (
     flavor_rows,
     flavors,
     registration,
+    scans,
     volume_rows,
     volumes,
 )
@@ -44,7 +46,8 @@ class StorageManager:
     connection.
 
     `session` comes from `xenvol.connect`, or is any object with ``.xenapi``; `database` is an SQLAlchemy URL or a
-    `Database`. A SQLite file gets its tables by itself, other databases by ``xenvol sm db_upgrade``.
+    `Database`. `create_flavor` makes a missing SQLite file; other databases get their tables by
+    ``xenvol sm db_upgrade``.
     """
 
     def __init__(self, session: Any, database: str | Database) -> None:
@@ -57,10 +60,14 @@ class StorageManager:
     def session(self) -> Session:
         return self._context.session
 
-    def do_setup(self, *, progress: Callable[[str], None] = say_nothing) -> list[SetupReport]:
-        """Make each backend's SR if it was never made, and plug it in this pool. Backends that fail are in the
-        reports."""
-        return backends.set_up_all(self._context, progress=progress)
+    def do_setup(
+        self, *, replug: bool = False, progress: Callable[[str], None] = say_nothing
+    ) -> list[SetupReport]:
+        """Make each backend's SR if it was never made, plug it in this pool, and see that its storage answers.
+
+        Backends that fail are in the reports. `replug` plugs each SR anew: see `xenvol.sm.backends.set_up`.
+        """
+        return backends.set_up_all(self._context, replug=replug, progress=progress)
 
     # ---- flavors
 
@@ -125,9 +132,14 @@ class StorageManager:
         """Set a new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
         backends.set_password(self._context, backend_id, key, value)
 
-    def stats(self, flavor_label: str | None = None) -> list[BackendStats]:
-        """Return size and features of every backend, or of one flavor's, as the pool says now."""
-        return capacity.stats(self._context, flavor_label)
+    def stats(self, flavor_label: str | None = None, *, scan: bool = False) -> list[BackendStats]:
+        """Return size and features of every backend, or of one flavor's, as the pool says now.
+
+        With `scan`, the storage is asked first (`xenvol.sm.scans`), and one that does not answer is a problem of its
+        backend.
+        """
+        ask = partial(scans.scan_all, self._context) if scan else None
+        return capacity.stats(self._context, flavor_label, ask=ask)
 
     # ---- volumes
 
@@ -161,10 +173,12 @@ class StorageManager:
         after: str | None = None,
         limit: int | None = None,
     ) -> list[Volume]:
-        """Return the volumes and snapshots by id, from the one after `after`. Raises UnknownFlavor."""
+        """Return the volumes and snapshots by id, from the one after `after`. Raises UnknownFlavor, UnknownBackend."""
 
         def find(connection: Any) -> list[Volume]:
             flavor_id = None if flavor_label is None else flavor_rows.get(connection, flavor_label).id
+            if backend_id is not None:
+                backend_rows.get(connection, backend_id)
             return volume_rows.list_of(
                 connection, flavor_id=flavor_id, backend_id=backend_id, after=after, limit=limit
             )
@@ -186,8 +200,11 @@ class StorageManager:
         """Make a volume with the data of a volume or a snapshot."""
         return copies.clone(self._context, volume_id, source_id, size=size, name=name)
 
-    def manage_volume(self, volume_id: str, vdi_uuid: str, *, name: str = "") -> Volume:
-        return adoption.manage(self._context, volume_id, vdi_uuid, name=name)
+    def manage_volume(
+        self, volume_id: str, vdi_uuid: str, *, name: str = "", marked_as: str | None = None
+    ) -> Volume:
+        """Make an existing VDI a volume. `marked_as` names the other volume that its mark says it is, if any."""
+        return adoption.manage(self._context, volume_id, vdi_uuid, name=name, marked_as=marked_as)
 
     def unmanage_volume(self, volume_id: str) -> None:
         adoption.unmanage(self._context, volume_id)
@@ -195,11 +212,21 @@ class StorageManager:
     # ---- attaching
 
     def initialize_connection(
-        self, volume_id: str, connector: Mapping[str, object] | None = None
+        self,
+        volume_id: str,
+        connector: Mapping[str, object] | None = None,
+        *,
+        introduce: bool = False,
+        secrets: Collection[str] = (),
     ) -> dict[str, Any]:
-        """Return the connection_info that `VolumeOps.attach_volume` takes. It contains the passwords of the storage, if
-        any."""
-        return connections.initialize(self._context, volume_id, connector)
+        """Return the connection_info that `VolumeOps.attach_volume` takes, without a secret.
+
+        For a pool that does not have the SR, `introduce` adds how to introduce it, and `secrets` names the passwords
+        that may be handed out for that: see `xenvol.sm.connections.initialize`.
+        """
+        return connections.initialize(
+            self._context, volume_id, connector, introduce=introduce, secrets=secrets
+        )
 
     def terminate_connection(self, volume_id: str, connector: Mapping[str, object] | None = None) -> None:
         connections.terminate(self._context, volume_id, connector)
@@ -210,15 +237,17 @@ class StorageManager:
         self,
         *,
         repair: bool = False,
+        scan: bool = True,
         silence: float = filling.SILENCE,
         progress: Callable[[str], None] = say_nothing,
     ) -> AuditReport:
-        """Compare the database with the pool; with `repair`, complete or undo what a crash has left.
+        """Compare the database with the pool, and, with `scan`, the pool with the storage; with `repair`, complete or
+        undo what a crash has left.
 
         A process that fills a volume with an image renews its mark every minute; after `silence` seconds without that
         it counts as dead.
         """
-        return audit.audit(self._context, repair=repair, silence=silence, progress=progress)
+        return audit.audit(self._context, repair=repair, scan=scan, silence=silence, progress=progress)
 
     def __repr__(self) -> str:
         return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"

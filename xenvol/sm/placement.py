@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import floor
 from typing import Final
 
+from xenvol.amounts import exact_size
 from xenvol.sm.errors import InvalidSetting
 from xenvol.sm.records import Backend, Flavor
 
@@ -61,11 +62,11 @@ def obstacle(backend: Backend, request: Request) -> str | None:
         return f"{who} cannot {' or '.join(missing)}"
     limit = backend.type.max_size
     if limit is not None and request.size > limit:
-        return f"a disk of type {backend.sr_type} has at most {limit} bytes"
+        return f"a disk of type {backend.sr_type} has at most {exact_size(limit)}"
     needed = cost(backend, request.size)
     if needed > backend.free:
         kept = "" if backend.free >= 0 else ", by its flavor's reserve and over-subscription"
-        return f"has {max(0, backend.free)} bytes free{kept}, and the volume takes {needed}"
+        return f"has {exact_size(max(0, backend.free))} free{kept}, and the volume takes {exact_size(needed)}"
     return None
 
 

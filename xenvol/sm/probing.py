@@ -7,8 +7,6 @@ only: to it, a disk with a file system is a blank one (docs/background/recording
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import uuid
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -16,6 +14,7 @@ from xenvol.errors import XapiError
 from xenvol.pool.marks import CONNECTED, MANAGED
 from xenvol.pool.view import View
 from xenvol.session.refs import HostRef, SRRef
+from xenvol.sm import same_storage
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.errors import DeviceNotBlank, IncompleteConfig, InvalidConfig
 from xenvol.storage import find_sr, find_vdi
@@ -49,6 +48,8 @@ def check(
     kind = wanted.sr_type
     found = probe(view, host_ref, kind, device_config, wanted.sm_config) if can_probe else []
     wanted.check_complete()
+    if kind.formats is not None:
+        _check_no_disk(view, kind, device_config)
     if kind.luns:
         _check_luns(view, wanted)
     elif wanted.sr_uuid is None:
@@ -84,22 +85,27 @@ def _check_device(
             problem = f"names the device of SR {_called(view, there)}, which this pool uses"
             remedy = f"give sr_uuid={sr_uuid} to use it, or destroy that SR first"
             raise InvalidConfig(kind.name, key, problem=problem, remedy=remedy)
-    # a LUN that is shown as a VDI has the same uuid in every SR (docs/background/xapi.md 5.4)
-    vdi_uuid = str(uuid.UUID(hashlib.md5(device.encode(), usedforsecurity=False).hexdigest()))
-    shown = find_vdi(view, vdi_uuid)
-    if shown is not None and (shown[1]["VBDs"] or {CONNECTED, MANAGED} & set(shown[1]["other_config"])):
-        problem = f"names the LUN that is VDI {vdi_uuid} of SR {_called(view, SRRef(shown[1]['SR']))}, in use"
-        raise InvalidConfig(kind.name, key, problem=problem, remedy="detach it, and unmanage it, first")
+
+
+def _check_no_disk(view: View, kind: SRType, device_config: Mapping[str, str]) -> None:
+    """Refuse a LUN that this pool uses as a disk: the SR and the user of the disk would overwrite each other."""
+    for vdi_uuid in sorted(same_storage.luns_under(device_config)):
+        shown = find_vdi(view, vdi_uuid)
+        if shown is not None and (shown[1]["VBDs"] or {CONNECTED, MANAGED} & set(shown[1]["other_config"])):
+            sr = _called(view, SRRef(shown[1]["SR"]))
+            problem = f"names the LUN that is VDI {vdi_uuid} of SR {sr}, in use"
+            raise InvalidConfig(
+                kind.name, kind.formats or "", problem=problem, remedy="detach it, and unmanage it, first"
+            )
 
 
 def _check_luns(view: View, wanted: BackendConfig) -> None:
     """Refuse LUNs that another SR of this pool has: this SR would stay empty (docs/background/recordings.md, finding
     12)."""
     for pbd in view.all("PBD").values():
-        if wanted.sr_type.locations(pbd["device_config"]).isdisjoint(wanted.locations):
-            continue
         sr_rec = view.record("SR", pbd["SR"])
-        if sr_type_of(sr_rec["type"]).luns:
+        its_type = sr_type_of(sr_rec["type"])
+        if its_type.luns and not its_type.locations(pbd["device_config"]).isdisjoint(wanted.locations):
             key = wanted.sr_type.listed[0] if wanted.sr_type.listed else "type"
             problem = f"names the LUNs of SR {_called(view, SRRef(pbd['SR']))}, which this pool has"
             remedy = f"give sr_uuid={sr_rec['uuid']} to use that SR, or forget it first"

@@ -6,22 +6,43 @@ running, it finds the new value, and gives up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from xenvol.errors import XapiUnreachable, XenVolError
+from xenvol.errors import XapiError, XapiUnreachable, XenVolError
+from xenvol.pool.marks import BACKEND
+from xenvol.pool.undo import Undo
 from xenvol.pool.view import View
 from xenvol.secret import Secret
-from xenvol.sm import backend_rows, backends, config, flavor_rows, passwords, same_storage, srs
+from xenvol.sm import (
+    backend_rows,
+    backends,
+    config,
+    flavor_rows,
+    passwords,
+    probing,
+    same_storage,
+    srs,
+)
 from xenvol.sm.config import BackendConfig
 from xenvol.sm.context import Context
-from xenvol.sm.errors import BackendExists, BackendNotReady, InvalidConfig, UnknownBackend
+from xenvol.sm.errors import (
+    BackendExists,
+    BackendNotReady,
+    IncompleteConfig,
+    InvalidConfig,
+    UnknownBackend,
+)
 from xenvol.sm.records import Backend, new_token, now
-from xenvol.storage import find_sr
+from xenvol.storage import copies_of_passwords, find_sr
 from xenvol.storage.pbd import find_pbds
 from xenvol.storage.srtypes import sr_type_of
+
+log = logging.getLogger(__name__)
 
 _OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
 
@@ -37,6 +58,9 @@ def add(
 ) -> Backend:
     """Register a backend under a flavor, and make its SR; with ``sr_uuid``, use or introduce that SR instead.
 
+    If the storage holds an SR of ours that no backend has, because the database was lost or the backend was removed, it
+    is used as if ``sr_uuid`` had named it: two SRs on one storage could spoil each other's disks.
+
     `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
     continues an unfinished registration.
 
@@ -45,17 +69,21 @@ def add(
     """
     wanted = config.parse(sr_type, given)
     view = context.view()
-    srs.require_driver(view, wanted.sr_type.name)
+    driver = srs.require_driver(view, wanted.sr_type.name)
+    config.check_given(wanted.sr_type, given, driver["configuration"])
     wanted = _completed(view, wanted)
     wanted.check_complete(but=wanted.sr_type.listed)
-    host_uuid = None
-    if not wanted.sr_type.is_shared:
-        host_uuid = srs.find_host(view, wanted.host)[1]["uuid"]
+    host_uuid = _host_uuid(view, wanted)
+    if wanted.sr_uuid is None and (sr_uuid := _ours_on(context, view, wanted, host_uuid)) is not None:
+        log.info("the storage holds SR %s, which is used", sr_uuid)
+        wanted = _completed(view, dataclasses.replace(wanted, sr_uuid=sr_uuid))
+        host_uuid = _host_uuid(view, wanted)
     names = same_storage.of(wanted, host_uuid)
     token = new_token()
 
     def insert(connection: sa.Connection) -> Backend:
         flavor = flavor_rows.get(connection, flavor_label, lock=True)
+        same_storage.check_no_volume(connection, wanted)
         there = same_storage.registered(connection, wanted, names)
         if there is not None:
             there = backend_rows.get(connection, there.id, lock=True)
@@ -118,6 +146,60 @@ def _give_up(context: Context, view: View, backend: Backend, error: BaseExceptio
             passwords.forget(view, backend.token, backend.params)
     except XenVolError as failure:
         error.add_note(f"backend {backend.id} is still registered ({failure})")
+
+
+def _host_uuid(view: View, wanted: BackendConfig) -> str | None:
+    """Return the host of a local SR; None for a shared one. Raises UnknownHost."""
+    return None if wanted.sr_type.is_shared else srs.find_host(view, wanted.host)[1]["uuid"]
+
+
+def _ours_on(context: Context, view: View, wanted: BackendConfig, host_uuid: str | None) -> str | None:
+    """Return the uuid of the SR of ours that the storage holds, and that no backend has; else None.
+
+    Raises InvalidConfig if there are several.
+    """
+    names = same_storage.of(wanted, host_uuid)
+    if context.database.read(same_storage.registered, wanted, names) is not None:
+        return None
+    found = _ours_in_pool(view, wanted, host_uuid) or _removed_from(context, view, wanted, names)
+    if len(found) > 1:
+        remedy = f"give sr_uuid=… to use one: {', '.join(sorted(found))}"
+        raise InvalidConfig(
+            wanted.sr_type.name, "sr_uuid", problem="is missing, and there are several", remedy=remedy
+        )
+    return next(iter(found), None)
+
+
+def _ours_in_pool(view: View, wanted: BackendConfig, host_uuid: str | None) -> set[str]:
+    """Return the SRs of this pool that were made for a backend, and that lie on the storage."""
+    found = set()
+    for pbd in view.all("PBD").values():
+        if wanted.sr_type.locations(pbd["device_config"]).isdisjoint(wanted.locations):
+            continue
+        sr_rec = view.record("SR", pbd["SR"])
+        if sr_type_of(sr_rec["type"]).name != wanted.sr_type.name or BACKEND not in sr_rec["other_config"]:
+            continue
+        if host_uuid is None or view.record("host", pbd["host"])["uuid"] == host_uuid:
+            found.add(sr_rec["uuid"])
+    return found
+
+
+def _removed_from(context: Context, view: View, wanted: BackendConfig, names: Collection[str]) -> set[str]:
+    """Return the SRs of removed backends that the storage still holds. Not on a device: there the error lists them,
+    and `format_device` says whether they are to be erased."""
+    if wanted.sr_type.formats is not None or wanted.sr_type.luns:
+        return set()
+    removed = context.database.read(backend_rows.removed, wanted.sr_type.name)
+    known = {each.sr_uuid for each in removed if not same_storage.of_backend(each).isdisjoint(names)} - {None}
+    if not known or not backends.can_probe(view, wanted.sr_type):
+        return set()
+    host_ref = view.master if wanted.sr_type.is_shared else srs.find_host(view, wanted.host)[0]
+    with copies_of_passwords(view, Undo(), new_token(), wanted.device_config) as device_config:
+        try:
+            there = probing.probe(view, host_ref, wanted.sr_type, device_config, wanted.sm_config)
+        except (XapiError, IncompleteConfig):  # the check before the SR is made raises it again
+            return set()
+    return {sr_uuid for sr_uuid in there if sr_uuid in known}
 
 
 def _completed(view: View, wanted: BackendConfig) -> BackendConfig:

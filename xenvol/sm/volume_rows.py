@@ -38,6 +38,12 @@ def find(connection: sa.Connection, volume_id: str) -> Volume | None:
     return None if row is None else Volume.of(row)
 
 
+def was_there(connection: sa.Connection, volume_id: str) -> bool:
+    """Return True if there is or was a volume with this id: a deleted one keeps its row."""
+    query = sa.select(sa.func.count()).where(volumes.c.id == volume_id)
+    return bool(connection.execute(query).scalar_one())
+
+
 def get(connection: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume:
     """Return the volume. Raises UnknownVolume. `lock` keeps it from being changed until the transaction ends."""
     query = sa.select(volumes).where(volumes.c.id == volume_id, _LIVE)
@@ -101,6 +107,13 @@ def promised(connection: sa.Connection, backend_id: int) -> int:
     """Return what volumes without a VDI will take of a backend, in bytes; the pool cannot show it."""
     query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.cost), 0))
     return int(connection.execute(query.where(volumes.c.backend_id == backend_id, PROMISED)).scalar_one())
+
+
+def made(connection: sa.Connection, backend_id: int) -> int:
+    """Return the sum of the sizes of the disks that the backend's volumes and snapshots have, in bytes."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.virtual_size), 0))
+    mine = (volumes.c.backend_id == backend_id, _LIVE, volumes.c.vdi_uuid.is_not(None))
+    return int(connection.execute(query.where(*mine)).scalar_one())
 
 
 def filled_at(connection: sa.Connection, volume: Volume) -> datetime.datetime | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from xenvol.errors import VolumeInUse, XenVolError
+from xenvol.amounts import exact_size
+from xenvol.errors import VolumeInUse, VolumeNotFound, XapiError, XenVolError
 from xenvol.pool.view import Record, View
 from xenvol.session.refs import SRRef
 from xenvol.sm import backend_rows, capacity, flavor_rows, placement, srs, vdis, volume_rows
 from xenvol.sm.context import Context
-from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, VolumeNotReady
+from xenvol.sm.errors import NoBackendFits, NotSupported, Overtaken, UnknownVolume, VolumeNotReady
 from xenvol.sm.records import Backend, Volume
 from xenvol.storage.users import vbds_of
 
@@ -34,19 +37,20 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
             f"extending {volume_id}", reason="it is a snapshot: clone it with the size instead"
         )
     if size < volume.size:
-        raise NotSupported(f"shrinking {volume_id}", reason=f"it has {volume.size} bytes already")
+        raise NotSupported(f"shrinking {volume_id}", reason=f"it has {exact_size(volume.size)} already")
     if backend.type.luns:
         reason = "it is a LUN: grow it on the array, then `xenvol extend` makes the pool see it"
         raise NotSupported(f"extending {volume_id}", reason=reason)
     view = context.view()
     sr_ref, _ = srs.get_sr(view, backend)
-    vdi_ref, vdi = vdis.get_vdi(view, sr_ref, volume)
     cost = placement.cost(backend, size)
-    if int(vdi["virtual_size"]) < size:
-        _check_room(context, view, backend, size=size, more=cost - volume.cost)
-        view.call(_growing_call(view, backend, volume_id, vdi), vdi_ref, size)
-    view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
-    virtual_size = int(view.record("VDI", vdi_ref)["virtual_size"])
+    with _unless_deleted(context, volume):
+        vdi_ref, vdi = vdis.get_vdi(view, sr_ref, volume)
+        if int(vdi["virtual_size"]) < size:
+            _check_room(context, view, backend, size=size, more=cost - volume.cost)
+            view.call(_growing_call(view, backend, volume_id, vdi), vdi_ref, size)
+        view.read({"VDI": [vdi_ref], "SR": [sr_ref]})
+        virtual_size = int(view.record("VDI", vdi_ref)["virtual_size"])
 
     def keep(connection: sa.Connection) -> Volume:
         is_there = volume_rows.grow(connection, volume, size=size, virtual_size=virtual_size, cost=cost)
@@ -60,16 +64,33 @@ def extend(context: Context, volume_id: str, size: int) -> Volume:
     return extended
 
 
-def delete(context: Context, volume_id: str) -> None:
-    """Erase a volume or a snapshot. Idempotent: a volume that is gone is fine.
+@contextmanager
+def _unless_deleted(context: Context, volume: Volume) -> Iterator[None]:
+    """Raise UnknownVolume or VolumeNotReady instead of what the pool says of a volume that another service has deleted
+    meanwhile, or is deleting."""
+    try:
+        yield
+    except (XapiError, VolumeNotFound) as error:
+        now = context.database.read(volume_rows.by_token, volume.token, volume.id)
+        if now is None:
+            raise UnknownVolume(volume.id) from error
+        if now.state != "available":
+            raise VolumeNotReady(volume.id, state=now.state) from error
+        raise
 
-    Raises VolumeInUse if a VM has it, NotSupported if it has snapshots (delete those first) or is a LUN (unmanage it:
-    its data is the array's), XapiError, XapiUnreachable. After the last two the volume stays in deletion, and the same
-    call again completes.
+
+def delete(context: Context, volume_id: str) -> None:
+    """Erase a volume or a snapshot. Idempotent: a volume that was deleted is fine.
+
+    Raises UnknownVolume if there never was such a volume, VolumeInUse if a VM has it, NotSupported if it has snapshots
+    (delete those first) or is a LUN (unmanage it: its data is the array's), XapiError, XapiUnreachable. After the last
+    two the volume stays in deletion, and the same call again completes.
     """
     for _ in range(_ATTEMPTS):
         volume = context.database.read(volume_rows.find, volume_id)
         if volume is None:
+            if not context.database.read(volume_rows.was_there, volume_id):
+                raise UnknownVolume(volume_id)
             return
         backend = context.database.read(backend_rows.get, volume.backend_id)
         if backend.type.luns:
@@ -160,9 +181,9 @@ def _check_room(context: Context, view: View, backend: Backend, *, size: int, mo
     limit = backend.type.max_size
     (now,) = capacity.refresh(context, view, [backend])
     if limit is not None and size > limit:
-        reason = f"a disk of type {backend.sr_type} has at most {limit} bytes"
+        reason = f"a disk of type {backend.sr_type} has at most {exact_size(limit)}"
     elif more > now.free:
-        reason = f"has {max(0, now.free)} bytes free, and {more} more are needed"
+        reason = f"has {exact_size(max(0, now.free))} free, and {exact_size(more)} more are needed"
     else:
         return
     flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)

@@ -7,7 +7,7 @@ the change happened, so that the change is recorded.
 
 from xenvol.storage.disk import connect_disk, disconnect_disk, size_after_scan
 from xenvol.storage.lun import (
-    LVM_TYPES,
+    TYPES_ON_DEVICES,
     check_under_no_sr,
     find_listed_lun,
     find_lun,
@@ -25,7 +25,7 @@ from xenvol.storage.sr import SRSpec, connect_sr, find_sr, require_sr_type, scan
 from xenvol.storage.vdi import describe, find_vdi, forget_vdi, vdis_of
 
 __all__ = [
-    "LVM_TYPES",
+    "TYPES_ON_DEVICES",
     "SRSpec",
     "check_under_no_sr",
     "connect_disk",

@@ -41,12 +41,12 @@ from xenvol.storage.lun_record import ask_master, forget_unused, introduce_lun, 
 from xenvol.storage.pbd import known_pbds, master_first, plug_pbd, unplug_pbd
 from xenvol.storage.release import is_ours, release_sr
 from xenvol.storage.sr import LUN_LISTING_DRIVER, require_sr, turn_beside_users
-from xenvol.storage.srtypes import names_of_types_on_lvm, sr_type_of
+from xenvol.storage.srtypes import names_of_types_on_devices, sr_type_of
 from xenvol.storage.users import in_words, is_held, vbds_of
 from xenvol.storage.vdi import describe, forget_vdi, known_vdis, vdis_of
 
-LVM_TYPES = tuple(names_of_types_on_lvm())
-"""SR types that keep a volume group on whole LUNs, named in ``sm_config["devserial"]``."""
+TYPES_ON_DEVICES = tuple(names_of_types_on_devices())
+"""SR types that keep their data on whole devices or LUNs, named in ``sm_config["devserial"]``."""
 
 
 def find_lun(
@@ -180,11 +180,11 @@ def find_listed_lun(
 
 
 def check_under_no_sr(vdi: Record, srs: Iterable[Record]) -> None:
-    """Raise VolumeInUse if one of these SRs keeps its volume group on the LUN: a VM would overwrite it."""
+    """Raise VolumeInUse if one of these SRs keeps its data on the LUN: a VM would overwrite it."""
     scsi_id = vdi["sm_config"].get("SCSIid")
     for sr in srs:
         if scsi_id and f"scsi-{scsi_id}" in sr["sm_config"].get("devserial", "").split(","):
-            users = [f"SR {sr['name_label']} ({sr['uuid']}), which keeps its volume group on it"]
+            users = [f"SR {sr['name_label']} ({sr['uuid']}), which keeps its data on it"]
             raise VolumeInUse(vdi["uuid"], users=users, is_to_go=True)
 
 

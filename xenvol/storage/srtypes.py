@@ -57,6 +57,8 @@ class SRType:
     """Whether every host of a pool sees such an SR; if not, it is local to one host."""
     required: tuple[str, ...] = ()
     """Keys of device_config without which the driver does nothing."""
+    optional: tuple[str, ...] | None = None
+    """The other keys of device_config that the driver reads; None: not known here, so any key may be right."""
     listed: tuple[str, ...] = ()
     """Those of them that a probe may leave out, to list their possible values."""
     where: Callable[[Config], Collection[str]] | None = None
@@ -103,6 +105,14 @@ class SRType:
 
 # ---- the types
 
+_OF_FILES: Final = ("type",)
+_OF_LVM: Final = ("allocation", "type")
+_CHAP: Final = ("chapuser", "chappassword", "incoming_chapuser", "incoming_chappassword")
+_OF_ISCSI: Final = (
+    *("port", *_CHAP, "multihomed", "multihomelist", "multiSession", "usediscoverynumber"),
+    *("localIQN", "targetlist", "LUNid", "multipathing", "multipathhandle"),
+)
+
 _LUN_PER_VDI: Final[dict[str, Any]] = {
     "has_uuid": False,
     "luns": True,
@@ -117,6 +127,7 @@ def _on_device(name: str, taken: Callable[[int], int] = vhd_size) -> SRType:
         name=name,
         is_shared=False,
         required=("device",),
+        optional=_OF_LVM if taken is thick_vhd else _OF_FILES,
         where=locations.devices,
         formats="device",
         taken=taken,
@@ -128,6 +139,7 @@ def _on_lun(name: str) -> SRType:
     return SRType(
         name=name,
         required=("SCSIid",),
+        optional=(*_OF_LVM, "device"),
         listed=("SCSIid",),
         where=locations.lun,
         formats="SCSIid",
@@ -141,6 +153,7 @@ def _in_directory(name: str) -> SRType:
         name=name,
         is_shared=False,
         required=("location",),
+        optional=_OF_FILES,
         where=locations.directory,
         has_uuid=False,
         can_probe=False,
@@ -151,6 +164,7 @@ def _of_target(name: str) -> SRType:
     return SRType(
         name=name,
         required=("target", "targetIQN"),
+        optional=(*_OF_ISCSI, "force_tapdisk"),
         listed=("targetIQN",),
         where=locations.target,
         has_lun_numbers=True,
@@ -158,10 +172,11 @@ def _of_target(name: str) -> SRType:
     )
 
 
-def _on_demand(name: str, pool: str) -> SRType:
+def _on_demand(name: str, pool: str, *others: str) -> SRType:
     return SRType(
         name=name,
         required=("target", "username", "password", pool),
+        optional=("chapuser", "chappassword", "allocation", *others),
         where=locations.array(name, pool),
         rounded=_whole_mib,
         taken=_whole_mib,
@@ -170,14 +185,44 @@ def _on_demand(name: str, pool: str) -> SRType:
 
 
 _ALL: tuple[SRType, ...] = (
-    SRType(name="nfs", required=("server", "serverpath"), listed=("serverpath",), where=locations.export),
-    SRType(name="smb", required=("server",), where=locations.smb_share),
-    SRType(name="cephfs", required=("server", "serverpath"), where=locations.ceph, is_thin=True),
-    SRType(name="glusterfs", required=("server",), where=locations.gluster, is_thin=True),
-    SRType(name="moosefs", required=("masterhost", "rootpath"), where=locations.moosefs, is_thin=True),
+    SRType(
+        name="nfs",
+        required=("server", "serverpath"),
+        optional=("nfsversion", "options", "probeversion", "useUDP", *_OF_FILES),
+        listed=("serverpath",),
+        where=locations.export,
+    ),
+    SRType(
+        name="smb",
+        required=("server",),
+        optional=("username", "password", *_OF_FILES),
+        where=locations.smb_share,
+    ),
+    SRType(
+        name="cephfs",
+        required=("server", "serverpath"),
+        optional=("serverport", "options", *_OF_FILES),
+        where=locations.ceph,
+        is_thin=True,
+    ),
+    SRType(
+        name="glusterfs",
+        required=("server",),
+        optional=("backupservers", "fetchattempts", *_OF_FILES),
+        where=locations.gluster,
+        is_thin=True,
+    ),
+    SRType(
+        name="moosefs",
+        required=("masterhost", "rootpath"),
+        optional=("masterport", "options", *_OF_FILES),
+        where=locations.moosefs,
+        is_thin=True,
+    ),
     SRType(
         name="linstor",
         required=("group-name",),
+        optional=("redundancy", "provisioning", "monitor-db-quorum", "hosts"),
         where=locations.linstor_group,
         can_probe=False,
         max_size=None,
@@ -191,6 +236,7 @@ _ALL: tuple[SRType, ...] = (
     SRType(
         name="lvmoiscsi",
         required=("target", "targetIQN", "SCSIid"),
+        optional=(*_OF_ISCSI, *_OF_LVM, "device"),
         listed=("targetIQN", "SCSIid"),
         where=locations.lun,
         formats="SCSIid",
@@ -203,9 +249,9 @@ _ALL: tuple[SRType, ...] = (
     _of_target(
         "rawiscsi"
     ),  # what sm's own Makefile calls it (docs/background/recordings.md, Working recipes)
-    SRType(name="hba", where=locations.adapters, **_LUN_PER_VDI),
-    SRType(name="rawhba", where=locations.adapters, **_LUN_PER_VDI),
-    _on_demand("netapp", "aggregate"),
+    SRType(name="hba", optional=("type",), where=locations.adapters, **_LUN_PER_VDI),
+    SRType(name="rawhba", optional=("type",), where=locations.adapters, **_LUN_PER_VDI),
+    _on_demand("netapp", "aggregate", "FlexVols", "asis"),
     _on_demand("equal", "storagepool"),
     SRType(name="dummy", has_uuid=False, rounded=_as_it_is, taken=_as_it_is, max_size=None, can_probe=False),
     SRType(name="cslg", begins_blank=False, max_size=None),
@@ -241,9 +287,9 @@ def known_types() -> list[str]:
     return [kind.name for kind in _ALL if kind.not_for_volumes is None]
 
 
-def names_of_types_on_lvm() -> list[str]:
-    """Return the names of all types whose SRs keep a volume group, also the names of earlier releases."""
-    names = [kind.name for kind in _ALL if kind.on_lvm]
+def names_of_types_on_devices() -> list[str]:
+    """Return the names of all types whose SRs lie on a whole device or LUN, also the names of earlier releases."""
+    names = [kind.name for kind in _ALL if kind.formats is not None]
     return names + [old for old, name in _ALIASES.items() if name in names]
 
 

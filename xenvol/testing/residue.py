@@ -17,6 +17,7 @@ FIRST_USE = re.compile(
     r"|storage\.hosts\.\w+(\.files)?: absent → \{(files: \{)?/run/sr-mount/[^:]*: 0\}+$"  # an empty directory
     r"|/sm-hardlink\.conf: absent → 1$"  # the driver tested whether the server has hard links
     r"|^VDI .*: other_config: \[content_id\]"  # xapi notes that the disk may have been written
+    r"|^SR .*: other_config: \[dirty\]"  # xapi's note that a scan is due, until the next scan
     r"|: allowed_operations: "  # xapi recomputes it now and then
 )
 

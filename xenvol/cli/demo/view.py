@@ -12,9 +12,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from xenvol.amounts import human_size
 from xenvol.cli.demo.control import anonymous
 from xenvol.cli.demo.facts import Call, Host, Step, Story, Trial
-from xenvol.cli.terminal import human_size
 
 WIDTH = 100
 _ACCENT = "cyan"

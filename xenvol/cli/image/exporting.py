@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.image.options import export_options, road_option, staging_option
 from xenvol.cli.image.standard import standard_output
 from xenvol.cli.options import Pool, pool_options
-from xenvol.cli.terminal import human_size
 from xenvol.images import export_image
 
 

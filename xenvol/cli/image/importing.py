@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.image.options import (
     blank_option,
     check_may_ask,
@@ -20,7 +21,7 @@ from xenvol.cli.image.options import (
 )
 from xenvol.cli.options import Pool, output_options, pool_options
 from xenvol.cli.sizes import read_size
-from xenvol.cli.terminal import Terminal, human_size
+from xenvol.cli.terminal import Terminal
 from xenvol.images import ImageSource, ImportedImage, fill_vdi, import_image, write_device
 from xenvol.images.disk_checks import get_vdi
 from xenvol.pool.view import View

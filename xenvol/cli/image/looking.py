@@ -10,9 +10,10 @@ from typing import Any
 import click
 from rich.text import Text
 
+from xenvol.amounts import human_size
 from xenvol.cli.image.options import source_options, staging_option
 from xenvol.cli.options import Pool, output_options, pool_options
-from xenvol.cli.terminal import Terminal, human_size
+from xenvol.cli.terminal import Terminal
 from xenvol.images import ImageSource, Leftover, find_leftovers, inspect_image, sweep
 
 NOT_WELL = 5  # the exit status of storage errors: something could not be removed

@@ -7,6 +7,7 @@ not.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import click
 
@@ -45,8 +46,8 @@ COMMANDS: Mapping[str, Entry] = {
 
 class StorageManagerCommands(Commands):
     entries = COMMANDS
-    elsewhere = {  # the first is from nova's documents, the last from nova's and cinder's `db sync`
-        "backend-delete": "backend_remove",
+    aliases: ClassVar[Mapping[str, str]] = {"backend-delete": "backend_remove"}  # as nova's documents call it
+    elsewhere: ClassVar[Mapping[str, str]] = {  # the last is from nova's and cinder's `db sync`
         "backend-create": "backend_add",
         "db-sync": "db_upgrade",
     }

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.sm.options import Service, database_options, service_options
 from xenvol.cli.sm.parameters import read_parameters, read_secret
-from xenvol.cli.terminal import human_size
 from xenvol.secret import MASK, Secret
 from xenvol.sm import StorageManager
 from xenvol.sm.errors import DeviceNotBlank
@@ -79,7 +79,8 @@ def backend_add(
     targetIQN, SCSIid), the error lists the choices.
 
     These parameters are about the SR itself: name_label, name_description, host (the host of a local SR), and
-    sr_uuid: an SR that the pool or the storage has already. xenvol uses that SR, and makes none.
+    sr_uuid: an SR that the pool or the storage has already. xenvol uses that SR, and makes none. An SR of a backend
+    whose database was lost, or that was removed, is used without sr_uuid.
 
     Do not write a secret here: every user of the machine could read it. chappassword=@FILE reads it from the
     first line of a file, chappassword= asks for it.
@@ -98,6 +99,8 @@ def backend_add(
         backend = _add(service, manager, flavor_label, sr_type, config, format_device, weight)
         value = facts(backend, labels_of(manager, [backend]))
     lines = [f"backend {backend.id} of flavor {flavor_label} is ready: {described(backend)}"]
+    if "sr_uuid" not in config and "sr_uuid" in backend.params:
+        lines.append(f"the storage holds SR {backend.sr_uuid} of an earlier backend, and it is used")
     if backend.type.luns:
         lines.append(
             f"SR {backend.sr_uuid}: it has existing LUNs, and no volume is placed there; `xenvol sm volume_manage` "

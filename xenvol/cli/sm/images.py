@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from xenvol import volume_images
+from xenvol.amounts import human_size
 from xenvol.cli.image.options import (
     check_may_ask,
     confirm,
@@ -22,7 +23,6 @@ from xenvol.cli.image.standard import standard_output
 from xenvol.cli.sizes import read_size
 from xenvol.cli.sm.options import Service, service_options
 from xenvol.cli.sm.volumes import facts, id_argument, id_of_new, id_option, name_option, needs_option, tell
-from xenvol.cli.terminal import human_size
 from xenvol.images import ImageSource
 
 

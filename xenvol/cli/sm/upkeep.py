@@ -7,10 +7,10 @@ from typing import Any
 import click
 from rich.text import Text
 
+from xenvol.amounts import human_size
 from xenvol.cli import failures
 from xenvol.cli.sm.backends import described, facts, labels_of
 from xenvol.cli.sm.options import NOT_WELL, Service, database_options, service_options
-from xenvol.cli.terminal import human_size
 from xenvol.secret import masked
 from xenvol.sm import Database
 from xenvol.sm.audit import Finding
@@ -19,21 +19,30 @@ from xenvol.sm.placement import FEATURES
 
 
 @click.command("setup")
+@click.option(
+    "--replug",
+    is_flag=True,
+    help="Unplug and plug every SR anew, on each host on which no VM has a disk of it.",
+)
 @service_options
-def setup(service: Service) -> None:
+def setup(service: Service, replug: bool) -> None:
     """Make and plug every backend's SR, as a service does when it starts.
 
-    This is done in this pool, also for backends that were registered in another. Exits with 5 if a backend is
-    dead; it is reported, and does not stop the others.
+    This is done in this pool, also for backends that were registered in another. The storage of each backend is
+    asked. If it answers, but the pool's master has lost its mount, and no VM has a disk of the SR, the SR is unplugged
+    and plugged. xapi cannot tell whether other hosts have lost a mount or a session. For those, --replug plugs every
+    SR anew; meanwhile no VM can start there with a disk of it. Exits with 5 if a backend is dead; it is
+    reported, and does not stop the others.
 
     \b
     Examples:
       xenvol sm setup
+      xenvol sm setup --replug
       xenvol sm setup --json | jq '.[] | select(.error) | .error.message'
     """
     terminal = service.terminal
     with service.manager("setting up the backends") as manager:
-        reports = manager.do_setup(progress=terminal.progress)
+        reports = manager.do_setup(replug=replug, progress=terminal.progress)
         labels = labels_of(manager, [report.backend for report in reports])
     values = [
         {
@@ -59,19 +68,26 @@ def setup(service: Service) -> None:
 
 @click.command("stats")
 @click.argument("flavor_label", metavar="[FLAVOR]", required=False)
+@click.option(
+    "--scan",
+    is_flag=True,
+    help="Ask the storage first. A scan drops the pool's record of a disk that is gone.",
+)
 @service_options
-def stats(service: Service, flavor_label: str | None) -> None:
+def stats(service: Service, flavor_label: str | None, scan: bool) -> None:
     """Show the sizes, the free room and the features of the backends.
 
-    The numbers are read from the pool, for all flavors or for one.
+    The numbers are read from the pool, for all flavors or for one. They are as old as the last operation of the
+    storage driver; --scan makes them new, and shows which storage does not answer.
 
     \b
     Examples:
       xenvol sm stats
+      xenvol sm stats --scan
       xenvol sm stats gold --json | jq 'map(.free) | add'
     """
     with service.manager("asking the pool about its SRs") as manager:
-        found = manager.stats(flavor_label)
+        found = manager.stats(flavor_label, scan=scan)
     service.terminal.listing(
         [each.as_dict() for each in found],
         ["BACKEND", "FLAVOR", "TYPE", "SIZE", "USED", "PROMISED", "FREE", "VOLUMES", "CAN", "PROBLEM"],
@@ -81,9 +97,18 @@ def stats(service: Service, flavor_label: str | None) -> None:
 
 @click.command("audit")
 @click.option("--repair", is_flag=True, help="Repair what can be repaired without losing data.")
+@click.option(
+    "--scan/--no-scan",
+    default=True,
+    help="Ask the storage first (the default), or compare only what the pool has recorded.",
+)
 @service_options
-def audit(service: Service, repair: bool) -> None:
+def audit(service: Service, repair: bool, scan: bool) -> None:
     """Compare the database with the pool, and repair what a crash has left.
+
+    First the storage of each backend is asked, so that a volume whose file or LUN is gone, and a lost mount, are
+    found. That is an SR.scan: xapi drops its record of a disk that is gone, also while a VM has the disk. SRs of LUNs
+    are not scanned; their LUNs are listed. --no-scan leaves the storage alone.
 
     It can run beside services that work. Exits with 5 while database and pool differ. --repair completes or
     undoes what dead processes began. It erases a VDI only if the VDI is marked as made for a volume, no volume is
@@ -92,6 +117,7 @@ def audit(service: Service, repair: bool) -> None:
     \b
     Examples:
       xenvol sm audit
+      xenvol sm audit --no-scan
       xenvol sm audit --repair --json | jq .agrees
     """
     terminal = service.terminal
@@ -100,7 +126,7 @@ def audit(service: Service, repair: bool) -> None:
         terminal.progress(f"comparing {text}")
 
     with service.manager("comparing the database with the pool") as manager:
-        report = manager.audit(repair=repair, progress=progress)
+        report = manager.audit(repair=repair, scan=scan, progress=progress)
     if terminal.as_json:
         terminal.json(report.as_dict())
     else:

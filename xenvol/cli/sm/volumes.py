@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from xenvol.amounts import human_size
 from xenvol.cli.sm.backends import labels_of
 from xenvol.cli.sm.options import Service, database_options, read_size, service_options
-from xenvol.cli.terminal import human_size
 from xenvol.errors import XapiUnreachable
 from xenvol.secret import MASK, is_secret_key
 from xenvol.sm import StorageManager
@@ -208,7 +208,8 @@ def volume_clone(service: Service, source_id: str, new_id: str | None, size: int
 def volume_delete(service: Service, volume_id: str) -> None:
     """Erase a volume or a snapshot.
 
-    Idempotent: a volume that is gone already is fine. A volume that a VM has, or that has snapshots, is refused.
+    Idempotent: a volume that was deleted before is fine. An id that no volume ever had is an error. A volume that a
+    VM has, or that has snapshots, is refused.
 
     \b
     Example:
@@ -221,25 +222,37 @@ def volume_delete(service: Service, volume_id: str) -> None:
 
 @click.command("volume_connection")
 @id_argument
+@click.option(
+    "--introduce", is_flag=True, help="Say how to introduce the SR, for a pool that does not have it."
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="KEY",
+    help="For --introduce: a password of the backend to hand out, by its key. May be given several times.",
+)
 @service_options
-def volume_connection(service: Service, volume_id: str) -> None:
+def volume_connection(service: Service, volume_id: str, introduce: bool, secrets: tuple[str, ...]) -> None:
     """Print the connection_info with which a volume is attached.
 
-    The output is JSON, with or without --json, for `xenvol attach` and `detach`. It contains the passwords that a
-    host needs to reach the storage; at a terminal they are shown as stars.
+    The output is JSON, with or without --json, for `xenvol attach` and `detach`. It has no secret: a pool that has
+    the SR needs none. A pool that does not have the SR gets it by `xenvol sm setup`, or with --introduce at the
+    attach. If the storage asks for a password, --secret hands it out. At a terminal it is shown as stars.
 
     \b
     Examples:
       xenvol sm volume_connection mail | xenvol attach - web
       xenvol sm volume_connection mail | xenvol detach - web
+      xenvol sm volume_connection mail --introduce --secret chappassword > mail.json
     """
     with service.manager(f"looking for volume {volume_id}") as manager:
-        info = manager.initialize_connection(volume_id)
+        info = manager.initialize_connection(volume_id, introduce=introduce, secrets=secrets)
     data = info["data"]
-    secrets = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
-    if secrets and sys.stdout.isatty():
-        service.terminal.warn(f"{', '.join(secrets)}: not shown at a terminal; written to a file or a pipe")
-        info = {**info, "data": {**data, **dict.fromkeys(secrets, MASK)}}
+    hidden = [key for key, value in data.items() if is_secret_key(key) and isinstance(value, str)]
+    if hidden and sys.stdout.isatty():
+        service.terminal.warn(f"{', '.join(hidden)}: not shown at a terminal; written to a file or a pipe")
+        info = {**info, "data": {**data, **dict.fromkeys(hidden, MASK)}}
     service.terminal.json(info)
 
 
@@ -247,19 +260,25 @@ def volume_connection(service: Service, volume_id: str) -> None:
 @click.argument("vdi_uuid", metavar="VDI", type=click.UUID)
 @id_option
 @name_option
+@click.option(
+    "--marked-as", metavar="ID", help="The other volume that the VDI is marked as, if it is to be a new one."
+)
 @service_options
-def volume_manage(service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str) -> None:
+def volume_manage(
+    service: Service, vdi_uuid: uuid.UUID, new_id: str | None, name: str, marked_as: str | None
+) -> None:
     """Make an existing VDI a volume.
 
     VDI is its uuid; its SR must be a backend. Its data is not touched. Where VDIs are LUNs of an array (types iscsi
-    and hba), this is the only way to a volume.
+    and hba), this is the only way to a volume. A LUN on which an SR lies is refused. So is a VDI that is marked as
+    another volume, unless --marked-as names that volume.
 
     \b
     Example:
       xenvol sm volume_manage 0d9c1f0e-5a0c-4b43-9c0b-3f6d7f2f8f11 --id mail
     """
     with id_of_new(new_id) as volume_id, service.manager(f"looking for VDI {vdi_uuid}") as manager:
-        volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name)
+        volume = manager.manage_volume(volume_id, str(vdi_uuid), name=name, marked_as=marked_as)
         value = facts(manager, volume)
     tell(service, volume, value)
 
