@@ -53,9 +53,12 @@ def of_start(start: bytes) -> str | None:
 
 
 def _of_tar(start: bytes) -> str:
-    """Return ``ova`` or ``xva`` if the first member is of one, else ``tar``, whose reader judges the members."""
+    """Return ``ova``, ``xva`` or ``tar-raw`` if the first member is of one, else ``tar``, whose reader judges."""
     try:
-        member = Headers("", lambda offset, size: start[offset : offset + size]).next()
+        headers = Headers("", lambda offset, size: start[offset : offset + size])
+        member = headers.next()
+        while member is not None and (member.kind == "a directory" or tar_names.is_junk(member.name)):
+            member = headers.next()
     except InvalidImage:  # damaged, or a header that is too long: its reader says so
         return "tar"
     return "tar" if member is None else tar_names.kind_of(member.name)
