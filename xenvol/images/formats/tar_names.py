@@ -41,8 +41,8 @@ class Names:
         if is_junk(name):
             log.info("%s in %s is skipped", shown(name), self._bad.image)
             return None
-        if (kind := kind_of(name)) in FOREIGN:
-            found = FOREIGN[kind]
+        if (kind := kind_of(name)) in ("ova", "xva"):
+            found = FOREIGN["xva" if kind == "xva" else "ova-late"]
             raise UnsupportedImage(self._bad.image, problem=found.problem, remedy=found.remedy)
         if member.kind != "file":
             if member.kind == "a directory" and name in ("", "."):
