@@ -25,7 +25,7 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  #
 with atheris.instrument_imports(include=["xenvol.images"]):
     from xenvol.images.disk_image import DiskImage, Stream
     from xenvol.images.errors import ImageTooLarge, InvalidImage, NoRoomToStage, UnsupportedImage
-    from xenvol.images.formats import tarball
+    from xenvol.images.formats import raw_tarball, tarball
     from xenvol.images.sources.compression import decompressed
     from xenvol.images.sources.staging import Staging
     from xenvol.images.sources.streams import Peekable
@@ -52,6 +52,7 @@ NAMES = [
         "base.vhd",
         "swap.vhd",
         "any.vhd",
+        "disk.raw",
     ),
     *("./0.vhd", "./", ".", "..", "../0.vhd", "/0.vhd", "", "a/b.vhd", "x" * 100, "0.vhd\0y"),
 ]
@@ -116,7 +117,11 @@ def as_packed(data: bytes) -> None:
             drain(tarball.from_stream(Bounded(stream), staging=staging))
 
 
-WAYS: list[Callable[[bytes], None]] = [as_stream, as_file, as_packed]
+def as_raw(data: bytes) -> None:
+    drain(raw_tarball.from_stream(Once(data)))
+
+
+WAYS: list[Callable[[bytes], None]] = [as_stream, as_file, as_packed, as_raw]
 
 
 def one_input(data: bytes) -> None:

@@ -325,16 +325,16 @@ BAD = (
         "it is an XVA, a whole VM",
     ),
     Bad(
-        "an OVA whose disk comes first",
-        of_bytes(lambda: tarball(("0.vhd", dynamic()), ("machine.ovf", b"<xml/>"))),
-        UnsupportedImage,
-        "it is an OVA, a whole machine",
+        "an OVA without a disk",
+        of_bytes(lambda: tarball(("machine.ovf", b"<Envelope/>"))),
+        InvalidImage,
+        "its description names no disk that has a file",
     ),
     Bad(
-        "an OVA",
-        of_bytes(lambda: tarball(("machine.ovf", b"<xml/>"))),
+        "an OVA whose description comes last, as a stream",
+        sent(lambda: tarball(("0.vhd", dynamic()), ("machine.ovf", b"<Envelope/>"))),
         UnsupportedImage,
-        "it is an OVA, a whole machine",
+        "it is an OVA whose disks come before its description",
     ),
     Bad(
         "tarball, a path that leads out",

@@ -457,12 +457,12 @@ BAD: dict[str, tuple[bytes, str]] = {
         f"more than {MAX_ENTRIES} members",
     ),
     "too many records": (pax(b"", b"g") * (MAX_ENTRIES + 1) + GOOD + END, f"more than {MAX_ENTRIES} members"),
-    "an endless member": (header("0.vhd", size=MAX_MEMBER + 1), "no VHD is so large"),
+    "an endless member": (header("0.vhd", size=MAX_MEMBER + 1), "no disk is so large"),
     "a huge number": (
         resummed(header("0.vhd")[:124] + b"\x80" + b"\xff" * 11 + header("0.vhd")[136:]),
-        "no VHD is so large",
+        "no disk is so large",
     ),
-    "a huge pax size": (pax(record(b"size", b"9" * 20)) + GOOD + END, "no VHD is so large"),
+    "a huge pax size": (pax(record(b"size", b"9" * 20)) + GOOD + END, "no disk is so large"),
     "a negative number": (
         resummed(header("0.vhd")[:124] + b"\xff" * 12 + header("0.vhd")[136:]),
         "a number in a member's header is invalid",

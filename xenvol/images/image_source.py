@@ -13,9 +13,9 @@ from xenvol.images.sources.checksums import Checksum
 from xenvol.images.sources.requests import name_of_url
 from xenvol.secret import Secret
 
-FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball")
+FORMATS: Final = ("raw", "vhd", "qcow2", "vmdk", "iso", "tarball", "ova")
 """The formats that a caller can name. xenvol decompresses gzip, bzip2, xz and zstd around any of them."""
-SYNONYMS: Final = {"tarball": "tar", "ova": "tar", "ovf": "tar"}
+SYNONYMS: Final = {"tarball": "tar", "ovf": "tar"}
 """Other names of formats. Image services call a tarball of VHDs ``ovf`` (docs/background/peers.md, e.6)."""
 
 Place = str | os.PathLike[str] | BinaryIO
@@ -31,6 +31,8 @@ class ImageSource:
     format: str | None = None
     """One of `FORMATS`. None: xenvol recognises the format by its first bytes. A raw disk may begin like any format,
     so a caller that knows the format says it. What is said to be ``raw`` or ``iso`` is not decompressed."""
+    disk: str | None = None
+    """Of an OVA with several disks: the number (from 1), the id or the file's name of the one that is meant."""
     is_packed: bool = False
     """Whether a compression is around what is said to be ``raw`` or ``iso``; around others the first bytes tell."""
     size: int | None = None

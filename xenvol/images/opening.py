@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final
 
-from xenvol.images.disk_image import VHD_MAX, DiskImage, NeedsFile, Stream
+from xenvol.images.disk_image import VHD_MAX, ByteFile, DiskImage, NeedsFile, Stream
 from xenvol.images.errors import ImageTooLarge, SourceError, UnsupportedImage
-from xenvol.images.formats import chain, detect, qcow2, raw, tarball, vhd, vmdk
+from xenvol.images.formats import chain, detect, ova, qcow2, raw, raw_tarball, tarball, vhd, vmdk
 from xenvol.images.image_source import SYNONYMS, ImageSource, Source, check_place, is_url
 from xenvol.images.options import TransferOptions
 from xenvol.images.progress import Progress, Watch, ignore_progress
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _COMPRESSED: Final = ("gzip", "bzip2", "xz", "zstd")
 _ANYTHING: Final = ("raw", "iso")  # what the caller calls a disk may begin with any bytes
-_NAMES: Final = {"tar": "tarball", "vhd-fixed": "vhd"}
+_NAMES: Final = {"tar": "tarball", "tar-raw": "tarball", "vhd-fixed": "vhd"}
 _MAY_BE_CUT: Final = (
     "its length is not known, so a part of it could pass for all of it: give its checksum (--checksum), or its length "
     "(--size), or say that it is whole wherever it ends (--unknown-length)"
@@ -230,16 +230,36 @@ class _Opening:
         detect.refuse_unreadable(file.name, format)
         return self._opened(self._reader(file, format), file.name, format, _nothing)
 
-    def _reader(self, file: FileSource, format: str) -> DiskImage:
+    def _reader(self, file: ByteFile, format: str) -> DiskImage:
         if format in ("vhd", "vhd-fixed"):
             return self._flat(vhd.from_file(file), [])
         if format == "qcow2":
             return qcow2.from_file(file, tick=self._watch.counting("reading", None))
         if format == "vmdk":
             return vmdk.from_file(file, staging=self._staging, tick=self._watch.counting("staging", None))
+        if format == "ova":
+            return self._disk_of_ova(file)
+        if format == "tar-raw":
+            return raw_tarball.from_stream(as_stream(file))
         if format == "tar":
             return tarball.from_file(file, directory=self._staging.directory)
         return raw.from_file(file, format=format)
+
+    def _disk_of_ova(self, file: ByteFile) -> DiskImage:
+        disk, window = ova.disk_of(file, self._wanted.disk, tick=self._watch.counting("reading", None))
+        inner: ByteFile = window
+        if disk.is_packed:
+            unpacked = _Limited(decompressed(Peekable(as_stream(window))))
+            reason = f"{window.name} is compressed"
+            tick = self._watch.counting("staging", None)
+            inner = self._stack.enter_context(self._staging.stage(unpacked, reason=reason, tick=tick))
+        format = detect.of_file(inner)
+        if format in ("ova", "tar", "tar-raw", *_COMPRESSED):
+            raise UnsupportedImage(
+                window.name, problem=f"it is a {format}", remedy="unpack it, and give its disk"
+            )
+        detect.refuse_unreadable(window.name, format)
+        return self._reader(inner, format)
 
     # ---- streams
 
@@ -259,7 +279,10 @@ class _Opening:
             raise UnsupportedImage(stream.name, problem="it is compressed twice", remedy=remedy)
         format = self._told(found)
         detect.refuse_unreadable(stream.name, format)
-        if format != "tar":  # a tarball stages its members itself, and would be held in memory here
+        if format not in (
+            "tar",
+            "tar-raw",
+        ):  # a tarball stages its members itself, and would be held in memory here
             stream.remember()
         try:
             disk = self._as_it_comes(stream, format)
@@ -286,6 +309,8 @@ class _Opening:
         if format == "vhd":
             is_dynamic = detect.of_start(stream.peek(detect.START)) == "vhd"
             return self._flat(vhd.from_stream(stream) if is_dynamic else vhd.fixed_from_stream(stream), [])
+        if format == "tar-raw":
+            return raw_tarball.from_stream(stream)
         if format == "tar":
             return tarball.from_stream(stream, staging=self._staging, tick=self._staging_tick())
         if format in ("raw", "iso"):
@@ -314,7 +339,7 @@ class _Opening:
         """Return the format: the caller's word, else what the bytes tell."""
         if self._format is None:
             return found
-        if self._format == "vhd" and found == "vhd-fixed":
+        if (self._format, found) in (("vhd", "vhd-fixed"), ("tar", "tar-raw"), ("tar", "ova")):
             return found
         return self._format
 

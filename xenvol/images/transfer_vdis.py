@@ -53,9 +53,8 @@ def take_snapshot(view: View, undo: Undo, vdi_ref: VDIRef, vdi_rec: Record, atte
         for inherited in {IMAGE, IMAGE_OF} & set(vdi_rec["other_config"]):
             view.call("VDI.remove_from_other_config", snapshot_ref, inherited)
         attempt.bind(view, snapshot_ref)
-        check_is_whole(
-            view.record("VDI", snapshot_ref)
-        )  # an import may have begun since the disk was looked at
+        # an import may have begun since the disk was looked at
+        check_is_whole(view.record("VDI", snapshot_ref))
         _mark(view, snapshot_ref, attempt.text)
     except BaseException as error:
         marking.unwind(error)

@@ -38,7 +38,7 @@ class ImageCommands(Commands):
 def image() -> None:
     """Make disks from images, and images from disks, on SRs of any type.
 
-    An image is raw, VHD (with its chain), qcow2, VMDK, ISO, or a tarball of VHDs, compressed or
+    An image is raw, VHD (with its chain), qcow2, VMDK, ISO, a tarball, or a disk of an OVA, compressed or
     not; xenvol detects the format. It comes from a file, from standard input or from an image service. xenvol checks
     it before it makes anything. The disk holds the image exactly, or there is no disk.
 

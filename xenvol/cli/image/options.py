@@ -77,6 +77,11 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         help="The checksum of the image as it is stored: sha256:…, sha512:…, md5:…",
     )
     @click.option(
+        "--disk",
+        metavar="NAME",
+        help="The disk of an OVA that has several: its number from 1, its id, or the name of its file.",
+    )
+    @click.option(
         "--checksum-file",
         metavar="FILE",
         help="A file or URL that lists the checksum of the image's file, as SHA256SUMS does.",
@@ -132,6 +137,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         source_format: str | None,
         size: int | None,
         checksum: str | None,
+        disk: str | None,
         checksum_file: str | None,
         unknown_length: bool,
         limit_rate: int | None,
@@ -157,6 +163,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
                 format=source_format,
                 size=size,
                 checksum=checksum,
+                disk=disk,
                 checksum_file=checksum_file,
                 unknown_length=unknown_length,
                 rate=limit_rate,

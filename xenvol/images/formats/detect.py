@@ -10,7 +10,7 @@ from typing import Final
 
 from xenvol.images.disk_image import SECTOR, ByteFile
 from xenvol.images.errors import InvalidImage, UnsupportedImage
-from xenvol.images.formats import foreign, tar_names, vhd_footers
+from xenvol.images.formats import foreign, ova, tar_names, vhd_footers
 from xenvol.images.formats.tar_headers import Headers
 from xenvol.images.sources.expanders import is_bzip2
 
@@ -53,9 +53,12 @@ def of_start(start: bytes) -> str | None:
 
 
 def _of_tar(start: bytes) -> str:
-    """Return ``ova`` or ``xva`` if the first member is of one, else ``tar``, whose reader judges the members."""
+    """Return ``ova``, ``xva`` or ``tar-raw`` if the first member is of one, else ``tar``, whose reader judges."""
     try:
-        member = Headers("", lambda offset, size: start[offset : offset + size]).next()
+        headers = Headers("", lambda offset, size: start[offset : offset + size])
+        member = headers.next()
+        while member is not None and (member.kind == "a directory" or tar_names.is_junk(member.name)):
+            member = headers.next()
     except InvalidImage:  # damaged, or a header that is too long: its reader says so
         return "tar"
     return "tar" if member is None else tar_names.kind_of(member.name)
@@ -100,7 +103,16 @@ def of_file(file: ByteFile) -> str:
     )
     if end == "vhd-fixed" or format is None:
         format = end
+    if format == "tar" and _has_description(file):
+        return "ova"
     return _raw(file.size) if format is None else format
+
+
+def _has_description(file: ByteFile) -> bool:
+    try:
+        return ova.has_description(file)
+    except InvalidImage:  # the reader of tarballs says what is wrong
+        return False
 
 
 def of_stream(start: bytes, size: int | None) -> str:

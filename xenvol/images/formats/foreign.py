@@ -56,7 +56,9 @@ FOREIGN: Final[dict[str, Foreign]] = {
     "7z": Foreign("it is a 7-Zip archive", _UNPACK),
     "rar": Foreign("it is a RAR archive", _UNPACK),
     "cab": Foreign("it is a cabinet archive", _UNPACK),
-    "ova": Foreign("it is an OVA, a whole machine", "unpack it with `tar -x`, and give its disks one by one"),
+    "ova-late": Foreign(
+        "it is an OVA whose disks come before its description", "give it as a file, not as a stream"
+    ),
     "xva": Foreign(
         "it is an XVA, a whole VM", "import it with `xe vm-import`, which makes the VM and its disks"
     ),

@@ -7,7 +7,7 @@ members, the length of names, the zeros at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from xenvol.images.errors import InvalidImage, TruncatedImage
@@ -18,6 +18,9 @@ MAX_MEMBER: Final = 2 << 40  # bytes; a VHD of 2040 GiB with its tables and bitm
 MAX_EXTENSION: Final = (
     1 << 20
 )  # bytes of a name, or of pax records; Linux's extended attributes have 64 KiB each
+MAX_SEGMENTS: Final = (
+    1 << 20
+)  # parts of a sparse file; a disk of 2 TiB that is as fragmented has one each 2 MiB
 MAX_PADDING: Final = 4 << 20  # bytes of zeros at the end; `tar -b 2048` pads to records of 1 MiB
 _ZERO_BLOCK: Final = bytes(BLOCK)
 _KINDS: Final = {
@@ -44,6 +47,10 @@ class Member(NamedTuple):
     size: int
     offset: int
     start: int
+    real_size: int
+    """Bytes of the file; more than `size` if it is sparse."""
+    segments: Sequence[tuple[int, int]]
+    """Offset in the file and size of each part that is stored, in order."""
 
     @property
     def end(self) -> int:
@@ -113,13 +120,53 @@ class Headers:
         what = "file" if kind in _REGULAR else _KINDS.get(kind, f"of the unknown kind {kind!r}")
         if what == "file" and name.endswith("/"):
             what = "a directory"  # V7 spells a directory so
-        if what != "file":
+        if what != "file" and kind != b"S":
             size = 0  # the size of a directory is a limit for its content
-        if size > MAX_MEMBER:
-            raise self._bad.tar(f"{shown(name)} has {size} bytes, and no VHD is so large", offset)
-        member = Member(name, what, size, offset, self._position)
+        real_size, segments = size, [(0, size)] if size else []
+        if kind == b"S":
+            real_size, segments = self._sparse_map(block, size, offset)
+        if real_size > MAX_MEMBER:
+            raise self._bad.tar(f"{shown(name)} has {real_size} bytes, and no disk is so large", offset)
+        member = Member(name, what, size, offset, self._position, real_size, segments)
         self._position = member.end
         return member
+
+    def _sparse_map(self, block: bytes, size: int, offset: int) -> tuple[int, list[tuple[int, int]]]:
+        """Return the size and the stored parts of a sparse file, as GNU tar's older format has them.
+
+        The header has four parts; blocks of 21 follow while a flag says so. Parts do not overlap. Each begins with a
+        sector.
+        """
+        real_size = self._number(block[483:495], offset + 483)
+        entries, has_more = [block[at : at + 24] for at in range(386, 482, 24)], block[482]
+        segments: list[tuple[int, int]] = []
+        end = stored = 0
+        while True:
+            for entry in entries:
+                start, length = self._number(entry[:12], offset), self._number(entry[12:], offset)
+                if not length:
+                    continue
+                if (
+                    start < end
+                    or start % BLOCK
+                    or start + length > real_size
+                    or len(segments) == MAX_SEGMENTS
+                ):
+                    raise self._bad.tar("the map of a sparse file is damaged", offset)
+                segments.append((start, length))
+                end, stored = start + length, stored + length
+            if not has_more:
+                break
+            more = self._read(self._position, BLOCK)
+            if len(more) < BLOCK:
+                raise self._bad.cut("it ends in the map of a sparse file", self._position + len(more))
+            self._position += BLOCK
+            entries, has_more = [more[at : at + 24] for at in range(0, 504, 24)], more[504]
+            if not any(entry.strip(b"\0") for entry in entries):
+                raise self._bad.tar("the map of a sparse file goes on with nothing", offset)
+        if stored != size:
+            raise self._bad.tar("the map of a sparse file is damaged", offset)
+        return real_size, segments
 
     def _block(self) -> bytes | None:
         """Return the header at this position; None for a block of zeros, which ends the tar."""

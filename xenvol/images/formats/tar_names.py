@@ -38,11 +38,11 @@ class Names:
     def take(self, member: Member) -> str | None:
         """Return the member's name; None if it holds no layer. Raises InvalidImage for an unexpected member."""
         name = member.name.removeprefix("./")
-        if _JUNK.fullmatch(name):
+        if is_junk(name):
             log.info("%s in %s is skipped", shown(name), self._bad.image)
             return None
-        if (kind := kind_of(name)) != "tar":
-            found = FOREIGN[kind]
+        if (kind := kind_of(name)) in ("ova", "xva"):
+            found = FOREIGN["xva" if kind == "xva" else "ova-late"]
             raise UnsupportedImage(self._bad.image, problem=found.problem, remedy=found.remedy)
         if member.kind != "file":
             if member.kind == "a directory" and name in ("", "."):
@@ -106,9 +106,16 @@ class Names:
         return self._bad.tar(f"{shown(member.name)} {why}", member.offset)
 
 
-def kind_of(name: str) -> Literal["ova", "xva", "tar"]:
-    """Return what a tar is that has a member of this name: a whole machine, or perhaps a chain of VHDs."""
+def is_junk(name: str) -> bool:
+    """Return whether the member is what a Mac adds to an archive, and no part of an image."""
+    return _JUNK.fullmatch(name.removeprefix("./")) is not None
+
+
+def kind_of(name: str) -> Literal["ova", "xva", "tar-raw", "tar"]:
+    """Return what a tar is that has a member of this name: a whole machine, a raw disk, or perhaps a chain of VHDs."""
     name = name.removeprefix("./")
+    if name == "disk.raw":
+        return "tar-raw"
     if _OF_AN_XVA.fullmatch(name):
         return "xva"
     return "ova" if _OF_AN_OVA.fullmatch(name) else "tar"

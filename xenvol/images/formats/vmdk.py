@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from xenvol.images.disk_image import SECTOR, DiskImage, EndOfFile
+from xenvol.images.disk_image import SECTOR, ByteFile, DiskImage, EndOfFile
 from xenvol.images.errors import (
     InvalidImage,
     MissingParent,
@@ -26,7 +26,7 @@ from xenvol.images.errors import (
 )
 from xenvol.images.formats import raw
 from xenvol.images.formats.vmdk_process import FORMAT, unfold
-from xenvol.images.sources.files import FileSource, as_stream
+from xenvol.images.sources.files import as_stream
 from xenvol.images.sources.staging import Staged, Staging
 from xenvol.secret import masked
 
@@ -63,7 +63,7 @@ class _Extent:
         return -(-self.capacity // (self.grain_size * self.table_length))
 
 
-def from_file(file: FileSource, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
+def from_file(file: ByteFile, *, staging: Staging, tick: Callable[[int], None] | None = None) -> DiskImage:
     """Unpack the VMDK into a sparse file of the disk's size, in `staging`, before this returns.
 
     The VMDK is one file with a whole disk: monolithicSparse, streamOptimized. A file that is not staged is first
@@ -108,7 +108,7 @@ def _ignore(size: int) -> None:
 # --- the check ----------------------------------------------------------------------------------------------------
 
 
-def _check(file: FileSource) -> tuple[_Extent, int]:
+def _check(file: ByteFile) -> tuple[_Extent, int]:
     """Return the header's facts, and the bytes that the grains unpack to, at most."""
     try:
         extent = _parse(file)
@@ -119,7 +119,7 @@ def _check(file: FileSource) -> tuple[_Extent, int]:
         ) from error
 
 
-def _parse(file: FileSource) -> _Extent:
+def _parse(file: ByteFile) -> _Extent:
     extent, descriptor_at, descriptor_size = _parse_header(file, 0)
     if descriptor_at == 0 or extent.capacity == 0:
         # one extent of several, or, for QEMU, the text of a disk in other files
@@ -144,7 +144,7 @@ def _parse(file: FileSource) -> _Extent:
     return extent
 
 
-def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
+def _parse_header(file: ByteFile, at: int) -> tuple[_Extent, int, int]:
     """Return the header's facts, and the offset and length of the descriptor in bytes."""
     magic, version, flags, capacity, grain, text, text_size, length, _, directory = _HEADER.unpack(
         file.pread(at, _HEADER.size)
@@ -167,7 +167,7 @@ def _parse_header(file: FileSource, at: int) -> tuple[_Extent, int, int]:
     return extent, text * SECTOR, text_size * SECTOR
 
 
-def _check_descriptor(file: FileSource, data: bytes) -> None:
+def _check_descriptor(file: ByteFile, data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     values: dict[str, str] = {}
     extents: list[str] = []
@@ -191,7 +191,7 @@ def _check_descriptor(file: FileSource, data: bytes) -> None:
         )
 
 
-def _allocated(file: FileSource, extent: _Extent) -> int:
+def _allocated(file: ByteFile, extent: _Extent) -> int:
     """Return the bytes of all grains, and check that each lies within the file. Raises TruncatedImage, EndOfFile."""
     grains = 0
     for table in _tables(file, extent):
@@ -207,7 +207,7 @@ def _allocated(file: FileSource, extent: _Extent) -> int:
     return grains * extent.grain_size
 
 
-def _tables(file: FileSource, extent: _Extent) -> Iterator[array[int]]:
+def _tables(file: ByteFile, extent: _Extent) -> Iterator[array[int]]:
     step = 16384
     for first in range(0, extent.tables, step):
         count = min(step, extent.tables - first)
@@ -224,5 +224,5 @@ def _numbers(data: bytes) -> array[int]:
     return numbers
 
 
-def _bad(file: FileSource, problem: str, offset: int) -> InvalidImage:
+def _bad(file: ByteFile, problem: str, offset: int) -> InvalidImage:
     return InvalidImage(file.name, format=FORMAT, problem=problem, offset=offset)
