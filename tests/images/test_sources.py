@@ -492,16 +492,21 @@ class TestDecompressed:
             assert decompressed(source) is source
             assert all_of(source) == data
 
-    @KINDS
-    @pytest.mark.parametrize("keep", [4, 10, 17, 0.3, 0.9, -9, -8, -5, -1])
+    @pytest.mark.parametrize(
+        ("kind", "keep"),
+        [
+            (kind, keep)
+            for kind in ("gzip", "zstd", "xz", "bzip2")
+            for keep in (4, 10, 17, 0.3, 0.9, -9, -8, -5, -1)
+            if keep != 4 or kind not in ("xz", "bzip2")  # so little does not show what it was
+        ],
+    )
     def test_a_cut_stream_is_a_truncated_image(self, kind: str, keep: float) -> None:
         """Wherever it is cut: in its header, in its blocks, in its trailer."""
         packed = compressed(random.Random(6).randbytes(2 * PIECE), kind)
         end = int(keep * len(packed)) if isinstance(keep, float) else keep
         if kind == "zstd" and not packed[4] & 4:
             pytest.skip("this zstd writes no checksum")
-        if kind in ("xz", "bzip2") and keep == 4:
-            pytest.skip("so little does not show what it was")
         with pytest.raises(TruncatedImage, match=f"not a valid {kind} image") as caught:
             expand(packed[:end])
         assert caught.value.offset == len(packed[:end])

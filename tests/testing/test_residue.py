@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.scenarios import SR_UUID, VDI_UUID
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 from xenvol.testing.residue import changes, touch_hosts
@@ -24,12 +25,13 @@ def test_what_is_left_is_named(xapi: Simulator) -> None:
 def test_an_sr_that_was_plugged_and_forgotten_leaves_only_the_traces_of_a_first_use(
     xapi: Simulator, xapi_session: Session
 ) -> None:
-    """iscsid has started, and xapi has noted which domain drives the SR: no client can undo that."""
-    xapi.storage.san.add_target("iqn.2001-01.com.example:a", "10.0.0.1:3260")
+    """The driver has tested whether the server has hard links: no client can undo that."""
+    export = xapi.storage.shares.add_nfs("10.0.0.2").export("/vols", size=1 << 30)
+    export.filesystem.root.make_directory(SR_UUID).add_vhd(VDI_UUID, 1 << 30)
     touch_hosts(xapi)
     before = xapi.snapshot()
-    device_config = {"target": "10.0.0.1", "targetIQN": "iqn.2001-01.com.example:a"}
-    sr = xapi.add_sr("store", type="iscsi", device_config=device_config)
+    device_config = {"server": "10.0.0.2", "serverpath": "/vols"}
+    sr = xapi.add_sr("store", type="nfs", sr_uuid=SR_UUID, device_config=device_config)
     (pbd,) = xapi.db.children(sr, "PBDs")
     assert changes(before, xapi.snapshot()) != []
     xapi_session.call("PBD.unplug", pbd)

@@ -12,8 +12,7 @@ from xenvol.simulator import Simulator
 from xenvol.simulator.snapshot import Snapshot
 
 FIRST_USE = re.compile(
-    r"other_config: \[storage_driver_domain\]"  # xapi's note on the control domain
-    r"|initiator: .*→ .*: no session>"  # iscsid runs from then on
+    r"initiator: .*→ .*: no session>"  # iscsid runs from then on
     r"|storage\.hosts\.\w+(\.files)?: absent → \{(files: \{)?/run/sr-mount/[^:]*: 0\}+$"  # an empty directory
     r"|/sm-hardlink\.conf: absent → 1$"  # the driver tested whether the server has hard links
     r"|^VDI .*: other_config: \[content_id\]"  # xapi notes that the disk may have been written

@@ -48,7 +48,7 @@ def test_a_lun_is_attached_without_a_scan_and_detached_without_a_trace(iscsi: La
     iscsi.x.secret.destroy(secret)
     assert iscsi.initiator.sessions == []
     after = iscsi.simulator.snapshot()
-    assert before.difference(after, ignore=["VM.other_config"]) == []  # storage_driver_domain stays with dom0
+    assert before.difference(after) == []
 
 
 @pytest.mark.parametrize("by_scan", [True, False])
