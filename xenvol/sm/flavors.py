@@ -26,6 +26,7 @@ def create(
 ) -> Flavor:
     """Make a flavor, and the SQLite file for the first one. Raises FlavorExists, InvalidSetting, and what
     `policies.get_policy` raises."""
+    context.database.make_file()
     if not label or len(label) > ID or not label.isprintable() or label != label.strip():
         accepted = f"1 to {ID} printable characters, no space at either end"
         raise InvalidSetting("label", label, accepted=accepted)
@@ -50,7 +51,6 @@ def create(
         )
         return flavor_rows.get(connection, label)
 
-    context.database.make_file()
     try:
         return context.database.write(insert)
     except IntegrityError as error:
