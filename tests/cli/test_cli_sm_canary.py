@@ -125,6 +125,7 @@ def test_no_command_shows_it(canary: Canary, xapi: Simulator) -> None:
         ["setup"],
         ["audit"],
         ["audit", "--repair"],
+        ["rebuild"],
         ["db_upgrade"],
         ["volume_unmanage", "copy"],
         ["volume_delete", "monday"],

@@ -27,6 +27,7 @@ from xenvol.sm import (
     filling,
     flavor_rows,
     flavors,
+    rebuilding,
     registration,
     scans,
     volume_rows,
@@ -38,6 +39,7 @@ from xenvol.sm.capacity import BackendStats
 from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.database import Database
 from xenvol.sm.filling import Filling
+from xenvol.sm.rebuilding import RebuildReport
 from xenvol.sm.records import Backend, Flavor, Volume
 
 
@@ -248,6 +250,15 @@ class StorageManager:
         it counts as dead.
         """
         return audit.audit(self._context, repair=repair, scan=scan, silence=silence, progress=progress)
+
+    def rebuild(
+        self,
+        *,
+        flavors_of: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] = say_nothing,
+    ) -> RebuildReport:
+        """Write the rows that the database has lost, from the pool's marks: see `xenvol.sm.rebuilding.rebuild`."""
+        return rebuilding.rebuild(self._context, flavors_of=flavors_of, progress=progress)
 
     def __repr__(self) -> str:
         return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"

@@ -55,14 +55,16 @@ def add(
     *,
     format_device: str | None = None,
     weight: float = 1.0,
+    token: str | None = None,
 ) -> Backend:
     """Register a backend under a flavor, and make its SR; with ``sr_uuid``, use or introduce that SR instead.
 
     If the storage holds an SR of ours that no backend has, because the database was lost or the backend was removed, it
     is used as if ``sr_uuid`` had named it: two SRs on one storage could spoil each other's disks.
 
-    `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
-    continues an unfinished registration.
+    `token` is that of a lost row, whose SR bears it: then the SR is that backend's own. `format_device` names the
+    device (``device``, or the ``SCSIid``) that may be erased for it. The same call again continues an unfinished
+    registration.
 
     Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig, DeviceNotBlank,
     UnknownHost, XapiError, XapiUnreachable; then nothing is left, unless the SR is made already.
@@ -79,7 +81,7 @@ def add(
         wanted = _completed(view, dataclasses.replace(wanted, sr_uuid=sr_uuid))
         host_uuid = _host_uuid(view, wanted)
     names = same_storage.of(wanted, host_uuid)
-    token = new_token()
+    token = token or new_token()
 
     def insert(connection: sa.Connection) -> Backend:
         flavor = flavor_rows.get(connection, flavor_label, lock=True)

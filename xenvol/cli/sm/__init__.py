@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
         ("upkeep", "setup", "Make and plug every backend's SR, as a service does when it starts."),
         ("upkeep", "stats", "Show the sizes, the free room and the features of the backends."),
         ("upkeep", "audit", "Compare the database with the pool, and repair what a crash has left."),
+        ("upkeep", "rebuild", "Write a lost database anew, from the marks that the pool has."),
         ("upkeep", "db_upgrade", "Make the database's tables, or upgrade them to this release."),
     )
 }
