@@ -121,6 +121,7 @@ def test_no_command_shows_it(canary: Canary, xapi: Simulator) -> None:
         ["volume_create_from_image", "gold", image, "--id", "root", "--format", "raw"],
         ["volume_fill", "mail", image, "--yes", "--format", "raw"],
         ["volume_to_image", "mail", str(canary.shell.directory / "mail.raw"), "--format", "raw"],
+        ["backend_update", "1", "--weight", "2"],
         ["stats"],
         ["setup"],
         ["audit"],

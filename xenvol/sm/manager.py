@@ -28,6 +28,7 @@ from xenvol.sm import (
     flavor_rows,
     flavors,
     rebuilding,
+    reconfiguring,
     registration,
     scans,
     volume_rows,
@@ -129,6 +130,13 @@ class StorageManager:
 
     def remove_backend(self, backend_id: int, *, destroy: bool = False) -> None:
         backends.remove(self._context, backend_id, destroy=destroy)
+
+    def update_backend(
+        self, backend_id: int, config: Mapping[str, str | Secret], *, weight: float | None = None
+    ) -> Backend:
+        """Change keys of a backend's config, such as the address of its server, and its weight: see
+        `xenvol.sm.reconfiguring.update`."""
+        return reconfiguring.update(self._context, backend_id, config, weight=weight)
 
     def set_backend_password(self, backend_id: int, key: str, value: Secret) -> None:
         """Set a new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""

@@ -44,7 +44,7 @@ from xenvol.storage.srtypes import sr_type_of
 
 log = logging.getLogger(__name__)
 
-_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
+OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
 
 
 def add(
@@ -93,7 +93,7 @@ def add(
             if there.state != "new" or there.flavor_id != flavor.id or not is_same:
                 raise BackendExists(same_storage.listed(names), backend_id=there.id)
             # its process died; or it runs, and gives up when it finds the new created_at
-            params = _text_of(wanted, there.token)
+            params = text_of(wanted, there.token)
             values = {"config_params": params, "weight": weight}
             backend_rows.update(connection, there.id, created_at=now(), **values)
             return backend_rows.get(connection, there.id)
@@ -101,7 +101,7 @@ def add(
             connection,
             flavor_id=flavor.id,
             sr_type=wanted.sr_type.name,
-            config_params=_text_of(wanted, token),
+            config_params=text_of(wanted, token),
             token=token,
             place=backend_rows.digest(same_storage.unique(wanted, names)),
             origin="created",
@@ -223,7 +223,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
         replaced = {
             f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
         }
-        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
+        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | OF_ONE_POOL}
         try:
             known = dict(passwords.revealed(view, 0, theirs))
         except BackendNotReady as error:
@@ -243,7 +243,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
     return config.parse(wanted.sr_type.name, {**known, **wanted.device_config, **told, **wanted.sm_config})
 
 
-def _text_of(wanted: BackendConfig, token: str) -> str:
+def text_of(wanted: BackendConfig, token: str) -> str:
     """Return everything but secrets, as it is stored. Raises InvalidConfig if that is too long."""
     own = {
         "sr_uuid": wanted.sr_uuid,
