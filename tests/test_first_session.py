@@ -20,6 +20,11 @@ from xenvol.simulator import Simulator
 PAGE = Path(__file__).parent.parent / "docs" / "storage-manager.md"
 BEGIN, END = "<!-- transcript -->\n", "<!-- /transcript -->\n"
 GIB = 1 << 30
+_KEPT = (
+    "PYTHONPATH",
+    "PYTHONPYCACHEPREFIX",
+    "TMPDIR",
+)  # the code under test, where its bytecode and files are
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d( |T)\d\d:\d\d(:\d\d)?(\.\d+)?")
@@ -48,7 +53,7 @@ def environment(xapi: Simulator, tmp_path: Path) -> dict[str, str]:
     xapi.add_vm("web")
     (tmp_path / "password").write_text(xapi.password)
     return {
-        **{name: os.environ[name] for name in ("PYTHONPYCACHEPREFIX", "TMPDIR") if name in os.environ},
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "XENVOL_URL": xapi.url,

@@ -273,3 +273,12 @@ def test_an_sr_of_ours_that_is_used_again_is_told(gold: Shell) -> None:
     gold.sm("backend_delete", "1")
     told = gold.sm("backend_add", "gold", "nfs", "server=10.0.0.2", "serverpath=/vols")
     assert f"the storage holds SR {backend['sr_uuid']} of an earlier backend, and it is used" in told
+
+
+def test_a_backend_is_told_the_new_address_of_its_server(gold: Shell, xapi: Simulator) -> None:
+    xapi.storage.shares.nfs_server("10.0.0.2").addresses[:] = ["10.0.0.22"]
+    told = gold.sm("backend_update", "1", "server=10.0.0.22", "--weight", "2")
+    assert told == "backend 1 is nfs server=10.0.0.22 serverpath=/vols, weight 2\n"
+    assert gold.json("sm", "backend_list", "1")[0]["weight"] == 2
+    status, error = gold.error("sm", "backend_update", "1")
+    assert (status, error["type"]) == (2, "UsageError")

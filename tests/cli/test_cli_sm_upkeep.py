@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.scenarios import GIB
+from xenvol.pool.marks import MANAGED
 from xenvol.session import Session
 from xenvol.simulator import Simulator
 
@@ -225,3 +226,32 @@ class TestWithoutAPool:
             result = gold("sm", *command, XENVOL_URL=None)
             assert result.exit_code == 2, command
             assert "'--url' (env var: 'XENVOL_URL')" in result.stderr
+
+
+class TestRebuild:
+    def test_tells_what_it_wrote_and_what_no_mark_tells(self, gold: Shell) -> None:
+        gold.sm("volume_create", "gold", "1", "--id", "mail")
+        for path in gold.directory.glob("sm.sqlite*"):
+            path.unlink()
+        gold.sm("db_upgrade")
+        told = gold.json("sm", "rebuild")
+        assert (told["flavors"], told["backends"], told["volumes"]) == (["gold"], [1], ["mail"])
+        assert (told["left_out"], bool(told["defaults"])) == ([], True)
+        assert gold.json("sm", "volume_show", "mail")["state"] == "available"
+        assert gold.sm("rebuild") == "written: flavors 0, backends 0, volumes 0\n"
+
+    def test_of_what_needs_a_word_of_the_operator_exits_with_5(self, shell: Shell, xapi: Simulator) -> None:
+        xapi.storage.shares.add_nfs("10.0.0.2").export("/vols", size=100 * GIB)
+        config = {"server": "10.0.0.2", "serverpath": "/vols"}
+        sr = xapi.add_sr("theirs", type="nfs", device_config=config, create=True)
+        sr_uuid = xapi.db.get("SR", sr, "uuid")
+        disk = xapi.add_vdi(sr, "disk", size=GIB)
+        with xapi.xapi.lock:
+            xapi.db.set("VDI", disk, other_config={MANAGED: "mail"})
+        result = shell("sm", "rebuild", "--json")
+        assert (result.exit_code, json.loads(result.stdout)["volumes"]) == (5, [])
+        assert shell.json("sm", "rebuild", "--flavor", f"{sr_uuid}=silver")["volumes"] == ["mail"]
+
+    @pytest.mark.parametrize("words", ["gold", "=gold", "7e1f0c9a-4b0e-4d7e-9f8e-0a6f1f2d3c4b="])
+    def test_of_a_mistyped_flavor_is_refused(self, shell: Shell, words: str) -> None:
+        assert "SR-UUID=LABEL" in shell.error("sm", "rebuild", "--flavor", words)[1]["message"]

@@ -41,6 +41,8 @@ DRIVER = "xenvol:driver"
 
 BACKEND = "xenvol:backend"
 """On an SR: the token of its backend in the Storage Manager. The SR stays when its last volume is detached."""
+FLAVOR = "xenvol:flavor"
+"""On an SR that has `BACKEND`: the label of its backend's flavor, for a database that is lost."""
 MANAGED = "xenvol:managed"
 """On a VDI: the id of its volume in the Storage Manager."""
 CREATING = "xenvol:creating:"

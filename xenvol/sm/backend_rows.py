@@ -126,7 +126,7 @@ def give_back(connection: sa.Connection, backend_id: int, cost: int) -> None:
     )
 
 
-def update(connection: sa.Connection, backend_id: int, **values: Any) -> None:
+def update(connection: sa.Connection, backend_id: int, /, **values: Any) -> None:
     connection.execute(
         backends.update().where(backends.c.id == backend_id).values(updated_at=now(), **values)
     )

@@ -9,6 +9,7 @@ is locked.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from xenvol.sm import (
     backend_rows,
     capacity,
     config,
+    flavor_rows,
     passwords,
     probing,
     same_storage,
@@ -161,7 +163,8 @@ def connect(context: Context, view: View, backend_id: int, *, replug: bool = Fal
             raise
     else:
         srs.plug_sr(view, undo, sr_ref, making, host_ref)
-    srs.own_sr(view, sr_ref, making)
+    flavor = context.database.read(flavor_rows.by_id, backend.flavor_id)
+    srs.own_sr(view, sr_ref, dataclasses.replace(making, flavor=flavor.label))
     try:
         _ask_storage(view, backend, sr_ref, replug=replug)
     except (XapiError, IncompleteConfig) as error:

@@ -27,6 +27,8 @@ from xenvol.sm import (
     filling,
     flavor_rows,
     flavors,
+    rebuilding,
+    reconfiguring,
     registration,
     scans,
     volume_rows,
@@ -38,6 +40,7 @@ from xenvol.sm.capacity import BackendStats
 from xenvol.sm.context import Context, say_nothing
 from xenvol.sm.database import Database
 from xenvol.sm.filling import Filling
+from xenvol.sm.rebuilding import RebuildReport
 from xenvol.sm.records import Backend, Flavor, Volume
 
 
@@ -127,6 +130,13 @@ class StorageManager:
 
     def remove_backend(self, backend_id: int, *, destroy: bool = False) -> None:
         backends.remove(self._context, backend_id, destroy=destroy)
+
+    def update_backend(
+        self, backend_id: int, config: Mapping[str, str | Secret], *, weight: float | None = None
+    ) -> Backend:
+        """Change keys of a backend's config, such as the address of its server, and its weight: see
+        `xenvol.sm.reconfiguring.update`."""
+        return reconfiguring.update(self._context, backend_id, config, weight=weight)
 
     def set_backend_password(self, backend_id: int, key: str, value: Secret) -> None:
         """Set a new password, or one that this pool does not know yet: see `xenvol.sm.backends.set_password`."""
@@ -248,6 +258,15 @@ class StorageManager:
         it counts as dead.
         """
         return audit.audit(self._context, repair=repair, scan=scan, silence=silence, progress=progress)
+
+    def rebuild(
+        self,
+        *,
+        flavors_of: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] = say_nothing,
+    ) -> RebuildReport:
+        """Write the rows that the database has lost, from the pool's marks: see `xenvol.sm.rebuilding.rebuild`."""
+        return rebuilding.rebuild(self._context, flavors_of=flavors_of, progress=progress)
 
     def __repr__(self) -> str:
         return f"<StorageManager of {self._context.session!r}, {self._context.database!r}>"

@@ -44,7 +44,7 @@ from xenvol.storage.srtypes import sr_type_of
 
 log = logging.getLogger(__name__)
 
-_OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
+OF_ONE_POOL = frozenset({"multihomelist", "multiSession"})  # keys that SM itself writes into a PBD
 
 
 def add(
@@ -55,14 +55,16 @@ def add(
     *,
     format_device: str | None = None,
     weight: float = 1.0,
+    token: str | None = None,
 ) -> Backend:
     """Register a backend under a flavor, and make its SR; with ``sr_uuid``, use or introduce that SR instead.
 
     If the storage holds an SR of ours that no backend has, because the database was lost or the backend was removed, it
     is used as if ``sr_uuid`` had named it: two SRs on one storage could spoil each other's disks.
 
-    `format_device` names the device (``device``, or the ``SCSIid``) that may be erased for it. The same call again
-    continues an unfinished registration.
+    `token` is that of a lost row, whose SR bears it: then the SR is that backend's own. `format_device` names the
+    device (``device``, or the ``SCSIid``) that may be erased for it. The same call again continues an unfinished
+    registration.
 
     Raises UnknownFlavor, InvalidConfig, UnsupportedSRType, BackendExists, IncompleteConfig, DeviceNotBlank,
     UnknownHost, XapiError, XapiUnreachable; then nothing is left, unless the SR is made already.
@@ -79,7 +81,7 @@ def add(
         wanted = _completed(view, dataclasses.replace(wanted, sr_uuid=sr_uuid))
         host_uuid = _host_uuid(view, wanted)
     names = same_storage.of(wanted, host_uuid)
-    token = new_token()
+    token = token or new_token()
 
     def insert(connection: sa.Connection) -> Backend:
         flavor = flavor_rows.get(connection, flavor_label, lock=True)
@@ -91,7 +93,7 @@ def add(
             if there.state != "new" or there.flavor_id != flavor.id or not is_same:
                 raise BackendExists(same_storage.listed(names), backend_id=there.id)
             # its process died; or it runs, and gives up when it finds the new created_at
-            params = _text_of(wanted, there.token)
+            params = text_of(wanted, there.token)
             values = {"config_params": params, "weight": weight}
             backend_rows.update(connection, there.id, created_at=now(), **values)
             return backend_rows.get(connection, there.id)
@@ -99,7 +101,7 @@ def add(
             connection,
             flavor_id=flavor.id,
             sr_type=wanted.sr_type.name,
-            config_params=_text_of(wanted, token),
+            config_params=text_of(wanted, token),
             token=token,
             place=backend_rows.digest(same_storage.unique(wanted, names)),
             origin="created",
@@ -220,7 +222,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
         replaced = {
             f"{key}_secret" for key, value in wanted.device_config.items() if isinstance(value, Secret)
         }
-        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | _OF_ONE_POOL}
+        theirs = {k: v for k, v in pbd["device_config"].items() if k not in replaced | OF_ONE_POOL}
         try:
             known = dict(passwords.revealed(view, 0, theirs))
         except BackendNotReady as error:
@@ -240,7 +242,7 @@ def _completed(view: View, wanted: BackendConfig) -> BackendConfig:
     return config.parse(wanted.sr_type.name, {**known, **wanted.device_config, **told, **wanted.sm_config})
 
 
-def _text_of(wanted: BackendConfig, token: str) -> str:
+def text_of(wanted: BackendConfig, token: str) -> str:
     """Return everything but secrets, as it is stored. Raises InvalidConfig if that is too long."""
     own = {
         "sr_uuid": wanted.sr_uuid,

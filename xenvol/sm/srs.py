@@ -15,7 +15,7 @@ from typing import Any
 
 from xenvol.errors import HostNotReady, UnknownHost, UnsupportedSRType, XapiError, XapiUnreachable
 from xenvol.pool.changes import add_key, make
-from xenvol.pool.marks import BACKEND, MARK
+from xenvol.pool.marks import BACKEND, FLAVOR, MARK
 from xenvol.pool.undo import Undo
 from xenvol.pool.view import HOST_IS_DOWN, Record, View, gone_is_fine, is_gone
 from xenvol.session.refs import HostRef, PBDRef, SRRef
@@ -51,6 +51,8 @@ class SRMaking:
     """Passwords as uuids of xapi secrets."""
     sm_config: Mapping[str, str]
     token: str
+    flavor: str = ""
+    """The label of the backend's flavor."""
 
 
 def require_driver(view: View, sr_type: str) -> Record:
@@ -208,7 +210,7 @@ def _plug_on(
 
 
 def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
-    """Mark an SR that is ours with its backend, and give it its readable description. Idempotent.
+    """Mark an SR that is ours with its backend and its flavor, and give it its readable description. Idempotent.
 
     An SR that the attach of a volume introduced is ours too. From now on it belongs to the backend, and is no longer
     forgotten with its last volume.
@@ -216,12 +218,11 @@ def own_sr(view: View, sr_ref: SRRef, making: SRMaking) -> None:
     sr_rec = view.record("SR", sr_ref)
     if not (is_made_for(sr_rec, making.token) or is_ours(sr_rec)):
         return
-    if sr_rec["other_config"].get(BACKEND) != making.token:
-        if BACKEND in sr_rec["other_config"]:  # the mark of a removed backend
-            view.call("SR.remove_from_other_config", sr_ref, BACKEND)
-        add_key(
-            view, "SR.other_config", sr_ref, BACKEND, making.token
-        )  # or another service is doing the same
+    for key, value in ((BACKEND, making.token), (FLAVOR, making.flavor)):
+        if sr_rec["other_config"].get(key, "") != value:
+            if key in sr_rec["other_config"]:  # the mark of a removed backend
+                view.call("SR.remove_from_other_config", sr_ref, key)
+            add_key(view, "SR.other_config", sr_ref, key, value)  # or another service is doing the same
     for name in ("sm_config", "other_config"):
         if MARK in sr_rec[name]:
             view.call(f"SR.remove_from_{name}", sr_ref, MARK)

@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, Entry] = {
         ("flavors", "flavor_delete", "Delete a flavor that has no backends."),
         ("backends", "backend_list", "List the backends, or show one."),
         ("backends", "backend_add", "Register a backend under a flavor, and make its SR."),
+        ("backends", "backend_update", "Change how hosts reach a backend's SR, or its weight."),
         ("backends", "backend_remove", "Take a backend out of its flavor, and its SR out of the pool."),
         ("backends", "backend_password", "Set a password of a backend in this pool."),
         ("volumes", "volume_create", "Make a volume on the first backend of a flavor that takes it."),
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
         ("upkeep", "setup", "Make and plug every backend's SR, as a service does when it starts."),
         ("upkeep", "stats", "Show the sizes, the free room and the features of the backends."),
         ("upkeep", "audit", "Compare the database with the pool, and repair what a crash has left."),
+        ("upkeep", "rebuild", "Write a lost database anew, from the marks that the pool has."),
         ("upkeep", "db_upgrade", "Make the database's tables, or upgrade them to this release."),
     )
 }

@@ -112,6 +112,34 @@ def backend_add(
     service.terminal.result(value, *lines)
 
 
+@click.command("backend_update")
+@click.argument("backend_id", metavar="ID", type=int)
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--weight", type=click.FloatRange(min=0), help="For the policy `weighted`: its share of new volumes."
+)
+@service_options
+def backend_update(service: Service, backend_id: int, words: tuple[str, ...], weight: float | None) -> None:
+    """Change how hosts reach a backend's SR, or its weight.
+
+    The keys are those of backend_add; KEY= removes one. The SR keeps its uuid, its disks and its volumes: nothing is
+    changed unless the storage shows that SR there. The SR is unplugged and plugged again on each host, so no VM may
+    have a disk of it plugged. backend_password changes a password.
+
+    \b
+    Examples:
+      xenvol sm backend_update 1 server=10.0.0.22
+      xenvol sm backend_update 1 nfsversion=4.1 --weight 3
+    """
+    if not words and weight is None:
+        raise click.UsageError("nothing to change: give KEY=VALUE, or --weight", click.get_current_context())
+    config = read_parameters(service.terminal, words)
+    with service.manager(f"changing backend {backend_id}") as manager:
+        backend = manager.update_backend(backend_id, config, weight=weight)
+        value = facts(backend, labels_of(manager, [backend]))
+    service.terminal.result(value, f"backend {backend.id} is {described(backend)}, weight {backend.weight:g}")
+
+
 @click.command("backend_remove")
 @click.argument("backend_id", metavar="ID", type=int)
 @click.option("--destroy", is_flag=True, help="Erase its SR on the storage, which must be empty.")

@@ -12,6 +12,7 @@ from xenvol.cli import failures
 from xenvol.cli.sm.backends import described, facts, labels_of
 from xenvol.cli.sm.options import NOT_WELL, Service, database_options, service_options
 from xenvol.secret import masked
+from xenvol.session.refs import is_uuid
 from xenvol.sm import Database
 from xenvol.sm.audit import Finding
 from xenvol.sm.capacity import BackendStats
@@ -138,6 +139,46 @@ def audit(service: Service, repair: bool, scan: bool) -> None:
         verdict = "database and pool agree" if report.agrees else "database and pool do not agree"
         terminal.say(f"{verdict}: {compared} compared", style="green" if report.agrees else "red")
     if not report.agrees:
+        click.get_current_context().exit(NOT_WELL)
+
+
+@click.command("rebuild")
+@click.option(
+    "--flavor",
+    "flavors_of",
+    multiple=True,
+    metavar="SR=LABEL",
+    help="The flavor of an SR that does not tell it, by the SR's uuid. May be given several times.",
+)
+@service_options
+def rebuild(service: Service, flavors_of: tuple[str, ...]) -> None:
+    """Write a lost database anew, from the marks that the pool has.
+
+    Flavors, backends, volumes and snapshots that the database lacks are written; what it has stays as it is. So a
+    database from a backup gets what was made since. No disk is touched. What no mark tells has a default, or is left
+    out; the command says both. Exits with 5 if something is left out.
+
+    \b
+    Examples:
+      xenvol sm rebuild
+      xenvol sm rebuild --flavor 6f1f3a3e-3a0f-4e0a-9a3e-0c1f6f8f0a00=gold
+    """
+    terminal = service.terminal
+    pairs = [each.partition("=") for each in flavors_of]
+    for uuid, _, label in pairs:
+        if not is_uuid(uuid) or not label:
+            raise click.BadParameter("write SR-UUID=LABEL", param_hint="--flavor")
+    labels = {uuid.lower(): label for uuid, _, label in pairs}
+    with service.manager("reading the marks of the pool") as manager:
+        report = manager.rebuild(flavors_of=labels, progress=terminal.progress)
+    written = f"flavors {len(report.flavors)}, backends {len(report.backends)}, volumes {len(report.volumes)}"
+    terminal.result(
+        report.as_dict(),
+        f"written: {written}",
+        *(f"default: {each}" for each in report.defaults),
+        *(f"left out: {each}" for each in report.left_out),
+    )
+    if report.left_out:
         click.get_current_context().exit(NOT_WELL)
 
 
