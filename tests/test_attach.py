@@ -13,7 +13,10 @@ from tests.scenarios import (
     GIB,
     IQN,
     SCENARIOS,
+    SR_UUID,
+    VDI_UUID,
     Scenario,
+    arrange_nfs,
     arrange_target,
     changes,
     iscsi,
@@ -436,3 +439,19 @@ def test_a_vm_that_is_destroyed_meanwhile_is_unknown_and_nothing_is_left(
     with interrupted(xapi, "event.from", destroy) as ops, pytest.raises(UnknownVM):
         ops.attach_volume(iscsi(0), "web")
     assert [xapi.db.refs(cls) for cls in ("SR", "PBD", "VDI", "VBD")] == [[], [], [], []]
+
+
+def test_an_sr_without_a_pbd_of_which_nothing_says_where_its_storage_is(
+    xapi: Simulator, volume_ops: VolumeOps
+) -> None:
+    """An administrator has introduced it, and no more."""
+    arrange_nfs(xapi)
+    touch_hosts(xapi)
+    xapi.add_vm("web")
+    volume_ops._session.call("SR.introduce", SR_UUID, "theirs", "", "nfs", "user", True, {})
+    data = {"volume_id": "v", "sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID}
+    info = {"driver_volume_type": "xensm", "data": data}
+    before = xapi.snapshot()
+    with pytest.raises(HostNotReady, match=f"has no PBD of SR {SR_UUID}"):
+        volume_ops.attach_volume(info, "web")
+    assert changes(before, xapi.snapshot()) == []

@@ -130,6 +130,14 @@ def test_xensm_without_a_type_needs_an_sr_that_is_there(session: Any) -> None:
     session.xenapi.SR.introduce.assert_not_called()
 
 
+def test_xensm_with_a_type_alone_needs_an_sr_that_is_there(session: Any) -> None:
+    data = {"sr_uuid": SR_UUID, "vdi_uuid": VDI_UUID, "sr_type": "nfs"}
+    with pytest.raises(InvalidConnectionInfo, match="the pool has no SR") as caught:
+        AnySRDriver(session, hosts=[HOST]).connect_volume(data)
+    assert caught.value.key == "introduce_sr_keys"
+    session.xenapi.SR.introduce.assert_not_called()
+
+
 @pytest.mark.parametrize(
     ("driver_class", "data"),
     [

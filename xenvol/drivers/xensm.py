@@ -157,13 +157,16 @@ def _is_the_vdi(volume: XenSMVolume, vdi: Record) -> bool:
 
 
 def _known_type(view: View, volume: XenSMVolume) -> str:
-    """Return the SR's type: the data's, else that of the pool's SR. Raises InvalidConnectionInfo if neither has it."""
-    if volume.sr_type is not None:
+    """Return the SR's type: the data's, else that of the pool's SR.
+
+    Raises InvalidConnectionInfo if the data does not say how to introduce the SR, and the pool does not have it.
+    """
+    if volume.sr_type is not None and volume.device_config:
         return volume.sr_type
     sr_ref = storage.find_sr(view, volume.sr_uuid)
     if sr_ref is None:
         raise refusal(
-            "sr_type",
+            "sr_type" if volume.sr_type is None else "introduce_sr_keys",
             XenSMConnectionData,
             driver=DRIVER,
             problem=f"is missing, and the pool has no SR {volume.sr_uuid} (of the Storage Manager's SRs, "

@@ -225,7 +225,7 @@ class _Plugging:
         while left:
             for way in sorted({next_way[host] for host in left if host not in pbds}):
                 missing = [host for host in left if host not in pbds and next_way[host] == way]
-                pbds |= self._create(missing, self.ways[way])
+                pbds |= self._create(missing, self._way(way, missing))
                 next_way |= dict.fromkeys(missing, way + 1)
             for host in list(left):
                 was_there = pbds[host] == there.get(host)
@@ -245,11 +245,17 @@ class _Plugging:
                         raise
                 left.remove(host)
 
+    def _way(self, number: int, hosts: Sequence[HostRef]) -> Mapping[str, str | Secret]:
+        if not self.ways:
+            problem = f"it has no PBD of SR {self.sr_uuid}, and nothing says how to reach its storage: create the PBD"
+            raise HostNotReady(self.view.record("host", hosts[0])["name_label"], problem=problem)
+        return self.ways[number]
+
     def plug_on_first(self, hosts: Iterable[HostRef]) -> None:
         """Plug a local SR on the first of these hosts that has the storage. Raises XapiError of the last host."""
         candidates = master_first(self.view, hosts)
         for last, host in zip(range(len(candidates) - 1, -1, -1), candidates, strict=True):
-            pbd_ref = self._create([host], self.ways[0])[host]
+            pbd_ref = self._create([host], self._way(0, [host]))[host]
             try:
                 return self._plug(host, pbd_ref)
             except XapiError as error:
