@@ -109,16 +109,12 @@ class Gzip:
         return self._member is None
 
 
-class Xz:
-    """The .xz format: streams one after the other, with zeros in fours between and behind them."""
-
-    format = "xz"
+class _Streams:
+    """Streams one after the other, each with a decompressor of its own, which keeps the input that it has not used."""
 
     def __init__(self) -> None:
-        self._stream: lzma.LZMADecompressor | None = None
+        self._stream: Any = None
         self._data = b""
-        self._padding = 0  # zeros since the last stream
-        self._is_first = True
 
     def feed(self, data: bytes, /) -> None:
         self._data += data
@@ -127,14 +123,8 @@ class Xz:
         while True:
             if self._stream is None and not self._begin():
                 return b""
-            assert self._stream is not None
-            data, self._data = self._data, b""  # it keeps the input that it has not used
-            try:
-                output = self._stream.decompress(data, size)
-            except lzma.LZMAError as error:
-                if "emory" in str(error):
-                    raise TooLargeWindow(_XZ_MEMORY) from error
-                raise BadCompression(str(error)) from error
+            data, self._data = self._data, b""
+            output = self._decompress(data, size)
             if self._stream.eof:
                 self._data = self._stream.unused_data
                 self._stream = None
@@ -144,59 +134,18 @@ class Xz:
                 return output
 
     def _begin(self) -> bool:
-        """Return whether a stream begins here."""
-        if not self._is_first:
-            rest = self._data.lstrip(b"\0")
-            self._padding += len(self._data) - len(rest)
-            self._data = rest
+        """Return whether a stream begins here, and make its decompressor."""
         if not self._data:
             return False
-        if self._padding % 4 or not XZ_MAGIC.startswith(self._data[: len(XZ_MAGIC)]):
-            raise BadCompression("bytes follow its end")
-        self._is_first = False
-        self._padding = 0
-        self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        self._stream = self._decompressor()
         return True
 
-    @property
-    def is_hungry(self) -> bool:
-        return not self._data and (self._stream is None or self._stream.needs_input)
+    def _decompressor(self) -> Any:
+        raise NotImplementedError
 
-    @property
-    def is_complete(self) -> bool:
-        return self._stream is None and self._padding % 4 == 0
-
-
-class Bzip2:
-    """Streams one after the other, as `pbzip2` and `cat` make them."""
-
-    format = "bzip2"
-
-    def __init__(self) -> None:
-        self._stream: bz2.BZ2Decompressor | None = None
-        self._data = b""
-
-    def feed(self, data: bytes, /) -> None:
-        self._data += data
-
-    def expand(self, size: int, /) -> bytes:
-        while True:
-            if self._stream is None:
-                if not self._data:
-                    return b""
-                self._stream = bz2.BZ2Decompressor()
-            data, self._data = self._data, b""  # it keeps the input that it has not used
-            try:
-                output = self._stream.decompress(data, size)
-            except OSError as error:
-                raise BadCompression("its data is damaged, or bytes follow its end") from error
-            if self._stream.eof:
-                self._data = self._stream.unused_data
-                self._stream = None
-            elif not output and not self._stream.needs_input:  # never seen; it prevents an endless loop
-                raise BadCompression("it does not go on")
-            if output or self._stream is not None:
-                return output
+    def _decompress(self, data: bytes, size: int) -> bytes:
+        """Give the stream its input; return at most `size` bytes. Raises BadCompression."""
+        raise NotImplementedError
 
     @property
     def is_hungry(self) -> bool:
@@ -207,52 +156,86 @@ class Bzip2:
         return self._stream is None
 
 
-class Zstd:
+class Xz(_Streams):
+    """The .xz format: streams one after the other, with zeros in fours between and behind them."""
+
+    format = "xz"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._padding = 0  # zeros since the last stream
+        self._is_first = True
+
+    def _begin(self) -> bool:
+        if not self._is_first:
+            rest = self._data.lstrip(b"\0")
+            self._padding += len(self._data) - len(rest)
+            self._data = rest
+        if not self._data:
+            return False
+        if self._padding % 4 or not XZ_MAGIC.startswith(self._data[: len(XZ_MAGIC)]):
+            raise BadCompression("bytes follow its end")
+        self._is_first = False
+        self._padding = 0
+        return super()._begin()
+
+    def _decompressor(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    def _decompress(self, data: bytes, size: int) -> bytes:
+        try:
+            output: bytes = self._stream.decompress(data, size)
+        except lzma.LZMAError as error:
+            if "emory" in str(error):
+                raise TooLargeWindow(_XZ_MEMORY) from error
+            raise BadCompression(str(error)) from error
+        return output
+
+    @property
+    def is_complete(self) -> bool:
+        return self._stream is None and self._padding % 4 == 0
+
+
+class Bzip2(_Streams):
+    """Streams one after the other, as `pbzip2` and `cat` make them."""
+
+    format = "bzip2"
+
+    def _decompressor(self) -> bz2.BZ2Decompressor:
+        return bz2.BZ2Decompressor()
+
+    def _decompress(self, data: bytes, size: int) -> bytes:
+        try:
+            output: bytes = self._stream.decompress(data, size)
+        except OSError as error:
+            raise BadCompression("its data is damaged, or bytes follow its end") from error
+        return output
+
+
+class Zstd(_Streams):
     """RFC 8878: frames one after the other, some of which are skipped."""
 
     format = "zstd"
 
     def __init__(self, library: Any) -> None:
+        super().__init__()
         self._library = library
-        self._frame: Any = None
         self._head = b""  # the beginning of the frame
-        self._data = b""
 
-    def feed(self, data: bytes, /) -> None:
-        self._data += data
+    def _decompressor(self) -> Any:
+        self._head = b""
+        options = {self._library.DecompressionParameter.window_log_max: WINDOW_LOG}
+        return self._library.ZstdDecompressor(options=options)
 
-    def expand(self, size: int, /) -> bytes:
-        while True:
-            if self._frame is None:
-                if not self._data:
-                    return b""
-                options = {self._library.DecompressionParameter.window_log_max: WINDOW_LOG}
-                self._frame, self._head = self._library.ZstdDecompressor(options=options), b""
-            self._head += self._data[: _FRAME_HEADER - len(self._head)]
-            try:
-                output: bytes = self._frame.decompress(
-                    self._data, size
-                )  # it keeps the input that it has not used
-            except self._library.ZstdError as error:
-                if (window := window_of(self._head)) > 1 << WINDOW_LOG:
-                    raise TooLargeWindow(window) from error
-                raise BadCompression(str(error)) from error
-            self._data = b""
-            if self._frame.eof:
-                self._data = self._frame.unused_data
-                self._frame = None
-            elif not output and not self._frame.needs_input:  # never seen; it prevents an endless loop
-                raise BadCompression("it does not go on")
-            if output or self._frame is not None:
-                return output
-
-    @property
-    def is_hungry(self) -> bool:
-        return not self._data and (self._frame is None or self._frame.needs_input)
-
-    @property
-    def is_complete(self) -> bool:
-        return self._frame is None
+    def _decompress(self, data: bytes, size: int) -> bytes:
+        self._head += data[: _FRAME_HEADER - len(self._head)]
+        try:
+            output: bytes = self._stream.decompress(data, size)
+        except self._library.ZstdError as error:
+            if (window := window_of(self._head)) > 1 << WINDOW_LOG:
+                raise TooLargeWindow(window) from error
+            raise BadCompression(str(error)) from error
+        return output
 
 
 def window_of(frame: bytes) -> int:
