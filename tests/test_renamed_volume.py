@@ -12,6 +12,7 @@ import pytest
 from tests.scenarios import GIB, SCENARIOS, Scenario, arrange_target, changes, iscsi, scsi_id, touch_hosts
 from xenvol.errors import AttachmentFenced, InvalidMountpoint, VolumeInUse
 from xenvol.simulator import Simulator
+from xenvol.simulator.snapshot import Snapshot
 from xenvol.volumeops import VolumeOps
 
 IDS = ("serial", "volume_id")
@@ -31,27 +32,28 @@ def target(xapi: Simulator) -> Simulator:
     return xapi
 
 
+@pytest.fixture
+def before(xapi: Simulator, scenario: Scenario, power_state: str) -> Snapshot:
+    """The pool with a volume's storage and a VM without it."""
+    scenario.arrange(xapi)
+    touch_hosts(xapi)
+    xapi.add_vm("web", power_state=power_state)
+    return xapi.snapshot()
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 @pytest.mark.parametrize("power_state", ["Running", "Halted"])
 class TestAnyVolume:
     def test_is_detached(
-        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, power_state: str
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, before: Snapshot
     ) -> None:
-        scenario.arrange(xapi)
-        touch_hosts(xapi)
-        xapi.add_vm("web", power_state=power_state)
-        before = xapi.snapshot()
         volume_ops.attach_volume(called(scenario.connection_info, "temporary"), "web", "xvdb")
         volume_ops.detach_volume(called(scenario.connection_info, "renamed"), "web", "xvdb")
         assert changes(before, xapi.snapshot()) == []
 
     def test_is_detached_by_the_attachment_that_it_has_and_by_no_older_one(
-        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, power_state: str
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, before: Snapshot
     ) -> None:
-        scenario.arrange(xapi)
-        touch_hosts(xapi)
-        xapi.add_vm("web", power_state=power_state)
-        before = xapi.snapshot()
         volume_ops.attach_volume(
             called(scenario.connection_info, "temporary", attachment_id="now"), "web", "xvdb"
         )
@@ -63,12 +65,8 @@ class TestAnyVolume:
         assert changes(before, xapi.snapshot()) == []
 
     def test_is_attached_as_it_is_and_has_its_new_id_from_then_on(
-        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, power_state: str
+        self, xapi: Simulator, volume_ops: VolumeOps, scenario: Scenario, before: Snapshot
     ) -> None:
-        scenario.arrange(xapi)
-        touch_hosts(xapi)
-        xapi.add_vm("web", power_state=power_state)
-        before = xapi.snapshot()
         info = {**scenario.connection_info, "attachment_id": "one"}
         first = volume_ops.attach_volume(called(info, "temporary"), "web", "xvdb")
         again = volume_ops.attach_volume(called(info, "renamed"), "web", "xvdb")

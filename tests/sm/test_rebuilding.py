@@ -37,6 +37,14 @@ def add(manager: StorageManager, world: StorageWorld, flavor: str = "gold", **mo
     return manager.add_backend(flavor, world.sr_type, config, format_device=world.format_device)
 
 
+@pytest.fixture
+def volume(xapi: Simulator, manager: StorageManager) -> Volume:
+    """Volume `v` on a backend of type nfs."""
+    BY_NAME["nfs"].arrange(xapi)
+    add(manager, BY_NAME["nfs"])
+    return manager.create_volume("v", "gold", GIB)
+
+
 def rows(manager: StorageManager, *but: str) -> list[dict[str, Any]]:
     """Return every row of the database, without the columns that no mark of the pool can tell."""
     records: list[Flavor | Backend | Volume] = [
@@ -148,12 +156,9 @@ class TestWhatNoMarkTells:
         assert lost.list_backends()[0].origin == "found"
 
     def test_is_which_of_two_disks_is_the_volume(
-        self, xapi: Simulator, manager: StorageManager, lost: StorageManager
+        self, manager: StorageManager, lost: StorageManager, volume: Volume
     ) -> None:
         """A clone by another tool says the same of itself, so the operator chooses."""
-        BY_NAME["nfs"].arrange(xapi)
-        add(manager, BY_NAME["nfs"])
-        volume = manager.create_volume("v", "gold", GIB)
         manager.create_volume("w", "gold", GIB)
         call = manager.session.call
         clone = call("VDI.get_uuid", call("VDI.clone", call("VDI.get_by_uuid", volume.vdi_uuid), {}))
@@ -164,22 +169,16 @@ class TestWhatNoMarkTells:
         assert lost.get_volume("v").vdi_uuid == volume.vdi_uuid
 
     def test_is_not_a_backup_of_a_volume(
-        self, xapi: Simulator, manager: StorageManager, lost: StorageManager
+        self, manager: StorageManager, lost: StorageManager, volume: Volume
     ) -> None:
-        BY_NAME["nfs"].arrange(xapi)
-        add(manager, BY_NAME["nfs"])
-        volume = manager.create_volume("v", "gold", GIB)
         call = manager.session.call
         call("VDI.snapshot", call("VDI.get_by_uuid", volume.vdi_uuid), {})
         assert lost.rebuild().volumes == ["v"]
         assert lost.get_volume("v").vdi_uuid == volume.vdi_uuid
 
     def test_is_a_volume_that_was_never_finished(
-        self, xapi: Simulator, manager: StorageManager, lost: StorageManager
+        self, xapi: Simulator, manager: StorageManager, lost: StorageManager, volume: Volume
     ) -> None:
-        BY_NAME["nfs"].arrange(xapi)
-        add(manager, BY_NAME["nfs"])
-        volume = manager.create_volume("v", "gold", GIB)
         vdi = xapi.db.by_uuid("VDI", volume.vdi_uuid or "")
         manager.session.call("VDI.add_to_other_config", vdi, f"{CREATING}token", "v")
         assert "audit --repair" in lost.rebuild().left_out[0]
@@ -187,11 +186,8 @@ class TestWhatNoMarkTells:
             lost.get_volume("v")
 
     def test_is_whose_a_snapshot_is_whose_volume_is_gone(
-        self, xapi: Simulator, manager: StorageManager, lost: StorageManager
+        self, xapi: Simulator, manager: StorageManager, lost: StorageManager, volume: Volume
     ) -> None:
-        BY_NAME["nfs"].arrange(xapi)
-        add(manager, BY_NAME["nfs"])
-        volume = manager.create_volume("v", "gold", GIB)
         manager.create_snapshot("s", "v")
         manager.session.call("VDI.destroy", xapi.db.by_uuid("VDI", volume.vdi_uuid or ""))
         report = lost.rebuild()
